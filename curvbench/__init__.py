@@ -1,0 +1,56 @@
+"""curvbench: curvature approximations of neural networks, measured against the exact Fisher matrix.
+
+>>> import torch, curvbench as cb
+>>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3)).double()
+>>> instance = cb.Instance(model, torch.randn(16, 4).double(), torch.arange(16) % 3)
+>>> fisher = cb.exact_fisher(instance)
+>>> operator = cb.fit(cb.probe("full"), instance)
+>>> cb.errors(operator, fisher)["relative"] < 1e-6
+True
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from curvbench.fisher import exact_fisher
+    from curvbench.instance import Instance
+    from curvbench.measure import fit
+    from curvbench.meters.direction import direction_errors
+    from curvbench.meters.error import errors
+    from curvbench.registry import every_probe, probe, problem
+    from curvbench.spec import FisherProbe, Preset, Probe, Problem, Suite
+    from curvbench.store import load
+
+# Resolved on first use, so that `curvbench --help` does not wait for torch.
+_HOMES = {
+    "Instance": "instance",
+    "exact_fisher": "fisher",
+    "probe": "registry",
+    "problem": "registry",
+    "every_probe": "registry",
+    "fit": "measure",
+    "errors": "meters.error",
+    "direction_errors": "meters.direction",
+    "load": "store",
+    "Suite": "spec",
+    "Preset": "spec",
+    "Probe": "spec",
+    "FisherProbe": "spec",
+    "Problem": "spec",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'curvbench' has no attribute {name!r}")
+    return getattr(import_module(f"curvbench.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOMES]

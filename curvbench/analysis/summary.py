@@ -1,0 +1,167 @@
+"""The table at the end of a run: one per problem, one row per probe, the best of each column marked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+from rich.table import Table
+from rich.text import Text
+
+from curvbench.spec import METRICS, Status
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table: a metric in one scope, under a heading of two lines."""
+
+    metric: str
+    scope: str
+    heading: str
+
+
+COLUMNS = (
+    Column("error.relative", "network", "error\nnetwork"),
+    Column("error.relative", "layer blocks", "error\nblocks"),
+    Column("error.scale_optimal", "layer blocks", "scaled\nblocks"),
+    Column("direction.cosine", "network", "step\ncosine"),
+    Column("direction.decrease", "network", "step\ndecr."),
+    Column("flops.ratio", "step", "FLOPs\nx SGD"),
+    Column("memory.ratio", "step", "memory\nx SGD"),
+    Column("time.ratio", "step", "time\nx SGD"),
+)
+LEGEND = (
+    "error: |F^ - F| / |F| against the exact Fisher, of the network and of its layer blocks; scaled: after the best "
+    "scalar multiple; step: against the exact damped natural gradient, cosine and share of its decrease; x SGD: one "
+    "step with everything refreshed over a plain gradient step; * best of the column"
+)
+
+
+def labels(frame: pd.DataFrame, kind: str) -> pd.Series:
+    """``name[key=value,...]`` of the ``problem`` or ``probe`` of each row."""
+    arguments = frame[f"{kind}_args"].fillna("").astype(object)
+    return frame[kind].astype(object) + arguments.map(lambda text: f"[{text}]" if text else "")
+
+
+def problems(frame: pd.DataFrame) -> list[str]:
+    """The labels of the problems, in the order of the rows."""
+    return list(dict.fromkeys(labels(frame, "problem")))
+
+
+def table(frame: pd.DataFrame, problem: str) -> pd.DataFrame:
+    """Medians over seeds: one row per probe, one column per entry of ``COLUMNS``, named ``metric (scope)``.
+
+    Numbers, NaN where there is none.
+    """
+    return _aggregate(frame, problem, "median")
+
+
+def spread(frame: pd.DataFrame, problem: str) -> pd.DataFrame:
+    """Half the range over seeds, in the shape of ``table``; NaN where there is a single value."""
+    high, low = _aggregate(frame, problem, "max"), _aggregate(frame, problem, "min")
+    return ((high - low) / 2).where(_aggregate(frame, problem, "count") > 1)
+
+
+def statuses(frame: pd.DataFrame, problem: str) -> pd.Series:
+    """Per probe the statuses of its cells: ``ok``, or for example ``timeout`` or ``ok, error``."""
+    cells = frame[labels(frame, "problem") == problem]
+    return cells.groupby(labels(cells, "probe"), sort=False)["status"].agg(lambda s: ", ".join(dict.fromkeys(s)))
+
+
+def best(values: pd.DataFrame) -> pd.DataFrame:
+    """Which entries of ``table`` are the best of their column, to the three digits that are shown."""
+    marks = pd.DataFrame(False, index=values.index, columns=values.columns)
+    for name, column in zip(values.columns, COLUMNS, strict=True):
+        better = METRICS[column.metric].better
+        if better and values[name].notna().any():
+            goal = values[name].min() if better == "lower" else values[name].max()
+            marks[name] = values[name].map(digits) == digits(goal)
+    return marks
+
+
+def title(frame: pd.DataFrame, problem: str) -> str:
+    """The problem with its size N and P, the epochs of the snapshot and the share outside the layer blocks."""
+    cells = frame[labels(frame, "problem") == problem]
+    parts = [problem]
+    parts += [f"N = {n:,.0f}" for n in _facts(cells, "problem.samples")]
+    parts += [f"P = {p:,.0f}" for p in _facts(cells, "problem.parameters")]
+    parts += [f"epochs = {epoch}" for epoch in sorted(cells["epoch"].dropna().unique())]
+    parts += [f"outside layer blocks = {share:.1%} of |F|^2" for share in _facts(cells, "error.off_block")]
+    return ", ".join(parts)
+
+
+def digits(value: float) -> str:
+    """Three significant digits, in at most nine characters; empty for NaN."""
+    if math.isnan(value):
+        return ""
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        text = f"{value:#.3g}" if abs(value) < 1e3 else f"{value:.0f}"
+        return text.rstrip(".")
+    return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e+").replace("e+", "e")
+
+
+def render(frame: pd.DataFrame, problem: str) -> Table:
+    """The table of one problem for rich; numbers are never cut."""
+    values, spreads, ends = table(frame, problem), spread(frame, problem), statuses(frame, problem)
+    marks = best(values)
+    seeds = frame.loc[labels(frame, "problem") == problem, "seed"].nunique()
+    note = f" (median of {seeds} seeds, ± half the range)" if seeds > 1 else ""
+    heading = Text(title(frame, problem) + note, style="bold")
+    shown = Table(title=heading, title_justify="left", box=None, padding=(0, 1, 0, 0), show_edge=False)
+    shown.add_column("probe", overflow="fold", min_width=12, vertical="bottom")
+    for column in COLUMNS:
+        shown.add_column(column.heading, justify="right", no_wrap=True)
+    for probe in ends.index:
+        cells = [_text(values.at[probe, c], spreads.at[probe, c], marks.at[probe, c]) for c in values.columns]
+        shown.add_row(_name(probe, ends[probe]), *cells)
+    return shown
+
+
+def failures(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row per cell without a value and per metric that failed: cell_id, status, reason, label."""
+    failed = frame[frame["status"] != Status.OK]
+    label = labels(failed, "probe") + " on " + labels(failed, "problem") + ", seed " + failed["seed"].astype(str)
+    reason = failed["reason"].where(failed["metric"] == "", failed["metric"] + ": " + failed["reason"])
+    shown = pd.DataFrame({"cell_id": failed["cell_id"], "status": failed["status"], "reason": reason, "label": label})
+    return shown.drop_duplicates().reset_index(drop=True)
+
+
+def digest(frame: pd.DataFrame, commands: Mapping[str, str]) -> list[str]:
+    """Lines on the cells that did not succeed; equal reasons come once, each cell with its command to run it again."""
+    lines: list[str] = []
+    for (status, reason), cells in failures(frame).groupby(["status", "reason"], sort=False):
+        lines.append(f"{status}: {reason}")
+        for cell, label in zip(cells["cell_id"], cells["label"], strict=True):
+            lines.append(f"    {label}")
+            if cell in commands:
+                lines.append(f"      {commands[cell]}")
+    return lines
+
+
+def _aggregate(frame: pd.DataFrame, problem: str, how: str) -> pd.DataFrame:
+    cells = frame[labels(frame, "problem") == problem]
+    probes = labels(cells, "probe")
+    order = list(dict.fromkeys(probes))
+    columns = {}
+    for column in COLUMNS:
+        chosen = (cells["metric"] == column.metric) & (cells["scope"] == column.scope) & (cells["status"] == Status.OK)
+        values = cells.loc[chosen, "value"].groupby(probes[chosen]).agg(how)
+        columns[f"{column.metric} ({column.scope})"] = values.reindex(order).astype("float64")
+    return pd.DataFrame(columns, index=order)
+
+
+def _facts(cells: pd.DataFrame, metric: str) -> list[float]:
+    """The median of a metric that belongs to the problem rather than to a probe; none where no cell has it."""
+    values = cells.loc[(cells["metric"] == metric) & (cells["scope"] == "network"), "value"].dropna()
+    return [float(values.median())] if len(values) else []
+
+
+def _name(probe: str, status: str) -> Text:
+    return Text(probe) if status == Status.OK else Text.assemble(probe, "  ", (status, "red"))
+
+
+def _text(value: float, spread: float, mark: bool) -> Text:
+    shown = Text(digits(value) + ("*" if mark else " "), style="bold" if mark else "")
+    return shown if math.isnan(spread) else Text.assemble(shown, "\n", (f"±{digits(spread)} ", "dim"))

@@ -1,0 +1,328 @@
+"""Data sets as tensors: scikit-learn's digits, and MNIST, CIFAR-10 and CIFAR-100 in their published layouts.
+
+Under the data folder, as the authors pack them::
+
+    mnist/{train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]
+    cifar-10-batches-bin/{data_batch_1 ... data_batch_5,test_batch}.bin
+    cifar-100-binary/{train,test}.bin
+
+Sources: digits, E. Alpaydin and C. Kaynak (1998), UCI; MNIST, Y. LeCun and C. Cortes (1998); CIFAR, A. Krizhevsky,
+"Learning Multiple Layers of Features from Tiny Images" (2009).
+"""
+
+from __future__ import annotations
+
+import difflib
+import gzip
+import hashlib
+import math
+import os
+import shlex
+import tarfile
+import tempfile
+import urllib.request
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from shutil import copyfileobj
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from curvbench.spec import Dataset, Skip
+
+Bytes = NDArray[np.uint8]
+Progress = Callable[[str, int, int], None]
+
+CHUNK = 1 << 20
+DIGITS_TRAIN = 1437
+TIMEOUT_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Info:
+    """What is known of a data set without reading it: (channels, size, size) images, classes, folder and files.
+
+    ``mean`` and ``std`` are the constants, per channel of pixels in [0, 1], that are in general use for the set.
+    """
+
+    channels: int
+    size: int
+    classes: int
+    folder: str = ""
+    train: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one image."""
+        return self.channels, self.size, self.size
+
+
+@dataclass(frozen=True)
+class Source:
+    """A published file, the places that hold it (tried in order) and its checksum."""
+
+    urls: tuple[str, ...]
+    md5: str
+
+    @property
+    def file(self) -> str:
+        """Its name."""
+        return self.urls[0].rpartition("/")[2]
+
+
+def _mnist(file: str, md5: str) -> Source:
+    return Source(
+        (f"https://yann.lecun.com/exdb/mnist/{file}", f"https://ossci-datasets.s3.amazonaws.com/mnist/{file}"), md5
+    )
+
+
+INFO: dict[str, Info] = {
+    "digits": Info(1, 8, 10),
+    "mnist": Info(
+        1,
+        28,
+        10,
+        folder="mnist",
+        train=("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+        test=("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+        mean=(0.1307,),
+        std=(0.3081,),
+    ),
+    "cifar10": Info(
+        3,
+        32,
+        10,
+        folder="cifar-10-batches-bin",
+        train=tuple(f"data_batch_{k}.bin" for k in range(1, 6)),
+        test=("test_batch.bin",),
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+    ),
+    "cifar100": Info(
+        3,
+        32,
+        100,
+        folder="cifar-100-binary",
+        train=("train.bin",),
+        test=("test.bin",),
+        mean=(0.5071, 0.4865, 0.4409),
+        std=(0.2673, 0.2564, 0.2762),
+    ),
+}
+
+SOURCES: dict[str, tuple[Source, ...]] = {
+    "mnist": (
+        _mnist("train-images-idx3-ubyte.gz", "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
+        _mnist("train-labels-idx1-ubyte.gz", "d53e105ee54ea40749a09fcbcd1e9432"),
+        _mnist("t10k-images-idx3-ubyte.gz", "9fb629c4189551a2d022fa330f9573f3"),
+        _mnist("t10k-labels-idx1-ubyte.gz", "ec29112dd5afa0611ce80d1b7f02629c"),
+    ),
+    "cifar10": (
+        Source(("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",), "c32a1d4ab5d03f1284b67883e8d87530"),
+    ),
+    "cifar100": (
+        Source(("https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",), "03b5dce01913d631647c71ecec9e9cb8"),
+    ),
+}
+
+
+def info(name: str) -> Info:
+    """What is known of the data set called ``name``; raises ValueError for an unknown one."""
+    if name not in INFO:
+        near = difflib.get_close_matches(name, INFO, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(INFO)}"
+        raise ValueError(f"unknown data set {name!r}: {hint}")
+    return INFO[name]
+
+
+def load(name: str, root: Path | None = None) -> Dataset:
+    """Inputs (N, channels, size, size) float32 and targets (N,) int64 of the training and the test part.
+
+    digits: 1,437 and 360 images by a fixed permutation, with mean 0 and standard deviation 1 over the training part.
+    The others: read from ``root``, else from ``$CURVBENCH_DATA``, and normalised per channel by the constants in
+    ``INFO``; CIFAR files may hold any whole number of records, and CIFAR-100 has its fine labels.
+
+    Raises:
+        Skip: the data set is not there; the text says how to get it.
+        ValueError: the name is unknown, or a file is damaged.
+    """
+    known = info(name)
+    if name == "digits":
+        return _digits()
+    folder = _folder(name, root)
+    read = _read_mnist if name == "mnist" else _read_cifar
+    return Dataset(*_part(known, *read(known, folder, known.train)), *_part(known, *read(known, folder, known.test)))
+
+
+def download(name: str, root: Path, progress: Progress | None = None) -> Path:
+    """Fetch a data set from its authors into ``root`` and return its folder; one that is there is left as it is.
+
+    ``progress(file, bytes so far, bytes in all or -1)`` is called while a file arrives. Files appear only after the
+    checksums of all of them are right.
+
+    Raises:
+        ValueError: nothing to download, no source answers, or what arrived is not what was published.
+    """
+    known = info(name)
+    if not known.folder:
+        raise ValueError(f"{name} comes with scikit-learn: there is nothing to download")
+    folder = root / known.folder
+    if not _missing(known, folder):
+        return folder
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as temporary:
+        arrived = [_fetch(source, Path(temporary), progress) for source in SOURCES[name]]
+        files = _unpack(arrived[0], known, Path(temporary)) if arrived[0].name.endswith(".tar.gz") else arrived
+        folder.mkdir(exist_ok=True)
+        for file in files:
+            file.replace(folder / file.name)
+    return folder
+
+
+def _digits() -> Dataset:
+    from sklearn.datasets import load_digits  # heavy: only who asks for digits pays for it
+
+    bunch = load_digits()
+    order = np.random.RandomState(0).permutation(len(bunch.target))  # the one numpy stream that never changes
+    pixels, targets = bunch.images[order, None], torch.from_numpy(bunch.target[order].astype(np.int64))
+    train = pixels[:DIGITS_TRAIN]
+    inputs = torch.from_numpy((pixels - train.mean()) / train.std()).float()
+    return Dataset(inputs[:DIGITS_TRAIN], targets[:DIGITS_TRAIN], inputs[DIGITS_TRAIN:], targets[DIGITS_TRAIN:])
+
+
+def _folder(name: str, root: Path | None) -> Path:
+    """The folder with all files of a data set, or Skip."""
+    place = root or os.environ.get("CURVBENCH_DATA")
+    option = shlex.quote(str(place)) if place else "DIR"
+    advice = f"`curvbench data {name} --data {option}` downloads it, or set CURVBENCH_DATA"
+    if not place:
+        raise Skip(f"no folder for {name} is given: {advice}")
+    folder = Path(place) / INFO[name].folder
+    if missing := _missing(INFO[name], folder):
+        raise Skip(f"{name} is absent ({folder / missing[0]}): {advice}")
+    return folder
+
+
+def _find(folder: Path, file: str) -> Path | None:
+    """The file as such or gzipped, whichever is there."""
+    return next((path for path in (folder / file, folder / f"{file}.gz") if path.is_file()), None)
+
+
+def _missing(known: Info, folder: Path) -> list[str]:
+    return [file for file in known.train + known.test if _find(folder, file) is None]
+
+
+def _bytes(folder: Path, file: str) -> tuple[Path, Bytes]:
+    path = _find(folder, file)
+    assert path is not None, "_folder has seen it"
+    content = path.read_bytes()
+    if path.suffix == ".gz":
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise _damaged(path, "a whole gzip file", str(error)) from error
+    return path, np.frombuffer(content, np.uint8)
+
+
+def _damaged(path: Path, expected: str, found: str) -> ValueError:
+    return ValueError(f"{path} is damaged: expected {expected}, found {found}; remove it and get it again")
+
+
+def _idx(folder: Path, file: str, dimensions: tuple[int, ...]) -> tuple[Path, Bytes]:
+    """An idx file of bytes, whose header is 0, 0, 8 (bytes), the number of dimensions and the big-endian sizes."""
+    path, content = _bytes(folder, file)
+    rank = 1 + len(dimensions)
+    magic, header, body = content[:4].tobytes(), content[4 : 4 + 4 * rank], content[4 + 4 * rank :]
+    if magic != bytes((0, 0, 8, rank)):
+        raise _damaged(path, f"idx magic 0x{0x0800 + rank:08x}", f"0x{magic.hex()}")
+    sizes = tuple(header[: 4 * (len(header) // 4)].view(">u4").tolist())
+    if sizes[1:] != dimensions or len(body) != math.prod(sizes):
+        wanted = " x ".join(("N", *map(str, dimensions)))
+        raise _damaged(path, f"{wanted} bytes", f"{len(body)} bytes under a header that says {sizes}")
+    return path, body.reshape(sizes)
+
+
+def _read_mnist(known: Info, folder: Path, files: Sequence[str]) -> tuple[Bytes, Bytes]:
+    _, images = _idx(folder, files[0], (known.size, known.size))
+    path, labels = _idx(folder, files[1], ())
+    if len(labels) != len(images):
+        raise _damaged(path, f"{len(images)} labels", str(len(labels)))
+    return images[:, None], _labels(path, labels, known)
+
+
+def _read_cifar(known: Info, folder: Path, files: Sequence[str]) -> tuple[Bytes, Bytes]:
+    parts = [_records(known, folder, file) for file in files]
+    return np.concatenate([images for images, _ in parts]), np.concatenate([labels for _, labels in parts])
+
+
+def _records(known: Info, folder: Path, file: str) -> tuple[Bytes, Bytes]:
+    """Records of one label byte (two in CIFAR-100: coarse and fine) and the pixels, channels first."""
+    path, content = _bytes(folder, file)
+    head = 2 if known.classes == 100 else 1
+    length = head + known.channels * known.size**2
+    if len(content) == 0 or len(content) % length:
+        raise _damaged(path, f"whole records of {length} bytes", f"{len(content)} bytes")
+    records = content.reshape(-1, length)
+    return records[:, head:].reshape(-1, *known.shape), _labels(path, records[:, head - 1], known)
+
+
+def _labels(path: Path, labels: Bytes, known: Info) -> Bytes:
+    if labels.size == 0 or labels.max() >= known.classes:
+        raise _damaged(path, f"labels 0 to {known.classes - 1}", str(labels.max()) if labels.size else "none")
+    return labels
+
+
+def _part(known: Info, images: Bytes, labels: Bytes) -> tuple[Tensor, Tensor]:
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (known.mean, known.std))
+    pixels = torch.from_numpy(images.astype(np.float32))
+    return pixels.div_(255).sub_(mean).div_(std), torch.from_numpy(labels.astype(np.int64))
+
+
+def _fetch(source: Source, folder: Path, progress: Progress | None) -> Path:
+    """The file from the first place that gives it as published."""
+    failures = []
+    for url in source.urls:
+        try:
+            return _transfer(url, source, folder / source.file, progress)
+        except (OSError, HTTPException, ValueError) as error:
+            failures.append(f"{url}: {error}")
+    raise ValueError(f"{source.file} cannot be downloaded ({'; '.join(failures)}): check the connection, try later")
+
+
+def _transfer(url: str, source: Source, path: Path, progress: Progress | None) -> Path:
+    digest, done = hashlib.md5(usedforsecurity=False), 0
+    with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer, path.open("wb") as out:
+        total = int(answer.headers.get("Content-Length") or -1)
+        while chunk := answer.read(CHUNK):
+            out.write(chunk)
+            digest.update(chunk)
+            done += len(chunk)
+            if progress is not None:
+                progress(path.name, done, total)
+    if digest.hexdigest() != source.md5:
+        raise ValueError(f"expected md5 {source.md5}, found {digest.hexdigest()} in {done} bytes")
+    return path
+
+
+def _unpack(archive: Path, known: Info, folder: Path) -> list[Path]:
+    """The files of a data set out of its archive: only those that are expected, whatever else it holds."""
+    with tarfile.open(archive, "r:gz") as tar:
+        return [_member(tar, f"{known.folder}/{file}", folder / file) for file in known.train + known.test]
+
+
+def _member(tar: tarfile.TarFile, name: str, path: Path) -> Path:
+    member = next((member for member in tar.getmembers() if member.name == name and member.isfile()), None)
+    content = tar.extractfile(member) if member is not None else None
+    if content is None:
+        raise ValueError(f"{tar.name!r} holds no file {name}: it is not the published archive")
+    with content, path.open("wb") as out:
+        copyfileobj(content, out)
+    return path

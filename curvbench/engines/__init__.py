@@ -1,0 +1,75 @@
+"""Engines run the cells of a plan and leave one fragment per cell, whatever happens to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from curvbench.engines.task import Outcome, Task
+from curvbench.spec import Cell, Status
+
+MEASURE = "curvbench.measure"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an engine is asked to do: cells by id, the run's folder, seconds per cell (``timeout``) and in all.
+
+    ``measure`` names the module whose ``prepare``, ``measure`` and ``reference_identity`` do it.
+    """
+
+    cells: Mapping[str, Cell]
+    folder: Path
+    environment: Mapping[str, Any]
+    reference: Callable[[Cell], str]
+    data: Path | None = None
+    timeout: float = 3600.0
+    budget: float | None = None
+    jobs: int = 1
+    measure: str = MEASURE
+
+    def tasks(self) -> list[Task]:
+        """References, each followed by its cells; a reference that is there already is not made again."""
+        groups: dict[str, list[Task]] = {}
+        for identity, cell in self.cells.items():
+            reference = self.reference(cell)
+            groups.setdefault(reference, []).append(self._task("cell", identity, cell, reference))
+        return [task for reference, tasks in groups.items() for task in (*self._preparation(reference, tasks), *tasks)]
+
+    def _preparation(self, reference: str, tasks: list[Task]) -> Iterator[Task]:
+        if not (self.folder / "references" / reference).exists():
+            yield self._task("reference", reference, tasks[0].cell, reference)
+
+    def _task(self, kind: Literal["reference", "cell"], identity: str, cell: Cell, reference: str) -> Task:
+        return Task(kind, identity, cell, self.folder, reference, self.data, self.environment, self.measure)
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something happened to a task: it started, says what it does, or finished after ``seconds`` with ``outcome``."""
+
+    kind: Literal["started", "reported", "finished"]
+    task: Task
+    text: str = ""
+    outcome: Outcome | None = None
+    seconds: float = 0.0
+
+
+Observer = Callable[[Event], None]
+
+
+class Engine(Protocol):
+    """Runs work. Every cell that was started has a fragment afterwards; KeyboardInterrupt is raised again."""
+
+    def run(self, work: Work, observe: Observer) -> None:
+        """Run all tasks and tell ``observe`` of each event, in the caller's thread."""
+
+
+def blocked(task: Task, failed: Mapping[str, Outcome]) -> Outcome | None:
+    """Why a cell cannot be measured: the outcome of its reference, unless that is there."""
+    outcome = failed.get(task.reference)
+    if outcome is None or outcome.status is Status.SKIPPED:
+        return outcome
+    return Outcome(outcome.status, f"reference: {outcome.reason}")

@@ -1,0 +1,40 @@
+"""The engine for debugging: every task in this process, one after the other, without a time limit."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from datetime import UTC, datetime
+
+from curvbench.engines import Event, Observer, Work, blocked
+from curvbench.engines.task import Outcome, Task
+from curvbench.spec import Status
+
+
+class InlineEngine:
+    """Runs tasks in this process; exceptions become rows, KeyboardInterrupt gets out."""
+
+    def run(self, work: Work, observe: Observer) -> None:
+        """Run all tasks in order."""
+        begun = time.monotonic()
+        failed: dict[str, Outcome] = {}
+        for task in work.tasks():
+            if work.budget is not None and time.monotonic() - begun >= work.budget:
+                return
+            observe(Event("started", task))
+            started = time.monotonic()
+            outcome = self._outcome(task, blocked(task, failed), observe)
+            if task.kind == "reference" and outcome.status is not Status.OK:
+                failed[task.reference] = outcome
+            observe(Event("finished", task, outcome=outcome, seconds=time.monotonic() - started))
+
+    def _outcome(self, task: Task, obstacle: Outcome | None, observe: Observer) -> Outcome:
+        started = datetime.now(UTC)
+        if obstacle is not None:
+            return task.fail(obstacle, started)
+        try:
+            with open(task.log, "w") as log, contextlib.redirect_stderr(log):
+                return task.execute(lambda text: observe(Event("reported", task, text)))
+        except KeyboardInterrupt:
+            task.fail(Outcome(Status.INTERRUPTED, "interrupted"), started)
+            raise

@@ -1,0 +1,137 @@
+"""Which run a command continues, what is there already, what is left to do."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from curvbench import store
+from curvbench.identity import cell_id, run_identity
+from curvbench.spec import Cell, Status
+
+ANSWERED = frozenset({Status.OK, Status.UNSUPPORTED})
+AGAIN = frozenset({Status.INTERRUPTED, Status.SKIPPED})
+FAILED = frozenset(Status) - ANSWERED - AGAIN
+KEY = ("problem", "problem_args", "probe", "probe_args", "seed")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Cells by id; the run to continue (None: a new one); cells of older runs to share; ids to run; stored statuses."""
+
+    suite_folder: Path
+    environment: Mapping[str, Any]
+    cells: Mapping[str, Cell]
+    continued: Path | None
+    shared: Mapping[str, Path]
+    todo: tuple[str, ...]
+
+    @property
+    def run_identity(self) -> dict[str, Any]:
+        """What all cells of the run have in common."""
+        return run_identity(next(iter(self.cells.values())), self.environment)
+
+    def begin(self, command: str, suite_file: Path) -> Path:
+        """The run's folder, made if there is none, with the shared cells and ``run.json``."""
+        folder = self.continued or store.new_run(self.suite_folder, self.environment["code"])
+        for fragment in self.shared.values():
+            store.share_cell(fragment, folder / "cells")
+        if self.todo or self.shared or self.continued is None:
+            store.write_run(folder, self._record(folder, command, suite_file))
+        return folder
+
+    def _record(self, folder: Path, command: str, suite_file: Path) -> dict[str, Any]:
+        before = store.read_run(folder) if self.continued else {}
+        commands = [*before.get("commands", []), {"command": command, "started_at": datetime.now(UTC).isoformat()}]
+        cells = {cell["id"]: cell for cell in before.get("cells", [])}
+        cells |= {identity: describe(identity, cell) for identity, cell in self.cells.items()}
+        return {
+            "schema_version": store.SCHEMA_VERSION,
+            "run_id": folder.name,
+            "suite": self.suite_folder.name,
+            "suite_file": str(suite_file.resolve()),
+            "command": command,
+            "commands": commands,
+            "identity": self.run_identity,
+            "environment": dict(self.environment),
+            "cells": list(cells.values()),
+        }
+
+
+def make(
+    cells: Iterable[Cell],
+    results: Path,
+    environment: Mapping[str, Any],
+    force: bool = False,
+    rerun: Collection[Status] = (),
+) -> Plan:
+    """What has to be done for ``cells`` (one suite, device, dtype and threads); nothing is written.
+
+    The suite's latest run is continued if it was made by the same code on the same machine and holds no other version
+    of one of the cells. Its failed cells are run again if their status is in ``rerun``. ``force`` begins a new run.
+    """
+    by_id = {cell_id(cell, environment): cell for cell in cells}
+    if not by_id:
+        raise ValueError("the selection is empty: there is no probe, no problem or no seed")
+    if len({cell.label for cell in by_id.values()}) < len(by_id):
+        raise ValueError("two different components of the selection have the same name and hyperparameters")
+    suite_folder = results / next(iter(by_id.values())).suite
+    runs = [] if force else store.runs(suite_folder)
+    continued = runs[-1] if runs and _continues(runs[-1], by_id, environment) else None
+    done = _done(continued, rerun) if continued else set()
+    shared = _shared(runs, set(by_id) - done - _failed(continued))
+    todo = tuple(identity for identity in by_id if identity not in done and identity not in shared)
+    return Plan(suite_folder, environment, by_id, continued, shared, todo)
+
+
+def describe(identity: str, cell: Cell) -> dict[str, Any]:
+    """A cell as ``run.json`` holds it."""
+    return {
+        "id": identity,
+        **_key(cell),
+        "hyperparameters": {"problem": cell.problem.hyperparameters, "probe": cell.probe.hyperparameters},
+        "device": cell.device,
+        "dtype": cell.dtype,
+        "threads": cell.threads,
+    }
+
+
+def _key(cell: Cell) -> dict[str, Any]:
+    problem, probe = cell.problem, cell.probe
+    return dict(zip(KEY, (problem.name, problem.arguments, probe.name, probe.arguments, cell.seed), strict=True))
+
+
+def _continues(run: Path, cells: Mapping[str, Cell], environment: Mapping[str, Any]) -> bool:
+    try:
+        record = store.read_run(run)
+    except ValueError as error:
+        warnings.warn(f"{error}; a new run is begun", stacklevel=2)
+        return False
+    if record.get("identity") != run_identity(next(iter(cells.values())), environment):
+        return False
+    known = {tuple(cell.get(name) for name in KEY): cell.get("id") for cell in record.get("cells", [])}
+    return all(known.get(tuple(_key(cell).values()), identity) == identity for identity, cell in cells.items())
+
+
+def _done(run: Path, rerun: Collection[Status]) -> set[str]:
+    return {i for i, status in store.cell_statuses(run).items() if status not in AGAIN and status not in rerun}
+
+
+def _failed(run: Path | None) -> set[str]:
+    """Cells that the continued run has tried: an older success would hide that they fail now."""
+    return {i for i, status in store.cell_statuses(run).items() if status in FAILED} if run else set()
+
+
+def _shared(runs: Iterable[Path], wanted: set[str]) -> dict[str, Path]:
+    """The latest fragment of each wanted cell that is answered."""
+    shared: dict[str, Path] = {}
+    for run in runs:
+        for identity in wanted:
+            fragment = run / "cells" / f"{identity}.parquet"
+            if fragment.is_file() and store.fragment_status(fragment) in ANSWERED:
+                shared[identity] = fragment
+    return shared

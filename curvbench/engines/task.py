@@ -1,0 +1,117 @@
+"""One task, a reference or a cell, carried out in this process; every exception becomes an outcome."""
+
+from __future__ import annotations
+
+import importlib
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from curvbench import store
+from curvbench.spec import Cell, Row, Skip, Status, Unsupported
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a task ended, and why where it did not succeed."""
+
+    status: Status = Status.OK
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A reference to prepare or a cell to measure, with all that another process needs to do it."""
+
+    kind: Literal["reference", "cell"]
+    id: str
+    cell: Cell
+    folder: Path
+    reference: str
+    data: Path | None
+    environment: Mapping[str, Any]
+    measure: str
+
+    @property
+    def label(self) -> str:
+        """The cell's label, or that of the problem whose reference it is."""
+        if self.kind == "cell":
+            return self.cell.label
+        return f"exact reference of {self.cell.problem.label}, seed {self.cell.seed}"
+
+    @property
+    def log(self) -> Path:
+        """The file that takes what the task prints."""
+        return self.folder / "logs" / f"{self.id}.log"
+
+    def execute(self, report: Report) -> Outcome:
+        """Do it, and write the cell's fragment. Only KeyboardInterrupt gets out."""
+        started = datetime.now(UTC)
+        try:
+            rows = self._do(report)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            traceback.print_exc()
+            outcome = describe(error)
+            return self.fail(outcome, started)
+        return self._keep(rows, started) if self.kind == "cell" else Outcome()
+
+    def fail(self, outcome: Outcome, started: datetime) -> Outcome:
+        """Write the row of a cell without a value."""
+        row = Row(status=outcome.status, reason=outcome.reason, scope="", epoch=self.cell.problem.epochs)
+        return self._keep([row], started) if self.kind == "cell" else outcome
+
+    def _do(self, report: Report) -> Sequence[Row]:
+        import torch
+
+        torch.set_num_threads(self.cell.threads)
+        module = importlib.import_module(self.measure)
+        reference = self.folder / "references" / self.reference
+        if self.kind == "reference":
+            module.prepare(self.cell, reference, self.data, report)
+            return []
+        rows: list[Row] = module.measure(self.cell, reference, self.data, report)
+        if not rows:
+            raise RuntimeError("the cell was measured without a single row")
+        return rows
+
+    def _keep(self, rows: Sequence[Row], started: datetime) -> Outcome:
+        context = store.Context(self.folder.name, self.id, started, self.environment)
+        table = store.rows_to_table(self.cell, rows, context)
+        store.write_cell(self.folder / "cells", table)
+        status = store.table_status(table)
+        return Outcome(status, "" if status is Status.OK else rows[0].reason)
+
+
+def describe(error: BaseException) -> Outcome:
+    """Status and one-line reason for an exception."""
+    if isinstance(error, (Skip, Unsupported)):
+        return Outcome(Status.SKIPPED if isinstance(error, Skip) else Status.UNSUPPORTED, _one_line(str(error)))
+    lines = "".join(traceback.format_exception_only(error)).strip()
+    return Outcome(_failure(error), _one_line(lines))
+
+
+def _failure(error: BaseException) -> Status:
+    import torch
+
+    from curvbench.training import Diverged
+
+    if isinstance(error, Diverged):
+        return Status.DIVERGED
+    if isinstance(error, torch.OutOfMemoryError):
+        return Status.OOM_DEVICE
+    # torch has no exception of its own for a host allocation that failed
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)):
+        return Status.OOM_HOST
+    return Status.ERROR
+
+
+def _one_line(text: str, limit: int = 500) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= limit else f"{line[: limit - 3]}..."

@@ -1,0 +1,6 @@
+"""The exact Fisher matrix of a batch: score columns in factored form, their Gram matrix, and all that follows from it."""
+
+from curvbench.fisher.contraction import gram_cost
+from curvbench.fisher.exact import ExactFisher, collect, exact_fisher
+
+__all__ = ["ExactFisher", "collect", "exact_fisher", "gram_cost"]

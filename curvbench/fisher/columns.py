@@ -1,0 +1,93 @@
+"""The score columns of one layer in factored form: never stored, formed in tiles where a product needs them.
+
+Column m = (r, n) is the vector of the matrix W_rn = B_rn X_n^T, with slopes B_rn (G, M, S) and patches X_n (G, D, S).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from curvbench import layers as geometry
+from curvbench.spec import Layer
+
+TILE_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """``inputs`` as the layer read them (N, ...), ``slopes`` (R, N, G, M, S). Products come in the slopes' dtype."""
+
+    layer: Layer
+    inputs: Tensor
+    slopes: Tensor
+
+    @property
+    def count(self) -> int:
+        """Number of columns, R N."""
+        return self.slopes.shape[0] * self.slopes.shape[1]
+
+    def patches(self, samples: slice = slice(None)) -> Tensor:
+        """Patches of some samples, (n, G, D, S)."""
+        return geometry.patches(self.layer, self.inputs[samples])
+
+    def _samples_per_tile(self, bytes_per_sample: int) -> Iterator[slice]:
+        samples = self.slopes.shape[1]
+        step = max(1, TILE_BYTES // max(bytes_per_sample, 1))
+        return (slice(i, min(i + step, samples)) for i in range(0, samples, step))
+
+    def combine(self, weights: Tensor) -> Tensor:
+        """V a for weights a (R, N, K): the sums of columns, (P, K)."""
+        total = self.slopes.new_zeros(weights.shape[2], *self.layer.shape)
+        for part in self._samples_per_tile(self.slopes[0, 0].numel() * weights.shape[2] * self.slopes.element_size()):
+            mixed = torch.einsum("rnk,rngms->kngms", weights[:, part].to(self.slopes.dtype), self.slopes[:, part])
+            total += torch.einsum("kngms,ngds->kgmd", mixed, self.patches(part))
+        return total.flatten(1).T
+
+    def project(self, V: Tensor) -> Tensor:
+        """V_columns^T V for a stack of vectors (P, K): inner products (R, N, K)."""
+        matrices = V.T.reshape(-1, *self.layer.shape)
+        results = []
+        for part in self._samples_per_tile(self.slopes[0, 0].numel() * V.shape[1] * self.slopes.element_size()):
+            responses = torch.einsum("kgmd,ngds->kngms", matrices, self.patches(part))
+            results.append(torch.einsum("rngms,kngms->rnk", self.slopes[:, part], responses))
+        return torch.cat(results, dim=1)
+
+    def squares(self, left_basis: Tensor | None = None, right_basis: Tensor | None = None) -> Tensor:
+        """The sum over columns of W * W, with W rotated to Q_l^T W Q_r where bases are given; (G, M, D) in float64."""
+        total = torch.zeros(self.layer.shape, dtype=torch.float64, device=self.slopes.device)
+        for part in self._samples_per_tile(self._tile_row_bytes()):
+            X, B = self.patches(part), self.slopes[:, part]
+            if left_basis is not None and right_basis is not None:
+                X, B = right_basis.mT @ X, left_basis.mT @ B
+            if B.shape[-1] == 1:
+                weights = B.square().sum(0)[..., 0].permute(1, 2, 0)
+                total += weights @ X.square()[..., 0].transpose(0, 1)
+            else:
+                total += (B @ X.mT).square().sum((0, 1))
+        return total
+
+    def unit_blocks(self) -> Tensor:
+        """Per output unit the sum over columns of w w^T, (G M, D, D)."""
+        groups, outputs, inputs = self.layer.shape
+        total = self.slopes.new_zeros(groups * outputs, inputs, inputs)
+        for part in self._samples_per_tile(self._tile_row_bytes()):
+            rows = self._unit_rows(part)
+            total.baddbmm_(rows.mT, rows)
+        return total
+
+    def _unit_rows(self, part: slice) -> Tensor:
+        """Rows w per output unit whose outer products sum to its block, (G M, rows, D)."""
+        groups, outputs, inputs = self.layer.shape
+        X, B = self.patches(part), self.slopes[:, part]
+        if B.shape[-1] == 1:  # w_r = b_r x for one x: the R columns of a sample merge into one row
+            W = B.square().sum(0).sqrt() @ X.mT
+            return W.reshape(-1, groups * outputs, inputs).transpose(0, 1)
+        return (B @ X.mT).reshape(-1, groups * outputs, inputs).transpose(0, 1)
+
+    def _tile_row_bytes(self) -> int:
+        """Bytes of one sample's R columns."""
+        return self.slopes.shape[0] * self.layer.size * self.slopes.element_size()

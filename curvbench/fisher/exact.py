@@ -1,0 +1,270 @@
+"""The exact Fisher as an operator that never forms d x d: everything follows from the Gram matrix of its columns.
+
+F = (1/terms) V V^T with R N score columns. |F| = |G| / terms, tr F = tr G / terms, and the nonzero eigenvalues of F
+are those of G / terms, with G = V^T V (Pearlmutter-type products and the push-through identity do the rest).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from curvbench import numerics
+from curvbench.fisher.columns import Columns
+from curvbench.fisher.contraction import Order, cross_gram, gram
+from curvbench.fisher.inner import inner
+from curvbench.instance import Instance
+from curvbench.likelihood import gradient_coefficients
+from curvbench.operators import Operator
+
+
+@dataclass(frozen=True, eq=False)
+class ExactFisher(Operator):
+    """The exact Fisher of some layers: of all of them, or of one as ``layer(name)`` gives it.
+
+    ``coefficients`` (R, N) combine the columns to the batch's mean gradient where that is possible (else None).
+    """
+
+    columns: Sequence[Columns]
+    terms: int
+    coefficients: Tensor | None = None
+    order: Order | None = None
+
+    @property
+    def size(self) -> int:
+        return sum(c.layer.size for c in self.columns)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.columns[0].slopes.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.columns[0].slopes.device
+
+    @cached_property
+    def layer_grams(self) -> list[Tensor]:
+        """Per layer the inner products of its columns, each (R N, R N) in float64."""
+        return [gram(c, self.order) for c in self.columns]
+
+    @cached_property
+    def _gram(self) -> Tensor:
+        return torch.stack(self.layer_grams).sum(0) if len(self.columns) > 1 else self.layer_grams[0]
+
+    def gram(self) -> Tensor:
+        """V^T V, (R N, R N) in float64, index r N + n."""
+        return self._gram
+
+    @cached_property
+    def _spectrum(self) -> Tensor:
+        return numerics.eigvalsh(self.gram()).flip(0) / self.terms
+
+    @cached_property
+    def _diagonal(self) -> Tensor:
+        return torch.cat([c.squares().flatten() for c in self.columns]).div(self.terms).to(self.dtype)
+
+    def project(self, V: Tensor) -> Tensor:
+        """Inner products of the columns with vectors (P, K), (R, N, K)."""
+        parts = V.split([c.layer.size for c in self.columns])
+        return torch.stack([c.project(part) for c, part in zip(self.columns, parts, strict=True)]).sum(0)
+
+    def combine(self, weights: Tensor) -> Tensor:
+        """Sums of columns with weights (R, N, K), (P, K)."""
+        return torch.cat([c.combine(weights) for c in self.columns])
+
+    def matmat(self, V: Tensor) -> Tensor:
+        return self.combine(self.project(V)) / self.terms
+
+    def factorize(self, damping: float) -> Tensor:
+        """The Cholesky factor of G / terms + damping I in float64: what ``solve_factorized`` needs.
+
+        Raises:
+            ValueError: damping not above zero.
+        """
+        if not damping > 0:
+            raise ValueError("the exact Fisher of a batch is singular: give a damping above zero")
+        eye = torch.eye(len(self.gram()), dtype=torch.float64, device=self.device)
+        return numerics.cholesky(self.gram() / self.terms + damping * eye)
+
+    def solve_factorized(self, V: Tensor, damping: float, factor: Tensor) -> Tensor:
+        """(F + damping I)^-1 V for a stack (P, K) by Woodbury.
+
+        For the batch's own gradient ``natural_gradient`` is better conditioned.
+        """
+        return (V - self.combine(_solve_small(factor, self.project(V) / self.terms))) / damping
+
+    def _solve(self, V: Tensor, damping: float) -> Tensor:
+        return self.solve_factorized(V, damping, self.factorize(damping))
+
+    def natural_gradient(self, gradient: Tensor, damping: float) -> Tensor:
+        """(F + damping I)^-1 gradient for a vector (P,), exact at any damping above zero.
+
+        The part of the gradient along the batch's own, V a, goes by push-through, V (G/terms + damping)^-1 a, which
+        does not cancel; only the rest (rounding, if the gradient is the batch's own) goes by Woodbury.
+
+        Raises:
+            ValueError: damping not above zero.
+        """
+        factor = self.factorize(damping)
+        if self.coefficients is None:
+            return self.solve_factorized(gradient[:, None], damping, factor)[:, 0]
+        a = self.coefficients[..., None].double()
+        own = self.combine(a)[:, 0]
+        share = numerics.inner(gradient, own) / max(numerics.inner(own, own), torch.finfo(torch.float64).tiny)
+        pushed = self.combine(_solve_small(factor, a * share))[:, 0]
+        rest = gradient - share * own
+        return pushed + self.solve_factorized(rest[:, None], damping, factor)[:, 0]
+
+    def stacks(self) -> Iterator[Tensor]:
+        """The columns themselves, one sample at a time, each (P, R): for operators without a closed form."""
+        for n in range(self.columns[0].slopes.shape[1]):
+            one = slice(n, n + 1)
+            matrices = [(c.slopes[:, one] @ c.patches(one).mT).flatten(1) for c in self.columns]
+            yield torch.cat(matrices, dim=1).T
+
+    def quadratic(self, v: Tensor) -> float:
+        """v^T F v for a vector (P,)."""
+        return numerics.sum_squares(self.project(v[:, None])) / self.terms
+
+    def inner(self, operator: Operator) -> float:
+        """The Frobenius inner product <F, operator>, in closed form where the operator's family has one.
+
+        Raises:
+            ValueError: sizes differ.
+        """
+        if operator.size != self.size:
+            raise ValueError(f"the Fisher has size {self.size}, the operator {operator.size}: fit it on the same instance")
+        return inner(operator, self)
+
+    def trace(self) -> float:
+        return float(self.gram().trace()) / self.terms
+
+    def frobenius_norm(self) -> float:
+        return numerics.sum_squares(self.gram()) ** 0.5 / self.terms
+
+    def diagonal(self) -> Tensor:
+        return self._diagonal
+
+    def eigenvalues(self, k: int) -> Tensor:
+        found = self._spectrum[: min(k, self.size)]
+        missing = min(k, self.size) - len(found)
+        return torch.cat([found, found.new_zeros(missing)]) if missing else found
+
+    def smallest_eigenvalue(self) -> float:
+        return float(self._spectrum[self.size - 1]) if len(self._spectrum) >= self.size else 0.0
+
+    def layer(self, name: str) -> ExactFisher:
+        """The diagonal block of one layer.
+
+        Raises:
+            ValueError: no such layer.
+        """
+        names = [c.layer.name for c in self.columns]
+        if name not in names:
+            raise ValueError(f"no covered layer {name!r}: there are {', '.join(names)}")
+        return self._layers[names.index(name)]
+
+    @cached_property
+    def _layers(self) -> list[ExactFisher]:
+        return [self._single(i) for i in range(len(self.columns))]
+
+    def cache(self) -> dict[str, Any]:
+        """What is dear to compute, as tensors, for ``restore``."""
+        return {"layer_grams": self.layer_grams, "_diagonal": self._diagonal, "_spectrum": self._spectrum}
+
+    def restore(self, cache: dict[str, Any]) -> None:
+        """Take over what another process has computed for the same columns."""
+        self.__dict__.update(cache)
+
+    def _single(self, index: int) -> ExactFisher:
+        single = replace(self, columns=(self.columns[index],))
+        if "layer_grams" in self.__dict__:
+            single.__dict__["layer_grams"] = [self.layer_grams[index]]
+        return single
+
+    def block(self, start: int, stop: int) -> Operator:
+        first = 0
+        for c in self.columns:
+            if (first, first + c.layer.size) == (start, stop):
+                return self.layer(c.layer.name)
+            first += c.layer.size
+        return super().block(start, stop)
+
+
+def _solve_small(factor: Tensor, right: Tensor) -> Tensor:
+    """The small system for right sides (R, N, K), in float64."""
+    return torch.cholesky_solve(right.double().flatten(0, 1), factor).reshape(right.shape)
+
+
+@inner.register(ExactFisher)
+def _(operator: ExactFisher, fisher: ExactFisher) -> float:
+    if operator is fisher:
+        return fisher.frobenius_norm() ** 2
+    pairs = zip(operator.columns, fisher.columns, strict=True)
+    products = torch.stack([cross_gram(a, b, fisher.order) for a, b in pairs]).sum(0)
+    return numerics.sum_squares(products) / operator.terms / fisher.terms
+
+
+def collect(
+    instance: Instance, fisher_type: str, mc_samples: int = 1, seed: int = 0, dtype: torch.dtype | None = None
+) -> tuple[Columns, ...]:
+    """The score columns of every layer, stored in ``dtype`` (default: the instance's own)."""
+    tape = instance.tape()
+    kept: dict[str, list[Tensor]] = {layer.name: [] for layer in instance.layers}
+    for slopes in instance.slopes(tape, fisher_type, mc_samples, seed):
+        for name, value in slopes.items():
+            kept[name].append(value.to(dtype or value.dtype, copy=True))
+    return tuple(
+        Columns(layer, tape.inputs[layer.name].to(dtype or instance.dtype), torch.stack(kept.pop(layer.name)))
+        for layer in instance.layers
+    )
+
+
+def exact_fisher(
+    instance: Instance,
+    fisher_type: str = "type-2",
+    mc_samples: int = 1,
+    seed: int = 0,
+    contraction: Order | None = None,
+    precision: Literal["mixed", "native"] = "mixed",
+) -> ExactFisher:
+    """The exact Fisher of an instance's covered layers.
+
+    Args:
+        instance: what is measured.
+        fisher_type: ``type-2`` (the reference), ``mc`` or ``empirical``.
+        mc_samples: label draws per sample for ``mc``.
+        seed: of the draws.
+        contraction: ``direct`` or ``kernel`` for every layer; by default the one with fewer FLOPs.
+        precision: ``mixed`` runs the network in float64, stores in the instance's dtype and sums in float64;
+            ``native`` runs the network in the instance's dtype too (a float32 pass flips the sign of a few ReLU units,
+            which is nearly the whole error of a float32 Fisher).
+
+    Raises:
+        ValueError: unknown ``fisher_type``, ``contraction`` or ``precision``.
+    """
+    _refuse_choice("contraction", contraction, (None, "direct", "kernel"))
+    _refuse_choice("precision", precision, ("mixed", "native"))
+    passed = instance.to(torch.float64) if precision == "mixed" else instance
+    columns = collect(passed, fisher_type, mc_samples, seed, dtype=instance.dtype)
+    return ExactFisher(columns, instance.terms, coefficients(passed, fisher_type), contraction)
+
+
+def coefficients(instance: Instance, fisher_type: str) -> Tensor | None:
+    """Weights (R, N) that combine the columns of a Fisher type to the mean gradient; None for sampled labels."""
+    if fisher_type == "type-2":
+        return gradient_coefficients(instance.likelihood, instance.outputs(), instance.targets)
+    if fisher_type == "empirical":
+        shape = (instance.terms_per_sample, instance.samples)
+        return torch.full(shape, 1 / instance.terms, dtype=instance.dtype, device=instance.device)
+    return None
+
+
+def _refuse_choice(name: str, value: object, known: tuple[object, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")

@@ -1,0 +1,86 @@
+"""Frobenius inner products of the exact Fisher with every family of operators: one closed form per family.
+
+<F, F^> = (1/terms) sum over columns of v^T F^ v. A family that is missing here costs one product per column.
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from curvbench import numerics
+from curvbench.operators import BlockDiagonal, Diagonal, Identity, Kronecker, LowRank, Operator, RotatedDiagonal
+
+if TYPE_CHECKING:
+    from curvbench.fisher.exact import ExactFisher
+
+
+@singledispatch
+def inner(operator: Operator, fisher: ExactFisher) -> float:
+    """<F, operator> for an operator of the Fisher's size; this is the way that works for any operator."""
+    return sum(numerics.inner(stack, operator.matmat(stack)) for stack in fisher.stacks()) / fisher.terms
+
+
+@inner.register(Identity)
+def _(operator: Identity, fisher: ExactFisher) -> float:
+    return fisher.trace()
+
+
+@inner.register(Diagonal)
+def _(operator: Diagonal, fisher: ExactFisher) -> float:
+    return numerics.inner(fisher.diagonal(), operator.entries)
+
+
+@inner.register(LowRank)
+def _(operator: LowRank, fisher: ExactFisher) -> float:
+    projected = fisher.project(operator.columns * operator.weights.sqrt())
+    return operator.shift * fisher.trace() + numerics.sum_squares(projected) / fisher.terms
+
+
+@inner.register(BlockDiagonal)
+def _(operator: BlockDiagonal, fisher: ExactFisher) -> float:
+    ends = list(accumulate(block.size for block in operator.blocks))
+    if ends != list(accumulate(c.layer.size for c in fisher.columns)):
+        return inner.dispatch(object)(operator, fisher)
+    layers = (fisher.layer(c.layer.name) for c in fisher.columns)
+    return sum(inner(block, layer) for block, layer in zip(operator.blocks, layers, strict=True))
+
+
+@inner.register(RotatedDiagonal)
+def _(operator: RotatedDiagonal, fisher: ExactFisher) -> float:
+    if not _fits(operator.entries.shape, fisher):
+        return inner.dispatch(object)(operator, fisher)
+    squares = fisher.columns[0].squares(operator.left_basis, operator.right_basis)
+    return numerics.inner(squares, operator.entries) / fisher.terms
+
+
+@inner.register(Kronecker)
+def _(operator: Kronecker, fisher: ExactFisher) -> float:
+    if not _fits((*operator.left.shape[:2], operator.right.shape[-1]), fisher):
+        return inner.dispatch(object)(operator, fisher)
+    columns = fisher.columns[0]
+    R, samples, _, M, S = columns.slopes.shape
+    small_positions = R * M * S + columns.layer.inputs * S < 2 * R * M * columns.layer.inputs
+    measure = _kronecker_by_positions if small_positions else _kronecker_by_weights
+    return sum(
+        measure(columns.slopes[:, n], columns.patches(slice(n, n + 1))[0], operator) for n in range(samples)
+    ) / fisher.terms
+
+
+def _fits(shape: tuple[int, ...], fisher: ExactFisher) -> bool:
+    return len(fisher.columns) == 1 and tuple(shape) == fisher.columns[0].layer.shape
+
+
+def _kronecker_by_positions(B: Tensor, X: Tensor, operator: Kronecker) -> float:
+    """<sum_r B_r^T left B_r, X^T right X> for one sample: B (R, G, M, S), X (G, D, S); cheap for few positions."""
+    outer = (B.mT @ (operator.left @ B)).sum(0)
+    return numerics.inner(outer, X.mT @ (operator.right @ X))
+
+
+def _kronecker_by_weights(B: Tensor, X: Tensor, operator: Kronecker) -> float:
+    """sum_r <B_r X^T, (left B_r)(right X)^T> for one sample; cheap for many positions."""
+    return numerics.inner(B @ X.mT, (operator.left @ B) @ (operator.right @ X).mT)
+

@@ -1,0 +1,133 @@
+"""What a number depends on, as short hashes: the code, the machine, the cell."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from curvbench.registry import source
+from curvbench.spec import Cell, Component
+
+PACKAGE = Path(__file__).resolve().parent
+# What decides no number. Probes and problems stand here because only the cell's own count: one more changes nothing.
+NOT_DECISIVE = re.compile(
+    r"(__init__|cli|display|identity|optim|registry|selection|store)\.py|(analysis|engines)/.*|(probes|problems)/[^_].*"
+)
+
+
+@functools.cache
+def code_identity(package: Path = PACKAGE) -> str:
+    """Hash over the package's source files that decide a number: names and contents."""
+    files = {path.relative_to(package).as_posix(): path for path in package.rglob("*.py")}
+    return short_hash({name: _content(path) for name, path in files.items() if not NOT_DECISIVE.fullmatch(name)})
+
+
+def cell_id(cell: Cell, environment: Mapping[str, Any]) -> str:
+    """Hash over everything that decides the rows of ``cell``; ``environment`` as ``environment()`` gives it."""
+    return short_hash(
+        {
+            "suite": cell.suite,
+            "problem": _component(cell.problem),
+            "probe": _component(cell.probe),
+            "seed": cell.seed,
+            **run_identity(cell, environment),
+        }
+    )
+
+
+def run_identity(cell: Cell, environment: Mapping[str, Any]) -> dict[str, Any]:
+    """What the cells of one run have in common."""
+    return {
+        "code": code_identity(),
+        "torch": environment["torch_version"],
+        "device": environment["device_name"],
+        "dtype": cell.dtype,
+        "threads": cell.threads,
+    }
+
+
+def environment(device: str = "cpu") -> dict[str, Any]:
+    """Where a run is made: commit of the package's checkout (None outside git), versions, machine, load."""
+    sha, dirty = _git()
+    return {
+        "git_sha": sha,
+        "git_dirty": dirty,
+        "code": code_identity(),
+        "torch_version": version("torch"),
+        "python_version": platform.python_version(),
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "cpu": _cpu_model(),
+        "cpu_count": os.cpu_count(),
+        "load_average": list(os.getloadavg()),
+        "device": device,
+        "device_name": device_name(device),
+    }
+
+
+def device_name(device: str) -> str:
+    """The model of the processor that ``device`` names; raises ValueError for CUDA that is not there."""
+    return _cpu_model() if device == "cpu" else _cuda_model(device)
+
+
+def short_hash(content: Any) -> str:
+    """Twelve hexadecimal digits that what can be written as JSON decides; other objects count by their repr."""
+    text = json.dumps(content, sort_keys=True, default=repr)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _component(component: Component) -> dict[str, Any]:
+    return {
+        "name": component.name,
+        "hyperparameters": component.hyperparameters,
+        "source": _content(source(type(component))),
+    }
+
+
+def _content(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@functools.cache
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def _cuda_model(device: str) -> str:
+    import torch  # slow to import, and needed for CUDA alone
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 0:
+        raise ValueError(f"--device {device}: torch {torch.__version__} sees no CUDA device here; use --device cpu")
+    index = int(device.partition(":")[2] or torch.cuda.current_device())
+    if index >= count:
+        raise ValueError(f"--device {device}: there are {count} CUDA devices, the last is cuda:{count - 1}")
+    return torch.cuda.get_device_name(index)
+
+
+def _git() -> tuple[str | None, bool | None]:
+    """Commit of the checkout that holds this package. A package installed inside another checkout is not of it."""
+    if _run_git("ls-files", "--error-unmatch", "spec.py") is None:
+        return None, None
+    sha, changes = _run_git("rev-parse", "HEAD"), _run_git("status", "--porcelain", ".")
+    return sha, bool(changes) if changes is not None else None
+
+
+def _run_git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(PACKAGE), *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

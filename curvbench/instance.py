@@ -1,0 +1,356 @@
+"""An instance: a model, a batch and a loss, seen as layer inputs and output gradients. The model is never changed."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.func import functional_call
+
+from curvbench import layers as geometry
+from curvbench.likelihood import LIKELIHOODS, cotangents
+from curvbench.spec import Layer, LayerSize
+
+Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
+_Hook = Callable[[nn.Module, tuple[Any, ...], Any], Any]
+
+
+@dataclass(frozen=True)
+class Tape:
+    """One recorded forward pass: outputs (N, ..., C) and, per layer name, its input and its output's place in the graph."""
+
+    outputs: Tensor
+    inputs: Mapping[str, Tensor]
+    edges: Mapping[str, GradientEdge]
+    shapes: Mapping[str, torch.Size]
+
+    def pull(self, cotangent: Tensor, keep: bool = False) -> dict[str, Tensor]:
+        """Gradients at the layers' outputs for one cotangent (N, ..., C); ``keep`` allows another pull."""
+        found = torch.autograd.grad(
+            self.outputs, list(self.edges.values()), cotangent, retain_graph=keep, allow_unused=True
+        )
+        return {
+            name: cotangent.new_zeros(self.shapes[name]) if gradient is None else gradient
+            for name, gradient in zip(self.edges, found, strict=True)
+        }
+
+
+class Instance:
+    """A model with one batch and a loss, ready to be measured.
+
+    Covered are Linear, Conv1d and Conv2d layers that are called exactly once; other parameters count in
+    ``coverage`` but are compared with nothing. BatchNorm must be in evaluation mode; dropout is off.
+
+    Args:
+        model: any module; inputs and outputs have the batch first, outputs (N, C) or (N, T, C) with classes last.
+        inputs: what the model is called with: a tensor (N, ...), a tuple of arguments, or a mapping of keywords.
+        targets: int64 class indices (N,) or (N, T) with -100 for ignored tokens, or for ``gaussian`` values
+            shaped like the outputs.
+        loss: ``cross_entropy`` or ``gaussian`` (1/2 |f - y|^2 summed over outputs, mean over terms).
+
+    Raises:
+        ValueError: with a one-line reason for everything whose Fisher this class cannot give exactly.
+
+    Attributes:
+        layers: geometry of the covered layers in ``named_modules`` order.
+        sizes: per layer what cost models need.
+        samples: N.
+        terms: number of valid loss terms.
+        coverage: share of the trainable parameters that the layers hold.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Inputs, targets: Tensor, loss: str = "cross_entropy") -> None:
+        if loss not in LIKELIHOODS:
+            raise ValueError(f"unknown loss {loss!r}: known are {', '.join(LIKELIHOODS)}")
+        self.model, self.inputs, self.targets, self.loss = model, inputs, targets, loss
+        self.likelihood = LIKELIHOODS[loss]
+        self.samples = _leading_size(inputs)
+        if self.samples == 0:
+            raise ValueError("the batch is empty: give at least one sample")
+        self.parameters = {name: p.detach() for name, p in model.named_parameters()}
+        self._trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+        self._buffers = {name: b.detach() for name, b in model.named_buffers()}
+        self._versions = self._current_versions()
+        _refuse_coupled_samples(model)
+        _refuse_not_finite(inputs, self.parameters, self._buffers)
+        self._cloned_inputs: frozenset[str] = frozenset()
+        self._inspect()
+
+    def _inspect(self) -> None:
+        """Find the layers that one forward pass covers, and refuse what it shows to be out of reach."""
+        candidates = {n: la for n, m in self.model.named_modules() if (la := geometry.describe(n, m)) is not None}
+        seen = _Recorder(candidates, frozenset())
+        with torch.no_grad():
+            outputs = self._forward(seen.hooks())
+        _refuse_output(outputs, self.samples)
+        self.likelihood.check(outputs, self.targets)
+        called = {name: layer for name, layer in candidates.items() if seen.calls[name]}
+        if not called:
+            raise ValueError("the model has no covered layer: none of its Linear, Conv1d or Conv2d modules is trained and called")
+        for name, layer in called.items():
+            _refuse_layer(layer, seen, self.samples)
+        _refuse_tied(self.model, called)
+        self._cloned_inputs = frozenset(seen.overwritten())
+        start, found, sizes = 0, [], {}
+        for name, layer in called.items():
+            found.append(replace(layer, start=start))
+            start += layer.size
+            positions = seen.shapes[name][1:].numel() // (layer.groups * layer.outputs)
+            sizes[name] = LayerSize(layer.groups, layer.outputs, layer.inputs, positions)
+        self.layers: tuple[Layer, ...] = tuple(found)
+        self.sizes: dict[str, LayerSize] = sizes
+        self.size = start
+        self.terms = int(self.likelihood.valid(self.targets).sum())
+        self.classes = outputs.shape[-1]
+        self.terms_per_sample = outputs[0].numel() // self.classes
+        trained = sum(self.parameters[name].numel() for name in self._trainable)
+        self.coverage = start / trained
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.parameters[next(iter(self._weight_names()))].dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.targets.device
+
+    def to(self, dtype: torch.dtype) -> Instance:
+        """The same instance with parameters, buffers, inputs and real targets in another floating dtype."""
+
+        def cast(value: Any) -> Any:
+            return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+        other = copy.copy(self)
+        other.inputs = _map_inputs(self.inputs, cast)
+        other.targets = cast(self.targets)
+        other.parameters = {name: cast(p) for name, p in self.parameters.items()}
+        other._buffers = {name: cast(b) for name, b in self._buffers.items()}
+        return other
+
+    def outputs(self) -> Tensor:
+        """The network's outputs, (N, ..., C), without a graph."""
+        with torch.no_grad():
+            return self._forward({})
+
+    def tape(self) -> Tape:
+        """One forward pass with frozen parameters, recorded for gradients at the layers' outputs."""
+        recorder = _Recorder({layer.name: layer for layer in self.layers}, self._cloned_inputs, trace=True)
+        with torch.enable_grad():
+            outputs = self._forward(recorder.hooks())
+        return Tape(outputs, recorder.inputs, recorder.edges, recorder.shapes)
+
+    def cotangents(self, outputs: Tensor, fisher_type: str, mc_samples: int = 1, seed: int = 0) -> Iterator[Tensor]:
+        """The cotangents of a Fisher type, each (N, ..., C); see ``curvbench.likelihood.cotangents``."""
+        return cotangents(self.likelihood, outputs.detach(), self.targets, fisher_type, mc_samples, seed)
+
+    def slopes(self, tape: Tape, fisher_type: str, mc_samples: int = 1, seed: int = 0) -> Iterator[dict[str, Tensor]]:
+        """Per cotangent, the output gradients (N, G, M, S) of every layer; the last one frees the tape's graph."""
+        waiting = self.cotangents(tape.outputs, fisher_type, mc_samples, seed)
+        current = next(waiting, None)
+        while current is not None:
+            following = next(waiting, None)
+            pulled = tape.pull(current, keep=following is not None)
+            yield {layer.name: geometry.slopes(layer, pulled[layer.name]) for layer in self.layers}
+            current = following
+
+    def gradients(self) -> dict[str, Tensor]:
+        """Gradients of the mean loss for every trainable parameter, by name."""
+        trained = {name: self.parameters[name].detach().requires_grad_() for name in sorted(self._trainable)}
+        with torch.enable_grad():
+            loss = self.likelihood.loss(self._forward({}, trained), self.targets)
+        found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True, materialize_grads=True)
+        return dict(zip(trained, found, strict=True))
+
+    def gradient(self) -> Tensor:
+        """The gradient of the mean loss as a parameter vector (P,)."""
+        return self.pack(self.gradients())
+
+    def pack(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Named tensors, shaped like the parameters, as a parameter vector (P,); other names are passed over.
+
+        Raises:
+            ValueError: a covered parameter is missing or has another shape.
+        """
+        parts = []
+        for layer in self.layers:
+            rows = layer.groups * layer.outputs
+            pieces = [_fetch(tensors, name, self.parameters[name].shape).reshape(rows, -1) for name in _names(layer)]
+            parts.append(torch.cat(pieces, dim=1).flatten())
+        return torch.cat(parts)
+
+    def unpack(self, vector: Tensor) -> dict[str, Tensor]:
+        """A parameter vector (P,) as named tensors, shaped like the parameters.
+
+        Raises:
+            ValueError: the vector has another length.
+        """
+        if vector.shape != (self.size,):
+            raise ValueError(f"a parameter vector of this instance has shape ({self.size},), got {tuple(vector.shape)}")
+        tensors = {}
+        for layer in self.layers:
+            matrix = vector[layer.slice].reshape(layer.groups * layer.outputs, layer.inputs)
+            columns = (matrix[:, : layer.inputs - layer.bias], matrix[:, layer.inputs - 1 :])
+            for name, part in zip(_names(layer), columns, strict=False):
+                tensors[name] = part.reshape(self.parameters[name].shape)
+        return tensors
+
+    def _weight_names(self) -> Iterator[str]:
+        return (_names(layer)[0] for layer in self.layers)
+
+    def _current_versions(self) -> list[int]:
+        return [p._version for p in self.model.parameters()] + [b._version for b in self.model.buffers()]
+
+    def _forward(self, hooks: Mapping[str, _Hook], parameters: Mapping[str, Tensor] | None = None) -> Tensor:
+        if self._current_versions() != self._versions:
+            raise ValueError("the model has changed since this Instance was made: make a new one")
+        state = {**self.parameters, **(parameters or {}), **{name: b.clone() for name, b in self._buffers.items()}}
+        inputs = self.inputs
+        args = inputs if isinstance(inputs, tuple) else () if isinstance(inputs, Mapping) else (inputs,)
+        kwargs = dict(inputs) if isinstance(inputs, Mapping) else {}
+        with _evaluation(self.model), _hooked(self.model, hooks):
+            return functional_call(self.model, state, args, kwargs)
+
+
+class _Recorder:
+    """Forward hooks that note what each layer read and, with ``trace``, where its output stands in the graph."""
+
+    def __init__(self, layers: Mapping[str, Layer], cloned: frozenset[str], trace: bool = False) -> None:
+        self.layers, self.cloned, self.trace = layers, cloned, trace
+        self.calls: Counter[str] = Counter()
+        self.inputs: dict[str, Tensor] = {}
+        self.edges: dict[str, GradientEdge] = {}
+        self.shapes: dict[str, torch.Size] = {}
+        self._versions: dict[str, int] = {}
+
+    def hooks(self) -> dict[str, _Hook]:
+        return {name: self._hook(name) for name in self.layers}
+
+    def overwritten(self) -> list[str]:
+        """Layers whose input was modified in place after they had read it."""
+        return [name for name, x in self.inputs.items() if x._version != self._versions[name]]
+
+    def _hook(self, name: str) -> _Hook:
+        def record(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+            self.calls[name] += 1
+            x = args[0].detach()
+            self.inputs[name] = x.clone() if name in self.cloned else x
+            self._versions[name] = x._version
+            self.shapes[name] = output.shape
+            if not self.trace:
+                return None
+            # Nothing before the first layer needs a gradient. A clone, for an in-place activation may follow.
+            traced = output if output.requires_grad else output.requires_grad_().clone()
+            # The edge, not the tensor: an in-place activation would move the tensor behind itself.
+            self.edges[name] = get_gradient_edge(traced)
+            return traced
+
+        return record
+
+
+@contextmanager
+def _hooked(model: nn.Module, hooks: Mapping[str, _Hook]) -> Iterator[None]:
+    handles = [model.get_submodule(name).register_forward_hook(hook, prepend=True) for name, hook in hooks.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _evaluation(model: nn.Module) -> Iterator[None]:
+    """Dropout off, and every module's own mode back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _names(layer: Layer) -> tuple[str, ...]:
+    prefix = f"{layer.name}." if layer.name else ""
+    return (f"{prefix}weight", f"{prefix}bias") if layer.bias else (f"{prefix}weight",)
+
+
+def _fetch(tensors: Mapping[str, Tensor], name: str, shape: torch.Size) -> Tensor:
+    if name not in tensors or tensors[name].shape != shape:
+        came = tuple(tensors[name].shape) if name in tensors else "nothing"
+        raise ValueError(f"pack needs {name!r} of shape {tuple(shape)}, got {came}")
+    return tensors[name]
+
+
+def _values(inputs: Inputs) -> list[Any]:
+    return [inputs] if isinstance(inputs, Tensor) else list(inputs.values() if isinstance(inputs, Mapping) else inputs)
+
+
+def _map_inputs(inputs: Inputs, act: Callable[[Any], Any]) -> Inputs:
+    if isinstance(inputs, Tensor):
+        return act(inputs)
+    if isinstance(inputs, Mapping):
+        return {key: act(value) for key, value in inputs.items()}
+    return tuple(act(value) for value in inputs)
+
+
+def _leading_size(inputs: Inputs) -> int:
+    tensors = [value for value in _values(inputs) if isinstance(value, Tensor) and value.ndim]
+    if not tensors:
+        raise ValueError("inputs must hold a tensor whose first dimension is the batch")
+    return tensors[0].shape[0]
+
+
+def _refuse_coupled_samples(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.modules.batchnorm._BatchNorm):
+            continue
+        if module.training:
+            raise ValueError(f"BatchNorm {name!r} is in training mode, which couples the samples: call model.eval() first")
+        if module.running_mean is None:
+            raise ValueError(f"BatchNorm {name!r} keeps no running statistics and so couples the samples: it has no per-sample Fisher")
+
+
+def _refuse_not_finite(inputs: Inputs, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> None:
+    named = {f"input {i}": v for i, v in enumerate(_values(inputs)) if isinstance(v, Tensor)} | {**parameters, **buffers}
+    for name, value in named.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise ValueError(f"{name} holds NaN or infinity: nothing can be measured there")
+
+
+def _refuse_output(outputs: Any, samples: int) -> None:
+    if not isinstance(outputs, Tensor):
+        raise ValueError(f"the model must return one tensor, got {type(outputs).__name__}: wrap it")
+    if outputs.ndim not in (2, 3) or outputs.shape[0] != samples:
+        raise ValueError(
+            f"outputs must be (N, C) or (N, T, C) with N = {samples} samples first and classes last, got {tuple(outputs.shape)}"
+        )
+    if not bool(torch.isfinite(outputs).all()):
+        raise ValueError("the model's outputs hold NaN or infinity: nothing can be measured there")
+
+
+def _refuse_layer(layer: Layer, seen: _Recorder, samples: int) -> None:
+    if seen.calls[layer.name] > 1:
+        raise ValueError(f"layer {layer.name!r} is called {seen.calls[layer.name]} times per forward pass: only one call is supported")
+    rows, rank = seen.inputs[layer.name].shape[0], seen.inputs[layer.name].ndim
+    least = {"linear": 2, "conv1d": 3, "conv2d": 4}[layer.kind]
+    if rows != samples or rank < least:
+        shape = tuple(seen.inputs[layer.name].shape)
+        raise ValueError(f"layer {layer.name!r} sees an input {shape} whose rows cannot be told apart as {samples} samples")
+
+
+def _refuse_tied(model: nn.Module, called: Mapping[str, Layer]) -> None:
+    owners: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(parameter), []).append(name)
+    covered = {name for layer in called.values() for name in _names(layer)}
+    for names in owners.values():
+        if len(names) > 1 and covered.intersection(names):
+            raise ValueError(f"tied weights are not supported: {' and '.join(names)} are one parameter")

@@ -1,0 +1,91 @@
+"""Geometry of covered layers: modules -> Layer, layer inputs -> patches, output gradients -> slopes.
+
+A layer's score for one sample is the matrix ``slopes @ patches^T`` of shape (G, M, D); everything that is exact
+about convolutions, groups, padding, sequences and biases is decided in this file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from curvbench.spec import Layer
+
+_KINDS = {nn.Linear: "linear", nn.Conv1d: "conv1d", nn.Conv2d: "conv2d"}
+
+
+def describe(name: str, module: nn.Module) -> Layer | None:
+    """The geometry of a trainable Linear, Conv1d or Conv2d (``start`` still 0); None for any other module.
+
+    A subclass that overrides ``forward`` is any other module, and so is a layer whose weight is frozen or computed
+    (a parametrization): its gradient is no product of its input and its output gradient.
+    """
+    kind = next((k for cls, k in _KINDS.items() if isinstance(module, cls) and type(module).forward is cls.forward), None)
+    weight = module._parameters.get("weight")
+    if kind is None or weight is None or not weight.requires_grad:
+        return None
+    trained_bias = module._parameters.get("bias")
+    bias = trained_bias is not None and trained_bias.requires_grad
+    groups = getattr(module, "groups", 1)
+    layer = Layer(name, kind, groups, weight.shape[0] // groups, weight[0].numel() + bias, bias, 0)  # type: ignore[arg-type]
+    return layer if kind == "linear" else replace(layer, **_window(module))
+
+
+def _window(module: nn.Module) -> dict[str, Any]:
+    """Kernel, stride, dilation and padding of a convolution, as of a two-dimensional one."""
+
+    def plane(values: tuple[int, ...]) -> tuple[int, ...]:
+        return (1,) * (2 - len(values)) + tuple(values)
+
+    kernel, dilation = plane(module.kernel_size), plane(module.dilation)
+    if module.padding == "same":
+        totals = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+        pads = [(t // 2, t - t // 2) for t in totals]
+    else:
+        sizes = (0, 0) if module.padding == "valid" else module.padding
+        pads = [(p, p) for p in (0,) * (2 - len(sizes)) + tuple(sizes)]
+    (top, bottom), (left, right) = pads
+    return {
+        "kernel": kernel,
+        "stride": plane(module.stride),
+        "dilation": dilation,
+        "padding": (left, right, top, bottom),
+        "padding_mode": module.padding_mode,
+    }
+
+
+def _as_plane(layer: Layer, x: Tensor) -> Tensor:
+    """(N, C, length) -> (N, C, 1, length) for a Conv1d."""
+    return x.unsqueeze(-2) if layer.kind == "conv1d" else x
+
+
+def patches(layer: Layer, x: Tensor) -> Tensor:
+    """The layer's input as the matrix it is multiplied with, (N, ...) -> (N, G, D, S); the bias's 1 comes last."""
+    if layer.kind == "linear":
+        columns = x.reshape(x.shape[0], -1, x.shape[-1]).mT[:, None]
+    else:
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        left, right, top, bottom = layer.padding
+        plane = _as_plane(layer, x)
+        if any(layer.padding) and layer.kind == "conv1d":
+            plane = F.pad(x, (left, right), mode=mode).unsqueeze(-2)
+        elif any(layer.padding):
+            plane = F.pad(plane, (left, right, top, bottom), mode=mode)
+        unfolded = F.unfold(plane, layer.kernel, dilation=layer.dilation, stride=layer.stride)
+        columns = unfolded.reshape(x.shape[0], layer.groups, -1, unfolded.shape[-1])
+    if not layer.bias:
+        return columns
+    ones = columns.new_ones(1).expand(*columns.shape[:2], 1, columns.shape[-1])
+    return torch.cat([columns, ones], dim=2)
+
+
+def slopes(layer: Layer, gradient: Tensor) -> Tensor:
+    """The gradient at the layer's output as a matrix per group, (N, ...) -> (N, G, M, S)."""
+    samples = gradient.shape[0]
+    if layer.kind == "linear":
+        return gradient.reshape(samples, -1, gradient.shape[-1]).mT[:, None]
+    return gradient.reshape(samples, layer.groups, layer.outputs, -1)

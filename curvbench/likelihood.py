@@ -1,0 +1,200 @@
+"""Likelihoods: the loss, its gradient at the outputs and the factor of its curvature there.
+
+Outputs are (N, C) or (N, T, C), classes last. A loss term is one sample, or one token of a sequence; tokens with
+target -100 are no terms. All Fisher matrices are means over the loss terms.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORED = -100
+
+
+class Likelihood(ABC):
+    """A loss that is the negative logarithm of a density over targets, up to a constant."""
+
+    @abstractmethod
+    def check(self, outputs: Tensor, targets: Tensor) -> None:
+        """Raise ValueError where outputs and targets do not fit this likelihood."""
+
+    @abstractmethod
+    def valid(self, targets: Tensor) -> Tensor:
+        """Which loss terms count, bool (N,) or (N, T)."""
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss over the valid terms, a scalar."""
+
+    @abstractmethod
+    def residual(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The gradient of each term's loss at its outputs, shaped like the outputs; zero where not valid."""
+
+    @abstractmethod
+    def factor(self, outputs: Tensor) -> Tensor:
+        """Cotangents s_r with sum_r s_r s_r^T = Hessian of a term's loss, (R, N, ..., C)."""
+
+    @abstractmethod
+    def sample(self, outputs: Tensor, draws: int, generator: torch.Generator) -> Tensor:
+        """Residuals at targets drawn from the model, (draws, N, ..., C)."""
+
+    @abstractmethod
+    def coefficients(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """a with sum_r a_r s_r = residual, (R, N, ...); 0 where no finite a exists."""
+
+
+class CrossEntropy(Likelihood):
+    """Softmax and categorical targets; class indices (N,) or (N, T) int64."""
+
+    def check(self, outputs: Tensor, targets: Tensor) -> None:
+        if outputs.shape[-1] < 2:
+            raise ValueError("cross entropy over one class is constant: its Fisher is zero; give the model more outputs")
+        if targets.dtype != torch.int64 or targets.shape != outputs.shape[:-1]:
+            raise ValueError(
+                f"cross_entropy needs int64 class indices of shape {tuple(outputs.shape[:-1])} for outputs "
+                f"{tuple(outputs.shape)} (classes last), got {targets.dtype} of shape {tuple(targets.shape)}"
+            )
+        kept = targets[self.valid(targets)]
+        if kept.numel() == 0:
+            raise ValueError(f"no loss term is left: every target is {IGNORED} (ignored)")
+        low, high = int(kept.min()), int(kept.max())
+        if low < 0 or high >= outputs.shape[-1]:
+            raise ValueError(f"targets must lie in 0..{outputs.shape[-1] - 1}, got {low}..{high}")
+
+    def valid(self, targets: Tensor) -> Tensor:
+        return targets != IGNORED
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs.flatten(0, -2), targets.flatten(), ignore_index=IGNORED)
+
+    def residual(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return _scores_at(outputs, targets.clamp_min(0))
+
+    def factor(self, outputs: Tensor) -> Tensor:
+        """C - 1 columns of the closed-form Cholesky factor of diag(p) - p p^T.
+
+        With the tail sums Q_c = p_c + ... + p_C and q_c = Q_{c+1}: s_c[c] = sqrt(p_c q_c / Q_c) and
+        s_c[i > c] = -p_i sqrt(p_c / (q_c Q_c)). Tails are summed, not subtracted: nothing cancels at saturated p.
+        """
+        p, Q, q = _tails(outputs)
+        ratio = (p[..., :-1] / Q[..., :-1]).nan_to_num(0.0).sqrt()  # 0 / 0 where a whole tail underflows
+        below = -ratio[..., :, None] * (p[..., None, :] / q[..., :, None].sqrt()).nan_to_num(0.0)
+        on_diagonal = F.pad(torch.diag_embed(ratio * q.sqrt()), (0, 1))
+        return (below.triu(1) + on_diagonal).movedim(-2, 0)
+
+    def sample(self, outputs: Tensor, draws: int, generator: torch.Generator) -> Tensor:
+        p = torch.softmax(outputs.double(), -1).flatten(0, -2).cpu()
+        labels = torch.multinomial(p, draws, replacement=True, generator=generator).T
+        labels = labels.reshape(draws, *outputs.shape[:-1]).to(outputs.device)
+        return _scores_at(outputs.expand(draws, *outputs.shape), labels)
+
+    def coefficients(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """a_c = sqrt(p_c / (Q_c q_c)) for c < y, -sqrt(q_y / (p_y Q_y)) at c = y, 0 above."""
+        p, Q, q = _tails(outputs)
+        p, Q = p[..., :-1], Q[..., :-1]
+        classes = torch.arange(p.shape[-1], device=p.device)
+        y = targets[..., None]
+        before = (p / (Q * q)).sqrt()
+        at = -(q / (p * Q)).sqrt()
+        a = torch.where(classes < y, before, torch.where(classes == y, at, torch.zeros_like(p)))
+        return torch.where(torch.isfinite(a), a, 0.0).movedim(-1, 0)
+
+
+def _tails(outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Probabilities p (..., C), tail sums Q (..., C) from c on and q (..., C - 1) from c + 1 on."""
+    p = torch.softmax(outputs, -1)
+    Q = p.flip(-1).cumsum(-1).flip(-1)
+    return p, Q, Q[..., 1:]
+
+
+def _scores_at(outputs: Tensor, labels: Tensor) -> Tensor:
+    """p - e_label, its largest entries computed without cancellation: p_y - 1 = -(sum of the others)."""
+    p = torch.softmax(outputs, -1)
+    hit = F.one_hot(labels, outputs.shape[-1]).bool()
+    others = p.masked_fill(hit, 0.0)
+    return torch.where(hit, -others.sum(-1, keepdim=True), others)
+
+
+class Gaussian(Likelihood):
+    """Unit variance: 1/2 |f - y|^2 summed over outputs; targets shaped like the outputs."""
+
+    def check(self, outputs: Tensor, targets: Tensor) -> None:
+        if targets.dtype != outputs.dtype or targets.shape != outputs.shape:
+            raise ValueError(
+                f"gaussian needs targets like the outputs, {outputs.dtype} of shape {tuple(outputs.shape)}, "
+                f"got {targets.dtype} of shape {tuple(targets.shape)}"
+            )
+        if not bool(torch.isfinite(targets).all()):
+            raise ValueError("the targets hold NaN or infinity")
+
+    def valid(self, targets: Tensor) -> Tensor:
+        return torch.ones(targets.shape[:-1], dtype=torch.bool, device=targets.device)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs - targets).square().sum(-1).mean() / 2
+
+    def residual(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return outputs - targets
+
+    def factor(self, outputs: Tensor) -> Tensor:
+        eye = torch.eye(outputs.shape[-1], dtype=outputs.dtype, device=outputs.device)
+        return eye.reshape(-1, *[1] * (outputs.ndim - 1), outputs.shape[-1]).expand(-1, *outputs.shape)
+
+    def sample(self, outputs: Tensor, draws: int, generator: torch.Generator) -> Tensor:
+        noise = torch.randn(draws, *outputs.shape, generator=generator, dtype=torch.float64)
+        return noise.to(outputs.device, outputs.dtype)
+
+    def coefficients(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs - targets).movedim(-1, 0)
+
+
+LIKELIHOODS: dict[str, Likelihood] = {"cross_entropy": CrossEntropy(), "gaussian": Gaussian()}
+
+
+def _one_term_at_a_time(scores: Tensor) -> Iterator[Tensor]:
+    """(R, N, T, C) -> T R cotangents (N, T, C), each nonzero at one token; (R, N, C) -> R of (N, C)."""
+    if scores.ndim == 3:
+        yield from scores
+        return
+    for t in range(scores.shape[2]):
+        for score in scores:
+            only = torch.zeros_like(score)
+            only[:, t] = score[:, t]
+            yield only
+
+
+def cotangents(
+    likelihood: Likelihood, outputs: Tensor, targets: Tensor, fisher_type: str, mc_samples: int = 1, seed: int = 0
+) -> Iterator[Tensor]:
+    """Cotangents at the outputs whose score columns v make up F = (1/terms) sum v v^T, each (N, ..., C).
+
+    ``type-2``: R per term. ``empirical``: one per term. ``mc``: ``mc_samples`` altogether, in which all tokens of a
+    sequence are drawn at once (the sampling unit is the sequence: cross terms vanish in expectation).
+    """
+    mask = likelihood.valid(targets)[..., None]
+    if fisher_type == "type-2":
+        yield from _one_term_at_a_time(likelihood.factor(outputs) * mask)
+    elif fisher_type == "empirical":
+        yield from _one_term_at_a_time((likelihood.residual(outputs, targets) * mask)[None])
+    elif fisher_type == "mc":
+        generator = torch.Generator().manual_seed(seed)
+        yield from likelihood.sample(outputs, mc_samples, generator) * mask / mc_samples**0.5
+    else:
+        raise ValueError(f"fisher_type must be 'type-2', 'mc' or 'empirical', got {fisher_type!r}")
+
+
+def gradient_coefficients(likelihood: Likelihood, outputs: Tensor, targets: Tensor) -> Tensor:
+    """a (columns per sample, N) with sum_m a_m v_m = the gradient of the mean loss, in the order of ``cotangents``.
+
+    For the type-2 Fisher; entries are 0 where no finite one exists.
+    """
+    valid = likelihood.valid(targets)
+    a = likelihood.coefficients(outputs, targets.clamp_min(0) if targets.dtype == torch.int64 else targets) * valid
+    if a.ndim == 3:
+        a = a.permute(2, 0, 1).flatten(0, 1)
+    return a / int(valid.sum())

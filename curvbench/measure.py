@@ -1,0 +1,140 @@
+"""From a cell to its rows: the trained snapshot and the exact reference are made once, every probe is held against them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from curvbench import identity, numerics, training
+from curvbench.fisher import ExactFisher, exact_fisher
+from curvbench.fisher.columns import Columns
+from curvbench.instance import Instance
+from curvbench.meters.cost import cost_rows
+from curvbench.meters.direction import direction_rows
+from curvbench.meters.error import BLOCKS, error_rows, errors
+from curvbench.meters.health import health_rows
+from curvbench.operators import Operator
+from curvbench.spec import Cell, Probe, Row, Unsupported
+
+DEFAULT_DAMPING = 1e-3
+_FILE = "reference.pt"
+Report = Callable[[str], None]
+
+
+def fit(probe: Probe, instance: Instance) -> Operator:
+    """The operator of a probe after one update on the whole batch, running averages off.
+
+    Raises:
+        Unsupported: the probe does not cover the instance; the text says why.
+    """
+    refuse_unsupported(probe, instance)
+    return probe.operator(probe.update(probe.init(instance), instance))
+
+
+def refuse_unsupported(probe: Probe, instance: Instance) -> None:
+    """Raise Unsupported with the probe's own reason."""
+    reason = probe.unsupported(instance)
+    if reason is not None:
+        raise Unsupported(reason)
+
+
+def prepare(cell: Cell, folder: Path, data: Path | None, report: Report) -> None:
+    """Train the problem's snapshot and compute the exact Fisher of its batch into ``folder``, whole or not at all."""
+    path = folder / _FILE
+    if path.exists():
+        return
+    dtype = getattr(torch, cell.dtype)
+    problem = cell.problem
+
+    def tell(epoch: int, epochs: int, loss: float) -> None:
+        report(f"training {problem.label}: epoch {epoch}/{epochs}, loss {loss:.4f}")
+
+    model = training.snapshot(problem, cell.seed, data, cell.device, dtype, tell)
+    inputs, targets = training.batch(problem, problem.data(data), cell.seed, cell.device, dtype)
+    report(f"exact Fisher of {problem.label}: {len(inputs)} samples")
+    fisher = exact_fisher(Instance(model, inputs, targets, problem.loss))
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    torch.save(_packed(model.state_dict(), inputs, targets, fisher), temporary)
+    os.replace(temporary, path)
+
+
+def _packed(weights: dict[str, Tensor], inputs: Tensor, targets: Tensor, fisher: ExactFisher) -> dict[str, Any]:
+    return {
+        "weights": weights,
+        "batch": (inputs, targets),
+        "layer_inputs": [c.inputs for c in fisher.columns],
+        "slopes": [c.slopes for c in fisher.columns],
+        "coefficients": fisher.coefficients,
+        "cache": fisher.cache(),
+    }
+
+
+def load_reference(cell: Cell, folder: Path) -> tuple[Instance, ExactFisher]:
+    """The instance and exact Fisher that ``prepare`` has stored; large tensors stay on disk until they are used."""
+    stored = torch.load(folder / _FILE, map_location=cell.device, mmap=cell.device == "cpu", weights_only=True)
+    dtype = getattr(torch, cell.dtype)
+    model = cell.problem.model().to(cell.device, dtype).eval()
+    model.load_state_dict(stored["weights"])
+    inputs, targets = stored["batch"]
+    instance = Instance(model, inputs, targets, cell.problem.loss)
+    parts = zip(instance.layers, stored["layer_inputs"], stored["slopes"], strict=True)
+    columns = tuple(Columns(*part) for part in parts)
+    fisher = ExactFisher(columns, instance.terms, stored["coefficients"])
+    fisher.restore(stored["cache"])
+    return instance, fisher
+
+
+def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list[Row]:
+    """Every row of one cell, against the reference in ``folder``.
+
+    Raises:
+        Unsupported: the probe does not cover the problem.
+    """
+    instance, fisher = load_reference(cell, folder)
+    probe = _seeded(cell.probe, cell.seed)
+    refuse_unsupported(probe, instance)
+    report("cost")
+    rows = [Row("coverage.parameters", instance.coverage), *cost_rows(probe, instance)]
+    report("errors")
+    rows += accuracy_rows(probe, instance, fisher)
+    return [replace(row, epoch=cell.problem.epochs) for row in rows]
+
+
+def accuracy_rows(probe: Probe, instance: Instance, fisher: ExactFisher) -> Iterator[Row]:
+    """Errors, sampling error, health and directions of a probe against an exact Fisher."""
+    damping = getattr(probe, "damping", DEFAULT_DAMPING)
+    gradient = instance.gradient()
+    with numerics.count_retries() as retries:
+        state = probe.refresh(probe.update(probe.init(instance), instance))
+        step = probe.precondition(state, gradient)
+    operator = probe.operator(state)
+    found = list(error_rows(operator, fisher))
+    yield from found
+    yield from _sampling_rows(probe, instance, fisher, found)
+    yield from health_rows(operator, damping, retries.count)
+    yield from direction_rows(step, fisher, gradient, damping)
+
+
+def _sampling_rows(probe: Probe, instance: Instance, fisher: ExactFisher, found: list[Row]) -> Iterator[Row]:
+    """For sampled labels: what of the relative error more samples would remove."""
+    if getattr(probe, "fisher_type", None) != "mc":
+        return
+    limit = fit(replace(probe, fisher_type="type-2"), instance)  # type: ignore[type-var, call-arg]
+    wholes = {row.scope: row.value for row in error_rows(limit, fisher) if row.metric == "error.relative"}
+    for row in found:
+        if row.metric == "error.relative" and row.scope in ("network", BLOCKS) and row.value is not None:
+            yield Row("error.sampling", row.value - (wholes[row.scope] or 0.0), row.scope)
+
+
+def _seeded(probe: Probe, seed: int) -> Probe:
+    """The probe with its label draws moved by the cell's seed."""
+    if not any(f.name == "seed" for f in fields(probe)):  # type: ignore[arg-type]
+        return probe
+    return replace(probe, seed=probe.seed + seed)  # type: ignore[attr-defined, type-var, call-arg]

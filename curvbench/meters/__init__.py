@@ -1,0 +1,1 @@
+"""The rooms that compare, count or read a clock."""

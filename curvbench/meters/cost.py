@@ -1,0 +1,151 @@
+"""What a probe costs per phase, next to a plain SGD step on the same batch: FLOPs, memory, time.
+
+Each phase is counted, weighed and timed in runs of its own: nothing is timed under a counting mode.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from curvbench.instance import Instance
+from curvbench.meters.clock import ratios, take_turns
+from curvbench.meters.flops import FlopMeter
+from curvbench.meters.memory import peak_memory, state_bytes
+from curvbench.spec import Probe, Row
+
+TURNS = 7
+BUDGET_SECONDS = 8.0
+BASELINE = "sgd"
+
+
+@dataclass
+class Stepper:
+    """One optimizer step taken apart: plain SGD, and the same with the probe's phases between gradient and update.
+
+    The model is a copy and the learning rate 0, so that every repetition does the same arithmetic.
+    """
+
+    probe: Probe
+    instance: Instance
+    model: nn.Module = field(init=False)
+    optimizer: torch.optim.SGD = field(init=False)
+    fresh: Any = field(init=False)
+    updated: Any = field(init=False)
+    refreshed: Any = field(init=False)
+    gradient: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.model = copy.deepcopy(self.instance.model)
+        self.optimizer = torch.optim.SGD([p for p in self.model.parameters() if p.requires_grad], lr=0.0, momentum=0.9)
+        self.fresh = self.probe.init(self.instance)
+        self.gradient = self.instance.gradient()
+        self.sgd()  # allocates the momentum buffers, which belong to no phase
+        self.statistics()
+        self.invert()
+
+    def sgd(self) -> None:
+        self._backward()
+        self.optimizer.step()
+
+    def statistics(self) -> None:
+        self.updated = self.probe.update(self.fresh, self.instance)
+
+    def invert(self) -> None:
+        self.refreshed = self.probe.refresh(self.updated)
+
+    def precondition(self) -> None:
+        self.probe.precondition(self.refreshed, self.gradient)
+
+    def step(self) -> None:
+        """Gradient, statistics, inversion, preconditioning and update: a step that leaves nothing out."""
+        self._backward()
+        named = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
+        state = self.probe.refresh(self.probe.update(self.fresh, self.instance))
+        direction = self.probe.precondition(state, self.instance.pack(named))
+        for name, part in self.instance.unpack(direction).items():
+            named[name].copy_(part)
+        self.optimizer.step()
+
+    def phases(self) -> dict[str, Callable[[], None]]:
+        """In the order in which a step takes them."""
+        return {
+            "statistics": self.statistics,
+            "invert": self.invert,
+            "precondition": self.precondition,
+            "step": self.step,
+        }
+
+    def _backward(self) -> None:
+        self.optimizer.zero_grad()
+        inputs = self.instance.inputs
+        if isinstance(inputs, Tensor):
+            outputs = self.model(inputs)
+        else:
+            outputs = self.model(**inputs) if isinstance(inputs, Mapping) else self.model(*inputs)
+        self.instance.likelihood.loss(outputs, self.instance.targets).backward()
+
+
+def flop_rows(stepper: Stepper) -> Iterator[Row]:
+    """Counted FLOPs per phase, operations without a formula, the published complexity and the ratio to SGD."""
+    with FlopMeter() as baseline:
+        stepper.sgd()
+    modelled = _modelled(stepper)
+    for phase, run in stepper.phases().items():
+        with FlopMeter() as meter:
+            run()
+        yield Row("flops.counted", float(meter.total), phase)
+        yield Row("flops.uncounted_ops", float(len(meter.uncounted)), phase, reason=" ".join(meter.uncounted))
+        yield Row("flops.ratio", meter.total / baseline.total, phase)
+        if phase in modelled:
+            yield Row("flops.model", 2 * modelled[phase], phase)
+
+
+def _modelled(stepper: Stepper) -> Mapping[str, float]:
+    """Published multiply-adds per phase for this instance."""
+    instance, probe = stepper.instance, stepper.probe
+    fisher_type = getattr(probe, "fisher_type", "type-2")
+    if fisher_type == "mc":
+        columns = getattr(probe, "mc_samples", 1)
+    else:
+        factors = len(instance.likelihood.factor(instance.outputs()[:1])) if fisher_type == "type-2" else 1
+        columns = 0 if fisher_type == "forward-only" else factors * instance.terms_per_sample
+    return probe.complexity(list(instance.sizes.values()), instance.samples, columns)
+
+
+def memory_rows(stepper: Stepper) -> Iterator[Row]:
+    """Peak bytes per phase above what is live when it begins, the bytes kept, and the ratio to SGD."""
+    device = stepper.instance.device
+    baseline, method = peak_memory(stepper.sgd, device)
+    for phase, run in stepper.phases().items():
+        peak, _ = peak_memory(run, device)
+        yield Row("memory.peak", float(peak), phase, method=method)
+        yield Row("memory.ratio", peak / baseline, phase, method=method)
+    states = {"statistics": stepper.updated, "invert": stepper.refreshed, "step": stepper.refreshed}
+    for phase, state in states.items():
+        yield Row("memory.state", float(state_bytes(state)), phase, method="bytes of distinct tensor storages")
+
+
+def time_rows(stepper: Stepper) -> Iterator[Row]:
+    """Raw seconds per phase and their ratio to the SGD step of the same turn."""
+    functions = {BASELINE: stepper.sgd, **stepper.phases()}
+    samples = take_turns(functions, stepper.instance.device, TURNS, BUDGET_SECONDS)
+    yield Row("time.wall", median(samples[BASELINE]), BASELINE, samples[BASELINE])
+    for phase in stepper.phases():
+        yield Row("time.wall", median(samples[phase]), phase, samples[phase])
+        against = ratios(samples[phase], samples[BASELINE])
+        yield Row("time.ratio", median(against), phase, against)
+
+
+def cost_rows(probe: Probe, instance: Instance) -> Iterator[Row]:
+    """Every cost metric of a probe on an instance."""
+    stepper = Stepper(probe, instance)
+    yield from time_rows(stepper)
+    yield from flop_rows(stepper)
+    yield from memory_rows(stepper)

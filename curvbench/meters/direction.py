@@ -1,0 +1,98 @@
+"""How good the step is that a probe makes of the gradient, against the exact damped natural gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from curvbench import numerics
+from curvbench.fisher import ExactFisher, exact_fisher
+from curvbench.instance import Instance
+from curvbench.meters.error import BLOCKS
+from curvbench.spec import Probe, Row, Status
+
+
+@dataclass(frozen=True)
+class Target:
+    """The exact natural gradient of one Fisher matrix, and that matrix's quadratic form."""
+
+    step: Tensor
+    gradient: Tensor
+    fisher: ExactFisher | None
+    layers: tuple[ExactFisher, ...]
+    damping: float
+
+    def quadratic(self, v: Tensor) -> float:
+        """v^T (F + damping I) v."""
+        parts = v.split([f.size for f in self.layers])
+        if self.fisher is not None:
+            curved = self.fisher.quadratic(v)
+        else:
+            curved = sum(f.quadratic(part) for f, part in zip(self.layers, parts, strict=True))
+        return curved + self.damping * numerics.sum_squares(v)
+
+
+def network_target(fisher: ExactFisher, gradient: Tensor, damping: float) -> Target:
+    """Against the whole Fisher."""
+    return Target(fisher.natural_gradient(gradient, damping), gradient, fisher, (fisher,), damping)
+
+
+def block_target(fisher: ExactFisher, gradient: Tensor, damping: float) -> Target:
+    """Against the exact layer blocks: what a block-diagonal method can reach."""
+    layers = tuple(fisher.layer(c.layer.name) for c in fisher.columns)
+    parts = gradient.split([f.size for f in layers])
+    step = torch.cat([f.natural_gradient(part, damping) for f, part in zip(layers, parts, strict=True)])
+    return Target(step, gradient, None, layers, damping)
+
+
+def compare(step: Tensor, target: Target) -> dict[str, float]:
+    """Cosine and relative distance to the exact step, and the share of the optimal decrease that the step reaches.
+
+    The decrease is <g, p> - 1/2 p^T (F + damping I) p; it is negative for a step that is too long.
+    """
+    step, exact = step.to(target.step.dtype), target.step
+    length, wanted = numerics.sum_squares(step) ** 0.5, numerics.sum_squares(exact) ** 0.5
+    best = numerics.inner(target.gradient, exact) / 2
+    reached = numerics.inner(target.gradient, step) - target.quadratic(step) / 2
+    return {
+        "cosine": numerics.inner(step, exact) / (length * wanted) if length and wanted else float("nan"),
+        "relative": numerics.sum_squares(step - exact) ** 0.5 / wanted if wanted else float("nan"),
+        "decrease": reached / best if best else float("nan"),
+    }
+
+
+def with_damping(probe: Probe, damping: float) -> Probe:
+    """The probe with another damping, or itself where it has none."""
+    has = any(f.name == "damping" for f in fields(probe))  # type: ignore[arg-type]
+    return replace(probe, damping=damping) if has else probe  # type: ignore[type-var]
+
+
+def step_of(probe: Probe, instance: Instance, gradient: Tensor) -> Tensor:
+    """The probe's preconditioned gradient, statistics from the whole batch."""
+    state = probe.refresh(probe.update(probe.init(instance), instance))
+    return probe.precondition(state, gradient)
+
+
+def direction_errors(probe: Probe, instance: Instance, damping: float = 1e-3) -> dict[str, float]:
+    """Errors of the probe's step on the instance's gradient against (F + damping I)^-1 g, solved exactly.
+
+    Returns:
+        ``cosine``, ``relative`` and ``decrease`` (see ``compare``); NaN where the gradient is zero.
+    """
+    gradient = instance.gradient()
+    target = network_target(exact_fisher(instance), gradient, damping)
+    return compare(step_of(with_damping(probe, damping), instance, gradient), target)
+
+
+def direction_rows(step: Tensor, fisher: ExactFisher, gradient: Tensor, damping: float) -> Iterator[Row]:
+    """Every direction metric against the network's Fisher and against its layer blocks."""
+    for scope, make in (("network", network_target), (BLOCKS, block_target)):
+        for name, value in compare(step, make(fisher, gradient, damping)).items():
+            if value == value:
+                yield Row(f"direction.{name}", value, scope, method=f"damping {damping:g}")
+            else:
+                reason = "the gradient or the step is zero: it has no direction"
+                yield Row(f"direction.{name}", scope=scope, status=Status.SKIPPED, reason=reason)

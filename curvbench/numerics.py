@@ -1,0 +1,111 @@
+"""Factorizations that say when they struggled, and sums that do not lose digits.
+
+Policy: symmetric input is symmetrised, eigenvalues of positive semi-definite matrices are clamped at zero, a
+factorization that fails in its own precision is repeated once in float64 and the repetition is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Retries:
+    """Number of factorizations repeated in float64 inside a ``count_retries`` block."""
+
+    count: int = 0
+
+
+_retries: ContextVar[Retries | None] = ContextVar("retries", default=None)
+
+
+@contextmanager
+def count_retries() -> Iterator[Retries]:
+    """Count the factorizations that had to be repeated in higher precision inside the block."""
+    retries = Retries()
+    token = _retries.set(retries)
+    try:
+        yield retries
+    finally:
+        _retries.reset(token)
+
+
+def _note_retry() -> None:
+    retries = _retries.get()
+    if retries is not None:
+        retries.count += 1
+
+
+def symmetrize(matrix: Tensor) -> Tensor:
+    """(A + A^T) / 2 over the last two dimensions."""
+    return (matrix + matrix.mT) / 2
+
+
+def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (..., n) ascending, clamped at zero, and eigenvectors (..., n, n) of a PSD matrix."""
+    matrix = symmetrize(matrix)
+    try:
+        values, vectors = torch.linalg.eigh(matrix)
+        healthy = bool(torch.isfinite(values).all())
+    except torch.linalg.LinAlgError:
+        healthy = False
+    if not healthy:
+        _note_retry()
+        values, vectors = (t.to(matrix.dtype) for t in torch.linalg.eigh(matrix.double()))
+    return values.clamp_min(0), vectors
+
+
+def eigvalsh(matrix: Tensor) -> Tensor:
+    """Eigenvalues (..., n) of a PSD matrix in float64, ascending, clamped at zero."""
+    return torch.linalg.eigvalsh(symmetrize(matrix).double()).clamp_min(0)
+
+
+def cholesky(matrix: Tensor) -> Tensor:
+    """Lower Cholesky factor (..., n, n), in float64 where the matrix's own precision does not suffice.
+
+    Raises:
+        ValueError: the matrix is singular in float64 as well.
+    """
+    matrix = symmetrize(matrix)
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    if not failed.any():
+        return factor
+    _note_retry()
+    factor, failed = torch.linalg.cholesky_ex(matrix.double())
+    if failed.any():
+        raise ValueError("the matrix is singular to working precision: give a damping above zero, or a larger one")
+    return factor
+
+
+def damped_inverse(matrix: Tensor, damping: Tensor | float) -> Tensor:
+    """(A + damping I)^-1 over the last two dimensions, in A's dtype; ``damping`` broadcasts over the batch."""
+    eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    shift = torch.as_tensor(damping, dtype=matrix.dtype, device=matrix.device)[..., None, None]
+    return torch.cholesky_inverse(cholesky(matrix + shift * eye)).to(matrix.dtype)
+
+
+def sum_squares(tensor: Tensor) -> float:
+    """Sum of squares, accumulated in float64 (float32 norms on CPU lose up to 1e-3 on large tensors)."""
+    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) ** 2
+
+
+def inner(a: Tensor, b: Tensor) -> float:
+    """Sum of a * b, accumulated in float64."""
+    return float((a.double() * b.double()).sum())
+
+
+def positive(denominator: Tensor) -> Tensor:
+    """The denominator of a solve, checked.
+
+    Raises:
+        ValueError: an entry is not above zero, so that the matrix is singular.
+    """
+    if not bool((denominator > 0).all()):
+        raise ValueError("the operator is singular without damping: give a damping above zero")
+    return denominator

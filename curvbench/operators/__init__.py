@@ -1,0 +1,10 @@
+"""The operator algebra: every curvature matrix in closed form, none of them stored unless it is ``Dense``."""
+
+from curvbench.operators.base import Operator
+from curvbench.operators.blocks import BlockDiagonal
+from curvbench.operators.dense import Dense
+from curvbench.operators.diagonal import Diagonal, Identity
+from curvbench.operators.kronecker import Kronecker, RotatedDiagonal
+from curvbench.operators.lowrank import LowRank
+
+__all__ = ["BlockDiagonal", "Dense", "Diagonal", "Identity", "Kronecker", "LowRank", "Operator", "RotatedDiagonal"]

@@ -1,0 +1,69 @@
+"""Stored matrices: one, or a stack of equal size on the diagonal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from curvbench import numerics
+from curvbench.operators.base import Operator, largest
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(Operator):
+    """A stored PSD matrix (P, P), or B of them (B, n, n) on the diagonal of a matrix of order B n."""
+
+    matrix: Tensor
+
+    def __post_init__(self) -> None:
+        if self.matrix.ndim == 2:
+            object.__setattr__(self, "matrix", self.matrix[None])
+
+    @property
+    def size(self) -> int:
+        return self.matrix.shape[0] * self.matrix.shape[1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.matrix.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.matrix.device
+
+    def _stack(self, V: Tensor) -> Tensor:
+        """(P, K) -> (B, n, K)."""
+        return V.reshape(*self.matrix.shape[:2], V.shape[1])
+
+    def matmat(self, V: Tensor) -> Tensor:
+        return (self.matrix @ self._stack(V)).reshape(V.shape)
+
+    def _solve(self, V: Tensor, damping: float) -> Tensor:
+        eye = torch.eye(self.matrix.shape[-1], dtype=self.dtype, device=self.device)
+        factor = numerics.cholesky(self.matrix + damping * eye)
+        return torch.cholesky_solve(self._stack(V).to(factor.dtype), factor).reshape(V.shape).to(V.dtype)
+
+    def trace(self) -> float:
+        return float(self.diagonal().sum(dtype=torch.float64))
+
+    def frobenius_norm(self) -> float:
+        return numerics.sum_squares(self.matrix) ** 0.5
+
+    def diagonal(self) -> Tensor:
+        return self.matrix.diagonal(dim1=-2, dim2=-1).flatten()
+
+    def eigenvalues(self, k: int) -> Tensor:
+        return largest(numerics.eigvalsh(self.matrix), k)
+
+    def smallest_eigenvalue(self) -> float:
+        return float(numerics.eigvalsh(self.matrix).min())
+
+    def block(self, start: int, stop: int) -> Operator:
+        order = self.matrix.shape[-1]
+        if len(self.matrix) == 1:
+            return Dense(self.matrix[:, start:stop, start:stop])
+        if start % order == 0 and stop % order == 0:
+            return Dense(self.matrix[start // order : stop // order])
+        return super().block(start, stop)

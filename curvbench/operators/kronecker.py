@@ -1,0 +1,143 @@
+"""Kronecker products and matrices diagonal in a Kronecker basis, batched over the groups of a convolution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from curvbench import numerics
+from curvbench.operators.base import Operator, largest
+
+
+def _batched(factor: Tensor) -> Tensor:
+    return factor if factor.ndim == 3 else factor[None]
+
+
+def _to_matrices(V: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """(P, K) -> (K, G, M, D)."""
+    return V.T.reshape(V.shape[1], left.shape[0], left.shape[-1], right.shape[-1])
+
+
+def _to_vectors(V: Tensor) -> Tensor:
+    """(K, G, M, D) -> (P, K)."""
+    return V.reshape(V.shape[0], -1).T
+
+
+@dataclass(frozen=True, eq=False)
+class RotatedDiagonal(Operator):
+    """(Q_l (x) Q_r) diag(entries) (Q_l (x) Q_r)^T with orthogonal bases, block-diagonal over groups.
+
+    ``left_basis`` (G, M, M) or (M, M), ``right_basis`` (G, D, D) or (D, D), ``entries`` (G, M, D) or (M, D).
+    """
+
+    left_basis: Tensor
+    right_basis: Tensor
+    entries: Tensor
+
+    def __post_init__(self) -> None:
+        for name in ("left_basis", "right_basis", "entries"):
+            object.__setattr__(self, name, _batched(getattr(self, name)))
+
+    @property
+    def size(self) -> int:
+        return self.entries.numel()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.entries.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.entries.device
+
+    def _scale_rotated(self, V: Tensor, factor: Tensor) -> Tensor:
+        rotated = self.left_basis.mT @ _to_matrices(V, self.left_basis, self.right_basis) @ self.right_basis
+        return _to_vectors(self.left_basis @ (rotated * factor) @ self.right_basis.mT)
+
+    def matmat(self, V: Tensor) -> Tensor:
+        return self._scale_rotated(V, self.entries)
+
+    def _solve(self, V: Tensor, damping: float) -> Tensor:
+        return self._scale_rotated(V, 1 / numerics.positive(self.entries + damping))
+
+    def trace(self) -> float:
+        return float(self.entries.sum(dtype=torch.float64))
+
+    def frobenius_norm(self) -> float:
+        return numerics.sum_squares(self.entries) ** 0.5
+
+    def diagonal(self) -> Tensor:
+        return (self.left_basis.square() @ self.entries @ self.right_basis.square().mT).flatten()
+
+    def eigenvalues(self, k: int) -> Tensor:
+        return largest(self.entries, k)
+
+    def smallest_eigenvalue(self) -> float:
+        return float(self.entries.min())
+
+
+@dataclass(frozen=True, eq=False)
+class Kronecker(Operator):
+    """left (x) right in row-major order: V -> left V right^T, block-diagonal over groups.
+
+    ``left`` (G, M, M) or (M, M) is the output factor, ``right`` (G, D, D) or (D, D) the input factor; both PSD.
+    """
+
+    left: Tensor
+    right: Tensor
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "left", _batched(self.left))
+        object.__setattr__(self, "right", _batched(self.right))
+
+    @property
+    def size(self) -> int:
+        return self.left.shape[0] * self.left.shape[-1] * self.right.shape[-1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.left.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.left.device
+
+    @cached_property
+    def rotated(self) -> RotatedDiagonal:
+        """The same matrix in its eigenbasis."""
+        left_values, left_basis = numerics.eigh(self.left)
+        right_values, right_basis = numerics.eigh(self.right)
+        return RotatedDiagonal(left_basis, right_basis, left_values[:, :, None] * right_values[:, None, :])
+
+    def matmat(self, V: Tensor) -> Tensor:
+        return _to_vectors(self.left @ _to_matrices(V, self.left, self.right) @ self.right.mT)
+
+    def _solve(self, V: Tensor, damping: float) -> Tensor:
+        return self.rotated.solve(V, damping)
+
+    def _trace_per_group(self, factor: Tensor) -> Tensor:
+        return factor.diagonal(dim1=-2, dim2=-1).sum(-1, dtype=torch.float64)
+
+    def trace(self) -> float:
+        return float((self._trace_per_group(self.left) * self._trace_per_group(self.right)).sum())
+
+    def frobenius_norm(self) -> float:
+        left, right = (torch.linalg.vector_norm(f, dim=(-2, -1), dtype=torch.float64) for f in (self.left, self.right))
+        return numerics.sum_squares(left * right) ** 0.5
+
+    def diagonal(self) -> Tensor:
+        left, right = (f.diagonal(dim1=-2, dim2=-1) for f in (self.left, self.right))
+        return (left[:, :, None] * right[:, None, :]).flatten()
+
+    def _eigenvalues(self) -> Tensor:
+        left, right = numerics.eigvalsh(self.left), numerics.eigvalsh(self.right)
+        return left[:, :, None] * right[:, None, :]
+
+    def eigenvalues(self, k: int) -> Tensor:
+        return largest(self._eigenvalues(), k)
+
+    def smallest_eigenvalue(self) -> float:
+        return float(self._eigenvalues().min())

@@ -1,0 +1,77 @@
+"""Low rank plus a multiple of the identity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from curvbench import numerics
+from curvbench.operators.base import Operator, largest
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank(Operator):
+    """shift I + U diag(weights) U^T; ``columns`` U (P, K) need not be orthogonal, ``weights`` (K,) not negative."""
+
+    columns: Tensor
+    weights: Tensor
+    shift: float = 0.0
+
+    @property
+    def size(self) -> int:
+        return self.columns.shape[0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.columns.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.columns.device
+
+    @cached_property
+    def _scaled(self) -> Tensor:
+        """U diag(sqrt(weights)), (P, K)."""
+        return self.columns * self.weights.sqrt()
+
+    @cached_property
+    def _gram(self) -> Tensor:
+        """Of the scaled columns, (K, K) in float64."""
+        return self._scaled.double().T @ self._scaled.double()
+
+    def matmat(self, V: Tensor) -> Tensor:
+        return self.shift * V + self._scaled @ (self._scaled.T @ V)
+
+    def _solve(self, V: Tensor, damping: float) -> Tensor:
+        floor = self.shift + damping
+        if not floor > 0:
+            raise ValueError("a low-rank operator without shift is singular: give a damping above zero")
+        eye = torch.eye(len(self.weights), dtype=torch.float64, device=self.device)
+        factor = numerics.cholesky(self._gram + floor * eye)
+        small = torch.cholesky_solve((self._scaled.T @ V).double(), factor).to(self.dtype)
+        return (V - self._scaled @ small) / floor
+
+    def trace(self) -> float:
+        return self.shift * self.size + float(self._gram.trace())
+
+    def frobenius_norm(self) -> float:
+        cross = 2 * self.shift * float(self._gram.trace())
+        return (self.shift**2 * self.size + cross + numerics.sum_squares(self._gram)) ** 0.5
+
+    def diagonal(self) -> Tensor:
+        return self.shift + self._scaled.square().sum(1)
+
+    def eigenvalues(self, k: int) -> Tensor:
+        values = self.shift + numerics.eigvalsh(self._gram)
+        rest = max(min(k, self.size) - len(values), 0)
+        return largest(torch.cat([values, values.new_full((rest,), self.shift)]), k)
+
+    def smallest_eigenvalue(self) -> float:
+        full_rank = len(self.weights) >= self.size
+        return self.shift + (float(numerics.eigvalsh(self._gram)[-self.size]) if full_rank else 0.0)
+
+    def block(self, start: int, stop: int) -> Operator:
+        return LowRank(self.columns[start:stop], self.weights, self.shift)

@@ -1,0 +1,35 @@
+"""The diagonal of the Fisher: entry-wise natural gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from curvbench.fisher import collect
+from curvbench.instance import Instance
+from curvbench.operators import Diagonal
+from curvbench.spec import FisherProbe, LayerSize
+
+
+@dataclass(frozen=True)
+class Diag(FisherProbe):
+    """The exact diagonal of the Fisher: its projection on diagonal matrices."""
+
+    def update(self, state: Diagonal | None, batch: Instance) -> Diagonal:
+        columns = collect(batch, self.fisher_type, self.mc_samples, self.seed)
+        squares = torch.cat([c.squares().flatten() for c in columns])
+        return Diagonal((squares / batch.terms).to(batch.dtype))
+
+    def precondition(self, state: Diagonal, gradient: Tensor) -> Tensor:
+        return state.solve(gradient, self.damping)
+
+    def operator(self, state: Diagonal) -> Diagonal:
+        return state
+
+    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
+        entries = [s.groups * s.outputs * s.inputs for s in sizes]
+        forming = sum(samples * columns * s.positions * p for s, p in zip(sizes, entries, strict=True))
+        return {"statistics": forming, "invert": 0, "precondition": sum(entries)}

@@ -1,0 +1,45 @@
+"""Exact natural gradient with the whole Fisher of the batch (Woodbury on the Gram matrix of all layers)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from curvbench.fisher import ExactFisher, collect, gram_cost
+from curvbench.instance import Instance
+from curvbench.spec import FisherProbe, LayerSize
+
+
+class State(NamedTuple):
+    """The batch's Fisher, and the Cholesky factor of its damped Gram matrix (R N, R N)."""
+
+    fisher: ExactFisher
+    factor: Tensor | None
+
+
+@dataclass(frozen=True)
+class Full(FisherProbe):
+    """The exact Fisher of all layers together: the reference every other probe is compared with."""
+
+    def update(self, state: State | None, batch: Instance) -> State:
+        fisher = ExactFisher(collect(batch, self.fisher_type, self.mc_samples, self.seed), batch.terms)
+        fisher.gram()  # cached: the Gram matrix belongs to the statistics
+        return State(fisher, None)
+
+    def refresh(self, state: State) -> State:
+        return state._replace(factor=state.fisher.factorize(self.damping))
+
+    def precondition(self, state: State, gradient: Tensor) -> Tensor:
+        assert state.factor is not None, "refresh comes before precondition"
+        return state.fisher.solve_factorized(gradient[:, None], self.damping, state.factor)[:, 0]
+
+    def operator(self, state: State) -> ExactFisher:
+        return state.fisher
+
+    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
+        b = samples * columns
+        entries = sum(s.groups * s.outputs * s.inputs for s in sizes)
+        return {"statistics": sum(gram_cost(s, b) for s in sizes), "invert": b**3, "precondition": 2 * b * entries}

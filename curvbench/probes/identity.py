@@ -1,0 +1,29 @@
+"""Plain gradient descent: the trivial baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from curvbench.instance import Instance
+from curvbench.operators import Identity
+from curvbench.spec import LayerSize, Probe
+
+
+@dataclass(frozen=True)
+class IdentityProbe(Probe):
+    """The identity: no curvature, the step is the gradient."""
+
+    def update(self, state: Identity | None, batch: Instance) -> Identity:
+        return Identity(batch.size, batch.dtype, batch.device)
+
+    def precondition(self, state: Identity, gradient: Tensor) -> Tensor:
+        return gradient
+
+    def operator(self, state: Identity) -> Identity:
+        return state
+
+    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
+        return {"statistics": 0, "invert": 0, "precondition": 0}

@@ -1,0 +1,68 @@
+"""Unit-wise natural gradient: one exact block per output unit (Kurita 1993; Ollivier 2015)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from curvbench import numerics
+from curvbench.fisher import collect
+from curvbench.instance import Instance
+from curvbench.operators import BlockDiagonal, Dense
+from curvbench.spec import FisherProbe, LayerSize
+
+_LIMIT_BYTES = 4 * 2**30
+
+
+class State(NamedTuple):
+    """Per layer the blocks (G M, D, D), and the Cholesky factors of the damped blocks."""
+
+    blocks: list[Tensor]
+    factors: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Unit(FisherProbe):
+    """One exact Fisher block per output unit (channel, for a convolution)."""
+
+    def unsupported(self, instance: Instance) -> str | None:
+        itemsize = torch.finfo(instance.dtype).bits // 8
+        needed = itemsize * sum(s.groups * s.outputs * s.inputs**2 for s in instance.sizes.values())
+        if needed <= _LIMIT_BYTES:
+            return None
+        return f"the unit blocks take {needed / 2**30:.1f} GiB, more than the {_LIMIT_BYTES / 2**30:.0f} GiB that are stored"
+
+    def update(self, state: State | None, batch: Instance) -> State:
+        columns = collect(batch, self.fisher_type, self.mc_samples, self.seed)
+        return State([c.unit_blocks() / batch.terms for c in columns], [])
+
+    def refresh(self, state: State) -> State:
+        return state._replace(factors=[numerics.cholesky(_damped(b, self.damping)) for b in state.blocks])
+
+    def precondition(self, state: State, gradient: Tensor) -> Tensor:
+        parts = gradient.split([b.shape[0] * b.shape[1] for b in state.blocks])
+        solved = [
+            torch.cholesky_solve(part.reshape(*factor.shape[:2], 1).to(factor.dtype), factor).flatten()
+            for part, factor in zip(parts, state.factors, strict=True)
+        ]
+        return torch.cat(solved).to(gradient.dtype)
+
+    def operator(self, state: State) -> BlockDiagonal:
+        return BlockDiagonal([Dense(block) for block in state.blocks])
+
+    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
+        b = samples * columns
+        units = [(s.groups * s.outputs, s.inputs, s.positions) for s in sizes]
+        return {
+            "statistics": sum(b * m * d**2 + (b * S * m * d if S > 1 else 0) for m, d, S in units),
+            "invert": sum(m * d**3 for m, d, _ in units),
+            "precondition": sum(m * d**2 for m, d, _ in units),
+        }
+
+
+def _damped(blocks: Tensor, damping: float) -> Tensor:
+    return blocks + damping * torch.eye(blocks.shape[-1], dtype=blocks.dtype, device=blocks.device)

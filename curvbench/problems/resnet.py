@@ -1,0 +1,136 @@
+"""Residual networks for small images. Source: K. He, X. Zhang, S. Ren, J. Sun, CVPR 2016 (arXiv:1512.03385)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from curvbench import data
+from curvbench.problems import validate
+from curvbench.spec import Dataset, Problem
+
+# Blocks per stage. Three stages: section 4.2 of the paper (6n + 2 layers); four: table 1, its stem replaced by 3 x 3.
+STAGES: dict[int, tuple[int, ...]] = {
+    8: (1, 1, 1),
+    20: (3, 3, 3),
+    32: (5, 5, 5),
+    44: (7, 7, 7),
+    56: (9, 9, 9),
+    110: (18, 18, 18),
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+}
+
+
+@dataclass(frozen=True)
+class ResNet(Problem):
+    """Residual network for small images: depth 8, 20, 32, 44, 56, 110 (three stages) or 18, 34 (four stages).
+
+    Three stages: ``width`` 16 and shortcuts without parameters. Four stages: ``width`` 64 and 1 x 1 projections; 18
+    has 11,173,962 parameters on CIFAR-10. ``width`` is that of the first stage; 0 takes these. Modules are named as
+    torchvision names them.
+    """
+
+    depth: int = 20
+    dataset: str = "digits"
+    width: int = 0
+    samples: int = 128
+    epochs: int = 0
+
+    def __post_init__(self) -> None:
+        validate(self)
+        data.info(self.dataset)
+        if self.depth not in STAGES:
+            raise ValueError(f"resnet: depth must be one of {', '.join(map(str, STAGES))}, got {self.depth}")
+        if self.width < 0:
+            raise ValueError(f"resnet: width must be positive, or 0 for the paper's, got {self.width}")
+
+    def model(self) -> nn.Module:
+        """(N, channels, size, size) -> (N, C); convolutions drawn from He's normal distribution, fan out."""
+        info, stages = data.info(self.dataset), STAGES[self.depth]
+        published = 64 if len(stages) == 4 else 16
+        return Network(info.channels, info.classes, stages, self.width or published)
+
+    def data(self, root: Path | None) -> Dataset:
+        """The data set, see ``curvbench.data.load``."""
+        return data.load(self.dataset, root)
+
+
+class Network(nn.Module):
+    """3 x 3 stem, stages of basic blocks (width doubled and size halved from one to the next), mean over pixels, fc."""
+
+    def __init__(self, channels: int, classes: int, stages: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        self.conv1 = _conv3x3(channels, width, 1)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.stages = [f"layer{k}" for k in range(1, len(stages) + 1)]
+        inputs = width
+        for k, (name, blocks) in enumerate(zip(self.stages, stages, strict=True)):
+            outputs = width * 2**k
+            self.add_module(name, _stage(inputs, outputs, blocks, 1 if k == 0 else 2, projection=len(stages) == 4))
+            inputs = outputs
+        self.fc = nn.Linear(inputs, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, size, size) -> (N, classes)."""
+        x = F.relu(self.bn1(self.conv1(x)))
+        for name in self.stages:
+            x = self.get_submodule(name)(x)
+        outputs: Tensor = self.fc(x.mean((2, 3)))
+        return outputs
+
+
+class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions with BatchNorm and a shortcut around them."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, projection: bool) -> None:
+        super().__init__()
+        self.conv1 = _conv3x3(inputs, outputs, stride)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = _conv3x3(outputs, outputs, 1)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.downsample = _shortcut(inputs, outputs, stride, projection)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) -> (N, outputs, H / stride, W / stride)."""
+        y = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(y)) + self.downsample(x))
+
+
+class PaddedShortcut(nn.Module):
+    """Option A of the paper: every ``stride``-th pixel, and as many zero channels before as after."""
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.channels, self.stride = channels, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C + channels, H / stride, W / stride)."""
+        before = self.channels // 2
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.channels - before))
+
+
+def _shortcut(inputs: int, outputs: int, stride: int, projection: bool) -> nn.Module:
+    if inputs == outputs and stride == 1:
+        return nn.Identity()
+    if not projection:
+        return PaddedShortcut(outputs - inputs, stride)
+    convolution = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+    return nn.Sequential(_he(convolution), nn.BatchNorm2d(outputs))
+
+
+def _stage(inputs: int, outputs: int, blocks: int, stride: int, projection: bool) -> nn.Module:
+    first = BasicBlock(inputs, outputs, stride, projection)
+    return nn.Sequential(first, *[BasicBlock(outputs, outputs, 1, projection) for _ in range(blocks - 1)])
+
+
+def _conv3x3(inputs: int, outputs: int, stride: int) -> nn.Conv2d:
+    return _he(nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False))
+
+
+def _he(convolution: nn.Conv2d) -> nn.Conv2d:
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    return convolution

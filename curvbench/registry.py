@@ -1,0 +1,315 @@
+"""From names to components: the package's folders, entry points and the files of users."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import math
+import pkgutil
+import re
+import sys
+import typing
+import warnings
+from collections.abc import Iterable, Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType, NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union
+
+from curvbench.spec import Component, Probe, Problem, Suite
+
+C = TypeVar("C", bound=Component)
+
+FISHER_ALIASES = {"type2": "type-2", "exact": "type-2"}
+BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+_FORM = re.compile(r"(?P<name>.*?)(\[(?P<arguments>[^\[\]]*)\])?", re.DOTALL)
+_FILE = re.compile(r"(?P<path>.+\.py):(?P<name>\w+)", re.DOTALL)
+_files: dict[Path, ModuleType] = {}
+
+
+def probes() -> dict[str, type[Probe]]:
+    """Every probe by name: one per file of ``curvbench/probes``, and those of the entry points ``curvbench.probes``."""
+    return _discover("curvbench.probes", Probe)  # type: ignore[type-abstract]
+
+
+def problems() -> dict[str, type[Problem]]:
+    """Every problem by name: the files of ``curvbench/problems`` and the entry points ``curvbench.problems``."""
+    return _discover("curvbench.problems", Problem)  # type: ignore[type-abstract]
+
+
+def probe(name: str, **hyperparameters: Any) -> Probe:
+    """The probe called ``name``; raises ValueError for an unknown name or hyperparameter, or a wrong type."""
+    return _build(_lookup("probe", name, probes()), name, hyperparameters)
+
+
+def problem(name: str, **hyperparameters: Any) -> Problem:
+    """The problem called ``name``; raises ValueError for an unknown name or hyperparameter, or a wrong type."""
+    return _build(_lookup("problem", name, problems()), name, hyperparameters)
+
+
+def parse_probe(text: str) -> Probe:
+    """A probe from ``NAME[key=value,...]`` or ``FILE.py:CLASS[key=value,...]``; raises ValueError."""
+    return _parse("probe", text, Probe)  # type: ignore[type-abstract]
+
+
+def parse_problem(text: str) -> Problem:
+    """A problem from ``NAME[key=value,...]`` or ``FILE.py:CLASS[key=value,...]``; raises ValueError."""
+    return _parse("problem", text, Problem)  # type: ignore[type-abstract]
+
+
+def selector(component: Component) -> str:
+    """The text that ``parse_probe`` or ``parse_problem`` turns into ``component`` again."""
+    kind = type(component)
+    path = source(kind)
+    if path in _files:
+        name = f"{path}:{kind.__name__}"
+    else:
+        registered = probes() if isinstance(component, Probe) else problems()
+        name = next((name for name, known in registered.items() if known is kind), component.name)
+    return f"{name}[{component.arguments}]" if component.arguments else name
+
+
+def source(component: type) -> Path:
+    """The file in which a class is defined."""
+    return Path(inspect.getfile(component)).resolve()
+
+
+def load_file(path: str | Path) -> ModuleType:
+    """A Python file as a module, under a name that its absolute path decides, so that its objects can be pickled.
+
+    Raises:
+        ValueError: the file does not exist or raises on import.
+    """
+    path = Path(path).resolve()
+    if path not in _files:
+        if not path.is_file():
+            raise ValueError(f"no file {str(path)!r}")
+        _files[path] = _import(path)
+    return _files[path]
+
+
+def loaded_files() -> list[Path]:
+    """The files that ``load_file`` has loaded, in order: what another process has to load before unpickling."""
+    return list(_files)
+
+
+def load_suite(path: str | Path) -> tuple[str, Suite]:
+    """Name and suite of a suite file, given with or without ``.py``.
+
+    Raises:
+        ValueError: no such file, it cannot be imported, or it binds no Suite to SUITE.
+    """
+    path = Path(path)
+    file = next((p for p in (path, path.with_name(f"{path.name}.py")) if p.is_file()), None) if path.name else None
+    if file is None:
+        raise ValueError(f"no suite {str(path)!r}{_hint(path.stem, _suites_near(path))}")
+    suite = getattr(load_file(file), "SUITE", None)
+    if not isinstance(suite, Suite):
+        found = "is not there" if suite is None else f"is of type {type(suite).__name__}"
+        raise ValueError(f"{str(file)!r} must bind a curvbench.spec.Suite to SUITE, which {found}")
+    return file.stem, suite
+
+
+def near_misses(name: str, known: Iterable[str]) -> str:
+    """``did you mean ...?``, or everything that is known where nothing is near."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=3)
+    return f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(known) or 'none'}"
+
+
+def _hint(name: str, known: Mapping[str, str]) -> str:
+    """Near misses among the suites, given as they have to be typed."""
+    near = [known[key] for key in difflib.get_close_matches(name, sorted(known), n=3)] or sorted(known.values())
+    return f"; did you mean {', '.join(near)}?" if near else ""
+
+
+def _suites_near(path: Path) -> dict[str, str]:
+    folders = [folder for folder in (Path("suites"), path.parent, path) if folder.is_dir()]
+    files = [file for folder in folders for file in sorted(folder.glob("*.py")) if not file.name.startswith("_")]
+    return {file.stem: str(file.with_suffix("")) for file in files}
+
+
+@functools.cache
+def _discover(package: str, base: type[C]) -> dict[str, type[C]]:
+    names = [info.name for info in pkgutil.iter_modules(importlib.import_module(package).__path__)]
+    shipped = {name: _only(f"{package}.{name}", base) for name in names if not name.startswith("_")}
+    return dict(sorted((shipped | _plugins(package, base)).items()))
+
+
+def _only(module: str, base: type[C]) -> type[C]:
+    found = _defined(importlib.import_module(module), base)
+    if len(found) != 1:
+        raise TypeError(f"{module} must define one {base.__name__}, found {len(found)}")
+    return found[0]
+
+
+def _defined(module: ModuleType, base: type[C]) -> list[type[C]]:
+    classes = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, base)]
+    return [c for c in classes if c.__module__ == module.__name__ and not inspect.isabstract(c)]
+
+
+def _plugins(group: str, base: type[C]) -> dict[str, type[C]]:
+    """The entry points of a group. A broken one of somebody else's package must not stop ours."""
+    found = {}
+    for entry in entry_points(group=group):
+        try:
+            component = entry.load()
+        except Exception as error:
+            warnings.warn(f"entry point {entry.name} = {entry.value} set aside: {_one_line(error)}", stacklevel=2)
+            continue
+        if isinstance(component, type) and issubclass(component, base):
+            found[entry.name] = component
+        else:
+            warnings.warn(f"entry point {entry.name} = {entry.value} set aside: no {base.__name__}", stacklevel=2)
+    return found
+
+
+def _import(path: Path) -> ModuleType:
+    stem = re.sub(r"\W", "_", path.stem)
+    name = f"curvbench_file_{stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise ValueError(f"cannot import {str(path)!r}: {_one_line(error)}") from error
+    return module
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _lookup(kind: str, name: str, known: Mapping[str, type[C]]) -> type[C]:
+    if name not in known:
+        raise ValueError(f"unknown {kind} {name!r}: {near_misses(name, known)}")
+    return known[name]
+
+
+def _parse(kind: str, text: str, base: type[C]) -> C:
+    form = _FORM.fullmatch(text)
+    assert form is not None
+    name, file = form["name"].strip(), _FILE.fullmatch(form["name"].strip())
+    if file:
+        component = _from_file(kind, file, base)
+    elif re.search(r"[\[\],]|\.py$", name):
+        expected = "NAME[key=value,...] or FILE.py:CLASS[key=value,...]"
+        raise ValueError(f"cannot read the {kind} {text!r}: expected {expected}")
+    else:
+        component = _lookup(kind, name, probes() if base is Probe else problems())  # type: ignore[arg-type]
+    values = _arguments(component, name, form["arguments"] or "")
+    return _build(component, name, values)
+
+
+def _from_file(kind: str, file: re.Match[str], base: type[C]) -> type[C]:
+    known = {c.__name__: c for c in _defined(load_file(file["path"]), base)}
+    if file["name"] not in known:
+        raise ValueError(f"no {kind} {file['name']!r} in {file['path']!r}: {near_misses(file['name'], known)}")
+    return known[file["name"]]
+
+
+def _arguments(component: type[Component], name: str, text: str) -> dict[str, Any]:
+    """``key=value,...`` with every value read as the field's annotation says."""
+    types = _types(component)
+    values = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals:
+            raise ValueError(f"{name}[{text}]: expected key=value, got {part!r}")
+        _known(name, key, types)
+        if key in values:
+            raise ValueError(f"{name}[{text}]: {key} is given twice")
+        values[key] = _read(f"{name}: {key}", _alias(key, value), types[key])
+    return values
+
+
+def _build(component: type[C], name: str, values: Mapping[str, Any]) -> C:
+    types = _types(component)
+    for key in values:
+        _known(name, key, types)
+    checked = {key: _check(f"{name}: {key}", _alias(key, value), types[key]) for key, value in values.items()}
+    label = f"{name}[{','.join(f'{key}={value}' for key, value in checked.items())}]" if checked else name
+    try:
+        return component(**checked)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{label}: {str(error).removeprefix(f'{name}: ')}") from error
+
+
+def _known(name: str, key: str, types: Mapping[str, Any]) -> None:
+    if key not in types:
+        raise ValueError(f"{name} has no hyperparameter {key!r}: {near_misses(key, types)}")
+
+
+def _types(component: type[Component]) -> dict[str, Any]:
+    hints = typing.get_type_hints(component)
+    return {f.name: hints[f.name] for f in dataclasses.fields(component) if f.init}  # type: ignore[arg-type]
+
+
+def _alias(key: str, value: Any) -> Any:
+    """Other spellings of the type-2 Fisher, so that one probe has one label."""
+    return FISHER_ALIASES.get(value, value) if key == "fisher_type" and isinstance(value, str) else value
+
+
+def _read(what: str, text: str, annotation: Any) -> Any:
+    """A value from its text; text that no reading fits is returned, for ``_check`` to refuse."""
+    options = _options(annotation)
+    if NoneType in options and text.lower() == "none":
+        return None
+    for option in options:
+        for reading in _readings(text, option):
+            if _fits(reading, option):
+                return reading
+    raise ValueError(f"{what} must be {_describe(annotation)}, got {text!r}")
+
+
+def _readings(text: str, option: Any) -> list[Any]:
+    if typing.get_origin(option) is Literal:
+        return [value for value in typing.get_args(option) if str(value) == text]
+    if option is bool:
+        return [BOOLEANS[text.lower()]] if text.lower() in BOOLEANS else []
+    try:
+        return [option(text)] if option in (int, float, str) else []
+    except ValueError:
+        return []
+
+
+def _check(what: str, value: Any, annotation: Any) -> Any:
+    options = _options(annotation)
+    if float in options and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not any(_fits(value, option) for option in options):
+        raise ValueError(f"{what} must be {_describe(annotation)}, got {value!r}")
+    return value
+
+
+def _fits(value: Any, option: Any) -> bool:
+    if typing.get_origin(option) is Literal:
+        return value in typing.get_args(option)
+    if option is float:
+        return isinstance(value, float) and not math.isnan(value)
+    if option is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    kind = typing.get_origin(option) or option
+    return isinstance(value, kind) if isinstance(kind, type) else True
+
+
+def _options(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union, and anything else alone."""
+    return typing.get_args(annotation) if typing.get_origin(annotation) in (Union, UnionType) else (annotation,)
+
+
+def _describe(annotation: Any) -> str:
+    names = {int: "an integer", float: "a number", str: "a text", bool: "true or false", NoneType: "none"}
+    parts = []
+    for option in _options(annotation):
+        values = typing.get_args(option) if typing.get_origin(option) is Literal else ()
+        parts += [str(value) for value in values] or [names.get(option, getattr(option, "__name__", str(option)))]
+    return " or ".join(parts) if len(parts) < 3 else f"one of {', '.join(parts)}"

@@ -1,0 +1,348 @@
+"""Every contract of curvbench in one file: read this first.
+
+The way of the data::
+
+    suite --cells()--> cell = problem x probe x seed --run_cell()--> own process --measure()--> rows
+       rows --store--> one Parquet fragment per cell --load()--> DataFrame --> table, report, dashboard, gate
+
+Imports point down only:
+
+    5  cli
+    4  engines   analysis
+    3  measure   store   training
+    2  probes  problems  meters  registry
+    1  operators --> fisher --> instance      data
+    0  spec  numerics
+
+Legend of shape letters, used in names and docstrings everywhere:
+
+    N  samples of a batch                T  loss terms per sample (tokens of a sequence; 1 otherwise)
+    C  network outputs (classes)         R  score columns per sample (C - 1 for type-2 cross entropy)
+    S  weight-sharing positions of a layer (pixels, tokens; 1 for a plain Linear)
+    G  groups of a convolution (1 otherwise)
+    D  inputs of a layer per group, the constant 1 of the bias included (last)
+    M  outputs of a layer per group
+    P  parameters compared, over all layers      L  layers
+    K  rank, or number of vectors
+
+A parameter vector has length P: layer after layer in ``named_modules`` order, each covered layer the
+row-major matrix ``[W | b]`` of shape (G * M, D).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, get_args
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+    from curvbench.instance import Instance
+    from curvbench.operators import Operator
+
+FisherType = Literal["type-2", "mc", "empirical", "forward-only"]
+FISHER_ALIASES: Mapping[str, FisherType] = {"type2": "type-2", "exact": "type-2"}
+Phase = Literal["statistics", "invert", "precondition", "step"]
+PHASES: tuple[Phase, ...] = ("statistics", "invert", "precondition", "step")
+
+
+class Status(StrEnum):
+    """How a cell ended. Only ``ok`` rows carry values; every other one carries a reason."""
+
+    OK = "ok"
+    SKIPPED = "skipped"
+    UNSUPPORTED = "unsupported"
+    DIVERGED = "diverged"
+    ERROR = "error"
+    OOM_HOST = "oom_host"
+    OOM_DEVICE = "oom_device"
+    TIMEOUT = "timeout"
+    KILLED = "killed"
+    CRASHED = "crashed"
+    INTERRUPTED = "interrupted"
+
+
+class Skip(Exception):
+    """Raised by a problem that cannot be measured here (a data set that is absent); the text is the reason."""
+
+
+class Unsupported(Exception):
+    """Raised by a probe that does not cover what it was given; the text is the reason."""
+
+
+class Component:
+    """A frozen dataclass whose fields are its hyperparameters: hashable, picklable, describes itself.
+
+    The name is the file's: ``curvbench/probes/kfac.py`` holds ``kfac``. Outside the package it is the class's.
+    """
+
+    @property
+    def name(self) -> str:
+        module = type(self).__module__
+        shipped = module.startswith(("curvbench.probes.", "curvbench.problems."))
+        return module.rpartition(".")[2] if shipped else type(self).__name__
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """Every field with its value, in the order of declaration."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    @property
+    def arguments(self) -> str:
+        """The hyperparameters that differ from their defaults, as ``key=value,...`` (what ``-p`` takes)."""
+        changed = {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)  # type: ignore[arg-type]
+            if getattr(self, f.name) != f.default
+        }
+        return ",".join(f"{key}={value}" for key, value in changed.items())
+
+    @property
+    def label(self) -> str:
+        """``name`` or ``name[key=value,...]``: what a table shows and ``-p``/``-m`` accept."""
+        return f"{self.name}[{self.arguments}]" if self.arguments else self.name
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Geometry of one covered layer. A Conv1d is a Conv2d of height 1; a Linear has no kernel.
+
+    ``outputs`` (M) and ``inputs`` (D, bias included) are per group; ``start`` is the offset of the layer's
+    first entry in the parameter vector; ``padding`` is (left, right, top, bottom) as ``F.pad`` takes it.
+    """
+
+    name: str
+    kind: Literal["linear", "conv1d", "conv2d"]
+    groups: int
+    outputs: int
+    inputs: int
+    bias: bool
+    start: int
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    padding_mode: str = "zeros"
+
+    @property
+    def size(self) -> int:
+        return self.groups * self.outputs * self.inputs
+
+    @property
+    def slice(self) -> slice:
+        return slice(self.start, self.start + self.size)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(G, M, D)."""
+        return self.groups, self.outputs, self.inputs
+
+
+class LayerSize(NamedTuple):
+    """What a cost model needs to know of a layer: G, M and D per group, S positions."""
+
+    groups: int
+    outputs: int
+    inputs: int
+    positions: int
+
+
+class Probe(Component, ABC):
+    """One method, as curvature operator and as preconditioner: the code that is measured is the code that trains.
+
+    What is paid once, per refresh and per step are different methods, because those are the columns of the
+    papers' cost tables. States are the probe's own; each method returns a new one. Subclasses are frozen
+    dataclasses in one file each; the first line of their docstring is what ``curvbench list`` shows.
+    """
+
+    def unsupported(self, instance: Instance) -> str | None:
+        """A one-line reason why this probe cannot be measured on ``instance``, or None."""
+        return None
+
+    def init(self, instance: Instance) -> Any:
+        """The state before any statistics; paid once."""
+        return None
+
+    @abstractmethod
+    def update(self, state: Any, batch: Instance) -> Any:
+        """Take in the statistics of one batch; the column ``statistics``."""
+
+    def refresh(self, state: Any) -> Any:
+        """Factorize or invert what ``precondition`` needs; the column ``invert``."""
+        return state
+
+    @abstractmethod
+    def precondition(self, state: Any, gradient: Tensor) -> Tensor:
+        """The damped inverse of the represented matrix applied to a gradient, (P,) -> (P,)."""
+
+    @abstractmethod
+    def operator(self, state: Any) -> Operator:
+        """The represented matrix, undamped."""
+
+    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
+        """The published cost per phase in multiply-adds, for N samples of R columns; methods without one: empty.
+
+        Keys: ``statistics``, ``invert``, ``precondition``. Backward passes are not included.
+        """
+        return {}
+
+
+@dataclass(frozen=True)
+class FisherProbe(Probe, ABC):
+    """A damped probe whose statistics come from one of the Fisher types.
+
+    ``seed`` draws the labels of ``mc``; ``damping`` is that of the mean Fisher.
+    """
+
+    fisher_type: FisherType = "type-2"
+    mc_samples: int = 1
+    seed: int = 0
+    damping: float = 1e-3
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fisher_type", FISHER_ALIASES.get(self.fisher_type, self.fisher_type))
+        known = [kind for kind in get_args(FisherType) if kind in self.fisher_types]
+        if self.fisher_type not in known:
+            raise ValueError(f"fisher_type must be one of {', '.join(known)}, got {self.fisher_type!r}")
+        if self.mc_samples < 1:
+            raise ValueError(f"mc_samples must be at least 1, got {self.mc_samples}")
+        if not 0 <= self.damping < float("inf"):
+            raise ValueError(f"damping must be finite and not negative, got {self.damping}")
+
+    fisher_types: ClassVar[tuple[FisherType, ...]] = ("type-2", "mc", "empirical")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Tensors of a data set: inputs (N, ...) float, targets (N,) int64 or (N, C) float."""
+
+    train_inputs: Tensor
+    train_targets: Tensor
+    test_inputs: Tensor
+    test_targets: Tensor
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a snapshot is trained before it is measured: plain SGD with momentum, cosine schedule."""
+
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    batch: int = 128
+
+
+class Problem(Component, ABC):
+    """A model, its data and its loss. Fields: ``samples`` (N measured) and ``epochs`` (trained before) at least."""
+
+    loss: ClassVar[str] = "cross_entropy"
+    recipe: ClassVar[Recipe] = Recipe()
+    samples: int
+    epochs: int
+
+    @abstractmethod
+    def model(self) -> nn.Module:
+        """A fresh model in the default dtype, drawn from torch's global generator (seeded by the caller)."""
+
+    @abstractmethod
+    def data(self, root: Path | None) -> Dataset:
+        """The data, read from ``root`` where it is not embedded; raises Skip with how to get it."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One size of a suite: every problem with every probe and seed."""
+
+    problems: Sequence[Problem]
+    probes: Sequence[Probe]
+    seeds: Sequence[int] = (0,)
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What a suite file binds to ``SUITE``: a title and presets, ``default`` among them."""
+
+    title: str
+    presets: Mapping[str, Preset]
+
+    def __post_init__(self) -> None:
+        if "default" not in self.presets:
+            raise ValueError(f"a suite needs a preset named 'default', got {sorted(self.presets)}")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The unit of caching, isolation, failure and distribution: one probe on one problem with one seed."""
+
+    suite: str
+    problem: Problem
+    probe: Probe
+    seed: int
+    device: str = "cpu"
+    dtype: str = "float32"
+    threads: int = 1
+
+    @property
+    def label(self) -> str:
+        return f"{self.probe.label} on {self.problem.label}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement, or one reason why there is none. The store adds the cell's identity and environment."""
+
+    metric: str = ""
+    value: float | None = None
+    scope: str = "network"
+    samples: Sequence[float] = ()
+    method: str = ""
+    status: Status = Status.OK
+    reason: str = ""
+    epoch: int | None = None
+    step: int | None = None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Meaning of a metric: unit, which way is better ("lower", "higher" or "" for neither), one sentence."""
+
+    unit: str
+    better: Literal["lower", "higher", ""]
+    text: str = field(default="")
+
+
+METRICS: dict[str, Metric] = {
+    "error.relative": Metric("1", "lower", "|F^ - F| / |F| in Frobenius norm, against the exact Fisher"),
+    "error.scale_optimal": Metric("1", "lower", "the relative error after the best scalar multiple, sqrt(1 - cosine^2)"),
+    "error.cosine": Metric("1", "higher", "<F^, F> / (|F^| |F|)"),
+    "error.trace_ratio": Metric("1", "", "tr F^ / tr F; 1 is right"),
+    "error.diagonal": Metric("1", "lower", "relative error of the diagonal"),
+    "error.spectral": Metric("1", "lower", "relative error of the ten largest eigenvalues, as a vector"),
+    "error.off_block": Metric("1", "", "share of |F|^2 outside the layer blocks: what no layer-wise method can have"),
+    "error.sampling": Metric("1", "lower", "relative error minus that of the same probe with the type-2 Fisher"),
+    "health.condition": Metric("1", "lower", "condition number of the damped operator"),
+    "health.retries": Metric("1", "lower", "factorizations that had to be repeated in higher precision"),
+    "health.asymmetry": Metric("1", "lower", "|v'F^w - w'F^v| / (|v| |F^w|) for random v and w"),
+    "direction.cosine": Metric("1", "higher", "cosine of the step with (F + damping I)^-1 g"),
+    "direction.relative": Metric("1", "lower", "relative distance of the step from (F + damping I)^-1 g"),
+    "direction.decrease": Metric("1", "higher", "share of the optimal decrease of the damped quadratic model"),
+    "flops.counted": Metric("FLOP", "lower", "floating-point operations, 2 per multiply-add, counted as dispatched"),
+    "flops.uncounted_ops": Metric("1", "lower", "operations without a formula (named in `reason`); must be none"),
+    "flops.model": Metric("FLOP", "lower", "the method's published complexity, 2 FLOP per multiply-add"),
+    "flops.ratio": Metric("1", "lower", "counted FLOPs over those of a plain gradient step"),
+    "memory.peak": Metric("B", "lower", "highest live tensor bytes above those live when the phase began"),
+    "memory.state": Metric("B", "lower", "bytes of the tensors kept between steps"),
+    "memory.ratio": Metric("1", "lower", "peak over the peak of a plain gradient step"),
+    "time.wall": Metric("s", "lower", "median wall-clock seconds; raw samples beside it"),
+    "time.ratio": Metric("1", "lower", "seconds over those of an SGD step measured in turn in the same process"),
+    "problem.samples": Metric("1", "", "samples measured, N"),
+    "problem.parameters": Metric("1", "", "parameters compared, P"),
+    "coverage.parameters": Metric("1", "higher", "share of the trainable parameters that is compared"),
+}

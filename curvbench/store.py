@@ -1,0 +1,336 @@
+"""Result files: one Arrow schema, one Parquet fragment per cell, one ``run.json`` per run.
+
+``results/<suite>/<run_id>/cells/<cell_id>.parquet``, beside them ``logs/``, ``references/`` and ``run.json``.
+No other module reads or writes them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curvbench.registry import near_misses
+from curvbench.spec import METRICS, Cell, Metric, Row, Status
+
+SCHEMA_VERSION = 1
+FLOP_MODEL = "2 FLOP per multiply-add"
+
+_COLUMNS: tuple[tuple[str, pa.DataType, str, str], ...] = (
+    ("schema_version", pa.int64(), "1", "version of this schema"),
+    ("run_id", pa.string(), "", "the run in which the cell was measured"),
+    ("suite", pa.string(), "", "name of the suite"),
+    ("cell_id", pa.string(), "", "hash over everything that decides the cell's rows"),
+    ("problem", pa.string(), "", "name of the problem"),
+    ("problem_args", pa.string(), "", "its hyperparameters that differ from the defaults, key=value,..."),
+    ("probe", pa.string(), "", "name of the probe"),
+    ("probe_args", pa.string(), "", "its hyperparameters that differ from the defaults, key=value,..."),
+    ("seed", pa.int64(), "1", "seed of the snapshot and the samples"),
+    ("status", pa.string(), "", f"one of {', '.join(Status)}"),
+    ("reason", pa.string(), "", "why there is no value; names of operations for flops.uncounted_ops"),
+    ("metric", pa.string(), "", "name of the metric; empty where the cell did not succeed"),
+    ("scope", pa.string(), "", "network, layer blocks, a layer's name or a phase"),
+    ("epoch", pa.int64(), "1", "epochs trained before the measurement"),
+    ("step", pa.int64(), "1", "steps trained before the measurement"),
+    ("unit", pa.string(), "", "unit of value and samples"),
+    ("better", pa.string(), "", "lower, higher or empty: which way is better"),
+    ("value", pa.float64(), "column unit", "the measurement"),
+    ("samples", pa.list_(pa.float64()), "column unit", "raw repetitions behind the value"),
+    ("started_at", pa.timestamp("us", "UTC"), "UTC", "when the cell was started"),
+    ("git_sha", pa.string(), "", "commit of curvbench; null outside git"),
+    ("git_dirty", pa.bool_(), "", "whether curvbench's files differed from it"),
+    ("torch_version", pa.string(), "", "version of torch"),
+    ("device", pa.string(), "", "cpu, cuda or cuda:i"),
+    ("device_name", pa.string(), "", "model of the processor"),
+    ("dtype", pa.string(), "", "precision of the measurement"),
+    ("threads", pa.int64(), "1", "threads of torch"),
+    ("flop_model", pa.string(), "", "how floating-point operations are counted"),
+    ("method", pa.string(), "", "how the value was measured"),
+)
+SCHEMA = pa.schema(
+    [pa.field(name, kind, metadata={"unit": unit, "description": text}) for name, kind, unit, text in _COLUMNS],
+    metadata={"curvbench_schema_version": str(SCHEMA_VERSION)},
+)
+_DTYPES = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+_NEVER_NULL = {"schema_version": "int64", "seed": "int64", "threads": "int64"}
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where and when a cell is measured: what the store adds to its rows. See ``identity.environment``."""
+
+    run_id: str
+    cell_id: str
+    started_at: datetime
+    environment: Mapping[str, Any]
+
+
+def rows_to_table(cell: Cell, rows: Sequence[Row], context: Context) -> pa.Table:
+    """Rows of one cell in ``SCHEMA``; raises ValueError for a metric that ``spec.METRICS`` does not have."""
+    common = _common(cell, context)
+    return pa.Table.from_pylist([common | _measured(row) for row in rows], schema=SCHEMA)
+
+
+def write_cell(folder: Path, table: pa.Table) -> Path:
+    """Write a cell's fragment into ``folder``, whole or not at all, and return its path."""
+    path = folder / f"{table['cell_id'][0].as_py()}.parquet"
+    _replace(path, lambda file: pq.write_table(table, file))
+    return path
+
+
+def read_cell(path: Path) -> pa.Table:
+    """A fragment in ``SCHEMA``.
+
+    Raises:
+        ValueError: it is truncated, or no fragment of curvbench.
+        NewerSchema: a later curvbench has written it.
+    """
+    try:
+        table = pq.ParquetFile(path).read()
+    except (pa.ArrowException, EOFError) as error:
+        raise ValueError(f"not readable as Parquet ({str(error).splitlines()[0]})") from error
+    if missing := [name for name in SCHEMA.names if name not in table.column_names]:
+        raise ValueError(f"no fragment of curvbench: {len(missing)} columns missing ({', '.join(missing[:3])})")
+    _refuse_newer(path, table)
+    try:
+        return table.select(SCHEMA.names).cast(SCHEMA)
+    except pa.ArrowException as error:
+        raise ValueError(f"no fragment of curvbench: {str(error).splitlines()[0]}") from error
+
+
+class NewerSchema(ValueError):
+    """A fragment was written by a later version of curvbench."""
+
+
+def load(path: str | Path | Iterable[str | Path]) -> pd.DataFrame:
+    """Every row below ``path``: a fragment, a folder of a run, suite or results, or several of them.
+
+    A cell that several runs share comes once. Fragments that are truncated or foreign are named in a warning and
+    set aside.
+
+    Raises:
+        ValueError: there is no such path, or a later version of curvbench has written it.
+        OSError: a folder or file cannot be read.
+    """
+    paths = [path] if isinstance(path, str | Path) else list(path)
+    tables: dict[tuple[str, str, str], pa.Table] = {}
+    for file in dict.fromkeys(file for p in paths for file in _fragments(Path(p))):
+        for table in _by_cell(file):
+            tables.setdefault(tuple(table[key][0].as_py() for key in ("suite", "run_id", "cell_id")), table)
+    return _frame(pa.concat_tables(tables.values()) if tables else SCHEMA.empty_table())
+
+
+def cell_statuses(folder: Path) -> dict[str, Status]:
+    """How each cell of a run's folder ended: ok where there is a value, else the status of its first row."""
+    files = sorted((folder / "cells").glob("*.parquet")) if (folder / "cells").is_dir() else []
+    statuses = {file.stem: fragment_status(file) for file in files}
+    return {cell: status for cell, status in statuses.items() if status is not None}
+
+
+def fragment_status(path: Path) -> Status | None:
+    """How the cell of a fragment ended; None, with a warning, where the fragment is damaged."""
+    return next((table_status(table) for table in _by_cell(path)), None)
+
+
+def table_status(table: pa.Table) -> Status:
+    """How the cell of a fragment ended."""
+    statuses = table["status"].to_pylist()
+    return Status.OK if Status.OK in statuses else Status(statuses[0])
+
+
+def new_run(suite_folder: Path, code: str) -> Path:
+    """A fresh folder for a run, named by the time in UTC and the code; names sort by time."""
+    stem = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{code[:8]}"
+    for name in [stem, *(f"{stem}-{k}" for k in range(2, 100))]:
+        try:
+            (suite_folder / name / "cells").mkdir(parents=True)
+        except FileExistsError:
+            continue
+        (suite_folder / name / "logs").mkdir()
+        return suite_folder / name
+    raise OSError(f"{suite_folder}: a hundred runs were begun in this second")
+
+
+def runs(suite_folder: Path) -> list[Path]:
+    """The runs of a suite, oldest first."""
+    return [f for f in _folders(suite_folder) if (f / "run.json").is_file()] if suite_folder.is_dir() else []
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """``run.json`` of a run's folder; raises ValueError where it is damaged."""
+    try:
+        content = json.loads((folder / "run.json").read_text())
+    except ValueError as error:
+        raise ValueError(f"{folder / 'run.json'} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{folder / 'run.json'} is damaged: expected an object, got {type(content).__name__}")
+    return content
+
+
+def write_run(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write ``run.json``, whole or not at all."""
+    text = json.dumps(content, indent=1, default=str)
+    _replace(folder / "run.json", lambda file: Path(file).write_text(text + "\n"))
+
+
+def share_cell(source: Path, folder: Path) -> None:
+    """Bring a finished cell of another run into ``folder``: linked, or copied where links are not possible."""
+    target = folder / source.name
+    if target.exists():
+        return
+    try:
+        os.link(source, target)
+    except OSError:
+        content = source.read_bytes()
+        _replace(target, lambda file: Path(file).write_bytes(content))
+
+
+def drop_large_references(run: Path, limit: int = 10**9) -> None:
+    """Remove the references of a run that take more than ``limit`` bytes each."""
+    references = run / "references"
+    for folder in _folders(references) if references.is_dir() else []:
+        if sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) > limit:
+            shutil.rmtree(folder)
+
+
+def resolve(run: str | Path, results: str | Path = "results") -> list[Path]:
+    """The runs meant by a run's folder, a suite's (its latest), a results folder (the latest of each suite), a run id
+    or ``latest`` (of all suites); ids are looked up in ``results``. Raises ValueError where there is none.
+    """
+    path, results = Path(run), Path(results)
+    if (path / "run.json").is_file():
+        return [path]
+    if path.is_dir():
+        return _latest_runs(path)
+    known = {folder.name: folder for suite in _folders(results) for folder in runs(suite)} if results.is_dir() else {}
+    if str(run) == "latest" and known:
+        return [known[max(known)]]
+    if str(run) in known:
+        return [known[str(run)]]
+    raise ValueError(f"no run {str(run)!r} in {str(results)!r}: {near_misses(str(run), known)}")
+
+
+def _latest_runs(folder: Path) -> list[Path]:
+    latest = [found[-1] for found in (runs(f) for f in (folder, *_folders(folder))) if found]
+    if not latest:
+        raise ValueError(f"no runs in {str(folder)!r}")
+    return latest
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(p for p in path.iterdir() if p.is_dir())
+
+
+def _common(cell: Cell, context: Context) -> dict[str, Any]:
+    columns = ("git_sha", "git_dirty", "torch_version", "device_name")
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": context.run_id,
+        "suite": cell.suite,
+        "cell_id": context.cell_id,
+        "problem": cell.problem.name,
+        "problem_args": cell.problem.arguments,
+        "probe": cell.probe.name,
+        "probe_args": cell.probe.arguments,
+        "seed": cell.seed,
+        "started_at": context.started_at,
+        "device": cell.device,
+        "dtype": cell.dtype,
+        "threads": cell.threads,
+        **{name: context.environment[name] for name in columns},
+    }
+
+
+def _measured(row: Row) -> dict[str, Any]:
+    metric = METRICS.get(row.metric, Metric("", "") if not row.metric else None)
+    if metric is None:
+        raise ValueError(f"unknown metric {row.metric!r}: {near_misses(row.metric, METRICS)}")
+    return {
+        "status": str(row.status),
+        "reason": row.reason,
+        "metric": row.metric,
+        "scope": row.scope,
+        "epoch": row.epoch,
+        "step": row.step,
+        "unit": metric.unit,
+        "better": metric.better,
+        "value": row.value,
+        "samples": list(row.samples),
+        "flop_model": FLOP_MODEL if row.metric.startswith("flops.") else "",
+        "method": row.method,
+    }
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Write to a temporary name, sync, rename, sync the folder: after a crash there is the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        _sync(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _fragments(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise ValueError(f"no results at {str(path)!r}: expected a Parquet file or a folder")
+    return sorted(
+        Path(folder, name)
+        for folder, _, names in os.walk(path, onerror=_raise)
+        for name in names
+        if name.endswith(".parquet")
+    )
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _by_cell(file: Path) -> list[pa.Table]:
+    """The cells of a file (a fragment holds one, an exported file many); none, with a warning, of a bad file."""
+    try:
+        table = read_cell(file)
+    except NewerSchema:
+        raise
+    except ValueError as error:
+        warnings.warn(f"{file} set aside: {error}", stacklevel=3)
+        return []
+    keys = table.select(["suite", "run_id", "cell_id"]).to_pylist()
+    places: dict[tuple[str, ...], list[int]] = {}
+    for index, key in enumerate(keys):
+        places.setdefault(tuple(key.values()), []).append(index)
+    return [table.take(indices) for indices in places.values()]
+
+
+def _refuse_newer(path: Path, table: pa.Table) -> None:
+    version = max((v for v in table["schema_version"].to_pylist() if isinstance(v, int)), default=SCHEMA_VERSION)
+    if version > SCHEMA_VERSION:
+        raise NewerSchema(
+            f"{path} was written in schema version {version}, this curvbench reads up to {SCHEMA_VERSION}: update it"
+        )
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    return table.to_pandas(types_mapper=_DTYPES.get).astype(_NEVER_NULL)

@@ -1,0 +1,21 @@
+"""ResNets on images: a CIFAR-type ResNet-20 on scikit-learn's digits; the preset ``full`` is ResNet-18 on CIFAR-10."""
+
+from curvbench import Preset, Suite, every_probe, probe, problem
+
+VARIANTS = [
+    probe("kfac", kfac_approx="reduce"),
+    probe("kfac", fisher_type="mc"),
+    probe("kfac", fisher_type="empirical"),
+    probe("kfac", fisher_type="forward-only"),
+    probe("kfac", damping_rule="factored"),
+    probe("kfac", damping_rule="pi"),
+]
+
+SUITE = Suite(
+    "Residual networks",
+    {
+        "quick": Preset([problem("resnet", samples=16)], every_probe()),
+        "default": Preset([problem("resnet"), problem("resnet", epochs=5)], [*every_probe(), *VARIANTS]),
+        "full": Preset([problem("resnet", depth=18, dataset="cifar10")], [*every_probe(), *VARIANTS]),
+    },
+)

@@ -1,0 +1,40 @@
+"""The case table as fixtures."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from cases import ROWS, Case, Truth, instance_of, truth
+
+import curvbench as cb
+
+with warnings.catch_warnings():  # torch says once per process that an even kernel is padded by a copy
+    warnings.simplefilter("ignore")
+    functional.conv1d(torch.zeros(1, 1, 4), torch.zeros(1, 1, 2), padding="same")
+    functional.conv2d(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 2, 2), padding="same")
+
+
+@pytest.fixture(params=ROWS, ids=[case.name for case in ROWS])
+def case(request: pytest.FixtureRequest) -> Case:
+    """Every case of the table in turn."""
+    return request.param
+
+
+@pytest.fixture
+def judge(case: Case) -> Truth:
+    """The dense truth about ``case``."""
+    return truth(case.name)
+
+
+@pytest.fixture
+def instance(case: Case) -> cb.Instance:
+    """``case`` as an instance, shared: no test may change its model."""
+    return instance_of(case.name)

@@ -1,0 +1,408 @@
+"""An instance leaves the user's model as it was found, and refuses with one line what cannot be measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import oracles
+import pytest
+import torch
+from cases import CASES, Case, MeanPool, Truth, instance_of, mlp, truth, used_batchnorm
+from torch import Tensor, nn
+
+import curvbench as cb
+
+
+def fingerprint(model: nn.Module) -> dict[str, Any]:
+    """Everything about a model that a measurement must not change; tensors bit for bit."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
+    return {
+        "modules": [(name, id(module), type(module)) for name, module in model.named_modules()],
+        "hooks": {n: [list(getattr(m, h)) for h in hooks] for n, m in model.named_modules()},
+        "training": {name: module.training for name, module in model.named_modules()},
+        "attributes": {name: sorted(vars(module)) for name, module in model.named_modules()},
+        "parameters": {n: (id(p), p.requires_grad, p._version, p.dtype) for n, p in model.named_parameters()},
+        "gradients": {n: None if p.grad is None else p.grad.tolist() for n, p in model.named_parameters()},
+        "state": {n: t.tolist() for n, t in model.state_dict().items()},
+    }
+
+
+def measure(instance: cb.Instance) -> None:
+    """Everything that touches the model."""
+    for fisher_type in ("type-2", "mc", "empirical"):
+        cb.exact_fisher(instance, fisher_type=fisher_type).to_dense()
+    cb.errors(cb.fit(cb.probe("kfac"), instance), cb.exact_fisher(instance))
+    cb.direction_errors(cb.probe("full"), instance)
+    instance.gradient()
+
+
+def test_model_is_left_as_it_was_found(case: Case) -> None:
+    model, inputs, targets = case.build()
+    parameters = list(model.parameters())
+    for parameter in parameters[::2]:
+        parameter.grad = torch.ones_like(parameter)
+    hook = model.register_forward_hook(lambda *_: None)
+    before, kept = fingerprint(model), (inputs.clone(), targets.clone())
+    measure(cb.Instance(model, inputs, targets, loss=case.loss))
+    assert fingerprint(model) == before
+    assert torch.equal(inputs, kept[0]) and torch.equal(targets, kept[1])
+    hook.remove()
+
+
+def test_gradient_mode_is_left_as_it_was_found() -> None:
+    model, inputs, targets = CASES["nasty_cnn"].build()
+    with torch.no_grad():
+        instance = cb.Instance(model, inputs, targets)
+        fisher = cb.exact_fisher(instance).to_dense()
+        assert not torch.is_grad_enabled()
+    assert not (not oracles.relative(fisher, truth("nasty_cnn").fisher()) <= 1e-10)
+    assert torch.is_grad_enabled()
+
+
+def test_a_model_in_training_mode_without_batchnorm_stays_in_it_and_drops_nothing() -> None:
+    model, inputs, targets = CASES["mlp_tanh"].build()
+    model = nn.Sequential(*model[:2], nn.Dropout(0.9), *model[2:]).train()
+    before = fingerprint(model)
+    fisher = cb.exact_fisher(cb.Instance(model, inputs, targets)).to_dense()
+    assert fingerprint(model) == before
+    assert not (not oracles.relative(fisher, truth("mlp_tanh").fisher()) <= 1e-10)
+
+
+def test_a_failed_instance_leaves_the_model_as_it_was_found() -> None:
+    model, inputs, targets = CASES["mlp_tanh"].build()
+    before = fingerprint(model)
+    with pytest.raises(ValueError):
+        cb.Instance(model, inputs, targets + 3)
+    assert fingerprint(model) == before
+
+
+# --- refusals ----------------------------------------------------------------------------------------------
+
+
+class Twice(nn.Module):
+    """Calls one layer twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared, self.last = nn.Linear(5, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.shared(self.shared(x)))
+
+
+class Tied(nn.Module):
+    """Two layers with one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.last = nn.Linear(5, 5), nn.Linear(5, 5), nn.Linear(5, 3)
+        self.two.weight = self.one.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.two(self.one(x)))
+
+
+class TiedEmbedding(nn.Module):
+    """A covered layer whose weight belongs to an embedding as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.last = nn.Embedding(6, 4), nn.Linear(4, 6, bias=False)
+        self.last.weight = self.embedding.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.embedding(x).mean(1))
+
+
+class Beside(nn.Module):
+    """Calls a layer once and uses its weight once more beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.last = nn.Linear(5, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.hidden(x)) @ self.hidden.weight.T)
+
+
+class Candidates(nn.Module):
+    """A layer that sees three rows per sample as if they were samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.last = nn.Linear(5, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.hidden(x.repeat(3, 1))
+        return self.last(rows.reshape(3, len(x), 4).sum(0))
+
+
+class Bilinear(nn.Module):
+    """No covered layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(5, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight
+
+
+def with_nan(model: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        next(model.parameters())[0, 0] = float("nan")
+    return model
+
+
+IMAGES, VECTORS, LABELS = torch.randn(4, 2, 6, 6), torch.randn(4, 5), torch.tensor([0, 1, 2, 0])
+
+
+def images(norm: Callable[[], nn.Module]) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(2, 3, 3), norm(), nn.Flatten(), nn.Linear(48, 3))
+
+
+REFUSED: dict[str, tuple[Callable[[], nn.Module], Tensor, Tensor, str]] = {
+    "batchnorm in training mode": (lambda: images(lambda: used_batchnorm(3)).train(), IMAGES, LABELS, "cross_entropy"),
+    "batchnorm1d in training mode": (
+        lambda: nn.Sequential(nn.Linear(5, 3), nn.BatchNorm1d(3)).train(), VECTORS, LABELS, "cross_entropy"
+    ),
+    "batchnorm without statistics": (
+        lambda: images(lambda: nn.BatchNorm2d(3, track_running_stats=False)), IMAGES, LABELS, "cross_entropy"
+    ),
+    "tied weights": (Tied, VECTORS, LABELS, "cross_entropy"),
+    "tied with an embedding": (TiedEmbedding, torch.randint(6, (4, 2)), LABELS, "cross_entropy"),
+    "layer called twice": (Twice, VECTORS, LABELS, "cross_entropy"),
+    "weight used beside its layer": (Beside, VECTORS, LABELS, "cross_entropy"),
+    "rows that are not samples": (Candidates, VECTORS, LABELS, "cross_entropy"),
+    "no covered layer": (Bilinear, VECTORS, LABELS, "cross_entropy"),
+    "no parameter": (nn.Identity, VECTORS, LABELS, "cross_entropy"),
+    "unknown loss": (lambda: mlp(5, 3), VECTORS, LABELS, "hinge"),
+    "nan in the inputs": (lambda: mlp(5, 3), VECTORS.clone().fill_(float("nan")), LABELS, "cross_entropy"),
+    "infinity in the inputs": (lambda: mlp(5, 3), VECTORS.clone().fill_(float("inf")), LABELS, "cross_entropy"),
+    "nan in the targets": (lambda: mlp(5, 3), VECTORS, torch.full((4, 3), float("nan")), "gaussian"),
+    "nan in the weights": (lambda: with_nan(mlp(5, 4, 3)), VECTORS, LABELS, "cross_entropy"),
+    "one class": (lambda: mlp(5, 1), VECTORS, torch.zeros(4, dtype=torch.int64), "cross_entropy"),
+    "target out of range": (lambda: mlp(5, 3), VECTORS, LABELS + 1, "cross_entropy"),
+    "negative target": (lambda: mlp(5, 3), VECTORS, LABELS - 1, "cross_entropy"),
+    "every target ignored": (lambda: mlp(5, 3), VECTORS, torch.full((4,), -100), "cross_entropy"),
+    "more inputs than targets": (lambda: mlp(5, 3), VECTORS, LABELS[:3], "cross_entropy"),
+    "more targets than inputs": (lambda: mlp(5, 3), VECTORS[:3], LABELS, "cross_entropy"),
+    "no sample": (lambda: mlp(5, 3), VECTORS[:0], LABELS[:0], "cross_entropy"),
+    "float labels": (lambda: mlp(5, 3), VECTORS, LABELS.float(), "cross_entropy"),
+    "one-hot labels": (lambda: mlp(5, 3), VECTORS, torch.eye(3)[LABELS], "cross_entropy"),
+    "integer regression targets": (lambda: mlp(5, 3), VECTORS, torch.eye(3, dtype=torch.int64)[LABELS], "gaussian"),
+    "flat regression targets": (lambda: mlp(5, 3), VECTORS, torch.randn(4), "gaussian"),
+    "regression targets that would broadcast": (lambda: mlp(5, 3), VECTORS, torch.randn(4, 1), "gaussian"),
+    "labels for regression": (lambda: mlp(5, 3), VECTORS, LABELS, "gaussian"),
+    "tokens with one label per sample": (lambda: mlp(5, 3), torch.randn(4, 2, 5), LABELS, "cross_entropy"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_in_one_line(name: str) -> None:
+    make, inputs, targets, loss = REFUSED[name]
+    torch.manual_seed(0)
+    model = make()
+    if name not in ("batchnorm in training mode", "batchnorm1d in training mode"):
+        model.eval()
+    with pytest.raises(ValueError) as caught:
+        cb.Instance(model, inputs, targets, loss=loss)
+    assert str(caught.value).strip() and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("batchnorm in training mode", "1"),
+        ("tied weights", "two"),
+        ("layer called twice", "shared"),
+        ("unknown loss", "hinge"),
+        ("rows that are not samples", "hidden"),
+    ],
+)
+def test_a_refusal_names_the_culprit(name: str, words: str) -> None:
+    make, inputs, targets, loss = REFUSED[name]
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match=words):
+        cb.Instance(make(), inputs, targets, loss=loss)
+
+
+def test_a_refused_model_in_training_mode_stays_in_it() -> None:
+    model = images(lambda: used_batchnorm(3)).train()
+    before = fingerprint(model)
+    with pytest.raises(ValueError):
+        cb.Instance(model, IMAGES, LABELS)
+    assert fingerprint(model) == before
+
+
+def weight_in_place(model: nn.Module) -> None:
+    with torch.no_grad():
+        model[0].weight.add_(1.0)
+
+
+def weight_replaced(model: nn.Module) -> None:
+    model[0].weight = nn.Parameter(model[0].weight.detach() * 2)
+
+
+def statistics(model: nn.Module) -> None:
+    model[1].running_mean.add_(1.0)
+
+
+@pytest.mark.parametrize("change", [weight_in_place, weight_replaced, statistics])
+def test_a_model_that_was_changed_is_refused_when_used(change: Callable[[nn.Module], None]) -> None:
+    model, inputs, targets = CASES["nasty_cnn"].build()
+    instance = cb.Instance(model, inputs, targets)
+    change(model)
+    for use in (cb.exact_fisher, lambda i: cb.fit(cb.probe("kfac"), i), lambda i: i.gradient()):
+        with pytest.raises(ValueError) as caught:
+            use(instance)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_change_of_mode_afterwards_is_refused_or_without_effect() -> None:
+    model, inputs, targets = CASES["nasty_cnn"].build()
+    instance = cb.Instance(model, inputs, targets)
+    model.train()
+    before = fingerprint(model)
+    try:
+        found = cb.exact_fisher(instance).to_dense()
+    except ValueError as refusal:
+        assert "\n" not in str(refusal)
+    else:
+        assert not (not oracles.relative(found, truth("nasty_cnn").fisher()) <= 1e-10)
+    assert fingerprint(model) == before
+
+
+# --- what an instance knows --------------------------------------------------------------------------------
+
+
+def test_gradient_is_that_of_the_mean_loss(case: Case, judge: Truth, instance: cb.Instance) -> None:
+    found = instance.gradient()
+    assert found.shape == (judge.size,) and found.dtype == torch.float64
+    assert not (not float((found - judge.gradient).norm()) <= 1e-12 * float(judge.gradient.norm()))
+
+
+def test_layers_in_order(case: Case, judge: Truth, instance: cb.Instance) -> None:
+    expected = oracles.layer_slices(judge.model)
+    assert [layer.name for layer in instance.layers] == list(expected)
+    assert [layer.slice for layer in instance.layers] == list(expected.values())
+    for layer, module in zip(instance.layers, oracles.covered_layers(judge.model).values(), strict=True):
+        groups = getattr(module, "groups", 1)
+        width = module.weight[0].numel() + (module.bias is not None)
+        assert layer.shape == (groups, len(module.weight) // groups, width)
+
+
+def covered_parameters(model: nn.Module) -> dict[str, Tensor]:
+    names = [f"{name}.{kind}" for name in oracles.covered_layers(model) for kind in ("weight", "bias")]
+    return {n: p.detach() for n, p in model.named_parameters() if n in names}
+
+
+def test_pack_and_unpack(case: Case, judge: Truth, instance: cb.Instance) -> None:
+    named = covered_parameters(judge.model)
+    packed = instance.pack(named)
+    assert torch.equal(packed, oracles.pack(judge.model, named))
+    unpacked = instance.unpack(packed)
+    assert unpacked.keys() == named.keys()
+    assert all(torch.equal(unpacked[name], tensor) for name, tensor in named.items())
+    vector = torch.arange(judge.size, dtype=torch.float64)
+    assert torch.equal(instance.pack(instance.unpack(vector)), vector)
+
+
+def test_pack_takes_all_parameters_of_a_model() -> None:
+    """So that ``dict(model.named_parameters())`` can be handed over as it is."""
+    model, *_ = CASES["nasty_cnn"].build()
+    everything = {name: p.detach() for name, p in model.named_parameters()}
+    assert torch.equal(instance_of("nasty_cnn").pack(everything), oracles.pack(model, everything))
+
+
+def test_pack_and_unpack_refuse_what_does_not_fit() -> None:
+    instance = instance_of("mlp_tanh")
+    named = covered_parameters(truth("mlp_tanh").model)
+    with pytest.raises(ValueError, match=r"0\.bias"):
+        instance.pack({name: tensor for name, tensor in named.items() if name != "0.bias"})
+    with pytest.raises(ValueError, match=r"0\.weight"):
+        instance.pack(named | {"0.weight": named["0.weight"].T})
+    with pytest.raises(ValueError):
+        instance.unpack(torch.zeros(5, dtype=torch.float64))
+
+
+def test_coverage(case: Case, judge: Truth, instance: cb.Instance) -> None:
+    total = sum(p.numel() for p in judge.model.parameters())
+    assert instance.coverage == pytest.approx(judge.size / total)
+
+
+def test_uncovered_parameters_only_lower_the_coverage() -> None:
+    assert instance_of("mlp_tanh").coverage == 1.0
+    assert 0.5 < instance_of("nasty_cnn").coverage < 1.0
+
+
+def test_frozen_layers_are_not_trained_and_not_compared() -> None:
+    """A layer without a trainable parameter has no direction to compare; it still passes gradients on."""
+    model, inputs, targets = CASES["mlp_tanh"].build()
+    model[2].requires_grad_(False)
+    instance = cb.Instance(model, inputs, targets)
+    slices = oracles.layer_slices(truth("mlp_tanh").model)
+    kept = torch.cat([torch.arange(s.start, s.stop) for name, s in slices.items() if name != "2"])
+    expected = truth("mlp_tanh").fisher()[kept][:, kept]
+    assert [layer.name for layer in instance.layers] == ["0", "4"]
+    assert not (not oracles.relative(cb.exact_fisher(instance).to_dense(), expected) <= 1e-10)
+    assert not any(p.requires_grad for p in model[2].parameters())
+
+
+def test_data_changed_in_place_gives_no_mixture() -> None:
+    """Refused, or the Fisher of the data as it was, or of the data as it is."""
+    model, inputs, targets = CASES["mlp_tanh"].build()
+    instance = cb.Instance(model, inputs, targets)
+    instance.gradient()
+    inputs.mul_(3.0)
+    new = oracles.type2_fisher(oracles.loss_terms(model, inputs, targets, "cross_entropy"), "cross_entropy")
+    try:
+        found = cb.exact_fisher(instance).to_dense()
+    except ValueError as refusal:
+        assert "\n" not in str(refusal)
+    else:
+        assert min(oracles.relative(found, expected) for expected in (new, truth("mlp_tanh").fisher())) <= 1e-10
+
+
+def test_a_layer_that_is_never_called_is_refused_or_zero() -> None:
+    """An unused layer has no curvature; it must not shift its neighbours in the parameter vector."""
+
+    class Unused(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.idle, self.last = nn.Linear(5, 4), nn.Linear(2, 2), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(torch.tanh(self.first(x)))
+
+    torch.manual_seed(0)
+    model = Unused().double()
+    try:
+        instance = cb.Instance(model, VECTORS.double(), LABELS)
+    except ValueError as refusal:
+        assert "idle" in str(refusal) and "\n" not in str(refusal)
+        return
+    sizes = {layer.name: layer.size for layer in instance.layers}
+    assert list(sizes) in (["first", "last"], ["first", "idle", "last"])
+    dense = cb.exact_fisher(instance).to_dense()
+    expected = oracles.type2_fisher(
+        oracles.loss_terms(model, VECTORS.double(), LABELS, "cross_entropy"), "cross_entropy"
+    )
+    if "idle" not in sizes:
+        kept = torch.cat([torch.arange(24), torch.arange(30, 45)])
+        expected = expected[kept][:, kept]
+    assert not (not oracles.relative(dense, expected) <= 1e-10)
+
+
+def test_one_sample_and_one_loss_term() -> None:
+    measure(instance_of("one_sample"))
+    measure(instance_of("one_sample_cnn"))
+
+
+def test_a_pooled_linear_layer_sees_positions() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), MeanPool(), nn.Linear(2, 3)).double()
+    inputs, targets = torch.randn(4, 6, 3).double(), LABELS
+    instance = cb.Instance(model, inputs, targets)
+    expected = oracles.type2_fisher(oracles.loss_terms(model, inputs, targets, "cross_entropy"), "cross_entropy")
+    assert not (not oracles.relative(cb.exact_fisher(instance).to_dense(), expected) <= 1e-10)

@@ -1,0 +1,98 @@
+"""The direction meter against dense solutions."""
+
+from __future__ import annotations
+
+import oracles
+import pytest
+import torch
+from cases import Case, Truth, instance_of, truth
+from torch import Tensor
+
+import curvbench as cb
+
+
+def dense_direction(step: Tensor, fisher: Tensor, gradient: Tensor, damping: float) -> dict[str, float]:
+    """Cosine, relative distance and share of the optimal decrease, from a dense solution."""
+    best = oracles.natural_gradient(fisher, gradient, damping)
+    damped = fisher + damping * torch.eye(len(fisher), dtype=fisher.dtype)
+
+    def decrease(p: Tensor) -> float:
+        return float(gradient @ p - 0.5 * p @ damped @ p)
+
+    return {
+        "cosine": float(step @ best / (step.norm() * best.norm())),
+        "relative": float((step - best).norm() / best.norm()),
+        "decrease": decrease(step) / decrease(best),
+    }
+
+
+def probe_step(judge: Truth, name: str, damping: float) -> Tensor:
+    """The step of each probe from dense matrices; K-FAC's blocks are inverted with exact damping."""
+    dense, sizes = judge.fisher(), oracles.layer_sizes(judge.model)
+    if name == "identity":
+        return judge.gradient
+    matrix = {
+        "diag": torch.diag(dense.diagonal()),
+        "unit": oracles.keep(dense, oracles.unit_sizes(judge.model)),
+        "layer": oracles.keep(dense, sizes),
+        "full": dense,
+        "kfac": oracles.kfac(judge.factors()),
+    }[name]
+    return oracles.natural_gradient(matrix, judge.gradient, damping)
+
+
+@pytest.mark.parametrize("name", ["identity", "diag", "unit", "layer", "full", "kfac"])
+def test_direction_against_dense_solutions(case: Case, judge: Truth, name: str) -> None:
+    damping = 1e-2 * float(torch.linalg.eigvalsh(judge.fisher())[-1])
+    probe = cb.probe(name) if name == "identity" else cb.probe(name, damping=damping)
+    found = cb.direction_errors(probe, instance_of(case.name), damping=damping)
+    expected = dense_direction(probe_step(judge, name, damping), judge.fisher(), judge.gradient, damping)
+    assert {"cosine", "relative", "decrease"} <= found.keys()
+    assert found["cosine"] == pytest.approx(expected["cosine"], abs=1e-9)
+    assert found["relative"] == pytest.approx(expected["relative"], rel=1e-8, abs=1e-8)
+    assert found["decrease"] == pytest.approx(expected["decrease"], rel=1e-8, abs=1e-8)
+
+
+def test_full_is_the_best_direction(case: Case, judge: Truth) -> None:
+    damping = 1e-3 * float(torch.linalg.eigvalsh(judge.fisher())[-1])
+    found = cb.direction_errors(cb.probe("full", damping=damping), instance_of(case.name), damping=damping)
+    assert found["cosine"] == pytest.approx(1, abs=1e-9)
+    assert not (not found["relative"] <= 1e-8)
+    assert found["decrease"] == pytest.approx(1, abs=1e-9)
+
+
+def test_no_direction_decreases_more_than_the_best(case: Case) -> None:
+    for name in ("diag", "unit", "layer", "kfac"):
+        assert cb.direction_errors(cb.probe(name), instance_of(case.name), damping=1e-3)["decrease"] <= 1 + 1e-9
+
+
+def test_default_damping_is_a_thousandth() -> None:
+    instance = instance_of("mlp_tanh")
+    probe = cb.probe("kfac", damping=1e-3)
+    assert cb.direction_errors(probe, instance) == cb.direction_errors(probe, instance, damping=1e-3)
+
+
+def test_control_kfac_is_not_the_natural_gradient() -> None:
+    found = cb.direction_errors(cb.probe("kfac"), instance_of("mlp_tanh"))
+    assert found["relative"] > 0.05
+    assert found["cosine"] < 0.999
+
+
+@pytest.mark.parametrize("damping", [-1e-3, float("nan")])
+def test_damping_that_is_no_damping_is_refused(damping: float) -> None:
+    with pytest.raises(ValueError, match="damping"):
+        cb.direction_errors(cb.probe("kfac"), instance_of("mlp_tanh"), damping=damping)
+
+
+def test_one_step_on_a_quadratic_lands_on_its_minimum() -> None:
+    """Linear outputs and a Gaussian: the full step with little damping is the Newton step."""
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 2).double()
+    x, y = torch.randn(12, 3).double(), torch.randn(12, 2).double()
+    instance = cb.Instance(torch.nn.Sequential(model), x, y, loss="gaussian")
+    step = cb.exact_fisher(instance).natural_gradient(instance.gradient(), 1e-12)
+    design = torch.cat([x, torch.ones(12, 1).double()], dim=1)
+    best = torch.linalg.lstsq(design, y).solution.T
+    matrix = torch.cat([model.weight, model.bias.unsqueeze(1)], dim=1).detach()
+    assert float((matrix - step.reshape(2, 4) - best).norm()) <= 1e-9 * float(best.norm())
+    assert truth("linear_deep").size == 43

@@ -1,0 +1,285 @@
+"""Every probe that the registry finds, on every case it supports: one contract for all."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pickle
+from typing import Any
+
+import oracles
+import pytest
+import torch
+from cases import CASES, Case, Truth, instance_of, truth
+from torch import Tensor
+
+import curvbench as cb
+from curvbench import registry
+from curvbench.spec import Probe
+
+NAMES = sorted(registry.probes())
+
+VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
+    *((name, {}) for name in NAMES),
+    *((name, {"fisher_type": t}) for name in ("diag", "unit", "layer", "full", "kfac") for t in ("mc", "empirical")),
+    ("kfac", {"fisher_type": "forward-only"}),
+    ("kfac", {"kfac_approx": "reduce"}),
+    ("kfac", {"damping_rule": "factored"}),
+    ("kfac", {"damping_rule": "pi"}),
+)
+
+
+def probe_id(variant: tuple[str, dict[str, Any]]) -> str:
+    return "-".join([variant[0], *map(str, variant[1].values())])
+
+
+@pytest.fixture(params=VARIANTS, ids=probe_id)
+def probe(request: pytest.FixtureRequest) -> Probe:
+    name, hyperparameters = request.param
+    return cb.probe(name, **hyperparameters)
+
+
+@pytest.fixture
+def supported(probe: Probe, instance: cb.Instance) -> cb.Instance:
+    if reason := probe.unsupported(instance):
+        pytest.skip(reason)
+    return instance
+
+
+def is_sampled(probe: Probe) -> bool:
+    return probe.hyperparameters.get("fisher_type") == "mc"
+
+
+def state_of(probe: Probe, instance: cb.Instance) -> Any:
+    return probe.refresh(probe.update(probe.init(instance), instance))
+
+
+def near(value: Tensor | float, expected: Tensor | float, tolerance: float) -> bool:
+    """Relative distance below the tolerance; false for NaN and for another shape."""
+    value, expected = (torch.as_tensor(x, dtype=torch.float64) for x in (value, expected))
+    scale = max(float(expected.abs().max()), 1e-300)
+    difference, size = ((value - expected) / scale).norm(), (expected / scale).norm()
+    return value.shape == expected.shape and bool(difference <= tolerance * size.clamp(min=1e-300))
+
+
+def vector_for(instance: cb.Instance, seed: int = 1) -> Tensor:
+    size = sum(layer.size for layer in instance.layers)
+    return torch.randn(size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def test_probes_of_the_contract_are_found() -> None:
+    assert {"identity", "diag", "unit", "layer", "full", "kfac"} <= set(NAMES)
+
+
+def test_operator_is_one_matrix_in_every_method(probe: Probe, supported: cb.Instance) -> None:
+    operator, vector = cb.fit(probe, supported), vector_for(supported)
+    dense = operator.to_dense()
+    assert tuple(operator.shape) == (len(vector), len(vector)) == tuple(dense.shape)
+    assert near(dense, dense.T, 1e-12)
+    assert near(operator.matvec(vector), dense @ vector, 1e-10)
+    assert near(operator.matmat(torch.stack([vector, -vector], 1)), dense @ torch.stack([vector, -vector], 1), 1e-10)
+    assert near(float(operator.trace()), dense.trace(), 1e-10)
+    assert near(float(operator.frobenius_norm()), (dense / dense.abs().max()).norm() * dense.abs().max(), 1e-10)
+    assert near(operator.diagonal(), dense.diagonal(), 1e-10)
+    eigenvalues = torch.linalg.eigvalsh(dense)
+    assert near(operator.eigenvalues(3), eigenvalues.flip(0)[:3], 1e-10)
+    assert float(eigenvalues[0]) >= -1e-12 * float(eigenvalues[-1]), "not positive semi-definite"
+
+
+def test_solve_undoes_the_damped_product(probe: Probe, supported: cb.Instance) -> None:
+    operator, vector = cb.fit(probe, supported), vector_for(supported)
+    damping = 1e-3 * float(operator.eigenvalues(1)[0])
+    assert near(operator.solve(operator.matvec(vector) + damping * vector, damping), vector, 1e-10)
+
+
+def test_precondition_is_the_damped_inverse(probe: Probe, supported: cb.Instance) -> None:
+    """Of the operator where the damping rule is exact; a symmetric positive linear map under every rule."""
+    state, v, w = state_of(probe, supported), vector_for(supported), vector_for(supported, seed=2)
+    first, second = probe.precondition(state, v), probe.precondition(state, w)
+    assert first.shape == v.shape and bool(torch.isfinite(first).all())
+    assert near(probe.precondition(state, 2 * v - w), 2 * first - second, 1e-9)
+    assert abs(float(w @ first - v @ second)) <= 1e-9 * float(w.norm() * first.norm() + v.norm() * second.norm())
+    assert float(v @ first) > 0
+    rule = probe.hyperparameters.get("damping_rule", "exact")
+    if rule == "exact" and (damping := probe.hyperparameters.get("damping")) is not None:
+        assert near(first, probe.operator(state).solve(v, damping), 1e-9)
+        dense = probe.operator(state).to_dense()
+        condition = 1 + float(dense.norm()) / damping
+        assert near(first, oracles.natural_gradient(dense, v, damping), max(1e-10, 1e-14 * condition))
+
+
+def test_refresh_alone_makes_a_state_ready(probe: Probe, supported: cb.Instance) -> None:
+    """A second refresh changes nothing, and refresh does not change the represented matrix."""
+    updated = probe.update(probe.init(supported), supported)
+    refreshed = probe.refresh(updated)
+    vector = vector_for(supported)
+    assert torch.equal(probe.operator(updated).to_dense(), probe.operator(refreshed).to_dense())
+    assert near(
+        probe.precondition(probe.refresh(refreshed), vector), probe.precondition(refreshed, vector), 1e-12
+    )
+
+
+def test_fit_is_one_update(probe: Probe, supported: cb.Instance) -> None:
+    by_hand = probe.operator(state_of(probe, supported)).to_dense()
+    assert torch.equal(cb.fit(probe, supported).to_dense(), by_hand)
+
+
+def test_state_round_trip(probe: Probe, supported: cb.Instance) -> None:
+    state, vector = state_of(probe, supported), vector_for(supported)
+    copy = pickle.loads(pickle.dumps(state))
+    assert torch.equal(probe.operator(copy).to_dense(), probe.operator(state).to_dense())
+    assert torch.equal(probe.precondition(copy, vector), probe.precondition(state, vector))
+
+
+def test_precondition_changes_neither_state_nor_gradient(probe: Probe, supported: cb.Instance) -> None:
+    state, vector = state_of(probe, supported), vector_for(supported)
+    kept, before = vector.clone(), pickle.dumps(state)
+    first = probe.precondition(state, vector)
+    assert torch.equal(vector, kept)
+    assert torch.equal(first, probe.precondition(state, vector))
+    assert pickle.dumps(state) == before
+
+
+def rearranged(case: Case, index: Tensor) -> cb.Instance:
+    model, inputs, targets = case.build()
+    return cb.Instance(model, inputs[index], targets[index], loss=case.loss)
+
+
+def test_order_of_the_samples_does_not_matter(probe: Probe, supported: cb.Instance, case: Case) -> None:
+    if is_sampled(probe):
+        pytest.skip("labels are drawn sample by sample")
+    count = len(case.build()[1])
+    other = rearranged(case, torch.arange(count).flip(0))
+    assert near(cb.fit(probe, other).to_dense(), cb.fit(probe, supported).to_dense(), 1e-10)
+
+
+def test_samples_given_twice_change_nothing(probe: Probe, supported: cb.Instance, case: Case) -> None:
+    if is_sampled(probe):
+        pytest.skip("labels are drawn sample by sample")
+    other = rearranged(case, torch.arange(len(case.build()[1])).repeat(2))
+    assert near(cb.fit(probe, other).to_dense(), cb.fit(probe, supported).to_dense(), 1e-10)
+
+
+def test_an_instance_is_left_as_it_was(probe: Probe, supported: cb.Instance) -> None:
+    first = cb.fit(probe, supported).to_dense()
+    assert torch.equal(cb.fit(probe, supported).to_dense(), first)
+
+
+@pytest.mark.parametrize("name", ["dead_unit", "dead_channel", "one_hot", "certain", "one_sample"])
+def test_no_nan_where_nothing_flows(probe: Probe, name: str) -> None:
+    instance = instance_of(name)
+    if reason := probe.unsupported(instance):
+        pytest.skip(reason)
+    state = state_of(probe, instance)
+    step = probe.precondition(state, instance.gradient())
+    assert bool(torch.isfinite(step).all())
+    assert bool(torch.isfinite(probe.operator(state).to_dense()).all())
+
+
+# --- hyperparameters ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_defaults_describe_themselves(name: str) -> None:
+    probe = cb.probe(name)
+    assert probe.name == name == probe.label
+    assert registry.probes()[name].__doc__, "the first line is what `curvbench list` shows"
+    assert dataclasses.is_dataclass(probe) and hash(probe) == hash(cb.probe(name))
+    assert pickle.loads(pickle.dumps(probe)) == probe
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        probe.anything = 1
+
+
+BAD: dict[str, tuple[Any, ...]] = {
+    "damping": (-1e-3, math.nan, math.inf, "small"),
+    "mc_samples": (0, -1, 1.5, True),
+    "fisher_type": ("nonsense", 3),
+    "kfac_approx": ("nonsense",),
+    "damping_rule": ("nonsense",),
+    "seed": ("one", 0.5),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("key", BAD)
+def test_wrong_hyperparameters_are_refused(name: str, key: str) -> None:
+    if key not in cb.probe(name).hyperparameters:
+        pytest.skip(f"{name} has no {key}")
+    for value in BAD[key]:
+        with pytest.raises(ValueError) as caught:
+            cb.probe(name, **{key: value})
+        assert key in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_unknown_hyperparameter_is_refused_by_name(name: str) -> None:
+    with pytest.raises(ValueError, match="no_such_option"):
+        cb.probe(name, no_such_option=1)
+
+
+def test_an_unknown_probe_is_an_error_with_near_misses() -> None:
+    with pytest.raises(ValueError, match="kfac") as caught:
+        cb.probe("kfca")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("alias", ["type2", "exact"])
+@pytest.mark.parametrize("name", ["diag", "unit", "layer", "full", "kfac"])
+def test_aliases_are_stored_as_type_2(name: str, alias: str) -> None:
+    assert cb.probe(name, fisher_type=alias) == cb.probe(name, fisher_type="type-2")
+    assert cb.probe(name, fisher_type=alias).hyperparameters["fisher_type"] == "type-2"
+
+
+@pytest.mark.parametrize("name", ["diag", "unit", "layer", "full"])
+def test_forward_only_is_for_kfac(name: str) -> None:
+    """The other probes have no meaning for it: refused when made or named unsupported, never ignored."""
+    try:
+        probe = cb.probe(name, fisher_type="forward-only")
+    except ValueError as refusal:
+        assert "forward-only" in str(refusal)
+    else:
+        assert probe.unsupported(instance_of("mlp_tanh"))
+
+
+def test_damping_zero_is_allowed_where_the_matrix_is_regular() -> None:
+    """More score columns than parameters make the Fisher of this case regular."""
+    judge: Truth = truth("mlp_many_samples")
+    smallest = float(torch.linalg.eigvalsh(judge.fisher())[0])
+    probe = cb.probe("diag", damping=0.0)
+    state = state_of(probe, instance_of("mlp_many_samples"))
+    vector = vector_for(instance_of("mlp_many_samples"))
+    assert near(probe.precondition(state, vector), vector / judge.fisher().diagonal(), 1e-10)
+    assert smallest < float(judge.fisher().diagonal().min())
+
+
+@pytest.mark.parametrize("name", ["diag", "unit", "layer", "full", "kfac"])
+def test_sampled_probes_have_a_seed(name: str) -> None:
+    def dense(seed: int) -> Tensor:
+        return cb.fit(cb.probe(name, fisher_type="mc", seed=seed), instance_of("nasty_cnn")).to_dense()
+
+    assert torch.equal(dense(1), dense(1))
+    assert not torch.equal(dense(1), dense(2))
+
+
+@pytest.mark.parametrize("name", ["diag", "unit", "layer", "full", "kfac"])
+def test_more_samples_come_nearer_to_type_2(name: str) -> None:
+    instance = instance_of("mlp_tanh")
+    truth_2 = cb.fit(cb.probe(name), instance).to_dense()
+
+    def error(samples: int) -> float:
+        found = [
+            oracles.relative(
+                cb.fit(cb.probe(name, fisher_type="mc", mc_samples=samples, seed=seed), instance).to_dense(), truth_2
+            )
+            for seed in range(4)
+        ]
+        return sum(found) / len(found)
+
+    assert error(2) / error(200) > 4
+
+
+def test_cases_are_all_there() -> None:
+    """A probe that calls everything unsupported would pass every test above."""
+    for name in ("diag", "unit", "layer", "full", "kfac"):
+        unsupported = [c for c in CASES if cb.probe(name).unsupported(instance_of(c))]
+        assert not unsupported, f"{name} does not cover {unsupported}"

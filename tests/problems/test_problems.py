@@ -1,0 +1,237 @@
+"""Conformance: every problem in the directory is what the contract says; and what is special about each."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pickle
+import pkgutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import curvbench.problems
+from curvbench.problems.mlp import MLP
+from curvbench.problems.resnet import ResNet
+from curvbench.spec import Dataset, Problem, Skip
+
+COVERED = (nn.Linear, nn.Conv1d, nn.Conv2d)
+
+
+def shipped() -> list[type[Problem]]:
+    modules = (importlib.import_module(m.name) for m in pkgutil.iter_modules(problems_path(), "curvbench.problems."))
+    return [
+        value
+        for module in modules
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Problem) and value.__module__ == module.__name__
+    ]
+
+
+def problems_path() -> list[str]:
+    return list(curvbench.problems.__path__)
+
+
+every = pytest.mark.parametrize("kind", shipped(), ids=lambda kind: kind.__name__)
+
+
+def data_or_skip(problem: Problem) -> Dataset:
+    try:
+        return problem.data(None)
+    except Skip as reason:
+        pytest.skip(str(reason))
+
+
+def fresh(problem: Problem, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return problem.model().eval()
+
+
+def weights(model: nn.Module) -> list[Tensor]:
+    return list(model.state_dict().values())
+
+
+def test_discovery_finds_the_files() -> None:
+    files = {path.stem for path in Path(problems_path()[0]).glob("*.py")} - {"__init__"}
+    assert {kind.__module__.rpartition(".")[2] for kind in shipped()} == files >= {"mlp", "resnet"}
+
+
+@every
+def test_defaults_construct_and_describe(kind: type[Problem]) -> None:
+    problem = kind()
+    assert problem.samples > 1
+    assert problem.epochs == 0
+    assert problem.label == problem.name == kind.__module__.rpartition(".")[2]
+    assert (kind.__doc__ or "").splitlines()[0].endswith((".", ")", ":"))
+
+
+@every
+def test_hyperparameters_can_be_written_on_a_command_line(kind: type[Problem]) -> None:
+    assert all(isinstance(value, int | float | bool | str) for value in kind().hyperparameters.values())
+
+
+@every
+def test_is_a_frozen_value(kind: type[Problem]) -> None:
+    problem = kind()
+    assert hash(problem) == hash(kind())
+    assert pickle.loads(pickle.dumps(problem)) == problem
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        problem.samples = 3
+    assert kind(samples=3).label == f"{problem.name}[samples=3]"  # type: ignore[call-arg]
+
+
+@every
+@pytest.mark.parametrize("wrong", [{"samples": 0}, {"samples": -1}, {"epochs": -1}])
+def test_senseless_fields_are_refused_in_one_line(kind: type[Problem], wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must .*, got {next(iter(wrong.values()))}$") as caught:
+        kind(**wrong)
+    assert "\n" not in str(caught.value)
+
+
+@every
+def test_model_is_drawn_from_the_global_generator(kind: type[Problem]) -> None:
+    first, again, other = (weights(fresh(kind(), seed)) for seed in (0, 0, 1))
+    assert all(map(torch.equal, first, again))
+    assert not all(map(torch.equal, first, other))
+
+
+@every
+def test_model_fits_its_data(kind: type[Problem]) -> None:
+    problem = kind()
+    data = data_or_skip(problem)
+    with torch.no_grad():
+        outputs = fresh(problem)(data.test_inputs[:4])
+    assert torch.isfinite(outputs).all()
+    if problem.loss == "cross_entropy":
+        assert outputs.shape[:-1] == data.test_targets[:4].shape
+        assert 0 <= data.train_targets.min() <= data.train_targets.max() < outputs.shape[-1]
+    else:
+        assert outputs.shape == data.test_targets[:4].shape
+
+
+@every
+def test_parts_have_the_shape_of_each_other(kind: type[Problem]) -> None:
+    data = data_or_skip(kind())
+    assert data.train_inputs.shape[1:] == data.test_inputs.shape[1:]
+    assert len(data.train_inputs) == len(data.train_targets) >= kind().samples
+    assert len(data.test_inputs) == len(data.test_targets) > 0
+
+
+@every
+def test_every_covered_layer_is_called_exactly_once(kind: type[Problem]) -> None:
+    problem = kind()
+    model, calls = fresh(problem), Counter[str]()
+    names = [name for name, module in model.named_modules() if isinstance(module, COVERED)]
+    for name in names:
+        model.get_submodule(name).register_forward_hook(lambda *_, name=name: calls.update([name]))
+    model(data_or_skip(problem).test_inputs[:2])
+    assert names
+    assert calls == Counter(names)
+
+
+@every
+def test_samples_do_not_touch_each_other_in_evaluation_mode(kind: type[Problem]) -> None:
+    problem = kind()
+    model, inputs = fresh(problem).double(), data_or_skip(problem).test_inputs[:4].double()
+    with torch.no_grad():
+        torch.testing.assert_close(model(inputs)[1:2], model(inputs[1:2]), rtol=1e-10, atol=1e-10)
+
+
+@every
+@pytest.mark.parametrize("dataset", ["mnist", "cifar10", "cifar100"])
+def test_absent_data_is_a_skip_that_names_the_command(kind: type[Problem], dataset: str, tmp_path: Path) -> None:
+    if "dataset" not in kind().hyperparameters:
+        pytest.skip("this problem has one data set")
+    with pytest.raises(Skip, match=f"`curvbench data {dataset} --data"):
+        kind(dataset=dataset).data(tmp_path)  # type: ignore[call-arg]
+
+
+@every
+def test_unknown_data_set_is_refused(kind: type[Problem]) -> None:
+    if "dataset" not in kind().hyperparameters:
+        pytest.skip("this problem has one data set")
+    with pytest.raises(ValueError, match="unknown data set 'nist': did you mean mnist"):
+        kind(dataset="nist")  # type: ignore[call-arg]
+
+
+def parameters(problem: Problem) -> int:
+    return sum(parameter.numel() for parameter in problem.model().parameters())
+
+
+def test_mlp_is_64_20_20_20_20_10() -> None:
+    shapes = [tuple(m.weight.shape) for m in MLP().model().modules() if isinstance(m, nn.Linear)]
+    assert shapes == [(20, 64), (20, 20), (20, 20), (20, 20), (10, 20)]
+
+
+def test_mlp_ends_in_logits_and_follows_its_fields() -> None:
+    model = MLP(hidden=7, depth=1, dataset="cifar100", activation="tanh", bias=False).model()
+    assert [type(module) for module in model.children()] == [nn.Flatten, nn.Linear, nn.Tanh, nn.Linear]
+    assert parameters(MLP(hidden=7, depth=1, dataset="cifar100", bias=False)) == 3072 * 7 + 7 * 100
+    assert isinstance(list(MLP(depth=0).model().children())[-1], nn.Linear)
+
+
+@pytest.mark.parametrize("wrong", [{"hidden": 0}, {"depth": -1}, {"activation": "gelu"}])
+def test_mlp_refuses(wrong: dict[str, int | str]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}.*{next(iter(wrong.values()))}"):
+        MLP(**wrong)  # type: ignore[arg-type]
+
+
+# Counted by hand from the papers' tables; 18 and 34 are widely published for CIFAR-10.
+SIZES = {18: 11_173_962, 34: 21_282_122, 20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}
+
+
+@pytest.mark.parametrize("depth", SIZES)
+def test_resnet_has_the_published_size(depth: int) -> None:
+    assert parameters(ResNet(depth=depth, dataset="cifar10")) == SIZES[depth]
+
+
+@pytest.mark.parametrize("depth", [8, 20, 32, 18, 34])
+def test_depth_counts_the_weight_layers(depth: int) -> None:
+    layers = [name for name, m in ResNet(depth=depth).model().named_modules() if isinstance(m, COVERED)]
+    assert len([name for name in layers if "downsample" not in name]) == depth
+
+
+def test_resnet_is_named_like_torchvision() -> None:
+    names = dict(ResNet(depth=18).model().named_parameters())
+    assert {"conv1.weight", "bn1.bias", "layer1.0.conv1.weight", "layer4.1.bn2.weight"} < names.keys()
+    assert {"layer2.0.downsample.0.weight", "layer2.0.downsample.1.weight", "fc.weight", "fc.bias"} < names.keys()
+    assert not [name for name in names if name.startswith("conv") and name.endswith("bias")]
+
+
+def test_convolutions_are_he_normal() -> None:
+    torch.manual_seed(0)
+    for name, module in ResNet(depth=18).model().named_modules():
+        if isinstance(module, nn.Conv2d) and module.weight.numel() > 10_000:
+            fan_out = module.out_channels * module.kernel_size[0] ** 2
+            assert module.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.03), name
+
+
+def test_padded_shortcut_strides_and_pads() -> None:
+    shortcut = ResNet().model().get_submodule("layer2.0.downsample")
+    x = torch.randn(2, 16, 8, 8)
+    y = shortcut(x)
+    assert y.shape == (2, 32, 4, 4)
+    assert torch.equal(y[:, 8:24], x[:, :, ::2, ::2])
+    assert y.abs().sum() == y[:, 8:24].abs().sum()
+
+
+def test_blocks_add_the_shortcut() -> None:
+    block = ResNet().model().eval().get_submodule("layer1.0")
+    with torch.no_grad():
+        block.get_parameter("bn2.weight").zero_()  # the branch is silent
+    x = torch.randn(2, 16, 8, 8)
+    assert torch.equal(block(x), x.relu())
+
+
+def test_width_of_the_first_stage() -> None:
+    assert ResNet(depth=18, width=8).model().get_submodule("fc").in_features == 64
+    assert ResNet(width=4).model().get_submodule("fc").in_features == 16
+
+
+@pytest.mark.parametrize("wrong", [{"depth": 50}, {"depth": 19}, {"width": -1}])
+def test_resnet_refuses(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be .*, got {next(iter(wrong.values()))}"):
+        ResNet(**wrong)  # type: ignore[arg-type]
