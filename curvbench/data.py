@@ -14,19 +14,13 @@ from __future__ import annotations
 
 import difflib
 import gzip
-import hashlib
 import math
 import os
 import shlex
-import tarfile
-import tempfile
-import urllib.request
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
-from shutil import copyfileobj
 
 import numpy as np
 import torch
@@ -36,11 +30,8 @@ from torch import Tensor
 from curvbench.spec import Dataset, Skip
 
 Bytes = NDArray[np.uint8]
-Progress = Callable[[str, int, int], None]
 
-CHUNK = 1 << 20
 DIGITS_TRAIN = 1437
-TIMEOUT_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -63,25 +54,6 @@ class Info:
     def shape(self) -> tuple[int, int, int]:
         """Of one image."""
         return self.channels, self.size, self.size
-
-
-@dataclass(frozen=True)
-class Source:
-    """A published file, the places that hold it (tried in order) and its checksum."""
-
-    urls: tuple[str, ...]
-    md5: str
-
-    @property
-    def file(self) -> str:
-        """Its name."""
-        return self.urls[0].rpartition("/")[2]
-
-
-def _mnist(file: str, md5: str) -> Source:
-    return Source(
-        (f"https://yann.lecun.com/exdb/mnist/{file}", f"https://ossci-datasets.s3.amazonaws.com/mnist/{file}"), md5
-    )
 
 
 INFO: dict[str, Info] = {
@@ -118,21 +90,6 @@ INFO: dict[str, Info] = {
     ),
 }
 
-SOURCES: dict[str, tuple[Source, ...]] = {
-    "mnist": (
-        _mnist("train-images-idx3-ubyte.gz", "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
-        _mnist("train-labels-idx1-ubyte.gz", "d53e105ee54ea40749a09fcbcd1e9432"),
-        _mnist("t10k-images-idx3-ubyte.gz", "9fb629c4189551a2d022fa330f9573f3"),
-        _mnist("t10k-labels-idx1-ubyte.gz", "ec29112dd5afa0611ce80d1b7f02629c"),
-    ),
-    "cifar10": (
-        Source(("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",), "c32a1d4ab5d03f1284b67883e8d87530"),
-    ),
-    "cifar100": (
-        Source(("https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",), "03b5dce01913d631647c71ecec9e9cb8"),
-    ),
-}
-
 
 def info(name: str) -> Info:
     """What is known of the data set called ``name``; raises ValueError for an unknown one."""
@@ -162,29 +119,9 @@ def load(name: str, root: Path | None = None) -> Dataset:
     return Dataset(*_part(known, *read(known, folder, known.train)), *_part(known, *read(known, folder, known.test)))
 
 
-def download(name: str, root: Path, progress: Progress | None = None) -> Path:
-    """Fetch a data set from its authors into ``root`` and return its folder; one that is there is left as it is.
-
-    ``progress(file, bytes so far, bytes in all or -1)`` is called while a file arrives. Files appear only after the
-    checksums of all of them are right.
-
-    Raises:
-        ValueError: nothing to download, no source answers, or what arrived is not what was published.
-    """
-    known = info(name)
-    if not known.folder:
-        raise ValueError(f"{name} comes with scikit-learn: there is nothing to download")
-    folder = root / known.folder
-    if not _missing(known, folder):
-        return folder
-    root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as temporary:
-        arrived = [_fetch(source, Path(temporary), progress) for source in SOURCES[name]]
-        files = _unpack(arrived[0], known, Path(temporary)) if arrived[0].name.endswith(".tar.gz") else arrived
-        folder.mkdir(exist_ok=True)
-        for file in files:
-            file.replace(folder / file.name)
-    return folder
+def missing(known: Info, folder: Path) -> list[str]:
+    """The files of a data set that a folder lacks."""
+    return [file for file in known.train + known.test if _find(folder, file) is None]
 
 
 def _digits() -> Dataset:
@@ -206,18 +143,14 @@ def _folder(name: str, root: Path | None) -> Path:
     if not place:
         raise Skip(f"no folder for {name} is given: {advice}")
     folder = Path(place) / INFO[name].folder
-    if missing := _missing(INFO[name], folder):
-        raise Skip(f"{name} is absent ({folder / missing[0]}): {advice}")
+    if lacking := missing(INFO[name], folder):
+        raise Skip(f"{name} is absent ({folder / lacking[0]}): {advice}")
     return folder
 
 
 def _find(folder: Path, file: str) -> Path | None:
     """The file as such or gzipped, whichever is there."""
     return next((path for path in (folder / file, folder / f"{file}.gz") if path.is_file()), None)
-
-
-def _missing(known: Info, folder: Path) -> list[str]:
-    return [file for file in known.train + known.test if _find(folder, file) is None]
 
 
 def _bytes(folder: Path, file: str) -> tuple[Path, Bytes]:
@@ -284,45 +217,3 @@ def _part(known: Info, images: Bytes, labels: Bytes) -> tuple[Tensor, Tensor]:
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (known.mean, known.std))
     pixels = torch.from_numpy(images.astype(np.float32))
     return pixels.div_(255).sub_(mean).div_(std), torch.from_numpy(labels.astype(np.int64))
-
-
-def _fetch(source: Source, folder: Path, progress: Progress | None) -> Path:
-    """The file from the first place that gives it as published."""
-    failures = []
-    for url in source.urls:
-        try:
-            return _transfer(url, source, folder / source.file, progress)
-        except (OSError, HTTPException, ValueError) as error:
-            failures.append(f"{url}: {error}")
-    raise ValueError(f"{source.file} cannot be downloaded ({'; '.join(failures)}): check the connection, try later")
-
-
-def _transfer(url: str, source: Source, path: Path, progress: Progress | None) -> Path:
-    digest, done = hashlib.md5(usedforsecurity=False), 0
-    with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer, path.open("wb") as out:
-        total = int(answer.headers.get("Content-Length") or -1)
-        while chunk := answer.read(CHUNK):
-            out.write(chunk)
-            digest.update(chunk)
-            done += len(chunk)
-            if progress is not None:
-                progress(path.name, done, total)
-    if digest.hexdigest() != source.md5:
-        raise ValueError(f"expected md5 {source.md5}, found {digest.hexdigest()} in {done} bytes")
-    return path
-
-
-def _unpack(archive: Path, known: Info, folder: Path) -> list[Path]:
-    """The files of a data set out of its archive: only those that are expected, whatever else it holds."""
-    with tarfile.open(archive, "r:gz") as tar:
-        return [_member(tar, f"{known.folder}/{file}", folder / file) for file in known.train + known.test]
-
-
-def _member(tar: tarfile.TarFile, name: str, path: Path) -> Path:
-    member = next((member for member in tar.getmembers() if member.name == name and member.isfile()), None)
-    content = tar.extractfile(member) if member is not None else None
-    if content is None:
-        raise ValueError(f"{tar.name!r} holds no file {name}: it is not the published archive")
-    with content, path.open("wb") as out:
-        copyfileobj(content, out)
-    return path

@@ -36,8 +36,8 @@ def cell_id(cell: Cell, environment: Mapping[str, Any]) -> str:
     return short_hash(
         {
             "suite": cell.suite,
-            "problem": _component(cell.problem),
-            "probe": _component(cell.probe),
+            "problem": component(cell.problem),
+            "probe": component(cell.probe),
             "seed": cell.seed,
             **run_identity(cell, environment),
         }
@@ -85,11 +85,12 @@ def short_hash(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _component(component: Component) -> dict[str, Any]:
+def component(part: Component) -> dict[str, Any]:
+    """What of a probe or a problem decides a number: name, hyperparameters and the content of its file."""
     return {
-        "name": component.name,
-        "hyperparameters": component.hyperparameters,
-        "source": _content(source(type(component))),
+        "name": part.name,
+        "hyperparameters": part.hyperparameters,
+        "source": _content(source(type(part))),
     }
 
 

@@ -3,43 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.func import functional_call
 
 from curvbench import layers as geometry
-from curvbench.likelihood import LIKELIHOODS, cotangents
+from curvbench.checks import refuse_coupled_samples, refuse_layer, refuse_not_finite, refuse_output, refuse_tied
+from curvbench.layers import parameter_names
+from curvbench.likelihood import cotangents, likelihood
 from curvbench.spec import Layer, LayerSize
+from curvbench.tape import Hook, Recorder, Tape, evaluation, hooked
 
 Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
-_Hook = Callable[[nn.Module, tuple[Any, ...], Any], Any]
-
-
-@dataclass(frozen=True)
-class Tape:
-    """One recorded forward pass: outputs (N, ..., C) and, per layer name, its input and its output's place in the graph."""
-
-    outputs: Tensor
-    inputs: Mapping[str, Tensor]
-    edges: Mapping[str, GradientEdge]
-    shapes: Mapping[str, torch.Size]
-
-    def pull(self, cotangent: Tensor, keep: bool = False) -> dict[str, Tensor]:
-        """Gradients at the layers' outputs for one cotangent (N, ..., C); ``keep`` allows another pull."""
-        found = torch.autograd.grad(
-            self.outputs, list(self.edges.values()), cotangent, retain_graph=keep, allow_unused=True
-        )
-        return {
-            name: cotangent.new_zeros(self.shapes[name]) if gradient is None else gradient
-            for name, gradient in zip(self.edges, found, strict=True)
-        }
 
 
 class Instance:
@@ -67,10 +46,8 @@ class Instance:
     """
 
     def __init__(self, model: nn.Module, inputs: Inputs, targets: Tensor, loss: str = "cross_entropy") -> None:
-        if loss not in LIKELIHOODS:
-            raise ValueError(f"unknown loss {loss!r}: known are {', '.join(LIKELIHOODS)}")
+        self.likelihood = likelihood(loss)
         self.model, self.inputs, self.targets, self.loss = model, inputs, targets, loss
-        self.likelihood = LIKELIHOODS[loss]
         self.samples = _leading_size(inputs)
         if self.samples == 0:
             raise ValueError("the batch is empty: give at least one sample")
@@ -78,25 +55,27 @@ class Instance:
         self._trainable = {name for name, p in model.named_parameters() if p.requires_grad}
         self._buffers = {name: b.detach() for name, b in model.named_buffers()}
         self._versions = self._current_versions()
-        _refuse_coupled_samples(model)
-        _refuse_not_finite(inputs, self.parameters, self._buffers)
+        refuse_coupled_samples(model)
+        refuse_not_finite({**_named(inputs), **self.parameters, **self._buffers})
         self._cloned_inputs: frozenset[str] = frozenset()
         self._inspect()
 
     def _inspect(self) -> None:
         """Find the layers that one forward pass covers, and refuse what it shows to be out of reach."""
         candidates = {n: la for n, m in self.model.named_modules() if (la := geometry.describe(n, m)) is not None}
-        seen = _Recorder(candidates, frozenset())
+        seen = Recorder(candidates, frozenset())
         with torch.no_grad():
             outputs = self._forward(seen.hooks())
-        _refuse_output(outputs, self.samples)
+        refuse_output(outputs, self.samples)
         self.likelihood.check(outputs, self.targets)
         called = {name: layer for name, layer in candidates.items() if seen.calls[name]}
         if not called:
-            raise ValueError("the model has no covered layer: none of its Linear, Conv1d or Conv2d modules is trained and called")
-        for name, layer in called.items():
-            _refuse_layer(layer, seen, self.samples)
-        _refuse_tied(self.model, called)
+            raise ValueError(
+                "the model has no covered layer: none of its Linear, Conv1d or Conv2d modules is trained and called"
+            )
+        for layer in called.values():
+            refuse_layer(layer, seen, self.samples)
+        refuse_tied(self.model, called)
         self._cloned_inputs = frozenset(seen.overwritten())
         start, found, sizes = 0, [], {}
         for name, layer in called.items():
@@ -141,7 +120,7 @@ class Instance:
 
     def tape(self) -> Tape:
         """One forward pass with frozen parameters, recorded for gradients at the layers' outputs."""
-        recorder = _Recorder({layer.name: layer for layer in self.layers}, self._cloned_inputs, trace=True)
+        recorder = Recorder({layer.name: layer for layer in self.layers}, self._cloned_inputs, trace=True)
         with torch.enable_grad():
             outputs = self._forward(recorder.hooks())
         return Tape(outputs, recorder.inputs, recorder.edges, recorder.shapes)
@@ -181,7 +160,9 @@ class Instance:
         parts = []
         for layer in self.layers:
             rows = layer.groups * layer.outputs
-            pieces = [_fetch(tensors, name, self.parameters[name].shape).reshape(rows, -1) for name in _names(layer)]
+            pieces = [
+                _fetch(tensors, name, self.parameters[name].shape).reshape(rows, -1) for name in parameter_names(layer)
+            ]
             parts.append(torch.cat(pieces, dim=1).flatten())
         return torch.cat(parts)
 
@@ -197,89 +178,25 @@ class Instance:
         for layer in self.layers:
             matrix = vector[layer.slice].reshape(layer.groups * layer.outputs, layer.inputs)
             columns = (matrix[:, : layer.inputs - layer.bias], matrix[:, layer.inputs - 1 :])
-            for name, part in zip(_names(layer), columns, strict=False):
+            for name, part in zip(parameter_names(layer), columns, strict=False):
                 tensors[name] = part.reshape(self.parameters[name].shape)
         return tensors
 
     def _weight_names(self) -> Iterator[str]:
-        return (_names(layer)[0] for layer in self.layers)
+        return (parameter_names(layer)[0] for layer in self.layers)
 
     def _current_versions(self) -> list[int]:
         return [p._version for p in self.model.parameters()] + [b._version for b in self.model.buffers()]
 
-    def _forward(self, hooks: Mapping[str, _Hook], parameters: Mapping[str, Tensor] | None = None) -> Tensor:
+    def _forward(self, hooks: Mapping[str, Hook], parameters: Mapping[str, Tensor] | None = None) -> Tensor:
         if self._current_versions() != self._versions:
             raise ValueError("the model has changed since this Instance was made: make a new one")
         state = {**self.parameters, **(parameters or {}), **{name: b.clone() for name, b in self._buffers.items()}}
         inputs = self.inputs
         args = inputs if isinstance(inputs, tuple) else () if isinstance(inputs, Mapping) else (inputs,)
         kwargs = dict(inputs) if isinstance(inputs, Mapping) else {}
-        with _evaluation(self.model), _hooked(self.model, hooks):
+        with evaluation(self.model), hooked(self.model, hooks):
             return functional_call(self.model, state, args, kwargs)
-
-
-class _Recorder:
-    """Forward hooks that note what each layer read and, with ``trace``, where its output stands in the graph."""
-
-    def __init__(self, layers: Mapping[str, Layer], cloned: frozenset[str], trace: bool = False) -> None:
-        self.layers, self.cloned, self.trace = layers, cloned, trace
-        self.calls: Counter[str] = Counter()
-        self.inputs: dict[str, Tensor] = {}
-        self.edges: dict[str, GradientEdge] = {}
-        self.shapes: dict[str, torch.Size] = {}
-        self._versions: dict[str, int] = {}
-
-    def hooks(self) -> dict[str, _Hook]:
-        return {name: self._hook(name) for name in self.layers}
-
-    def overwritten(self) -> list[str]:
-        """Layers whose input was modified in place after they had read it."""
-        return [name for name, x in self.inputs.items() if x._version != self._versions[name]]
-
-    def _hook(self, name: str) -> _Hook:
-        def record(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-            self.calls[name] += 1
-            x = args[0].detach()
-            self.inputs[name] = x.clone() if name in self.cloned else x
-            self._versions[name] = x._version
-            self.shapes[name] = output.shape
-            if not self.trace:
-                return None
-            # Nothing before the first layer needs a gradient. A clone, for an in-place activation may follow.
-            traced = output if output.requires_grad else output.requires_grad_().clone()
-            # The edge, not the tensor: an in-place activation would move the tensor behind itself.
-            self.edges[name] = get_gradient_edge(traced)
-            return traced
-
-        return record
-
-
-@contextmanager
-def _hooked(model: nn.Module, hooks: Mapping[str, _Hook]) -> Iterator[None]:
-    handles = [model.get_submodule(name).register_forward_hook(hook, prepend=True) for name, hook in hooks.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
-    """Dropout off, and every module's own mode back afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        for module, _ in modes:
-            module.training = False
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def _names(layer: Layer) -> tuple[str, ...]:
-    prefix = f"{layer.name}." if layer.name else ""
-    return (f"{prefix}weight", f"{prefix}bias") if layer.bias else (f"{prefix}weight",)
 
 
 def _fetch(tensors: Mapping[str, Tensor], name: str, shape: torch.Size) -> Tensor:
@@ -291,6 +208,10 @@ def _fetch(tensors: Mapping[str, Tensor], name: str, shape: torch.Size) -> Tenso
 
 def _values(inputs: Inputs) -> list[Any]:
     return [inputs] if isinstance(inputs, Tensor) else list(inputs.values() if isinstance(inputs, Mapping) else inputs)
+
+
+def _named(inputs: Inputs) -> dict[str, Any]:
+    return {f"input {i}": value for i, value in enumerate(_values(inputs))}
 
 
 def _map_inputs(inputs: Inputs, act: Callable[[Any], Any]) -> Inputs:
@@ -306,51 +227,3 @@ def _leading_size(inputs: Inputs) -> int:
     if not tensors:
         raise ValueError("inputs must hold a tensor whose first dimension is the batch")
     return tensors[0].shape[0]
-
-
-def _refuse_coupled_samples(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        if not isinstance(module, nn.modules.batchnorm._BatchNorm):
-            continue
-        if module.training:
-            raise ValueError(f"BatchNorm {name!r} is in training mode, which couples the samples: call model.eval() first")
-        if module.running_mean is None:
-            raise ValueError(f"BatchNorm {name!r} keeps no running statistics and so couples the samples: it has no per-sample Fisher")
-
-
-def _refuse_not_finite(inputs: Inputs, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> None:
-    named = {f"input {i}": v for i, v in enumerate(_values(inputs)) if isinstance(v, Tensor)} | {**parameters, **buffers}
-    for name, value in named.items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise ValueError(f"{name} holds NaN or infinity: nothing can be measured there")
-
-
-def _refuse_output(outputs: Any, samples: int) -> None:
-    if not isinstance(outputs, Tensor):
-        raise ValueError(f"the model must return one tensor, got {type(outputs).__name__}: wrap it")
-    if outputs.ndim not in (2, 3) or outputs.shape[0] != samples:
-        raise ValueError(
-            f"outputs must be (N, C) or (N, T, C) with N = {samples} samples first and classes last, got {tuple(outputs.shape)}"
-        )
-    if not bool(torch.isfinite(outputs).all()):
-        raise ValueError("the model's outputs hold NaN or infinity: nothing can be measured there")
-
-
-def _refuse_layer(layer: Layer, seen: _Recorder, samples: int) -> None:
-    if seen.calls[layer.name] > 1:
-        raise ValueError(f"layer {layer.name!r} is called {seen.calls[layer.name]} times per forward pass: only one call is supported")
-    rows, rank = seen.inputs[layer.name].shape[0], seen.inputs[layer.name].ndim
-    least = {"linear": 2, "conv1d": 3, "conv2d": 4}[layer.kind]
-    if rows != samples or rank < least:
-        shape = tuple(seen.inputs[layer.name].shape)
-        raise ValueError(f"layer {layer.name!r} sees an input {shape} whose rows cannot be told apart as {samples} samples")
-
-
-def _refuse_tied(model: nn.Module, called: Mapping[str, Layer]) -> None:
-    owners: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        owners.setdefault(id(parameter), []).append(name)
-    covered = {name for layer in called.values() for name in _names(layer)}
-    for names in owners.values():
-        if len(names) > 1 and covered.intersection(names):
-            raise ValueError(f"tied weights are not supported: {' and '.join(names)} are one parameter")

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from curvbench.spec import Layer
+from curvbench.spec import Kind, Layer
 
-_KINDS = {nn.Linear: "linear", nn.Conv1d: "conv1d", nn.Conv2d: "conv2d"}
+_KINDS: dict[type[Any], Kind] = {nn.Linear: "linear", nn.Conv1d: "conv1d", nn.Conv2d: "conv2d"}
 
 
 def describe(name: str, module: nn.Module) -> Layer | None:
@@ -24,18 +24,28 @@ def describe(name: str, module: nn.Module) -> Layer | None:
     A subclass that overrides ``forward`` is any other module, and so is a layer whose weight is frozen or computed
     (a parametrization): its gradient is no product of its input and its output gradient.
     """
-    kind = next((k for cls, k in _KINDS.items() if isinstance(module, cls) and type(module).forward is cls.forward), None)
     weight = module._parameters.get("weight")
+    kind = _kind(module)
     if kind is None or weight is None or not weight.requires_grad:
         return None
     trained_bias = module._parameters.get("bias")
     bias = trained_bias is not None and trained_bias.requires_grad
     groups = getattr(module, "groups", 1)
-    layer = Layer(name, kind, groups, weight.shape[0] // groups, weight[0].numel() + bias, bias, 0)  # type: ignore[arg-type]
+    layer = Layer(name, kind, groups, weight.shape[0] // groups, weight[0].numel() + bias, bias, 0)
     return layer if kind == "linear" else replace(layer, **_window(module))
 
 
-def _window(module: nn.Module) -> dict[str, Any]:
+def _kind(module: Any) -> Kind | None:
+    return next((k for c, k in _KINDS.items() if isinstance(module, c) and type(module).forward is c.forward), None)
+
+
+def parameter_names(layer: Layer) -> tuple[str, ...]:
+    """Names of a layer's weight and, where it is trained, bias in ``named_parameters``."""
+    prefix = f"{layer.name}." if layer.name else ""
+    return (f"{prefix}weight", f"{prefix}bias") if layer.bias else (f"{prefix}weight",)
+
+
+def _window(module: Any) -> dict[str, Any]:
     """Kernel, stride, dilation and padding of a convolution, as of a two-dimensional one."""
 
     def plane(values: tuple[int, ...]) -> tuple[int, ...]:

@@ -45,7 +45,7 @@ class Likelihood(ABC):
 
     @abstractmethod
     def coefficients(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """a with sum_r a_r s_r = residual, (R, N, ...); 0 where no finite a exists."""
+        """A with sum_r a_r s_r = residual, (R, N, ...); 0 where no finite a exists."""
 
 
 class CrossEntropy(Likelihood):
@@ -53,7 +53,9 @@ class CrossEntropy(Likelihood):
 
     def check(self, outputs: Tensor, targets: Tensor) -> None:
         if outputs.shape[-1] < 2:
-            raise ValueError("cross entropy over one class is constant: its Fisher is zero; give the model more outputs")
+            raise ValueError(
+                "cross entropy over one class is constant: its Fisher is zero; give the model more outputs"
+            )
         if targets.dtype != torch.int64 or targets.shape != outputs.shape[:-1]:
             raise ValueError(
                 f"cross_entropy needs int64 class indices of shape {tuple(outputs.shape[:-1])} for outputs "
@@ -113,7 +115,7 @@ def _tails(outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _scores_at(outputs: Tensor, labels: Tensor) -> Tensor:
-    """p - e_label, its largest entries computed without cancellation: p_y - 1 = -(sum of the others)."""
+    """P - e_label, its largest entries computed without cancellation: p_y - 1 = -(sum of the others)."""
     p = torch.softmax(outputs, -1)
     hit = F.one_hot(labels, outputs.shape[-1]).bool()
     others = p.masked_fill(hit, 0.0)
@@ -156,6 +158,13 @@ class Gaussian(Likelihood):
 LIKELIHOODS: dict[str, Likelihood] = {"cross_entropy": CrossEntropy(), "gaussian": Gaussian()}
 
 
+def likelihood(loss: str) -> Likelihood:
+    """The likelihood of a loss by its name; raises ValueError for an unknown one."""
+    if loss not in LIKELIHOODS:
+        raise ValueError(f"unknown loss {loss!r}: known are {', '.join(LIKELIHOODS)}")
+    return LIKELIHOODS[loss]
+
+
 def _one_term_at_a_time(scores: Tensor) -> Iterator[Tensor]:
     """(R, N, T, C) -> T R cotangents (N, T, C), each nonzero at one token; (R, N, C) -> R of (N, C)."""
     if scores.ndim == 3:
@@ -169,32 +178,32 @@ def _one_term_at_a_time(scores: Tensor) -> Iterator[Tensor]:
 
 
 def cotangents(
-    likelihood: Likelihood, outputs: Tensor, targets: Tensor, fisher_type: str, mc_samples: int = 1, seed: int = 0
+    model: Likelihood, outputs: Tensor, targets: Tensor, fisher_type: str, mc_samples: int = 1, seed: int = 0
 ) -> Iterator[Tensor]:
     """Cotangents at the outputs whose score columns v make up F = (1/terms) sum v v^T, each (N, ..., C).
 
     ``type-2``: R per term. ``empirical``: one per term. ``mc``: ``mc_samples`` altogether, in which all tokens of a
     sequence are drawn at once (the sampling unit is the sequence: cross terms vanish in expectation).
     """
-    mask = likelihood.valid(targets)[..., None]
+    mask = model.valid(targets)[..., None]
     if fisher_type == "type-2":
-        yield from _one_term_at_a_time(likelihood.factor(outputs) * mask)
+        yield from _one_term_at_a_time(model.factor(outputs) * mask)
     elif fisher_type == "empirical":
-        yield from _one_term_at_a_time((likelihood.residual(outputs, targets) * mask)[None])
+        yield from _one_term_at_a_time((model.residual(outputs, targets) * mask)[None])
     elif fisher_type == "mc":
         generator = torch.Generator().manual_seed(seed)
-        yield from likelihood.sample(outputs, mc_samples, generator) * mask / mc_samples**0.5
+        yield from model.sample(outputs, mc_samples, generator) * mask / mc_samples**0.5
     else:
         raise ValueError(f"fisher_type must be 'type-2', 'mc' or 'empirical', got {fisher_type!r}")
 
 
-def gradient_coefficients(likelihood: Likelihood, outputs: Tensor, targets: Tensor) -> Tensor:
-    """a (columns per sample, N) with sum_m a_m v_m = the gradient of the mean loss, in the order of ``cotangents``.
+def gradient_coefficients(model: Likelihood, outputs: Tensor, targets: Tensor) -> Tensor:
+    """A (columns per sample, N) with sum_m a_m v_m = the gradient of the mean loss, in the order of ``cotangents``.
 
     For the type-2 Fisher; entries are 0 where no finite one exists.
     """
-    valid = likelihood.valid(targets)
-    a = likelihood.coefficients(outputs, targets.clamp_min(0) if targets.dtype == torch.int64 else targets) * valid
+    valid = model.valid(targets)
+    a = model.coefficients(outputs, targets.clamp_min(0) if targets.dtype == torch.int64 else targets) * valid
     if a.ndim == 3:
         a = a.permute(2, 0, 1).flatten(0, 1)
     return a / int(valid.sum())

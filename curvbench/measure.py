@@ -1,4 +1,4 @@
-"""From a cell to its rows: the trained snapshot and the exact reference are made once, every probe is held against them."""
+"""From a cell to its rows: snapshot and exact reference are made once, and every probe is held against them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from curvbench.fisher.columns import Columns
 from curvbench.instance import Instance
 from curvbench.meters.cost import cost_rows
 from curvbench.meters.direction import direction_rows
-from curvbench.meters.error import BLOCKS, error_rows, errors
+from curvbench.meters.error import BLOCKS, error_rows
 from curvbench.meters.health import health_rows
 from curvbench.operators import Operator
 from curvbench.spec import Cell, Probe, Row, Unsupported
@@ -42,6 +42,13 @@ def refuse_unsupported(probe: Probe, instance: Instance) -> None:
     reason = probe.unsupported(instance)
     if reason is not None:
         raise Unsupported(reason)
+
+
+def reference_identity(cell: Cell) -> str:
+    """A short hash that names the reference of a cell: all cells that share snapshot, batch and precision share it."""
+    versions = {"torch_version": torch.__version__, "device_name": identity.device_name(cell.device)}
+    parts = identity.run_identity(cell, versions)
+    return identity.short_hash({"problem": identity.component(cell.problem), "seed": cell.seed, **parts})
 
 
 def prepare(cell: Cell, folder: Path, data: Path | None, report: Report) -> None:
@@ -126,7 +133,7 @@ def _sampling_rows(probe: Probe, instance: Instance, fisher: ExactFisher, found:
     """For sampled labels: what of the relative error more samples would remove."""
     if getattr(probe, "fisher_type", None) != "mc":
         return
-    limit = fit(replace(probe, fisher_type="type-2"), instance)  # type: ignore[type-var, call-arg]
+    limit = fit(replace(probe, fisher_type="type-2"), instance)  # type: ignore[type-var]
     wholes = {row.scope: row.value for row in error_rows(limit, fisher) if row.metric == "error.relative"}
     for row in found:
         if row.metric == "error.relative" and row.scope in ("network", BLOCKS) and row.value is not None:
@@ -137,4 +144,4 @@ def _seeded(probe: Probe, seed: int) -> Probe:
     """The probe with its label draws moved by the cell's seed."""
     if not any(f.name == "seed" for f in fields(probe)):  # type: ignore[arg-type]
         return probe
-    return replace(probe, seed=probe.seed + seed)  # type: ignore[attr-defined, type-var, call-arg]
+    return replace(probe, seed=probe.seed + seed)  # type: ignore[attr-defined, type-var]

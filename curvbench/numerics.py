@@ -53,7 +53,7 @@ def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
     try:
         values, vectors = torch.linalg.eigh(matrix)
         healthy = bool(torch.isfinite(values).all())
-    except torch.linalg.LinAlgError:
+    except torch._C._LinAlgError:
         healthy = False
     if not healthy:
         _note_retry()
@@ -90,14 +90,18 @@ def damped_inverse(matrix: Tensor, damping: Tensor | float) -> Tensor:
     return torch.cholesky_inverse(cholesky(matrix + shift * eye)).to(matrix.dtype)
 
 
+_SLICE = 2**24  # entries that are cast to float64 at a time
+
+
 def sum_squares(tensor: Tensor) -> float:
     """Sum of squares, accumulated in float64 (float32 norms on CPU lose up to 1e-3 on large tensors)."""
     return float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) ** 2
 
 
 def inner(a: Tensor, b: Tensor) -> float:
-    """Sum of a * b, accumulated in float64."""
-    return float((a.double() * b.double()).sum())
+    """Sum of a * b over two tensors of one shape, accumulated in float64."""
+    flat_a, flat_b = a.reshape(-1).split(_SLICE), b.reshape(-1).split(_SLICE)
+    return sum(float(x.double() @ y.double()) for x, y in zip(flat_a, flat_b, strict=True))
 
 
 def positive(denominator: Tensor) -> Tensor:

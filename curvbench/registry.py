@@ -42,6 +42,11 @@ def problems() -> dict[str, type[Problem]]:
     return _discover("curvbench.problems", Problem)  # type: ignore[type-abstract]
 
 
+def every_probe() -> list[Probe]:
+    """One of each probe that is found, with its defaults, by name."""
+    return [kind() for _, kind in sorted(probes().items())]
+
+
 def probe(name: str, **hyperparameters: Any) -> Probe:
     """The probe called ``name``; raises ValueError for an unknown name or hyperparameter, or a wrong type."""
     return _build(_lookup("probe", name, probes()), name, hyperparameters)
@@ -124,8 +129,9 @@ def near_misses(name: str, known: Iterable[str]) -> str:
 
 def _hint(name: str, known: Mapping[str, str]) -> str:
     """Near misses among the suites, given as they have to be typed."""
-    near = [known[key] for key in difflib.get_close_matches(name, sorted(known), n=3)] or sorted(known.values())
-    return f"; did you mean {', '.join(near)}?" if near else ""
+    near = [known[key] for key in difflib.get_close_matches(name, sorted(known), n=3)]
+    there = f"; there are {', '.join(sorted(known.values()))}" if known else ""
+    return f"; did you mean {', '.join(near)}?" if near else there
 
 
 def _suites_near(path: Path) -> dict[str, str]:

@@ -11,7 +11,7 @@ Imports point down only:
     4  engines   analysis
     3  measure   store   training
     2  probes  problems  meters  registry
-    1  operators --> fisher --> instance      data
+    1  operators   fisher --> instance --> checks --> tape   layers   likelihood      data   download
     0  spec  numerics
 
 Legend of shape letters, used in names and docstrings everywhere:
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 FisherType = Literal["type-2", "mc", "empirical", "forward-only"]
 FISHER_ALIASES: Mapping[str, FisherType] = {"type2": "type-2", "exact": "type-2"}
+Kind = Literal["linear", "conv1d", "conv2d"]
 Phase = Literal["statistics", "invert", "precondition", "step"]
 PHASES: tuple[Phase, ...] = ("statistics", "invert", "precondition", "step")
 
@@ -118,7 +119,7 @@ class Layer:
     """
 
     name: str
-    kind: Literal["linear", "conv1d", "conv2d"]
+    kind: Kind
     groups: int
     outputs: int
     inputs: int
@@ -246,6 +247,12 @@ class Problem(Component, ABC):
     samples: int
     epochs: int
 
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ValueError(f"{self.name}: samples must be at least 1, got {self.samples}")
+        if self.epochs < 0:
+            raise ValueError(f"{self.name}: epochs must not be negative, got {self.epochs}")
+
     @abstractmethod
     def model(self) -> nn.Module:
         """A fresh model in the default dtype, drawn from torch's global generator (seeded by the caller)."""
@@ -320,7 +327,9 @@ class Metric:
 
 METRICS: dict[str, Metric] = {
     "error.relative": Metric("1", "lower", "|F^ - F| / |F| in Frobenius norm, against the exact Fisher"),
-    "error.scale_optimal": Metric("1", "lower", "the relative error after the best scalar multiple, sqrt(1 - cosine^2)"),
+    "error.scale_optimal": Metric(
+        "1", "lower", "the relative error after the best scalar multiple, sqrt(1 - cosine^2)"
+    ),
     "error.cosine": Metric("1", "higher", "<F^, F> / (|F^| |F|)"),
     "error.trace_ratio": Metric("1", "", "tr F^ / tr F; 1 is right"),
     "error.diagonal": Metric("1", "lower", "relative error of the diagonal"),

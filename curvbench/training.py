@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from curvbench.likelihood import likelihood
 from curvbench.spec import Dataset, Problem
 
 Progress = Callable[[int, int, float], None]
@@ -110,15 +110,6 @@ def _batches(count: int, size: int, device: torch.device) -> tuple[Tensor, ...]:
     return torch.randperm(count).to(device).tensor_split(math.ceil(count / size))
 
 
-def _loss(name: str, outputs: Tensor, targets: Tensor) -> Tensor:
-    """Mean over the loss terms: outputs (..., C), targets (...) for cross entropy and (..., C) for gaussian."""
-    if name == "cross_entropy":
-        return F.cross_entropy(outputs.flatten(0, -2), targets.flatten())
-    if name == "gaussian":
-        return (outputs - targets).square().sum(-1).mean() / 2
-    raise ValueError(f"unknown loss {name!r}: expected cross_entropy or gaussian")
-
-
 def _train(model: nn.Module, problem: Problem, data: tuple[Tensor, Tensor], progress: Progress | None) -> None:
     recipe = problem.recipe
     optimizer = torch.optim.SGD(
@@ -148,7 +139,7 @@ def _epoch(
     losses = []
     for rows in _batches(len(inputs), problem.recipe.batch, inputs.device):
         optimizer.zero_grad()
-        loss = _loss(problem.loss, model(inputs[rows]), targets[rows])
+        loss = likelihood(problem.loss).loss(model(inputs[rows]), targets[rows])
         loss.backward()
         optimizer.step()
         schedule.step()

@@ -102,14 +102,15 @@ def conv1d_net() -> nn.Module:
 
 
 def padded_cnn() -> nn.Module:
-    """'same' padding with circular and replicate modes and even kernels, for inputs (1, 5, 6)."""
+    """'same' padding with circular and replicate modes and even kernels, 'valid' padding, for inputs (1, 5, 6)."""
     return nn.Sequential(
         nn.Conv2d(1, 3, (2, 4), padding="same", padding_mode="circular"),
         nn.Tanh(),
         nn.Conv2d(3, 2, (3, 2), padding="same", padding_mode="replicate"),
         nn.AvgPool2d(2),
+        nn.Conv2d(2, 4, (1, 2), padding="valid", groups=2),
         nn.Flatten(),
-        nn.Linear(12, 3),
+        nn.Linear(16, 3),
     )
 
 
@@ -146,6 +147,16 @@ def dead_channel_cnn() -> nn.Module:
         model[0].bias[0] = -100.0  # the input of the next layer's first group is constant zero
         model[2].bias[3] = -100.0  # the gradient of the last group is zero
     return model
+
+
+def linear_4d() -> nn.Module:
+    """Linear layers on two axes of positions, the second on a transposed, non-contiguous input."""
+
+    class Transpose(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.transpose(1, 2)
+
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), Transpose(), nn.Linear(4, 2), nn.Flatten(), nn.Linear(12, 3))
 
 
 def linear_pooled() -> nn.Module:
@@ -206,6 +217,7 @@ ROWS = (
     Case("linear_deep", lambda: mlp(4, 4, 3, 2, activation=nn.Identity), normal(6, 4), normal(6, 2), "gaussian"),
     Case("linear_tokens", lambda: mlp(3, 4, 2, activation=nn.Identity), normal(5, 4, 3), normal(5, 4, 2), "gaussian"),
     Case("linear_pooled", linear_pooled, normal(5, 4, 3), normal(5, 2), "gaussian"),
+    Case("linear_4d", linear_4d, normal(4, 2, 3, 3), labels(3, 4)),
     Case("certain", saturated_mlp, normal(6, 4), labels(3, 6)),
     Case("one_hot", one_hot_mlp, normal(6, 4), labels(3, 6)),
     Case("dead_unit", dead_unit_mlp, normal(6, 4), labels(3, 6)),

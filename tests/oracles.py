@@ -226,6 +226,8 @@ def patches(layer: Any, x: Tensor, group: int) -> list[Tensor]:
     reach = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
     if layer.padding == "same":
         before, after = [r // 2 for r in reach], [r - r // 2 for r in reach]
+    elif layer.padding == "valid":
+        before = after = [0, 0]
     else:
         before = after = list(layer.padding) if two else [0, layer.padding[0]]
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode

@@ -1,4 +1,4 @@
-"""The exact Fisher matrix of a batch: score columns in factored form, their Gram matrix, and all that follows from it."""
+"""The exact Fisher matrix of a batch: score columns in factored form, their Gram matrix, and what follows from it."""
 
 from curvbench.fisher.contraction import gram_cost
 from curvbench.fisher.exact import ExactFisher, collect, exact_fisher

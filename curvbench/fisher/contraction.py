@@ -104,6 +104,7 @@ def _kernel(a: Columns, b: Columns) -> Tensor:
         total = total * ~later.T[:, None, :] + upper.permute(2, 3, 0, 1)
     return total.reshape(a.count, b.count)
 
+
 def gram_cost(size: LayerSize, b: int) -> float:
     """The published multiply-adds of a layer's Gram matrix of b columns (direct order; factored for S = 1)."""
     entries = size.groups * size.outputs * size.inputs

@@ -138,7 +138,9 @@ class ExactFisher(Operator):
             ValueError: sizes differ.
         """
         if operator.size != self.size:
-            raise ValueError(f"the Fisher has size {self.size}, the operator {operator.size}: fit it on the same instance")
+            raise ValueError(
+                f"the Fisher has size {self.size}, the operator {operator.size}: fit it on the same instance"
+            )
         return inner(operator, self)
 
     def trace(self) -> float:

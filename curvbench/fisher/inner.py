@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from curvbench import numerics
-from curvbench.operators import BlockDiagonal, Diagonal, Identity, Kronecker, LowRank, Operator, RotatedDiagonal
+from curvbench.operators import BlockDiagonal, Dense, Diagonal, Identity, Kronecker, LowRank, Operator, RotatedDiagonal
 
 if TYPE_CHECKING:
     from curvbench.fisher.exact import ExactFisher
@@ -49,6 +49,15 @@ def _(operator: BlockDiagonal, fisher: ExactFisher) -> float:
     return sum(inner(block, layer) for block, layer in zip(operator.blocks, layers, strict=True))
 
 
+@inner.register(Dense)
+def _(operator: Dense, fisher: ExactFisher) -> float:
+    groups, outputs, inputs = fisher.columns[0].layer.shape
+    per_unit = len(fisher.columns) == 1 and operator.matrix.shape == (groups * outputs, inputs, inputs)
+    if not per_unit:
+        return inner.dispatch(object)(operator, fisher)
+    return numerics.inner(fisher.columns[0].unit_blocks(), operator.matrix) / fisher.terms
+
+
 @inner.register(RotatedDiagonal)
 def _(operator: RotatedDiagonal, fisher: ExactFisher) -> float:
     if not _fits(operator.entries.shape, fisher):
@@ -65,9 +74,10 @@ def _(operator: Kronecker, fisher: ExactFisher) -> float:
     R, samples, _, M, S = columns.slopes.shape
     small_positions = R * M * S + columns.layer.inputs * S < 2 * R * M * columns.layer.inputs
     measure = _kronecker_by_positions if small_positions else _kronecker_by_weights
-    return sum(
-        measure(columns.slopes[:, n], columns.patches(slice(n, n + 1))[0], operator) for n in range(samples)
-    ) / fisher.terms
+    return (
+        sum(measure(columns.slopes[:, n], columns.patches(slice(n, n + 1))[0], operator) for n in range(samples))
+        / fisher.terms
+    )
 
 
 def _fits(shape: tuple[int, ...], fisher: ExactFisher) -> bool:
@@ -83,4 +93,3 @@ def _kronecker_by_positions(B: Tensor, X: Tensor, operator: Kronecker) -> float:
 def _kronecker_by_weights(B: Tensor, X: Tensor, operator: Kronecker) -> float:
     """sum_r <B_r X^T, (left B_r)(right X)^T> for one sample; cheap for many positions."""
     return numerics.inner(B @ X.mT, (operator.left @ B) @ (operator.right @ X).mT)
-

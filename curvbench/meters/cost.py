@@ -1,5 +1,7 @@
 """What a probe costs per phase, next to a plain SGD step on the same batch: FLOPs, memory, time.
 
+``step`` is the whole: the SGD step and all three phases, nothing amortized. Its FLOPs and seconds are their sums.
+
 Each phase is counted, weighed and timed in runs of its own: nothing is timed under a counting mode.
 """
 
@@ -18,7 +20,7 @@ from curvbench.instance import Instance
 from curvbench.meters.clock import ratios, take_turns
 from curvbench.meters.flops import FlopMeter
 from curvbench.meters.memory import peak_memory, state_bytes
-from curvbench.spec import Probe, Row
+from curvbench.spec import PHASES, Probe, Row
 
 TURNS = 7
 BUDGET_SECONDS = 8.0
@@ -64,7 +66,7 @@ class Stepper:
         self.probe.precondition(self.refreshed, self.gradient)
 
     def step(self) -> None:
-        """Gradient, statistics, inversion, preconditioning and update: a step that leaves nothing out."""
+        """Gradient, statistics, inversion, preconditioning and update, as an optimizer would do them."""
         self._backward()
         named = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
         state = self.probe.refresh(self.probe.update(self.fresh, self.instance))
@@ -74,13 +76,8 @@ class Stepper:
         self.optimizer.step()
 
     def phases(self) -> dict[str, Callable[[], None]]:
-        """In the order in which a step takes them."""
-        return {
-            "statistics": self.statistics,
-            "invert": self.invert,
-            "precondition": self.precondition,
-            "step": self.step,
-        }
+        """In the order in which a step takes them, after the gradient."""
+        return {"statistics": self.statistics, "invert": self.invert, "precondition": self.precondition}
 
     def _backward(self) -> None:
         self.optimizer.zero_grad()
@@ -94,17 +91,26 @@ class Stepper:
 
 def flop_rows(stepper: Stepper) -> Iterator[Row]:
     """Counted FLOPs per phase, operations without a formula, the published complexity and the ratio to SGD."""
-    with FlopMeter() as baseline:
-        stepper.sgd()
+    functions = {BASELINE: stepper.sgd, **stepper.phases()}
+    meters = {name: _count(run) for name, run in functions.items()}
+    counted = {name: meter.total for name, meter in meters.items()}
+    uncounted = {name: set(meter.uncounted) for name, meter in meters.items()}
+    baseline = counted[BASELINE]
+    counted["step"] = sum(counted.values())
+    uncounted["step"] = set().union(*uncounted.values())
     modelled = _modelled(stepper)
-    for phase, run in stepper.phases().items():
-        with FlopMeter() as meter:
-            run()
-        yield Row("flops.counted", float(meter.total), phase)
-        yield Row("flops.uncounted_ops", float(len(meter.uncounted)), phase, reason=" ".join(meter.uncounted))
-        yield Row("flops.ratio", meter.total / baseline.total, phase)
+    for phase in PHASES:
+        yield Row("flops.counted", float(counted[phase]), phase)
+        yield Row("flops.uncounted_ops", float(len(uncounted[phase])), phase, reason=" ".join(sorted(uncounted[phase])))
+        yield Row("flops.ratio", counted[phase] / baseline, phase)
         if phase in modelled:
             yield Row("flops.model", 2 * modelled[phase], phase)
+
+
+def _count(run: Callable[[], None]) -> FlopMeter:
+    with FlopMeter() as meter:
+        run()
+    return meter
 
 
 def _modelled(stepper: Stepper) -> Mapping[str, float]:
@@ -123,7 +129,7 @@ def memory_rows(stepper: Stepper) -> Iterator[Row]:
     """Peak bytes per phase above what is live when it begins, the bytes kept, and the ratio to SGD."""
     device = stepper.instance.device
     baseline, method = peak_memory(stepper.sgd, device)
-    for phase, run in stepper.phases().items():
+    for phase, run in {**stepper.phases(), "step": stepper.step}.items():
         peak, _ = peak_memory(run, device)
         yield Row("memory.peak", float(peak), phase, method=method)
         yield Row("memory.ratio", peak / baseline, phase, method=method)
@@ -136,8 +142,9 @@ def time_rows(stepper: Stepper) -> Iterator[Row]:
     """Raw seconds per phase and their ratio to the SGD step of the same turn."""
     functions = {BASELINE: stepper.sgd, **stepper.phases()}
     samples = take_turns(functions, stepper.instance.device, TURNS, BUDGET_SECONDS)
+    samples["step"] = [sum(turn) for turn in zip(*samples.values(), strict=True)]
     yield Row("time.wall", median(samples[BASELINE]), BASELINE, samples[BASELINE])
-    for phase in stepper.phases():
+    for phase in PHASES:
         yield Row("time.wall", median(samples[phase]), phase, samples[phase])
         against = ratios(samples[phase], samples[BASELINE])
         yield Row("time.ratio", median(against), phase, against)

@@ -9,7 +9,7 @@ import torch
 
 from curvbench import numerics
 from curvbench.fisher import ExactFisher
-from curvbench.operators import Operator
+from curvbench.operators import BlockDiagonal, Operator
 from curvbench.spec import Row, Status
 
 SPECTRUM = 10
@@ -30,11 +30,11 @@ class Products:
         return Products(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
 
 
-def products(operator: Operator, fisher: ExactFisher) -> Products:
-    """The products of an operator and an exact Fisher of the same size."""
+def products(operator: Operator, fisher: ExactFisher, mixed: float | None = None) -> Products:
+    """The products of an operator and an exact Fisher of the same size; ``mixed`` where it is known already."""
     return Products(
         fisher.frobenius_norm() ** 2,
-        fisher.inner(operator),
+        fisher.inner(operator) if mixed is None else mixed,
         operator.frobenius_norm() ** 2,
         fisher.trace(),
         operator.trace(),
@@ -98,12 +98,15 @@ def error_rows(operator: Operator, fisher: ExactFisher) -> Iterator[Row]:
     else:
         per_layer = {name: products(block, fisher.layer(name)) for name, block in blocks.items()}
         total = sum(per_layer.values(), Products(0, 0, 0, 0, 0))
-        yield from _rows(errors(operator, fisher), "network")
+        known = total.mixed if isinstance(operator, BlockDiagonal) else None
+        yield from _rows(from_products(products(operator, fisher, known)), "network")
         yield from _rows(from_products(total), BLOCKS)
         for name, found in per_layer.items():
             yield from _rows(from_products(found), name)
             yield from _rows({"diagonal": diagonal_error(blocks[name], fisher.layer(name))}, name)
-    yield from _rows({"diagonal": diagonal_error(operator, fisher), "spectral": spectral_error(operator, fisher)}, "network")
+    yield from _rows(
+        {"diagonal": diagonal_error(operator, fisher), "spectral": spectral_error(operator, fisher)}, "network"
+    )
     yield from _rows({"off_block": off_block_share(fisher)}, "network")
 
 

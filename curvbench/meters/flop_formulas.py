@@ -233,6 +233,10 @@ def trace(a: Arguments, out: Any) -> int:
     return min(a["self"].shape)
 
 
+def targets(a: Arguments, out: Any) -> int:
+    return int(a["target"].numel())
+
+
 # Normalisation. Moments 4 (sum; subtract, square, add), normalise 2, scale and shift 2; backward per piece:
 # the normalised input 2, the sums for scale 2 and shift 1, the gradient of the input 4 (1 where the moments are
 # constants). A layer's or group's own sums for the input's gradient come on top of those for scale and shift.
@@ -295,18 +299,208 @@ def fused_adagrad(a: Arguments, out: Any) -> int:
     return numel(a["self"]) * (7 + 2 * (a["weight_decay"] != 0) + a["maximize"])
 
 
+def bincount(a: Arguments, out: Any) -> int:
+    return 0 if a["weights"] is None else numel(a["weights"])
+
+
 def accumulate(name: str) -> Formula:
-    """1 per value where the option ``accumulate`` is set; a copy otherwise."""
-    return lambda a, out: numel(a[name].expand_as(out)) if a["accumulate"] and False else 0
+    """1 per value where values are added to what is there; 0 where they replace it."""
+    return lambda a, out: numel(a[name]) if a["accumulate"] else 0
 
 
-# Windows: every position of the kernel once per output.
+def pooling(dims: int, side: str | None = None) -> Formula:
+    """1 per place of a window, for each window; ``side`` names what has one element per window, or the result."""
 
-
-def pooling(side: str) -> Formula:
     def formula(a: Arguments, out: Any) -> int:
-        large = a["self"]
-        small = a[side] if side else (out[0] if isinstance(out, tuple) else out)
-        return small.numel() * window(a["kernel_size"], large)
+        windows = a[side] if side else out[0] if isinstance(out, tuple) else out
+        kernel = a["kernel_size"]
+        return numel(windows) * math.prod(kernel if len(kernel) == dims else kernel * dims)
 
     return formula
+
+
+ELEMENTWISE: dict[int, str] = {
+    1: """
+        abs acos acosh angle asin asinh atan atan2 atanh ceil celu clamp clamp_max clamp_min clip cos cosh deg2rad
+        digamma div elu erf erfc erfinv exp exp2 expm1 float_power floor floor_divide fmax fmin fmod frac gelu
+        hardshrink hardsigmoid hardswish hardtanh leaky_relu lgamma log log10 log1p log2 log_sigmoid_forward logit
+        maximum minimum mish mul neg pow _prelu_kernel rad2deg reciprocal relu relu6 remainder round rrelu_with_noise
+        rsqrt selu sgn sigmoid sign silu sin sinc sinh softplus softshrink sqrt square tan tanh threshold true_divide
+        trunc
+        elu_backward gelu_backward hardsigmoid_backward hardswish_backward hardtanh_backward leaky_relu_backward
+        log_sigmoid_backward logit_backward mish_backward rrelu_with_noise_backward sigmoid_backward silu_backward
+        softplus_backward tanh_backward threshold_backward
+        """,
+    2: "glu glu_backward hypot native_dropout native_dropout_backward _prelu_kernel_backward xlogy",
+    3: "lerp linalg_cross logaddexp logaddexp2",
+    4: "upsample_linear1d",
+    8: "upsample_bilinear2d",
+    16: "upsample_trilinear3d",
+    32: "upsample_bicubic2d",
+}
+"""FLOP per floating-point number of the result."""
+
+PER_ELEMENT: dict[tuple[int, str], str] = {
+    (1, "self"): """
+        adaptive_max_pool2d adaptive_max_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d amax amin col2im cummax
+        cummin _cummax_helper _cummin_helper cumprod cumsum max mean min nansum prod sum
+        """,
+    (1, "src"): "scatter_add scatter_reduce",
+    (1, "source"): "index_add index_reduce",
+    (1, "grad_in"): "unfold_backward",
+    (1, "grad_output"): """
+        _adaptive_avg_pool2d_backward _adaptive_avg_pool3d_backward adaptive_max_pool2d_backward
+        adaptive_max_pool3d_backward embedding_dense_backward max_pool2d_with_indices_backward
+        max_pool3d_with_indices_backward reflection_pad1d_backward reflection_pad2d_backward
+        reflection_pad3d_backward replication_pad1d_backward replication_pad2d_backward replication_pad3d_backward
+        upsample_nearest1d_backward upsample_nearest2d_backward upsample_nearest3d_backward
+        """,
+    (2, "self"): "aminmax linalg_vector_norm linalg__powsum norm",
+    (3, "self"): "dist huber_loss mse_loss mse_loss_backward renorm smooth_l1_loss",
+    (4, "self"): "huber_loss_backward logcumsumexp logsumexp smooth_l1_loss_backward std std_mean var var_mean",
+    (4, "grad_output"): "_log_softmax_backward_data _softmax_backward_data upsample_linear1d_backward",
+    (5, "self"): "_log_softmax _safe_softmax _softmax binary_cross_entropy_backward",
+    (6, "self"): "binary_cross_entropy_with_logits",
+    (8, "self"): "binary_cross_entropy",
+    (8, "grad_output"): "upsample_bilinear2d_backward",
+    (16, "grad_output"): "upsample_trilinear3d_backward",
+    (32, "grad_output"): "upsample_bicubic2d_backward",
+    (4, "input"): "_fused_rms_norm",
+    (10, "input"): "_fused_rms_norm_backward",
+}
+"""FLOP per element of the named argument."""
+
+FORMULAS: dict[str, Formula] = {
+    "mm": product("self"),
+    "bmm": product("self"),
+    "mv": product("self"),
+    "dot": product("self"),
+    "vdot": product("self"),
+    "addmm": product("mat1"),
+    "_addmm_activation": product("mat1"),
+    "baddbmm": product("batch1"),
+    "addmv": product("mat"),
+    "addbmm": addbmm,
+    "addr": per_result(2),
+    "_trilinear": trilinear,
+    "_cdist_forward": distances(3),
+    "_cdist_backward": distances(4),
+    "_euclidean_dist": distances(2),
+    "convolution": convolution,
+    "convolution_backward": convolution_backward,
+    "linalg_cholesky_ex": cubic(1, 3, "self"),
+    "cholesky": cubic(1, 3, "self"),
+    "linalg_ldl_factor_ex": cubic(1, 3, "self"),
+    "cholesky_inverse": cubic(2, 3, "self"),
+    "linalg_inv_ex": cubic(2, 1, "A"),
+    "linalg_lu_factor_ex": lu,
+    "linalg_lu": lu,
+    "_linalg_det": lu,
+    "_linalg_slogdet": lu,
+    "_linalg_solve_ex": solve,
+    "linalg_lu_solve": substitution(2, "LU"),
+    "linalg_ldl_solve": substitution(2, "LD"),
+    "cholesky_solve": substitution(2, "input2"),
+    "_cholesky_solve_helper": substitution(2, "A"),
+    "linalg_solve_triangular": substitution(1, "self"),
+    "triangular_solve": substitution(1, "A"),
+    "linalg_qr": qr,
+    "geqrf": geqrf,
+    "linalg_householder_product": householder_product,
+    "ormqr": ormqr,
+    "linalg_lstsq": lstsq,
+    "_linalg_eigh": eigh,
+    "linalg_eig": cubic(25, 1, "self"),  # GVL 7.5, the QR algorithm with vectors
+    "linalg_eigvals": cubic(10, 1, "self"),  # GVL 7.5, without
+    "_linalg_eigvals": cubic(10, 1, "self"),
+    "_linalg_svd": svd,
+    "linalg_matrix_exp": matrix_exp,
+    "trace": trace,
+    "nll_loss_forward": targets,
+    "nll_loss_backward": targets,
+    "nll_loss2d_forward": targets,
+    "nll_loss2d_backward": targets,
+    "_native_multi_head_attention": multi_head_attention,
+    "_transformer_encoder_layer_fwd": encoder_layer,
+    "native_batch_norm": batch_norm,
+    "cudnn_batch_norm": batch_norm,
+    "_native_batch_norm_legit": batch_norm,
+    "_native_batch_norm_legit_no_training": batch_norm,
+    "_batch_norm_no_update": batch_norm,
+    "_batch_norm_with_update": batch_norm_update,
+    "native_batch_norm_backward": batch_norm_backward,
+    "cudnn_batch_norm_backward": batch_norm_backward,
+    "batch_norm_backward": batch_norm_backward,
+    "native_layer_norm": layer_norm,
+    "native_group_norm": layer_norm,
+    "native_layer_norm_backward": layer_norm_backward,
+    "native_group_norm_backward": layer_norm_backward,
+    "add": add,
+    "sub": add,
+    "rsub": add,
+    "addcmul": addcmul,
+    "addcdiv": addcmul,
+    "_fused_sgd": fused_sgd,
+    "_fused_adam": fused_adam(decay=2),
+    "_fused_adamw": fused_adam(decay=1),
+    "_fused_adagrad": fused_adagrad,
+    "index_put": accumulate("values"),
+    "_index_put_impl": accumulate("values"),
+    "_unsafe_index_put": accumulate("values"),
+    "put": accumulate("source"),
+    "bincount": bincount,
+    "avg_pool1d": pooling(1),
+    "avg_pool2d": pooling(2),
+    "avg_pool3d": pooling(3),
+    "avg_pool2d_backward": pooling(2, "grad_output"),
+    "avg_pool3d_backward": pooling(3, "grad_output"),
+    "max_pool2d_with_indices": pooling(2),
+    "max_pool3d_with_indices": pooling(3),
+}
+FORMULAS |= {name: per_result(weight) for weight, names in ELEMENTWISE.items() for name in names.split()}
+FORMULAS |= {name: per_element(*key) for key, names in PER_ELEMENT.items() for name in names.split()}
+for _kind in ("flash_attention", "flash_attention_for_cpu", "efficient_attention", "cudnn_attention"):
+    FORMULAS[f"_scaled_dot_product_{_kind}"] = attention
+    FORMULAS[f"_scaled_dot_product_{_kind}_backward"] = attention_backward
+
+# A foreach operation costs what its members cost; in place it returns nothing, so its first list is measured.
+FORMULAS |= {f"_foreach_{name}": per_element(w, "self") for w, names in ELEMENTWISE.items() for name in names.split()}
+FORMULAS |= {f"_foreach_{name}": FORMULAS[name] for name in ("add", "sub", "addcmul", "addcdiv", "max")}
+FORMULAS |= {"_foreach_norm": per_element(2, "self"), "_foreach_powsum": per_element(2, "self")}
+
+FREE: frozenset[str] = frozenset(
+    """
+    alias as_strided as_strided_scatter block_diag cat channel_shuffle _chunk_cat clone constant_pad_nd copy
+    copysign detach diag_embed diagonal_backward diagonal_scatter expand fill flip _foreach_clone _foreach_copy
+    _foreach_zero _fw_primal im2col index_fill _lazy_clone lift lift_fresh _make_dual masked_fill masked_scatter
+    masked_scatter_backward new_empty new_empty_strided new_full new_ones new_zeros
+    _new_zeros_with_same_feature_meta ones_like permute _pin_memory pixel_shuffle pixel_unshuffle record_stream
+    reflection_pad1d reflection_pad2d reflection_pad3d repeat repeat_interleave replication_pad1d
+    replication_pad2d replication_pad3d _reshape_alias resize resize_as _resize_output roll rot90
+    select_backward select_scatter set slice_backward slice_scatter split split_with_sizes squeeze stack _stack
+    t _to_copy transpose tril triu unfold unsafe_split unsafe_split_with_sizes _unsafe_view unsqueeze
+    upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d
+    _upsample_nearest_exact3d where zero
+
+    arange bartlett_window blackman_window empty empty_like empty_permuted empty_strided eye full full_like
+    hamming_window hann_window linspace logspace ones range scalar_tensor tril_indices triu_indices zeros
+    zeros_like
+
+    bernoulli binomial cauchy exponential geometric log_normal multinomial normal normal_functional poisson rand
+    rand_like randint randint_like randn randn_like random randperm uniform
+
+    embedding gather index index_select isin lu_unpack masked_select max_unpool2d max_unpool3d nonzero
+    nonzero_static scatter take _unsafe_index _unsafe_masked_index
+
+    argmax argmin bucketize count_nonzero histc kthvalue median mode nanmedian searchsorted sort topk _unique
+    _unique2 unique_consecutive unique_dim unique_dim_consecutive
+
+    all allclose any bitwise_and bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor eq
+    equal ge gt heaviside _is_all_true _is_any_true is_same_size isinf isnan isneginf isposinf le logical_and
+    logical_not logical_or logical_xor __lshift__ lt nan_to_num ne nextafter __rshift__ signbit
+
+    _assert_async _assert_scalar _assert_tensor_metadata _fused_sdp_choice is_pinned _linalg_check_errors
+    _local_scalar_dense
+    """.split()
+)
+"""Operations that cost nothing by the convention. Views are known by their schema and need no entry."""

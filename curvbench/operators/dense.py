@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -54,11 +55,15 @@ class Dense(Operator):
     def diagonal(self) -> Tensor:
         return self.matrix.diagonal(dim1=-2, dim2=-1).flatten()
 
+    @cached_property
+    def _eigenvalues(self) -> Tensor:
+        return numerics.eigvalsh(self.matrix)
+
     def eigenvalues(self, k: int) -> Tensor:
-        return largest(numerics.eigvalsh(self.matrix), k)
+        return largest(self._eigenvalues, k)
 
     def smallest_eigenvalue(self) -> float:
-        return float(numerics.eigvalsh(self.matrix).min())
+        return float(self._eigenvalues.min())
 
     def block(self, start: int, stop: int) -> Operator:
         order = self.matrix.shape[-1]

@@ -105,9 +105,9 @@ class Kronecker(Operator):
     def device(self) -> torch.device:
         return self.left.device
 
-    @cached_property
+    @property
     def rotated(self) -> RotatedDiagonal:
-        """The same matrix in its eigenbasis."""
+        """The same matrix in its eigenbasis; computed anew at each use, so that its cost stays visible."""
         left_values, left_basis = numerics.eigh(self.left)
         right_values, right_basis = numerics.eigh(self.right)
         return RotatedDiagonal(left_basis, right_basis, left_values[:, :, None] * right_values[:, None, :])
@@ -132,12 +132,13 @@ class Kronecker(Operator):
         left, right = (f.diagonal(dim1=-2, dim2=-1) for f in (self.left, self.right))
         return (left[:, :, None] * right[:, None, :]).flatten()
 
+    @cached_property
     def _eigenvalues(self) -> Tensor:
         left, right = numerics.eigvalsh(self.left), numerics.eigvalsh(self.right)
         return left[:, :, None] * right[:, None, :]
 
     def eigenvalues(self, k: int) -> Tensor:
-        return largest(self._eigenvalues(), k)
+        return largest(self._eigenvalues, k)
 
     def smallest_eigenvalue(self) -> float:
-        return float(self._eigenvalues().min())
+        return float(self._eigenvalues.min())

@@ -15,19 +15,21 @@ from torch import Tensor
 
 from curvbench import layers as geometry
 from curvbench import numerics
-from curvbench.instance import Instance, Tape
-from curvbench.operators import BlockDiagonal, Kronecker
+from curvbench.instance import Instance
+from curvbench.operators import BlockDiagonal, Kronecker, RotatedDiagonal
 from curvbench.spec import FisherProbe, FisherType, LayerSize
+from curvbench.tape import Tape
 
 KfacApprox = Literal["expand", "reduce"]
 DampingRule = Literal["exact", "factored", "pi"]
 
 
 class State(NamedTuple):
-    """Per layer B (x) A, and what the damped solve needs: the same in its eigenbasis, or as two inverses."""
+    """Per layer B (x) A, and what the damped solve needs of it: its eigenbasis, or its two inverses."""
 
     factors: list[Kronecker]
-    inverses: list[Kronecker]
+    rotated: Sequence[RotatedDiagonal] = ()
+    inverses: Sequence[Kronecker] = ()
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Kfac(FisherProbe):
             outputs = [_identities(layer.groups, layer.outputs, batch) for layer in batch.layers]
         else:
             outputs = list(self._output_factors(tape, batch))
-        return State([Kronecker(B, A) for B, A in zip(outputs, inputs, strict=True)], [])
+        return State([Kronecker(B, A) for B, A in zip(outputs, inputs, strict=True)])
 
     def _input_factor(self, X_NGDS: Tensor) -> Tensor:
         if self.kfac_approx == "reduce":
@@ -78,9 +80,7 @@ class Kfac(FisherProbe):
 
     def refresh(self, state: State) -> State:
         if self.damping_rule == "exact":
-            for factor in state.factors:
-                factor.rotated  # cached: the eigendecompositions belong to this phase
-            return state
+            return state._replace(rotated=[factor.rotated for factor in state.factors])
         return state._replace(inverses=[self._inverse(factor) for factor in state.factors])
 
     def _inverse(self, factor: Kronecker) -> Kronecker:
@@ -92,7 +92,7 @@ class Kfac(FisherProbe):
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
         parts = gradient.split([factor.size for factor in state.factors])
         if self.damping_rule == "exact":
-            return torch.cat([f.solve(part, self.damping) for f, part in zip(state.factors, parts, strict=True)])
+            return torch.cat([r.solve(part, self.damping) for r, part in zip(state.rotated, parts, strict=True)])
         return torch.cat([inverse.matvec(part) for inverse, part in zip(state.inverses, parts, strict=True)])
 
     def operator(self, state: State) -> BlockDiagonal:
@@ -122,6 +122,6 @@ def _identities(groups: int, order: int, batch: Instance) -> Tensor:
 
 
 def _trace_balance(factor: Kronecker) -> Tensor:
-    """pi = sqrt of (tr A / D) / (tr B / M) per group, (G,); 1 where a trace vanishes (a dead layer)."""
+    """Pi = sqrt of (tr A / D) / (tr B / M) per group, (G,); 1 where a trace vanishes (a dead layer)."""
     right, left = (f.diagonal(dim1=-2, dim2=-1).mean(-1) for f in (factor.right, factor.left))
     return torch.where((right > 0) & (left > 0), right / left, torch.ones_like(left)).sqrt()

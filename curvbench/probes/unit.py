@@ -34,7 +34,8 @@ class Unit(FisherProbe):
         needed = itemsize * sum(s.groups * s.outputs * s.inputs**2 for s in instance.sizes.values())
         if needed <= _LIMIT_BYTES:
             return None
-        return f"the unit blocks take {needed / 2**30:.1f} GiB, more than the {_LIMIT_BYTES / 2**30:.0f} GiB that are stored"
+        limit = _LIMIT_BYTES / 2**30
+        return f"the unit blocks take {needed / 2**30:.1f} GiB: more than the {limit:.0f} GiB that this probe stores"
 
     def update(self, state: State | None, batch: Instance) -> State:
         columns = collect(batch, self.fisher_type, self.mc_samples, self.seed)

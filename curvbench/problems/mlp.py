@@ -11,7 +11,6 @@ from typing import ClassVar, Literal
 from torch import nn
 
 from curvbench import data
-from curvbench.problems import validate
 from curvbench.spec import Dataset, Problem, Recipe
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
@@ -35,7 +34,7 @@ class MLP(Problem):
     epochs: int = 0
 
     def __post_init__(self) -> None:
-        validate(self)
+        super().__post_init__()
         data.info(self.dataset)
         if self.hidden < 1 or self.depth < 0:
             raise ValueError(f"mlp: hidden >= 1 and depth >= 0 expected, got hidden={self.hidden}, depth={self.depth}")

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from curvbench import data
-from curvbench.problems import validate
 from curvbench.spec import Dataset, Problem
 
 # Blocks per stage. Three stages: section 4.2 of the paper (6n + 2 layers); four: table 1, its stem replaced by 3 x 3.
@@ -41,7 +40,7 @@ class ResNet(Problem):
     epochs: int = 0
 
     def __post_init__(self) -> None:
-        validate(self)
+        super().__post_init__()
         data.info(self.dataset)
         if self.depth not in STAGES:
             raise ValueError(f"resnet: depth must be one of {', '.join(map(str, STAGES))}, got {self.depth}")

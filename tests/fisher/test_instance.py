@@ -126,6 +126,18 @@ class Beside(nn.Module):
         return self.last(torch.tanh(self.hidden(x)) @ self.hidden.weight.T)
 
 
+class Coupled(nn.Module):
+    """Subtracts the mean over the batch, as BatchNorm would."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.last = nn.Linear(5, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.hidden(x)
+        return self.last(torch.tanh(hidden - hidden.mean(0)))
+
+
 class Candidates(nn.Module):
     """A layer that sees three rows per sample as if they were samples."""
 
@@ -174,6 +186,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], Tensor, Tensor, str]] = {
     "tied with an embedding": (TiedEmbedding, torch.randint(6, (4, 2)), LABELS, "cross_entropy"),
     "layer called twice": (Twice, VECTORS, LABELS, "cross_entropy"),
     "weight used beside its layer": (Beside, VECTORS, LABELS, "cross_entropy"),
+    "samples that couple": (Coupled, VECTORS, LABELS, "cross_entropy"),
     "rows that are not samples": (Candidates, VECTORS, LABELS, "cross_entropy"),
     "no covered layer": (Bilinear, VECTORS, LABELS, "cross_entropy"),
     "no parameter": (nn.Identity, VECTORS, LABELS, "cross_entropy"),
@@ -348,6 +361,17 @@ def test_frozen_layers_are_not_trained_and_not_compared() -> None:
     assert [layer.name for layer in instance.layers] == ["0", "4"]
     assert not (not oracles.relative(cb.exact_fisher(instance).to_dense(), expected) <= 1e-10)
     assert not any(p.requires_grad for p in model[2].parameters())
+
+
+def test_a_frozen_bias_is_left_out_of_its_layer() -> None:
+    model, inputs, targets = CASES["mlp_tanh"].build()
+    model[2].bias.requires_grad_(False)
+    instance = cb.Instance(model, inputs, targets)
+    part = oracles.layer_slices(truth("mlp_tanh").model)["2"]
+    biases = set(range(part.start + 6, part.stop, 7))
+    kept = torch.tensor([i for i in range(truth("mlp_tanh").size) if i not in biases])
+    expected = truth("mlp_tanh").fisher()[kept][:, kept]
+    assert not (not oracles.relative(cb.exact_fisher(instance).to_dense(), expected) <= 1e-10)
 
 
 def test_data_changed_in_place_gives_no_mixture() -> None:

@@ -1,0 +1,70 @@
+"""Refusals: what has no exact per-sample Fisher, each with a one-line ValueError that says why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from curvbench.layers import parameter_names
+from curvbench.spec import Layer
+from curvbench.tape import Recorder
+
+
+def refuse_coupled_samples(model: nn.Module) -> None:
+    """BatchNorm that couples the samples has no per-sample scores."""
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.modules.batchnorm._BatchNorm):
+            continue
+        if module.training:
+            raise ValueError(
+                f"BatchNorm {name!r} is in training mode, which couples the samples: call model.eval() first"
+            )
+        if module.running_mean is None:
+            reason = "keeps no running statistics and so couples the samples: it has no per-sample Fisher"
+            raise ValueError(f"BatchNorm {name!r} {reason}")
+
+
+def refuse_not_finite(named: Mapping[str, Any]) -> None:
+    """NaN or infinity in the inputs, weights or buffers."""
+    for name, value in named.items():
+        if isinstance(value, Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise ValueError(f"{name} holds NaN or infinity: nothing can be measured there")
+
+
+def refuse_output(outputs: Any, samples: int) -> None:
+    """Outputs that are no (N, C) or (N, T, C) tensor of finite numbers."""
+    if not isinstance(outputs, Tensor):
+        raise ValueError(f"the model must return one tensor, got {type(outputs).__name__}: wrap it")
+    if outputs.ndim not in (2, 3) or outputs.shape[0] != samples:
+        shape = tuple(outputs.shape)
+        raise ValueError(f"outputs must be (N, C) or (N, T, C), N = {samples} samples first, classes last; got {shape}")
+    if not bool(torch.isfinite(outputs).all()):
+        raise ValueError("the model's outputs hold NaN or infinity: nothing can be measured there")
+
+
+def refuse_layer(layer: Layer, seen: Recorder, samples: int) -> None:
+    """A layer whose scores are no product of one input and one output gradient per sample."""
+    if seen.calls[layer.name] > 1:
+        calls = seen.calls[layer.name]
+        raise ValueError(f"layer {layer.name!r} is called {calls} times in a forward pass: only one call is supported")
+    rows, rank = seen.inputs[layer.name].shape[0], seen.inputs[layer.name].ndim
+    least = {"linear": 2, "conv1d": 3, "conv2d": 4}[layer.kind]
+    if rows != samples or rank < least:
+        shape = tuple(seen.inputs[layer.name].shape)
+        raise ValueError(
+            f"layer {layer.name!r} sees an input {shape} whose rows cannot be told apart as {samples} samples"
+        )
+
+
+def refuse_tied(model: nn.Module, called: Mapping[str, Layer]) -> None:
+    """Weights that a covered layer shares with another module."""
+    owners: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(parameter), []).append(name)
+    covered = {name for layer in called.values() for name in parameter_names(layer)}
+    for names in owners.values():
+        if len(names) > 1 and covered.intersection(names):
+            raise ValueError(f"tied weights are not supported: {' and '.join(names)} are one parameter")

@@ -1,0 +1,84 @@
+"""Wall-clock seconds of functions that take turns, so that load on the machine hits all alike."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+
+def take_turns(
+    functions: Mapping[str, Callable[[], object]], device: torch.device | str, turns: int, budget_s: float
+) -> dict[str, list[float]]:
+    """Seconds per function, one raw sample per turn, without loops around short ones.
+
+    Each function runs once unmeasured, then in every turn each runs once, in the given order. No turn starts after
+    ``budget_s`` seconds (warm-up included), but the first always runs. On CUDA the seconds are the device's, between
+    two events. The garbage collector rests meanwhile.
+
+    Raises:
+        ValueError: No turn is asked for.
+        RuntimeError: A dispatch mode is active, which would be timed along with the functions.
+    """
+    if turns < 1:
+        raise ValueError(f"turns must be at least 1, got {turns}; ask for one or more")
+    if modes := _get_current_dispatch_mode_stack():
+        names = ", ".join(type(mode).__name__ for mode in modes)
+        raise RuntimeError(f"nothing is timed under a counting mode, got {names}; leave its block first")
+    device = torch.device(device)
+    seconds = _cuda_seconds if device.type == "cuda" else _host_seconds
+    end = time.perf_counter() + budget_s
+    samples: dict[str, list[float]] = {name: [] for name in functions}
+    with _without_collector():
+        for function in functions.values():
+            function()
+        for turn in range(turns):
+            if turn and time.perf_counter() >= end:
+                break
+            for name, function in functions.items():
+                samples[name].append(seconds(function, device))
+    return samples
+
+
+def ratios(samples: Sequence[float], baseline: Sequence[float]) -> list[float]:
+    """Quotients turn by turn: a sample over the baseline's of the same turn.
+
+    Raises:
+        ValueError: The two do not have the same number of turns.
+    """
+    if len(samples) != len(baseline):
+        raise ValueError(f"ratios need samples of the same turns, got {len(samples)} and {len(baseline)}; time both")
+    return [sample / base for sample, base in zip(samples, baseline, strict=True)]
+
+
+def _host_seconds(function: Callable[[], object], device: torch.device) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def _cuda_seconds(function: Callable[[], object], device: torch.device) -> float:
+    with torch.cuda.device(device):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda.synchronize()
+        start.record()
+        function()
+        end.record()
+        end.synchronize()
+    return float(start.elapsed_time(end)) / 1e3
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

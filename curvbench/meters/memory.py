@@ -1,0 +1,134 @@
+"""Bytes of tensors: the highest sum alive at once in a block of code, and what a state keeps."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import BuiltinFunctionType, FunctionType, ModuleType, TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+# torch.tensor hands its storage to this operation before anything else sees it, so its input is new.
+_BIRTHS = (torch.ops.aten.lift_fresh.default,)
+
+
+class MemoryMeter(TorchDispatchMode):
+    """Live tensor bytes inside ``with MemoryMeter() as meter``, the same number on every run.
+
+    ``peak`` is the highest sum of bytes of storages that were allocated inside the block and alive at the same time.
+    Views share their storage; what autograd saves stays until it is released. Not seen: storages from before the
+    block, scratch memory inside a kernel, and memory that is not torch's (``torch.from_numpy``). The garbage
+    collector runs before the block and rests inside it, so reference cycles live until its end.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._live: dict[int, tuple[weakref.ref[Any], int]] = {}
+        self._now = 0
+        self._collecting = False
+
+    def __enter__(self) -> MemoryMeter:
+        self._collecting = gc.isenabled()
+        gc.collect()
+        gc.disable()
+        super().__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        self._live.clear()  # and with them the callbacks
+        if self._collecting:
+            gc.enable()
+
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        old = () if func in _BIRTHS else {s._cdata for s in _storages((args, kwargs))}
+        for storage in _storages(result):
+            if storage._cdata in self._live or storage._cdata not in old:
+                self._record(storage)
+        self.peak = max(self.peak, self._now)
+        return result
+
+    def _record(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._live:  # it may have been resized
+            reference, known = self._live[key]
+        else:
+            reference, known = weakref.ref(storage, lambda _: self._release(key)), 0
+        self._live[key] = reference, storage.nbytes()
+        self._now += storage.nbytes() - known
+
+    def _release(self, key: int) -> None:
+        self._now -= self._live.pop(key)[1]
+
+
+def _storages(tree: Any) -> Iterator[torch.UntypedStorage]:
+    """Storages with memory behind them, once for each tensor."""
+    for leaf in tree_leaves(tree):
+        if isinstance(leaf, Tensor) and leaf.device.type != "meta" and torch._C._has_storage(leaf):
+            yield leaf.untyped_storage()
+
+
+def peak_memory(function: Callable[[], object], device: torch.device | str) -> tuple[int, str]:
+    """Highest bytes above those live when ``function`` starts, and the name of the method that found them."""
+    device = torch.device(device)
+    if device.type == "cpu":
+        with MemoryMeter() as meter:
+            function()
+        return meter.peak, "live tensor bytes"
+    if device.type != "cuda":
+        raise ValueError(f"memory is measured on cpu or cuda, got {device}; run on one of these")
+    torch.cuda.synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    function()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before, "cuda max_memory_allocated"
+
+
+def state_bytes(tree: object, exclude: object = ()) -> int:
+    """Bytes of the distinct storages reachable from ``tree``, without those reachable from ``exclude``.
+
+    Reached: tensors in dataclasses, mappings, sequences, sets and attributes, at any depth; not what functions
+    close over. A view counts its whole storage, which is what it keeps alive. Pass the user's model or Instance as
+    ``exclude`` when a state refers to it.
+    """
+    apart = {storage._cdata for storage in _reachable(exclude)}
+    kept = {storage._cdata: storage.nbytes() for storage in _reachable(tree)}
+    return sum(size for key, size in kept.items() if key not in apart)
+
+
+def _reachable(tree: object) -> Iterator[torch.UntypedStorage]:
+    stack, seen = [tree], {id(tree): tree}  # kept alive, so that no id is used twice
+    while stack:
+        node = stack.pop()
+        yield from _storages(node) if isinstance(node, Tensor) else ()
+        for child in _children(node):
+            if id(child) not in seen:
+                seen[id(child)] = child
+                stack.append(child)
+
+
+def _children(node: Any) -> Iterable[Any]:
+    if isinstance(node, (type, ModuleType, FunctionType, BuiltinFunctionType, str, bytes)):
+        return ()
+    fields = [getattr(node, f.name) for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
+    items = node.values() if isinstance(node, Mapping) else node if isinstance(node, (list, tuple, set, frozenset)) else ()
+    return [*fields, *items, *getattr(node, "__dict__", {}).values()]

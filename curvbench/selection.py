@@ -1,0 +1,81 @@
+"""From the options of the command line to cells."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from curvbench.registry import near_misses, parse_probe, parse_problem
+from curvbench.spec import Cell, Preset, Status, Suite
+
+SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+MOST_SEEDS = 1000
+OOM = (Status.OOM_HOST, Status.OOM_DEVICE)
+
+
+def duration(text: str) -> float:
+    """Seconds in ``90``, ``90s``, ``10m`` or ``2h``; raises ValueError."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*", text)
+    if match is None or float(match[1]) == 0:
+        raise ValueError(f"expected a duration such as 90s, 10m or 2h, got {text!r}")
+    return float(match[1]) * SECONDS[match[2]]
+
+
+def seeds(text: str) -> tuple[int, ...]:
+    """Seeds in ``3``, ``0-4`` or ``0,2,5-7``, each once; raises ValueError."""
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,9})(?:\s*-\s*(\d{1,9}))?\s*", part)
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            raise ValueError(f"expected seeds such as 3, 0-4 or 0,2, got {text!r}")
+        if int(match[2] or match[1]) - int(match[1]) >= MOST_SEEDS:
+            raise ValueError(f"expected at most {MOST_SEEDS} seeds, got {text!r}")
+        found += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return tuple(dict.fromkeys(found))
+
+
+def failed_statuses(text: str, all_failed: frozenset[Status]) -> frozenset[Status]:
+    """Statuses in ``all`` or ``oom,timeout`` (``oom`` stands for both kinds); raises ValueError."""
+    names = {str(status): [status] for status in all_failed} | {"oom": list(OOM), "all": list(all_failed)}
+    chosen = [part.strip() for part in text.split(",")]
+    if unknown := [name for name in chosen if name not in names]:
+        raise ValueError(f"unknown failure {unknown[0]!r}: {near_misses(unknown[0], names)}")
+    return frozenset(status for name in chosen for status in names[name])
+
+
+def preset(suite: Suite, name: str) -> Preset:
+    """A preset of a suite; raises ValueError for an unknown one."""
+    if name not in suite.presets:
+        raise ValueError(f"no preset {name!r} in this suite; there are {', '.join(suite.presets)}")
+    return suite.presets[name]
+
+
+def select(
+    suite: str,
+    preset: Preset,
+    probes: Sequence[str] = (),
+    problems: Sequence[str] = (),
+    seed: str | None = None,
+    device: str = "cpu",
+    dtype: str | None = None,
+    threads: int = 1,
+) -> list[Cell]:
+    """The cells of a preset, with its probes, problems, seeds and dtype replaced where others are given.
+
+    Raises:
+        ValueError: an unknown name, a wrong hyperparameter, or nothing is selected.
+    """
+    chosen_problems = [parse_problem(text) for text in problems] or preset.problems
+    chosen_probes = [parse_probe(text) for text in probes] or preset.probes
+    chosen_seeds = seeds(seed) if seed is not None else preset.seeds
+    cells = [
+        Cell(suite, problem, probe, s, device, dtype or preset.dtype, threads)
+        for problem in chosen_problems
+        for s in chosen_seeds
+        for probe in chosen_probes
+    ]
+    if not cells:
+        raise ValueError(
+            f"the selection is empty: {len(chosen_problems)} problems, {len(chosen_probes)} probes, {len(chosen_seeds)} seeds"
+        )
+    return cells

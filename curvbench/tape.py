@@ -1,0 +1,97 @@
+"""Recording a forward pass: what each layer read, and where its output stands in the graph."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from curvbench.spec import Layer
+
+Hook = Callable[[nn.Module, tuple[Any, ...], Any], Any]
+
+
+@dataclass(frozen=True)
+class Tape:
+    """One recorded forward pass: outputs (N, ..., C) and per layer its input and its output's place in the graph."""
+
+    outputs: Tensor
+    inputs: Mapping[str, Tensor]
+    edges: Mapping[str, GradientEdge]
+    shapes: Mapping[str, torch.Size]
+
+    def pull(self, cotangent: Tensor, keep: bool = False) -> dict[str, Tensor]:
+        """Gradients at the layers' outputs for one cotangent (N, ..., C); ``keep`` allows another pull."""
+        found = torch.autograd.grad(
+            self.outputs, list(self.edges.values()), cotangent, retain_graph=keep, allow_unused=True
+        )
+        return {
+            name: cotangent.new_zeros(self.shapes[name]) if gradient is None else gradient
+            for name, gradient in zip(self.edges, found, strict=True)
+        }
+
+
+class Recorder:
+    """Forward hooks that note what each layer read and, with ``trace``, where its output stands in the graph."""
+
+    def __init__(self, layers: Mapping[str, Layer], cloned: frozenset[str], trace: bool = False) -> None:
+        self.layers, self.cloned, self.trace = layers, cloned, trace
+        self.calls: Counter[str] = Counter()
+        self.inputs: dict[str, Tensor] = {}
+        self.edges: dict[str, GradientEdge] = {}
+        self.shapes: dict[str, torch.Size] = {}
+        self._versions: dict[str, int] = {}
+
+    def hooks(self) -> dict[str, Hook]:
+        return {name: self._hook(name) for name in self.layers}
+
+    def overwritten(self) -> list[str]:
+        """Layers whose input was modified in place after they had read it."""
+        return [name for name, x in self.inputs.items() if x._version != self._versions[name]]
+
+    def _hook(self, name: str) -> Hook:
+        def record(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+            self.calls[name] += 1
+            x = args[0].detach()
+            self.inputs[name] = x.clone() if name in self.cloned else x
+            self._versions[name] = x._version
+            self.shapes[name] = output.shape
+            if not self.trace:
+                return None
+            # Nothing before the first layer needs a gradient. A clone, for an in-place activation may follow.
+            traced = output if output.requires_grad else output.requires_grad_().clone()
+            # The edge, not the tensor: an in-place activation would move the tensor behind itself.
+            self.edges[name] = get_gradient_edge(traced)
+            return traced
+
+        return record
+
+
+@contextmanager
+def hooked(model: nn.Module, hooks: Mapping[str, Hook]) -> Iterator[None]:
+    """Forward hooks by module name, ahead of the user's own, gone afterwards."""
+    handles = [model.get_submodule(name).register_forward_hook(hook, prepend=True) for name, hook in hooks.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """Dropout off, and every module's own mode back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
