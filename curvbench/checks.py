@@ -68,3 +68,23 @@ def refuse_tied(model: nn.Module, called: Mapping[str, Layer]) -> None:
     for names in owners.values():
         if len(names) > 1 and covered.intersection(names):
             raise ValueError(f"tied weights are not supported: {' and '.join(names)} are one parameter")
+
+
+def refuse_coupled_outputs(alone: Tensor, together: Tensor) -> None:
+    """Outputs of samples that change with the other samples of the batch."""
+    if not _agree(alone, together):
+        raise ValueError("a sample's output depends on the other samples of the batch: it has no per-sample Fisher")
+
+
+def refuse_other_uses(layer: Layer, product: Tensor, gradient: Tensor) -> None:
+    """A weight that the network uses outside its own layer."""
+    if not _agree(product, gradient):
+        raise ValueError(
+            f"the weight of layer {layer.name!r} is used outside its layer as well: only one use is supported"
+        )
+
+
+def _agree(a: Tensor, b: Tensor) -> bool:
+    """Equal up to the rounding of a deep network: eps^0.6 is 7e-5 in float32 and 4e-10 in float64."""
+    scale = max(float(b.abs().max()), float(a.abs().max()))
+    return float((a - b).abs().max()) <= torch.finfo(a.dtype).eps ** 0.6 * scale

@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from curvbench import layers as geometry
-from curvbench.checks import refuse_coupled_samples, refuse_layer, refuse_not_finite, refuse_output, refuse_tied
+from curvbench.checks import (
+    refuse_coupled_outputs,
+    refuse_coupled_samples,
+    refuse_layer,
+    refuse_not_finite,
+    refuse_other_uses,
+    refuse_output,
+    refuse_tied,
+)
 from curvbench.layers import parameter_names
 from curvbench.likelihood import cotangents, likelihood
 from curvbench.spec import Layer, LayerSize
@@ -91,6 +99,31 @@ class Instance:
         self.terms_per_sample = outputs[0].numel() // self.classes
         trained = sum(self.parameters[name].numel() for name in self._trainable)
         self.coverage = start / trained
+        self._verify(outputs)
+
+    def _verify(self, outputs: Tensor) -> None:
+        """Check on the first samples what no module tells: that samples and layers are independent of all else."""
+        head = self._head(min(2, max(1, self.samples - 1)))
+        refuse_coupled_outputs(head.outputs(), outputs[: head.samples])
+        tape = head.tape()
+        pulled = tape.pull(self.likelihood.residual(tape.outputs.detach(), head.targets))
+        gradients = head.gradients(lambda out: (out * self.likelihood.residual(out.detach(), head.targets)).sum())
+        gradient = head.pack(gradients)
+        for layer in self.layers:
+            slopes = geometry.slopes(layer, pulled[layer.name])
+            product = (slopes @ geometry.patches(layer, tape.inputs[layer.name]).mT).sum(0)
+            refuse_other_uses(layer, product.flatten(), gradient[layer.slice])
+
+    def _head(self, count: int) -> Instance:
+        """The first samples alone."""
+
+        def cut(value: Any) -> Any:
+            sized = isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == self.samples
+            return value[:count] if sized else value
+
+        head = copy.copy(self)
+        head.samples, head.inputs, head.targets = count, _map_inputs(self.inputs, cut), self.targets[:count]
+        return head
 
     @property
     def dtype(self) -> torch.dtype:
@@ -139,11 +172,12 @@ class Instance:
             yield {layer.name: geometry.slopes(layer, pulled[layer.name]) for layer in self.layers}
             current = following
 
-    def gradients(self) -> dict[str, Tensor]:
-        """Gradients of the mean loss for every trainable parameter, by name."""
+    def gradients(self, objective: Callable[[Tensor], Tensor] | None = None) -> dict[str, Tensor]:
+        """Gradients of the mean loss, or of another function of the outputs, for every trainable parameter."""
         trained = {name: self.parameters[name].detach().requires_grad_() for name in sorted(self._trainable)}
         with torch.enable_grad():
-            loss = self.likelihood.loss(self._forward({}, trained), self.targets)
+            outputs = self._forward({}, trained)
+            loss = objective(outputs) if objective else self.likelihood.loss(outputs, self.targets)
         found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True, materialize_grads=True)
         return dict(zip(trained, found, strict=True))
 

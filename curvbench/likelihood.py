@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from curvbench.spec import FISHER_ALIASES
+
 IGNORED = -100
 
 
@@ -185,6 +187,9 @@ def cotangents(
     ``type-2``: R per term. ``empirical``: one per term. ``mc``: ``mc_samples`` altogether, in which all tokens of a
     sequence are drawn at once (the sampling unit is the sequence: cross terms vanish in expectation).
     """
+    fisher_type = FISHER_ALIASES.get(fisher_type, fisher_type)
+    if mc_samples < 1:
+        raise ValueError(f"mc_samples must be at least 1, got {mc_samples}")
     mask = model.valid(targets)[..., None]
     if fisher_type == "type-2":
         yield from _one_term_at_a_time(model.factor(outputs) * mask)

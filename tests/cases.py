@@ -6,6 +6,7 @@ All in float64, seeded by the case's name; small enough (P < 700) for a dense Fi
 from __future__ import annotations
 
 import functools
+import itertools
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class MeanPool(nn.Module):
 
 def mlp(*widths: int, activation: type[nn.Module] = nn.Tanh, bias: bool = True) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
+    for inputs, outputs in itertools.pairwise(widths):
         layers += [nn.Linear(inputs, outputs, bias=bias), activation()]
     return nn.Sequential(*layers[:-1])
 

@@ -180,9 +180,7 @@ def layer_sizes(model: nn.Module) -> list[int]:
 
 def unit_sizes(model: nn.Module) -> list[int]:
     """One block per output unit or channel: a row of ``[W | b]``."""
-    return [
-        matrix_size(layer) // len(layer.weight) for layer in covered_layers(model).values() for _ in layer.weight
-    ]
+    return [matrix_size(layer) // len(layer.weight) for layer in covered_layers(model).values() for _ in layer.weight]
 
 
 def relative(approximation: Tensor, truth: Tensor) -> float:
@@ -311,9 +309,7 @@ def layer_factors(
                     for g, part in enumerate(parts[name]):
                         part.gradients.append(group_gradient(layers[name], gradient[0], g))
                         part.owner.append(n)
-    return {
-        name: [Factors(p.inputs, p.gradients, p.owner, count) for p in groups] for name, groups in parts.items()
-    }
+    return {name: [Factors(p.inputs, p.gradients, p.owner, count) for p in groups] for name, groups in parts.items()}
 
 
 def layer_scores(groups: Sequence[Factors]) -> Tensor:

@@ -21,6 +21,7 @@ from curvbench.fisher.inner import inner
 from curvbench.instance import Instance
 from curvbench.likelihood import gradient_coefficients
 from curvbench.operators import Operator
+from curvbench.spec import FISHER_ALIASES
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +78,7 @@ class ExactFisher(Operator):
         """Sums of columns with weights (R, N, K), (P, K)."""
         return torch.cat([c.combine(weights) for c in self.columns])
 
-    def matmat(self, V: Tensor) -> Tensor:
+    def _matmat(self, V: Tensor) -> Tensor:
         return self.combine(self.project(V)) / self.terms
 
     def factorize(self, damping: float) -> Tensor:
@@ -189,13 +190,13 @@ class ExactFisher(Operator):
             single.__dict__["layer_grams"] = [self.layer_grams[index]]
         return single
 
-    def block(self, start: int, stop: int) -> Operator:
+    def _block(self, start: int, stop: int) -> Operator:
         first = 0
         for c in self.columns:
             if (first, first + c.layer.size) == (start, stop):
                 return self.layer(c.layer.name)
             first += c.layer.size
-        return super().block(start, stop)
+        return super()._block(start, stop)
 
 
 def _solve_small(factor: Tensor, right: Tensor) -> Tensor:
@@ -250,6 +251,7 @@ def exact_fisher(
     Raises:
         ValueError: unknown ``fisher_type``, ``contraction`` or ``precision``.
     """
+    fisher_type = FISHER_ALIASES.get(fisher_type, fisher_type)
     _refuse_choice("contraction", contraction, (None, "direct", "kernel"))
     _refuse_choice("precision", precision, ("mixed", "native"))
     passed = instance.to(torch.float64) if precision == "mixed" else instance

@@ -30,20 +30,26 @@ class Operator(ABC):
     def shape(self) -> tuple[int, int]:
         return self.size, self.size
 
-    @abstractmethod
     def matmat(self, V: Tensor) -> Tensor:
-        """The product with a stack of vectors, (P, K) -> (P, K)."""
+        """The product with a stack of vectors, (P, K) -> (P, K). Raises ValueError for another P."""
+        self._check_length(V)
+        return self._matmat(V)
 
     def matvec(self, v: Tensor) -> Tensor:
-        """The product with one vector, (P,) -> (P,)."""
+        """The product with one vector, (P,) -> (P,). Raises ValueError for another P."""
         return self.matmat(v[:, None])[:, 0]
+
+    @abstractmethod
+    def _matmat(self, V: Tensor) -> Tensor:
+        """``matmat`` for a stack whose length was checked."""
 
     def solve(self, v: Tensor, damping: float) -> Tensor:
         """(self + damping I)^-1 v for v of shape (P,) or (P, K).
 
         Raises:
-            ValueError: negative damping, or the damped matrix is singular.
+            ValueError: negative damping, the damped matrix is singular, or another P.
         """
+        self._check_length(v)
         if not damping >= 0:
             raise ValueError(f"damping must not be negative, got {damping}")
         return self._solve(v, damping) if v.ndim == 2 else self._solve(v[:, None], damping)[:, 0]
@@ -78,9 +84,17 @@ class Operator(ABC):
         Raises:
             ValueError: this operator has no such block in closed form.
         """
-        if (start, stop) == (0, self.size):
-            return self
+        if not 0 <= start < stop <= self.size:
+            raise ValueError(f"{type(self).__name__} has size {self.size}: there is no block {start}:{stop}")
+        return self if (start, stop) == (0, self.size) else self._block(start, stop)
+
+    def _block(self, start: int, stop: int) -> Operator:
+        """``block`` for a proper part."""
         raise ValueError(f"{type(self).__name__} of size {self.size} has no closed form for its block {start}:{stop}")
+
+    def _check_length(self, v: Tensor) -> None:
+        if v.shape[0] != self.size:
+            raise ValueError(f"{type(self).__name__} has size {self.size}: it takes no vector of length {v.shape[0]}")
 
     def to_dense(self) -> Tensor:
         """The matrix itself, (P, P); for tests and pictures."""

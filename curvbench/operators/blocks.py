@@ -38,7 +38,7 @@ class BlockDiagonal(Operator):
         parts = V.split([block.size for block in self.blocks])
         return torch.cat([act(block, part) for block, part in zip(self.blocks, parts, strict=True)])
 
-    def matmat(self, V: Tensor) -> Tensor:
+    def _matmat(self, V: Tensor) -> Tensor:
         return self._each(V, lambda block, part: block.matmat(part))
 
     def _solve(self, V: Tensor, damping: float) -> Tensor:
@@ -59,10 +59,10 @@ class BlockDiagonal(Operator):
     def smallest_eigenvalue(self) -> float:
         return min(block.smallest_eigenvalue() for block in self.blocks)
 
-    def block(self, start: int, stop: int) -> Operator:
+    def _block(self, start: int, stop: int) -> Operator:
         ends = list(accumulate(block.size for block in self.blocks))
         for block, end in zip(self.blocks, ends, strict=True):
             first = end - block.size
             if first <= start and stop <= end:
                 return block.block(start - first, stop - first)
-        return super().block(start, stop)
+        return super()._block(start, stop)

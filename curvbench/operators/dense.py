@@ -38,7 +38,7 @@ class Dense(Operator):
         """(P, K) -> (B, n, K)."""
         return V.reshape(*self.matrix.shape[:2], V.shape[1])
 
-    def matmat(self, V: Tensor) -> Tensor:
+    def _matmat(self, V: Tensor) -> Tensor:
         return (self.matrix @ self._stack(V)).reshape(V.shape)
 
     def _solve(self, V: Tensor, damping: float) -> Tensor:
@@ -65,10 +65,10 @@ class Dense(Operator):
     def smallest_eigenvalue(self) -> float:
         return float(self._eigenvalues.min())
 
-    def block(self, start: int, stop: int) -> Operator:
+    def _block(self, start: int, stop: int) -> Operator:
         order = self.matrix.shape[-1]
         if len(self.matrix) == 1:
             return Dense(self.matrix[:, start:stop, start:stop])
         if start % order == 0 and stop % order == 0:
             return Dense(self.matrix[start // order : stop // order])
-        return super().block(start, stop)
+        return super()._block(start, stop)

@@ -31,7 +31,7 @@ class Identity(Operator):
     def device(self) -> torch.device:
         return self.place
 
-    def matmat(self, V: Tensor) -> Tensor:
+    def _matmat(self, V: Tensor) -> Tensor:
         return V.clone()
 
     def _solve(self, V: Tensor, damping: float) -> Tensor:
@@ -52,7 +52,7 @@ class Identity(Operator):
     def smallest_eigenvalue(self) -> float:
         return 1.0
 
-    def block(self, start: int, stop: int) -> Operator:
+    def _block(self, start: int, stop: int) -> Operator:
         return Identity(stop - start, self.number_type, self.place)
 
 
@@ -74,7 +74,7 @@ class Diagonal(Operator):
     def device(self) -> torch.device:
         return self.entries.device
 
-    def matmat(self, V: Tensor) -> Tensor:
+    def _matmat(self, V: Tensor) -> Tensor:
         return self.entries[:, None] * V
 
     def _solve(self, V: Tensor, damping: float) -> Tensor:
@@ -95,5 +95,5 @@ class Diagonal(Operator):
     def smallest_eigenvalue(self) -> float:
         return float(self.entries.min())
 
-    def block(self, start: int, stop: int) -> Operator:
+    def _block(self, start: int, stop: int) -> Operator:
         return Diagonal(self.entries[start:stop])

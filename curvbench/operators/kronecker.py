@@ -57,7 +57,7 @@ class RotatedDiagonal(Operator):
         rotated = self.left_basis.mT @ _to_matrices(V, self.left_basis, self.right_basis) @ self.right_basis
         return _to_vectors(self.left_basis @ (rotated * factor) @ self.right_basis.mT)
 
-    def matmat(self, V: Tensor) -> Tensor:
+    def _matmat(self, V: Tensor) -> Tensor:
         return self._scale_rotated(V, self.entries)
 
     def _solve(self, V: Tensor, damping: float) -> Tensor:
@@ -92,6 +92,9 @@ class Kronecker(Operator):
     def __post_init__(self) -> None:
         object.__setattr__(self, "left", _batched(self.left))
         object.__setattr__(self, "right", _batched(self.right))
+        if any(f.shape[-1] != f.shape[-2] for f in (self.left, self.right)) or len(self.left) != len(self.right):
+            shapes = f"{tuple(self.left.shape)} and {tuple(self.right.shape)}"
+            raise ValueError(f"Kronecker factors must be square, one pair per group, got {shapes}")
 
     @property
     def size(self) -> int:
@@ -112,7 +115,7 @@ class Kronecker(Operator):
         right_values, right_basis = numerics.eigh(self.right)
         return RotatedDiagonal(left_basis, right_basis, left_values[:, :, None] * right_values[:, None, :])
 
-    def matmat(self, V: Tensor) -> Tensor:
+    def _matmat(self, V: Tensor) -> Tensor:
         return _to_vectors(self.left @ _to_matrices(V, self.left, self.right) @ self.right.mT)
 
     def _solve(self, V: Tensor, damping: float) -> Tensor:

@@ -20,6 +20,10 @@ class LowRank(Operator):
     weights: Tensor
     shift: float = 0.0
 
+    def __post_init__(self) -> None:
+        if self.shift < 0 or bool((self.weights < 0).any()):
+            raise ValueError("a low-rank operator needs weights and a shift that are not negative")
+
     @property
     def size(self) -> int:
         return self.columns.shape[0]
@@ -42,7 +46,7 @@ class LowRank(Operator):
         """Of the scaled columns, (K, K) in float64."""
         return self._scaled.double().T @ self._scaled.double()
 
-    def matmat(self, V: Tensor) -> Tensor:
+    def _matmat(self, V: Tensor) -> Tensor:
         return self.shift * V + self._scaled @ (self._scaled.T @ V)
 
     def _solve(self, V: Tensor, damping: float) -> Tensor:
@@ -73,5 +77,5 @@ class LowRank(Operator):
         full_rank = len(self.weights) >= self.size
         return self.shift + (float(numerics.eigvalsh(self._gram)[-self.size]) if full_rank else 0.0)
 
-    def block(self, start: int, stop: int) -> Operator:
+    def _block(self, start: int, stop: int) -> Operator:
         return LowRank(self.columns[start:stop], self.weights, self.shift)

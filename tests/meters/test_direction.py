@@ -57,7 +57,7 @@ def test_full_is_the_best_direction(case: Case, judge: Truth) -> None:
     damping = 1e-3 * float(torch.linalg.eigvalsh(judge.fisher())[-1])
     found = cb.direction_errors(cb.probe("full", damping=damping), instance_of(case.name), damping=damping)
     assert found["cosine"] == pytest.approx(1, abs=1e-9)
-    assert not (not found["relative"] <= 1e-8)
+    assert found["relative"] <= 1e-8
     assert found["decrease"] == pytest.approx(1, abs=1e-9)
 
 

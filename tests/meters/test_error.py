@@ -48,8 +48,8 @@ def test_errors_against_dense_matrices(case: Case, judge: Truth, name: str, kind
 
 def test_full_has_no_error(case: Case) -> None:
     found = cb.errors(cb.fit(cb.probe("full"), instance_of(case.name)), fisher_of(case.name))
-    assert not (not found["relative"] <= 1e-7)
-    assert not (not found["scale_optimal"] <= 1e-7)
+    assert found["relative"] <= 1e-7
+    assert found["scale_optimal"] <= 1e-7
     assert found["cosine"] == pytest.approx(1, abs=1e-12)
     assert found["trace_ratio"] == pytest.approx(1, rel=1e-12)
 
@@ -72,7 +72,7 @@ def test_layer_probe_has_no_error_in_any_layer(case: Case) -> None:
     for layer in instance_of(case.name).layers:
         block = operator.block(layer.start, layer.start + layer.size)
         found = cb.errors(block, fisher_of(case.name).layer(layer.name))
-        assert not (not found["relative"] <= 1e-7)
+        assert found["relative"] <= 1e-7
 
 
 @pytest.mark.parametrize("factor", [1e-6, 0.5, 2.0, 1e6])
@@ -80,7 +80,7 @@ def test_a_multiple_of_the_fisher(factor: float) -> None:
     fisher, dense = fisher_of("mlp_tanh"), truth("mlp_tanh").fisher()
     found = cb.errors(operators.Dense(factor * dense), fisher)
     assert found["relative"] == pytest.approx(abs(factor - 1), rel=1e-9)
-    assert not (not found["scale_optimal"] <= 1e-7)
+    assert found["scale_optimal"] <= 1e-7
     assert found["trace_ratio"] == pytest.approx(factor, rel=1e-10)
 
 

@@ -114,9 +114,7 @@ def test_refresh_alone_makes_a_state_ready(probe: Probe, supported: cb.Instance)
     refreshed = probe.refresh(updated)
     vector = vector_for(supported)
     assert torch.equal(probe.operator(updated).to_dense(), probe.operator(refreshed).to_dense())
-    assert near(
-        probe.precondition(probe.refresh(refreshed), vector), probe.precondition(refreshed, vector), 1e-12
-    )
+    assert near(probe.precondition(probe.refresh(refreshed), vector), probe.precondition(refreshed, vector), 1e-12)
 
 
 def test_fit_is_one_update(probe: Probe, supported: cb.Instance) -> None:
