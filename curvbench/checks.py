@@ -27,6 +27,15 @@ def refuse_coupled_samples(model: nn.Module) -> None:
             raise ValueError(f"BatchNorm {name!r} {reason}")
 
 
+def refuse_untracked(model: nn.Module) -> None:
+    """Parameters that autograd cannot follow, or that do not exist yet."""
+    for name, parameter in model.named_parameters():
+        if torch.nn.parameter.is_lazy(parameter):
+            raise ValueError(f"parameter {name!r} has no shape yet: run the lazy module once first")
+        if parameter.is_inference():
+            raise ValueError(f"parameter {name!r} was made in torch.inference_mode(): make the model outside it")
+
+
 def refuse_not_finite(named: Mapping[str, Any]) -> None:
     """NaN or infinity in the inputs, weights or buffers."""
     for name, value in named.items():
@@ -74,6 +83,13 @@ def refuse_coupled_outputs(alone: Tensor, together: Tensor) -> None:
     """Outputs of samples that change with the other samples of the batch."""
     if not _agree(alone, together):
         raise ValueError("a sample's output depends on the other samples of the batch: it has no per-sample Fisher")
+
+
+def refuse_mixed_rows(layer: Layer, together: Tensor, alone: Tensor) -> None:
+    """A layer that sees the samples in another order than they came in."""
+    if not _agree(together, alone):
+        reason = "a row of its input belongs to another sample"
+        raise ValueError(f"layer {layer.name!r} has no per-sample scores: {reason}")
 
 
 def refuse_other_uses(layer: Layer, product: Tensor, gradient: Tensor) -> None:

@@ -16,10 +16,12 @@ from curvbench.checks import (
     refuse_coupled_outputs,
     refuse_coupled_samples,
     refuse_layer,
+    refuse_mixed_rows,
     refuse_not_finite,
     refuse_other_uses,
     refuse_output,
     refuse_tied,
+    refuse_untracked,
 )
 from curvbench.layers import parameter_names
 from curvbench.likelihood import cotangents, likelihood
@@ -59,6 +61,7 @@ class Instance:
         self.samples = _leading_size(inputs)
         if self.samples == 0:
             raise ValueError("the batch is empty: give at least one sample")
+        refuse_untracked(model)
         self.parameters = {name: p.detach() for name, p in model.named_parameters()}
         self._trainable = {name for name, p in model.named_parameters() if p.requires_grad}
         self._buffers = {name: b.detach() for name, b in model.named_buffers()}
@@ -72,8 +75,13 @@ class Instance:
         """Find the layers that one forward pass covers, and refuse what it shows to be out of reach."""
         candidates = {n: la for n, m in self.model.named_modules() if (la := geometry.describe(n, m)) is not None}
         seen = Recorder(candidates, frozenset())
-        with torch.no_grad():
-            outputs = self._forward(seen.hooks())
+        try:
+            with torch.no_grad():
+                outputs = self._forward(seen.hooks())
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise ValueError(f"the model cannot be run on these inputs: {str(error).splitlines()[0]}") from error
         refuse_output(outputs, self.samples)
         self.likelihood.check(outputs, self.targets)
         called = {name: layer for name, layer in candidates.items() if seen.calls[name]}
@@ -102,17 +110,25 @@ class Instance:
         self._verify(outputs)
 
     def _verify(self, outputs: Tensor) -> None:
-        """Check on the first samples what no module tells: that samples and layers are independent of all else."""
+        """Check on the first samples what no module tells: that a sample's score is its own, and one product."""
         head = self._head(min(2, max(1, self.samples - 1)))
         refuse_coupled_outputs(head.outputs(), outputs[: head.samples])
-        tape = head.tape()
-        pulled = tape.pull(self.likelihood.residual(tape.outputs.detach(), head.targets))
-        gradients = head.gradients(lambda out: (out * self.likelihood.residual(out.detach(), head.targets)).sum())
-        gradient = head.pack(gradients)
+        together, alone = head._scores(), head._head(1)._scores()
+        whole = head.pack(
+            head.gradients(lambda out: (out * head.likelihood.residual(out.detach(), head.targets)).sum())
+        )
         for layer in self.layers:
-            slopes = geometry.slopes(layer, pulled[layer.name])
-            product = (slopes @ geometry.patches(layer, tape.inputs[layer.name]).mT).sum(0)
-            refuse_other_uses(layer, product.flatten(), gradient[layer.slice])
+            refuse_mixed_rows(layer, together[layer.name][0], alone[layer.name][0])
+            refuse_other_uses(layer, together[layer.name].sum(0).flatten(), whole[layer.slice])
+
+    def _scores(self) -> dict[str, Tensor]:
+        """Per layer the gradient of each sample's loss as input times output gradient, (N, G, M, D)."""
+        tape = self.tape()
+        pulled = tape.pull(self.likelihood.residual(tape.outputs.detach(), self.targets))
+        return {
+            layer.name: geometry.slopes(layer, pulled[layer.name]) @ geometry.patches(layer, tape.inputs[layer.name]).mT
+            for layer in self.layers
+        }
 
     def _head(self, count: int) -> Instance:
         """The first samples alone."""
@@ -223,6 +239,8 @@ class Instance:
         return [p._version for p in self.model.parameters()] + [b._version for b in self.model.buffers()]
 
     def _forward(self, hooks: Mapping[str, Hook], parameters: Mapping[str, Tensor] | None = None) -> Tensor:
+        if torch.is_inference_mode_enabled():
+            raise ValueError("inside torch.inference_mode() nothing can be differentiated: leave it first")
         if self._current_versions() != self._versions:
             raise ValueError("the model has changed since this Instance was made: make a new one")
         state = {**self.parameters, **(parameters or {}), **{name: b.clone() for name, b in self._buffers.items()}}

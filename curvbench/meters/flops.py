@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from types import TracebackType
 from typing import Any, NamedTuple
 
+import torch
+from torch import Tensor
 from torch._ops import OpOverload
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from curvbench.meters.flop_formulas import FLOP_MODEL, FORMULAS, FREE, Formula
+from curvbench.meters.flop_formulas import Formula
+from curvbench.meters.flop_model import FLOP_MODEL, FORMULAS, FREE, VALUES_ONLY
 
 __all__ = ["FLOP_MODEL", "FlopMeter"]
 
@@ -18,15 +23,27 @@ __all__ = ["FLOP_MODEL", "FlopMeter"]
 class FlopMeter(TorchDispatchMode):
     """Counts the FLOP of what runs inside ``with FlopMeter() as meter``, backward passes and transforms included.
 
-    The convention is that of ``curvbench.meters.flop_formulas``. An operation that neither has a formula nor is
+    The convention is that of ``curvbench.meters.flop_model``. An operation that neither has a formula nor is
     known to be free is never taken for zero: its name is in ``uncounted``. What an operation calls inside its own
     kernel is part of its formula and not counted again.
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._by_op: Counter[str] = Counter()
         self._uncounted: set[str] = set()
+        self._values = _ValuesOnly()
+
+    def __enter__(self) -> FlopMeter:
+        self._values.__enter__()  # type: ignore[no-untyped-call]
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+        self._values.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
 
     @property
     def total(self) -> int:
@@ -55,8 +72,9 @@ class FlopMeter(TorchDispatchMode):
         if rule is None:
             return self._decompose(func, args, kwargs)
         result = func(*args, **kwargs)
-        if rule.formula is not None:
-            self._by_op[rule.name] += rule.formula(rule.bind(args, kwargs), result)
+        formula = VALUES_ONLY.get(rule.name, rule.formula) if self._values.active else rule.formula
+        if formula is not None:
+            self._by_op[rule.name] += formula(rule.bind(args, kwargs), result)
         return result
 
     def _decompose(self, func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -67,6 +85,39 @@ class FlopMeter(TorchDispatchMode):
             return result
         self._uncounted.add(func._schema.name)
         return func(*args, **kwargs)
+
+
+class _ValuesOnly(TorchFunctionMode):
+    """Knows when the caller wants values without vectors.
+
+    Under any dispatch mode torch computes the vectors as well, which it does otherwise for gradients and transforms
+    only; what is counted is what runs without the meter.
+    """
+
+    FUNCTIONS = (
+        *(torch.linalg.eigvalsh, torch.linalg.eigvals, torch.linalg.svdvals, torch.linalg.matrix_norm),
+        *(torch.linalg.norm, torch.linalg.cond, torch.linalg.matrix_rank, torch.norm, Tensor.norm),
+    )
+
+    active = False
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        self.active = func in self.FUNCTIONS and not _vectors_needed(args)
+        try:
+            return func(*args, **(kwargs or {}))
+        finally:
+            self.active = False
+
+
+def _vectors_needed(args: tuple[Any, ...]) -> bool:
+    differentiated = torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)
+    return differentiated or torch._C._functorch.peek_interpreter_stack() is not None
 
 
 class _Rule(NamedTuple):

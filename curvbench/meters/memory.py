@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import BuiltinFunctionType, FunctionType, ModuleType, TracebackType
 from typing import Any
@@ -24,12 +25,13 @@ class MemoryMeter(TorchDispatchMode):
 
     ``peak`` is the highest sum of bytes of storages that were allocated inside the block and alive at the same time.
     Views share their storage; what autograd saves stays until it is released. Not seen: storages from before the
-    block, scratch memory inside a kernel, and memory that is not torch's (``torch.from_numpy``). The garbage
+    block, scratch memory inside a kernel, and memory that is not torch's (``torch.from_numpy``). Eigenvalues and
+    singular values taken alone weigh as with their vectors, which torch makes under any dispatch mode. The garbage
     collector runs before the block and rests inside it, so reference cycles live until its end.
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
         self._live: dict[int, tuple[weakref.ref[Any], int]] = {}
         self._now = 0
@@ -39,13 +41,13 @@ class MemoryMeter(TorchDispatchMode):
         self._collecting = gc.isenabled()
         gc.collect()
         gc.disable()
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        super().__exit__(kind, error, trace)
+        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
         self._live.clear()  # and with them the callbacks
         if self._collecting:
             gc.enable()
@@ -129,6 +131,9 @@ def _reachable(tree: object) -> Iterator[torch.UntypedStorage]:
 def _children(node: Any) -> Iterable[Any]:
     if isinstance(node, (type, ModuleType, FunctionType, BuiltinFunctionType, str, bytes)):
         return ()
-    fields = [getattr(node, f.name) for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
-    items = node.values() if isinstance(node, Mapping) else node if isinstance(node, (list, tuple, set, frozenset)) else ()
-    return [*fields, *items, *getattr(node, "__dict__", {}).values()]
+    if isinstance(node, Mapping):
+        items: Iterable[Any] = node.values()
+    else:
+        items = node if isinstance(node, (list, tuple, set, frozenset, deque)) else ()
+    slots = [getattr(node, f.name) for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
+    return [*items, *slots, *getattr(node, "__dict__", {}).values()]

@@ -241,6 +241,32 @@ def test_never_forms_the_matrix() -> None:
     assert_close(solved, vector)
 
 
+@pytest.fixture(scope="module")
+def larger() -> tuple[cb.Instance, Tensor]:
+    """A network whose Gram matrix needs several tiles, and sqrt(tr F_n F_m) for every pair of its samples."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(6, 24, 3, padding=1), nn.ReLU(), nn.Conv2d(24, 32, 3, stride=2), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10),
+    ).double()  # fmt: skip
+    inputs, targets = torch.randn(32, 6, 11, 11).double(), torch.randint(10, (32,))
+    terms = oracles.loss_terms(model, inputs, targets, "cross_entropy")
+    rows = torch.stack([oracles.type2_rows(term, "cross_entropy") for term in terms]).flatten(0, 1)
+    products = (rows @ rows.T).reshape(32, 45, 32, 45)
+    return cb.Instance(model, inputs, targets), products.square().sum((1, 3)).sqrt()
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_gram_of_several_tiles(larger: tuple[cb.Instance, Tensor], order: str | None) -> None:
+    instance, expected = larger
+    fisher = cb.exact_fisher(instance, contraction=order)
+    assert_close(fisher.gram().reshape(9, 32, 9, 32).square().sum((0, 2)).sqrt(), expected)
+    assert_close(fisher.frobenius_norm(), expected.norm() / 32)
+    assert_close(fisher.inner(operators.Identity(fisher.shape[0])), fisher.trace())
+    vector = torch.randn(fisher.shape[0], dtype=torch.float64)
+    assert_close(fisher.solve(fisher.matvec(vector) + 1e-2 * vector, 1e-2), vector)
+
+
 def test_float32_is_near_float64() -> None:
     model, inputs, targets = CASES["nasty_cnn"].build()
     fisher = cb.exact_fisher(cb.Instance(model.float(), inputs.float(), targets))

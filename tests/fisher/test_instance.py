@@ -438,3 +438,37 @@ def test_a_pooled_linear_layer_sees_positions() -> None:
     instance = cb.Instance(model, inputs, targets)
     expected = oracles.type2_fisher(oracles.loss_terms(model, inputs, targets, "cross_entropy"), "cross_entropy")
     assert oracles.relative(cb.exact_fisher(instance).to_dense(), expected) <= 1e-10
+
+
+class Reordered(nn.Module):
+    """The hidden layer sees the samples in reverse; the outputs do not show it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 4), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(torch.tanh(self.first(x.flip(0))).flip(0))
+
+
+def test_rows_in_another_order_are_refused() -> None:
+    with pytest.raises(ValueError, match="another sample"):
+        cb.Instance(Reordered(), VECTORS, LABELS)
+
+
+def test_inputs_of_another_dtype_are_one_line() -> None:
+    with pytest.raises(ValueError, match="cannot be run on these inputs") as caught:
+        cb.Instance(mlp(5, 3).float(), VECTORS.double(), LABELS)
+    assert "\n" not in str(caught.value)
+
+
+def test_lazy_and_inference_parameters_are_refused() -> None:
+    with pytest.raises(ValueError, match="no shape yet"):
+        cb.Instance(nn.LazyLinear(3), VECTORS, LABELS)
+    with torch.inference_mode():
+        model = nn.Linear(5, 3)
+    with pytest.raises(ValueError, match="inference_mode"):
+        cb.Instance(model, VECTORS, LABELS)
+    instance = cb.Instance(nn.Linear(5, 3), VECTORS, LABELS)
+    with torch.inference_mode(), pytest.raises(ValueError, match="inference_mode"):
+        instance.gradient()
