@@ -4,33 +4,26 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Protocol, Self
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from curvbench.engines import Event
+from curvbench.engines import Event, Observer
 from curvbench.spec import Status
 
 GOOD = frozenset({Status.OK, Status.UNSUPPORTED, Status.SKIPPED})
-
-
-class Display(Protocol):
-    """A context manager that is told of every event."""
-
-    def __enter__(self) -> Self: ...
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None: ...
-    def __call__(self, event: Event) -> None: ...
+Display = AbstractContextManager[Observer]
 
 
 class Tally:
     """Finished, failed and remaining cells, and the time that those may take."""
 
-    def __init__(self, total: int, jobs: int) -> None:
-        self.total, self.jobs = total, jobs
+    def __init__(self, total: int) -> None:
+        self.total = total
         self.finished = self.failed = 0
         self.started = time.monotonic()
 
@@ -47,92 +40,68 @@ class Tally:
             return None
         return (time.monotonic() - self.started) / self.finished * (self.total - self.finished)
 
+    @property
+    def note(self) -> str:
+        """How many failed, and the time left."""
+        parts = [f"{self.failed} failed"] if self.failed else []
+        parts += [f"about {seconds(self.left)} left"] if self.left else []
+        return ", ".join(parts)
 
-class Lines:
+
+@contextmanager
+def lines(say: Callable[[str], None], tally: Tally) -> Iterator[Observer]:
     """One line per finished task."""
 
-    def __init__(self, console: Console, tally: Tally) -> None:
-        self.console, self.tally = console, tally
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def __call__(self, event: Event) -> None:
-        """Print the line, and the reason of a cell without a value."""
-        self.tally.add(event)
+    def observe(event: Event) -> None:
+        tally.add(event)
         if event.kind == "finished":
-            self.console.print(line(event, self.tally), soft_wrap=True, markup=False, highlight=False)
+            say(line(event, tally) + (f"   ({tally.note})" if tally.note else ""))
+
+    yield observe
 
 
-class Bar:
-    """A bar with counts, the time left and what is running; failures scroll above it."""
-
-    def __init__(self, console: Console, tally: Tally) -> None:
-        self.tally = tally
-        columns = ("{task.description}", BarColumn(bar_width=16), MofNCompleteColumn(), "{task.fields[note]}")
-        self.progress = Progress(
-            *(TextColumn(c) if isinstance(c, str) else c for c in columns), console=console, transient=True
-        )
-        self.bar = self.progress.add_task("cells", total=tally.total, note="")
-        self.running: dict[str, str] = {}
-
-    def __enter__(self) -> Self:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def __call__(self, event: Event) -> None:
-        """Redraw, and print the line of a finished task."""
-        self.tally.add(event)
-        key = event.task.id
-        if event.kind == "finished":
-            self.running.pop(key, None)
-            self.progress.console.print(line(event, self.tally), soft_wrap=True, markup=False, highlight=False)
-        else:
-            self.running[key] = event.task.label + (f": {event.text}" if event.text else "")
-        self.progress.update(self.bar, completed=self.tally.finished, note=escape(self._note()))
-
-    def _note(self) -> str:
-        left = self.tally.left
-        parts = [f"{self.tally.failed} failed"] if self.tally.failed else []
-        parts += [f"about {seconds(left)} left"] if left is not None else []
-        return ", ".join([*parts, *self.running.values()])
-
-
-class JsonLines:
+@contextmanager
+def json_lines(tally: Tally) -> Iterator[Observer]:
     """One JSON object per event."""
 
-    def __init__(self, tally: Tally) -> None:
-        self.tally = tally
+    def observe(event: Event) -> None:
+        tally.add(event)
+        print(json.dumps(as_json(event, tally)), flush=True)
 
-    def __enter__(self) -> Self:
-        return self
+    yield observe
 
-    def __exit__(self, *_: object) -> None:
-        pass
 
-    def __call__(self, event: Event) -> None:
-        """Print the event with the counts after it."""
-        self.tally.add(event)
-        print(json.dumps(as_json(event, self.tally)), flush=True)
+@contextmanager
+def bar(console: Console, tally: Tally) -> Iterator[Observer]:
+    """A bar with counts, the time left and what is running; finished tasks scroll above it."""
+    running: dict[str, str] = {}
+    columns = (BarColumn(bar_width=16), MofNCompleteColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console, transient=True) as progress:
+        shown = progress.add_task("", total=tally.total)
+
+        def observe(event: Event) -> None:
+            tally.add(event)
+            running[event.task.id] = event.task.label + (f": {event.text}" if event.text else "")
+            if event.kind == "finished":
+                del running[event.task.id]
+                progress.console.print(line(event, tally), soft_wrap=True, markup=False, highlight=False)
+            note = ", ".join(filter(None, [tally.note, *running.values()]))
+            progress.update(shown, completed=tally.finished, description=escape(" ".join(note.split())))
+
+        yield observe
 
 
 def line(event: Event, tally: Tally) -> str:
-    """``[ 3/24] ok      kfac on resnet, seed 0   4.1 s``, with the reason where there is no value."""
-    width = len(str(tally.total))
+    """``[ 3/24] ok          kfac on resnet, seed 0   4.1 s``, with the reason where there is no value."""
     assert event.outcome is not None
-    status = event.outcome.status if event.task.kind == "cell" else _reference_status(event.outcome.status)
-    label = " ".join(event.task.label.split())
-    text = f"[{tally.finished:{width}}/{tally.total}] {status:<11} {label}   {seconds(event.seconds)}"
+    ready = event.task.kind == "reference" and event.outcome.status is Status.OK
+    status = "reference" if ready else str(event.outcome.status)
+    count = f"{tally.finished:{len(str(tally.total))}}/{tally.total}"
+    text = f"[{count}] {status:<11} {' '.join(event.task.label.split())}   {seconds(event.seconds)}"
     return f"{text}   {event.outcome.reason}" if event.outcome.reason else text
 
 
-def as_json(event: Event, tally: Tally) -> Mapping[str, Any]:
+def as_json(event: Event, tally: Tally) -> dict[str, Any]:
     """An event as the object that ``--log-json`` prints."""
     content: dict[str, Any] = {"event": event.kind, "kind": event.task.kind, "id": event.task.id}
     content |= {"label": event.task.label, "seconds": round(event.seconds, 3)}
@@ -148,7 +117,3 @@ def seconds(value: float) -> str:
         return f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def _reference_status(status: Status) -> str:
-    return "reference" if status is Status.OK else str(status)

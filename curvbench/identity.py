@@ -20,7 +20,8 @@ from curvbench.spec import Cell, Component
 PACKAGE = Path(__file__).resolve().parent
 # What decides no number. Probes and problems stand here because only the cell's own count: one more changes nothing.
 NOT_DECISIVE = re.compile(
-    r"(__init__|cli|display|identity|optim|registry|selection|store)\.py|(analysis|engines)/.*|(probes|problems)/[^_].*"
+    r"(__init__|cli|display|download|hyperparameters|identity|optim|registry|runner|selection|store)\.py"
+    r"|(analysis|engines)/.*|(probes|problems)/[^_].*"
 )
 
 

@@ -108,7 +108,12 @@ def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list
     probe = _seeded(cell.probe, cell.seed)
     refuse_unsupported(probe, instance)
     report("cost")
-    rows = [Row("coverage.parameters", instance.coverage), *cost_rows(probe, instance)]
+    rows = [
+        Row("problem.samples", float(instance.samples)),
+        Row("problem.parameters", float(instance.size)),
+        Row("coverage.parameters", instance.coverage),
+        *cost_rows(probe, instance),
+    ]
     report("errors")
     rows += accuracy_rows(probe, instance, fisher)
     return [replace(row, epoch=cell.problem.epochs) for row in rows]

@@ -9,24 +9,21 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
-import math
 import pkgutil
 import re
 import sys
-import typing
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType, NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union
+from types import ModuleType
+from typing import Any, TypeVar
 
+from curvbench.hyperparameters import alias, check, near_misses, read, refuse_unknown, types_of
 from curvbench.spec import Component, Probe, Problem, Suite
 
 C = TypeVar("C", bound=Component)
 
-FISHER_ALIASES = {"type2": "type-2", "exact": "type-2"}
-BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 _FORM = re.compile(r"(?P<name>.*?)(\[(?P<arguments>[^\[\]]*)\])?", re.DOTALL)
 _FILE = re.compile(r"(?P<path>.+\.py):(?P<name>\w+)", re.DOTALL)
 _files: dict[Path, ModuleType] = {}
@@ -34,12 +31,12 @@ _files: dict[Path, ModuleType] = {}
 
 def probes() -> dict[str, type[Probe]]:
     """Every probe by name: one per file of ``curvbench/probes``, and those of the entry points ``curvbench.probes``."""
-    return _discover("curvbench.probes", Probe)  # type: ignore[type-abstract]
+    return _discover("curvbench.probes", Probe)
 
 
 def problems() -> dict[str, type[Problem]]:
     """Every problem by name: the files of ``curvbench/problems`` and the entry points ``curvbench.problems``."""
-    return _discover("curvbench.problems", Problem)  # type: ignore[type-abstract]
+    return _discover("curvbench.problems", Problem)
 
 
 def every_probe() -> list[Probe]:
@@ -109,10 +106,7 @@ def load_suite(path: str | Path) -> tuple[str, Suite]:
     Raises:
         ValueError: no such file, it cannot be imported, or it binds no Suite to SUITE.
     """
-    path = Path(path)
-    file = next((p for p in (path, path.with_name(f"{path.name}.py")) if p.is_file()), None) if path.name else None
-    if file is None:
-        raise ValueError(f"no suite {str(path)!r}{_hint(path.stem, _suites_near(path))}")
+    file = suite_file(path)
     suite = getattr(load_file(file), "SUITE", None)
     if not isinstance(suite, Suite):
         found = "is not there" if suite is None else f"is of type {type(suite).__name__}"
@@ -120,11 +114,24 @@ def load_suite(path: str | Path) -> tuple[str, Suite]:
     return file.stem, suite
 
 
-def near_misses(name: str, known: Iterable[str]) -> str:
-    """``did you mean ...?``, or everything that is known where nothing is near."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=3)
-    return f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(known) or 'none'}"
+def suite_file(path: str | Path) -> Path:
+    """The file of a suite given with or without ``.py``; raises ValueError, with near misses, where there is none."""
+    path = Path(path)
+    candidates = (path, path.with_name(f"{path.name}.py")) if path.name else ()
+    file = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if file is None:
+        raise ValueError(f"no suite {str(path)!r}{_hint(path.stem, _suites_near(path))}")
+    return file
+
+
+def describe(name: str, component: type[Component]) -> dict[str, Any]:
+    """Name, first line of the docstring, and the hyperparameters with their defaults (None: must be given)."""
+    known = {f.name: f.default for f in dataclasses.fields(component)}  # type: ignore[arg-type]
+    return {
+        "name": name,
+        "description": (inspect.getdoc(component) or "").partition("\n")[0],
+        "hyperparameters": {key: None if value is dataclasses.MISSING else value for key, value in known.items()},
+    }
 
 
 def _hint(name: str, known: Mapping[str, str]) -> str:
@@ -224,98 +231,26 @@ def _from_file(kind: str, file: re.Match[str], base: type[C]) -> type[C]:
 
 def _arguments(component: type[Component], name: str, text: str) -> dict[str, Any]:
     """``key=value,...`` with every value read as the field's annotation says."""
-    types = _types(component)
+    types = types_of(component)
     values = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals:
             raise ValueError(f"{name}[{text}]: expected key=value, got {part!r}")
-        _known(name, key, types)
+        refuse_unknown(name, key, types)
         if key in values:
             raise ValueError(f"{name}[{text}]: {key} is given twice")
-        values[key] = _read(f"{name}: {key}", _alias(key, value), types[key])
+        values[key] = read(f"{name}: {key}", alias(key, value), types[key])
     return values
 
 
 def _build(component: type[C], name: str, values: Mapping[str, Any]) -> C:
-    types = _types(component)
+    types = types_of(component)
     for key in values:
-        _known(name, key, types)
-    checked = {key: _check(f"{name}: {key}", _alias(key, value), types[key]) for key, value in values.items()}
+        refuse_unknown(name, key, types)
+    checked = {key: check(f"{name}: {key}", alias(key, value), types[key]) for key, value in values.items()}
     label = f"{name}[{','.join(f'{key}={value}' for key, value in checked.items())}]" if checked else name
     try:
         return component(**checked)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{label}: {str(error).removeprefix(f'{name}: ')}") from error
-
-
-def _known(name: str, key: str, types: Mapping[str, Any]) -> None:
-    if key not in types:
-        raise ValueError(f"{name} has no hyperparameter {key!r}: {near_misses(key, types)}")
-
-
-def _types(component: type[Component]) -> dict[str, Any]:
-    hints = typing.get_type_hints(component)
-    return {f.name: hints[f.name] for f in dataclasses.fields(component) if f.init}  # type: ignore[arg-type]
-
-
-def _alias(key: str, value: Any) -> Any:
-    """Other spellings of the type-2 Fisher, so that one probe has one label."""
-    return FISHER_ALIASES.get(value, value) if key == "fisher_type" and isinstance(value, str) else value
-
-
-def _read(what: str, text: str, annotation: Any) -> Any:
-    """A value from its text; text that no reading fits is returned, for ``_check`` to refuse."""
-    options = _options(annotation)
-    if NoneType in options and text.lower() == "none":
-        return None
-    for option in options:
-        for reading in _readings(text, option):
-            if _fits(reading, option):
-                return reading
-    raise ValueError(f"{what} must be {_describe(annotation)}, got {text!r}")
-
-
-def _readings(text: str, option: Any) -> list[Any]:
-    if typing.get_origin(option) is Literal:
-        return [value for value in typing.get_args(option) if str(value) == text]
-    if option is bool:
-        return [BOOLEANS[text.lower()]] if text.lower() in BOOLEANS else []
-    try:
-        return [option(text)] if option in (int, float, str) else []
-    except ValueError:
-        return []
-
-
-def _check(what: str, value: Any, annotation: Any) -> Any:
-    options = _options(annotation)
-    if float in options and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not any(_fits(value, option) for option in options):
-        raise ValueError(f"{what} must be {_describe(annotation)}, got {value!r}")
-    return value
-
-
-def _fits(value: Any, option: Any) -> bool:
-    if typing.get_origin(option) is Literal:
-        return value in typing.get_args(option)
-    if option is float:
-        return isinstance(value, float) and not math.isnan(value)
-    if option is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    kind = typing.get_origin(option) or option
-    return isinstance(value, kind) if isinstance(kind, type) else True
-
-
-def _options(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union, and anything else alone."""
-    return typing.get_args(annotation) if typing.get_origin(annotation) in (Union, UnionType) else (annotation,)
-
-
-def _describe(annotation: Any) -> str:
-    names = {int: "an integer", float: "a number", str: "a text", bool: "true or false", NoneType: "none"}
-    parts = []
-    for option in _options(annotation):
-        values = typing.get_args(option) if typing.get_origin(option) is Literal else ()
-        parts += [str(value) for value in values] or [names.get(option, getattr(option, "__name__", str(option)))]
-    return " or ".join(parts) if len(parts) < 3 else f"one of {', '.join(parts)}"

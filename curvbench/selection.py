@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from curvbench.registry import near_misses, parse_probe, parse_problem
+from curvbench.hyperparameters import near_misses
+from curvbench.registry import parse_probe, parse_problem
 from curvbench.spec import Cell, Preset, Status, Suite
 
 SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -75,7 +76,6 @@ def select(
         for probe in chosen_probes
     ]
     if not cells:
-        raise ValueError(
-            f"the selection is empty: {len(chosen_problems)} problems, {len(chosen_probes)} probes, {len(chosen_seeds)} seeds"
-        )
+        counts = f"{len(chosen_problems)} problems, {len(chosen_probes)} probes, {len(chosen_seeds)} seeds"
+        raise ValueError(f"the selection is empty: {counts}")
     return cells

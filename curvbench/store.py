@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +21,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curvbench.registry import near_misses
+from curvbench.hyperparameters import near_misses
 from curvbench.spec import METRICS, Cell, Metric, Row, Status
 
 SCHEMA_VERSION = 1
@@ -84,7 +85,9 @@ def rows_to_table(cell: Cell, rows: Sequence[Row], context: Context) -> pa.Table
 def write_cell(folder: Path, table: pa.Table) -> Path:
     """Write a cell's fragment into ``folder``, whole or not at all, and return its path."""
     path = folder / f"{table['cell_id'][0].as_py()}.parquet"
-    _replace(path, lambda file: pq.write_table(table, file))
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    _replace(path, sink.getvalue().to_pybytes())
     return path
 
 
@@ -95,10 +98,11 @@ def read_cell(path: Path) -> pa.Table:
         ValueError: it is truncated, or no fragment of curvbench.
         NewerSchema: a later curvbench has written it.
     """
+    content = path.read_bytes()
     try:
-        table = pq.ParquetFile(path).read()
-    except (pa.ArrowException, EOFError) as error:
-        raise ValueError(f"not readable as Parquet ({str(error).splitlines()[0]})") from error
+        table = pq.ParquetFile(pa.BufferReader(content)).read()
+    except (pa.ArrowException, OSError) as error:  # Arrow raises OSError too where the content is damaged
+        raise ValueError(f"not readable as Parquet ({' '.join(str(error).split())})") from error
     if missing := [name for name in SCHEMA.names if name not in table.column_names]:
         raise ValueError(f"no fragment of curvbench: {len(missing)} columns missing ({', '.join(missing[:3])})")
     _refuse_newer(path, table)
@@ -113,7 +117,7 @@ class NewerSchema(ValueError):
 
 
 def load(path: str | Path | Iterable[str | Path]) -> pd.DataFrame:
-    """Every row below ``path``: a fragment, a folder of a run, suite or results, or several of them.
+    """Every row below ``path``: a fragment, a folder of a run, suite or results, or several of them; oldest cell first.
 
     A cell that several runs share comes once. Fragments that are truncated or foreign are named in a warning and
     set aside.
@@ -127,12 +131,13 @@ def load(path: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     for file in dict.fromkeys(file for p in paths for file in _fragments(Path(p))):
         for table in _by_cell(file):
             tables.setdefault(tuple(table[key][0].as_py() for key in ("suite", "run_id", "cell_id")), table)
-    return _frame(pa.concat_tables(tables.values()) if tables else SCHEMA.empty_table())
+    in_order = sorted(tables.values(), key=lambda table: table["started_at"][0].as_py())
+    return _frame(pa.concat_tables(in_order) if in_order else SCHEMA.empty_table())
 
 
 def cell_statuses(folder: Path) -> dict[str, Status]:
     """How each cell of a run's folder ended: ok where there is a value, else the status of its first row."""
-    files = sorted((folder / "cells").glob("*.parquet")) if (folder / "cells").is_dir() else []
+    files = _fragments(folder / "cells") if (folder / "cells").is_dir() else []
     statuses = {file.stem: fragment_status(file) for file in files}
     return {cell: status for cell, status in statuses.items() if status is not None}
 
@@ -166,6 +171,14 @@ def runs(suite_folder: Path) -> list[Path]:
     return [f for f in _folders(suite_folder) if (f / "run.json").is_file()] if suite_folder.is_dir() else []
 
 
+def check_writable(run: Path) -> None:
+    """Raise OSError where a run's cells and logs cannot be written."""
+    for folder in (run / "cells", run / "logs"):
+        folder.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+
+
 def read_run(folder: Path) -> dict[str, Any]:
     """``run.json`` of a run's folder; raises ValueError where it is damaged."""
     try:
@@ -179,8 +192,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 def write_run(folder: Path, content: Mapping[str, Any]) -> None:
     """Write ``run.json``, whole or not at all."""
-    text = json.dumps(content, indent=1, default=str)
-    _replace(folder / "run.json", lambda file: Path(file).write_text(text + "\n"))
+    _replace(folder / "run.json", (json.dumps(content, indent=1, default=str) + "\n").encode())
 
 
 def share_cell(source: Path, folder: Path) -> None:
@@ -191,8 +203,7 @@ def share_cell(source: Path, folder: Path) -> None:
     try:
         os.link(source, target)
     except OSError:
-        content = source.read_bytes()
-        _replace(target, lambda file: Path(file).write_bytes(content))
+        _replace(target, source.read_bytes())
 
 
 def drop_large_references(run: Path, limit: int = 10**9) -> None:
@@ -204,8 +215,13 @@ def drop_large_references(run: Path, limit: int = 10**9) -> None:
 
 
 def resolve(run: str | Path, results: str | Path = "results") -> list[Path]:
-    """The runs meant by a run's folder, a suite's (its latest), a results folder (the latest of each suite), a run id
-    or ``latest`` (of all suites); ids are looked up in ``results``. Raises ValueError where there is none.
+    """The folders of the runs that ``run`` means.
+
+    A run's folder, that of a suite (its latest run) or of results (the latest of each suite), a run id or ``latest``
+    (of all suites); the last two are looked up in ``results``.
+
+    Raises:
+        ValueError: there is no such run.
     """
     path, results = Path(run), Path(results)
     if (path / "run.json").is_file():
@@ -271,19 +287,21 @@ def _measured(row: Row) -> dict[str, Any]:
     }
 
 
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
+def _replace(path: Path, content: bytes) -> None:
     """Write to a temporary name, sync, rename, sync the folder: after a crash there is the old file or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        write(temporary)
-        _sync(temporary)
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync(path.parent)
+    _sync_folder(path.parent)
 
 
-def _sync(path: Path) -> None:
+def _sync_folder(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

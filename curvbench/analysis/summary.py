@@ -82,13 +82,15 @@ def best(values: pd.DataFrame) -> pd.DataFrame:
 
 
 def title(frame: pd.DataFrame, problem: str) -> str:
-    """The problem with its size N and P, the epochs of the snapshot and the share outside the layer blocks."""
+    """The problem with its size N and P, the epochs of the snapshot, the share outside the layer blocks, the seeds."""
     cells = frame[labels(frame, "problem") == problem]
     parts = [problem]
     parts += [f"N = {n:,.0f}" for n in _facts(cells, "problem.samples")]
     parts += [f"P = {p:,.0f}" for p in _facts(cells, "problem.parameters")]
     parts += [f"epochs = {epoch}" for epoch in sorted(cells["epoch"].dropna().unique())]
     parts += [f"outside layer blocks = {share:.1%} of |F|^2" for share in _facts(cells, "error.off_block")]
+    seeds = cells["seed"].nunique()
+    parts += [f"median of {seeds} seeds ± half the range"] if seeds > 1 else []
     return ", ".join(parts)
 
 
@@ -96,7 +98,9 @@ def digits(value: float) -> str:
     """Three significant digits, in at most nine characters; empty for NaN."""
     if math.isnan(value):
         return ""
-    if value == 0 or 1e-3 <= abs(value) < 1e5:
+    if value == 0:
+        return "0"
+    if 1e-3 <= abs(value) < 1e5:
         text = f"{value:#.3g}" if abs(value) < 1e3 else f"{value:.0f}"
         return text.rstrip(".")
     return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e+").replace("e+", "e")
@@ -106,16 +110,12 @@ def render(frame: pd.DataFrame, problem: str) -> Table:
     """The table of one problem for rich; numbers are never cut."""
     values, spreads, ends = table(frame, problem), spread(frame, problem), statuses(frame, problem)
     marks = best(values)
-    seeds = frame.loc[labels(frame, "problem") == problem, "seed"].nunique()
-    note = f" (median of {seeds} seeds, ± half the range)" if seeds > 1 else ""
-    heading = Text(title(frame, problem) + note, style="bold")
-    shown = Table(title=heading, title_justify="left", box=None, padding=(0, 1, 0, 0), show_edge=False)
+    shown = Table(box=None, padding=(0, 1, 0, 0), show_edge=False)
     shown.add_column("probe", overflow="fold", min_width=12, vertical="bottom")
     for column in COLUMNS:
         shown.add_column(column.heading, justify="right", no_wrap=True)
-    for probe in ends.index:
-        cells = [_text(values.at[probe, c], spreads.at[probe, c], marks.at[probe, c]) for c in values.columns]
-        shown.add_row(_name(probe, ends[probe]), *cells)
+    for probe, *row in zip(values.index, values.to_numpy(), spreads.to_numpy(), marks.to_numpy(), strict=True):
+        shown.add_row(_name(probe, ends[probe]), *map(_text, *row))
     return shown
 
 

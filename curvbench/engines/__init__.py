@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -31,16 +31,16 @@ class Work:
     measure: str = MEASURE
 
     def tasks(self) -> list[Task]:
-        """References, each followed by its cells; a reference that is there already is not made again."""
+        """References, each followed by its cells."""
         groups: dict[str, list[Task]] = {}
         for identity, cell in self.cells.items():
             reference = self.reference(cell)
             groups.setdefault(reference, []).append(self._task("cell", identity, cell, reference))
-        return [task for reference, tasks in groups.items() for task in (*self._preparation(reference, tasks), *tasks)]
-
-    def _preparation(self, reference: str, tasks: list[Task]) -> Iterator[Task]:
-        if not (self.folder / "references" / reference).exists():
-            yield self._task("reference", reference, tasks[0].cell, reference)
+        return [
+            task
+            for reference, tasks in groups.items()
+            for task in (self._task("reference", reference, tasks[0].cell, reference), *tasks)
+        ]
 
     def _task(self, kind: Literal["reference", "cell"], identity: str, cell: Cell, reference: str) -> Task:
         return Task(kind, identity, cell, self.folder, reference, self.data, self.environment, self.measure)

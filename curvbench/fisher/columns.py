@@ -17,6 +17,16 @@ from curvbench.spec import Layer
 TILE_BYTES = 64 * 2**20
 
 
+def form(slopes: Tensor, patches: Tensor) -> Tensor:
+    """The matrices W_rn = B_rn X_n^T: slopes (R, n, G, M, S) and patches (n, G, D, S) give (n, G, R, M, D).
+
+    The columns of a sample are stacked into one product: broadcasting over R would copy the patches R times.
+    """
+    R, n, G, M, S = slopes.shape
+    stacked = slopes.permute(1, 2, 0, 3, 4).reshape(n, G, R * M, S)
+    return (stacked @ patches.mT).reshape(n, G, R, M, -1)
+
+
 @dataclass(frozen=True, eq=False)
 class Columns:
     """``inputs`` as the layer read them (N, ...), ``slopes`` (R, N, G, M, S). Products come in the slopes' dtype."""
@@ -39,6 +49,11 @@ class Columns:
         step = max(1, TILE_BYTES // max(bytes_per_sample, 1))
         return (slice(i, min(i + step, samples)) for i in range(0, samples, step))
 
+    def tiles(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Slopes (R, n, G, M, S) and patches (n, G, D, S) of as many samples as make a tile when formed."""
+        for part in self._samples_per_tile(self._tile_row_bytes()):
+            yield self.slopes[:, part], self.patches(part)
+
     def combine(self, weights: Tensor) -> Tensor:
         """V a for weights a (R, N, K): the sums of columns, (P, K)."""
         total = self.slopes.new_zeros(weights.shape[2], *self.layer.shape)
@@ -59,35 +74,34 @@ class Columns:
     def squares(self, left_basis: Tensor | None = None, right_basis: Tensor | None = None) -> Tensor:
         """The sum over columns of W * W, with W rotated to Q_l^T W Q_r where bases are given; (G, M, D) in float64."""
         total = torch.zeros(self.layer.shape, dtype=torch.float64, device=self.slopes.device)
-        for part in self._samples_per_tile(self._tile_row_bytes()):
-            X, B = self.patches(part), self.slopes[:, part]
+        for B, X in self.tiles():
             if left_basis is not None and right_basis is not None:
-                X, B = right_basis.mT @ X, left_basis.mT @ B
+                X = torch.einsum("ged,nges->ngds", right_basis, X)
+                B = torch.einsum("gom,rngos->rngms", left_basis, B)
             if B.shape[-1] == 1:
                 weights = B.square().sum(0)[..., 0].permute(1, 2, 0)
                 total += weights @ X.square()[..., 0].transpose(0, 1)
             else:
-                total += (B @ X.mT).square().sum((0, 1))
+                total += form(B, X).square().sum((0, 2))
         return total
 
     def unit_blocks(self) -> Tensor:
         """Per output unit the sum over columns of w w^T, (G M, D, D)."""
         groups, outputs, inputs = self.layer.shape
         total = self.slopes.new_zeros(groups * outputs, inputs, inputs)
-        for part in self._samples_per_tile(self._tile_row_bytes()):
-            rows = self._unit_rows(part)
+        for B, X in self.tiles():
+            rows = _unit_rows(B, X)
             total.baddbmm_(rows.mT, rows)
         return total
-
-    def _unit_rows(self, part: slice) -> Tensor:
-        """Rows w per output unit whose outer products sum to its block, (G M, rows, D)."""
-        groups, outputs, inputs = self.layer.shape
-        X, B = self.patches(part), self.slopes[:, part]
-        if B.shape[-1] == 1:  # w_r = b_r x for one x: the R columns of a sample merge into one row
-            W = B.square().sum(0).sqrt() @ X.mT
-            return W.reshape(-1, groups * outputs, inputs).transpose(0, 1)
-        return (B @ X.mT).reshape(-1, groups * outputs, inputs).transpose(0, 1)
 
     def _tile_row_bytes(self) -> int:
         """Bytes of one sample's R columns."""
         return self.slopes.shape[0] * self.layer.size * self.slopes.element_size()
+
+
+def _unit_rows(B: Tensor, X: Tensor) -> Tensor:
+    """Rows w per output unit whose outer products sum to its block, (G M, rows, D)."""
+    if B.shape[-1] == 1:  # w_r = b_r x for one x: the R columns of a sample merge into one row
+        B = B.square().sum(0, keepdim=True).sqrt()
+    W = form(B, X)
+    return W.permute(1, 3, 0, 2, 4).reshape(W.shape[1] * W.shape[3], -1, W.shape[4])

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from curvbench.fisher.columns import TILE_BYTES, Columns
+from curvbench.fisher.columns import TILE_BYTES, Columns, form
 from curvbench.spec import LayerSize
 
 Order = Literal["direct", "kernel"]
@@ -59,21 +59,30 @@ def _without_positions(a: Columns, b: Columns) -> Tensor:
 
 
 def _direct(a: Columns, b: Columns) -> Tensor:
+    """Tiles of output rows, formed for all columns; columns in the order n R + r until the end."""
     layer = a.layer
     total = torch.zeros(a.count, b.count, dtype=torch.float64, device=a.slopes.device)
     rows = max(1, TILE_BYTES // (max(a.count, b.count) * layer.inputs * a.slopes.element_size()))
-    x_a = a.patches().mT
-    x_b = x_a if a is b else b.patches().mT
+    x_a = a.patches()
+    x_b = x_a if a is b else b.patches()
     for group in range(layer.groups):
+        one = slice(group, group + 1)
         for first in range(0, layer.outputs, rows):
             part = slice(first, first + rows)
-            W_a = (a.slopes[:, :, group, part] @ x_a[:, group]).flatten(0, 1).flatten(1)
+            W_a = form(a.slopes[:, :, one, part], x_a[:, one]).reshape(a.count, -1)
             if a is b:
                 _add_lower_products(total, W_a)
             else:
-                W_b = (b.slopes[:, :, group, part] @ x_b[:, group]).flatten(0, 1).flatten(1)
-                total += W_a @ W_b.T
-    return total.tril() + total.tril(-1).T if a is b else total
+                total += W_a @ form(b.slopes[:, :, one, part], x_b[:, one]).reshape(b.count, -1).T
+    if a is b:
+        total = total.tril() + total.tril(-1).T
+    return _sample_last(total, a, b)
+
+
+def _sample_last(products: Tensor, a: Columns, b: Columns) -> Tensor:
+    """From the order n R + r to r N + n."""
+    (R_a, N_a), (R_b, N_b) = a.slopes.shape[:2], b.slopes.shape[:2]
+    return products.reshape(N_a, R_a, N_b, R_b).permute(1, 0, 3, 2).reshape(a.count, b.count)
 
 
 def _add_lower_products(total: Tensor, W: Tensor) -> None:
@@ -86,23 +95,33 @@ def _add_lower_products(total: Tensor, W: Tensor) -> None:
 
 def _kernel(a: Columns, b: Columns) -> Tensor:
     (R_a, N_a, G, M, S_a), (R_b, N_b, *_, S_b) = a.slopes.shape, b.slopes.shape
-    total = torch.zeros(R_a, N_a, R_b, N_b, dtype=torch.float64, device=a.slopes.device)
-    x_a = a.patches().mT
-    x_b = b.patches()
+    total = torch.zeros(N_a, R_a, N_b, R_b, dtype=torch.float64, device=a.slopes.device)
+    x_a, x_b = (c.patches().permute(1, 2, 0, 3) for c in (a, b))  # (G, D, N, S)
     left = a.slopes.permute(1, 2, 0, 3, 4).reshape(N_a, G, R_a * M, S_a)
     right = b.slopes.permute(1, 0, 2, 3, 4).reshape(N_b, R_b, G * M * S_b)
-    step = max(1, _KERNEL_TILE_BYTES // (G * R_a * M * S_b * a.slopes.element_size()))
-    for n in range(N_a):
-        for first in range(n if a is b else 0, N_b, step):
-            part = slice(first, first + step)
-            T = left[n] @ (x_a[n] @ x_b[part])
-            T = T.reshape(-1, G, R_a, M, S_b).transpose(1, 2).reshape(-1, R_a, G * M * S_b)
-            total[:, n, :, part] = (T @ right[part].mT).permute(1, 2, 0)
+    itemsize = a.slopes.element_size()
+    step = max(1, _KERNEL_TILE_BYTES // (G * R_a * M * S_b * itemsize))
+    block = max(1, TILE_BYTES // (G * S_a * N_b * S_b * itemsize))
+    for first in range(0, N_a, block):
+        kernels = _kernels(x_a[:, :, first : first + block], x_b[:, :, first if a is b else 0 :])
+        for n, kernel in enumerate(kernels, first):
+            for start in range(n if a is b else 0, N_b, step):
+                part = slice(start, min(start + step, N_b))
+                offset = first if a is b else 0
+                T = left[n] @ kernel[start - offset : part.stop - offset]
+                T = T.reshape(-1, G, R_a, M, S_b).transpose(1, 2).reshape(-1, R_a, G * M * S_b)
+                total[n, :, part] = (T @ right[part].mT).transpose(0, 1)
     if a is b:
-        later = torch.ones(N_a, N_a, dtype=torch.bool, device=total.device).triu(1)
-        upper = total * later[:, None, :]
-        total = total * ~later.T[:, None, :] + upper.permute(2, 3, 0, 1)
-    return total.reshape(a.count, b.count)
+        flat, sample = total.reshape(a.count, b.count), torch.arange(N_a, device=total.device).repeat_interleave(R_a)
+        total = torch.where(sample[:, None] > sample, flat.T, flat)
+    return _sample_last(total, a, b)
+
+
+def _kernels(x_a: Tensor, x_b: Tensor) -> Tensor:
+    """X_n^T X_n' for some samples of each side, (G, D, n, S) and (G, D, n', S') give (n, n', G, S, S')."""
+    G, D, n, S = x_a.shape
+    products = x_a.reshape(G, D, n * S).mT @ x_b.reshape(G, D, -1)
+    return products.reshape(G, n, S, x_b.shape[2], -1).permute(1, 3, 0, 2, 4).contiguous()
 
 
 def gram_cost(size: LayerSize, b: int) -> float:

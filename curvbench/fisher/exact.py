@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from curvbench import numerics
-from curvbench.fisher.columns import Columns
+from curvbench.fisher.columns import Columns, form
 from curvbench.fisher.contraction import Order, cross_gram, gram
 from curvbench.fisher.inner import inner
 from curvbench.instance import Instance
@@ -125,7 +125,7 @@ class ExactFisher(Operator):
         """The columns themselves, one sample at a time, each (P, R): for operators without a closed form."""
         for n in range(self.columns[0].slopes.shape[1]):
             one = slice(n, n + 1)
-            matrices = [(c.slopes[:, one] @ c.patches(one).mT).flatten(1) for c in self.columns]
+            matrices = [form(c.slopes[:, one], c.patches(one))[0].transpose(0, 1).flatten(1) for c in self.columns]
             yield torch.cat(matrices, dim=1).T
 
     def quadratic(self, v: Tensor) -> float:

@@ -9,9 +9,11 @@ from functools import singledispatch
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from curvbench import numerics
+from curvbench.fisher.columns import form
 from curvbench.operators import BlockDiagonal, Dense, Diagonal, Identity, Kronecker, LowRank, Operator, RotatedDiagonal
 
 if TYPE_CHECKING:
@@ -71,25 +73,23 @@ def _(operator: Kronecker, fisher: ExactFisher) -> float:
     if not _fits((*operator.left.shape[:2], operator.right.shape[-1]), fisher):
         return inner.dispatch(object)(operator, fisher)
     columns = fisher.columns[0]
-    R, samples, _, M, S = columns.slopes.shape
-    small_positions = R * M * S + columns.layer.inputs * S < 2 * R * M * columns.layer.inputs
-    measure = _kronecker_by_positions if small_positions else _kronecker_by_weights
-    return (
-        sum(measure(columns.slopes[:, n], columns.patches(slice(n, n + 1))[0], operator) for n in range(samples))
-        / fisher.terms
-    )
+    return sum(_kronecker_tile(B, X, operator) for B, X in columns.tiles()) / fisher.terms
 
 
 def _fits(shape: tuple[int, ...], fisher: ExactFisher) -> bool:
     return len(fisher.columns) == 1 and tuple(shape) == fisher.columns[0].layer.shape
 
 
-def _kronecker_by_positions(B: Tensor, X: Tensor, operator: Kronecker) -> float:
-    """<sum_r B_r^T left B_r, X^T right X> for one sample: B (R, G, M, S), X (G, D, S); cheap for few positions."""
-    outer = (B.mT @ (operator.left @ B)).sum(0)
-    return numerics.inner(outer, X.mT @ (operator.right @ X))
+def _kronecker_tile(B: Tensor, X: Tensor, operator: Kronecker) -> float:
+    """The sum of v^T F^ v over the columns of some samples: B (R, n, G, M, S), X (n, G, D, S).
 
-
-def _kronecker_by_weights(B: Tensor, X: Tensor, operator: Kronecker) -> float:
-    """sum_r <B_r X^T, (left B_r)(right X)^T> for one sample; cheap for many positions."""
-    return numerics.inner(B @ X.mT, (operator.left @ B) @ (operator.right @ X).mT)
+    For few positions as <sum_r B_r^T left B_r, X^T right X>, else as <B_r X^T, (left B_r)(right X)^T>.
+    """
+    R, _, _, M, S = B.shape
+    D = X.shape[2]
+    left_B = torch.einsum("gmo,rngos->rngms", operator.left, B)
+    right_X = torch.einsum("gde,nges->ngds", operator.right, X)
+    if R * M * S + D * S < 2 * R * M * D:
+        outer = torch.einsum("rngms,rngmt->ngst", B, left_B)
+        return numerics.inner(outer, torch.einsum("ngds,ngdt->ngst", X, right_X))
+    return numerics.inner(form(B, X), form(left_B, right_X))

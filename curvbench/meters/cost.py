@@ -138,7 +138,7 @@ def memory_rows(stepper: Stepper) -> Iterator[Row]:
         yield Row("memory.state", float(state_bytes(state)), phase, method="bytes of distinct tensor storages")
 
 
-def time_rows(stepper: Stepper) -> Iterator[Row]:
+def clock_rows(stepper: Stepper) -> Iterator[Row]:
     """Raw seconds per phase and their ratio to the SGD step of the same turn."""
     functions = {BASELINE: stepper.sgd, **stepper.phases()}
     samples = take_turns(functions, stepper.instance.device, TURNS, BUDGET_SECONDS)
@@ -153,6 +153,6 @@ def time_rows(stepper: Stepper) -> Iterator[Row]:
 def cost_rows(probe: Probe, instance: Instance) -> Iterator[Row]:
     """Every cost metric of a probe on an instance."""
     stepper = Stepper(probe, instance)
-    yield from time_rows(stepper)
+    yield from clock_rows(stepper)
     yield from flop_rows(stepper)
     yield from memory_rows(stepper)

@@ -17,8 +17,13 @@ Formula = Callable[[Arguments, Any], int]
 
 
 def numel(value: Any) -> int:
-    """Number of floating-point numbers in a tensor or a (nested) sequence of tensors; 0 for anything else."""
+    """Number of floating-point numbers in a tensor or a (nested) sequence of tensors; 0 for anything else.
+
+    Shapes without numbers have none: meta tensors, and the zero tangents of forward-mode differentiation.
+    """
     if isinstance(value, Tensor):
+        if value.is_meta or value._is_zerotensor():
+            return 0
         return value.numel() if value.is_floating_point() or value.is_complex() else 0
     return sum(map(numel, value)) if isinstance(value, (list, tuple)) else 0
 
@@ -267,16 +272,11 @@ def batch_norm(a: Arguments, out: Any) -> int:
     return a["input"].numel() * ((6 if training else 0) + (2 if a["weight"] is not None or not training else 0))
 
 
-def batch_norm_update(a: Arguments, out: Any) -> int:
-    """Training mode by the operation's name."""
-    return 8 * a["input"].numel()
-
-
 def batch_norm_backward(a: Arguments, out: Any) -> int:
     """Training mode needs every sum whatever is asked for; evaluation pays by output."""
-    mask = a.get("output_mask", (True, True, True))
-    if a.get("train", a.get("update", True)):
+    if a.get("train", True):
         return 9 * a["input"].numel()
+    mask = a["output_mask"]
     return a["input"].numel() * (mask[0] + 4 * mask[1] + mask[2])
 
 

@@ -25,17 +25,17 @@ FLOP_MODEL = "1"
 
 ELEMENTWISE: dict[int, str] = {
     1: """
-        abs acos acosh angle asin asinh atan atan2 atanh ceil celu clamp clamp_max clamp_min clip cos cosh deg2rad
-        digamma div elu erf erfc erfinv exp exp2 expm1 float_power floor floor_divide fmax fmin fmod frac gelu
-        hardshrink hardsigmoid hardswish hardtanh leaky_relu lgamma log log10 log1p log2 log_sigmoid_forward logit
-        maximum minimum mish mul neg pow _prelu_kernel rad2deg reciprocal relu relu6 remainder round rrelu_with_noise
-        rsqrt selu sgn sigmoid sign silu sin sinc sinh softplus softshrink sqrt square tan tanh threshold true_divide
-        trunc
+        abs acos acosh angle asin asinh atan atan2 atanh ceil celu clamp clamp_max clamp_min cos cosh deg2rad digamma
+        div elu erf erfc erfinv exp exp2 expm1 floor floor_divide fmax fmin fmod frac gelu hardshrink
+        hardsigmoid hardswish hardtanh leaky_relu lgamma log log10 log1p log2 logit maximum minimum mish mul neg pow
+        _prelu_kernel rad2deg reciprocal relu remainder round rsqrt sgn sigmoid sign silu sin sinc sinh softplus
+        softshrink sqrt tan tanh threshold trunc
+
         elu_backward gelu_backward hardsigmoid_backward hardswish_backward hardtanh_backward leaky_relu_backward
-        log_sigmoid_backward logit_backward mish_backward rrelu_with_noise_backward sigmoid_backward silu_backward
+        log_sigmoid_backward logit_backward mish_backward _prelu_kernel_backward sigmoid_backward silu_backward
         softplus_backward tanh_backward threshold_backward
         """,
-    2: "glu glu_backward hypot native_dropout native_dropout_backward _prelu_kernel_backward xlogy",
+    2: "glu glu_backward hypot native_dropout native_dropout_backward xlogy",
     3: "lerp linalg_cross logaddexp logaddexp2",
     4: "upsample_linear1d",
     8: "upsample_bilinear2d",
@@ -47,7 +47,7 @@ ELEMENTWISE: dict[int, str] = {
 PER_ELEMENT: dict[tuple[int, str], str] = {
     (1, "self"): """
         adaptive_max_pool2d adaptive_max_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d amax amin col2im cummax
-        cummin _cummax_helper _cummin_helper cumprod cumsum max mean min nansum prod sum
+        cummin cumprod cumsum log_sigmoid_forward max mean min nansum prod sum
         """,
     (1, "src"): "scatter_add scatter_reduce",
     (1, "source"): "index_add index_reduce",
@@ -59,7 +59,7 @@ PER_ELEMENT: dict[tuple[int, str], str] = {
         reflection_pad3d_backward replication_pad1d_backward replication_pad2d_backward replication_pad3d_backward
         upsample_nearest1d_backward upsample_nearest2d_backward upsample_nearest3d_backward
         """,
-    (2, "self"): "aminmax linalg_vector_norm linalg__powsum norm",
+    (2, "self"): "aminmax linalg_vector_norm norm",
     (3, "self"): "dist huber_loss mse_loss mse_loss_backward renorm smooth_l1_loss",
     (4, "self"): "huber_loss_backward logcumsumexp logsumexp smooth_l1_loss_backward std std_mean var var_mean",
     (4, "grad_output"): "_log_softmax_backward_data _softmax_backward_data upsample_linear1d_backward",
@@ -81,7 +81,6 @@ FORMULAS: dict[str, f.Formula] = {
     "dot": f.product("self"),
     "vdot": f.product("self"),
     "addmm": f.product("mat1"),
-    "_addmm_activation": f.product("mat1"),
     "baddbmm": f.product("batch1"),
     "addmv": f.product("mat"),
     "addbmm": f.addbmm,
@@ -105,7 +104,6 @@ FORMULAS: dict[str, f.Formula] = {
     "linalg_lu_solve": f.substitution(2, "LU"),
     "linalg_ldl_solve": f.substitution(2, "LD"),
     "cholesky_solve": f.substitution(2, "input2"),
-    "_cholesky_solve_helper": f.substitution(2, "A"),
     "linalg_solve_triangular": f.substitution(1, "self"),
     "triangular_solve": f.substitution(1, "A"),
     "linalg_qr": f.qr,
@@ -115,8 +113,7 @@ FORMULAS: dict[str, f.Formula] = {
     "linalg_lstsq": f.lstsq,
     "_linalg_eigh": f.eigh,
     "linalg_eig": f.cubic(25, 1, "self"),  # GVL 7.5, the QR algorithm with vectors
-    "linalg_eigvals": f.cubic(10, 1, "self"),  # GVL 7.5, without
-    "_linalg_eigvals": f.cubic(10, 1, "self"),
+    "_linalg_eigvals": f.cubic(10, 1, "self"),  # GVL 7.5, without
     "_linalg_svd": f.svd,
     "linalg_pinv": f.pinv,
     "linalg_matrix_exp": f.matrix_exp,
@@ -131,11 +128,8 @@ FORMULAS: dict[str, f.Formula] = {
     "cudnn_batch_norm": f.batch_norm,
     "_native_batch_norm_legit": f.batch_norm,
     "_native_batch_norm_legit_no_training": f.batch_norm,
-    "_batch_norm_no_update": f.batch_norm,
-    "_batch_norm_with_update": f.batch_norm_update,
     "native_batch_norm_backward": f.batch_norm_backward,
     "cudnn_batch_norm_backward": f.batch_norm_backward,
-    "batch_norm_backward": f.batch_norm_backward,
     "native_layer_norm": f.layer_norm,
     "native_group_norm": f.layer_norm,
     "native_layer_norm_backward": f.layer_norm_backward,
@@ -150,11 +144,8 @@ FORMULAS: dict[str, f.Formula] = {
     "_fused_adamw": f.fused_adam(decay=1),
     "_fused_adagrad": f.fused_adagrad,
     "index_put": f.accumulate("values"),
-    "_index_put_impl": f.accumulate("values"),
-    "_unsafe_index_put": f.accumulate("values"),
     "put": f.accumulate("source"),
     "bincount": f.bincount,
-    "avg_pool1d": f.pooling(1),
     "avg_pool2d": f.pooling(2),
     "avg_pool3d": f.pooling(3),
     "avg_pool2d_backward": f.pooling(2, "grad_output"),
@@ -176,7 +167,7 @@ FORMULAS |= {"_foreach_norm": f.per_element(2, "self"), "_foreach_powsum": f.per
 VALUES_ONLY: dict[str, f.Formula] = {
     "_linalg_eigh": f.eigvalsh,
     "_linalg_svd": f.svdvals,
-    "linalg_eig": FORMULAS["linalg_eigvals"],
+    "linalg_eig": FORMULAS["_linalg_eigvals"],
 }
 """Formulas of decompositions of which the caller takes the values and torch would leave out the vectors."""
 
@@ -187,16 +178,15 @@ FREE: frozenset[str] = frozenset(
     _foreach_zero _fw_primal im2col index_fill _lazy_clone lift lift_fresh _make_dual masked_fill masked_scatter
     masked_scatter_backward new_empty new_empty_strided new_full new_ones new_zeros
     _new_zeros_with_same_feature_meta ones_like permute _pin_memory pixel_shuffle pixel_unshuffle record_stream
-    reflection_pad1d reflection_pad2d reflection_pad3d repeat repeat_interleave replication_pad1d
-    replication_pad2d replication_pad3d _reshape_alias resize resize_as _resize_output roll rot90
-    select_backward select_scatter set slice_backward slice_scatter split split_with_sizes squeeze stack _stack
-    t _to_copy transpose tril triu unfold unsafe_split unsafe_split_with_sizes _unsafe_view unsqueeze
-    upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d
-    _upsample_nearest_exact3d where zero
+    reflection_pad1d reflection_pad2d reflection_pad3d repeat repeat_interleave replication_pad1d replication_pad2d
+    replication_pad3d _reshape_alias resize resize_as _resize_output roll rot90 select_backward select_scatter set
+    slice_backward slice_scatter split split_with_sizes squeeze stack _stack t _to_copy transpose tril triu unfold
+    unsafe_split unsafe_split_with_sizes _unsafe_view unsqueeze upsample_nearest1d upsample_nearest2d
+    upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d where zero
 
-    arange bartlett_window blackman_window empty empty_like empty_permuted empty_strided eye full full_like
-    hamming_window hann_window linspace logspace ones range scalar_tensor tril_indices triu_indices zeros
-    zeros_like
+    arange bartlett_window blackman_window _efficientzerotensor empty empty_like empty_permuted empty_strided eye
+    full full_like hamming_window hann_window linspace logspace ones range scalar_tensor tril_indices triu_indices
+    zeros zeros_like
 
     bernoulli binomial cauchy exponential geometric log_normal multinomial normal normal_functional poisson rand
     rand_like randint randint_like randn randn_like random randperm uniform
@@ -207,9 +197,10 @@ FREE: frozenset[str] = frozenset(
     argmax argmin bucketize count_nonzero histc kthvalue median mode nanmedian searchsorted sort topk _unique
     _unique2 unique_consecutive unique_dim unique_dim_consecutive
 
-    all allclose any bitwise_and bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor eq
-    equal ge gt heaviside _is_all_true _is_any_true is_same_size isinf isnan isneginf isposinf le logical_and
-    logical_not logical_or logical_xor __lshift__ lt nan_to_num ne nextafter __rshift__ signbit
+    all allclose any bitwise_and bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor eq equal
+    ge gt _has_same_storage_numel heaviside __ilshift__ __irshift__ _is_all_true _is_any_true is_same_size isinf
+    isnan isneginf isposinf le logical_and logical_not logical_or logical_xor __lshift__ lt nan_to_num ne nextafter
+    __rshift__ signbit
 
     _assert_async _assert_scalar _assert_tensor_metadata _fused_sdp_choice is_pinned _linalg_check_errors
     _local_scalar_dense

@@ -79,19 +79,25 @@ class FlopMeter(TorchDispatchMode):
 
     def _decompose(self, func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         # In inference mode composite operations arrive whole.
-        with self:
+        TorchDispatchMode.__enter__(self)
+        try:
             result = func.decompose(*args, **kwargs)
+        finally:
+            TorchDispatchMode.__exit__(self, None, None, None)
         if result is not NotImplemented:
             return result
-        self._uncounted.add(func._schema.name)
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if not _is_abstract(result):
+            self._uncounted.add(func._schema.name)
+        return result
 
 
 class _ValuesOnly(TorchFunctionMode):
     """Knows when the caller wants values without vectors.
 
     Under any dispatch mode torch computes the vectors as well, which it does otherwise for gradients and transforms
-    only; what is counted is what runs without the meter.
+    only; what is counted is what runs without the meter. As a function mode it keeps ``nn.Transformer`` from its fused
+    layers, which are counted by the same products in smaller steps.
     """
 
     FUNCTIONS = (
@@ -150,3 +156,7 @@ def _rule(func: OpOverload) -> _Rule | None:
 def _is_view(func: OpOverload) -> bool:
     aliases = [r.alias_info for r in func._schema.returns]
     return any(alias is not None and not alias.is_write for alias in aliases)
+
+
+def _is_abstract(result: Any) -> bool:
+    return isinstance(result, Tensor) and result.is_meta

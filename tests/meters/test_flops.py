@@ -90,6 +90,7 @@ def _table() -> list[Op]:
         Op("eigvalsh", lambda: torch.linalg.eigvalsh(spd), 4 * 216 // 3),
         Op("matrix_norm", lambda: torch.linalg.matrix_norm(spd, ord=2), 4 * 216 - 4 * 216 // 3 + 6),
         Op("eig", lambda: torch.linalg.eig(spds), 2 * 25 * 216),
+        Op("eigvals as dispatched", lambda: torch.ops.aten._linalg_eigvals(spd), 10 * 216),
         Op("eigvals", lambda: torch.linalg.eigvals(spd), 10 * 216),
         Op("svdvals", lambda: torch.linalg.svdvals(tall), 4 * 9 * 36 - 4 * 216 // 3),
         Op("svd thin", lambda: torch.linalg.svd(tall, full_matrices=False), 14 * 9 * 36 + 8 * 216),
@@ -130,6 +131,7 @@ def _table() -> list[Op]:
         Op("max", lambda: a34.max(1), 12),
         Op("cumsum", lambda: a34.cumsum(0), 12),
         Op("prod", lambda: a34.prod(), 12),
+        Op("norm as dispatched", lambda: torch.ops.aten.norm.Scalar(a34), 24),
         Op("norm", lambda: a34.norm(), 24),
         Op("vector_norm", lambda: torch.linalg.vector_norm(a334, dim=-1), 72),
         Op("var", lambda: a34.var(0), 48),
@@ -137,7 +139,56 @@ def _table() -> list[Op]:
         Op("trace", lambda: _randn(4, 4).trace(), 4),
         Op("cross", lambda: torch.linalg.cross(_randn(5, 3), _randn(5, 3)), 5 * 9),
         Op("softmax", lambda: a34.softmax(1), 60),
+        Op("safe softmax", lambda: torch.ops.aten._safe_softmax(a34, 1), 60),
         Op("log_softmax", lambda: a34.log_softmax(1), 60),
+        Op("acosh", lambda: (x4 + 2).acosh(), 4 + 4),
+        Op("amin", lambda: a34.amin(1), 12),
+        Op("aminmax", lambda: a34.aminmax(), 24),
+        Op("min", lambda: a34.min(), 12),
+        Op("cummax", lambda: (a34.cummax(0), a34.cummin(0)), 24),
+        Op("cumprod", lambda: a34.cumprod(0), 12),
+        Op("nansum", lambda: a34.nansum(), 12),
+        Op("std", lambda: (a34.std(), torch.std_mean(a34), torch.var_mean(a34)), 3 * 48),
+        Op("logcumsumexp", lambda: a34.logcumsumexp(0), 48),
+        Op("dist", lambda: torch.dist(a34, a34), 36),
+        Op("renorm", lambda: a34.renorm(2, 0, 1.0), 36),
+        Op("hypot", lambda: a34.hypot(a34), 24),
+        Op("xlogy", lambda: torch.xlogy(a34.abs(), 2.0), 12 + 24),
+        Op("logaddexp", lambda: (torch.logaddexp(a34, a34), torch.logaddexp2(a34, a34)), 72),
+        Op("glu", lambda: F.glu(a34), 2 * 6),
+        Op("native_dropout", lambda: torch.native_dropout(a34, 0.5, True), 24),
+        Op("triangular_solve", lambda: torch.triangular_solve(six2, low, upper=False), 36 * 2),
+        Op("ldl_solve", lambda: torch.linalg.ldl_solve(*torch.linalg.ldl_factor(spd), six2), 216 // 3 + 2 * 36 * 2),
+        Op("scatter_reduce", lambda: x4.scatter_reduce(0, index, x3, "sum"), 3),
+        Op("index_reduce", lambda: torch.zeros(3, 4).index_reduce(0, index, a34, "mean"), 12),
+        Op("put", lambda: x4.clone().put_(index, x3, accumulate=True), 3),
+        Op("put without sum", lambda: x4.clone().put_(index, x3), 0),
+        Op("bincount", lambda: (torch.bincount(index, x3), torch.bincount(index)), 3),
+        Op("max_pool3d", lambda: F.max_pool3d(_randn(1, 1, 4, 4, 4), 2), 64),
+        Op("rms_norm", lambda: F.rms_norm(a34, (4,)), 3 + 12 + 12 + 3 + 12),
+        Op("avg_pool1d", lambda: F.avg_pool1d(a334, 2), 9 * 2 * 2),
+        Op("avg_pool3d", lambda: F.avg_pool3d(_randn(1, 1, 4, 4, 4), 2), 64),
+        Op("adaptive pools", lambda: (F.adaptive_max_pool2d(image, 2), F.adaptive_max_pool3d(image, 2)), 192),
+        Op("adaptive_avg_pool3d", lambda: F.adaptive_avg_pool3d(image, 2), 96),
+        Op("interpolate", lambda: F.interpolate(image, scale_factor=2), 0),
+        Op("interpolate linear", lambda: F.interpolate(a334, scale_factor=2, mode="linear"), 4 * 72),
+        Op("interpolate bilinear", lambda: F.interpolate(image, scale_factor=2, mode="bilinear"), 8 * 384),
+        Op("interpolate bicubic", lambda: F.interpolate(image, scale_factor=2, mode="bicubic"), 32 * 384),
+        Op("interpolate trilinear", lambda: F.interpolate(image[None], scale_factor=2, mode="trilinear"), 16 * 768),
+        Op("losses", lambda: (F.huber_loss(a34, a34), F.smooth_l1_loss(a34, a34)), 72),
+        Op("bce", lambda: F.binary_cross_entropy(a34.sigmoid(), a34.sigmoid()), 2 * 12 + 8 * 12),
+        Op("bce with logits", lambda: F.binary_cross_entropy_with_logits(a34, a34), 6 * 12),
+        Op("nll of images", lambda: F.nll_loss(image, torch.zeros(2, 4, 4, dtype=torch.long)), 32),
+        Op(
+            "legit batch_norm",
+            lambda: torch.ops.aten._native_batch_norm_legit.no_stats(image, x3, x3, True, 0, 1),
+            8 * 96,
+        ),
+        Op(
+            "legit batch_norm evaluation",
+            lambda: torch.ops.aten._native_batch_norm_legit_no_training(image, x3, x3, x3, x3.abs().detach(), 0, 1),
+            2 * 96 + 3,
+        ),
         Op("index_add", lambda: torch.zeros(3, 4).index_add(0, index, a34), 12),
         Op("scatter_add_", lambda: torch.zeros(3, 4).scatter_add_(0, index[:, None].expand(3, 4), a34), 12),
         Op("index_put accumulate", lambda: torch.zeros(3, 4).index_put((index,), a34, accumulate=True), 12),
@@ -167,7 +218,8 @@ def _table() -> list[Op]:
     ]
 
 
-@pytest.mark.filterwarnings("ignore:torch.cholesky is deprecated")
+@pytest.mark.filterwarnings("ignore:torch.cholesky is deprecated", "ignore:torch.triangular_solve is deprecated")
+@pytest.mark.filterwarnings("ignore:index_reduce.. is in beta")
 @pytest.mark.parametrize("op", _table(), ids=lambda op: op.name)
 def test_operation(op: Op) -> None:
     op.run()
@@ -182,31 +234,35 @@ def _making(op: Op) -> int:
 
 
 def test_values_cost_their_vectors_where_these_are_needed() -> None:
-    matrix = _spd(n=6).requires_grad_()
+    matrix, matrices = _spd(n=6).requires_grad_(), _spd(2, n=6)
     with FlopMeter() as gradient:
         torch.linalg.eigvalsh(matrix)
     with FlopMeter() as transform:
-        torch.func.vmap(torch.linalg.eigvalsh)(_spd(2, n=6))
-    assert (gradient.total, transform.total) == (9 * 216, 2 * 9 * 216)
+        torch.func.vmap(torch.linalg.eigvalsh)(matrices)
+    assert (gradient.by_op["_linalg_eigh"], transform.by_op["_linalg_eigh"]) == (9 * 216, 2 * 9 * 216)
 
 
 UNARY = """
-    abs acos asinh asin atan ceil clamp_min cos cosh deg2rad erf erfc exp exp2 expm1 floor frac lgamma log log10 log1p
-    log2 neg pow reciprocal relu round rsqrt sgn sigmoid sign sin sinc sinh sqrt square tan tanh trunc clamp
+    abs acos angle asinh asin atan atanh ceil clamp clamp_max clamp_min cos cosh deg2rad digamma erf erfc erfinv exp
+    exp2 expm1 float_power floor frac lgamma log log10 log1p log2 logit neg pow rad2deg reciprocal relu round rsqrt sgn
+    sigmoid sign sin sinc sinh sqrt square tan tanh threshold trunc
     """.split()
-ACTIVATIONS = (
-    "celu elu gelu hardshrink hardsigmoid hardswish hardtanh leaky_relu logsigmoid mish relu6 selu silu".split()
-)
-BINARY = "atan2 div fmax fmin fmod maximum minimum mul remainder".split()
+ACTIVATIONS = """
+    celu elu gelu hardshrink hardsigmoid hardswish hardtanh leaky_relu logsigmoid mish relu6 selu silu softplus
+    softshrink
+    """.split()
+BINARY = "atan2 div floor_divide fmax fmin fmod maximum minimum mul prelu remainder rsub".split()
 
 
 @pytest.mark.parametrize("name", [*UNARY, *ACTIVATIONS, *BINARY])
 def test_one_function_of_each_element(name: str) -> None:
     x = torch.full((3, 4), 0.5)
-    operands = {"clamp_min": (x, 0.0), "clamp": (x, 0.0, 1.0), "pow": (x, 3)}.get(
-        name, (x, x) if name in BINARY else (x,)
-    )
-    function = getattr(torch, name, None) or getattr(F, name)
+    special: dict[str, tuple[object, ...]] = {
+        **{"clamp_min": (x, 0.0), "clamp_max": (x, 0.0), "clamp": (x, 0.0, 1.0), "pow": (x, 3)},
+        **{"float_power": (x.double(), 3), "threshold": (x, 0.0, 0.0), "prelu": (x, torch.ones(1))},
+    }
+    operands = special.get(name, (x, x) if name in BINARY else (x,))
+    function = getattr(F, name, None) or getattr(torch, name)
     with FlopMeter() as meter:
         function(*operands)
     assert (meter.total, meter.uncounted) == (12, ())
@@ -294,6 +350,45 @@ def _backward_of(make: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> Fl
         (lambda x: F.mse_loss(x, torch.zeros(3, 4)), (3, 4), 36),
         (lambda x: F.embedding(torch.tensor([0, 0, 1]), x), (3, 4), 12),
         (lambda x: x[torch.tensor([0, 0, 1])], (3, 4), 12),
+        (F.elu, (3, 4), 12),
+        (F.hardsigmoid, (3, 4), 12),
+        (F.hardswish, (3, 4), 12),
+        (F.hardtanh, (3, 4), 12),
+        (F.leaky_relu, (3, 4), 12),
+        (F.logsigmoid, (3, 4), 12),
+        (F.mish, (3, 4), 12),
+        (F.silu, (3, 4), 12),
+        (F.softplus, (3, 4), 12),
+        (torch.sigmoid, (3, 4), 12),
+        (F.gelu, (3, 4), 12),
+        (F.glu, (3, 4), 24),
+        (lambda x: F.prelu(x, torch.ones(1)), (3, 4), 24),
+        (lambda x: torch.logit(x, 0.1), (3, 4), 12),
+        (lambda x: torch.native_dropout(x, 0.5, True)[0], (3, 4), 24),
+        (lambda x: F.huber_loss(x, torch.zeros(3, 4)), (3, 4), 48),
+        (lambda x: F.smooth_l1_loss(x, torch.zeros(3, 4)), (3, 4), 48),
+        (lambda x: F.binary_cross_entropy(x * 0 + 0.5, torch.ones(3, 4)), (3, 4), 5 * 12 + 12),
+        (lambda x: F.nll_loss(x, torch.zeros(2, 4, 4, dtype=torch.long)), (2, 3, 4, 4), 32),
+        (lambda x: torch.cdist(x, torch.ones(7, 4), p=1.0), (3, 4), 4 * 3 * 7 * 4),
+        (lambda x: x.unfold(0, 2, 1), (3, 4), 16),
+        (lambda x: F.pad(x, (1, 1), mode="reflect"), (3, 4), 18),
+        (lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"), (1, 3, 4), 30),
+        (lambda x: F.pad(x, (1, 1, 1, 1, 1, 1), mode="reflect"), (1, 1, 2, 3, 4), 120),
+        (lambda x: F.pad(x, (1, 1), mode="replicate"), (3, 4), 18),
+        (lambda x: F.pad(x, (1, 1, 1, 1), mode="replicate"), (1, 3, 4), 30),
+        (lambda x: F.pad(x, (1, 1, 1, 1, 1, 1), mode="replicate"), (1, 1, 2, 3, 4), 120),
+        (lambda x: F.adaptive_max_pool2d(x, 2), (2, 3, 4, 4), 24),
+        (lambda x: F.adaptive_max_pool3d(x, 2), (2, 3, 4, 4), 16),
+        (lambda x: F.adaptive_avg_pool3d(x, 2), (2, 3, 4, 4), 16),
+        (lambda x: F.max_pool3d(x, 2), (1, 4, 4, 4), 8),
+        (lambda x: F.avg_pool3d(x, 2), (1, 4, 4, 4), 64),
+        (lambda x: F.interpolate(x, scale_factor=2), (2, 3, 4), 48),
+        (lambda x: F.interpolate(x, scale_factor=2), (2, 3, 4, 4), 384),
+        (lambda x: F.interpolate(x, scale_factor=2), (1, 2, 3, 4, 4), 768),
+        (lambda x: F.interpolate(x, scale_factor=2, mode="linear"), (2, 3, 4), 4 * 48),
+        (lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), (2, 3, 4, 4), 8 * 384),
+        (lambda x: F.interpolate(x, scale_factor=2, mode="bicubic"), (2, 3, 4, 4), 32 * 384),
+        (lambda x: F.interpolate(x, scale_factor=2, mode="trilinear"), (1, 2, 3, 4, 4), 16 * 768),
         (lambda x: F.pad(x, (1, 1)).T.reshape(-1), (3, 4), 0),
     ],
 )
@@ -389,9 +484,21 @@ def test_attention_in_evaluation_without_gradient() -> None:
     with FlopMeter() as meter, torch.no_grad():
         attention(tokens, tokens, tokens)
     assert meter.uncounted == ()
-    projections = 2 * 10 * 4 * 64
-    fused = meter.by_op.get("_native_multi_head_attention")
-    assert (_products(meter) if fused is None else fused) == projections + ATTENTION
+    assert _products(meter) == 2 * 10 * 4 * 64 + ATTENTION
+
+
+def test_fused_layers_of_evaluation() -> None:
+    layer, tokens = _encoder_layer().eval(), _randn(2, 5, 8)
+    attention = layer.self_attn
+    projections = (attention.in_proj_weight, attention.in_proj_bias, attention.out_proj.weight, attention.out_proj.bias)
+    norms = (layer.norm1.weight, layer.norm1.bias, layer.norm2.weight, layer.norm2.bias)
+    feed_forward = (layer.linear1.weight, layer.linear1.bias, layer.linear2.weight, layer.linear2.bias)
+    with FlopMeter() as meter, torch.no_grad():
+        torch._transformer_encoder_layer_fwd(tokens, 8, 2, *projections, False, False, 1e-5, *norms, *feed_forward)
+    assert (meter.total, meter.uncounted) == (PROJECTIONS + ATTENTION, ())
+    with FlopMeter() as meter, torch.no_grad():
+        torch._native_multi_head_attention(tokens, tokens, tokens, 8, 2, *projections)
+    assert (meter.total, meter.uncounted) == (2 * 10 * 4 * 64 + ATTENTION, ())
 
 
 def test_scaled_dot_product_attention_of_unequal_lengths() -> None:
@@ -414,6 +521,7 @@ OPTIMIZERS = [
     (torch.optim.Adam, {"weight_decay": 0.1}, 15),
     (torch.optim.Adam, {"amsgrad": True}, 14),
     (torch.optim.AdamW, {"weight_decay": 0.1}, 14),
+    (torch.optim.Adagrad, {"weight_decay": 0.1}, 9),
 ]
 
 
@@ -495,18 +603,26 @@ def test_per_sample_gradients() -> None:
 def test_jvp_and_vjp() -> None:
     model, parameters, inputs = _network()
 
-    def function(x: Tensor) -> Tensor:
-        return torch.func.functional_call(model, parameters, (x,))
+    def function(p: dict[str, Tensor], x: Tensor) -> Tensor:
+        return torch.func.functional_call(model, p, (x,))
 
     with FlopMeter() as forward:
-        torch.func.jvp(function, (inputs,), (inputs,))
+        torch.func.jvp(function, (parameters, inputs), (parameters, inputs))
     with FlopMeter() as backward:
-        output, pull = torch.func.vjp(function, inputs)
+        output, pull = torch.func.vjp(lambda x: function(parameters, x), inputs)
         pull(torch.ones_like(output))
     assert forward.uncounted == backward.uncounted == ()
-    for meter in (forward, backward):
-        products = meter.by_op.get("mm", 0) + meter.by_op.get("addmm", 0)
-        assert products == 2 * (2 * 5 * 4 * 3 + 2 * 5 * 3 * 2)
+    products = 2 * 5 * 4 * 3 + 2 * 5 * 3 * 2
+    assert _products(forward) == 3 * products  # the output, and the tangents of weight and input
+    assert _products(backward) == 2 * products
+
+
+def test_shapes_without_numbers_cost_nothing() -> None:
+    x = torch.ones(3, 4, device="meta")
+    with FlopMeter() as meter:
+        x + x @ x.T @ x
+        torch.special.bessel_j0(x)
+    assert (meter.total, meter.uncounted) == (0, ())
 
 
 def test_blocks_add_up_and_nest() -> None:

@@ -1,0 +1,224 @@
+"""The verb ``run``: options to a plan, a plan to results, results to tables and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import shlex
+import textwrap
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from curvbench import identity, registry, selection, store
+from curvbench.analysis import summary
+from curvbench.display import GOOD, Display, Tally, bar, json_lines, lines
+from curvbench.engines import MEASURE, Engine, Work, plan
+from curvbench.engines.inline import InlineEngine
+from curvbench.engines.local import LocalEngine
+from curvbench.spec import Cell, Status, Suite
+
+OK, SOME_FAILED, NOTHING_SUCCEEDED, INTERRUPTED = 0, 3, 4, 130
+NARROWEST = 80
+PIPED = 1000  # columns where there is no terminal: nothing is folded
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of ``curvbench run`` as they were given, the whole command, and the module that measures."""
+
+    command: str
+    suite: Path
+    probes: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    seed: str | None = None
+    preset: str = "default"
+    device: str = "cpu"
+    dtype: str | None = None
+    threads: int = 1
+    jobs: int = 1
+    timeout: str | None = None
+    budget: str | None = None
+    engine: str = "local"
+    dry_run: bool = False
+    force: bool = False
+    rerun_failed: str | None = None
+    results: Path = Path("results")
+    data: Path | None = None
+    log_json: bool = False
+    measure: str = MEASURE
+
+
+@dataclass(frozen=True)
+class Job:
+    """Options that have been checked, with what follows from them."""
+
+    options: Options
+    suite: Suite
+    plan: plan.Plan
+    timeout: float
+    budget: float | None
+
+    def begin(self) -> Path:
+        """The run's folder, with its ``run.json``; raises OSError where it cannot be written."""
+        folder = self.plan.begin(self.options.command, registry.suite_file(self.options.suite))
+        store.check_writable(folder)
+        return folder
+
+    @property
+    def engine(self) -> Engine:
+        return InlineEngine() if self.options.engine == "inline" else LocalEngine()
+
+    def work(self, folder: Path) -> Work:
+        """What the engine has to do."""
+        return Work(
+            cells={identity: self.plan.cells[identity] for identity in self.plan.todo},
+            folder=folder,
+            environment=self.plan.environment,
+            reference=importlib.import_module(self.options.measure).reference_identity,
+            data=self.options.data,
+            timeout=self.timeout,
+            budget=self.budget,
+            jobs=self.options.jobs,
+            measure=self.options.measure,
+        )
+
+    def rerun_command(self, cell: Cell) -> str:
+        """The command that runs one failed cell again."""
+        options = self.options
+        parts = ["curvbench", "run", str(options.suite), "-p", registry.selector(cell.probe)]
+        parts += ["-m", registry.selector(cell.problem), "--seed", str(cell.seed)]
+        parts += ["--device", cell.device] if cell.device != "cpu" else []
+        parts += ["--dtype", cell.dtype] if cell.dtype != self.suite.presets["default"].dtype else []
+        parts += ["--threads", str(cell.threads)] if cell.threads != 1 else []
+        parts += ["--results", str(options.results)] if options.results != Path("results") else []
+        parts += ["--data", str(options.data)] if options.data and not os.environ.get("CURVBENCH_DATA") else []
+        return shlex.join([*parts, "--rerun-failed"])
+
+
+def prepare(options: Options) -> Job:
+    """Check the options and plan the run; raises ValueError or OSError for what cannot be used."""
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", options.device):
+        raise ValueError(f"--device must be cpu, cuda or cuda:i, got {options.device!r}")
+    if options.engine == "inline" and (options.timeout or options.jobs > 1):
+        raise ValueError("--engine inline has no time limit and no jobs: leave out --timeout and --jobs")
+    rerun = selection.failed_statuses(options.rerun_failed, plan.FAILED) if options.rerun_failed else ()
+    timeout = selection.duration(options.timeout or "1h")
+    budget = selection.duration(options.budget) if options.budget else None
+    name, suite = registry.load_suite(options.suite)
+    cells = _cells(options, name, suite)
+    environment = identity.environment(options.device)
+    return Job(options, suite, plan.make(cells, options.results, environment, options.force, rerun), timeout, budget)
+
+
+def show(job: Job) -> int:
+    """Print every cell and whether it would be run; the exit code."""
+    console = _console()
+    for cell_id, cell in job.plan.cells.items():
+        fate = "run" if cell_id in job.plan.todo else "share" if cell_id in job.plan.shared else "there"
+        _say(console, f"{fate:5} {cell_id} {' '.join(cell.label.split())}")
+    _say(console, f"{len(job.plan.todo)} of {len(job.plan.cells)} cells would be run in {_place(job)}")
+    return OK
+
+
+def execute(job: Job, folder: Path) -> int:
+    """Run what is left to do, print tables, failures and the folder; the exit code."""
+    console = _console()
+    try:
+        if job.plan.todo:
+            with _display(job, console) as display:
+                job.engine.run(job.work(folder), display)
+    except KeyboardInterrupt:
+        return _interrupted(job, folder, console)
+    finally:
+        store.drop_large_references(folder)
+    statuses = store.cell_statuses(folder)
+    mine = [statuses[cell] for cell in job.plan.cells if cell in statuses]
+    code = exit_code(mine)
+    if job.options.log_json:
+        print(json.dumps({"event": "done", "run": str(folder), "exit_code": code, "not_run": _not_run(job, mine)}))
+    else:
+        _report(job, folder, console, _not_run(job, mine))
+    return code
+
+
+def exit_code(statuses: Collection[Status]) -> int:
+    """0: every cell is answered and one succeeded; 3: some failed; 4: none succeeded."""
+    if Status.OK not in statuses:
+        return NOTHING_SUCCEEDED
+    return OK if GOOD.issuperset(statuses) else SOME_FAILED
+
+
+def _cells(options: Options, name: str, suite: Suite) -> list[Cell]:
+    return selection.select(
+        name,
+        selection.preset(suite, options.preset),
+        options.probes,
+        options.problems,
+        options.seed,
+        options.device,
+        options.dtype,
+        options.threads,
+    )
+
+
+def _console() -> Console:
+    console = Console()
+    console.width = max(console.width, NARROWEST) if console.is_terminal else PIPED
+    return console
+
+
+def _say(console: Console, text: str = "") -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _display(job: Job, console: Console) -> Display:
+    tally = Tally(len(job.plan.todo))
+    if job.options.log_json:
+        return json_lines(tally)
+    return bar(console, tally) if console.is_terminal else lines(lambda text: _say(console, text), tally)
+
+
+def _place(job: Job) -> str:
+    return str(job.plan.continued or "a new run")
+
+
+def _not_run(job: Job, finished: Collection[Status]) -> int:
+    return len(job.plan.cells) - len(finished)
+
+
+def _interrupted(job: Job, folder: Path, console: Console) -> int:
+    kept = len(store.cell_statuses(folder).keys() & job.plan.cells.keys())
+    if not job.options.log_json:
+        total = len(job.plan.cells)
+        _say(console, f"interrupted: {kept} of {total} cells have rows in {folder}; the same command continues")
+    return INTERRUPTED
+
+
+def _report(job: Job, folder: Path, console: Console, not_run: int) -> None:
+    total = len(job.plan.cells)
+    if not job.plan.todo:
+        _say(console, f"nothing to do: all {total} cells are in {folder}")
+    frame = store.load(folder)
+    selected = {cell.problem.label for cell in job.plan.cells.values()}
+    for problem in (p for p in summary.problems(frame) if p in selected):
+        _say(console)
+        _say(console, summary.title(frame, problem))
+        console.print(summary.render(frame, problem))
+    _say(console)
+    _say(console, textwrap.fill(summary.LEGEND, 100))
+    failed = frame[frame["cell_id"].isin(list(job.plan.cells))]
+    for line in summary.digest(failed, _commands(job, store.cell_statuses(folder))):
+        _say(console, line)
+    if not_run:
+        _say(console, f"{not_run} of {total} cells were not run: the budget was spent")
+    _say(console, f"results: {folder}")
+
+
+def _commands(job: Job, statuses: Mapping[str, Status]) -> dict[str, str]:
+    again = plan.FAILED | plan.AGAIN
+    return {i: job.rerun_command(cell) for i, cell in job.plan.cells.items() if statuses.get(i) in again}

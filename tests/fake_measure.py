@@ -1,0 +1,113 @@
+"""An official fake of ``curvbench.measure``: cells that do what their probe says."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from curvbench.spec import Cell, Dataset, Probe, Problem, Row, Skip, Unsupported
+from curvbench.training import Diverged
+
+
+@dataclass(frozen=True)
+class Fake(Probe):
+    """A probe that does what it is told."""
+
+    does: str = "ok"
+    damping: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if self.damping < 0:
+            raise ValueError(f"damping must not be negative, got {self.damping}")
+
+    def update(self, state: Any, batch: Any) -> Any:
+        raise NotImplementedError
+
+    def precondition(self, state: Any, gradient: Any) -> Any:
+        raise NotImplementedError
+
+    def operator(self, state: Any) -> Any:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Toy(Problem):
+    """A problem whose reference does what it is told."""
+
+    does: str = "ok"
+    samples: int = 8
+    epochs: int = 0
+
+    def model(self) -> Any:
+        raise NotImplementedError
+
+    def data(self, root: Path | None) -> Dataset:
+        raise NotImplementedError
+
+
+def reference_identity(cell: Cell) -> str:
+    return f"{cell.problem.arguments or 'plain'}-{cell.seed}".replace("=", "-")
+
+
+def prepare(cell: Cell, folder: Path, data: Path | None, report: Callable[[str], None]) -> None:
+    report("training")
+    _do(cell.problem.does)  # type: ignore[attr-defined]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "reference").write_text("made")
+    with open(folder / "times", "a") as file:
+        file.write("prepared\n")
+
+
+def measure(cell: Cell, folder: Path, data: Path | None, report: Callable[[str], None]) -> list[Row]:
+    assert (folder / "reference").exists()
+    report("measuring")
+    does = cell.probe.does  # type: ignore[attr-defined]
+    if does == "empty":
+        return []
+    _do(does)
+    return [
+        Row("error.relative", 0.25 + cell.seed, epoch=cell.problem.epochs),
+        Row("time.wall", 1.0, "step", samples=[0.5, 1.0, 1.5], method="a clock"),
+        Row("problem.samples", cell.problem.samples),
+    ]
+
+
+def _do(what: str) -> None:
+    if what in _RAISE:
+        raise _RAISE[what]
+    _ACT[what]()
+
+
+def _hang() -> None:
+    """Sleep, deaf to a polite request, with a child of its own."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    print(f"child {child.pid}", flush=True)
+    time.sleep(600)
+
+
+_RAISE: dict[str, BaseException] = {
+    "raise": KeyError("a key\nin two lines"),
+    "skip": Skip("no data: get it with curvbench data mnist"),
+    "unsupported": Unsupported("convolutions are not covered"),
+    "diverge": Diverged("the loss is nan"),
+    "memory": MemoryError("no more"),
+    "allocate": RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    "leave": SystemExit(0),
+}
+_ACT: dict[str, Callable[[], object]] = {
+    "ok": lambda: print("said on standard output"),
+    "exit": lambda: os._exit(3),
+    "vanish": lambda: os._exit(0),
+    "segv": lambda: os.kill(os.getpid(), signal.SIGSEGV),
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "hang": _hang,
+    "slow": lambda: time.sleep(1.0),
+}

@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import pickle
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from curvbench import registry
+from curvbench.hyperparameters import check, read
+from curvbench.spec import Component, Probe, Problem
+
+MINE = '''
+from __future__ import annotations
+from dataclasses import dataclass
+from typing import Literal
+from curvbench.spec import Probe
+
+@dataclass(frozen=True)
+class MyProbe(Probe):
+    """Mine.
+
+    And more about it.
+    """
+    damping: float = 1e-3
+    rank: int | None = None
+    kind: Literal["a", "b"] = "a"
+    exact: bool = False
+    name_of: str = ""
+
+    def __post_init__(self):
+        if self.damping < 0:
+            raise ValueError(f"damping must not be negative, got {self.damping}")
+
+    def update(self, state, batch): ...
+    def precondition(self, state, gradient): ...
+    def operator(self, state): ...
+'''
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    folder = tmp_path / "a [folder], 'with' \"quotes\" = and\nlines"
+    folder.mkdir()
+    path = folder / "my probe.py"
+    path.write_text(MINE)
+    return path
+
+
+def test_every_file_is_a_component() -> None:
+    package = Path(registry.__file__).parent
+    for folder, found in (("probes", registry.probes()), ("problems", registry.problems())):
+        files = {path.stem for path in (package / folder).glob("*.py") if not path.name.startswith("_")}
+        assert files <= set(found)
+        assert all(issubclass(c, Probe if folder == "probes" else Problem) for c in found.values())
+
+
+@pytest.mark.parametrize("text", ["kfac", "kfac[damping=0.01]", "kfac[fisher_type=mc,mc_samples=3]", " identity "])
+def test_a_label_reads_as_itself(text: str) -> None:
+    component = registry.parse_probe(text)
+    assert component.label == text.strip()
+    assert registry.parse_probe(component.label) == component
+    assert registry.selector(component) == component.label
+
+
+@pytest.mark.parametrize("alias", ["type2", "exact", "type-2"])
+def test_aliases_of_the_fisher_type(alias: str) -> None:
+    assert registry.probe("kfac", fisher_type=alias) == registry.probe("kfac") == registry.parse_probe("kfac")
+    assert registry.parse_probe(f"kfac[fisher_type={alias}]").label == "kfac"
+
+
+def test_a_user_file_with_a_hostile_path(mine: Path) -> None:
+    probe = registry.parse_probe(f"{mine}:MyProbe[damping=1e-2,rank=4,kind=b,exact=1,name_of=x y]")
+    expected = {"damping": 0.01, "rank": 4, "kind": "b", "exact": True, "name_of": "x y"}
+    assert probe.hyperparameters == expected
+    assert registry.parse_probe(registry.selector(probe)) == probe
+    assert registry.parse_probe(f"{mine}:MyProbe[rank=none]").hyperparameters["rank"] is None
+    assert registry.describe("MyProbe", type(probe))["description"] == "Mine."
+
+
+def test_a_user_component_is_unpickled_in_another_process(mine: Path) -> None:
+    content = pickle.dumps(registry.parse_probe(f"{mine}:MyProbe[damping=0.5]"))
+    program = (
+        "import pickle, sys; from curvbench.registry import load_file; load_file(sys.argv[1]);"
+        "print(pickle.loads(bytes.fromhex(sys.argv[2])).label)"
+    )
+    arguments = [sys.executable, "-c", program, str(mine), content.hex()]
+    assert subprocess.run(arguments, capture_output=True, text=True, check=True).stdout == "MyProbe[damping=0.5]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("kfak", "unknown probe 'kfak': did you mean kfac"),
+        ("zzzzzz", "unknown probe 'zzzzzz': known: diag, "),
+        ("", "unknown probe ''"),
+        ("kfac[dampin=1]", "kfac has no hyperparameter 'dampin': did you mean damping?"),
+        ("kfac[damping=x]", "kfac: damping must be a number, got 'x'"),
+        ("kfac[damping=nan]", "kfac: damping must be a number, got 'nan'"),
+        ("kfac[mc_samples=1.5]", "kfac: mc_samples must be an integer, got '1.5'"),
+        ("kfac[fisher_type=best]", "kfac: fisher_type must be one of type-2, mc, empirical, forward-only, got 'best'"),
+        ("kfac[damping]", "expected key=value, got 'damping'"),
+        ("kfac[damping=1,damping=2]", "damping is given twice"),
+        ("kfac[damping=1", "expected NAME[key=value,...] or FILE.py:CLASS"),
+        ("kfac,diag", "expected NAME[key=value,...] or FILE.py:CLASS"),
+        ("kfac[damping=-1]", "kfac[damping=-1.0]: damping"),
+        ("no/such file.py:MyProbe", "no file"),
+        ("no/such/file.py", "expected NAME[key=value,...] or FILE.py:CLASS"),
+    ],
+)
+def test_a_bad_probe_is_one_line(text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)) as caught:
+        registry.parse_probe(text)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "words"),
+    [
+        ({"damping": "1"}, "kfac: damping must be a number, got '1'"),
+        ({"damping": True}, "kfac: damping must be a number, got True"),
+        ({"mc_samples": 1.0}, "kfac: mc_samples must be an integer, got 1.0"),
+        ({"dampening": 1.0}, "did you mean damping?"),
+    ],
+)
+def test_a_bad_keyword_is_one_line(keywords: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        registry.probe("kfac", **keywords)
+
+
+def test_an_integer_is_a_number() -> None:
+    assert registry.probe("kfac", damping=1) == registry.parse_probe("kfac[damping=1]")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("raise RuntimeError('a\\nb')", "RuntimeError: a b"),
+        ("import sys; sys.exit(7)", "SystemExit: 7"),
+        ("def (", "SyntaxError: "),
+        ("import no_such_module_here", "ModuleNotFoundError: "),
+        ("x = 1", "no probe 'MyProbe' in "),
+        (MINE.replace("MyProbe", "MyProbes"), "did you mean MyProbes?"),
+    ],
+)
+def test_a_bad_file_is_one_line(content: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.py"
+    path.write_text(content)
+    for _ in range(2):  # nothing half-made stays behind
+        with pytest.raises(ValueError, match=re.escape(words)) as caught:
+            registry.parse_probe(f"{path}:MyProbe")
+        assert "\n" not in str(caught.value)
+
+
+def suite(folder: Path, name: str, text: str = "SUITE = Suite('t', {'default': Preset([], [])})") -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.py").write_text(f"from curvbench.spec import Preset, Suite\n{text}\n")
+    return folder / name
+
+
+def test_a_suite_is_found_with_and_without_py(tmp_path: Path) -> None:
+    path = suite(tmp_path, "a suite's name")
+    assert registry.load_suite(path)[0] == registry.load_suite(f"{path}.py")[0] == "a suite's name"
+    assert registry.load_suite(path)[1].title == "t"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("resnett", "", "did you mean {folder}/resnet?"),
+        ("xyz", "", "; there are {folder}/resnet"),
+        ("bare", "suite = 1", "must bind a curvbench.spec.Suite to SUITE, which is not there"),
+        ("wrong", "SUITE = {}", "to SUITE, which is of type dict"),
+        ("broken", "1 / 0", "ZeroDivisionError: division by zero"),
+        ("poor", "SUITE = Suite('t', {})", "a suite needs a preset named 'default'"),
+    ],
+)
+def test_a_bad_suite_is_one_line(
+    name: str, text: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    suite(Path("suites"), "resnet")
+    if text:
+        suite(Path("suites"), name, text)
+    with pytest.raises(ValueError, match=re.escape(words.format(folder="suites"))):
+        registry.load_suite(f"suites/{name}")
+
+
+@pytest.mark.parametrize("path", ["", ".", "/", "suites"])
+def test_a_folder_is_no_suite(path: str) -> None:
+    with pytest.raises(ValueError, match="no suite"):
+        registry.load_suite(path)
+
+
+@dataclass(frozen=True)
+class Outside(Component):
+    value: int = 0
+
+
+def test_a_broken_entry_point_is_named_and_set_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Entry:
+        def __init__(self, name: str, loads: object) -> None:
+            self.name, self.value, self.loads = name, f"package:{name}", loads
+
+        def load(self) -> object:
+            if isinstance(self.loads, Exception):
+                raise self.loads
+            return self.loads
+
+    good = registry.probes()["identity"]
+    entries = [Entry("good", good), Entry("bad", ImportError("gone")), Entry("odd", Outside)]
+    monkeypatch.setattr(registry, "entry_points", lambda group: entries)
+    with pytest.warns(UserWarning) as caught:
+        found = registry._plugins("curvbench.probes", Probe)
+    assert found == {"good": good}
+    assert [str(w.message) for w in caught] == [
+        "entry point bad = package:bad set aside: ImportError: gone",
+        "entry point odd = package:odd set aside: no Probe",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "annotation", "value"),
+    [
+        ("1e-3", float, 1e-3),
+        ("inf", float, float("inf")),
+        ("3", int, 3),
+        ("TRUE", bool, True),
+        ("0", bool, False),
+        ("none", int | None, None),
+        ("None", float | None, None),
+        ("3", int | None, 3),
+        ("3", Literal[3, "x"], 3),
+        ("a=b", str, "a=b"),
+    ],
+)
+def test_values_are_read_as_annotated(text: str, annotation: object, value: object) -> None:
+    assert read("x", text, annotation) == value
+    assert check("x", value, annotation) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "annotation"), [("none", int), ("yes", bool), ("2", bool), ("", float), ("c", Literal["a"])]
+)
+def test_values_that_do_not_fit_are_refused(text: str, annotation: object) -> None:
+    with pytest.raises(ValueError, match="x must be"):
+        read("x", text, annotation)

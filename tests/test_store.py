@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fake_measure import Fake, Toy
+
+from curvbench import store
+from curvbench.spec import Cell, Row, Status
+
+CONTRACT = (
+    "schema_version run_id suite cell_id problem problem_args probe probe_args seed status reason metric scope epoch step "
+    "unit better value samples started_at git_sha git_dirty torch_version device device_name dtype threads flop_model method"
+)
+ENVIRONMENT = {"git_sha": "abc", "git_dirty": False, "torch_version": "2.13", "device_name": "a cpu"}
+ROWS = (
+    Row("error.relative", 0.5, epoch=3),
+    Row("flops.uncounted_ops", 0.0, "step", reason=""),
+    Row("time.wall", 1.0, "step", samples=[0.5, 1.5], method="a clock"),
+)
+FAILED = (Row(status=Status.TIMEOUT, reason="too 'slow'\nby \"far\"", scope=""),)
+
+
+def table(cell_id: str = "c1", run_id: str = "r1", rows: Sequence[Row] = ROWS, minute: int = 0) -> pa.Table:
+    context = store.Context(run_id, cell_id, datetime(2025, 1, 1, 0, minute, tzinfo=UTC), ENVIRONMENT)
+    return store.rows_to_table(Cell("s", Toy(samples=9), Fake(), 7, dtype="float64"), rows, context)
+
+
+def run(results: Path, run_id: str = "r1", *cells: str, suite: str = "s") -> Path:
+    folder = results / suite / run_id
+    (folder / "cells").mkdir(parents=True)
+    for cell in cells:
+        store.write_cell(folder / "cells", table(cell, run_id))
+    store.write_run(folder, {"run_id": run_id})
+    return folder
+
+
+def test_the_columns_are_those_of_the_contract() -> None:
+    assert store.SCHEMA.names == CONTRACT.split()
+    assert store.SCHEMA.field("samples").type == pa.list_(pa.float64())
+    assert all(field.metadata[b"description"] for field in store.SCHEMA)
+
+
+def test_what_is_written_is_loaded(tmp_path: Path) -> None:
+    folder = run(tmp_path / "re'sults\n x", "r1", "c1")
+    frame = store.load(folder)
+    assert list(frame.columns) == CONTRACT.split()
+    assert frame["metric"].tolist() == ["error.relative", "flops.uncounted_ops", "time.wall"]
+    assert frame["value"].tolist() == [0.5, 0.0, 1.0]
+    assert frame["samples"][2].tolist() == [0.5, 1.5]
+    assert frame["epoch"].tolist() == [3, pd.NA, pd.NA]
+    assert frame["unit"].tolist() == ["1", "1", "s"]
+    assert frame["better"].tolist() == ["lower"] * 3
+    assert set(frame["problem_args"]) == {"samples=9"}
+    assert (frame["seed"] == 7).all() and frame["seed"].dtype == "int64"
+    assert frame["started_at"][0] == pd.Timestamp("2025-01-01", tz="UTC")
+    assert frame["value"].dtype == "float64"
+
+
+def test_units_are_in_the_files(tmp_path: Path) -> None:
+    path = store.write_cell(tmp_path, table())
+    schema = pq.read_schema(path)
+    assert schema.field("started_at").metadata[b"unit"] == b"UTC"
+    assert b"raw repetitions" in schema.field("samples").metadata[b"description"]
+
+
+def test_a_failed_cell_has_a_reason_and_no_value(tmp_path: Path) -> None:
+    store.write_cell(tmp_path, table(rows=FAILED))
+    frame = store.load(tmp_path)
+    assert frame["status"].tolist() == ["timeout"]
+    assert frame["reason"].tolist() == ["too 'slow'\nby \"far\""]
+    assert frame["value"].isna().all()
+
+
+def test_an_unknown_metric_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"unknown metric 'error.relativ': did you mean error.relative"):
+        table(rows=[Row("error.relativ", 1.0)])
+
+
+def test_writing_leaves_nothing_else(tmp_path: Path) -> None:
+    store.write_cell(tmp_path, table())
+    store.write_cell(tmp_path, table(rows=FAILED))
+    assert [path.name for path in tmp_path.iterdir()] == ["c1.parquet"]
+    assert store.cell_statuses(tmp_path) == {}
+    assert store.fragment_status(tmp_path / "c1.parquet") is Status.TIMEOUT
+
+
+def test_a_write_that_fails_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = store.write_cell(tmp_path, table())
+    before = path.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        store.write_cell(tmp_path, table(rows=FAILED))
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["c1.parquet"]
+
+
+@pytest.mark.parametrize("cut", [0, 3, 40, -1, -200])
+def test_truncated_fragments_are_named_and_set_aside(cut: int, tmp_path: Path) -> None:
+    folder = run(tmp_path, "r1", "good", "bad")
+    bad = folder / "cells" / "bad.parquet"
+    bad.write_bytes(bad.read_bytes()[:cut])
+    with pytest.warns(UserWarning, match=re.escape(f"{bad} set aside")):
+        frame = store.load(tmp_path)
+    assert set(frame["cell_id"]) == {"good"}
+    with pytest.warns(UserWarning):
+        assert store.cell_statuses(folder) == {"good": Status.OK}
+
+
+def test_every_damaged_byte_range_is_survived(tmp_path: Path) -> None:
+    whole = store.write_cell(tmp_path, table()).read_bytes()
+    for start in range(0, len(whole), len(whole) // 40):
+        path = tmp_path / "damaged.parquet"
+        path.write_bytes(whole[:start] + b"\xff" * 8 + whole[start + 8 :])
+        try:
+            store.read_cell(path)
+        except ValueError:
+            continue
+
+
+@pytest.mark.parametrize("foreign", [pa.table({"a": [1]}), pa.table({name: [[1]] for name in CONTRACT.split()})])
+def test_foreign_files_are_named_and_set_aside(foreign: pa.Table, tmp_path: Path) -> None:
+    pq.write_table(foreign, tmp_path / "foreign.parquet")
+    with pytest.warns(UserWarning, match=r"foreign.parquet set aside: no fragment of curvbench"):
+        assert store.load(tmp_path).empty
+
+
+def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    newer = table().set_column(0, store.SCHEMA.field(0), pa.array([store.SCHEMA_VERSION + 1] * 3, pa.int64()))
+    pq.write_table(newer, tmp_path / "new.parquet")
+    with pytest.raises(ValueError, match=r"new.parquet was written in schema version 2, .* up to 1: update it"):
+        store.load(tmp_path)
+
+
+@pytest.mark.parametrize("by_link", [True, False])
+def test_shared_cells_come_once(by_link: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = run(tmp_path, "r1", "c1"), run(tmp_path, "r2", "c2")
+    if not by_link:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("no links here")))
+    store.share_cell(first / "cells" / "c1.parquet", second / "cells")
+    assert set(store.load(second)["cell_id"]) == {"c1", "c2"}
+    assert len(store.load(tmp_path)) == 2 * len(ROWS)
+    assert len(store.load([first, second, tmp_path / "s"])) == 2 * len(ROWS)
+
+
+def test_the_same_cell_of_two_runs_comes_twice(tmp_path: Path) -> None:
+    run(tmp_path, "r1", "c1")
+    run(tmp_path, "r2", "c1")
+    assert len(store.load(tmp_path)) == 2 * len(ROWS)
+
+
+def test_one_file_and_exported_files_load(tmp_path: Path) -> None:
+    folder = run(tmp_path, "r1", "c1", "c2")
+    assert set(store.load(folder / "cells" / "c1.parquet")["cell_id"]) == {"c1"}
+    store.load(folder).to_parquet(tmp_path / "all.parquet")
+    pd.testing.assert_frame_equal(store.load(tmp_path / "all.parquet"), store.load(folder))
+
+
+def test_no_results_and_no_cells(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no results at '.*nothing'"):
+        store.load(tmp_path / "nothing")
+    assert list(store.load(tmp_path).columns) == CONTRACT.split()
+
+
+def test_rows_come_in_the_order_of_time(tmp_path: Path) -> None:
+    for cell, minute in (("a", 2), ("b", 1), ("c", 3)):
+        store.write_cell(tmp_path, table(cell, minute=minute))
+    assert list(dict.fromkeys(store.load(tmp_path)["cell_id"])) == ["b", "a", "c"]
+
+
+def test_runs_are_found(tmp_path: Path) -> None:
+    old, new, other = run(tmp_path, "r1"), run(tmp_path, "r2"), run(tmp_path, "r0", suite="t")
+    assert store.resolve(old) == [old]
+    assert store.resolve(tmp_path / "s") == [new]
+    assert store.resolve(tmp_path) == [new, other]
+    assert store.resolve("latest", tmp_path) == [new]
+    assert store.resolve("r0", tmp_path) == [other]
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"), [("r9", "did you mean r1?"), ("latest", "no run 'latest'"), ("x" * 9, "known")]
+)
+def test_a_run_that_is_not_there(asked: str, words: str, tmp_path: Path) -> None:
+    if asked != "latest":
+        run(tmp_path, "r1")
+    with pytest.raises(ValueError, match=re.escape(words)):
+        store.resolve(asked, tmp_path)
+    with pytest.raises(ValueError, match="no run"):
+        store.resolve("r1", tmp_path / "nowhere")
+
+
+def test_new_runs_have_names_that_sort(tmp_path: Path) -> None:
+    made = [store.new_run(tmp_path / "s", "0123456789ab") for _ in range(3)]
+    assert len(set(made)) == 3
+    assert made == sorted(made)
+    assert all(re.match(r"\d{8}T\d{6}Z-01234567", path.name) for path in made)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]"])
+def test_a_damaged_record_is_one_line(content: str, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(ValueError, match=r"run.json is damaged"):
+        store.read_run(tmp_path)
+
+
+def test_a_record_is_kept(tmp_path: Path) -> None:
+    store.write_run(tmp_path, {"command": "curvbench run 'a\nb'", "path": Path("x")})
+    assert store.read_run(tmp_path) == {"command": "curvbench run 'a\nb'", "path": "x"}
+    assert json.loads((tmp_path / "run.json").read_text())
+
+
+def test_large_references_are_dropped(tmp_path: Path) -> None:
+    for name, size in (("small", 10), ("large", 1000)):
+        (tmp_path / "references" / name).mkdir(parents=True)
+        (tmp_path / "references" / name / "file").write_bytes(b"x" * size)
+    store.drop_large_references(tmp_path, limit=100)
+    assert [p.name for p in (tmp_path / "references").iterdir()] == ["small"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads and writes everything")
+def test_folders_without_permission_are_an_error(tmp_path: Path) -> None:
+    folder = run(tmp_path, "r1", "c1")
+    (folder / "cells").chmod(0)
+    try:
+        with pytest.raises(PermissionError):
+            store.load(tmp_path)
+        with pytest.raises(PermissionError):
+            store.check_writable(folder)
+    finally:
+        (folder / "cells").chmod(0o755)
