@@ -24,9 +24,9 @@ def near_misses(name: str, known: Iterable[str]) -> str:
 
 
 def refuse_unknown(name: str, key: str, types: Mapping[str, Any]) -> None:
-    """Raise ValueError, naming near misses, where ``key`` is not among the fields ``types``."""
+    """Raise ValueError, naming the fields ``types``, where ``key`` is not among them."""
     if key not in types:
-        raise ValueError(f"{name} has no hyperparameter {key!r}: {near_misses(key, types)}")
+        raise ValueError(f"{name} has no hyperparameter {key!r}; it has {', '.join(types) or 'none'}")
 
 
 def types_of(component: type[Component]) -> dict[str, Any]:

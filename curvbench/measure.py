@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
@@ -108,6 +109,7 @@ def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list
     probe = _seeded(cell.probe, cell.seed)
     refuse_unsupported(probe, instance)
     report("cost")
+    gc.freeze()  # the memory meter collects garbage often: what was imported need not be looked through each time
     rows = [
         Row("problem.samples", float(instance.samples)),
         Row("problem.parameters", float(instance.size)),

@@ -67,12 +67,9 @@ def parse_problem(text: str) -> Problem:
 def selector(component: Component) -> str:
     """The text that ``parse_probe`` or ``parse_problem`` turns into ``component`` again."""
     kind = type(component)
-    path = source(kind)
-    if path in _files:
-        name = f"{path}:{kind.__name__}"
-    else:
-        registered = probes() if isinstance(component, Probe) else problems()
-        name = next((name for name, known in registered.items() if known is kind), component.name)
+    registered = probes() if isinstance(component, Probe) else problems()
+    names = [name for name, known in registered.items() if known is kind]
+    name = names[0] if names else f"{source(kind)}:{kind.__name__}"
     return f"{name}[{component.arguments}]" if component.arguments else name
 
 

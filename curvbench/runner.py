@@ -208,7 +208,7 @@ def _report(job: Job, folder: Path, console: Console, not_run: int) -> None:
     for problem in (p for p in summary.problems(frame) if p in selected):
         _say(console)
         _say(console, summary.title(frame, problem))
-        console.print(summary.render(frame, problem))
+        summary.show(console, summary.render(frame, problem))
     _say(console)
     _say(console, textwrap.fill(summary.LEGEND, 100))
     failed = frame[frame["cell_id"].isin(list(job.plan.cells))]

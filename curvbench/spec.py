@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from curvbench.operators import Operator
 
 FisherType = Literal["type-2", "mc", "empirical", "forward-only"]
+FLOP_MODEL = "1"  # version of the counting convention in meters/flop_model.py; rows of another one are not comparable
 FISHER_ALIASES: Mapping[str, FisherType] = {"type2": "type-2", "exact": "type-2"}
 Kind = Literal["linear", "conv1d", "conv2d"]
 Phase = Literal["statistics", "invert", "precondition", "step"]

@@ -22,10 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curvbench.hyperparameters import near_misses
-from curvbench.spec import METRICS, Cell, Metric, Row, Status
+from curvbench.spec import FLOP_MODEL, METRICS, Cell, Metric, Row, Status
 
 SCHEMA_VERSION = 1
-FLOP_MODEL = "2 FLOP per multiply-add"
 
 _COLUMNS: tuple[tuple[str, pa.DataType, str, str], ...] = (
     ("schema_version", pa.int64(), "1", "version of this schema"),

@@ -15,7 +15,7 @@ SUITE = Suite(
     "Residual networks",
     {
         "quick": Preset([problem("resnet", samples=16)], every_probe()),
-        "default": Preset([problem("resnet"), problem("resnet", epochs=5)], [*every_probe(), *VARIANTS]),
+        "default": Preset([problem("resnet", samples=64), problem("resnet", samples=64, epochs=5)], [*every_probe(), *VARIANTS]),
         "full": Preset([problem("resnet", depth=18, dataset="cifar10")], [*every_probe(), *VARIANTS]),
     },
 )

@@ -17,8 +17,9 @@ from curvbench import store
 from curvbench.spec import Cell, Row, Status
 
 CONTRACT = (
-    "schema_version run_id suite cell_id problem problem_args probe probe_args seed status reason metric scope epoch step "
-    "unit better value samples started_at git_sha git_dirty torch_version device device_name dtype threads flop_model method"
+    "schema_version run_id suite cell_id problem problem_args probe probe_args seed status reason metric scope epoch "
+    "step unit better value samples started_at git_sha git_dirty torch_version device device_name dtype threads "
+    "flop_model method"
 )
 ENVIRONMENT = {"git_sha": "abc", "git_dirty": False, "torch_version": "2.13", "device_name": "a cpu"}
 ROWS = (
@@ -169,7 +170,7 @@ def test_one_file_and_exported_files_load(tmp_path: Path) -> None:
 
 
 def test_no_results_and_no_cells(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no results at '.*nothing'"):
+    with pytest.raises(ValueError, match=r"no results at '.*nothing'"):
         store.load(tmp_path / "nothing")
     assert list(store.load(tmp_path).columns) == CONTRACT.split()
 
@@ -190,7 +191,7 @@ def test_runs_are_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "words"), [("r9", "did you mean r1?"), ("latest", "no run 'latest'"), ("x" * 9, "known")]
+    ("asked", "words"), [("run1", "did you mean r1?"), ("latest", "no run 'latest'"), ("x" * 9, "known")]
 )
 def test_a_run_that_is_not_there(asked: str, words: str, tmp_path: Path) -> None:
     if asked != "latest":

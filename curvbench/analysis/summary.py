@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
+from rich.console import Console
+from rich.table import Column as RichColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -37,6 +39,7 @@ LEGEND = (
     "scalar multiple; step: against the exact damped natural gradient, cosine and share of its decrease; x SGD: one "
     "step with everything refreshed over a plain gradient step; * best of the column"
 )
+NARROWEST_LABEL = 12
 
 
 def labels(frame: pd.DataFrame, kind: str) -> pd.Series:
@@ -101,22 +104,29 @@ def digits(value: float) -> str:
     if value == 0:
         return "0"
     if 1e-3 <= abs(value) < 1e5:
-        text = f"{value:#.3g}" if abs(value) < 1e3 else f"{value:.0f}"
+        text = f"{value:#.3g}" if abs(value) < 999.5 else f"{value:.0f}"
         return text.rstrip(".")
     return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e+").replace("e+", "e")
 
 
 def render(frame: pd.DataFrame, problem: str) -> Table:
-    """The table of one problem for rich; numbers are never cut."""
+    """The table of one problem, for ``show``."""
     values, spreads, ends = table(frame, problem), spread(frame, problem), statuses(frame, problem)
     marks = best(values)
     shown = Table(box=None, padding=(0, 1, 0, 0), show_edge=False)
-    shown.add_column("probe", overflow="fold", min_width=12, vertical="bottom")
+    shown.add_column("probe", overflow="fold", min_width=NARROWEST_LABEL, vertical="bottom")
     for column in COLUMNS:
         shown.add_column(column.heading, justify="right", no_wrap=True)
     for probe, *row in zip(values.index, values.to_numpy(), spreads.to_numpy(), marks.to_numpy(), strict=True):
         shown.add_row(_name(probe, ends[probe]), *map(_text, *row))
+    shown.min_width = NARROWEST_LABEL + 1 + sum(_width(column) for column in shown.columns[1:])
     return shown
+
+
+def show(console: Console, table: Table) -> None:
+    """Print a table; a console that is too narrow for its numbers is widened, for rich would cut them."""
+    console.width = max(console.width, table.min_width or 0)
+    console.print(table)
 
 
 def failures(frame: pd.DataFrame) -> pd.DataFrame:
@@ -160,6 +170,12 @@ def _facts(cells: pd.DataFrame, metric: str) -> list[float]:
 
 def _name(probe: str, status: str) -> Text:
     return Text(probe) if status == Status.OK else Text.assemble(probe, "  ", (status, "red"))
+
+
+def _width(column: RichColumn) -> int:
+    """Characters of a column of numbers and the space behind it."""
+    texts = [column.header, *column.cells]
+    return 1 + max(len(line) for text in texts for line in str(text).splitlines() or [""])
 
 
 def _text(value: float, spread: float, mark: bool) -> Text:

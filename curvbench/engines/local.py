@@ -195,7 +195,7 @@ def _context(measure: str) -> BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "curvbench.engines.local", measure])
+    context.set_forkserver_preload(["torch", "torch._dynamo", "curvbench.engines.local", measure])
     return context
 
 

@@ -188,6 +188,9 @@ class ExactFisher(Operator):
         single = replace(self, columns=(self.columns[index],))
         if "layer_grams" in self.__dict__:
             single.__dict__["layer_grams"] = [self.layer_grams[index]]
+        if "_diagonal" in self.__dict__:
+            layer = self.columns[index].layer
+            single.__dict__["_diagonal"] = self._diagonal[layer.start - self.columns[0].layer.start :][: layer.size]
         return single
 
     def _block(self, start: int, stop: int) -> Operator:

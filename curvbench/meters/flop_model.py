@@ -1,6 +1,6 @@
 """What each operation costs in floating-point operations (FLOP): the convention and the tables of ``FlopMeter``.
 
-Convention (``FLOP_MODEL``), the same on every version of torch:
+Convention (``spec.FLOP_MODEL``; a change of any formula changes it), the same on every version of torch:
 
 - A multiply-add is 2 FLOP. In products, convolutions, attention and factorizations only the leading order
   counts (no bias, no scaling by alpha or beta, padding and causal masks as if dense), so the gradient of a
@@ -19,9 +19,6 @@ Convention (``FLOP_MODEL``), the same on every version of torch:
 from __future__ import annotations
 
 from curvbench.meters import flop_formulas as f
-
-FLOP_MODEL = "1"
-"""Version of the convention, recorded beside every count; changes with any change of a formula."""
 
 ELEMENTWISE: dict[int, str] = {
     1: """

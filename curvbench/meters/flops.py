@@ -15,9 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from curvbench.meters.flop_formulas import Formula
-from curvbench.meters.flop_model import FLOP_MODEL, FORMULAS, FREE, VALUES_ONLY
-
-__all__ = ["FLOP_MODEL", "FlopMeter"]
+from curvbench.meters.flop_model import FORMULAS, FREE, VALUES_ONLY
 
 
 class FlopMeter(TorchDispatchMode):

@@ -1,0 +1,5 @@
+"""``python -m curvbench`` is the command ``curvbench``."""
+
+from curvbench.cli import main
+
+main()

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import io
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+import pandas as pd
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from curvbench.analysis import summary
+
+
+def row(probe: str, metric: str, value: float | None, scope: str = "network", **other: Any) -> dict[str, Any]:
+    common = {"problem": "toy", "problem_args": "epochs=2", "probe_args": "", "seed": 0, "status": "ok", "reason": ""}
+    common |= {"cell_id": probe, "epoch": 2, "started_at": datetime.now(UTC)}
+    return common | {"probe": probe, "metric": metric, "value": value, "scope": scope} | other
+
+
+def frame(*rows: dict[str, Any]) -> pd.DataFrame:
+    return pd.DataFrame(list(rows)).astype({"epoch": "Int64"})
+
+
+ROWS = frame(
+    row("a", "error.relative", 0.5),
+    row("a", "error.relative", 0.25, "layer blocks"),
+    row("a", "direction.cosine", 0.9),
+    row("a", "flops.ratio", 12.34, "step"),
+    row("b", "error.relative", 0.125, probe_args="rank=3"),
+    row("b", "direction.cosine", 0.95, probe_args="rank=3"),
+    row("c", "", None, "", status="timeout", reason="too slow"),
+    row("a", "problem.samples", 64.0),
+    row("a", "problem.parameters", 11173962.0),
+    row("a", "error.off_block", 0.275),
+    row("z", "error.relative", 1e-9, problem="other"),
+)
+TOY = "toy[epochs=2]"
+
+
+def text(shown: Table, width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    summary.show(console, shown)
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def test_one_row_per_probe_and_one_column_per_number() -> None:
+    table = summary.table(ROWS, TOY)
+    assert list(table.index) == ["a", "b[rank=3]", "c"]
+    assert table.loc["a", "error.relative (network)"] == 0.5
+    assert table.loc["a", "error.relative (layer blocks)"] == 0.25
+    assert table.loc["a", "flops.ratio (step)"] == 12.34
+    assert table.loc["c"].isna().all()
+    assert len(table.columns) == len(summary.COLUMNS)
+
+
+def test_problems_in_the_order_of_the_rows() -> None:
+    assert summary.problems(ROWS) == [TOY, "other[epochs=2]"]
+
+
+def test_the_best_of_each_column_by_its_own_direction() -> None:
+    best = summary.best(summary.table(ROWS, TOY))
+    assert best["error.relative (network)"].to_dict() == {"a": False, "b[rank=3]": True, "c": False}
+    assert best["direction.cosine (network)"].to_dict() == {"a": False, "b[rank=3]": True, "c": False}
+    assert not best["time.ratio (step)"].any()
+
+
+def test_what_looks_the_same_is_equally_good() -> None:
+    rows = frame(row("a", "error.relative", 0.50001), row("b", "error.relative", 0.5), row("c", "error.relative", 0.51))
+    assert summary.best(summary.table(rows, TOY))["error.relative (network)"].tolist() == [True, True, False]
+
+
+def test_medians_and_half_the_range_over_seeds() -> None:
+    rows = frame(*(row("a", "error.relative", v, seed=s) for s, v in enumerate([1.0, 2.0, 4.0])))
+    assert summary.table(rows, TOY).loc["a", "error.relative (network)"] == 2.0
+    assert summary.spread(rows, TOY).loc["a", "error.relative (network)"] == 1.5
+    assert math.isnan(summary.spread(ROWS, TOY).loc["a", "error.relative (network)"])
+    assert "median of 3 seeds ± half the range" in summary.title(rows, TOY)
+    assert "±1.50" in text(summary.render(rows, TOY))
+
+
+def test_the_title_says_how_large() -> None:
+    expected = "toy[epochs=2], N = 64, P = 11,173,962, epochs = 2, outside layer blocks = 27.5% of |F|^2"
+    assert summary.title(ROWS, TOY) == expected
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 1000])
+def test_numbers_are_never_cut(width: int) -> None:
+    args = {"probe_args": "fisher_type=empirical,x=1e-3"}
+    rows = [row("kfac", column.metric, -1.234e-12, column.scope, **args) for column in summary.COLUMNS]
+    shown = text(summary.render(frame(*rows), TOY), width)
+    assert shown.count("-1.2e-12") == len(summary.COLUMNS)
+    assert "…" not in shown
+
+
+def test_a_usual_table_fits_80_columns() -> None:
+    values = {"error": 1.2e-16, "direction": 0.9876, "flops": 12345.6, "memory": 123.4, "time": 12.34}
+    args = {"probe_args": "fisher_type=empirical,kfac_approx=reduce"}
+    rows = [row("kfac", c.metric, values[c.metric.split(".")[0]], c.scope, **args) for c in summary.COLUMNS]
+    assert max(map(len, text(summary.render(frame(*rows), TOY), 80).splitlines())) <= 80
+
+
+def test_statuses_are_shown_in_place_of_numbers() -> None:
+    assert "c  timeout" in text(summary.render(ROWS, TOY), 200)
+
+
+def test_names_are_no_markup() -> None:
+    rows = frame(row("a", "error.relative", 1.0, probe_args="name=[/red]"))
+    assert "a[name=[/red]]" in text(summary.render(rows, TOY), 200)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.0, "0"),
+        (1.0, "1.00"),
+        (0.80449, "0.804"),
+        (0.0039, "0.00390"),
+        (12.345, "12.3"),
+        (123.4, "123"),
+        (999.6, "1000"),
+        (12345.6, "12346"),
+        (1.234e7, "1.2e7"),
+        (1.1e-16, "1.1e-16"),
+        (-24.93, "-24.9"),
+        (math.nan, ""),
+        (math.inf, "inf"),
+    ],
+)
+def test_three_digits(value: float, shown: str) -> None:
+    assert summary.digits(value) == shown
+
+
+def test_the_digest_gives_reason_and_command() -> None:
+    rows = frame(
+        row("a", "error.relative", 1.0),
+        row("b", "", None, "", status="error", reason="boom"),
+        row("c", "", None, "", status="error", reason="boom"),
+        row("d", "error.spectral", None, status="unsupported", reason="no eigenvalues"),
+    )
+    assert summary.digest(rows, {"b": "curvbench run s -p b", "c": "curvbench run s -p c"}) == [
+        "error: boom",
+        "    b on toy[epochs=2], seed 0",
+        "      curvbench run s -p b",
+        "    c on toy[epochs=2], seed 0",
+        "      curvbench run s -p c",
+        "unsupported: error.spectral: no eigenvalues",
+        "    d on toy[epochs=2], seed 0",
+    ]
+    assert summary.digest(rows[:1], {}) == []

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from fake_measure import Fake, Toy
+
+from curvbench import identity
+from curvbench.registry import parse_probe
+from curvbench.spec import Cell
+
+CELL = Cell("s", Toy(), Fake(), 0)
+MACHINE = {"torch_version": "2", "device_name": "a cpu"}
+
+
+def test_the_same_cell_has_the_same_id() -> None:
+    assert identity.cell_id(CELL, MACHINE) == identity.cell_id(Cell("s", Toy(), Fake(), 0), dict(MACHINE))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(CELL, suite="t"),
+        replace(CELL, problem=Toy(samples=9)),
+        replace(CELL, probe=Fake(damping=1.0)),
+        replace(CELL, seed=1),
+        replace(CELL, dtype="float64"),
+        replace(CELL, threads=2),
+    ],
+)
+def test_everything_of_a_cell_counts(other: Cell) -> None:
+    assert identity.cell_id(other, MACHINE) != identity.cell_id(CELL, MACHINE)
+
+
+@pytest.mark.parametrize("key", ["torch_version", "device_name"])
+def test_the_machine_counts(key: str) -> None:
+    assert identity.cell_id(CELL, MACHINE | {key: "other"}) != identity.cell_id(CELL, MACHINE)
+
+
+@pytest.mark.parametrize(
+    ("file", "counts"),
+    [
+        ("spec.py", True),
+        ("measure.py", True),
+        ("fisher/exact.py", True),
+        ("meters/new.py", True),
+        ("a_new_room.py", True),
+        ("probes/__init__.py", True),
+        ("probes/kfac.py", False),
+        ("problems/mlp.py", False),
+        ("cli.py", False),
+        ("store.py", False),
+        ("engines/local.py", False),
+        ("analysis/summary.py", False),
+    ],
+)
+def test_which_code_counts(file: str, counts: bool, tmp_path: Path) -> None:
+    package = tmp_path / "curvbench"
+    shutil.copytree(identity.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    before = identity.code_identity.__wrapped__(package)
+    assert before == identity.code_identity()
+    with open(package / file, "a") as source:
+        source.write("\n# edited\n")
+    assert (identity.code_identity.__wrapped__(package) != before) == counts
+
+
+def test_the_file_of_a_users_probe_counts(tmp_path: Path) -> None:
+    text = (Path(__file__).parent / "fake_measure.py").read_text()
+    ids = []
+    for name, content in (("one", text), ("two", text), ("three", f"{text}\n# edited\n")):
+        (tmp_path / f"{name}.py").write_text(content)
+        probe = parse_probe(f"{tmp_path / name}.py:Fake")
+        ids.append(identity.cell_id(replace(CELL, probe=probe), MACHINE))
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_the_environment_says_where() -> None:
+    found = identity.environment("cpu")
+    assert found["torch_version"] == torch.__version__
+    assert found["device_name"] and found["platform"] and found["python_version"]
+    assert len(found["load_average"]) == 3
+
+
+def git(folder: Path, *arguments: str) -> str:
+    settings = ("-c", "user.name=a", "-c", "user.email=a@b")
+    done = subprocess.run(["git", "-C", str(folder), *settings, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_the_commit_is_that_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "curvbench"
+    package.mkdir()
+    monkeypatch.setattr(identity, "PACKAGE", package)
+    assert identity._git() == (None, None)
+    git(tmp_path, "init")
+    (package / "spec.py").write_text("")
+    (tmp_path / "results").write_text("outside the package: not dirty")
+    assert identity._git() == (None, None), "in a checkout, but not of it"
+    git(tmp_path, "add", "curvbench")
+    git(tmp_path, "commit", "-m", "first")
+    assert identity._git() == (git(tmp_path, "rev-parse", "HEAD"), False)
+    (package / "spec.py").write_text("edited")
+    assert identity._git()[1] is True
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"--device cuda: .* no CUDA device here; use --device cpu"):
+        identity.device_name("cuda")
+
+
+def test_a_cuda_device_has_to_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"gpu {index}")
+    assert identity.device_name("cuda") == "gpu 0"
+    assert identity.device_name("cuda:1") == "gpu 1"
+    with pytest.raises(ValueError, match="there are 2 CUDA devices, the last is cuda:1"):
+        identity.device_name("cuda:2")

@@ -1,0 +1,174 @@
+"""From a cell to rows: every metric of the contract, one shared reference, reasons instead of numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import curvbench as cb
+from curvbench import measure
+from curvbench.instance import Instance
+from curvbench.operators import Identity
+from curvbench.spec import METRICS, PHASES, Cell, Probe, Row, Status, Unsupported
+
+PROBLEM = cb.problem("mlp", samples=12, hidden=5, depth=2)
+
+
+def cell(probe: Probe, seed: int = 0) -> Cell:
+    return Cell("test", PROBLEM, probe, seed, dtype="float64")
+
+
+def silent(text: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reference") / "whole"
+    measure.prepare(cell(cb.probe("identity")), folder, None, silent)
+    return folder
+
+
+def rows_of(probe: Probe, reference: Path) -> pd.DataFrame:
+    return pd.DataFrame([vars(row) for row in measure.measure(cell(probe), reference, None, silent)])
+
+
+@pytest.fixture(scope="module")
+def kfac(reference: Path) -> pd.DataFrame:
+    return rows_of(cb.probe("kfac", fisher_type="mc"), reference)
+
+
+def test_every_metric_is_measured(kfac: pd.DataFrame) -> None:
+    assert set(kfac["metric"]) == set(METRICS)
+    assert set(kfac["status"]) == {Status.OK}
+    assert kfac["value"].notna().all()
+
+
+@pytest.mark.parametrize("family", ["flops.counted", "flops.ratio", "memory.peak", "memory.ratio", "time.ratio"])
+def test_costs_have_every_phase(kfac: pd.DataFrame, family: str) -> None:
+    assert set(kfac.loc[kfac["metric"] == family, "scope"]) == set(PHASES)
+
+
+def test_times_keep_their_raw_samples(kfac: pd.DataFrame) -> None:
+    times = kfac[kfac["metric"] == "time.wall"]
+    assert set(times["scope"]) == {"sgd", *PHASES}
+    assert times["samples"].map(len).min() >= 1
+    assert (times["value"] == times["samples"].map(lambda s: pd.Series(s).median())).all()
+
+
+def test_step_is_gradient_and_all_phases(kfac: pd.DataFrame) -> None:
+    counted = kfac[kfac["metric"] == "flops.counted"].set_index("scope")["value"]
+    ratio = kfac[kfac["metric"] == "flops.ratio"].set_index("scope")["value"]
+    gradient = counted["step"] - counted[["statistics", "invert", "precondition"]].sum()
+    assert gradient > 0
+    assert ratio["step"] == pytest.approx(counted["step"] / gradient, rel=1e-12)
+
+
+def test_errors_have_network_blocks_and_layers(kfac: pd.DataFrame) -> None:
+    scopes = set(kfac.loc[kfac["metric"] == "error.relative", "scope"])
+    assert scopes == {"network", "layer blocks", "fc1", "fc2", "fc3"}
+
+
+def test_sampling_error_is_the_distance_to_the_type_2_probe(kfac: pd.DataFrame, reference: Path) -> None:
+    limit = rows_of(cb.probe("kfac"), reference).set_index(["metric", "scope"])["value"]
+    found = kfac.set_index(["metric", "scope"])["value"]
+    for scope in ("network", "layer blocks"):
+        expected = found["error.relative", scope] - limit["error.relative", scope]
+        assert found["error.sampling", scope] == pytest.approx(expected, rel=1e-12)
+
+
+def test_stored_reference_gives_the_errors_of_a_fresh_one(kfac: pd.DataFrame, reference: Path) -> None:
+    instance, stored = measure.load_reference(cell(cb.probe("kfac")), reference)
+    fresh = cb.exact_fisher(instance)
+    assert torch.equal(stored.gram(), fresh.gram())
+    assert torch.equal(stored.diagonal(), fresh.diagonal())
+    operator = cb.fit(cb.probe("kfac", fisher_type="mc"), instance)
+    found = kfac.set_index(["metric", "scope"])["value"]
+    for name, value in cb.errors(operator, fresh).items():
+        assert found[f"error.{name}", "network"] == pytest.approx(value, rel=1e-12)
+    for layer in instance.layers:
+        block = operator.block(layer.start, layer.start + layer.size)
+        expected = cb.errors(block, fresh.layer(layer.name))["relative"]
+        assert found["error.relative", layer.name] == pytest.approx(expected, rel=1e-12)
+
+
+def test_seed_moves_the_label_draws(reference: Path) -> None:
+    errors = []
+    for seed in (0, 1):
+        moved = replace(cell(cb.probe("kfac", fisher_type="mc")), seed=seed)
+        rows = measure.measure(moved, reference, None, silent)
+        errors += [row.value for row in rows if (row.metric, row.scope) == ("error.relative", "network")]
+    assert errors[0] != errors[1]
+
+
+def test_reference_is_named_by_what_decides_it() -> None:
+    base = cell(cb.probe("identity"))
+    name = measure.reference_identity(base)
+    assert name == measure.reference_identity(replace(base, probe=cb.probe("kfac")))
+    assert name != measure.reference_identity(replace(base, seed=1))
+    assert name != measure.reference_identity(replace(base, problem=replace(PROBLEM, samples=13)))
+    assert name != measure.reference_identity(replace(base, dtype="float32"))
+
+
+def test_reference_is_made_once(reference: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in reference.iterdir()}
+    measure.prepare(cell(cb.probe("kfac")), reference, None, silent)
+    assert {path: path.stat().st_mtime_ns for path in reference.iterdir()} == before
+    assert len(before) == 1
+
+
+@dataclass(frozen=True)
+class Picky(Probe):
+    """Refuses everything."""
+
+    def unsupported(self, instance: Instance) -> str | None:
+        return "not today"
+
+    def update(self, state: None, batch: Instance) -> None:
+        raise AssertionError("never asked")
+
+    def precondition(self, state: None, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient
+
+    def operator(self, state: None) -> Identity:
+        return Identity(1)
+
+
+def test_unsupported_is_raised_with_its_reason(reference: Path) -> None:
+    with pytest.raises(Unsupported, match="not today"):
+        measure.measure(cell(Picky()), reference, None, silent)
+
+
+class Whole(Picky):
+    """An operator without layer blocks."""
+
+    def unsupported(self, instance: Instance) -> str | None:
+        return None
+
+    def update(self, state: None, batch: Instance) -> Instance:
+        return batch
+
+    def operator(self, state: Instance) -> OneBlock:
+        return OneBlock(state.size, torch.float64)
+
+
+@dataclass(frozen=True)
+class OneBlock(Identity):
+    """The identity that does not know its blocks."""
+
+    def _block(self, start: int, stop: int) -> Identity:
+        raise ValueError("no blocks here")
+
+
+def test_blocks_that_an_operator_lacks_are_rows_with_a_reason(reference: Path) -> None:
+    rows = measure.measure(cell(Whole()), reference, None, silent)
+    refused = [row for row in rows if row.status is Status.UNSUPPORTED]
+    assert refused == [replace(row, epoch=0) for row in refused]
+    assert [(row.metric, row.scope, row.reason) for row in refused] == [
+        ("error.relative", "layer blocks", "no blocks here")
+    ]
+    assert Row in {type(row) for row in rows}

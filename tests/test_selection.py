@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from fake_measure import Fake, Toy
+
+from curvbench import selection
+from curvbench.engines.plan import FAILED
+from curvbench.spec import Preset, Status, Suite
+
+PRESET = Preset([Toy(), Toy(samples=4)], [Fake(), Fake("raise")], seeds=(0, 1), dtype="float64")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("90s", 90), ("10m", 600), ("2h", 7200), ("1.5h", 5400), ("1d", 86400), (" 5 s", 5)],
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert selection.duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "0s", "-1", "m", "1w", "1h30m", "nan", "1e3", "ten"])
+def test_bad_durations(text: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"got {text!r}")):
+        selection.duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [("3", (3,)), ("0-4", (0, 1, 2, 3, 4)), ("0,2", (0, 2)), ("5, 0-1,0", (5, 0, 1)), ("2-2", (2,))]
+)
+def test_seeds(text: str, found: tuple[int, ...]) -> None:
+    assert selection.seeds(text) == found
+
+
+@pytest.mark.parametrize("text", ["", "a", "4-0", "-1", "1-", "0,,1", "1.5", "0-999999999", "9999999999"])
+def test_bad_seeds(text: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"got {text!r}")):
+        selection.seeds(text)
+
+
+def test_failed_statuses() -> None:
+    assert selection.failed_statuses("all", FAILED) == FAILED
+    assert selection.failed_statuses("oom, timeout", FAILED) == {Status.OOM_HOST, Status.OOM_DEVICE, Status.TIMEOUT}
+    with pytest.raises(ValueError, match="unknown failure 'timeot': did you mean timeout"):
+        selection.failed_statuses("timeot", FAILED)
+
+
+def test_presets_are_listed() -> None:
+    suite = Suite("t", {"default": PRESET, "quick": PRESET})
+    assert selection.preset(suite, "quick") is PRESET
+    with pytest.raises(ValueError, match="no preset 'slow' in this suite; there are default, quick"):
+        selection.preset(suite, "slow")
+
+
+def test_a_preset_makes_every_combination_once() -> None:
+    cells = selection.select("s", PRESET)
+    assert len(set(cells)) == len(cells) == 8
+    assert {(cell.dtype, cell.device, cell.threads) for cell in cells} == {("float64", "cpu", 1)}
+
+
+def test_options_replace_the_preset() -> None:
+    cells = selection.select("s", PRESET, ["kfac", "diag"], ["mlp"], "3", "cuda", "float32", 2)
+    assert [cell.label for cell in cells] == ["kfac on mlp, seed 3", "diag on mlp, seed 3"]
+    assert {(cell.dtype, cell.device, cell.threads) for cell in cells} == {("float32", "cuda", 2)}
+
+
+def test_an_empty_selection_is_refused() -> None:
+    with pytest.raises(ValueError, match="the selection is empty: 0 problems, 2 probes, 2 seeds"):
+        selection.select("s", Preset([], PRESET.probes, PRESET.seeds))
