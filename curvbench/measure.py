@@ -29,13 +29,13 @@ Report = Callable[[str], None]
 
 
 def fit(probe: Probe, instance: Instance) -> Operator:
-    """The operator of a probe after one update on the whole batch, running averages off.
+    """The operator of a probe fitted to the whole batch, running averages off.
 
     Raises:
         Unsupported: the probe does not cover the instance; the text says why.
     """
     refuse_unsupported(probe, instance)
-    return probe.operator(probe.update(probe.init(instance), instance))
+    return probe.operator(probe.fit(instance))
 
 
 def refuse_unsupported(probe: Probe, instance: Instance) -> None:
@@ -126,7 +126,7 @@ def accuracy_rows(probe: Probe, instance: Instance, fisher: ExactFisher) -> Iter
     damping = getattr(probe, "damping", DEFAULT_DAMPING)
     gradient = instance.gradient()
     with numerics.count_retries() as retries:
-        state = probe.refresh(probe.update(probe.init(instance), instance))
+        state = probe.refresh(probe.fit(instance))
         step = probe.precondition(state, gradient)
     operator = probe.operator(state)
     found = list(error_rows(operator, fisher))

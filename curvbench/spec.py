@@ -163,6 +163,16 @@ class Probe(Component, ABC):
     dataclasses in one file each; the first line of their docstring is what ``curvbench list`` shows.
     """
 
+    updates: ClassVar[int] = 1
+    """How many updates ``fit`` makes: a field, with a meaningful default, of methods that learn over steps."""
+
+    def fit(self, instance: Instance) -> Any:
+        """The state after ``updates`` updates on the whole batch at frozen parameters."""
+        state = self.init(instance)
+        for _ in range(self.updates):
+            state = self.update(state, instance)
+        return state
+
     def unsupported(self, instance: Instance) -> str | None:
         """A one-line reason why this probe cannot be measured on ``instance``, or None."""
         return None

@@ -46,7 +46,7 @@ class Stepper:
     def __post_init__(self) -> None:
         self.model = copy.deepcopy(self.instance.model)
         self.optimizer = torch.optim.SGD([p for p in self.model.parameters() if p.requires_grad], lr=0.0, momentum=0.9)
-        self.fresh = self.probe.init(self.instance)
+        self.fresh = self.probe.fit(self.instance) if self.probe.updates > 1 else self.probe.init(self.instance)
         self.gradient = self.instance.gradient()
         self.sgd()  # allocates the momentum buffers, which belong to no phase
         self.statistics()

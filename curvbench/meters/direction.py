@@ -72,7 +72,7 @@ def with_damping(probe: Probe, damping: float) -> Probe:
 
 def step_of(probe: Probe, instance: Instance, gradient: Tensor) -> Tensor:
     """The probe's preconditioned gradient, statistics from the whole batch."""
-    state = probe.refresh(probe.update(probe.init(instance), instance))
+    state = probe.refresh(probe.fit(instance))
     return probe.precondition(state, gradient)
 
 
