@@ -43,7 +43,22 @@ _HOMES = {
     "FisherProbe": "spec",
     "Problem": "spec",
 }
-__all__ = sorted(_HOMES)
+__all__ = [
+    "FisherProbe",
+    "Instance",
+    "Preset",
+    "Probe",
+    "Problem",
+    "Suite",
+    "direction_errors",
+    "errors",
+    "every_probe",
+    "exact_fisher",
+    "fit",
+    "load",
+    "probe",
+    "problem",
+]
 
 
 def __getattr__(name: str) -> Any:

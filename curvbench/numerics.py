@@ -53,7 +53,7 @@ def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
     try:
         values, vectors = torch.linalg.eigh(matrix)
         healthy = bool(torch.isfinite(values).all())
-    except torch._C._LinAlgError:
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         healthy = False
     if not healthy:
         _note_retry()

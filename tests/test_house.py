@@ -22,7 +22,7 @@ FLOORS = {
     2: {"probes", "problems", "meters", "hyperparameters", "registry"},
     3: {"training", "identity", "measure", "store"},
     4: {"engines", "analysis", "selection"},
-    5: {"display", "runner", "cli"},
+    5: {"display", "runner", "cli", "__main__"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 PREFIXES = ("time_", "mem_", "peakmem_", "track_")
