@@ -10,7 +10,6 @@ import platform
 import re
 import subprocess
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +57,14 @@ def run_identity(cell: Cell, environment: Mapping[str, Any]) -> dict[str, Any]:
 
 def environment(device: str = "cpu") -> dict[str, Any]:
     """Where a run is made: commit of the package's checkout (None outside git), versions, machine, load."""
+    import torch  # slow to import, and `curvbench list` does not need it here
+
     sha, dirty = _git()
     return {
         "git_sha": sha,
         "git_dirty": dirty,
         "code": code_identity(),
-        "torch_version": version("torch"),
+        "torch_version": torch.__version__,
         "python_version": platform.python_version(),
         "platform": platform.platform(),
         "host": platform.node(),

@@ -17,12 +17,12 @@ from rich.console import Console
 from curvbench import identity, registry, selection, store
 from curvbench.analysis import summary
 from curvbench.display import GOOD, Display, Tally, bar, json_lines, lines
-from curvbench.engines import MEASURE, Engine, Work, plan
+from curvbench.engines import MEASURE, REFERENCE, Engine, Work, plan
 from curvbench.engines.inline import InlineEngine
 from curvbench.engines.local import LocalEngine
 from curvbench.spec import Cell, Status, Suite
 
-OK, SOME_FAILED, NOTHING_SUCCEEDED, INTERRUPTED = 0, 3, 4, 130
+OK, USAGE, SOME_FAILED, NOTHING_SUCCEEDED, INTERRUPTED = 0, 2, 3, 4, 130
 NARROWEST = 80
 PIPED = 1000  # columns where there is no terminal: nothing is folded
 
@@ -138,7 +138,7 @@ def execute(job: Job, folder: Path) -> int:
         store.drop_large_references(folder)
     statuses = store.cell_statuses(folder)
     mine = [statuses[cell] for cell in job.plan.cells if cell in statuses]
-    code = exit_code(mine)
+    code = USAGE if mine and _unusable(job, folder) else exit_code(mine)
     if job.options.log_json:
         print(json.dumps({"event": "done", "run": str(folder), "exit_code": code, "not_run": _not_run(job, mine)}))
     else:
@@ -151,6 +151,13 @@ def exit_code(statuses: Collection[Status]) -> int:
     if Status.OK not in statuses:
         return NOTHING_SUCCEEDED
     return OK if GOOD.issuperset(statuses) else SOME_FAILED
+
+
+def _unusable(job: Job, folder: Path) -> bool:
+    """Whether every cell failed because its problem is bad input: NaN in the data, no covered layer, one class."""
+    frame = store.load(folder)
+    mine = frame[frame["cell_id"].isin(list(job.plan.cells))]
+    return bool(mine["reason"].fillna("").str.startswith(f"{REFERENCE}ValueError: ").all())
 
 
 def _cells(options: Options, name: str, suite: Suite) -> list[Cell]:

@@ -100,6 +100,7 @@ _RAISE: dict[str, BaseException] = {
     "diverge": Diverged("the loss is nan"),
     "memory": MemoryError("no more"),
     "allocate": RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    "unusable": ValueError("input 0 holds NaN or infinity: nothing can be measured there"),
     "leave": SystemExit(0),
 }
 _ACT: dict[str, Callable[[], object]] = {

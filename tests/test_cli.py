@@ -39,6 +39,8 @@ SUITE = Suite("A suite", {
     "seeds": Preset([Toy(), Toy(samples=3)], [Fake(), Fake(damping=0.5)], seeds=(0, 1, 2)),
     "slow": Preset([Toy()], [Fake(), Fake("slow"), Fake("slow", damping=1.0), Fake("slow", damping=2.0)]),
     "skip": Preset([Toy("skip")], [Fake()]),
+    "unusable": Preset([Toy("unusable")], [Fake()]),
+    "partly": Preset([Toy("unusable"), Toy()], [Fake()]),
     "empty": Preset([], []),
 })
 """
@@ -135,6 +137,13 @@ def test_a_missing_data_set_succeeds_at_nothing(here: Path) -> None:
     assert "skipped: no data: get it with curvbench data mnist" in out
     _, out, _ = curvbench(here, "run", "suites/toys", "--preset", "skip")
     assert "nothing to do" not in out, "the data may have come"
+
+
+@pytest.mark.parametrize(("preset", "expected"), [("unusable", 2), ("partly", 3)])
+def test_a_problem_that_cannot_be_measured_is_bad_input(preset: str, expected: int, here: Path) -> None:
+    code, out, _ = curvbench(here, "run", "suites/toys", "--preset", preset)
+    assert code == expected
+    assert "error: reference: ValueError: input 0 holds NaN" in out
 
 
 def test_the_time_limit_and_the_users_own_probe(here: Path) -> None:

@@ -11,6 +11,7 @@ from curvbench.engines.task import Outcome, Task
 from curvbench.spec import Cell, Status
 
 MEASURE = "curvbench.measure"
+REFERENCE = "reference: "  # begins the reason of a cell that failed with its problem's reference
 
 
 @dataclass(frozen=True)
@@ -72,4 +73,4 @@ def blocked(task: Task, failed: Mapping[str, Outcome]) -> Outcome | None:
     outcome = failed.get(task.reference)
     if outcome is None or outcome.status is Status.SKIPPED:
         return outcome
-    return Outcome(outcome.status, f"reference: {outcome.reason}")
+    return Outcome(outcome.status, f"{REFERENCE}{outcome.reason}")
