@@ -1,0 +1,103 @@
+"""Both contraction orders and their tiles against one large product; the cheaper order by counted FLOPs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from curvbench.fisher import contraction
+from curvbench.fisher.columns import Columns
+from curvbench.meters.flops import FlopMeter
+from curvbench.spec import Layer, LayerSize
+
+
+def linear(samples: int, columns: int, inputs: int, outputs: int, positions: int, seed: int = 0) -> Columns:
+    torch.manual_seed(seed)
+    x = torch.randn(samples, positions, inputs, dtype=torch.float64)
+    slopes = torch.randn(columns, samples, 1, outputs, positions, dtype=torch.float64)
+    return Columns(Layer("layer", "linear", 1, outputs, inputs + 1, True, 0), x, slopes)
+
+
+def grouped(samples: int, columns: int, seed: int = 0) -> Columns:
+    torch.manual_seed(seed)
+    layer = Layer("layer", "conv2d", 3, 4, 2 * 9, False, 0, (3, 3), padding=(1, 1, 1, 1))
+    x = torch.randn(samples, 6, 5, 5, dtype=torch.float64)
+    return Columns(layer, x, torch.randn(columns, samples, 3, 4, 25, dtype=torch.float64))
+
+
+def matrix(columns: Columns) -> torch.Tensor:
+    """All columns stored, (R N, P)."""
+    patches = columns.patches()
+    rows = [
+        torch.cat([(b @ x.T).flatten() for b, x in zip(columns.slopes[r, n], patches[n], strict=True)])
+        for r in range(columns.slopes.shape[0])
+        for n in range(columns.slopes.shape[1])
+    ]
+    return torch.stack(rows)
+
+
+MAKERS = {
+    "one position": lambda seed: linear(7, 3, 5, 4, 1, seed),
+    "positions": lambda seed: linear(7, 3, 5, 4, 6, seed),
+    "groups": lambda seed: grouped(5, 2, seed),
+}
+
+
+@pytest.fixture(params=["whole", "tiled"])
+def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The usual tiles, in which these sizes fit whole, and tiles of a few entries."""
+    if request.param == "tiled":
+        for module in ("curvbench.fisher.contraction.TILE_BYTES", "curvbench.fisher.columns.TILE_BYTES"):
+            monkeypatch.setattr(module, 2000)
+        monkeypatch.setattr("curvbench.fisher.contraction._KERNEL_TILE_BYTES", 1500)
+    return str(request.param)
+
+
+@pytest.mark.parametrize("order", ["direct", "kernel"])
+@pytest.mark.parametrize("name", MAKERS)
+def test_gram(name: str, order: contraction.Order, tiles: str) -> None:
+    columns = MAKERS[name](0)
+    V = matrix(columns)
+    assert torch.allclose(contraction.gram(columns, order), V @ V.T, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("order", ["direct", "kernel"])
+@pytest.mark.parametrize("name", MAKERS)
+def test_cross_gram(name: str, order: contraction.Order, tiles: str) -> None:
+    a, b = MAKERS[name](0), MAKERS[name](1)
+    assert torch.allclose(contraction.cross_gram(a, b, order), matrix(a) @ matrix(b).T, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_products_of_columns(name: str, tiles: str) -> None:
+    columns = MAKERS[name](0)
+    V, size = matrix(columns), columns.layer.size
+    torch.manual_seed(5)
+    vectors = torch.randn(size, 2, dtype=torch.float64)
+    weights = torch.randn(*columns.slopes.shape[:2], 3, dtype=torch.float64)
+    assert torch.allclose(columns.project(vectors).flatten(0, 1), V @ vectors)
+    assert torch.allclose(columns.combine(weights), V.T @ weights.flatten(0, 1))
+    assert torch.allclose(columns.squares().flatten(), (V**2).sum(0))
+    units = V.reshape(len(V), -1, columns.layer.inputs)
+    assert torch.allclose(columns.unit_blocks(), torch.einsum("mui,muj->uij", units, units))
+
+
+@pytest.mark.parametrize("order", ["direct", "kernel"])
+@pytest.mark.parametrize("positions", [4, 12])
+def test_cost_is_what_is_counted(order: contraction.Order, positions: int) -> None:
+    """Up to what the blocks of the symmetric half compute twice, and the sums over tiles."""
+    columns = linear(24, 5, 30, 20, positions)
+    with FlopMeter() as meter:
+        contraction.gram(columns, order)
+    assert not meter.uncounted
+    assert 0.9 <= meter.total / contraction.cost(columns, order) <= 1.35
+
+
+def test_cheaper_order() -> None:
+    assert contraction.cheaper(linear(4, 3, 40, 40, 2)) == "kernel"
+    assert contraction.cheaper(linear(4, 3, 4, 4, 60)) == "direct"
+
+
+def test_published_cost_of_a_gram_matrix() -> None:
+    assert contraction.gram_cost(LayerSize(1, 4, 5, 1), 10) == 10**2 * (4 + 5)
+    assert contraction.gram_cost(LayerSize(2, 4, 5, 3), 10) == 10 * 3 * 40 + 10**2 * 40

@@ -1,0 +1,34 @@
+"""Conditioning and asymmetry of operators with known spectra."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from curvbench.meters import health
+from curvbench.operators import Dense, Diagonal, Identity
+
+
+def test_condition_is_that_of_the_damped_operator() -> None:
+    operator = Diagonal(torch.tensor([4.0, 1.0, 0.0], dtype=torch.float64))
+    assert health.condition(operator, 0.5) == pytest.approx(4.5 / 0.5, rel=1e-14)
+    assert health.condition(operator, 0.0) == float("inf")
+    assert health.condition(Identity(5), 0.1) == pytest.approx(1.0, rel=1e-14)
+
+
+def test_asymmetry_sees_an_asymmetric_matrix() -> None:
+    matrix = torch.eye(20, dtype=torch.float64)
+    assert health.asymmetry(Dense(matrix)) <= 1e-15
+    matrix[0, 1] = 5.0
+    assert health.asymmetry(Dense(matrix)) > 1e-3
+
+
+def test_zero_operator_is_symmetric() -> None:
+    assert health.asymmetry(Diagonal(torch.zeros(4))) == 0.0
+
+
+def test_rows() -> None:
+    rows = {row.metric: row for row in health.health_rows(Identity(3), 1e-3, retries=2)}
+    assert rows["health.retries"].value == 2.0
+    assert rows["health.condition"].method == "damping 0.001"
+    assert set(rows) == {"health.condition", "health.retries", "health.asymmetry"}
