@@ -107,19 +107,34 @@ class Instance:
         self.terms_per_sample = outputs[0].numel() // self.classes
         trained = sum(self.parameters[name].numel() for name in self._trainable)
         self.coverage = start / trained
-        self._verify(outputs)
+        self._verify()
 
-    def _verify(self, outputs: Tensor) -> None:
-        """Check on the first samples what no module tells: that a sample's score is its own, and one product."""
-        head = self._head(min(2, max(1, self.samples - 1)))
-        refuse_coupled_outputs(head.outputs(), outputs[: head.samples])
-        together, alone = head._scores(), head._head(1)._scores()
-        whole = head.pack(
-            head.gradients(lambda out: (out * head.likelihood.residual(out.detach(), head.targets)).sum())
+    def _verify(self) -> None:
+        """Check on the first samples what no module tells: that a sample's score is its own, and one product.
+
+        In float64 where the model runs in it: in float32 a unit near zero may change sign with the batch size.
+        """
+        pair = self._head(min(2, self.samples))
+        if pair.runs_in_float64():
+            pair = pair.to(torch.float64)
+        single = pair._head(1)
+        refuse_coupled_outputs(single.outputs(), pair.outputs()[:1])
+        together, alone = pair._scores(), single._scores()
+        whole = pair.pack(
+            pair.gradients(lambda out: (out * pair.likelihood.residual(out.detach(), pair.targets)).sum())
         )
         for layer in self.layers:
             refuse_mixed_rows(layer, together[layer.name][0], alone[layer.name][0])
             refuse_other_uses(layer, together[layer.name].sum(0).flatten(), whole[layer.slice])
+
+    def runs_in_float64(self) -> bool:
+        """Whether the model runs with everything cast; one that makes float32 constants on its way may not."""
+        try:
+            return self._head(1).to(torch.float64).outputs().dtype == torch.float64
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            return False
 
     def _scores(self) -> dict[str, Tensor]:
         """Per layer the gradient of each sample's loss as input times output gradient, (N, G, M, D)."""

@@ -257,6 +257,8 @@ def exact_fisher(
     fisher_type = FISHER_ALIASES.get(fisher_type, fisher_type)
     _refuse_choice("contraction", contraction, (None, "direct", "kernel"))
     _refuse_choice("precision", precision, ("mixed", "native"))
+    if precision == "mixed" and not instance.runs_in_float64():
+        raise ValueError("the model cannot run in float64 as precision='mixed' wants it to: use precision='native'")
     passed = instance.to(torch.float64) if precision == "mixed" else instance
     columns = collect(passed, fisher_type, mc_samples, seed, dtype=instance.dtype)
     return ExactFisher(columns, instance.terms, coefficients(passed, fisher_type), contraction)

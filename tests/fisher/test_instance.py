@@ -472,3 +472,21 @@ def test_lazy_and_inference_parameters_are_refused() -> None:
     instance = cb.Instance(nn.Linear(5, 3), VECTORS, LABELS)
     with torch.inference_mode(), pytest.raises(ValueError, match="inference_mode"):
         instance.gradient()
+
+
+class Single(nn.Module):
+    """Makes a float32 matrix on its way: it cannot run in float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 4), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(x) @ torch.eye(4, dtype=torch.float32))
+
+
+def test_a_model_that_cannot_run_in_float64_is_told_the_way_out() -> None:
+    instance = cb.Instance(Single(), VECTORS, LABELS)
+    with pytest.raises(ValueError, match="precision='native'"):
+        cb.exact_fisher(instance)
+    assert cb.exact_fisher(instance, precision="native").trace() > 0
