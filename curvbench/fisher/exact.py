@@ -138,10 +138,9 @@ class ExactFisher(Operator):
         Raises:
             ValueError: sizes differ.
         """
-        if operator.size != self.size:
-            raise ValueError(
-                f"the Fisher has size {self.size}, the operator {operator.size}: fit it on the same instance"
-            )
+        size = operator.shape[0]  # of the contract: any object with its methods will do
+        if size != self.size:
+            raise ValueError(f"the Fisher has size {self.size}, the operator {size}: fit it on the same instance")
         return inner(operator, self)
 
     def trace(self) -> float:

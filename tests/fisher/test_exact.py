@@ -394,3 +394,24 @@ def test_gram_adds_up_over_layers() -> None:
         fisher = fisher_of(name)
         parts = [fisher.layer(layer.name).gram() for layer in instance_of(name).layers]
         assert_close(sum(parts[1:], parts[0]), fisher.gram())
+
+
+class Bare:
+    """Not one of ours: an object with the contract's methods."""
+
+    shape = (len(truth("mlp_tanh").gradient),) * 2
+
+    def matmat(self, V: torch.Tensor) -> torch.Tensor:
+        return 2 * V
+
+    def trace(self) -> float:
+        return 2.0 * self.shape[0]
+
+    def frobenius_norm(self) -> float:
+        return 2.0 * self.shape[0] ** 0.5
+
+
+def test_any_object_with_the_contracts_methods_is_compared() -> None:
+    fisher = fisher_of("mlp_tanh")
+    assert fisher.inner(Bare()) == pytest.approx(2 * fisher.trace(), rel=1e-12)
+    assert cb.errors(Bare(), fisher)["trace_ratio"] == pytest.approx(2 * Bare.shape[0] / fisher.trace(), rel=1e-12)
