@@ -1,7 +1,7 @@
 """Factorizations that say when they struggled, and sums that do not lose digits.
 
-Policy: symmetric input is symmetrised, eigenvalues of positive semi-definite matrices are clamped at zero, a
-factorization that fails in its own precision is repeated once in float64 and the repetition is counted.
+Policy: of a symmetric matrix only the lower triangle is read, eigenvalues of positive semi-definite matrices are
+clamped at zero, a factorization that fails in its own precision is repeated once in float64 and the repetition counted.
 """
 
 from __future__ import annotations
@@ -42,14 +42,17 @@ def _note_retry() -> None:
         retries.count += 1
 
 
-def symmetrize(matrix: Tensor) -> Tensor:
-    """(A + A^T) / 2 over the last two dimensions."""
-    return (matrix + matrix.mT) / 2
+def damped(matrix: Tensor, damping: Tensor | float) -> Tensor:
+    """A + damping I over the last two dimensions; ``damping`` broadcasts over the batch."""
+    result = matrix.clone()
+    result.diagonal(dim1=-2, dim2=-1).add_(
+        torch.as_tensor(damping, dtype=matrix.dtype, device=matrix.device)[..., None]
+    )
+    return result
 
 
 def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues (..., n) ascending, clamped at zero, and eigenvectors (..., n, n) of a PSD matrix."""
-    matrix = symmetrize(matrix)
     try:
         values, vectors = torch.linalg.eigh(matrix)
         healthy = bool(torch.isfinite(values).all())
@@ -63,7 +66,7 @@ def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 def eigvalsh(matrix: Tensor) -> Tensor:
     """Eigenvalues (..., n) of a PSD matrix in float64, ascending, clamped at zero."""
-    return torch.linalg.eigvalsh(symmetrize(matrix).double()).clamp_min(0)
+    return torch.linalg.eigvalsh(matrix.double()).clamp_min(0)
 
 
 def cholesky(matrix: Tensor) -> Tensor:
@@ -72,7 +75,6 @@ def cholesky(matrix: Tensor) -> Tensor:
     Raises:
         ValueError: the matrix is singular in float64 as well.
     """
-    matrix = symmetrize(matrix)
     factor, failed = torch.linalg.cholesky_ex(matrix)
     if not failed.any():
         return factor
@@ -85,9 +87,7 @@ def cholesky(matrix: Tensor) -> Tensor:
 
 def damped_inverse(matrix: Tensor, damping: Tensor | float) -> Tensor:
     """(A + damping I)^-1 over the last two dimensions, in A's dtype; ``damping`` broadcasts over the batch."""
-    eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-    shift = torch.as_tensor(damping, dtype=matrix.dtype, device=matrix.device)[..., None, None]
-    return torch.cholesky_inverse(cholesky(matrix + shift * eye)).to(matrix.dtype)
+    return torch.cholesky_inverse(cholesky(damped(matrix, damping))).to(matrix.dtype)
 
 
 _SLICE = 2**24  # entries that are cast to float64 at a time

@@ -12,7 +12,8 @@ def almost_singular() -> torch.Tensor:
     """Float32 and just positive definite: the rounding of a float32 factorization exceeds its smallest eigenvalue."""
     generator = torch.Generator().manual_seed(0)
     basis = torch.linalg.qr(torch.randn(200, 200, generator=generator, dtype=torch.float64)).Q
-    matrix = numerics.symmetrize(((basis * torch.logspace(0, -12, 200, dtype=torch.float64)) @ basis.T).float())
+    matrix = ((basis * torch.logspace(0, -12, 200, dtype=torch.float64)) @ basis.T).float()
+    matrix = (matrix + matrix.T) / 2
     shifts = (k * 2e-9 for k in range(1000))
     shifted = (matrix + shift * torch.eye(200) for shift in shifts)
     return next(m for m in shifted if int(torch.linalg.cholesky_ex(m.double()).info) == 0)

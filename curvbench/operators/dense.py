@@ -42,8 +42,7 @@ class Dense(Operator):
         return (self.matrix @ self._stack(V)).reshape(V.shape)
 
     def _solve(self, V: Tensor, damping: float) -> Tensor:
-        eye = torch.eye(self.matrix.shape[-1], dtype=self.dtype, device=self.device)
-        factor = numerics.cholesky(self.matrix + damping * eye)
+        factor = numerics.cholesky(numerics.damped(self.matrix, damping))
         return torch.cholesky_solve(self._stack(V).to(factor.dtype), factor).reshape(V.shape).to(V.dtype)
 
     def trace(self) -> float:

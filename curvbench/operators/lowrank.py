@@ -53,8 +53,7 @@ class LowRank(Operator):
         floor = self.shift + damping
         if not floor > 0:
             raise ValueError("a low-rank operator without shift is singular: give a damping above zero")
-        eye = torch.eye(len(self.weights), dtype=torch.float64, device=self.device)
-        factor = numerics.cholesky(self._gram + floor * eye)
+        factor = numerics.cholesky(numerics.damped(self._gram, floor))
         small = torch.cholesky_solve((self._scaled.T @ V).double(), factor).to(self.dtype)
         return (V - self._scaled @ small) / floor
 

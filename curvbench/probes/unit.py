@@ -42,7 +42,7 @@ class Unit(FisherProbe):
         return State([c.unit_blocks() / batch.terms for c in columns], [])
 
     def refresh(self, state: State) -> State:
-        return state._replace(factors=[numerics.cholesky(_damped(b, self.damping)) for b in state.blocks])
+        return state._replace(factors=[numerics.cholesky(numerics.damped(b, self.damping)) for b in state.blocks])
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
         parts = gradient.split([b.shape[0] * b.shape[1] for b in state.blocks])
@@ -63,7 +63,3 @@ class Unit(FisherProbe):
             "invert": sum(m * d**3 for m, d, _ in units),
             "precondition": sum(m * d**2 for m, d, _ in units),
         }
-
-
-def _damped(blocks: Tensor, damping: float) -> Tensor:
-    return blocks + damping * torch.eye(blocks.shape[-1], dtype=blocks.dtype, device=blocks.device)
