@@ -98,7 +98,8 @@ class Instance:
             found.append(replace(layer, start=start))
             start += layer.size
             positions = seen.shapes[name][1:].numel() // (layer.groups * layer.outputs)
-            sizes[name] = LayerSize(layer.groups, layer.outputs, layer.inputs, positions)
+            kernel = 0 if layer.kind == "linear" else layer.kernel[0] * layer.kernel[1]
+            sizes[name] = LayerSize(layer.groups, layer.outputs, layer.inputs, positions, kernel)
         self.layers: tuple[Layer, ...] = tuple(found)
         self.sizes: dict[str, LayerSize] = sizes
         self.size = start

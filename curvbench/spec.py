@@ -147,12 +147,13 @@ class Layer:
 
 
 class LayerSize(NamedTuple):
-    """What a cost model needs to know of a layer: G, M and D per group, S positions."""
+    """What a cost model needs to know of a layer: G, M and D per group, S positions, k_h k_w (0 for a Linear)."""
 
     groups: int
     outputs: int
     inputs: int
     positions: int
+    kernel: int = 0
 
 
 class Probe(Component, ABC):

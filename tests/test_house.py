@@ -18,7 +18,19 @@ MODULES = {
 }
 FLOORS = {
     0: {"spec", "numerics"},
-    1: {"tape", "layers", "likelihood", "checks", "instance", "operators", "fisher", "data", "download"},
+    1: {
+        "tape",
+        "layers",
+        "likelihood",
+        "checks",
+        "instance",
+        "operators",
+        "fisher",
+        "factors",
+        "miniblocks",
+        "data",
+        "download",
+    },
     2: {"probes", "problems", "meters", "hyperparameters", "registry"},
     3: {"training", "identity", "measure", "store"},
     4: {"engines", "analysis", "selection"},

@@ -94,6 +94,37 @@ class Columns:
             total.baddbmm_(rows.mT, rows)
         return total
 
+    def contract_inputs(self, middle: Tensor) -> Tensor:
+        """The sum over columns of W middle W^T for symmetric ``middle`` (G, D, D); (G, M, M)."""
+        groups, outputs, _ = self.layer.shape
+        total = self.slopes.new_zeros(groups, outputs, outputs)
+        for B, X in self.tiles():
+            right = torch.einsum("gde,nges->ngds", middle, X)
+            if self._kernels_are_cheaper:
+                total += torch.einsum("rngms,rngos->gmo", B, B @ (X.mT @ right))
+            else:
+                total += torch.einsum("ngrmd,ngrod->gmo", form(B, X), form(B, right))
+        return total
+
+    def contract_outputs(self, middle: Tensor | None = None) -> Tensor:
+        """The sum over columns of W^T middle W for symmetric ``middle`` (G, M, M), by default I; (G, D, D)."""
+        groups, _, inputs = self.layer.shape
+        total = self.slopes.new_zeros(groups, inputs, inputs)
+        for B, X in self.tiles():
+            left = B if middle is None else torch.einsum("gmo,rngos->rngms", middle, B)
+            if self._kernels_are_cheaper:
+                total += torch.einsum("ngds,nges->gde", X @ torch.einsum("rngms,rngmt->ngst", B, left), X)
+            else:
+                total += torch.einsum("ngrmd,ngrme->gde", form(B, X), form(left, X))
+        return total
+
+    @property
+    def _kernels_are_cheaper(self) -> bool:
+        """Whether S x S kernels, one per sample, take fewer FLOPs than two matrices W per column."""
+        R, _, _, M, S = self.slopes.shape
+        D = self.layer.inputs
+        return S**2 * (D + R * M) + S * (D**2 + R * M**2) < R * M * D * (2 * S + max(M, D))
+
     def _tile_row_bytes(self) -> int:
         """Bytes of one sample's R columns."""
         return self.slopes.shape[0] * self.layer.size * self.slopes.element_size()

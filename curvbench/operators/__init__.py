@@ -6,5 +6,16 @@ from curvbench.operators.dense import Dense
 from curvbench.operators.diagonal import Diagonal, Identity
 from curvbench.operators.kronecker import Kronecker, RotatedDiagonal
 from curvbench.operators.lowrank import LowRank
+from curvbench.operators.permuted import Permuted
 
-__all__ = ["BlockDiagonal", "Dense", "Diagonal", "Identity", "Kronecker", "LowRank", "Operator", "RotatedDiagonal"]
+__all__ = [
+    "BlockDiagonal",
+    "Dense",
+    "Diagonal",
+    "Identity",
+    "Kronecker",
+    "LowRank",
+    "Operator",
+    "Permuted",
+    "RotatedDiagonal",
+]

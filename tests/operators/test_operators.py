@@ -154,13 +154,26 @@ def block_diagonal_singular() -> Pair:
     return Pair(operators.BlockDiagonal([parts[0].operator, inner]), dense, singular=True)
 
 
+def permuted() -> Pair:
+    """Two blocks whose entries alternate."""
+    part, order = block_diagonal(), torch.arange(88).reshape(44, 2).T.flatten()
+    dense = torch.zeros_like(part.dense)
+    dense[order[:, None], order[None, :]] = part.dense
+    return Pair(operators.Permuted(part.operator, order), dense)
+
+
+def permuted_singular() -> Pair:
+    part, order = diagonal_singular(), torch.tensor([2, 0, 3, 1])
+    return Pair(operators.Permuted(part.operator, order), torch.diag(part.dense.diagonal()[order.argsort()]), True)
+
+
 MAKERS: dict[str, Callable[[], Pair]] = {
     f.__name__: f
     for f in (
         identity, diagonal, diagonal_singular, diagonal_zero, kronecker, kronecker_grouped, kronecker_zero_group,
         kronecker_of_one, rotated, low_rank, low_rank_without_shift, low_rank_zero_weight, low_rank_repeated_columns,
         low_rank_wide, low_rank_no_columns, dense, dense_singular, dense_batched,
-        block_diagonal, block_diagonal_singular,
+        block_diagonal, block_diagonal_singular, permuted, permuted_singular,
     )
 }  # fmt: skip
 MAKERS |= {"kronecker_singular": lambda: kronecker_grouped(rank=1), "rotated_singular": lambda: rotated(singular=True)}
@@ -304,6 +317,8 @@ WRONG: dict[str, Callable[[], operators.Operator]] = {
     "low rank, negative weight": lambda: operators.LowRank(randn(5, 2), torch.tensor([1.0, -1.0]).double(), 0.0),
     "rotated, entries transposed": lambda: operators.RotatedDiagonal(rotation(3, 1), rotation(2, 1), randn(1, 2, 3)),
     "diagonal, a matrix": lambda: operators.Diagonal(randn(3, 3)),
+    "permuted, an entry twice": lambda: operators.Permuted(operators.Identity(3), torch.tensor([0, 1, 1])),
+    "permuted, an entry missing": lambda: operators.Permuted(operators.Identity(3), torch.tensor([0, 1])),
     "block diagonal of nothing": lambda: operators.BlockDiagonal([]),
 }
 

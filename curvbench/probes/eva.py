@@ -1,0 +1,94 @@
+"""Eva: one rank-one matrix per layer from mean inputs and mean gradients (Zhang, Shi and Li 2023).
+
+The matrix is (g (x) a) (g (x) a)^T with means a, g over the batch; its damped inverse is a Sherman-Morrison formula.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from curvbench import layers as geometry
+from curvbench.instance import Instance
+from curvbench.operators import BlockDiagonal, LowRank
+from curvbench.spec import FisherProbe, FisherType, Layer, LayerSize
+
+Positions = Literal["mean", "sum"]
+
+
+class Vectors(NamedTuple):
+    """Mean gradients g (G, M) and mean inputs a (G, D) of one layer."""
+
+    outputs: Tensor
+    inputs: Tensor
+
+
+@dataclass(frozen=True)
+class Eva(FisherProbe):
+    """A rank-one matrix per layer (and group) from the means of inputs and output gradients, with data labels.
+
+    ``positions``: ``mean`` averages gradients over the positions of a shared layer, as the method's code does;
+    ``sum`` adds them, so that the matrix has the scale of the Fisher (inputs are averaged either way).
+    """
+
+    fisher_type: FisherType = "empirical"
+    positions: Positions = "mean"
+
+    fisher_types: ClassVar[tuple[FisherType, ...]] = ("empirical",)
+
+    def __post_init__(self) -> None:
+        if self.fisher_type in get_args(FisherType) and self.fisher_type != "empirical":
+            raise ValueError(
+                f"eva needs fisher_type=empirical, got {self.fisher_type!r}: with labels of the model the mean "
+                "gradient is zero in expectation, and nothing of its matrix is left"
+            )
+        super().__post_init__()
+        if self.positions not in (known := get_args(Positions)):
+            raise ValueError(f"positions must be one of {', '.join(known)}, got {self.positions!r}")
+
+    def update(self, state: list[Vectors] | None, batch: Instance) -> list[Vectors]:
+        tape = batch.tape()
+        scores = torch.stack(list(batch.cotangents(tape.outputs, self.fisher_type))).sum(0)
+        pulled = tape.pull(scores)
+        return [self._vectors(la, tape.inputs[la.name], pulled[la.name], batch.terms) for la in batch.layers]
+
+    def _vectors(self, layer: Layer, inputs: Tensor, gradient: Tensor, terms: int) -> Vectors:
+        B_NGMS = geometry.slopes(layer, gradient)
+        outputs = B_NGMS.sum((0, 3)) / (terms * (B_NGMS.shape[-1] if self.positions == "mean" else 1))
+        mean_patch = geometry.patches(layer, inputs.mean(0, keepdim=True))  # patches are linear in the inputs
+        return Vectors(outputs, mean_patch.mean((0, 3)))
+
+    def precondition(self, state: list[Vectors], gradient: Tensor) -> Tensor:
+        if not self.damping > 0:
+            raise ValueError("a rank-one matrix is singular: give a damping above zero")
+        parts = gradient.split([g.numel() * a.shape[1] for g, a in state])
+        return torch.cat([self._solved(v, part) for v, part in zip(state, parts, strict=True)])
+
+    def _solved(self, vectors: Vectors, gradient: Tensor) -> Tensor:
+        g, a = vectors
+        V = gradient.reshape(*g.shape, a.shape[1])
+        along = torch.einsum("gm,gmd,gd->g", g, V, a)
+        share = along / (g.square().sum(1) * a.square().sum(1) + self.damping)
+        return ((V - (share[:, None] * g)[:, :, None] * a[:, None, :]) / self.damping).flatten()
+
+    def operator(self, state: list[Vectors]) -> BlockDiagonal:
+        return BlockDiagonal([_rank_one(vectors) for vectors in state])
+
+    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
+        return {
+            "statistics": sum(s.groups * s.positions * samples * (s.outputs + s.inputs) for s in sizes),
+            "invert": 0,
+            "precondition": sum(2 * s.groups * s.outputs * s.inputs for s in sizes),
+        }
+
+
+def _rank_one(vectors: Vectors) -> LowRank:
+    """One column per group, zero outside its own rows."""
+    g, a = vectors
+    scores = (g[:, :, None] * a[:, None, :]).flatten(1)
+    columns = torch.diag_embed(scores.T).transpose(0, 1).reshape(scores.numel(), len(scores))
+    return LowRank(columns, torch.ones_like(columns[0]))

@@ -1,0 +1,107 @@
+"""Mini-block Fisher: one small block per output unit or kernel, or their mean (Bahamou, Goldfarb and Ren 2023).
+
+A Linear has one block per output unit, the bias inside. A convolution has one per pair of output and input channel,
+of k_h k_w entries; the bias of an output channel belongs to no pair and is a block of one entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from curvbench.fisher import collect
+from curvbench.fisher.columns import Columns
+from curvbench.instance import Instance
+from curvbench.miniblocks import MiniBlocks, kernel_blocks
+from curvbench.operators import BlockDiagonal
+from curvbench.spec import FisherProbe, LayerSize
+
+Choice = Literal["avg", "all"]
+_LIMIT_BYTES = 4 * 2**30
+
+
+@dataclass(frozen=True)
+class Mbf(FisherProbe):
+    """Exact blocks of output units (Linear) and of kernels (convolutions), averaged over a layer or not.
+
+    ``avg`` is one block that all units or kernels of a layer share, their mean; ``all`` keeps every one. Both are
+    projections of the exact Fisher: traces are kept.
+    """
+
+    fc: Choice = "avg"
+    conv: Choice = "all"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("fc", "conv"):
+            if getattr(self, name) not in (known := get_args(Choice)):
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+
+    def unsupported(self, instance: Instance) -> str | None:
+        entries = sum(_stored(size, self.fc == "all") for size in instance.sizes.values())
+        needed = entries * torch.finfo(instance.dtype).bits // 8
+        if needed <= _LIMIT_BYTES:
+            return None
+        limit = _LIMIT_BYTES / 2**30
+        return f"the mini-blocks take {needed / 2**30:.1f} GiB: more than the {limit:.0f} GiB that this probe stores"
+
+    def update(self, state: list[MiniBlocks] | None, batch: Instance) -> list[MiniBlocks]:
+        columns = collect(batch, self.fisher_type, self.mc_samples, self.seed)
+        return [self._blocks(c, batch.terms) for c in columns]
+
+    def _blocks(self, columns: Columns, terms: int) -> MiniBlocks:
+        layer = columns.layer
+        rows = layer.groups * layer.outputs
+        if layer.kind == "linear":
+            if self.fc == "avg":
+                return MiniBlocks(rows, 1, columns.contract_outputs() / (rows * terms))
+            return MiniBlocks(rows, 1, columns.unit_blocks() / terms)
+        blocks, bias = (None if sums is None else sums / terms for sums in kernel_blocks(columns))
+        assert blocks is not None
+        per_row = len(blocks) // rows
+        if self.conv == "all":
+            return MiniBlocks(rows, per_row, blocks, bias)
+        mean_bias = None if bias is None else bias.mean(0, keepdim=True)
+        return MiniBlocks(rows, per_row, blocks.mean(0, keepdim=True), mean_bias)
+
+    def refresh(self, state: list[MiniBlocks]) -> list[MiniBlocks]:
+        return [mini.factorized(self.damping) for mini in state]
+
+    def precondition(self, state: list[MiniBlocks], gradient: Tensor) -> Tensor:
+        parts = gradient.split([mini.size for mini in state])
+        return torch.cat([mini.solve(part, self.damping) for mini, part in zip(state, parts, strict=True)])
+
+    def operator(self, state: list[MiniBlocks]) -> BlockDiagonal:
+        return BlockDiagonal([mini.operator() for mini in state])
+
+    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
+        b = samples * columns
+        cost = {"statistics": 0.0, "invert": 0.0, "precondition": 0.0}
+        for G, M, D, S, kernel in sizes:
+            order = kernel or D
+            shared = (self.conv if kernel else self.fc) == "avg"
+            blocks = 1 if shared else G * M * D // order
+            if kernel or not shared:
+                forming = b * S * G * M * D if S > 1 else 0
+                cost["statistics"] += forming + b * G * M * D * order
+            else:
+                cost["statistics"] += _averaging(M, D, S, samples, b)
+            cost["invert"] += blocks * order**3
+            cost["precondition"] += G * M * D * order
+        return cost
+
+
+def _stored(size: LayerSize, every_unit: bool) -> int:
+    """Entries of the blocks before any mean is taken."""
+    rows = size.groups * size.outputs
+    return rows * size.inputs * size.kernel if size.kernel else size.inputs**2 * (rows if every_unit else 1)
+
+
+def _averaging(M: int, D: int, S: int, samples: int, b: int) -> float:
+    """Of a Linear: sum W^T W = X (sum B^T B) X^T per sample, or with the matrices W formed."""
+    kernels = b * M * S**2 + samples * D * S * (S + D)
+    return min(kernels, b * M * D * (S + D)) if S > 1 else samples * D**2 + b * M

@@ -1,0 +1,102 @@
+"""SKFAC: K-FAC of the current batch whose factors are never formed (Tang et al. 2021).
+
+A factor is U U^T with few columns: one per sample, for inputs and gradients are reduced over the positions of a
+layer. Its damped inverse is (I - U (s I + U^T U)^-1 U^T) / s with s = sqrt(damping), by Sherman-Morrison-Woodbury.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from curvbench import layers as geometry
+from curvbench import numerics
+from curvbench.instance import Instance
+from curvbench.operators import BlockDiagonal, Kronecker
+from curvbench.spec import FisherProbe, LayerSize
+
+
+class Root(NamedTuple):
+    """A factor U U^T by U (G, n, columns), and the Cholesky factor of its damped Gram matrix."""
+
+    columns: Tensor
+    gram_factor: Tensor | None = None
+
+    def factor(self) -> Tensor:
+        """U U^T, (G, n, n)."""
+        return self.columns @ self.columns.mT
+
+    def factorized(self, shift: float) -> Root:
+        """With the Cholesky factor of shift I + U^T U."""
+        gram = self.columns.mT @ self.columns
+        eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+        return self._replace(gram_factor=numerics.cholesky(gram + shift * eye))
+
+    def solve(self, V: Tensor, shift: float) -> Tensor:
+        """(U U^T + shift I)^-1 V for V of shape (G, n, K)."""
+        assert self.gram_factor is not None, "refresh comes before precondition"
+        small = torch.cholesky_solve((self.columns.mT @ V).to(self.gram_factor.dtype), self.gram_factor)
+        return (V - self.columns @ small.to(V.dtype)) / shift
+
+
+class State(NamedTuple):
+    """Per layer the roots of its output and input factors."""
+
+    outputs: list[Root]
+    inputs: list[Root]
+
+
+@dataclass(frozen=True)
+class Skfac(FisherProbe):
+    """K-FAC with reduced positions and factored damping, inverted through the samples of the batch."""
+
+    damping_rule: ClassVar[str] = "factored"
+
+    def update(self, state: State | None, batch: Instance) -> State:
+        tape = batch.tape()
+        pulled: dict[str, list[Tensor]] = {layer.name: [] for layer in batch.layers}
+        for slopes in batch.slopes(tape, self.fisher_type, self.mc_samples, self.seed):
+            for name, B_NGMS in slopes.items():
+                pulled[name].append(B_NGMS.sum(-1))
+        outputs = [_root(torch.cat(pulled[layer.name]), batch.terms) for layer in batch.layers]
+        patches = (geometry.patches(layer, tape.inputs[layer.name]) for layer in batch.layers)
+        return State(outputs, [_root(X_NGDS.mean(-1), batch.samples) for X_NGDS in patches])
+
+    @property
+    def _shift(self) -> float:
+        if not self.damping > 0:
+            raise ValueError("a factor with fewer samples than entries is singular: give a damping above zero")
+        return self.damping**0.5
+
+    def refresh(self, state: State) -> State:
+        return State(*([root.factorized(self._shift) for root in roots] for roots in state))
+
+    def precondition(self, state: State, gradient: Tensor) -> Tensor:
+        shapes = [(len(g.columns), g.columns.shape[1], a.columns.shape[1]) for g, a in zip(*state, strict=True)]
+        parts = gradient.split([G * M * D for G, M, D in shapes])
+        solved = []
+        for g, a, part, shape in zip(*state, parts, shapes, strict=True):
+            left = g.solve(part.reshape(shape), self._shift)
+            solved.append(a.solve(left.mT, self._shift).mT.flatten())
+        return torch.cat(solved)
+
+    def operator(self, state: State) -> BlockDiagonal:
+        return BlockDiagonal([Kronecker(g.factor(), a.factor()) for g, a in zip(*state, strict=True)])
+
+    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
+        b = samples * columns
+        cost = {"statistics": 0.0, "invert": 0.0, "precondition": 0.0}
+        for G, M, D, S, _ in sizes:
+            cost["statistics"] += G * S * (samples * D + b * M)
+            cost["invert"] += G * (samples**2 * D + b**2 * M + samples**3 + b**3)
+            cost["precondition"] += G * (2 * (samples + b) * M * D + samples**2 * M + b**2 * D)
+        return cost
+
+
+def _root(rows: Tensor, count: int) -> Root:
+    """The root of the sum of outer products of rows (rows, G, n), divided by ``count``."""
+    return Root(rows.permute(1, 2, 0) / count**0.5)

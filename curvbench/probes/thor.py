@@ -1,0 +1,105 @@
+"""THOR: K-FAC whose factors are cut to diagonal blocks (Chen et al. 2021).
+
+Each block is damped by sqrt(damping) and inverted on its own. The trace-based choice of layers to refresh belongs to
+training over steps: here every layer is refreshed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from curvbench import layers as geometry
+from curvbench import numerics
+from curvbench.factors import added, second_moment
+from curvbench.instance import Instance
+from curvbench.operators import BlockDiagonal, Kronecker
+from curvbench.spec import FisherProbe, LayerSize
+
+
+class Split(NamedTuple):
+    """The diagonal blocks (G, s, s) of one factor; the last ones may be smaller."""
+
+    blocks: list[Tensor]
+
+    def apply(self, V: Tensor) -> Tensor:
+        """The product with V (G, n, K)."""
+        parts = V.split([block.shape[-1] for block in self.blocks], dim=1)
+        return torch.cat([block @ part for block, part in zip(self.blocks, parts, strict=True)], dim=1)
+
+    def inverse(self, shift: float) -> Split:
+        """Of every block with shift I added."""
+        return Split([numerics.damped_inverse(block, shift) for block in self.blocks])
+
+    def dense(self) -> Tensor:
+        """The factor with zeros outside the blocks, (G, n, n)."""
+        return torch.stack([torch.block_diag(*group) for group in zip(*self.blocks, strict=True)])
+
+    @property
+    def order(self) -> int:
+        return sum(block.shape[-1] for block in self.blocks)
+
+
+class State(NamedTuple):
+    """Per layer the output and input factors, and their damped inverses."""
+
+    factors: list[tuple[Split, Split]]
+    inverses: list[tuple[Split, Split]]
+
+
+@dataclass(frozen=True)
+class Thor(FisherProbe):
+    """K-FAC with factors cut to diagonal blocks of ``split`` rows; with one block it is K-FAC."""
+
+    split: int = 128
+
+    damping_rule: ClassVar[str] = "factored"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.split < 1:
+            raise ValueError(f"split must be at least 1, got {self.split}")
+
+    def update(self, state: State | None, batch: Instance) -> State:
+        tape = batch.tape()
+        patches = (geometry.patches(layer, tape.inputs[layer.name]) for layer in batch.layers)
+        inputs = [Split([block / batch.samples for block in self._moments(X_NGDS)]) for X_NGDS in patches]
+        sums: dict[str, list[Tensor]] = {layer.name: [] for layer in batch.layers}
+        for slopes in batch.slopes(tape, self.fisher_type, self.mc_samples, self.seed):
+            for name, B_NGMS in slopes.items():
+                sums[name] = added(sums[name], self._moments(B_NGMS))
+        terms = [batch.terms * batch.sizes[name].positions for name in sums]
+        outputs = [Split([b / count for b in blocks]) for blocks, count in zip(sums.values(), terms, strict=True)]
+        return State(list(zip(outputs, inputs, strict=True)), [])
+
+    def _moments(self, T: Tensor) -> list[Tensor]:
+        """Diagonal blocks of the second moment of T (N, G, n, S)."""
+        return [second_moment(part) for part in T.split(self.split, dim=2)]
+
+    def refresh(self, state: State) -> State:
+        root = self.damping**0.5
+        return state._replace(inverses=[(B.inverse(root), A.inverse(root)) for B, A in state.factors])
+
+    def precondition(self, state: State, gradient: Tensor) -> Tensor:
+        shapes = [(len(B.blocks[0]), B.order, A.order) for B, A in state.inverses]
+        parts = gradient.split([G * M * D for G, M, D in shapes])
+        triples = zip(state.inverses, parts, shapes, strict=True)
+        solved = [A.apply(B.apply(part.reshape(shape)).mT).mT.flatten() for (B, A), part, shape in triples]
+        return torch.cat(solved)
+
+    def operator(self, state: State) -> BlockDiagonal:
+        return BlockDiagonal([Kronecker(B.dense(), A.dense()) for B, A in state.factors])
+
+    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
+        b = samples * columns
+        cost = {"statistics": 0.0, "invert": 0.0, "precondition": 0.0}
+        for G, M, D, S, _ in sizes:
+            m, d = min(M, self.split), min(D, self.split)
+            cost["statistics"] += G * S * (samples * D * d + b * M * m)
+            cost["invert"] += G * (D * d**2 + M * m**2)
+            cost["precondition"] += G * M * D * (m + d)
+        return cost

@@ -1,0 +1,83 @@
+"""TKFAC: the Kronecker product with the block's own partial traces (Gao et al. 2021, the trace restriction).
+
+Positions of a shared layer count as independent samples (``expand``): its trace is exact where their cross terms
+vanish, as they do for a layer that is applied once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from curvbench import layers as geometry
+from curvbench.factors import Factored, KroneckerDamping, added, second_moment
+from curvbench.instance import Instance
+from curvbench.operators import BlockDiagonal, Kronecker
+from curvbench.spec import FisherProbe, LayerSize
+
+TkfacDamping = Literal["factored", "exact"]
+
+
+@dataclass(frozen=True)
+class Tkfac(FisherProbe):
+    """A Kronecker product per layer with the partial traces of the exact block: K-FAC that keeps the trace.
+
+    With t = E |a|^2 |g|^2 the factors are E[|a|^2 g g^T] / sqrt(t) and E[|g|^2 a a^T] / sqrt(t). ``damping_rule``:
+    ``factored`` adds sqrt(damping) to both, ``exact`` is (B (x) A + damping I)^-1.
+    """
+
+    damping_rule: TkfacDamping = "factored"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.damping_rule not in (known := get_args(TkfacDamping)):
+            raise ValueError(f"damping_rule must be one of {', '.join(known)}, got {self.damping_rule!r}")
+
+    def update(self, state: Factored | None, batch: Instance) -> Factored:
+        tape = batch.tape()
+        X_LNGDS = [geometry.patches(layer, tape.inputs[layer.name]) for layer in batch.layers]
+        roots = [X.square().sum(2, keepdim=True).sqrt() for X in X_LNGDS]
+        outputs: list[Tensor] = []
+        weights: list[Tensor] = []
+        for slopes in batch.slopes(tape, self.fisher_type, self.mc_samples, self.seed):
+            pairs = list(zip(slopes.values(), roots, strict=True))
+            outputs = added(outputs, [second_moment(B_NGMS * root) for B_NGMS, root in pairs])
+            weights = added(weights, [B_NGMS.square().sum(2, keepdim=True) for B_NGMS, _ in pairs])
+        triples = zip(X_LNGDS, outputs, weights, strict=True)
+        return Factored([_factor(X, moment, weight, batch.terms) for X, moment, weight in triples])
+
+    @property
+    def _solver(self) -> KroneckerDamping:
+        return KroneckerDamping(self.damping, self.damping_rule)
+
+    def refresh(self, state: Factored) -> Factored:
+        return self._solver.refresh(state)
+
+    def precondition(self, state: Factored, gradient: Tensor) -> Tensor:
+        return self._solver.precondition(state, gradient)
+
+    def operator(self, state: Factored) -> BlockDiagonal:
+        return BlockDiagonal(state.factors)
+
+    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
+        b, solver = samples * columns, self._solver
+        products = [s.groups * s.positions * (samples * s.inputs**2 + b * s.outputs**2) for s in sizes]
+        norms = [s.groups * s.positions * (samples * s.inputs + b * s.outputs) for s in sizes]
+        return {
+            "statistics": sum(products) + sum(norms),
+            "invert": sum(solver.factorizations * s.groups * (s.inputs**3 + s.outputs**3) for s in sizes),
+            "precondition": sum(
+                solver.rounds * s.groups * s.outputs * s.inputs * (s.outputs + s.inputs) for s in sizes
+            ),
+        }
+
+
+def _factor(X_NGDS: Tensor, outputs: Tensor, weights_NG1S: Tensor, terms: int) -> Kronecker:
+    """Both partial traces have the block's trace, and their product divided by it has it again; zero stays zero."""
+    trace = outputs.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]
+    root = torch.where(trace > 0, trace * terms, 1.0).sqrt()
+    return Kronecker(outputs / root, second_moment(X_NGDS * weights_NG1S.sqrt()) / root)
