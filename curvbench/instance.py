@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from curvbench import layers as geometry
 from curvbench.checks import (
@@ -216,6 +217,29 @@ class Instance:
     def gradient(self) -> Tensor:
         """The gradient of the mean loss as a parameter vector (P,)."""
         return self.pack(self.gradients())
+
+    def hessian_product(self, vector: Tensor) -> Tensor:
+        """The Hessian of the mean loss in the covered parameters times a vector, (P,) -> (P,).
+
+        Raises:
+            RuntimeError: torch's own, where an operation of the model cannot be differentiated twice.
+        """
+        directions = self.unpack(vector)
+        leaves = {name: self.parameters[name].detach().requires_grad_() for name in directions}
+        plain = copy.copy(self)
+        plain.inputs = _map_inputs(self.inputs, lambda x: x.detach() if isinstance(x, Tensor) else x)
+        # Of the kernels of attention only this one can be differentiated twice.
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            loss = self.likelihood.loss(plain._forward({}, leaves), self.targets)
+            slopes = torch.autograd.grad(
+                loss, list(leaves.values()), create_graph=True, allow_unused=True, materialize_grads=True
+            )
+            along = torch.stack([(s * d).sum() for s, d in zip(slopes, directions.values(), strict=True)]).sum()
+        if along.requires_grad:
+            # Not autograd.grad: it passes over the nodes that say that they cannot be differentiated twice.
+            along.backward()
+        found = {n: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for n, leaf in leaves.items()}
+        return self.pack(found)
 
     def pack(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Named tensors, shaped like the parameters, as a parameter vector (P,); other names are passed over.

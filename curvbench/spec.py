@@ -164,8 +164,14 @@ class Probe(Component, ABC):
     dataclasses in one file each; the first line of their docstring is what ``curvbench list`` shows.
     """
 
-    updates: ClassVar[int] = 1
+    updates: int = 1
     """How many updates ``fit`` makes: a field, with a meaningful default, of methods that learn over steps."""
+
+    keeps_momentum: ClassVar[bool] = False
+    """Whether ``precondition`` gives the step that past gradients make, which ``update`` has taken in already."""
+
+    mean_over_samples: ClassVar[bool] = True
+    """Whether the represented matrix is a mean over samples, which giving each of them twice does not change."""
 
     def fit(self, instance: Instance) -> Any:
         """The state after ``updates`` updates on the whole batch at frozen parameters."""

@@ -14,7 +14,17 @@ from torch import Tensor
 
 from curvbench import numerics
 from curvbench.fisher.columns import form
-from curvbench.operators import BlockDiagonal, Dense, Diagonal, Identity, Kronecker, LowRank, Operator, RotatedDiagonal
+from curvbench.operators import (
+    BlockDiagonal,
+    Dense,
+    Diagonal,
+    Identity,
+    Kronecker,
+    LowRank,
+    Operator,
+    RotatedDiagonal,
+    Subspace,
+)
 
 if TYPE_CHECKING:
     from curvbench.fisher.exact import ExactFisher
@@ -40,6 +50,12 @@ def _(operator: Diagonal, fisher: ExactFisher) -> float:
 def _(operator: LowRank, fisher: ExactFisher) -> float:
     projected = fisher.project(operator.columns * operator.weights.sqrt())
     return operator.shift * fisher.trace() + numerics.sum_squares(projected) / fisher.terms
+
+
+@inner.register(Subspace)
+def _(operator: Subspace, fisher: ExactFisher) -> float:
+    squares = fisher.project(operator.basis).double().square().sum((0, 1)) / fisher.terms
+    return operator.rest * fisher.trace() + float(squares @ operator.excess.double())
 
 
 @inner.register(BlockDiagonal)

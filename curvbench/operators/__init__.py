@@ -7,6 +7,7 @@ from curvbench.operators.diagonal import Diagonal, Identity
 from curvbench.operators.kronecker import Kronecker, RotatedDiagonal
 from curvbench.operators.lowrank import LowRank
 from curvbench.operators.permuted import Permuted
+from curvbench.operators.subspace import Subspace
 
 __all__ = [
     "BlockDiagonal",
@@ -18,4 +19,5 @@ __all__ = [
     "Operator",
     "Permuted",
     "RotatedDiagonal",
+    "Subspace",
 ]

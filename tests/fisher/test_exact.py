@@ -134,7 +134,9 @@ def per_layer(instance: cb.Instance, kind: str) -> list[operators.Operator]:
     return blocks
 
 
-@pytest.fixture(params=("identity", "diagonal", "low_rank", "dense", "kronecker", "rotated", "units", "low_ranks"))
+@pytest.fixture(
+    params=("identity", "diagonal", "low_rank", "dense", "kronecker", "rotated", "units", "low_ranks", "subspace")
+)
 def other(request: pytest.FixtureRequest, case: Case) -> operators.Operator:
     instance, kind = instance_of(case.name), request.param
     size = sum(layer.size for layer in instance.layers)
@@ -147,6 +149,8 @@ def other(request: pytest.FixtureRequest, case: Case) -> operators.Operator:
         return operators.LowRank(torch.randn(size, 4).double(), torch.rand(4).double(), 0.1)
     if kind == "dense":
         return operators.Dense(psd(size))
+    if kind == "subspace":
+        return operators.Subspace(orthogonal(size)[:, :4], torch.rand(4).double(), 0.5)
     return operators.BlockDiagonal(per_layer(instance, kind))
 
 

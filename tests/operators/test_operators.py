@@ -125,6 +125,35 @@ def low_rank_no_columns() -> Pair:
     return Pair(operators.LowRank(randn(6, 0), randn(0), 2.0), 2.0 * torch.eye(6, dtype=torch.float64))
 
 
+def subspace() -> Pair:
+    """Values on both sides of the rest."""
+    basis, values = rotation(10)[:, :3], torch.tensor([0.1, 0.7, 5.0], dtype=torch.float64)
+    outside = torch.eye(10, dtype=torch.float64) - basis @ basis.T
+    return Pair(operators.Subspace(basis, values, 0.7), basis @ torch.diag(values) @ basis.T + 0.7 * outside)
+
+
+def subspace_singular() -> Pair:
+    basis, values = rotation(10)[:, :3], torch.tensor([0.0, 0.7, 5.0], dtype=torch.float64)
+    outside = torch.eye(10, dtype=torch.float64) - basis @ basis.T
+    dense = basis @ torch.diag(values) @ basis.T + 0.2 * outside
+    return Pair(operators.Subspace(basis, values, 0.2), dense, singular=True)
+
+
+def subspace_without_rest() -> Pair:
+    basis, values = rotation(10)[:, :3], torch.tensor([0.1, 0.7, 5.0], dtype=torch.float64)
+    return Pair(operators.Subspace(basis, values, 0.0), basis @ torch.diag(values) @ basis.T, singular=True)
+
+
+def subspace_whole() -> Pair:
+    """Nothing outside, so that the rest does not count."""
+    basis, values = rotation(6), torch.rand(6, dtype=torch.float64) + 0.1
+    return Pair(operators.Subspace(basis, values, 0.0), basis @ torch.diag(values) @ basis.T)
+
+
+def subspace_empty() -> Pair:
+    return Pair(operators.Subspace(randn(6, 0), randn(0), 2.0), 2.0 * torch.eye(6, dtype=torch.float64))
+
+
 def dense() -> Pair:
     matrix = positive(8)
     return Pair(operators.Dense(matrix), matrix)
@@ -172,7 +201,8 @@ MAKERS: dict[str, Callable[[], Pair]] = {
     for f in (
         identity, diagonal, diagonal_singular, diagonal_zero, kronecker, kronecker_grouped, kronecker_zero_group,
         kronecker_of_one, rotated, low_rank, low_rank_without_shift, low_rank_zero_weight, low_rank_repeated_columns,
-        low_rank_wide, low_rank_no_columns, dense, dense_singular, dense_batched,
+        low_rank_wide, low_rank_no_columns, subspace, subspace_singular, subspace_without_rest, subspace_whole,
+        subspace_empty, dense, dense_singular, dense_batched,
         block_diagonal, block_diagonal_singular, permuted, permuted_singular,
     )
 }  # fmt: skip
@@ -271,13 +301,17 @@ def test_whole_block(pair: Pair) -> None:
     assert near(pair.operator.block(0, len(pair.dense)).to_dense(), pair.dense, 1e-13)
 
 
-@pytest.mark.parametrize("name", ["identity", "diagonal", "low_rank", "dense"])
+@pytest.mark.parametrize(
+    "name", ["identity", "diagonal", "low_rank", "subspace", "subspace_whole", "subspace_empty", "dense"]
+)
 def test_any_block(name: str) -> None:
     torch.manual_seed(2)
     pair = MAKERS[name]()
     block = pair.operator.block(2, 6)
     assert tuple(block.shape) == (4, 4)
     assert near(block.to_dense(), pair.dense[2:6, 2:6], 1e-13)
+    assert near(float(block.frobenius_norm()), pair.dense[2:6, 2:6].norm(), 1e-12)
+    assert near(block.eigenvalues(4), torch.linalg.eigvalsh(pair.dense[2:6, 2:6]).flip(0), 1e-12)
 
 
 def test_blocks_of_a_block_diagonal() -> None:
@@ -315,6 +349,10 @@ WRONG: dict[str, Callable[[], operators.Operator]] = {
     "dense, not square": lambda: operators.Dense(randn(3, 4)),
     "low rank, weights missing": lambda: operators.LowRank(randn(5, 3), randn(2).abs(), 0.0),
     "low rank, negative weight": lambda: operators.LowRank(randn(5, 2), torch.tensor([1.0, -1.0]).double(), 0.0),
+    "subspace, negative value": lambda: operators.Subspace(rotation(4)[:, :1], -torch.ones(1).double(), 1.0),
+    "subspace, negative rest": lambda: operators.Subspace(rotation(4)[:, :1], torch.ones(1).double(), -1.0),
+    "subspace, too many columns": lambda: operators.Subspace(randn(2, 3), torch.ones(3).double(), 1.0),
+    "subspace, one value for two": lambda: operators.Subspace(rotation(4)[:, :2], torch.ones(1).double(), 1.0),
     "rotated, entries transposed": lambda: operators.RotatedDiagonal(rotation(3, 1), rotation(2, 1), randn(1, 2, 3)),
     "diagonal, a matrix": lambda: operators.Diagonal(randn(3, 3)),
     "permuted, an entry twice": lambda: operators.Permuted(operators.Identity(3), torch.tensor([0, 1, 1])),

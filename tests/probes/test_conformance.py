@@ -11,16 +11,17 @@ import oracles
 import pytest
 import torch
 from cases import CASES, Case, instance_of, truth
-from judging import uncounted
 from torch import Tensor
 
 import curvbench as cb
 from curvbench import registry
-from curvbench.spec import Probe
+from curvbench.meters.cost import Stepper, flop_rows
+from curvbench.spec import PHASES, Probe
 
 NAMES = sorted(registry.probes())
 
 FISHERS = {name: getattr(kind, "fisher_types", ()) for name, kind in registry.probes().items()}
+FEW = 3  # updates of a probe that learns over steps: every property below holds after any number of them
 
 VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     *((name, {}) for name in NAMES),
@@ -32,6 +33,16 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("tkfac", {"damping_rule": "exact"}),
     ("thor", {"split": 2}),
     ("mbf", {"fc": "all", "conv": "avg"}),
+    ("ginger", {"scope": "per_tensor"}),
+    ("ginger", {"bc": True, "rank": 2}),
+    ("ginger", {"update_form": "fix_a"}),
+    ("ginger", {"update_form": "fix_b"}),
+    ("ginger", {"update_form": "printed"}),
+    ("qng", {"memory": 2}),
+    ("qng", {"recursion": "sum"}),
+    ("shampoo", {"exponent": "ports"}),
+    ("shampoo", {"statistic": "bg"}),
+    ("lbfgs", {"memory": 2}),
 )
 
 
@@ -42,7 +53,8 @@ def probe_id(variant: tuple[str, dict[str, Any]]) -> str:
 @pytest.fixture(params=VARIANTS, ids=probe_id)
 def probe(request: pytest.FixtureRequest) -> Probe:
     name, hyperparameters = request.param
-    return cb.probe(name, **hyperparameters)
+    learns = "updates" in cb.probe(name).hyperparameters
+    return cb.probe(name, **({"updates": FEW} if learns else {}), **hyperparameters)
 
 
 @pytest.fixture
@@ -53,11 +65,14 @@ def supported(probe: Probe, instance: cb.Instance) -> cb.Instance:
 
 
 def is_sampled(probe: Probe) -> bool:
-    return probe.hyperparameters.get("fisher_type") == "mc"
+    return probe.hyperparameters.get("fisher_type") == "mc" or getattr(probe, "statistic", None) == "bg"
 
 
 def state_of(probe: Probe, instance: cb.Instance) -> Any:
-    return probe.refresh(probe.update(probe.init(instance), instance))
+    state = probe.init(instance)
+    for _ in range(probe.updates):
+        state = probe.update(state, instance)
+    return probe.refresh(state)
 
 
 def near(value: Tensor | float, expected: Tensor | float, tolerance: float) -> bool:
@@ -74,7 +89,8 @@ def vector_for(instance: cb.Instance, seed: int = 1) -> Tensor:
 
 
 def test_probes_of_the_contract_are_found() -> None:
-    assert {"identity", "diag", "unit", "layer", "full", "kfac"} <= set(NAMES)
+    learning = {"ginger", "qng", "shampoo", "adam", "adamw", "sgdm", "lbfgs"}
+    assert {"identity", "diag", "unit", "layer", "full", "kfac"} | learning <= set(NAMES)
 
 
 def test_operator_is_one_matrix_in_every_method(probe: Probe, supported: cb.Instance) -> None:
@@ -103,6 +119,9 @@ def test_precondition_is_the_damped_inverse(probe: Probe, supported: cb.Instance
     state, v, w = state_of(probe, supported), vector_for(supported), vector_for(supported, seed=2)
     first, second = probe.precondition(state, v), probe.precondition(state, w)
     assert first.shape == v.shape and bool(torch.isfinite(first).all())
+    if probe.keeps_momentum:
+        assert torch.equal(first, second), "the step is made of gradients that update has taken in"
+        return
     assert near(probe.precondition(state, 2 * v - w), 2 * first - second, 1e-9)
     assert abs(float(w @ first - v @ second)) <= 1e-9 * float(w.norm() * first.norm() + v.norm() * second.norm())
     assert float(v @ first) > 0
@@ -123,7 +142,7 @@ def test_refresh_alone_makes_a_state_ready(probe: Probe, supported: cb.Instance)
     assert near(probe.precondition(probe.refresh(refreshed), vector), probe.precondition(refreshed, vector), 1e-12)
 
 
-def test_fit_is_one_update(probe: Probe, supported: cb.Instance) -> None:
+def test_fit_is_as_many_updates_as_the_probe_says(probe: Probe, supported: cb.Instance) -> None:
     by_hand = probe.operator(state_of(probe, supported)).to_dense()
     assert torch.equal(cb.fit(probe, supported).to_dense(), by_hand)
 
@@ -160,6 +179,8 @@ def test_order_of_the_samples_does_not_matter(probe: Probe, supported: cb.Instan
 def test_samples_given_twice_change_nothing(probe: Probe, supported: cb.Instance, case: Case) -> None:
     if is_sampled(probe):
         pytest.skip("labels are drawn sample by sample")
+    if not probe.mean_over_samples:
+        pytest.skip("the matrix grows with the batch")
     other = rearranged(case, torch.arange(len(case.build()[1])).repeat(2))
     assert near(cb.fit(probe, other).to_dense(), cb.fit(probe, supported).to_dense(), 1e-10)
 
@@ -180,11 +201,22 @@ def test_no_nan_where_nothing_flows(probe: Probe, name: str) -> None:
     assert bool(torch.isfinite(probe.operator(state).to_dense()).all())
 
 
-@pytest.mark.parametrize("name", ["nasty_cnn", "tokens", "one_sample"])
+@pytest.mark.parametrize("name", ["mlp_tanh", "nasty_cnn", "tokens"])
 def test_every_operation_is_counted(probe: Probe, name: str) -> None:
-    if reason := probe.unsupported(instance_of(name)):
-        pytest.skip(reason)
-    assert not uncounted(probe, name)
+    stepper = Stepper(probe, instance_of(name))
+    rows = [row for row in flop_rows(stepper) if row.metric == "flops.uncounted_ops"]
+    assert {row.scope for row in rows} == set(PHASES)
+    assert not [row.reason for row in rows if row.value]
+
+
+def test_single_precision_stays_near_double(probe: Probe) -> None:
+    """Finite, of the instance's dtype, and the same matrix but for rounding."""
+    instance = instance_of("nasty_cnn")
+    single = instance.to(torch.float32)
+    state, truth_ = state_of(probe, single), probe.operator(state_of(probe, instance)).to_dense()
+    found, step = probe.operator(state).to_dense(), probe.precondition(state, single.gradient())
+    assert found.dtype == step.dtype == torch.float32 and bool(torch.isfinite(step).all())
+    assert near(found, truth_, 1e-2)
 
 
 # --- hyperparameters ---------------------------------------------------------------------------------------
@@ -208,6 +240,21 @@ BAD: dict[str, tuple[Any, ...]] = {
     "kfac_approx": ("nonsense",),
     "damping_rule": ("nonsense",),
     "seed": ("one", 0.5),
+    "updates": (0, -1, 1.5),
+    "rank": (0, 2.5),
+    "memory": (0, 2.5),
+    "decay": (0.0, 1.0, math.nan),
+    "beta1": (-0.1, 1.0),
+    "beta2": (-0.1, 1.0),
+    "momentum": (-0.1, 1.0),
+    "epsilon": (-1e-8, math.inf, math.nan),
+    "weight_decay": (-1e-3, math.inf),
+    "bc": (1, "maybe"),
+    "scope": ("nonsense",),
+    "update_form": ("nonsense",),
+    "recursion": ("nonsense",),
+    "exponent": ("nonsense",),
+    "statistic": ("nonsense",),
 }
 
 

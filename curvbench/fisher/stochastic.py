@@ -1,0 +1,39 @@
+"""The batch gradient as a statistic: one vector per update, one backward pass each.
+
+With labels drawn from the model its outer product has the type-2 Fisher as its mean, because the scores of
+different samples are independent and have mean zero. With data labels the cross terms stay.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from curvbench.instance import Instance
+
+Statistic = Literal["bg", "bg_data"]
+
+_STRIDE = 2**20  # draws of one seed, so that neighbouring seeds share none
+
+
+def batch_gradient(instance: Instance, statistic: Statistic = "bg", seed: int = 0, update: int = 0) -> Tensor:
+    """The sum of the gradients of all B loss terms over sqrt(B), (P,); in the sign of the loss.
+
+    Args:
+        instance: what is measured.
+        statistic: labels drawn from the model (``bg``) or those of the data (``bg_data``).
+        seed: of the draws.
+        update: number of the draw; each has its own labels.
+    """
+    if statistic == "bg_data":
+        return instance.gradient() * instance.terms**0.5
+    return _sampled(instance, (seed * _STRIDE + update) % 2**63) / instance.terms**0.5
+
+
+def _sampled(instance: Instance, seed: int) -> Tensor:
+    def objective(outputs: Tensor) -> Tensor:
+        (cotangent,) = instance.cotangents(outputs, "mc", 1, seed)
+        return (outputs * cotangent).sum()
+
+    return instance.pack(instance.gradients(objective))

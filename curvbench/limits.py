@@ -1,0 +1,37 @@
+"""Ranges of hyperparameters that many probes share, checked with one line of text."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, get_args
+
+from curvbench.spec import Component
+
+
+def at_least_one(component: Component, *names: str) -> None:
+    """Raise ValueError where one of these fields is below 1."""
+    for name in names:
+        if getattr(component, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(component, name)}")
+
+
+def fraction(component: Component, *names: str, zero: bool = False) -> None:
+    """Raise ValueError where one of these fields lies outside (0, 1), or [0, 1) with ``zero``."""
+    for name in names:
+        value = getattr(component, name)
+        if not (0 < value < 1 or (zero and value == 0)):
+            raise ValueError(f"{name} must lie in {'[' if zero else '('}0, 1), got {value}")
+
+
+def finite(component: Component, *names: str, zero: bool = True) -> None:
+    """Raise ValueError where one of these fields is negative (or 0 without ``zero``), infinite or NaN."""
+    for name in names:
+        value = getattr(component, name)
+        if not (value > 0 or (zero and value == 0)) or math.isinf(value):
+            raise ValueError(f"{name} must be finite and {'not negative' if zero else 'above zero'}, got {value}")
+
+
+def one_of(component: Component, name: str, known: Any) -> None:
+    """Raise ValueError where the field is none of the Literal's values."""
+    if getattr(component, name) not in get_args(known):
+        raise ValueError(f"{name} must be one of {', '.join(get_args(known))}, got {getattr(component, name)!r}")

@@ -1,0 +1,54 @@
+"""Running first and second moments of the mean gradient, corrected for their start at zero (Kingma, Ba 2015)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from curvbench.instance import Instance
+from curvbench.operators import Diagonal
+
+
+class Moments(NamedTuple):
+    """First and second moment (P,), uncorrected; the number of gradients and of loss terms of the last batch."""
+
+    first: Tensor
+    second: Tensor
+    taken: int
+    terms: int
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Weights of the old moments, and what is added to the root of the second."""
+
+    first: float
+    second: float
+    epsilon: float
+
+    def start(self, instance: Instance) -> Moments:
+        """Moments of no gradient."""
+        zeros = torch.zeros(instance.size, dtype=instance.dtype, device=instance.device)
+        return Moments(zeros, zeros, 0, instance.terms)
+
+    def take_in(self, moments: Moments, batch: Instance) -> Moments:
+        """Moments after one more gradient of the mean loss, data labels."""
+        gradient = batch.gradient()
+        first = self.first * moments.first + (1 - self.first) * gradient
+        second = self.second * moments.second + (1 - self.second) * gradient.square()
+        return Moments(first, second, moments.taken + 1, batch.terms)
+
+    def step(self, moments: Moments) -> Tensor:
+        """The corrected first moment over the root of the corrected second, (P,)."""
+        first = moments.first / (1 - self.first**moments.taken)
+        return first / (self._corrected_second(moments).sqrt() + self.epsilon)
+
+    def curvature(self, moments: Moments) -> Diagonal:
+        """The corrected second moment times the number of terms: on the scale of a Fisher of single samples."""
+        return Diagonal(moments.terms * self._corrected_second(moments))
+
+    def _corrected_second(self, moments: Moments) -> Tensor:
+        return moments.second / (1 - self.second**moments.taken)

@@ -1,0 +1,56 @@
+"""Adam (Kingma, Ba 2015): running moments of the batch gradient, data labels.
+
+As curvature it is the diagonal of batch-gradient outer products; its step divides by the root of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from curvbench.instance import Instance
+from curvbench.limits import at_least_one, finite, fraction
+from curvbench.moments import Moments, Rates
+from curvbench.operators import Diagonal
+from curvbench.spec import LayerSize, Probe
+
+
+@dataclass(frozen=True)
+class Adam(Probe):
+    """The second moment of the batch gradient, times the batch size; the step is that of the optimizer."""
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    updates: int = 32
+
+    keeps_momentum: ClassVar[bool] = True
+    mean_over_samples: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        fraction(self, "beta1", "beta2", zero=True)
+        finite(self, "epsilon", zero=False)
+        at_least_one(self, "updates")
+
+    @property
+    def rates(self) -> Rates:
+        return Rates(self.beta1, self.beta2, self.epsilon)
+
+    def init(self, instance: Instance) -> Moments:
+        return self.rates.start(instance)
+
+    def update(self, state: Moments, batch: Instance) -> Moments:
+        return self.rates.take_in(state, batch)
+
+    def precondition(self, state: Moments, gradient: Tensor) -> Tensor:
+        return self.rates.step(state)
+
+    def operator(self, state: Moments) -> Diagonal:
+        return self.rates.curvature(state)
+
+    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
+        entries = sum(s.groups * s.outputs * s.inputs for s in sizes)
+        return {"statistics": 0, "invert": 0, "precondition": 6 * entries}

@@ -1,0 +1,65 @@
+"""AdamW (Loshchilov, Hutter 2019): Adam's step plus a multiple of the parameters, which no moment sees.
+
+A step eta (p + weight_decay theta) is the optimizer's: shrink theta by 1 - eta weight_decay, then take Adam's eta p.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+from torch import Tensor
+
+from curvbench.instance import Instance
+from curvbench.limits import at_least_one, finite, fraction
+from curvbench.moments import Moments, Rates
+from curvbench.operators import Diagonal
+from curvbench.spec import LayerSize, Probe
+
+
+class State(NamedTuple):
+    """The moments, and the parameters (P,) at which the last gradient was taken."""
+
+    moments: Moments
+    parameters: Tensor
+
+
+@dataclass(frozen=True)
+class AdamW(Probe):
+    """Adam's second moment as curvature; the step has decoupled weight decay."""
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 1e-2
+    updates: int = 32
+
+    keeps_momentum: ClassVar[bool] = True
+    mean_over_samples: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        fraction(self, "beta1", "beta2", zero=True)
+        finite(self, "epsilon", zero=False)
+        finite(self, "weight_decay")
+        at_least_one(self, "updates")
+
+    @property
+    def rates(self) -> Rates:
+        return Rates(self.beta1, self.beta2, self.epsilon)
+
+    def init(self, instance: Instance) -> State:
+        return State(self.rates.start(instance), instance.pack(instance.parameters))
+
+    def update(self, state: State, batch: Instance) -> State:
+        return State(self.rates.take_in(state.moments, batch), batch.pack(batch.parameters))
+
+    def precondition(self, state: State, gradient: Tensor) -> Tensor:
+        return self.rates.step(state.moments) + self.weight_decay * state.parameters
+
+    def operator(self, state: State) -> Diagonal:
+        return self.rates.curvature(state.moments)
+
+    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
+        entries = sum(s.groups * s.outputs * s.inputs for s in sizes)
+        return {"statistics": 0, "invert": 0, "precondition": 6 * entries}

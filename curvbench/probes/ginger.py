@@ -1,0 +1,104 @@
+"""Ginger: a running average of batch-gradient outer products, truncated to rank ``rank`` at every step.
+
+The batch gradient is Eq. 8, with labels drawn from the model. ``update_form`` ``direct`` is the recursion on the
+eigenvalues themselves; ``fix_a`` and ``fix_b`` are Eqs. 15 to 18 repaired in the variables of the paper and of its
+public code, the same in exact arithmetic; ``printed`` is Algorithm 1 as it stands, which is no such average.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from curvbench import brand
+from curvbench.fisher.stochastic import Statistic, batch_gradient
+from curvbench.instance import Instance
+from curvbench.limits import at_least_one, finite, fraction, one_of
+from curvbench.operators import BlockDiagonal, LowRank, Operator
+from curvbench.spec import LayerSize, Probe
+
+Scope = Literal["joint", "per_tensor"]
+
+
+class State(NamedTuple):
+    """Per block an orthonormal basis (P, K) and its values (K,), K growing up to the rank; and the updates made."""
+
+    blocks: list[brand.Eigen]
+    taken: int
+
+
+@dataclass(frozen=True)
+class Ginger(Probe):
+    """A rank-tau running average of batch-gradient outer products, in one block or one per layer.
+
+    ``decay`` is the weight of the old average, which starts at zero; ``bc`` divides by 1 - decay^t. ``damping`` is
+    added outside the average. ``scope=per_tensor`` keeps one block of rank ``rank`` per layer's matrix [W | b].
+    """
+
+    rank: int = 16
+    decay: float = 0.99
+    scope: Scope = "joint"
+    update_form: brand.Form = "direct"
+    bc: bool = False
+    updates: int = 32
+    seed: int = 0
+    damping: float = 1e-3
+
+    statistic: ClassVar[Statistic] = "bg"
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "rank", "updates")
+        fraction(self, "decay")
+        one_of(self, "scope", Scope)
+        one_of(self, "update_form", brand.Form)
+        finite(self, "damping", zero=self.update_form == "direct")
+
+    def unsupported(self, instance: Instance) -> str | None:
+        if self.rank <= instance.size:
+            return None
+        return f"rank {self.rank} is more than the {instance.size} parameters"
+
+    def init(self, instance: Instance) -> State:
+        sizes = [layer.size for layer in instance.layers] if self.scope == "per_tensor" else [instance.size]
+        empty = torch.zeros(0, dtype=instance.dtype, device=instance.device)
+        return State([(empty.new_zeros(size, 0), empty) for size in sizes], 0)
+
+    def update(self, state: State, batch: Instance) -> State:
+        gradient = batch_gradient(batch, self.statistic, self.seed, state.taken)
+        parts = gradient.split([len(basis) for basis, _ in state.blocks])
+        return State([self._follow(*b, part) for b, part in zip(state.blocks, parts, strict=True)], state.taken + 1)
+
+    def _follow(self, basis: Tensor, values: Tensor, vector: Tensor) -> brand.Eigen:
+        if self.update_form == "direct":
+            return brand.ema(basis, values, vector, self.decay, self.rank)
+        return brand.ema_by_inverse(basis, values, vector, self.decay, self.rank, self.damping, self.update_form)
+
+    def precondition(self, state: State, gradient: Tensor) -> Tensor:
+        if self.damping == 0:
+            return self.operator(state).solve(gradient, 0.0)
+        parts = gradient.split([len(basis) for basis, _ in state.blocks])
+        pairs = zip(state.blocks, parts, strict=True)
+        return torch.cat(
+            [brand.damped_inverse(b, self._weights(v, state.taken), part, self.damping) for (b, v), part in pairs]
+        )
+
+    def operator(self, state: State) -> Operator:
+        blocks = [LowRank(basis, self._weights(values, state.taken)) for basis, values in state.blocks]
+        return blocks[0] if len(blocks) == 1 else BlockDiagonal(blocks)
+
+    def _weights(self, values: Tensor, count: int) -> Tensor:
+        """As they are represented: negative ones, of ``printed`` or of rounding, cannot be."""
+        return values.clamp_min(0) / (1 - self.decay**count if self.bc and count else 1.0)
+
+    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
+        entries = sum(s.groups * s.outputs * s.inputs for s in sizes)
+        rotation = entries * self.rank * (self.rank + 1)
+        return {
+            "statistics": rotation + 3 * entries * self.rank,
+            "invert": 0,
+            "precondition": 2 * entries * self.rank,
+        }

@@ -1,0 +1,117 @@
+"""L-BFGS (Nocedal 1980; compact form of Byrd, Nocedal, Schnabel 1994): secants of the Hessian, not of the Fisher.
+
+At frozen parameters no two gradients differ, so every update is one step on the quadratic model of the batch's loss
+there: a direction s from the pairs so far, its exact product y = H s, and, where the curvature along s is positive,
+the exact minimum along s. Pairs with s^T y <= 1e-10 |s| |y| are not taken, so that B stays positive definite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from curvbench import numerics
+from curvbench.instance import Instance
+from curvbench.limits import at_least_one
+from curvbench.operators import Subspace
+from curvbench.spec import LayerSize, Probe
+
+_ACCEPTED = 1e-10
+
+
+class State(NamedTuple):
+    """Pairs s and y, oldest first, each (n, P); the model's gradient (P,) and how long it was at the beginning."""
+
+    steps: Tensor
+    products: Tensor
+    slope: Tensor
+    start: Tensor
+
+
+@dataclass(frozen=True)
+class Lbfgs(Probe):
+    """The BFGS matrix of the last ``memory`` Hessian products along its own steps.
+
+    Updates end where the gradient of the quadratic model has fallen to the root of the machine precision.
+    """
+
+    memory: int = 10
+    updates: int = 10
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "memory", "updates")
+
+    def unsupported(self, instance: Instance) -> str | None:
+        try:
+            instance.hessian_product(torch.zeros(instance.size, dtype=instance.dtype, device=instance.device))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            return f"the loss cannot be differentiated twice: {str(error).splitlines()[0]}"
+        return None
+
+    def init(self, instance: Instance) -> State:
+        slope = instance.gradient()
+        empty = slope.new_zeros(0, instance.size)
+        return State(empty, empty, slope, torch.linalg.vector_norm(slope))
+
+    def update(self, state: State, batch: Instance) -> State:
+        remaining = torch.linalg.vector_norm(state.slope)
+        if bool(remaining <= torch.finfo(remaining.dtype).eps ** 0.5 * state.start):
+            return state
+        direction = two_loop(state.steps, state.products, state.slope)
+        step = -direction / torch.linalg.vector_norm(direction)
+        product = batch.hessian_product(step)
+        curvature, smallest = step @ product, _ACCEPTED * torch.linalg.vector_norm(product)
+        if bool(curvature.abs() <= smallest):  # flat: the model has no stationary point along s
+            return state._replace(slope=torch.zeros_like(state.slope))
+        slope = state.slope - (step @ state.slope) / curvature * product
+        # Past negative curvature the slope may grow: its direction is what counts.
+        slope = slope * (remaining / torch.linalg.vector_norm(slope)).clamp_max(1.0)
+        if bool(curvature <= smallest):
+            return state._replace(slope=slope)
+        steps = torch.cat([state.steps, step[None]])[-self.memory :]
+        products = torch.cat([state.products, product[None]])[-self.memory :]
+        return State(steps, products, slope, state.start)
+
+    def precondition(self, state: State, gradient: Tensor) -> Tensor:
+        return two_loop(state.steps, state.products, gradient)
+
+    def operator(self, state: State) -> Subspace:
+        basis, triangle = torch.linalg.qr(torch.cat([state.steps, state.products]).T)
+        inside, pairs = triangle.T.double(), len(state.steps)
+        steps, products = inside[:pairs], inside[pairs:]
+        rest = float(1 / _scale(steps, products)) if len(steps) else 1.0
+        small = rest * torch.eye(basis.shape[1], dtype=torch.float64, device=basis.device)
+        for s, y in zip(steps, products, strict=True):
+            pushed = small @ s
+            small = small - torch.outer(pushed, pushed) / (s @ pushed) + torch.outer(y, y) / (s @ y)
+        values, rotation = numerics.eigh(small)
+        return Subspace(basis @ rotation.to(basis.dtype), values.to(basis.dtype), rest)
+
+    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
+        entries = sum(s.groups * s.outputs * s.inputs for s in sizes)
+        return {"statistics": entries, "invert": 0, "precondition": 4 * entries * self.memory}
+
+
+def _scale(steps: Tensor, products: Tensor) -> Tensor:
+    """s^T y / y^T y of the newest pair."""
+    return (steps[-1] @ products[-1]) / (products[-1] @ products[-1])
+
+
+def two_loop(steps: Tensor, products: Tensor, gradient: Tensor) -> Tensor:
+    """The inverse BFGS matrix of the pairs, oldest first, applied to a vector (P,)."""
+    result, weights = gradient, []
+    curvatures = [s @ y for s, y in zip(steps, products, strict=True)]
+    for s, y, curvature in zip(steps.flip(0), products.flip(0), reversed(curvatures), strict=True):
+        weights.append(s @ result / curvature)
+        result = result - weights[-1] * y
+    if len(steps):
+        result = _scale(steps, products) * result
+    for s, y, curvature, weight in zip(steps, products, curvatures, reversed(weights), strict=True):
+        result = result + (weight - y @ result / curvature) * s
+    return result

@@ -1,0 +1,128 @@
+"""QNG, quasi-natural gradient (He et al., SIAM J. Optim. 2022; as restated by Ginger, Sec. 2).
+
+With q = A^-1 d and K = sqrt(alpha) I + beta q q^T, the product A K of all factors is a root of the running average
+alpha G + (1 - alpha) d d^T, G_0 = I. Only the last ``memory`` factors are kept, and they are not decayed: what is
+represented is their product alone, alpha^n I plus rank n. The Fisher is that of batch gradients with drawn labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from curvbench.fisher.stochastic import Statistic, batch_gradient
+from curvbench.instance import Instance
+from curvbench.limits import at_least_one, fraction, one_of
+from curvbench.operators import Subspace
+from curvbench.spec import LayerSize, Probe
+
+Recursion = Literal["product", "sum"]
+
+
+class State(NamedTuple):
+    """The vectors q of the factors that are kept, oldest first, (n, P), what each takes away, (n,), the updates."""
+
+    vectors: Tensor
+    shrinkage: Tensor
+    taken: int
+
+
+@dataclass(frozen=True)
+class Qng(Probe):
+    """A product of rank-one factors: the last ``memory`` batch gradients above a floor decay^n.
+
+    ``recursion=sum`` applies the inverse as the public code does: every factor to the original vector, as if they
+    were orthogonal; right for one factor only. Its operator is the inverse of what it applies.
+    """
+
+    memory: int = 16
+    decay: float = 0.99
+    recursion: Recursion = "product"
+    updates: int = 32
+    seed: int = 0
+
+    statistic: ClassVar[Statistic] = "bg"
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "memory", "updates")
+        fraction(self, "decay")
+        one_of(self, "recursion", Recursion)
+
+    def unsupported(self, instance: Instance) -> str | None:
+        if self.memory <= instance.size:
+            return None
+        return f"memory {self.memory} is more than the {instance.size} parameters"
+
+    def init(self, instance: Instance) -> State:
+        empty = torch.zeros(0, dtype=instance.dtype, device=instance.device)
+        return State(empty.new_zeros(0, instance.size), empty, 0)
+
+    def update(self, state: State, batch: Instance) -> State:
+        gradient = batch_gradient(batch, self.statistic, self.seed, state.taken)
+        return append(state, gradient, self.decay, self.memory, self.recursion)
+
+    def precondition(self, state: State, gradient: Tensor) -> Tensor:
+        pulled = inverse(state.vectors, state.shrinkage, gradient, self.decay, self.recursion)
+        return inverse(state.vectors.flip(0), state.shrinkage.flip(0), pulled, self.decay, self.recursion)
+
+    def operator(self, state: State) -> Subspace:
+        basis, triangle = torch.linalg.qr(state.vectors.T)
+        inside = triangle.T.double()
+        root = self._root(inside) if self.recursion == "product" else self._root_of_sum(inside)
+        left, scales, _ = torch.linalg.svd(root)
+        values = scales.square().to(basis.dtype)
+        return Subspace(basis @ left.to(basis.dtype), values, self.decay ** len(state.vectors))
+
+    def _root(self, vectors: Tensor) -> Tensor:
+        """The product of the factors K, oldest first, in the coordinates of a basis of the vectors (n, n)."""
+        eye = torch.eye(vectors.shape[1], dtype=vectors.dtype, device=vectors.device)
+        root = eye
+        for q in vectors:
+            size = q @ q
+            beta = (1 - self.decay) / ((self.decay + (1 - self.decay) * size).sqrt() + self.decay**0.5)
+            root = root @ (self.decay**0.5 * eye + beta * torch.outer(q, q))
+        return root
+
+    def _root_of_sum(self, vectors: Tensor) -> Tensor:
+        """The inverse of the symmetric matrix that ``sum`` applies; one that is singular is far out, not infinite."""
+        weights = _shrinkage(vectors.square().sum(1), self.decay)
+        eye = torch.eye(vectors.shape[1], dtype=vectors.dtype, device=vectors.device)
+        values, basis = torch.linalg.eigh(eye - (vectors.T * weights) @ vectors)
+        away = values.abs().clamp_min(torch.finfo(values.dtype).eps)
+        return self.decay ** (len(vectors) / 2) * (basis / away) @ basis.T
+
+    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
+        entries = sum(s.groups * s.outputs * s.inputs for s in sizes)
+        return {
+            "statistics": 2 * entries * self.memory,
+            "invert": 0,
+            "precondition": 4 * entries * self.memory,
+        }
+
+
+def append(state: State, vector: Tensor, decay: float, memory: int, recursion: Recursion = "product") -> State:
+    """The state after one more vector d (P,)."""
+    q = inverse(state.vectors, state.shrinkage, vector, decay, recursion)
+    vectors = torch.cat([state.vectors, q[None]])[-memory:]
+    shrinkage = torch.cat([state.shrinkage, _shrinkage(q @ q, decay)[None]])[-memory:]
+    return State(vectors, shrinkage, state.taken + 1)
+
+
+def inverse(
+    vectors: Tensor, shrinkage: Tensor, vector: Tensor, decay: float, recursion: Recursion = "product"
+) -> Tensor:
+    """The inverse factors applied one after the other, in the order given; (P,)."""
+    result = vector
+    for q, share in zip(vectors, shrinkage, strict=True):
+        result = result - share * (q @ (result if recursion == "product" else vector)) * q
+    return result * decay ** (-len(vectors) / 2)
+
+
+def _shrinkage(squares: Tensor, decay: float) -> Tensor:
+    """(1 - sqrt(alpha / (alpha + (1 - alpha) |q|^2))) / |q|^2, without its cancellation; finite for q = 0."""
+    grown = (decay + (1 - decay) * squares).sqrt()
+    return (1 - decay) / (grown * (grown + decay**0.5))

@@ -1,0 +1,53 @@
+"""SGD with momentum, as ``torch.optim.SGD`` has it: m <- momentum m + g, the first m being the first gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from curvbench.instance import Instance
+from curvbench.limits import at_least_one, finite, fraction
+from curvbench.operators import Identity
+from curvbench.spec import LayerSize, Probe
+
+
+@dataclass(frozen=True)
+class Sgdm(Probe):
+    """The identity as curvature; the step sums the gradients of all updates with falling weights.
+
+    ``weight_decay`` times the parameters is added to each gradient.
+    """
+
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    updates: int = 32
+
+    keeps_momentum: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        fraction(self, "momentum", zero=True)
+        finite(self, "weight_decay")
+        at_least_one(self, "updates")
+
+    def init(self, instance: Instance) -> Tensor:
+        return torch.zeros(instance.size, dtype=instance.dtype, device=instance.device)
+
+    def update(self, state: Tensor, batch: Instance) -> Tensor:
+        gradient = batch.gradient()
+        if self.weight_decay:
+            gradient = gradient + self.weight_decay * batch.pack(batch.parameters)
+        return self.momentum * state + gradient
+
+    def precondition(self, state: Tensor, gradient: Tensor) -> Tensor:
+        return state.clone()
+
+    def operator(self, state: Tensor) -> Identity:
+        return Identity(len(state), state.dtype, state.device)
+
+    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
+        entries = sum(s.groups * s.outputs * s.inputs for s in sizes)
+        return {"statistics": 0, "invert": 0, "precondition": entries}

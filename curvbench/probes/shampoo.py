@@ -1,0 +1,90 @@
+"""Shampoo (Gupta, Koren, Singer 2018), matrix case: convolutions as matrices, one pair of factors per group.
+
+L and R sum G G^T and G^T G over the updates, G the batch's mean gradient. The represented matrix is
+L^(1/2) (x) R^(1/2), an upper bound of the summed outer products up to a rank. The step applies its inverse root,
+L^(-1/4) G R^(-1/4); many ports use the exponent -1/2, which is its inverse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from curvbench import numerics
+from curvbench.fisher.stochastic import Statistic, batch_gradient
+from curvbench.instance import Instance
+from curvbench.limits import at_least_one, finite, one_of
+from curvbench.operators import BlockDiagonal, Kronecker
+from curvbench.spec import LayerSize, Probe
+
+Exponent = Literal["paper", "ports"]
+
+
+class State(NamedTuple):
+    """Per layer the sums L (G, M, M) and R (G, D, D), their inverse roots, and the number of updates."""
+
+    sums: list[tuple[Tensor, Tensor]]
+    taken: int
+    roots: Sequence[Kronecker] = ()
+
+
+@dataclass(frozen=True)
+class Shampoo(Probe):
+    """Kronecker product of the roots of summed row and column moments of batch gradients.
+
+    ``exponent``: -1/4 of the ``paper`` or -1/2 of the ``ports``. ``epsilon`` times the identity is where the sums
+    begin. ``statistic``: gradients with data labels (``bg_data``) or with labels drawn from the model (``bg``).
+    """
+
+    exponent: Exponent = "paper"
+    epsilon: float = 1e-4
+    statistic: Statistic = "bg_data"
+    updates: int = 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        one_of(self, "exponent", Exponent)
+        one_of(self, "statistic", Statistic)
+        finite(self, "epsilon")
+        at_least_one(self, "updates")
+
+    def init(self, instance: Instance) -> State:
+        def start(groups: int, order: int) -> Tensor:
+            eye = torch.eye(order, dtype=instance.dtype, device=instance.device)
+            return self.epsilon * eye.repeat(groups, 1, 1)
+
+        shapes = [layer.shape for layer in instance.layers]
+        return State([(start(G, M), start(G, D)) for G, M, D in shapes], 0)
+
+    def update(self, state: State, batch: Instance) -> State:
+        mean = batch_gradient(batch, self.statistic, self.seed, state.taken) / batch.terms**0.5
+        matrices = [mean[layer.slice].reshape(layer.shape) for layer in batch.layers]
+        sums = [(L + V @ V.mT, R + V.mT @ V) for (L, R), V in zip(state.sums, matrices, strict=True)]
+        return State(sums, state.taken + 1)
+
+    def refresh(self, state: State) -> State:
+        power = -1 / 4 if self.exponent == "paper" else -1 / 2
+        return state._replace(roots=[Kronecker(_power(L, power), _power(R, power)) for L, R in state.sums])
+
+    def precondition(self, state: State, gradient: Tensor) -> Tensor:
+        parts = gradient.split([root.size for root in state.roots])
+        return torch.cat([root.matvec(part) for root, part in zip(state.roots, parts, strict=True)])
+
+    def operator(self, state: State) -> BlockDiagonal:
+        return BlockDiagonal([Kronecker(_power(L, 1 / 2), _power(R, 1 / 2)) for L, R in state.sums])
+
+    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
+        products = sum(G * M * D * (M + D) for G, M, D, _, _ in sizes)
+        roots = sum(20 * G * (M**3 + D**3) for G, M, D, _, _ in sizes)
+        return {"statistics": products, "invert": roots, "precondition": products}
+
+
+def _power(matrix: Tensor, exponent: float) -> Tensor:
+    """A power of PSD matrices (G, n, n); raises ValueError for a negative power of a singular one."""
+    values, basis = numerics.eigh(matrix)
+    powers = (values if exponent > 0 else numerics.positive(values)) ** exponent
+    return (basis * powers[:, None, :]) @ basis.mT
