@@ -189,7 +189,7 @@ class Instance:
         recorder = Recorder({layer.name: layer for layer in self.layers}, self._cloned_inputs, trace=True)
         with torch.enable_grad():
             outputs = self._forward(recorder.hooks())
-        return Tape(outputs, recorder.inputs, recorder.edges, recorder.shapes)
+        return Tape(outputs, recorder.inputs, recorder.edges, recorder.shapes, recorder.sources)
 
     def cotangents(self, outputs: Tensor, fisher_type: str, mc_samples: int = 1, seed: int = 0) -> Iterator[Tensor]:
         """The cotangents of a Fisher type, each (N, ..., C); see ``curvbench.likelihood.cotangents``."""

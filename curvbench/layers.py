@@ -73,19 +73,24 @@ def _as_plane(layer: Layer, x: Tensor) -> Tensor:
     return x.unsqueeze(-2) if layer.kind == "conv1d" else x
 
 
+def padded(layer: Layer, x: Tensor) -> Tensor:
+    """The input of a convolution as padded planes (N, channels, height, width), of height 1 for a Conv1d."""
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    left, right, top, bottom = layer.padding
+    plane = _as_plane(layer, x)
+    if any(layer.padding) and layer.kind == "conv1d":
+        plane = F.pad(x, (left, right), mode=mode).unsqueeze(-2)
+    elif any(layer.padding):
+        plane = F.pad(plane, (left, right, top, bottom), mode=mode)
+    return plane
+
+
 def patches(layer: Layer, x: Tensor) -> Tensor:
     """The layer's input as the matrix it is multiplied with, (N, ...) -> (N, G, D, S); the bias's 1 comes last."""
     if layer.kind == "linear":
         columns = x.reshape(x.shape[0], -1, x.shape[-1]).mT[:, None]
     else:
-        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-        left, right, top, bottom = layer.padding
-        plane = _as_plane(layer, x)
-        if any(layer.padding) and layer.kind == "conv1d":
-            plane = F.pad(x, (left, right), mode=mode).unsqueeze(-2)
-        elif any(layer.padding):
-            plane = F.pad(plane, (left, right, top, bottom), mode=mode)
-        unfolded = F.unfold(plane, layer.kernel, dilation=layer.dilation, stride=layer.stride)
+        unfolded = F.unfold(padded(layer, x), layer.kernel, dilation=layer.dilation, stride=layer.stride)
         columns = unfolded.reshape(x.shape[0], layer.groups, -1, unfolded.shape[-1])
     if not layer.bias:
         return columns

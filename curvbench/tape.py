@@ -19,12 +19,17 @@ Hook = Callable[[nn.Module, tuple[Any, ...], Any], Any]
 
 @dataclass(frozen=True)
 class Tape:
-    """One recorded forward pass: outputs (N, ..., C) and per layer its input and its output's place in the graph."""
+    """One recorded forward pass: outputs (N, ..., C) and per layer its input and its output's place in the graph.
+
+    Mappings are in the order of the calls. ``sources`` holds the place of a layer's input in the graph; a layer whose
+    input depends on no other layer has none.
+    """
 
     outputs: Tensor
     inputs: Mapping[str, Tensor]
     edges: Mapping[str, GradientEdge]
     shapes: Mapping[str, torch.Size]
+    sources: Mapping[str, GradientEdge]
 
     def pull(self, cotangent: Tensor, keep: bool = False) -> dict[str, Tensor]:
         """Gradients at the layers' outputs for one cotangent (N, ..., C); ``keep`` allows another pull."""
@@ -36,9 +41,19 @@ class Tape:
             for name, gradient in zip(self.edges, found, strict=True)
         }
 
+    def pull_between(self, layer: str, reader: str, cotangent: Tensor) -> Tensor | None:
+        """J^T cotangent for the Jacobian J of the input of ``reader`` in the output of ``layer``; the graph is kept.
+
+        ``cotangent`` is shaped like the reader's input, the result like the layer's output; None without a path.
+        """
+        if reader not in self.sources:
+            return None
+        ends = [self.sources[reader]], [self.edges[layer]]
+        return torch.autograd.grad(*ends, [cotangent], retain_graph=True, allow_unused=True)[0]
+
 
 class Recorder:
-    """Forward hooks that note what each layer read and, with ``trace``, where its output stands in the graph."""
+    """Forward hooks that note what each layer read and, with ``trace``, where input and output stand in the graph."""
 
     def __init__(self, layers: Mapping[str, Layer], cloned: frozenset[str], trace: bool = False) -> None:
         self.layers, self.cloned, self.trace = layers, cloned, trace
@@ -46,6 +61,7 @@ class Recorder:
         self.inputs: dict[str, Tensor] = {}
         self.edges: dict[str, GradientEdge] = {}
         self.shapes: dict[str, torch.Size] = {}
+        self.sources: dict[str, GradientEdge] = {}
         self._versions: dict[str, int] = {}
 
     def hooks(self) -> dict[str, Hook]:
@@ -64,6 +80,8 @@ class Recorder:
             self.shapes[name] = output.shape
             if not self.trace:
                 return None
+            if args[0].requires_grad:
+                self.sources[name] = get_gradient_edge(args[0])
             # Nothing before the first layer needs a gradient. A clone, for an in-place activation may follow.
             traced = output if output.requires_grad else output.requires_grad_().clone()
             # The edge, not the tensor: an in-place activation would move the tensor behind itself.

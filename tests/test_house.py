@@ -20,7 +20,8 @@ FLOORS = {
     0: {"spec", "numerics"},
     1: {
         *("tape", "layers", "likelihood", "checks", "instance", "operators", "fisher", "data", "download"),
-        *("factors", "miniblocks", "limits", "brand", "moments"),
+        *("factors", "miniblocks", "limits", "storage", "brand", "moments"),
+        *("interpolation", "local", "sharing", "weighted"),
     },
     2: {"probes", "problems", "meters", "hyperparameters", "registry"},
     3: {"training", "identity", "measure", "store"},

@@ -125,6 +125,15 @@ class Columns:
         D = self.layer.inputs
         return S**2 * (D + R * M) + S * (D**2 + R * M**2) < R * M * D * (2 * S + max(M, D))
 
+    @property
+    def unit_row_count(self) -> int:
+        """How many rows ``unit_rows`` has per unit: a column each, or a sample each for a layer without positions."""
+        return self.count if self.slopes.shape[-1] > 1 else self.slopes.shape[1]
+
+    def unit_rows(self) -> Tensor:
+        """Rows w per output unit whose outer products w w^T sum to its block, (G M, rows, D)."""
+        return torch.cat([_unit_rows(B, X) for B, X in self.tiles()], dim=1)
+
     def _tile_row_bytes(self) -> int:
         """Bytes of one sample's R columns."""
         return self.slopes.shape[0] * self.layer.size * self.slopes.element_size()

@@ -19,9 +19,9 @@ from curvbench.instance import Instance
 from curvbench.miniblocks import MiniBlocks, kernel_blocks
 from curvbench.operators import BlockDiagonal
 from curvbench.spec import FisherProbe, LayerSize
+from curvbench.storage import too_large
 
 Choice = Literal["avg", "all"]
-_LIMIT_BYTES = 4 * 2**30
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,7 @@ class Mbf(FisherProbe):
 
     def unsupported(self, instance: Instance) -> str | None:
         entries = sum(_stored(size, self.fc == "all") for size in instance.sizes.values())
-        needed = entries * torch.finfo(instance.dtype).bits // 8
-        if needed <= _LIMIT_BYTES:
-            return None
-        limit = _LIMIT_BYTES / 2**30
-        return f"the mini-blocks take {needed / 2**30:.1f} GiB: more than the {limit:.0f} GiB that this probe stores"
+        return too_large("mini-blocks", entries, instance.dtype)
 
     def update(self, state: list[MiniBlocks] | None, batch: Instance) -> list[MiniBlocks]:
         columns = collect(batch, self.fisher_type, self.mc_samples, self.seed)

@@ -14,8 +14,7 @@ from curvbench.fisher import collect
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Dense
 from curvbench.spec import FisherProbe, LayerSize
-
-_LIMIT_BYTES = 4 * 2**30
+from curvbench.storage import too_large
 
 
 class State(NamedTuple):
@@ -30,12 +29,8 @@ class Unit(FisherProbe):
     """One exact Fisher block per output unit (channel, for a convolution)."""
 
     def unsupported(self, instance: Instance) -> str | None:
-        itemsize = torch.finfo(instance.dtype).bits // 8
-        needed = itemsize * sum(s.groups * s.outputs * s.inputs**2 for s in instance.sizes.values())
-        if needed <= _LIMIT_BYTES:
-            return None
-        limit = _LIMIT_BYTES / 2**30
-        return f"the unit blocks take {needed / 2**30:.1f} GiB: more than the {limit:.0f} GiB that this probe stores"
+        numbers = sum(s.groups * s.outputs * s.inputs**2 for s in instance.sizes.values())
+        return too_large("unit blocks", numbers, instance.dtype)
 
     def update(self, state: State | None, batch: Instance) -> State:
         columns = collect(batch, self.fisher_type, self.mc_samples, self.seed)

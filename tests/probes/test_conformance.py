@@ -43,6 +43,15 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("shampoo", {"exponent": "ports"}),
     ("shampoo", {"statistic": "bg"}),
     ("lbfgs", {"memory": 2}),
+    *(("lngd", {"fisher_type": t}) for t in ("lg_mc", "mc", "empirical", "type-2")),
+    ("lngd", {"phi": "elementwise"}),
+    ("cwngd", {"scaling": "mean"}),
+    ("fngd", {"damping_rule": "constant"}),
+    ("fngd", {"accelerated": False}),
+    *(("hylo", {"variant": v, "rank": r}) for v in ("kis", "kid") for r in (0.5, 1.0)),
+    ("hylo", {"variant": "kis", "weights": "none"}),
+    ("fngd", {"gram": "raw", "scale_mode": "natural"}),
+    *(("cwngd", {"fisher_type": t}) for t in ("mc", "type-2")),
 )
 
 
@@ -65,7 +74,9 @@ def supported(probe: Probe, instance: cb.Instance) -> cb.Instance:
 
 
 def is_sampled(probe: Probe) -> bool:
-    return probe.hyperparameters.get("fisher_type") == "mc" or getattr(probe, "statistic", None) == "bg"
+    options = probe.hyperparameters
+    drawn = options.get("fisher_type") in ("mc", "lg_mc") or options.get("variant") == "kis"
+    return drawn or getattr(probe, "statistic", None) == "bg"
 
 
 def state_of(probe: Probe, instance: cb.Instance) -> Any:
@@ -177,12 +188,14 @@ def test_order_of_the_samples_does_not_matter(probe: Probe, supported: cb.Instan
 
 
 def test_samples_given_twice_change_nothing(probe: Probe, supported: cb.Instance, case: Case) -> None:
+    """A sum over the batch doubles."""
     if is_sampled(probe):
         pytest.skip("labels are drawn sample by sample")
     if not probe.mean_over_samples:
         pytest.skip("the matrix grows with the batch")
     other = rearranged(case, torch.arange(len(case.build()[1])).repeat(2))
-    assert near(cb.fit(probe, other).to_dense(), cb.fit(probe, supported).to_dense(), 1e-10)
+    factor = 2 if probe.hyperparameters.get("scaling") == "sum" else 1
+    assert near(cb.fit(probe, other).to_dense(), factor * cb.fit(probe, supported).to_dense(), 1e-10)
 
 
 def test_an_instance_is_left_as_it_was(probe: Probe, supported: cb.Instance) -> None:

@@ -14,7 +14,7 @@ from judging import near, rescaled
 from torch import Tensor, nn
 
 import curvbench as cb
-from curvbench.probes import mbf
+from curvbench import storage
 
 KINDS = ("type-2", "empirical")
 CHOICES = tuple(itertools.product(("avg", "all"), repeat=2))
@@ -120,7 +120,7 @@ def test_scales_with_the_loss(name: str, fc: str, conv: str) -> None:
 
 def test_blocks_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cb.probe("mbf", fc="all").unsupported(instance_of("mlp_tanh")) is None
-    monkeypatch.setattr(mbf, "_LIMIT_BYTES", 1000)
+    monkeypatch.setattr(storage, "LIMIT_BYTES", 1000)
     assert "GiB" in str(cb.probe("mbf", fc="all").unsupported(instance_of("mlp_tanh")))
 
 

@@ -1,0 +1,50 @@
+"""Few columns for many: interpolative decomposition of a kernel, and weighted draws."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def interpolate(kernel: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Pivots S of a pivoted QR of a kernel K = U^T U, (b, b), and T (|S|, b) with K ~ K[:, S] T and so U ~ U_S T.
+
+    |S| is ``count``, less where the kernel's rank is reached, and 1 for a kernel of zeros.
+    """
+    rest, basis = kernel.clone(), kernel.new_zeros(len(kernel), 0)
+    floor = torch.finfo(kernel.dtype).eps * len(kernel) * float(torch.linalg.vector_norm(kernel, dim=0).max())
+    pivots: list[Tensor] = []
+    for _ in range(count):
+        norms = torch.linalg.vector_norm(rest, dim=0)
+        pivot = norms.argmax()
+        if float(norms[pivot]) <= floor:
+            break
+        direction = rest[:, pivot] - basis @ (basis.T @ rest[:, pivot])  # again, for what rounding left
+        direction = direction / torch.linalg.vector_norm(direction)
+        rest = rest - torch.outer(direction, direction @ rest)
+        basis = torch.cat([basis, direction[:, None]], dim=1)
+        pivots.append(pivot)
+    if not pivots:
+        return torch.zeros(1, dtype=torch.int64, device=kernel.device), torch.ones_like(kernel[:1])
+    chosen, projected = torch.stack(pivots), basis.T @ kernel
+    T = torch.linalg.solve_triangular(projected[:, chosen].triu(), projected, upper=True)
+    T[:, chosen] = torch.eye(len(chosen), dtype=T.dtype, device=T.device)
+    return chosen, T
+
+
+def draw(sizes: Tensor, count: int, replacement: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Indices drawn with probability in proportion to ``sizes`` (b,), and their probabilities p_i.
+
+    Uniform where all sizes are zero; without replacement no more than there are sizes above zero.
+    """
+    p = sizes.double().cpu()
+    p = p / p.sum() if p.sum() > 0 else torch.full_like(p, 1 / len(p))
+    possible = count if replacement else min(count, int((p > 0).sum()))
+    chosen = torch.multinomial(p, possible, replacement=replacement, generator=generator)
+    return chosen.to(sizes.device), p[chosen].to(sizes.device)
+
+
+def outer_kernel(a: Tensor, g: Tensor) -> Tensor:
+    """Inner products in float64 of the vectors g (x) a, stacked over groups: a (b, G, D), g (b, G, M) -> (b, b)."""
+    A, B = a.double().transpose(0, 1), g.double().transpose(0, 1)
+    return ((A @ A.mT) * (B @ B.mT)).sum(0)

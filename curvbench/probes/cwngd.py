@@ -1,0 +1,111 @@
+"""CW-NGD: component-wise natural gradient (Tran Van Sang et al. 2022, arXiv 2210.05268).
+
+One exact block per output unit of a dense layer and per output channel of a convolution, F_o = sum_p u_po u_po^T with
+u_po = sum_s g_pso a_ps (Eqs. 1, 6 and 7; Algorithm 1 for all layers, the first included). The paper takes the SUM over
+the batch, the empirical Fisher, the mean gradient, and damping gamma on the sum: (F + gamma I)^-1 g is 1/N times
+(F/N + gamma/N I)^-1 g. The bias's entry comes last in its unit's block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from curvbench import numerics
+from curvbench.fisher import collect
+from curvbench.fisher.columns import Columns
+from curvbench.hyperparameters import check, types_of
+from curvbench.instance import Instance
+from curvbench.operators import BlockDiagonal, Dense
+from curvbench.spec import FisherProbe, FisherType, LayerSize
+from curvbench.storage import too_large
+
+Scaling = Literal["sum", "mean"]
+ScoreScale = Literal["per_sample", "divided_by_N"]
+
+
+class State(NamedTuple):
+    """Per layer its blocks (G M, D, D), or U (G M, rows, D) with U^T U the blocks if rows < D; Cholesky factors."""
+
+    matrices: list[Tensor]
+    factors: Sequence[Tensor] = ()
+
+
+@dataclass(frozen=True)
+class Cwngd(FisherProbe):
+    """One exact Fisher block per output unit or channel, summed over the batch, each solved on its own.
+
+    ``scaling``: ``sum`` represents N times the mean. ``score_scale``: ``divided_by_N`` takes per-sample gradients of
+    the mean loss, which divides the matrix by N^2. ``damping`` is added to the matrix as it is scaled. A block of
+    fewer rows than inputs is solved by Woodbury, any other by Cholesky.
+    """
+
+    fisher_type: FisherType = "empirical"
+    damping: float = 1e-4
+    scaling: Scaling = "sum"
+    score_scale: ScoreScale = "per_sample"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, annotation in types_of(type(self)).items():
+            check(name, getattr(self, name), annotation)
+
+    def unsupported(self, instance: Instance) -> str | None:
+        numbers = sum(s.groups * s.outputs * s.inputs**2 for s in instance.sizes.values())
+        return too_large("unit blocks", numbers, instance.dtype)
+
+    def update(self, state: State | None, batch: Instance) -> State:
+        scale = 1.0 if self.scaling == "sum" else 1 / batch.terms
+        scale /= batch.terms**2 if self.score_scale == "divided_by_N" else 1
+        columns = collect(batch, self.fisher_type, self.mc_samples, self.seed)
+        return State([_matrices(c, scale, roots=self.damping > 0) for c in columns])
+
+    def refresh(self, state: State) -> State:
+        return state._replace(factors=[self._factor(_small(m)) for m in state.matrices])
+
+    def _factor(self, matrices: Tensor) -> Tensor:
+        eye = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
+        return numerics.cholesky(matrices + self.damping * eye)
+
+    def precondition(self, state: State, gradient: Tensor) -> Tensor:
+        parts = gradient.split([m.shape[0] * m.shape[2] for m in state.matrices])
+        triples = zip(parts, state.matrices, state.factors, strict=True)
+        return torch.cat([self._solve(part, m, factor).flatten().to(part.dtype) for part, m, factor in triples])
+
+    def _solve(self, part: Tensor, matrix: Tensor, factor: Tensor) -> Tensor:
+        v = part.reshape(matrix.shape[0], -1, 1).to(factor.dtype)
+        if not _is_root(matrix):
+            return torch.cholesky_solve(v, factor)
+        U = matrix.to(factor.dtype)
+        return (v - U.mT @ torch.cholesky_solve(U @ v, factor)) / self.damping
+
+    def operator(self, state: State) -> BlockDiagonal:
+        return BlockDiagonal([Dense(m.mT @ m if _is_root(m) else m) for m in state.matrices])
+
+    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
+        cost = {"statistics": 0.0, "invert": 0.0, "precondition": 0.0}
+        for G, M, D, S, _ in sizes:
+            b, units = samples * (columns if S > 1 else 1), G * M
+            cost["statistics"] += units * b * S * D + (units * b * D**2 if b >= D else 0)
+            cost["invert"] += units * (D**3 if b >= D else b**2 * D + b**3)
+            cost["precondition"] += units * (D**2 if b >= D else 2 * b * D)
+        return cost
+
+
+def _matrices(columns: Columns, scale: float, roots: bool) -> Tensor:
+    """The blocks times ``scale``, or where that is smaller and ``roots`` allows it their roots."""
+    rows = columns.unit_row_count
+    return columns.unit_rows() * scale**0.5 if roots and rows < columns.layer.inputs else columns.unit_blocks() * scale
+
+
+def _is_root(matrix: Tensor) -> bool:
+    return matrix.shape[1] < matrix.shape[2]
+
+
+def _small(matrix: Tensor) -> Tensor:
+    """What is factorized: the blocks, or U U^T in float64, for Woodbury cancels."""
+    return matrix.double() @ matrix.double().mT if _is_root(matrix) else matrix

@@ -1,0 +1,130 @@
+"""FNGD: natural gradient as a weighted sum of per-sample gradients (Ou, Zhu, Huang, Liu 2024, arXiv 2403.03473v2).
+
+Per layer (F + lambda I)^-1 g = U v with the empirical Fisher F = U U^T / M; Eq. 9 is v = (M lambda I + U^T U)^-1 1, and
+c = lambda M v are the normalised coefficients, 1 for plain gradient descent. In the first epoch they are exact for
+every batch; their average over its batches weighs the samples afterwards (``stage=shared``), which defines no matrix:
+the operator is then the multiple of the identity that stands for the mean coefficient. A layer without scores keeps
+its gradient. Eq. 14 damps without 1/M (``gram=raw``); Sec. IV-D drops it from Eq. 9 as well (``formula=printed``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from curvbench import numerics
+from curvbench.fisher import ExactFisher, collect, gram_cost
+from curvbench.fisher.contraction import Order
+from curvbench.hyperparameters import check, types_of
+from curvbench.instance import Instance
+from curvbench.operators import BlockDiagonal
+from curvbench.sharing import Key, Shared, sample_names, share, shared_steps, surrogate
+from curvbench.spec import FisherType, LayerSize, Probe
+from curvbench.weighted import weighted_sum
+
+
+class State(NamedTuple):
+    """The batch: layer blocks, dampings and their factors; or its gradients (L parts) and shared weights (L, R, N)."""
+
+    blocks: list[ExactFisher]
+    dampings: list[float]
+    factors: Sequence[Tensor | None] = ()
+    shared: Shared | None = None
+    weights: Sequence[Tensor] = ()
+    own: Sequence[Tensor] = ()
+
+
+@dataclass(frozen=True)
+class Fngd(Probe):
+    """Exact empirical layer blocks as weights of samples, which later epochs share (``stage=shared``).
+
+    ``damping_rule``: ``norm`` is alpha |U^T U|_F, over M with ``gram=mean``; ``constant`` is the number ``constant``.
+    ``scale_mode``: ``normalized`` leaves 1/lambda to the learning rate. ``batches``: of the first epoch. ``key``: what
+    coefficients are shared by; ``layer`` is the control. ``accelerated``: off, every per-sample gradient is formed.
+    """
+
+    fisher_type: ClassVar[FisherType] = "empirical"
+    alpha: float = 0.005
+    damping_rule: Literal["norm", "constant"] = "norm"
+    constant: float = 0.3
+    gram: Literal["mean", "raw"] = "mean"
+    formula: Literal["corrected", "printed"] = "corrected"
+    scale_mode: Literal["normalized", "natural"] = "normalized"
+    stage: Literal["first", "shared"] = "first"
+    key: Key = "position"
+    batches: int = 1
+    accelerated: bool = True
+
+    def __post_init__(self) -> None:
+        for name, annotation in types_of(type(self)).items():
+            check(name, getattr(self, name), annotation)
+        if not 0 < self.alpha < float("inf") or not 0 < self.constant < float("inf"):
+            raise ValueError(f"alpha and constant must be finite and above 0, got {self.alpha} and {self.constant}")
+        if self.batches < 1:
+            raise ValueError(f"batches must be at least 1, got {self.batches}")
+
+    def unsupported(self, instance: Instance) -> str | None:
+        if self.key != "sample" or isinstance(instance.inputs, Tensor):
+            return None
+        return "key=sample knows a sample by its input, which must be a single tensor"
+
+    def update(self, state: State | None, batch: Instance) -> State:
+        shared = state.shared if state else None
+        terms = batch.terms if self.formula == "corrected" else 1
+        order: Order | None = None if self.accelerated else "direct"
+        blocks = [ExactFisher((c,), terms, order=order) for c in collect(batch, "empirical")]
+        exact = self.stage == "first" or shared is None or shared.seen < self.batches
+        dampings = [self._damping(block, batch.terms) for block in blocks] if exact else []
+        if self.stage == "first":
+            return State(blocks, dampings)
+        names = sample_names(batch, self.key)
+        found, shared = share(shared, blocks, dampings, batch, names)
+        weights = [w.to(batch.dtype) / batch.terms for w in found]
+        equal = torch.full_like(weights[0], 1 / batch.terms)
+        own = [weighted_sum(block.columns[0], equal, self.accelerated) for block in blocks]
+        return State(blocks, shared.dampings.tolist(), (), shared, weights, own)
+
+    def _damping(self, block: ExactFisher, terms: int) -> float:
+        damping = self.alpha * numerics.sum_squares(block.gram()) ** 0.5 / (terms if self.gram == "mean" else 1)
+        if damping < torch.finfo(block.dtype).tiny:
+            return 0.0
+        return damping if self.damping_rule == "norm" else self.constant
+
+    def refresh(self, state: State) -> State:
+        if self.stage == "shared":
+            return state
+        pairs = zip(state.blocks, state.dampings, strict=True)
+        return state._replace(factors=[block.factorize(damping) if damping else None for block, damping in pairs])
+
+    def precondition(self, state: State, gradient: Tensor) -> Tensor:
+        parts = gradient.split([block.size for block in state.blocks])
+        if state.shared is None:
+            steps = [self._first(state, i, part) for i, part in enumerate(parts)]
+        else:
+            means = state.shared.means.tolist()
+            steps = shared_steps(state.blocks, state.weights, means, state.own, parts, self.accelerated)
+        if self.scale_mode == "natural":
+            steps = [step / damping if damping else step for step, damping in zip(steps, state.dampings, strict=True)]
+        return torch.cat(steps)
+
+    def _first(self, state: State, i: int, part: Tensor) -> Tensor:
+        """Damping (F + damping I)^-1 part."""
+        block, damping, factor = state.blocks[i], state.dampings[i], state.factors[i]
+        return part if factor is None else damping * block.solve_factorized(part[:, None], damping, factor)[:, 0]
+
+    def operator(self, state: State) -> BlockDiagonal:
+        if state.shared is None:
+            return BlockDiagonal(state.blocks)
+        return BlockDiagonal(list(map(surrogate, state.blocks, state.shared.means.tolist(), state.dampings)))
+
+    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
+        b, entries = samples * columns, [s.groups * s.outputs * s.inputs for s in sizes]
+        if self.stage == "first":
+            forming = sum(gram_cost(s, b) for s in sizes)
+            return {"statistics": forming, "invert": len(sizes) * b**3 / 3, "precondition": b * sum(entries)}
+        product = sum(samples * s.positions * p for s, p in zip(sizes, entries, strict=True))
+        return {"invert": 0, "precondition": product}

@@ -1,0 +1,127 @@
+"""HyLo: a layer's empirical Fisher from a few of its samples (Mu, Soori, Dehnavi 2022), drawn or interpolated.
+
+Known here from its public code and the usual definitions, not from the paper's text. The positions of a layer are
+reduced, inputs to their mean and gradients to their sum, so that a score is one outer product u = g (x) a; the groups
+of a convolution are stacked. ``kis`` draws scores with probability p in proportion to |u|^2 and weighs them by
+1 / (N r p), unbiased for the reduced block. ``kid`` takes r pivots of a QR decomposition of the kernel K = U^T U and
+interpolates, U ~ U_S T: U_S T T^T U_S^T / N is the reduced block if every score is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from curvbench import numerics
+from curvbench.fisher import collect
+from curvbench.fisher.columns import Columns
+from curvbench.hyperparameters import check, types_of
+from curvbench.instance import Instance
+from curvbench.interpolation import draw, interpolate, outer_kernel
+from curvbench.operators import BlockDiagonal, LowRank
+from curvbench.spec import FisherProbe, FisherType, LayerSize
+from curvbench.storage import too_large
+
+
+class Kept(NamedTuple):
+    """F^ = V V^T, V = U_S ``mixing``: inputs (r, G, D) and gradients (r, G, M) of the kept scores, V^T V (r, r)."""
+
+    inputs: Tensor
+    gradients: Tensor
+    mixing: Tensor
+    kernel: Tensor
+
+
+class State(NamedTuple):
+    """Per layer what is kept, and the Cholesky factor of its damped kernel."""
+
+    layers: list[Kept]
+    factors: Sequence[Tensor] = ()
+
+
+@dataclass(frozen=True)
+class Hylo(FisherProbe):
+    """A low-rank block per layer from a tenth of its scores, chosen by pivots (``kid``) or drawn (``kis``).
+
+    ``rank``: the share of the scores that is kept, at least one of them. ``weights``: ``none`` draws ``kis`` scores
+    without replacement and gives each 1/N, as the public code does.
+    """
+
+    fisher_type: FisherType = "empirical"
+    variant: Literal["kid", "kis"] = "kid"
+    rank: float = 0.1
+    weights: Literal["importance", "none"] = "importance"
+
+    mean_over_samples: ClassVar[bool] = False
+    """The rank is a share of the batch: samples given twice are kept twice as often."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, annotation in types_of(type(self)).items():
+            check(name, getattr(self, name), annotation)
+        if not 0 < self.rank <= 1:
+            raise ValueError(f"rank must be a share of the scores in (0, 1], got {self.rank}")
+        if self.damping == 0:
+            raise ValueError("a low-rank matrix is singular: damping must be above zero, got 0")
+
+    def unsupported(self, instance: Instance) -> str | None:
+        per_term = {"empirical": 1, "mc": self.mc_samples}.get(self.fisher_type, instance.classes)
+        columns = self._count(per_term * instance.terms_per_sample * instance.samples)
+        return too_large("kept scores", columns * instance.size, instance.dtype)
+
+    def _count(self, scores: int) -> int:
+        return max(1, int(self.rank * scores))
+
+    def update(self, state: State | None, batch: Instance) -> State:
+        generator = torch.Generator().manual_seed(self.seed)
+        columns = collect(batch, self.fisher_type, self.mc_samples, self.seed)
+        return State([self._keep(*_reduced(c), batch.terms, generator) for c in columns])
+
+    def _keep(self, a: Tensor, g: Tensor, terms: int, generator: torch.Generator) -> Kept:
+        count = self._count(len(a))
+        if self.variant == "kid":
+            chosen, T = interpolate(outer_kernel(a, g), count)
+            mixing = numerics.cholesky(T @ T.T) / terms**0.5
+        else:
+            squares = (a.square().sum(2) * g.square().sum(2)).sum(1)
+            chosen, p = draw(squares, count, self.weights == "importance", generator)
+            weights = 1 / (count * p * terms) if self.weights == "importance" else torch.full_like(p, 1 / terms)
+            mixing = torch.diag(weights.sqrt())
+        return Kept(a[chosen], g[chosen], mixing.to(a.dtype), mixing.T @ outer_kernel(a[chosen], g[chosen]) @ mixing)
+
+    def refresh(self, state: State) -> State:
+        damped = (k.kernel + self.damping * torch.eye(len(k.kernel)).to(k.kernel) for k in state.layers)
+        return state._replace(factors=[numerics.cholesky(matrix) for matrix in damped])
+
+    def precondition(self, state: State, gradient: Tensor) -> Tensor:
+        parts = gradient.split([k.inputs[0].numel() * k.gradients.shape[-1] for k in state.layers])
+        return torch.cat([self._solve(*triple) for triple in zip(state.layers, state.factors, parts, strict=True)])
+
+    def _solve(self, kept: Kept, factor: Tensor, part: Tensor) -> Tensor:
+        V = part.reshape(kept.inputs.shape[1], -1, kept.inputs.shape[-1])
+        projected = ((kept.gradients.transpose(0, 1) @ V) * kept.inputs.transpose(0, 1)).sum((0, 2))
+        solved = torch.cholesky_solve((kept.mixing.T @ projected).double()[:, None], factor)[:, 0]
+        scaled = kept.inputs * (kept.mixing @ solved.to(part.dtype))[:, None, None]
+        return (V - torch.einsum("rgm,rgd->gmd", kept.gradients, scaled)).flatten() / self.damping
+
+    def operator(self, state: State) -> BlockDiagonal:
+        scores = [torch.einsum("rgm,rgd->gmdr", k.gradients, k.inputs).flatten(0, 2) for k in state.layers]
+        pairs = zip(scores, state.layers, strict=True)
+        return BlockDiagonal([LowRank(U @ k.mixing, torch.ones_like(k.mixing[0])) for U, k in pairs])
+
+    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
+        b, r = samples * columns, self._count(samples * columns)
+        sides, entries = sum(s.groups * (s.inputs + s.outputs) for s in sizes), [s.groups * s.inputs for s in sizes]
+        choosing = b**2 * (sides + r * len(sizes)) if self.variant == "kid" else b * sides
+        solving = sum(2 * r * n * s.outputs for n, s in zip(entries, sizes, strict=True))
+        return {"statistics": choosing + r**2 * sides, "invert": len(sizes) * r**3, "precondition": solving}
+
+
+def _reduced(columns: Columns) -> tuple[Tensor, Tensor]:
+    """Mean inputs (b, G, D) and summed gradients (b, G, M) of every score, b = R N."""
+    g = columns.slopes.sum(-1).flatten(0, 1)
+    return columns.patches().mean(-1).repeat(columns.slopes.shape[0], 1, 1), g

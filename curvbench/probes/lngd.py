@@ -1,0 +1,128 @@
+"""LNGD: layer-wise natural gradient from local activations (Liu, Li, Gao, Wang, NeurIPS 2024).
+
+The Fisher ``lg`` takes for the gradient at a layer's output J^T e, with e ~ N(0, I) and J the Jacobian of the next
+layer's input in this layer's output; for the output layer J = I. Only squares of J^T e are used, whose expectation is
+known: nothing needs to be sampled. Positions count as samples, ignored tokens included. The output factor has order
+M; Eq. 13 is a mean of squares, Eq. 14 weighs the old value: ``printed`` measures these two as they stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from curvbench import numerics
+from curvbench.fisher import ExactFisher, collect
+from curvbench.hyperparameters import check, types_of
+from curvbench.instance import Instance
+from curvbench.local import energies, factors, mixed_layer
+from curvbench.operators import BlockDiagonal, Kronecker
+from curvbench.spec import FISHER_ALIASES, LayerSize, Probe
+
+LocalFisher = Literal["lg", "lg_mc", "mc", "empirical", "type-2"]
+Phi = Literal["local_vjp", "elementwise"]
+LayerRate = Literal["none", "corrected", "printed"]
+EmaRule = Literal["corrected", "printed"]
+
+
+class State(NamedTuple):
+    """Per layer Phi (G, D, D) and psi (G, M), then what the step needs: (Phi + .)^-1, 1 / (psi + .), data scores."""
+
+    phis: list[Tensor]
+    psis: list[Tensor]
+    terms: int
+    inverses: Sequence[Tensor] = ()
+    scales: Sequence[Tensor] = ()
+    scores: Sequence[ExactFisher] = ()
+
+
+@dataclass(frozen=True)
+class Lngd(Probe):
+    """A Kronecker product diag(psi) (x) Phi per layer from local derivatives, without labels (``lg``).
+
+    ``fisher_type``: ``lg`` in closed form, ``lg_mc`` with ``mc_samples`` draws; the others use back-propagated
+    gradients. ``phi``: ``elementwise`` takes one local product and demands that an output feeds one input at most;
+    ``local_vjp`` makes up to ``draws`` more where it does not. Damping: the mean eigenvalue of each factor within
+    ``nu1`` and ``nu2``. ``mu``: added to the denominator of the layer rate (Eq. 12); where that is 0 the rate is 0.
+    """
+
+    fisher_type: LocalFisher = "lg"
+    mc_samples: int = 1
+    seed: int = 0
+    phi: Phi = "local_vjp"
+    draws: int = 32
+    nu1: float = 1e-5
+    nu2: float = 1e-2
+    ema: float = 0.95
+    ema_rule: EmaRule = "corrected"
+    layer_rate: LayerRate = "none"
+    mu: float = 1e-8
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fisher_type", FISHER_ALIASES.get(self.fisher_type, self.fisher_type))
+        for name, annotation in types_of(type(self)).items():
+            check(name, getattr(self, name), annotation)
+        if min(self.mc_samples, self.draws) < 1:
+            raise ValueError(f"mc_samples and draws must be at least 1, got {self.mc_samples} and {self.draws}")
+        if not 0 < self.nu1 <= self.nu2 < float("inf"):
+            raise ValueError(f"nu1 and nu2 must satisfy 0 < nu1 <= nu2 and be finite, got {self.nu1} and {self.nu2}")
+        if not 0 <= self.ema < 1 or not 0 <= self.mu < float("inf"):
+            raise ValueError(f"ema must lie in [0, 1) and mu must be finite and >= 0, got {self.ema} and {self.mu}")
+
+    def unsupported(self, instance: Instance) -> str | None:
+        mixed = mixed_layer(instance.tape()) if self.phi == "elementwise" and self.fisher_type == "lg" else None
+        return mixed and f"phi=elementwise: an output of layer {mixed!r} feeds several inputs of the next one"
+
+    def update(self, state: State | None, batch: Instance) -> State:
+        tape = batch.tape()
+        draws = self.draws if self.phi == "local_vjp" else None
+        found = energies(batch, tape, self.fisher_type, self.mc_samples, self.seed, draws)
+        parts = [factors(la, tape.inputs[la.name], found[la.name], batch.terms) for la in batch.layers]
+        phis, psis = [phi for phi, _ in parts], [psi for _, psi in parts]
+        if state is not None:
+            phis, psis = self._blend(state.phis, phis), self._blend(state.psis, psis)
+        columns = collect(batch, "empirical") if self.layer_rate == "corrected" else ()
+        return State(phis, psis, batch.terms, scores=[ExactFisher((c,), batch.terms) for c in columns])
+
+    def _blend(self, old: list[Tensor], new: list[Tensor]) -> list[Tensor]:
+        weight = self.ema if self.ema_rule == "corrected" else 1 - self.ema
+        return [weight * o + (1 - weight) * n for o, n in zip(old, new, strict=True)]
+
+    def refresh(self, state: State) -> State:
+        means = [phi.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(self.nu1, self.nu2) for phi in state.phis]
+        inverses = [numerics.damped_inverse(phi, mean) for phi, mean in zip(state.phis, means, strict=True)]
+        scales = [1 / (psi + psi.mean(-1, keepdim=True).clamp(self.nu1, self.nu2)) for psi in state.psis]
+        return state._replace(inverses=inverses, scales=scales)
+
+    def precondition(self, state: State, gradient: Tensor) -> Tensor:
+        parts = gradient.split([psi.numel() * phi.shape[-1] for phi, psi in zip(state.phis, state.psis, strict=True)])
+        triples = zip(parts, state.inverses, state.scales, strict=True)
+        steps = [(s[..., None] * (part.reshape(*s.shape, -1) @ inverse)).flatten() for part, inverse, s in triples]
+        if self.layer_rate != "none":
+            steps = [rate * step for rate, step in zip(self._rates(state, steps, parts), steps, strict=True)]
+        return torch.cat(steps)
+
+    def _rates(self, state: State, steps: list[Tensor], parts: Sequence[Tensor]) -> Iterator[float]:
+        """Eq. 12 per layer: <p, g> / (p^T F p + mu) with the empirical Fisher of the batch."""
+        for i, (step, part) in enumerate(zip(steps, parts, strict=True)):
+            gain = numerics.inner(step, part)
+            curved = state.scores[i].quadratic(step) if state.scores else gain**2 / state.terms
+            yield gain / (curved + self.mu) if curved + self.mu > 0 else 0.0
+
+    def operator(self, state: State) -> BlockDiagonal:
+        pairs = zip(state.psis, state.phis, strict=True)
+        return BlockDiagonal([Kronecker(torch.diag_embed(psi), phi) for psi, phi in pairs])
+
+    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
+        b = samples if self.fisher_type in ("lg", "lg_mc") else samples * columns
+        cost = {"statistics": 0.0, "invert": 0.0, "precondition": 0.0}
+        rated = samples if self.layer_rate == "corrected" else 0
+        for G, M, D, S, _ in sizes:
+            cost["statistics"] += G * S * (samples * D**2 + b * M)
+            cost["invert"] += G * (D**3 + M)
+            cost["precondition"] += G * M * D * (D + 1 + rated * S)
+        return cost

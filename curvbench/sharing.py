@@ -1,0 +1,128 @@
+"""Averages of FNGD's coefficients over the batches of the first epoch, by position in the batch or by sample."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from curvbench import numerics
+from curvbench.fisher import ExactFisher
+from curvbench.instance import Instance
+from curvbench.operators import Diagonal
+from curvbench.weighted import coefficients, weighted_sum
+
+Key = Literal["position", "sample", "layer"]
+
+
+@dataclass(frozen=True, eq=False)
+class Shared:
+    """Coefficients (L, R, N) averaged over ``batches`` of the largest size; per sample too where ``names`` came.
+
+    ``seen`` counts all batches, smaller ones included; ``means`` (L,) and ``dampings`` (L,) are averages over layers'
+    own means and dampings of the batches that count.
+    """
+
+    average: Tensor
+    means: Tensor
+    dampings: Tensor
+    batches: int = 1
+    seen: int = 1
+    samples: dict[bytes, Tensor] = field(default_factory=dict)
+
+    def extend(self, other: Shared) -> Shared:
+        """With one more batch: a larger one starts the average anew, a smaller one leaves it as it is."""
+        samples, seen = {**self.samples, **other.samples}, self.seen + other.seen
+        if other.average.shape != self.average.shape:
+            larger = other if other.average[0].numel() > self.average[0].numel() else self
+            return replace(larger, samples=samples, seen=seen)
+        count = self.batches + 1
+        fields = {
+            name: getattr(self, name) + (getattr(other, name) - getattr(self, name)) / count
+            for name in ("average", "means", "dampings")
+        }
+        return Shared(**fields, batches=count, seen=seen, samples=samples)
+
+    def weights(self, columns: int, samples: int, names: list[bytes] | None = None) -> Tensor:
+        """Coefficients (L, R, N) for a batch: of its first N positions, or of its samples; unknown ones the mean."""
+        found = self.means[:, None, None].repeat(1, columns, samples)
+        if names is None:
+            part = self.average[:, :columns, :samples]
+            found[:, : part.shape[1], : part.shape[2]] = part
+        else:
+            for n, name in enumerate(names):
+                if name in self.samples and self.samples[name].shape[1] == columns:
+                    found[:, :, n] = self.samples[name]
+        return found
+
+
+def sample_names(batch: Instance, key: Key) -> list[bytes] | None:
+    """A name per sample from its input and target for ``sample``: the same sample has the same name in every batch.
+
+    None for ``position``; no names for ``layer``, so that every sample is unknown.
+    """
+    if key != "sample":
+        return None if key == "position" else []
+    assert isinstance(batch.inputs, Tensor), "samples are named by a single input tensor"
+    rows = zip(batch.inputs.cpu().contiguous(), batch.targets.cpu().contiguous(), strict=True)
+    return [hashlib.sha256(x.numpy().tobytes() + y.numpy().tobytes()).digest() for x, y in rows]
+
+
+def exact_coefficients(
+    blocks: Sequence[ExactFisher], dampings: Sequence[float], batch: Instance, names: list[bytes] | None = None
+) -> Shared:
+    """One batch's exact coefficients of every layer, by position and, where ``names`` are given, by sample."""
+    per_sample = blocks[0].columns[0].slopes.shape[:2]
+    pairs = zip(blocks, dampings, strict=True)
+    found = torch.stack([coefficients(b.gram(), b.terms, damping).reshape(per_sample) for b, damping in pairs])
+    valid = batch.likelihood.valid(batch.targets).movedim(-1, 0).reshape(per_sample)
+    means = (found * valid).sum((1, 2)) / batch.terms
+    samples = {name: found[:, :, n] for n, name in enumerate(names or [])}
+    return Shared(found, means, torch.tensor(dampings, dtype=torch.float64, device=found.device), samples=samples)
+
+
+def share(
+    shared: Shared | None,
+    blocks: Sequence[ExactFisher],
+    dampings: Sequence[float],
+    batch: Instance,
+    names: list[bytes] | None = None,
+) -> tuple[Tensor, Shared]:
+    """The coefficients (L, R, N) that weigh a batch, and what is shared from then on.
+
+    With ``dampings`` the batch is of the first epoch: its own exact coefficients; else those that are shared.
+    """
+    if dampings or shared is None:
+        found = exact_coefficients(blocks, dampings, batch, names)
+        return found.average, shared.extend(found) if shared else found
+    columns, samples = blocks[0].columns[0].slopes.shape[:2]
+    return shared.weights(columns, samples, names), shared
+
+
+def shared_steps(
+    blocks: Sequence[ExactFisher],
+    weights: Sequence[Tensor],
+    means: Sequence[float],
+    own: Sequence[Tensor],
+    parts: Sequence[Tensor],
+    accelerated: bool = True,
+) -> list[Tensor]:
+    """Per layer the step for a gradient ``parts``: linear in it, and U w for the batch's ``own``.
+
+    As far as a part lies along ``own`` it becomes the weighted gradient of the batch; the rest is scaled by the mean.
+    """
+    steps = []
+    for block, w, mean, mine, part in zip(blocks, weights, means, own, parts, strict=True):
+        along = numerics.inner(part, mine) / max(numerics.inner(mine, mine), torch.finfo(torch.float64).tiny)
+        steps.append(along * weighted_sum(block.columns[0], w, accelerated) + mean * (part - along * mine))
+    return steps
+
+
+def surrogate(block: ExactFisher, mean: float, damping: float) -> Diagonal:
+    """The multiple of the identity F with F + damping I = damping / mean I: what a mean coefficient stands for."""
+    excess = damping * (1 / mean - 1) if 0 < mean < 1 else 0.0
+    return Diagonal(torch.full((block.size,), excess, dtype=block.dtype, device=block.device))

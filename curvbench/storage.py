@@ -1,0 +1,16 @@
+"""Memory that a probe may store: methods with large blocks say that they do not apply before they try."""
+
+from __future__ import annotations
+
+import torch
+
+LIMIT_BYTES = 4 * 2**30
+
+
+def too_large(what: str, numbers: int, dtype: torch.dtype) -> str | None:
+    """A one-line reason where ``numbers`` entries of ``dtype`` take more than a probe may store, else None."""
+    needed = numbers * (torch.finfo(dtype).bits // 8)
+    if needed <= LIMIT_BYTES:
+        return None
+    limit = LIMIT_BYTES / 2**30
+    return f"the {what} take {needed / 2**30:.1f} GiB: more than the {limit:.0f} GiB that this probe stores"

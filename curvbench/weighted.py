@@ -1,0 +1,67 @@
+"""Weighted sums of per-sample gradients at the price of one weight gradient, and the weights that FNGD gives them.
+
+sum_n c_n grad_n is the weight gradient of the batch with every sample's input multiplied by c_n (Ou et al. 2024,
+Sec. IV-C): Z^T (c * X) for a Linear, ``conv2d_weight`` for a convolution with any stride, padding, dilation and groups.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.grad import conv2d_weight
+
+from curvbench import layers as geometry
+from curvbench import numerics
+from curvbench.fisher.columns import Columns, form
+from curvbench.spec import Layer
+
+
+def weighted_gradient(layer: Layer, x: Tensor, slopes: Tensor, weights: Tensor) -> Tensor:
+    """The sum of per-sample gradients ``[W | b]`` with weights (N,), (G, M, D).
+
+    ``x`` is the layer's input (N, ...), ``slopes`` (N, G, M, S) are gradients of each sample's own loss: those of a
+    mean loss have to be multiplied by N first.
+    """
+    scaled = x * weights.reshape(-1, *[1] * (x.ndim - 1))
+    total = _product(layer, scaled, slopes)
+    if not layer.bias:
+        return total
+    bias = torch.einsum("n,ngms->gm", weights, slopes)
+    return torch.cat([total, bias[..., None]], dim=-1)
+
+
+def _product(layer: Layer, x: Tensor, slopes: Tensor) -> Tensor:
+    if layer.kind == "linear":
+        return (slopes[:, 0].mT.flatten(0, 1).T @ x.reshape(-1, x.shape[-1]))[None]
+    planes = geometry.padded(layer, x)
+    geometries = zip(planes.shape[2:], layer.kernel, layer.stride, layer.dilation, strict=True)
+    places = [(size - d * (k - 1) - 1) // step + 1 for size, k, step, d in geometries]
+    outgoing = slopes.reshape(len(x), -1, *places)
+    shape = (outgoing.shape[1], planes.shape[1] // layer.groups, *layer.kernel)
+    weight = conv2d_weight(planes, shape, outgoing, layer.stride, 0, layer.dilation, layer.groups)
+    return weight.reshape(layer.groups, layer.outputs, -1)
+
+
+def weighted_sum(columns: Columns, weights: Tensor, accelerated: bool = True) -> Tensor:
+    """The sum of a layer's score columns with weights (R, N), (P,); not accelerated: every one is formed first."""
+    if not accelerated:
+        formed = form(columns.slopes, columns.patches())
+        return torch.einsum("rn,ngrmd->gmd", weights, formed).flatten()
+    if len(weights) == 1:
+        return weighted_gradient(columns.layer, columns.inputs, columns.slopes[0], weights[0]).flatten()
+    mixed = torch.einsum("rn,rngms->ngms", weights, columns.slopes)
+    return weighted_gradient(columns.layer, columns.inputs, mixed, torch.ones_like(weights[0])).flatten()
+
+
+def coefficients(gram: Tensor, terms: int, damping: float) -> Tensor:
+    """Coefficients c = damping (damping I + gram / terms)^-1 1 in float64, (b,).
+
+    U c / terms = damping (F + damping I)^-1 g for the score columns U, F = U U^T / terms and g = U 1 / terms.
+    Plain gradient descent is c = 1; so is a layer without any score and damping.
+    """
+    ones = torch.ones(len(gram), 1, dtype=torch.float64, device=gram.device)
+    if damping == 0:
+        return ones[:, 0]
+    eye = torch.eye(len(gram), dtype=torch.float64, device=gram.device)
+    factor = numerics.cholesky(gram / (terms * damping) + eye)
+    return torch.cholesky_solve(ones, factor)[:, 0]
