@@ -1,6 +1,6 @@
 """Residual networks on images, every probe.
 
-``default``: ResNet-20 on scikit-learn's digits, at initialisation and trained; ``quick``: ResNet-8; ``full``: ResNet-18
+``default``: ResNet-20 on scikit-learn's digits, at initialisation and trained; ``quick``: a narrow ResNet-8; ``full``: ResNet-18
 with 11.2 million parameters on CIFAR-10.
 """
 
@@ -18,9 +18,9 @@ VARIANTS = [
 SUITE = Suite(
     "Residual networks",
     {
-        "quick": Preset([problem("resnet", depth=8, samples=32)], every_probe()),
+        "quick": Preset([problem("resnet", depth=8, width=8, samples=16)], every_probe()),
         "default": Preset(
-            [problem("resnet", samples=64), problem("resnet", samples=64, epochs=5)], [*every_probe(), *VARIANTS]
+            [problem("resnet", samples=32), problem("resnet", samples=32, epochs=5)], [*every_probe(), *VARIANTS]
         ),
         "full": Preset([problem("resnet", depth=18, dataset="cifar10")], [*every_probe(), *VARIANTS]),
     },

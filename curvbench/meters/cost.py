@@ -22,8 +22,8 @@ from curvbench.meters.flops import FlopMeter
 from curvbench.meters.memory import peak_memory, state_bytes
 from curvbench.spec import PHASES, Probe, Row
 
-TURNS = 7
-BUDGET_SECONDS = 8.0
+TURNS = 5
+BUDGET_SECONDS = 4.0
 BASELINE = "sgd"
 
 
