@@ -7,10 +7,10 @@ The way of the data::
 
 Imports point down only:
 
-    5  cli
-    4  engines   analysis
-    3  measure   store   training
-    2  probes  problems  meters  registry
+    5  cli  runner  display
+    4  engines   analysis   selection
+    3  measure   store   training   identity
+    2  probes --> parts   problems   meters   registry  hyperparameters
     1  operators   fisher --> instance --> checks --> tape   layers   likelihood      data   download
     0  spec  numerics
 

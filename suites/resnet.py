@@ -1,7 +1,7 @@
 """Residual networks on images, every probe.
 
-``default``: ResNet-20 on scikit-learn's digits, at initialisation and trained; ``quick``: a narrow ResNet-8; ``full``: ResNet-18
-with 11.2 million parameters on CIFAR-10.
+``default``: ResNet-20 on scikit-learn's digits, at initialisation and trained; ``quick``: a narrow ResNet-8;
+``full``: ResNet-18 with 11.2 million parameters on CIFAR-10.
 """
 
 from curvbench import Preset, Suite, every_probe, probe, problem

@@ -18,12 +18,8 @@ MODULES = {
 }
 FLOORS = {
     0: {"spec", "numerics"},
-    1: {
-        *("tape", "layers", "likelihood", "checks", "instance", "operators", "fisher", "data", "download"),
-        *("factors", "miniblocks", "limits", "storage", "brand", "moments"),
-        *("interpolation", "local", "sharing", "weighted"),
-    },
-    2: {"probes", "problems", "meters", "hyperparameters", "registry"},
+    1: {"tape", "layers", "likelihood", "checks", "instance", "operators", "fisher", "data", "download"},
+    2: {"parts", "probes", "problems", "meters", "hyperparameters", "registry"},
     3: {"training", "identity", "measure", "store"},
     4: {"engines", "analysis", "selection"},
     5: {"display", "runner", "cli", "__main__"},

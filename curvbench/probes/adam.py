@@ -12,9 +12,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from curvbench.instance import Instance
-from curvbench.limits import at_least_one, finite, fraction
-from curvbench.moments import Moments, Rates
 from curvbench.operators import Diagonal
+from curvbench.parts.limits import at_least_one, finite, fraction
+from curvbench.parts.moments import Moments, Rates
 from curvbench.spec import LayerSize, Probe
 
 

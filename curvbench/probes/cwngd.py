@@ -21,8 +21,8 @@ from curvbench.fisher.columns import Columns
 from curvbench.hyperparameters import check, types_of
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Dense
+from curvbench.parts.storage import too_large
 from curvbench.spec import FisherProbe, FisherType, LayerSize
-from curvbench.storage import too_large
 
 Scaling = Literal["sum", "mean"]
 ScoreScale = Literal["per_sample", "divided_by_N"]

@@ -14,11 +14,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from curvbench.factors import kfac_factors
 from curvbench.fisher import collect
 from curvbench.fisher.columns import Columns
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, RotatedDiagonal
+from curvbench.parts.factors import kfac_factors
 from curvbench.spec import FisherProbe, LayerSize
 
 Scalings = Literal["exact", "running-average"]

@@ -22,9 +22,9 @@ from curvbench.fisher.contraction import Order
 from curvbench.hyperparameters import check, types_of
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal
-from curvbench.sharing import Key, Shared, sample_names, share, shared_steps, surrogate
+from curvbench.parts.sharing import Key, Shared, sample_names, share, shared_steps, surrogate
+from curvbench.parts.weighted import weighted_sum
 from curvbench.spec import FisherType, LayerSize, Probe
-from curvbench.weighted import weighted_sum
 
 
 class State(NamedTuple):

@@ -14,11 +14,11 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from curvbench import brand
 from curvbench.fisher.stochastic import Statistic, batch_gradient
 from curvbench.instance import Instance
-from curvbench.limits import at_least_one, finite, fraction, one_of
 from curvbench.operators import BlockDiagonal, LowRank, Operator
+from curvbench.parts import brand
+from curvbench.parts.limits import at_least_one, finite, fraction, one_of
 from curvbench.spec import LayerSize, Probe
 
 Scope = Literal["joint", "per_tensor"]

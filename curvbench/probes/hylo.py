@@ -21,10 +21,10 @@ from curvbench.fisher import collect
 from curvbench.fisher.columns import Columns
 from curvbench.hyperparameters import check, types_of
 from curvbench.instance import Instance
-from curvbench.interpolation import draw, interpolate, outer_kernel
 from curvbench.operators import BlockDiagonal, LowRank
+from curvbench.parts.interpolation import draw, interpolate, outer_kernel
+from curvbench.parts.storage import too_large
 from curvbench.spec import FisherProbe, FisherType, LayerSize
-from curvbench.storage import too_large
 
 
 class Kept(NamedTuple):

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from curvbench import layers as geometry
-from curvbench.factors import (
+from curvbench.instance import Instance
+from curvbench.operators import BlockDiagonal, Kronecker
+from curvbench.parts.factors import (
     DampingRule,
     Factored,
     KfacApprox,
@@ -23,8 +25,6 @@ from curvbench.factors import (
     input_factor,
     output_factor,
 )
-from curvbench.instance import Instance
-from curvbench.operators import BlockDiagonal, Kronecker
 from curvbench.spec import FisherProbe, FisherType, LayerSize
 from curvbench.tape import Tape
 

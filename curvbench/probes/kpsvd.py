@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from curvbench.factors import Factored, KroneckerDamping, input_factor
 from curvbench.fisher import collect
 from curvbench.fisher.columns import Columns
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
+from curvbench.parts.factors import Factored, KroneckerDamping, input_factor
 from curvbench.spec import FisherProbe
 
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from curvbench import numerics
 from curvbench.instance import Instance
-from curvbench.limits import at_least_one
 from curvbench.operators import Subspace
+from curvbench.parts.limits import at_least_one
 from curvbench.spec import LayerSize, Probe
 
 _ACCEPTED = 1e-10

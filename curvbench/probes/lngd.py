@@ -19,8 +19,8 @@ from curvbench import numerics
 from curvbench.fisher import ExactFisher, collect
 from curvbench.hyperparameters import check, types_of
 from curvbench.instance import Instance
-from curvbench.local import energies, factors, mixed_layer
 from curvbench.operators import BlockDiagonal, Kronecker
+from curvbench.parts.local import energies, factors, mixed_layer
 from curvbench.spec import FISHER_ALIASES, LayerSize, Probe
 
 LocalFisher = Literal["lg", "lg_mc", "mc", "empirical", "type-2"]

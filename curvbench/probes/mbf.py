@@ -16,10 +16,10 @@ from torch import Tensor
 from curvbench.fisher import collect
 from curvbench.fisher.columns import Columns
 from curvbench.instance import Instance
-from curvbench.miniblocks import MiniBlocks, kernel_blocks
 from curvbench.operators import BlockDiagonal
+from curvbench.parts.miniblocks import MiniBlocks, kernel_blocks
+from curvbench.parts.storage import too_large
 from curvbench.spec import FisherProbe, LayerSize
-from curvbench.storage import too_large
 
 Choice = Literal["avg", "all"]
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from curvbench.fisher.stochastic import Statistic, batch_gradient
 from curvbench.instance import Instance
-from curvbench.limits import at_least_one, fraction, one_of
 from curvbench.operators import Subspace
+from curvbench.parts.limits import at_least_one, fraction, one_of
 from curvbench.spec import LayerSize, Probe
 
 Recursion = Literal["product", "sum"]

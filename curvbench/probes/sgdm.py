@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from curvbench.instance import Instance
-from curvbench.limits import at_least_one, finite, fraction
 from curvbench.operators import Identity
+from curvbench.parts.limits import at_least_one, finite, fraction
 from curvbench.spec import LayerSize, Probe
 
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from curvbench import numerics
 from curvbench.fisher.stochastic import Statistic, batch_gradient
 from curvbench.instance import Instance
-from curvbench.limits import at_least_one, finite, one_of
 from curvbench.operators import BlockDiagonal, Kronecker
+from curvbench.parts.limits import at_least_one, finite, one_of
 from curvbench.spec import LayerSize, Probe
 
 Exponent = Literal["paper", "ports"]

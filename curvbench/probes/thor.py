@@ -15,9 +15,9 @@ from torch import Tensor
 
 from curvbench import layers as geometry
 from curvbench import numerics
-from curvbench.factors import added, second_moment
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
+from curvbench.parts.factors import added, second_moment
 from curvbench.spec import FisherProbe, LayerSize
 
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from curvbench import layers as geometry
-from curvbench.factors import Factored, KroneckerDamping, added, second_moment
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
+from curvbench.parts.factors import Factored, KroneckerDamping, added, second_moment
 from curvbench.spec import FisherProbe, LayerSize
 
 TkfacDamping = Literal["factored", "exact"]

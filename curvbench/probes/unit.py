@@ -13,8 +13,8 @@ from curvbench import numerics
 from curvbench.fisher import collect
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Dense
+from curvbench.parts.storage import too_large
 from curvbench.spec import FisherProbe, LayerSize
-from curvbench.storage import too_large
 
 
 class State(NamedTuple):

@@ -11,8 +11,8 @@ from cases import Case, Truth, instance_of, mlp, truth
 from torch import Tensor, nn
 
 import curvbench as cb
-from curvbench import storage
 from curvbench.meters.cost import Stepper, flop_rows
+from curvbench.parts import storage
 
 
 def near(value: Tensor, expected: Tensor, tolerance: float = 1e-12) -> bool:

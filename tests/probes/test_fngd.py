@@ -13,7 +13,7 @@ from torch import Tensor
 import curvbench as cb
 from curvbench.fisher import collect
 from curvbench.meters.cost import Stepper, flop_rows
-from curvbench.weighted import coefficients, weighted_gradient, weighted_sum
+from curvbench.parts.weighted import coefficients, weighted_gradient, weighted_sum
 
 NAMES = ("mlp_tanh", "mlp_gaussian", "nasty_cnn", "conv1d", "padded_cnn", "tokens", "linear_4d")
 

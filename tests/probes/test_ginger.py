@@ -12,8 +12,8 @@ from streams import dense_ema, relative, stream, tracking, truncated
 from torch import Tensor
 
 import curvbench as cb
-from curvbench import brand
 from curvbench.fisher.stochastic import batch_gradient
+from curvbench.parts import brand
 
 DECAY = 0.9
 FIXES = ("fix_a", "fix_b")

@@ -11,9 +11,9 @@ from cases import instance_of, truth
 from torch import Tensor
 
 import curvbench as cb
-from curvbench import storage
-from curvbench.interpolation import interpolate
 from curvbench.meters.cost import Stepper, flop_rows
+from curvbench.parts import storage
+from curvbench.parts.interpolation import interpolate
 
 DENSE_LAYERS = ("mlp_tanh", "mlp_relu_no_bias", "mlp_gaussian", "mlp_many_samples", "dead_unit")
 

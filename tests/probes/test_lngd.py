@@ -11,8 +11,8 @@ from cases import CASES, Case, instance_of, truth
 from torch import Tensor, nn
 
 import curvbench as cb
-from curvbench.local import local_map
 from curvbench.meters.cost import Stepper, flop_rows
+from curvbench.parts.local import local_map
 from curvbench.spec import Unsupported
 
 SOURCES = ("lg", "lg_mc", "mc", "empirical", "type-2")

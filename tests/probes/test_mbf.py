@@ -14,7 +14,7 @@ from judging import near, rescaled
 from torch import Tensor, nn
 
 import curvbench as cb
-from curvbench import storage
+from curvbench.parts import storage
 
 KINDS = ("type-2", "empirical")
 CHOICES = tuple(itertools.product(("avg", "all"), repeat=2))

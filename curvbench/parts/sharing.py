@@ -14,7 +14,7 @@ from curvbench import numerics
 from curvbench.fisher import ExactFisher
 from curvbench.instance import Instance
 from curvbench.operators import Diagonal
-from curvbench.weighted import coefficients, weighted_sum
+from curvbench.parts.weighted import coefficients, weighted_sum
 
 Key = Literal["position", "sample", "layer"]
 
