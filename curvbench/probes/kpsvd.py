@@ -47,8 +47,10 @@ class Kpsvd(FisherProbe):
             outputs = _normalized(columns.contract_inputs(inputs))
             before, inputs = inputs, _normalized(columns.contract_outputs(outputs))
             if bool((_norms(inputs - before) <= self.tolerance).all()):
-                break
-        return Kronecker(columns.contract_inputs(inputs) / terms, inputs)
+                return Kronecker(columns.contract_inputs(inputs) / terms, inputs)
+        # Short of the best product it would be no lower bound for its family.
+        reason = f"{self.iterations} rounds did not reach the tolerance {self.tolerance:g}"
+        raise ValueError(f"kpsvd of layer {columns.layer.name!r}: {reason}: raise iterations or tolerance")
 
     def refresh(self, state: Factored) -> Factored:
         return KroneckerDamping(self.damping).refresh(state)
