@@ -24,6 +24,7 @@ from curvbench.checks import (
     refuse_tied,
     refuse_untracked,
 )
+from curvbench.convolution import FrozenConvolutions
 from curvbench.layers import parameter_names
 from curvbench.likelihood import cotangents, likelihood
 from curvbench.spec import Layer, LayerSize
@@ -181,13 +182,13 @@ class Instance:
 
     def outputs(self) -> Tensor:
         """The network's outputs, (N, ..., C), without a graph."""
-        with torch.no_grad():
+        with torch.no_grad(), FrozenConvolutions():
             return self._forward({})
 
     def tape(self) -> Tape:
         """One forward pass with frozen parameters, recorded for gradients at the layers' outputs."""
         recorder = Recorder({layer.name: layer for layer in self.layers}, self._cloned_inputs, trace=True)
-        with torch.enable_grad():
+        with torch.enable_grad(), FrozenConvolutions():
             outputs = self._forward(recorder.hooks())
         return Tape(outputs, recorder.inputs, recorder.edges, recorder.shapes, recorder.sources)
 

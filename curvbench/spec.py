@@ -11,7 +11,7 @@ Imports point down only:
     4  engines   analysis   selection
     3  measure   store   training   identity
     2  probes --> parts   problems   meters   registry  hyperparameters
-    1  operators   fisher --> instance --> checks --> tape   layers   likelihood      data   download
+    1  operators   fisher --> instance --> checks --> tape   layers   convolution   likelihood   data   download
     0  spec  numerics
 
 Legend of shape letters, used in names and docstrings everywhere:

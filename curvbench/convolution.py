@@ -1,0 +1,109 @@
+"""Convolutions in float64 on CPU by large matrix products: torch's own go sample by sample, at a sixth of the peak.
+
+Only for frozen weights, as in a recorded forward pass: the gradient is that of the input. Everything else (other
+dtypes and devices, groups) is left to torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+TILE_COLUMNS = 1024  # positions per product: enough for its peak, few enough for the cache
+
+Pair = tuple[int, int]
+
+
+class FrozenConvolutions(TorchFunctionMode):
+    """Inside this context ``conv2d`` with frozen float64 weights on CPU runs as matrix products."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if func is torch.conv2d and (geometry := _plain(*args, **(kwargs or {}))) is not None:
+            x, weight, bias, *rest = geometry
+            out = _Convolution.apply(x, weight, *rest)  # type: ignore[no-untyped-call]
+            return out if bias is None else out + bias[:, None, None]
+        return func(*args, **(kwargs or {}))
+
+
+def _plain(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> tuple[Any, ...] | None:
+    """The arguments of ``torch.conv2d`` with pairs written out, or None for a call that is left to torch."""
+    ours = (
+        weight.dtype == torch.float64
+        and weight.device.type == "cpu"
+        and not weight.requires_grad
+        and groups == 1
+        and input.ndim == 4
+        and not isinstance(padding, str)
+    )
+    return (input, weight, bias, _pair(stride), _pair(padding), _pair(dilation)) if ours else None
+
+
+def _pair(value: Any) -> Pair:
+    first, second = (value, value) if isinstance(value, int) else (value[0], value[-1])
+    return first, second
+
+
+class _Convolution(torch.autograd.Function):
+    """Input (N, C, H, W) and weight (M, C, kh, kw) give (N, M, H', W'); the weight gets no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> Tensor:
+        ctx.weight, ctx.shape, ctx.geometry = weight, x.shape, (stride, padding, dilation)
+        return convolve(x, weight, stride, padding, dilation)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return convolve_transposed(gradients[0], ctx.weight, ctx.shape, *ctx.geometry), None, None, None, None
+
+
+def convolve(x: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> Tensor:
+    """The convolution of x (N, C, H, W) with weight (M, C, kh, kw), (N, M, H', W')."""
+    plane = F.pad(x, (padding[1], padding[1], padding[0], padding[0])).contiguous()
+    (N, C, H, W), (M, _, kh, kw) = plane.shape, weight.shape
+    height = (H - dilation[0] * (kh - 1) - 1) // stride[0] + 1
+    width = (W - dilation[1] * (kw - 1) - 1) // stride[1] + 1
+    windows = plane.as_strided(
+        (C, kh, kw, N, height, width),
+        (H * W, W * dilation[0], dilation[1], C * H * W, W * stride[0], stride[1]),
+    )
+    out = x.new_empty(N, M, height, width)  # not a view: an in-place activation may follow
+    matrix = weight.reshape(M, -1)
+    step = max(1, TILE_COLUMNS // (height * width))
+    for first in range(0, N, step):
+        columns = windows[:, :, :, first : first + step].reshape(C * kh * kw, -1)
+        out[first : first + step] = (matrix @ columns).reshape(M, -1, height, width).transpose(0, 1)
+    return out
+
+
+def convolve_transposed(
+    gradient: Tensor, weight: Tensor, shape: torch.Size, stride: Pair, padding: Pair, dilation: Pair
+) -> Tensor:
+    """The gradient at the input, shaped ``shape``, of a gradient (N, M, H', W') at the output."""
+    kernel = weight.shape[2:]
+    reach = [d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True)]
+    if stride == (1, 1) and min(reach) >= 0:
+        return convolve(gradient, weight.flip(2, 3).transpose(0, 1), stride, (reach[0], reach[1]), dilation)
+    N, M, height, width = gradient.shape
+    out = gradient.new_empty(shape)
+    matrix = weight.reshape(M, -1).T.contiguous()
+    step = max(1, TILE_COLUMNS // (height * width))
+    for first in range(0, N, step):
+        part = gradient[first : first + step].reshape(-1, M, height * width)
+        columns = (matrix @ part.transpose(0, 1).reshape(M, -1)).reshape(len(matrix), len(part), -1).transpose(0, 1)
+        out[first : first + step] = F.fold(columns, shape[2:], kernel, dilation, padding, stride)
+    return out
