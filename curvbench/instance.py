@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -117,10 +117,10 @@ class Instance:
 
         In float64 where the model runs in it: in float32 a unit near zero may change sign with the batch size.
         """
-        pair = self._head(min(2, self.samples))
+        pair = self.part(slice(2))
         if pair.runs_in_float64():
             pair = pair.to(torch.float64)
-        single = pair._head(1)
+        single = pair.part(slice(1))
         refuse_coupled_outputs(single.outputs(), pair.outputs()[:1])
         together, alone = pair._scores(), single._scores()
         whole = pair.pack(
@@ -133,7 +133,7 @@ class Instance:
     def runs_in_float64(self) -> bool:
         """Whether the model runs with everything cast; one that makes float32 constants on its way may not."""
         try:
-            return self._head(1).to(torch.float64).outputs().dtype == torch.float64
+            return self.part(slice(1)).to(torch.float64).outputs().dtype == torch.float64
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
@@ -148,16 +148,17 @@ class Instance:
             for layer in self.layers
         }
 
-    def _head(self, count: int) -> Instance:
-        """The first samples alone."""
+    def part(self, samples: slice) -> Instance:
+        """Some of the samples. ``terms`` stays that of the whole batch: sums over parts add up."""
 
         def cut(value: Any) -> Any:
             sized = isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == self.samples
-            return value[:count] if sized else value
+            return value[samples] if sized else value
 
-        head = copy.copy(self)
-        head.samples, head.inputs, head.targets = count, _map_inputs(self.inputs, cut), self.targets[:count]
-        return head
+        other = copy.copy(self)
+        other.inputs, other.targets = _map_inputs(self.inputs, cut), self.targets[samples]
+        other.samples = len(other.targets)
+        return other
 
     @property
     def dtype(self) -> torch.dtype:
@@ -185,9 +186,10 @@ class Instance:
         with torch.no_grad(), FrozenConvolutions():
             return self._forward({})
 
-    def tape(self) -> Tape:
-        """One forward pass with frozen parameters, recorded for gradients at the layers' outputs."""
-        recorder = Recorder({layer.name: layer for layer in self.layers}, self._cloned_inputs, trace=True)
+    def tape(self, names: Collection[str] | None = None) -> Tape:
+        """One forward pass with frozen parameters, recorded for gradients at the outputs of some layers, or of all."""
+        chosen = {layer.name: layer for layer in self.layers if names is None or layer.name in names}
+        recorder = Recorder(chosen, self._cloned_inputs, trace=True)
         with torch.enable_grad(), FrozenConvolutions():
             outputs = self._forward(recorder.hooks())
         return Tape(outputs, recorder.inputs, recorder.edges, recorder.shapes, recorder.sources)
@@ -197,14 +199,25 @@ class Instance:
         return cotangents(self.likelihood, outputs.detach(), self.targets, fisher_type, mc_samples, seed)
 
     def slopes(self, tape: Tape, fisher_type: str, mc_samples: int = 1, seed: int = 0) -> Iterator[dict[str, Tensor]]:
-        """Per cotangent, the output gradients (N, G, M, S) of every layer; the last one frees the tape's graph."""
-        waiting = self.cotangents(tape.outputs, fisher_type, mc_samples, seed)
-        current = next(waiting, None)
+        """``pull`` for every cotangent of a Fisher type."""
+        return self.pull(tape, self.cotangents(tape.outputs, fisher_type, mc_samples, seed))
+
+    def pull(self, tape: Tape, cotangents: Iterator[Tensor]) -> Iterator[dict[str, Tensor]]:
+        """Per cotangent, the output gradients (N, G, M, S) of the recorded layers; the last frees the tape's graph."""
+        recorded = [layer for layer in self.layers if layer.name in tape.edges]
+        current = next(cotangents, None)
         while current is not None:
-            following = next(waiting, None)
+            following = next(cotangents, None)
             pulled = tape.pull(current, keep=following is not None)
-            yield {layer.name: geometry.slopes(layer, pulled[layer.name]) for layer in self.layers}
+            yield {layer.name: geometry.slopes(layer, pulled[layer.name]) for layer in recorded}
             current = following
+
+    def columns_per_sample(self, fisher_type: str, mc_samples: int = 1) -> int:
+        """Score columns that one sample has in a Fisher type, R."""
+        if fisher_type == "mc":
+            return mc_samples
+        factors = len(self.likelihood.factor(self.part(slice(1)).outputs())) if fisher_type == "type-2" else 1
+        return factors * self.terms_per_sample
 
     def gradients(self, objective: Callable[[Tensor], Tensor] | None = None) -> dict[str, Tensor]:
         """Gradients of the mean loss, or of another function of the outputs, for every trainable parameter."""

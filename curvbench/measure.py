@@ -15,6 +15,7 @@ from torch import Tensor
 from curvbench import identity, numerics, training
 from curvbench.fisher import ExactFisher, exact_fisher
 from curvbench.fisher.columns import Columns
+from curvbench.fisher.passes import Stream
 from curvbench.instance import Instance
 from curvbench.meters.cost import cost_rows
 from curvbench.meters.direction import direction_rows
@@ -77,8 +78,8 @@ def _packed(weights: dict[str, Tensor], inputs: Tensor, targets: Tensor, fisher:
     return {
         "weights": weights,
         "batch": (inputs, targets),
-        "layer_inputs": [c.inputs for c in fisher.columns],
-        "slopes": [c.slopes for c in fisher.columns],
+        # a stream is made again by each reader
+        "columns": None if isinstance(fisher.columns, Stream) else [(c.inputs, c.slopes) for c in fisher.columns],
         "coefficients": fisher.coefficients,
         "cache": fisher.cache(),
     }
@@ -92,9 +93,11 @@ def load_reference(cell: Cell, folder: Path) -> tuple[Instance, ExactFisher]:
     model.load_state_dict(stored["weights"])
     inputs, targets = stored["batch"]
     instance = Instance(model, inputs, targets, cell.problem.loss)
-    parts = zip(instance.layers, stored["layer_inputs"], stored["slopes"], strict=True)
-    columns = tuple(Columns(*part) for part in parts)
-    fisher = ExactFisher(columns, instance.terms, stored["coefficients"])
+    if stored["columns"] is None:
+        fisher = exact_fisher(instance)
+    else:
+        columns = tuple(Columns(la, *pair) for la, pair in zip(instance.layers, stored["columns"], strict=True))
+        fisher = ExactFisher(columns, instance.terms, stored["coefficients"])
     fisher.restore(stored["cache"])
     return instance, fisher
 

@@ -40,6 +40,10 @@ class Columns:
         """Number of columns, R N."""
         return self.slopes.shape[0] * self.slopes.shape[1]
 
+    def part(self, samples: slice) -> Columns:
+        """The columns of some samples."""
+        return Columns(self.layer, self.inputs[samples], self.slopes[:, samples])
+
     def patches(self, samples: slice = slice(None)) -> Tensor:
         """Patches of some samples, (n, G, D, S)."""
         return geometry.patches(self.layer, self.inputs[samples])

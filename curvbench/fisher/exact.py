@@ -18,10 +18,11 @@ from curvbench import numerics
 from curvbench.fisher.columns import Columns, form
 from curvbench.fisher.contraction import Order, cross_gram, gram
 from curvbench.fisher.inner import inner
+from curvbench.fisher.passes import Stream, columns_within
 from curvbench.instance import Instance
 from curvbench.likelihood import gradient_coefficients
 from curvbench.operators import Operator
-from curvbench.spec import FISHER_ALIASES
+from curvbench.spec import FISHER_ALIASES, Layer
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,17 +37,24 @@ class ExactFisher(Operator):
     coefficients: Tensor | None = None
     order: Order | None = None
 
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers in the order of ``columns``."""
+        return self.columns.layers if isinstance(self.columns, Stream) else tuple(c.layer for c in self.columns)
+
     @property
     def size(self) -> int:
-        return sum(c.layer.size for c in self.columns)
+        return sum(layer.size for layer in self.layers)
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.columns[0].slopes.dtype
+        return self.columns.source.dtype if isinstance(self.columns, Stream) else self.columns[0].slopes.dtype
 
     @property
     def device(self) -> torch.device:
-        return self.columns[0].slopes.device
+        return (
+            self.columns.source.instance.device if isinstance(self.columns, Stream) else self.columns[0].slopes.device
+        )
 
     @cached_property
     def layer_grams(self) -> list[Tensor]:
@@ -71,7 +79,7 @@ class ExactFisher(Operator):
 
     def project(self, V: Tensor) -> Tensor:
         """Inner products of the columns with vectors (P, K), (R, N, K)."""
-        parts = V.split([c.layer.size for c in self.columns])
+        parts = V.split([layer.size for layer in self.layers])
         return torch.stack([c.project(part) for c, part in zip(self.columns, parts, strict=True)]).sum(0)
 
     def combine(self, weights: Tensor) -> Tensor:
@@ -122,10 +130,17 @@ class ExactFisher(Operator):
 
     def stacks(self) -> Iterator[Tensor]:
         """The columns themselves, one sample at a time, each (P, R): for operators without a closed form."""
-        for n in range(self.columns[0].slopes.shape[1]):
-            one = slice(n, n + 1)
-            matrices = [form(c.slopes[:, one], c.patches(one))[0].transpose(0, 1).flatten(1) for c in self.columns]
-            yield torch.cat(matrices, dim=1).T
+        for sample in self._by_sample():
+            yield torch.cat([form(c.slopes, c.patches())[0].transpose(0, 1).flatten(1) for c in sample], dim=1).T
+
+    def _by_sample(self) -> Iterator[tuple[Columns, ...]]:
+        if isinstance(self.columns, Stream):
+            source = self.columns.source
+            for n in range(source.instance.samples):
+                yield source.collect(self.layers, slice(n, n + 1))
+        else:
+            for n in range(self.columns[0].slopes.shape[1]):
+                yield tuple(c.part(slice(n, n + 1)) for c in self.columns)
 
     def quadratic(self, v: Tensor) -> float:
         """v^T F v for a vector (P,)."""
@@ -165,14 +180,14 @@ class ExactFisher(Operator):
         Raises:
             ValueError: no such layer.
         """
-        names = [c.layer.name for c in self.columns]
+        names = [layer.name for layer in self.layers]
         if name not in names:
             raise ValueError(f"no covered layer {name!r}: there are {', '.join(names)}")
         return self._layers[names.index(name)]
 
     @cached_property
     def _layers(self) -> list[ExactFisher]:
-        return [self._single(i) for i in range(len(self.columns))]
+        return [self._single(i) for i in range(len(self.layers))]
 
     def cache(self) -> dict[str, Any]:
         """What is dear to compute, as tensors, for ``restore``."""
@@ -183,20 +198,20 @@ class ExactFisher(Operator):
         self.__dict__.update(cache)
 
     def _single(self, index: int) -> ExactFisher:
-        single = replace(self, columns=(self.columns[index],))
+        single = replace(self, columns=self.columns[index : index + 1])
         if "layer_grams" in self.__dict__:
             single.__dict__["layer_grams"] = [self.layer_grams[index]]
         if "_diagonal" in self.__dict__:
-            layer = self.columns[index].layer
-            single.__dict__["_diagonal"] = self._diagonal[layer.start - self.columns[0].layer.start :][: layer.size]
+            layer = self.layers[index]
+            single.__dict__["_diagonal"] = self._diagonal[layer.start - self.layers[0].start :][: layer.size]
         return single
 
     def _block(self, start: int, stop: int) -> Operator:
         first = 0
-        for c in self.columns:
-            if (first, first + c.layer.size) == (start, stop):
-                return self.layer(c.layer.name)
-            first += c.layer.size
+        for layer in self.layers:
+            if (first, first + layer.size) == (start, stop):
+                return self.layer(layer.name)
+            first += layer.size
         return super()._block(start, stop)
 
 
@@ -214,21 +229,6 @@ def _(operator: ExactFisher, fisher: ExactFisher) -> float:
     return numerics.sum_squares(products) / operator.terms / fisher.terms
 
 
-def collect(
-    instance: Instance, fisher_type: str, mc_samples: int = 1, seed: int = 0, dtype: torch.dtype | None = None
-) -> tuple[Columns, ...]:
-    """The score columns of every layer, stored in ``dtype`` (default: the instance's own)."""
-    tape = instance.tape()
-    kept: dict[str, list[Tensor]] = {layer.name: [] for layer in instance.layers}
-    for slopes in instance.slopes(tape, fisher_type, mc_samples, seed):
-        for name, value in slopes.items():
-            kept[name].append(value.to(dtype or value.dtype, copy=True))
-    return tuple(
-        Columns(layer, tape.inputs[layer.name].to(dtype or instance.dtype), torch.stack(kept.pop(layer.name)))
-        for layer in instance.layers
-    )
-
-
 def exact_fisher(
     instance: Instance,
     fisher_type: str = "type-2",
@@ -236,6 +236,7 @@ def exact_fisher(
     seed: int = 0,
     contraction: Order | None = None,
     precision: Literal["mixed", "native"] = "mixed",
+    memory: int | None = None,
 ) -> ExactFisher:
     """The exact Fisher of an instance's covered layers.
 
@@ -248,6 +249,9 @@ def exact_fisher(
         precision: ``mixed`` runs the network in float64, stores in the instance's dtype and sums in float64;
             ``native`` runs the network in the instance's dtype too (a float32 pass flips the sign of a few ReLU units,
             which is nearly the whole error of a float32 Fisher).
+        memory: bytes that stored columns may take; by default a third of the machine's, or half of what is free on a
+            GPU. Columns that need more are made a segment of layers at a time whenever they are read, so that the
+            number of samples is bounded by the Gram matrices, at the price of repeated passes.
 
     Raises:
         ValueError: unknown ``fisher_type``, ``contraction`` or ``precision``.
@@ -258,7 +262,7 @@ def exact_fisher(
     if precision == "mixed" and not instance.runs_in_float64():
         raise ValueError("the model cannot run in float64 as precision='mixed' wants it to: use precision='native'")
     passed = instance.to(torch.float64) if precision == "mixed" else instance
-    columns = collect(passed, fisher_type, mc_samples, seed, dtype=instance.dtype)
+    columns = columns_within(passed, fisher_type, mc_samples, seed, instance.dtype, memory)
     return ExactFisher(columns, instance.terms, coefficients(passed, fisher_type), contraction)
 
 

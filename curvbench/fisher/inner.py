@@ -61,16 +61,16 @@ def _(operator: Subspace, fisher: ExactFisher) -> float:
 @inner.register(BlockDiagonal)
 def _(operator: BlockDiagonal, fisher: ExactFisher) -> float:
     ends = list(accumulate(block.size for block in operator.blocks))
-    if ends != list(accumulate(c.layer.size for c in fisher.columns)):
+    if ends != list(accumulate(layer.size for layer in fisher.layers)):
         return inner.dispatch(object)(operator, fisher)
-    layers = (fisher.layer(c.layer.name) for c in fisher.columns)
+    layers = (fisher.layer(layer.name) for layer in fisher.layers)
     return sum(inner(block, layer) for block, layer in zip(operator.blocks, layers, strict=True))
 
 
 @inner.register(Dense)
 def _(operator: Dense, fisher: ExactFisher) -> float:
-    groups, outputs, inputs = fisher.columns[0].layer.shape
-    per_unit = len(fisher.columns) == 1 and operator.matrix.shape == (groups * outputs, inputs, inputs)
+    groups, outputs, inputs = fisher.layers[0].shape
+    per_unit = len(fisher.layers) == 1 and operator.matrix.shape == (groups * outputs, inputs, inputs)
     if not per_unit:
         return inner.dispatch(object)(operator, fisher)
     return numerics.inner(fisher.columns[0].unit_blocks(), operator.matrix) / fisher.terms
@@ -93,7 +93,7 @@ def _(operator: Kronecker, fisher: ExactFisher) -> float:
 
 
 def _fits(shape: tuple[int, ...], fisher: ExactFisher) -> bool:
-    return len(fisher.columns) == 1 and tuple(shape) == fisher.columns[0].layer.shape
+    return len(fisher.layers) == 1 and tuple(shape) == fisher.layers[0].shape
 
 
 def _kronecker_tile(B: Tensor, X: Tensor, operator: Kronecker) -> float:

@@ -42,7 +42,7 @@ def network_target(fisher: ExactFisher, gradient: Tensor, damping: float) -> Tar
 
 def block_target(fisher: ExactFisher, gradient: Tensor, damping: float) -> Target:
     """Against the exact layer blocks: what a block-diagonal method can reach."""
-    layers = tuple(fisher.layer(c.layer.name) for c in fisher.columns)
+    layers = tuple(fisher.layer(layer.name) for layer in fisher.layers)
     parts = gradient.split([f.size for f in layers])
     step = torch.cat([f.natural_gradient(part, damping) for f, part in zip(layers, parts, strict=True)])
     return Target(step, gradient, None, layers, damping)

@@ -83,7 +83,7 @@ def spectral_error(operator: Operator, fisher: ExactFisher, k: int = SPECTRUM) -
 
 def off_block_share(fisher: ExactFisher) -> float:
     """The share of |F|^2 that lies outside the layer blocks."""
-    blocks = sum(fisher.layer(c.layer.name).frobenius_norm() ** 2 for c in fisher.columns)
+    blocks = sum(fisher.layer(layer.name).frobenius_norm() ** 2 for layer in fisher.layers)
     norm = fisher.frobenius_norm() ** 2
     return max(1 - blocks / norm, 0.0) if norm else float("nan")
 
@@ -91,7 +91,7 @@ def off_block_share(fisher: ExactFisher) -> float:
 def error_rows(operator: Operator, fisher: ExactFisher) -> Iterator[Row]:
     """Every error metric in every scope. A layer that the operator has no block for is unsupported there."""
     try:
-        blocks = {c.layer.name: operator.block(c.layer.start, c.layer.start + c.layer.size) for c in fisher.columns}
+        blocks = {la.name: operator.block(la.start, la.start + la.size) for la in fisher.layers}
     except ValueError as reason:
         yield from _rows(errors(operator, fisher), "network")
         yield Row("error.relative", scope=BLOCKS, status=Status.UNSUPPORTED, reason=str(reason))
