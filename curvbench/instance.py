@@ -255,6 +255,26 @@ class Instance:
         found = {n: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for n, leaf in leaves.items()}
         return self.pack(found)
 
+    def fisher_product(self, vector: Tensor) -> Tensor:
+        """The type-2 Fisher times a vector, (P,) -> (P,), by one forward-mode and one reverse-mode derivative.
+
+        Raises:
+            RuntimeError: torch's own, where an operation of the model has no forward-mode derivative.
+        """
+        directions = self.unpack(vector)
+        held = {name: self.parameters[name] for name in directions}
+
+        def run(parameters: dict[str, Tensor]) -> Tensor:
+            return self._forward({}, parameters)
+
+        # Of the kernels of attention only this one has a forward-mode derivative.
+        with sdpa_kernel(SDPBackend.MATH):
+            outputs, pull = torch.func.vjp(run, held)  # type: ignore[misc]
+            _, tangent = torch.func.jvp(run, (held,), (directions,))  # type: ignore[misc]
+        factor = self.likelihood.factor(outputs) * self.likelihood.valid(self.targets)[..., None]
+        cotangent = (factor * (factor * tangent).sum(-1, keepdim=True)).sum(0) / self.terms
+        return self.pack(pull(cotangent)[0])
+
     def pack(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Named tensors, shaped like the parameters, as a parameter vector (P,); other names are passed over.
 

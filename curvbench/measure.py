@@ -15,7 +15,7 @@ from torch import Tensor
 from curvbench import identity, numerics, training
 from curvbench.fisher import ExactFisher, exact_fisher
 from curvbench.fisher.columns import Columns
-from curvbench.fisher.passes import Stream
+from curvbench.fisher.stream import Stream
 from curvbench.instance import Instance
 from curvbench.meters.cost import cost_rows
 from curvbench.meters.direction import direction_rows

@@ -2,6 +2,6 @@
 
 from curvbench.fisher.contraction import gram_cost
 from curvbench.fisher.exact import ExactFisher, exact_fisher
-from curvbench.fisher.passes import collect
+from curvbench.fisher.stream import collect
 
 __all__ = ["ExactFisher", "collect", "exact_fisher", "gram_cost"]

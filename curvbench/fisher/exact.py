@@ -18,7 +18,7 @@ from curvbench import numerics
 from curvbench.fisher.columns import Columns, form
 from curvbench.fisher.contraction import Order, cross_gram, gram
 from curvbench.fisher.inner import inner
-from curvbench.fisher.passes import Stream, columns_within
+from curvbench.fisher.stream import Stream, columns_within
 from curvbench.instance import Instance
 from curvbench.likelihood import gradient_coefficients
 from curvbench.operators import Operator

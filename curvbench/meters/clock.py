@@ -17,20 +17,16 @@ def take_turns(
     """Seconds per function, one raw sample per turn, without loops around short ones.
 
     Each function runs once unmeasured, then in every turn each runs once, in the given order. No turn starts after
-    ``budget_s`` seconds (warm-up included), but the first always runs. On CUDA the seconds are the device's, between
-    two events. The garbage collector rests meanwhile.
+    ``budget_s`` seconds (warm-up included), but the first always runs. The garbage collector rests meanwhile.
 
     Raises:
         ValueError: No turn is asked for.
-        RuntimeError: A dispatch mode is active, which would be timed along with the functions.
+        RuntimeError: As ``seconds`` does.
     """
     if turns < 1:
         raise ValueError(f"turns must be at least 1, got {turns}; ask for one or more")
-    if modes := _get_current_dispatch_mode_stack():
-        names = ", ".join(type(mode).__name__ for mode in modes)
-        raise RuntimeError(f"nothing is timed under a counting mode, got {names}; leave its block first")
+    _refuse_modes()
     device = torch.device(device)
-    seconds = _cuda_seconds if device.type == "cuda" else _host_seconds
     end = time.perf_counter() + budget_s
     samples: dict[str, list[float]] = {name: [] for name in functions}
     with _without_collector():
@@ -44,6 +40,20 @@ def take_turns(
     return samples
 
 
+def seconds(function: Callable[[], object], device: torch.device) -> float:
+    """Wall-clock seconds of one call; on CUDA the device's, between two events.
+
+    Raises:
+        RuntimeError: A dispatch mode is active, which would be timed along with the function.
+    """
+    _refuse_modes()
+    if device.type == "cuda":
+        return _cuda_seconds(function, device)
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
 def ratios(samples: Sequence[float], baseline: Sequence[float]) -> list[float]:
     """Quotients turn by turn: a sample over the baseline's of the same turn.
 
@@ -55,10 +65,10 @@ def ratios(samples: Sequence[float], baseline: Sequence[float]) -> list[float]:
     return [sample / base for sample, base in zip(samples, baseline, strict=True)]
 
 
-def _host_seconds(function: Callable[[], object], device: torch.device) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
+def _refuse_modes() -> None:
+    if modes := _get_current_dispatch_mode_stack():
+        names = ", ".join(type(mode).__name__ for mode in modes)
+        raise RuntimeError(f"nothing is timed under a counting mode, got {names}; leave its block first")
 
 
 def _cuda_seconds(function: Callable[[], object], device: torch.device) -> float:

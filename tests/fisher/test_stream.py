@@ -9,8 +9,8 @@ import torch
 from cases import Case, instance_of
 
 import curvbench as cb
-from curvbench.fisher import passes
-from curvbench.fisher.passes import Stream, collect, segments
+from curvbench.fisher import stream
+from curvbench.fisher.stream import Stream, collect, segments
 from curvbench.operators import Dense
 
 
@@ -37,7 +37,7 @@ def test_streamed_and_stored_columns_are_the_same_matrix(case: Case, kind: str) 
 @pytest.mark.parametrize("kind", ["type-2", "empirical", "mc"])
 def test_samples_in_parts_give_the_same_columns(case: Case, kind: str) -> None:
     instance = instance_of(case.name)
-    whole, cut = (collect(instance, kind, 2, 1, graph_bytes=size) for size in (passes.GRAPH_BYTES, 1))
+    whole, cut = (collect(instance, kind, 2, 1, graph_bytes=size) for size in (stream.GRAPH_BYTES, 1))
     for a, b in zip(whole, cut, strict=True):
         torch.testing.assert_close(a.slopes, b.slopes, rtol=1e-11, atol=1e-13)
         torch.testing.assert_close(a.inputs, b.inputs, rtol=1e-11, atol=1e-13)
@@ -50,7 +50,7 @@ def test_a_segment_is_held_until_another_is_read(monkeypatch: pytest.MonkeyPatch
         made.append([layer.name for layer in args[4]])  # type: ignore[attr-defined, index]
         return collect(instance, *args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(passes, "collect", spy)
+    monkeypatch.setattr(stream, "collect", spy)
     instance = instance_of("nasty_cnn")
     fisher = cb.exact_fisher(instance, memory=8000)
     names = [layer.name for layer in instance.layers]

@@ -1,0 +1,116 @@
+"""What the exact Fisher itself costs, stage by stage, next to the floor: its FLOPs at the machine's own peak.
+
+The stages are the network's passes (in float64), the Gram matrices (products in the instance's dtype) and the spectrum
+(in float64). Nothing is timed while it is counted or weighed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+
+from curvbench.fisher import ExactFisher, exact_fisher
+from curvbench.instance import Instance
+from curvbench.meters.clock import seconds, take_turns
+from curvbench.meters.flops import FlopMeter
+from curvbench.meters.memory import peak_memory, state_bytes
+from curvbench.spec import Row
+
+PEAK_ORDER = 2048
+PEAK_TURNS = 5
+HUTCHINSON_ERROR = 0.01
+
+
+class Stages:
+    """The exact Fisher of an instance, made in three stages that are called in this order."""
+
+    names = ("passes", "contraction", "spectrum")
+
+    def __init__(self, instance: Instance) -> None:
+        self.instance = instance
+        self.fisher: ExactFisher
+
+    def passes(self) -> None:
+        self.fisher = exact_fisher(self.instance)
+
+    def contraction(self) -> None:
+        self.fisher.gram()
+
+    def spectrum(self) -> None:
+        self.fisher.eigenvalues(1)
+
+    def dtype(self, stage: str) -> torch.dtype:
+        """Of a stage's products."""
+        return self.instance.dtype if stage == "contraction" else torch.float64
+
+
+class Work(NamedTuple):
+    """What the stages take: FLOPs, and live bytes above the model, of each and in ``total``."""
+
+    flops: dict[str, float]
+    bytes: dict[str, int]
+    method: str
+
+
+def exact_rows(instance: Instance) -> Iterator[Row]:
+    """Seconds, FLOPs and bytes per stage, the machine's peak, and the work of an estimate over that of exactness."""
+    device, timed = instance.device, Stages(instance)
+    peaks = {dtype: matmul_peak(dtype, device) for dtype in {torch.float64, instance.dtype}}
+    taken = {stage: seconds(getattr(timed, stage), device) for stage in Stages.names}
+    draws = hutchinson_draws(timed.fisher)
+    del timed.fisher
+    work = count(instance)
+    floors = {stage: work.flops[stage] / peaks[timed.dtype(stage)] for stage in Stages.names}
+    for table in (taken, floors):
+        table["total"] = sum(table.values())
+    for dtype, rate in peaks.items():
+        yield Row(
+            "machine.peak", rate, str(dtype).removeprefix("torch."), method=f"matrix product of order {PEAK_ORDER}"
+        )
+    for stage in (*Stages.names, "total"):
+        yield Row("time.wall", taken[stage], stage, (taken[stage],))
+        yield Row("time.floor", taken[stage] / floors[stage], stage)
+        yield Row("flops.counted", work.flops[stage], stage)
+        yield Row("memory.peak", float(work.bytes[stage]), stage, method=work.method)
+    estimate = draws * product_flops(instance)
+    yield Row("flops.hutchinson", estimate / work.flops["total"], "total", method=f"{draws:.0f} draws for 1 %")
+
+
+def matmul_peak(dtype: torch.dtype, device: torch.device, order: int = PEAK_ORDER) -> float:
+    """FLOP per second of a square matrix product, the best of some turns."""
+    a, b = torch.randn(2, order, order, dtype=dtype, device=device)
+    samples = take_turns({"product": lambda: a @ b}, device, PEAK_TURNS, budget_s=60.0)
+    return 2 * order**3 / min(samples["product"])
+
+
+def count(instance: Instance) -> Work:
+    """FLOPs and live bytes of every stage."""
+    stages, flops, peaks = Stages(instance), {}, {}
+    highest, method = 0, ""
+    for stage in Stages.names:
+        held = state_bytes(stages.__dict__.get("fisher"), exclude=instance)
+        with FlopMeter() as meter:
+            peaks[stage], method = peak_memory(getattr(stages, stage), instance.device)
+        highest = max(highest, held + peaks[stage])
+        flops[stage] = float(meter.total)
+    return Work({**flops, "total": sum(flops.values())}, {**peaks, "total": highest}, method)
+
+
+def hutchinson_draws(fisher: ExactFisher, error: float = HUTCHINSON_ERROR) -> float:
+    """Gaussian vectors z after which the mean of |F z|^2 gives |F| with a relative standard error of ``error``.
+
+    Var |F z|^2 = 2 tr F^4, and the error of |F| is half that of its square: 1 / (2 error^2 r) draws with the effective
+    rank r = (tr F^2)^2 / tr F^4.
+    """
+    values = fisher.eigenvalues(len(fisher.gram()))
+    values = values / values[0]
+    return float(values.pow(4).sum() / values.square().sum() ** 2) / (2 * error**2)
+
+
+def product_flops(instance: Instance) -> float:
+    """FLOPs of one product of the Fisher and a vector, by derivatives of the network."""
+    with FlopMeter() as meter:
+        instance.fisher_product(torch.ones(instance.size, dtype=instance.dtype, device=instance.device))
+    return float(meter.total)
