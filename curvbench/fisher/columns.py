@@ -94,7 +94,7 @@ class Columns:
         groups, outputs, inputs = self.layer.shape
         total = self.slopes.new_zeros(groups * outputs, inputs, inputs)
         for B, X in self.tiles():
-            rows = _unit_rows(B, X)
+            rows = unit_rows(B, X)
             total.baddbmm_(rows.mT, rows)
         return total
 
@@ -136,14 +136,14 @@ class Columns:
 
     def unit_rows(self) -> Tensor:
         """Rows w per output unit whose outer products w w^T sum to its block, (G M, rows, D)."""
-        return torch.cat([_unit_rows(B, X) for B, X in self.tiles()], dim=1)
+        return torch.cat([unit_rows(B, X) for B, X in self.tiles()], dim=1)
 
     def _tile_row_bytes(self) -> int:
         """Bytes of one sample's R columns."""
         return self.slopes.shape[0] * self.layer.size * self.slopes.element_size()
 
 
-def _unit_rows(B: Tensor, X: Tensor) -> Tensor:
+def unit_rows(B: Tensor, X: Tensor) -> Tensor:
     """Rows w per output unit whose outer products sum to its block, (G M, rows, D)."""
     if B.shape[-1] == 1:  # w_r = b_r x for one x: the R columns of a sample merge into one row
         B = B.square().sum(0, keepdim=True).sqrt()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from curvbench import numerics
 from curvbench.fisher.columns import form
+from curvbench.fisher.units import UnitFisher
 from curvbench.operators import (
     BlockDiagonal,
     Dense,
@@ -74,6 +75,16 @@ def _(operator: Dense, fisher: ExactFisher) -> float:
     if not per_unit:
         return inner.dispatch(object)(operator, fisher)
     return numerics.inner(fisher.columns[0].unit_blocks(), operator.matrix) / fisher.terms
+
+
+@inner.register(UnitFisher)
+def _(operator: UnitFisher, fisher: ExactFisher) -> float:
+    if not _fits(operator.columns.layer.shape, fisher):
+        return inner.dispatch(object)(operator, fisher)
+    exact = UnitFisher(fisher.columns[0], fisher.terms)
+    tile = min(operator.tile, exact.tile)
+    pairs = zip(operator.rows(tile), exact.rows(tile), strict=True)
+    return sum(numerics.sum_squares(mine @ theirs.mT) for (_, mine), (_, theirs) in pairs)
 
 
 @inner.register(RotatedDiagonal)

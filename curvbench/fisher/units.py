@@ -1,0 +1,134 @@
+"""The exact blocks of a layer's output units, never stored: a tile of units is formed whenever it is read.
+
+The block of unit o is F_o = (1/terms) U^T U with one row of U per score column. Where there are fewer rows than inputs
+the small matrix U U^T stands for it: same norm and nonzero eigenvalues, and Woodbury for the solve.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from curvbench import numerics
+from curvbench.fisher.columns import TILE_BYTES, Columns, unit_rows
+from curvbench.operators import Operator
+
+
+@dataclass(frozen=True, eq=False)
+class UnitFisher(Operator):
+    """Block-diagonal over the G M output units of a layer, D x D each."""
+
+    columns: Columns
+    terms: float
+
+    @property
+    def size(self) -> int:
+        return self.columns.layer.size
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.columns.slopes.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.columns.slopes.device
+
+    @property
+    def small(self) -> int:
+        """Order of the matrix that is factorized per unit: the number of rows or of inputs."""
+        return min(self.columns.unit_row_count, self.columns.layer.inputs)
+
+    @property
+    def tile(self) -> int:
+        """Units whose rows are formed at the same time."""
+        return max(1, TILE_BYTES // (self.columns.count * self.columns.layer.inputs * self.dtype.itemsize))
+
+    def rows(self, tile: int | None = None) -> Iterator[tuple[slice, Tensor]]:
+        """Some units in each turn, as a slice of all G M, with their rows U / sqrt(terms), (units, rows, D)."""
+        layer, patches, step = self.columns.layer, self.columns.patches(), tile or self.tile
+        for group in range(layer.groups):
+            one = slice(group, group + 1)
+            for first in range(0, layer.outputs, step):
+                part = slice(first, min(first + step, layer.outputs))
+                slopes = self.columns.slopes[:, :, one, part] / self.terms**0.5
+                start = group * layer.outputs
+                yield slice(start + part.start, start + part.stop), unit_rows(slopes, patches[:, one])
+
+    def matrices(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """``rows`` with what stands for the blocks, U U^T or U^T U in float64, (units, n, n)."""
+        for part, U in self.rows():
+            wide = U.shape[1] < U.shape[2]
+            yield part, U, (U @ U.mT if wide else U.mT @ U).double()
+
+    def factorize(self, damping: float) -> Iterator[Tensor]:
+        """Cholesky factors of the damped small matrices, a tile of units in each turn."""
+        for _, _, matrix in self.matrices():
+            yield numerics.cholesky(numerics.damped(matrix, damping))
+
+    def solve_factorized(self, V: Tensor, damping: float, factors: Sequence[Tensor] | Iterator[Tensor]) -> Tensor:
+        """(F + damping I)^-1 V for a stack (P, K)."""
+        stack, result = self._stack(V), torch.empty_like(self._stack(V))
+        for (part, U), factor in zip(self.rows(), factors, strict=True):
+            result[part] = _solve(U, stack[part], damping, factor.to(torch.float64)).to(V.dtype)
+        return result.reshape(V.shape)
+
+    def _stack(self, V: Tensor) -> Tensor:
+        """(P, K) -> (G M, D, K)."""
+        return V.reshape(-1, self.columns.layer.inputs, V.shape[1])
+
+    def _matmat(self, V: Tensor) -> Tensor:
+        stack, result = self._stack(V), torch.empty_like(self._stack(V))
+        for part, U in self.rows():
+            result[part] = U.mT @ (U @ stack[part])
+        return result.reshape(V.shape)
+
+    def _solve(self, V: Tensor, damping: float) -> Tensor:
+        if not damping > 0:
+            raise ValueError("the unit blocks of a batch may be singular: give a damping above zero")
+        return self.solve_factorized(V, damping, self.factorize(damping))
+
+    @cached_property
+    def norms(self) -> Tensor:
+        """The Frobenius norm of every block, (G M,) in float64."""
+        return torch.cat([matrix.flatten(1).norm(dim=1) for _, _, matrix in self.matrices()])
+
+    def trace(self) -> float:
+        return float(self.diagonal().sum(dtype=torch.float64))
+
+    def frobenius_norm(self) -> float:
+        return numerics.sum_squares(self.norms) ** 0.5
+
+    def diagonal(self) -> Tensor:
+        return self.columns.squares().flatten().div(self.terms).to(self.dtype)
+
+    def eigenvalues(self, k: int) -> Tensor:
+        """Only blocks whose norm, a bound of their eigenvalues, is above the k-th value so far are decomposed."""
+        best: list[float] = []
+        for part, _, matrix in self.matrices():
+            for norm, one in zip(self.norms[part].tolist(), matrix, strict=True):
+                if len(best) == k and norm <= best[0]:
+                    continue
+                for value in numerics.eigvalsh(one).flip(0)[:k].tolist():
+                    best = heapq.nlargest(k, [*best, value])[::-1]
+        wanted = min(k, self.size)
+        found = torch.tensor(best[::-1][:wanted], dtype=torch.float64, device=self.device)
+        return torch.cat([found, found.new_zeros(wanted - len(found))])
+
+    def smallest_eigenvalue(self) -> float:
+        if self.columns.unit_row_count < self.columns.layer.inputs:
+            return 0.0
+        return min(float(numerics.eigvalsh(matrix).min()) for _, _, matrix in self.matrices())
+
+
+def _solve(U: Tensor, v: Tensor, damping: float, factor: Tensor) -> Tensor:
+    """(U^T U + damping I)^-1 v per unit: (units, rows, D), (units, D, K), and the factor of the small matrix."""
+    v = v.double()
+    if U.shape[1] >= U.shape[2]:
+        return torch.cholesky_solve(v, factor)
+    U = U.double()
+    return (v - U.mT @ torch.cholesky_solve(U @ v, factor)) / damping
