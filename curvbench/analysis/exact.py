@@ -1,0 +1,66 @@
+"""What the exact Fisher cost in a run of the meter ``exact``: one row per problem."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import pandas as pd
+from rich.table import Table
+
+from curvbench.analysis.summary import digits, labels
+from curvbench.spec import Status
+
+COLUMNS = {
+    "N": ("problem.samples", "network", 1.0),
+    "passes\ns": ("time.wall", "passes", 1.0),
+    "contraction\ns": ("time.wall", "contraction", 1.0),
+    "spectrum\ns": ("time.wall", "spectrum", 1.0),
+    "total\ns": ("time.wall", "total", 1.0),
+    "passes\nx floor": ("time.floor", "passes", 1.0),
+    "contraction\nx floor": ("time.floor", "contraction", 1.0),
+    "total\nx floor": ("time.floor", "total", 1.0),
+    "work\nTFLOP": ("flops.counted", "total", 1e-12),
+    "memory\nGB": ("memory.peak", "total", 1e-9),
+    "sampling\nx work": ("flops.hutchinson", "total", 1.0),
+}
+"""Heading: metric, scope and the factor to the unit that is shown."""
+
+LEGEND = (
+    "seconds of the exact Fisher in three stages: passes through the network in float64, Gram matrices, spectrum; "
+    "x floor: over the seconds that the counted FLOPs take at the peak of the machine's matrix product, measured in "
+    "the same process; memory: highest live bytes above the model; sampling: work of a Hutchinson estimate of |F| to "
+    "1 % over that of the exact one"
+)
+
+
+def table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Medians over seeds: one row per problem, with the columns of ``COLUMNS``; NaN where there is none."""
+    rows = frame[frame["status"] == Status.OK]
+    keys = [labels(rows, "problem"), rows["metric"], rows["scope"]]
+    medians = rows["value"].astype("float64").groupby(keys, sort=False).median()
+    problems = list(dict.fromkeys(labels(rows, "problem")))
+    content = {
+        heading: [factor * medians.get((problem, metric, scope), float("nan")) for problem in problems]
+        for heading, (metric, scope, factor) in COLUMNS.items()
+    }
+    return pd.DataFrame(content, index=problems)
+
+
+def tables(frame: pd.DataFrame, selected: Collection[str]) -> Iterator[tuple[str, Table]]:
+    """The device, its peaks, and a table of the selected problems."""
+    frame = frame[labels(frame, "problem").isin(selected)]
+    shown = Table(box=None, padding=(0, 1, 0, 0), show_edge=False)
+    shown.add_column("problem", vertical="bottom", no_wrap=True)
+    for heading in COLUMNS:
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for problem, row in table(frame).iterrows():
+        shown.add_row(str(problem), *map(digits, row))
+    yield _title(frame), shown
+
+
+def _title(frame: pd.DataFrame) -> str:
+    peaks = frame[frame["metric"] == "machine.peak"].groupby("scope")["value"].median()
+    rates = [f"{scope} {rate / 1e9:.0f} GFLOP/s" for scope, rate in peaks.items()]
+    places = frame[["device_name", "threads"]].drop_duplicates()
+    devices = [f"{name}, {threads} thread{'s' if threads > 1 else ''}" for name, threads in places.to_numpy()]
+    return "exact Fisher on " + "; ".join([*devices, *rates])
