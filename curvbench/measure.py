@@ -1,4 +1,4 @@
-"""From a cell to its rows: snapshot and exact reference are made once, and every probe is held against them."""
+"""From a cell to its rows: snapshot and reference Fisher are made once, and every probe is held against them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from curvbench import identity, numerics, training
 from curvbench.fisher import ExactFisher, exact_fisher
 from curvbench.fisher.columns import Columns
+from curvbench.fisher.plan import available_bytes, largest_batch, planned_bytes
 from curvbench.fisher.stream import Stream
 from curvbench.instance import Instance
 from curvbench.meters.cost import cost_rows
@@ -25,6 +26,7 @@ from curvbench.operators import Operator
 from curvbench.spec import Cell, Probe, Row, Unsupported
 
 DEFAULT_DAMPING = 1e-3
+REFERENCE_STREAM = 2**31  # above the seeds of probes and cells; torch's generator takes a seed modulo 2^32
 _FILE = "reference.pt"
 Report = Callable[[str], None]
 
@@ -54,7 +56,11 @@ def reference_identity(cell: Cell) -> str:
 
 
 def prepare(cell: Cell, folder: Path, data: Path | None, report: Report) -> None:
-    """Train the problem's snapshot and compute the exact Fisher of its batch into ``folder``, whole or not at all."""
+    """Train the problem's snapshot and compute its batch's reference Fisher into ``folder``, whole or not at all.
+
+    Raises:
+        MemoryError, torch.OutOfMemoryError: it would not fit; the text says how many samples would.
+    """
     path = folder / _FILE
     if path.exists():
         return
@@ -66,12 +72,40 @@ def prepare(cell: Cell, folder: Path, data: Path | None, report: Report) -> None
 
     model = training.snapshot(problem, cell.seed, data, cell.device, dtype, tell)
     inputs, targets = training.batch(problem, problem.data(data), cell.seed, cell.device, dtype)
-    report(f"exact Fisher of {problem.label}: {len(inputs)} samples")
-    fisher = exact_fisher(Instance(model, inputs, targets, problem.loss))
+    instance = Instance(model, inputs, targets, problem.loss)
+    refuse_oversized(instance, problem.mc_samples)
+    report(f"{reference_method(cell)} of {problem.label}: {len(inputs)} samples")
+    fisher = exact_fisher(instance, *_reference_type(cell))
     folder.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     torch.save(_packed(model.state_dict(), inputs, targets, fisher), temporary)
     os.replace(temporary, path)
+
+
+def refuse_oversized(instance: Instance, mc_samples: int) -> None:
+    """Raise an out-of-memory error where the reference would not fit into what is free; the text says what would."""
+    columns = mc_samples or instance.terms_per_sample * (instance.classes - (instance.loss == "cross_entropy"))
+    sizes, itemsize, free = list(instance.sizes.values()), instance.dtype.itemsize, available_bytes(instance.device)
+    needed = planned_bytes(sizes, instance.samples, columns, itemsize)
+    if needed <= free:
+        return
+    most = largest_batch(sizes, columns, itemsize, free, instance.samples)
+    advice = f"samples={most} would fit" if most else "not even one sample would fit: mc_samples takes fewer columns"
+    text = f"{instance.samples} samples of {columns} columns need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+    raise (MemoryError if instance.device.type == "cpu" else torch.OutOfMemoryError)(f"{text}; {advice}")
+
+
+def reference_method(cell: Cell) -> str:
+    """What the probes of a cell are held against, as the column ``method`` says it."""
+    draws = cell.problem.mc_samples
+    kind = f"Monte-Carlo Fisher of {draws} draw{'s' * (draws > 1)}" if draws else "exact type-2 Fisher"
+    return f"{kind} in {'float64' if cell.dtype == 'float64' else 'mixed precision'}"
+
+
+def _reference_type(cell: Cell) -> tuple[str, int, int]:
+    """Fisher type, draws and their seed: of a stream of its own, for no probe may share labels with its judge."""
+    draws = cell.problem.mc_samples
+    return ("mc", draws, REFERENCE_STREAM + cell.seed) if draws else ("type-2", 1, 0)
 
 
 def _packed(weights: dict[str, Tensor], inputs: Tensor, targets: Tensor, fisher: ExactFisher) -> dict[str, Any]:
@@ -86,7 +120,7 @@ def _packed(weights: dict[str, Tensor], inputs: Tensor, targets: Tensor, fisher:
 
 
 def load_reference(cell: Cell, folder: Path) -> tuple[Instance, ExactFisher]:
-    """The instance and exact Fisher that ``prepare`` has stored; large tensors stay on disk until they are used."""
+    """The instance and the Fisher that ``prepare`` has stored; large tensors stay on disk until they are used."""
     stored = torch.load(folder / _FILE, map_location=cell.device, mmap=cell.device == "cpu", weights_only=True)
     dtype = getattr(torch, cell.dtype)
     model = cell.problem.model().to(cell.device, dtype).eval()
@@ -120,12 +154,19 @@ def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list
         *cost_rows(probe, instance),
     ]
     report("errors")
-    rows += accuracy_rows(probe, instance, fisher)
+    sampled = cell.problem.mc_samples > 0
+    rows += [_against(reference_method(cell), row) for row in accuracy_rows(probe, instance, fisher, sampled)]
     return [replace(row, epoch=cell.problem.epochs) for row in rows]
 
 
-def accuracy_rows(probe: Probe, instance: Instance, fisher: ExactFisher) -> Iterator[Row]:
-    """Errors, sampling error, health and directions of a probe against an exact Fisher."""
+def _against(reference: str, row: Row) -> Row:
+    """The row, with the reference in its method if it compares with one."""
+    compares = row.metric.startswith(("error.", "direction."))
+    return replace(row, method=", ".join(filter(None, [reference, row.method]))) if compares else row
+
+
+def accuracy_rows(probe: Probe, instance: Instance, fisher: ExactFisher, sampled: bool = False) -> Iterator[Row]:
+    """Errors, sampling error, health and directions of a probe against a Fisher, exact or itself of sampled labels."""
     damping = getattr(probe, "damping", DEFAULT_DAMPING)
     gradient = instance.gradient()
     with numerics.count_retries() as retries:
@@ -134,7 +175,8 @@ def accuracy_rows(probe: Probe, instance: Instance, fisher: ExactFisher) -> Iter
     operator = probe.operator(state)
     found = list(error_rows(operator, fisher))
     yield from found
-    yield from _sampling_rows(probe, instance, fisher, found)
+    if not sampled:
+        yield from _sampling_rows(probe, instance, fisher, found)
     yield from health_rows(operator, damping, retries.count)
     yield from direction_rows(step, fisher, gradient, damping)
 

@@ -11,7 +11,7 @@ Imports point down only:
     4  engines   analysis   selection
     3  measure   store   training   identity
     2  probes --> parts   problems   meters   registry  hyperparameters
-    1  operators   fisher --> instance --> checks --> tape   layers   convolution   likelihood   data   download
+    1  operators   fisher --> instance --> checks --> tape   layers   convolution   likelihood   data   text   download
     0  spec  numerics
 
 Legend of shape letters, used in names and docstrings everywhere:
@@ -264,12 +264,19 @@ class Problem(Component, ABC):
     recipe: ClassVar[Recipe] = Recipe()
     samples: int
     epochs: int
+    mc_samples: int = 0
+    """Label draws per sample of the Monte-Carlo Fisher that probes are held against; 0: the exact type-2 Fisher.
+
+    A field of problems with many outputs: the exact one has R = C - 1 columns per loss term.
+    """
 
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise ValueError(f"{self.name}: samples must be at least 1, got {self.samples}")
         if self.epochs < 0:
             raise ValueError(f"{self.name}: epochs must not be negative, got {self.epochs}")
+        if self.mc_samples < 0:
+            raise ValueError(f"{self.name}: mc_samples must not be negative, got {self.mc_samples}")
 
     @abstractmethod
     def model(self) -> nn.Module:
@@ -344,7 +351,7 @@ class Metric:
 
 
 METRICS: dict[str, Metric] = {
-    "error.relative": Metric("1", "lower", "|F^ - F| / |F| in Frobenius norm, against the exact Fisher"),
+    "error.relative": Metric("1", "lower", "|F^ - F| / |F| in Frobenius norm; `method` says what F is"),
     "error.scale_optimal": Metric(
         "1", "lower", "the relative error after the best scalar multiple, sqrt(1 - cosine^2)"
     ),
@@ -353,7 +360,9 @@ METRICS: dict[str, Metric] = {
     "error.diagonal": Metric("1", "lower", "relative error of the diagonal"),
     "error.spectral": Metric("1", "lower", "relative error of the ten largest eigenvalues, as a vector"),
     "error.off_block": Metric("1", "", "share of |F|^2 outside the layer blocks: what no layer-wise method can have"),
-    "error.sampling": Metric("1", "lower", "relative error minus that of the same probe with the type-2 Fisher"),
+    "error.sampling": Metric(
+        "1", "lower", "relative error minus that of the same probe with the type-2 Fisher; only against an exact Fisher"
+    ),
     "health.condition": Metric("1", "lower", "condition number of the damped operator"),
     "health.retries": Metric("1", "lower", "factorizations that had to be repeated in higher precision"),
     "health.asymmetry": Metric("1", "lower", "|v'F^w - w'F^v| / (|v| |F^w|) for random v and w"),

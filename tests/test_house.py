@@ -18,7 +18,8 @@ MODULES = {
 }
 FLOORS = {
     0: {"spec", "numerics"},
-    1: {"tape", "layers", "convolution", "likelihood", "checks", "instance", "operators", "fisher", "data", "download"},
+    1: {"tape", "layers", "convolution", "likelihood", "checks", "instance", "operators", "fisher"}
+    | {"data", "text", "download"},
     2: {"parts", "probes", "problems", "meters", "hyperparameters", "registry"},
     3: {"training", "identity", "measure", "store"},
     4: {"engines", "analysis", "selection"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,7 +44,8 @@ def kfac(reference: Path) -> pd.DataFrame:
 
 
 def test_every_metric_is_measured(kfac: pd.DataFrame) -> None:
-    assert set(kfac["metric"]) == set(METRICS)
+    of_the_reference = {"time.floor", "flops.hutchinson", "machine.peak"}  # meters/exact.py
+    assert set(kfac["metric"]) == set(METRICS) - of_the_reference
     assert set(kfac["status"]) == {Status.OK}
     assert kfac["value"].notna().all()
 
@@ -119,6 +121,91 @@ def test_reference_is_made_once(reference: Path) -> None:
     measure.prepare(cell(cb.probe("kfac")), reference, None, silent)
     assert {path: path.stat().st_mtime_ns for path in reference.iterdir()} == before
     assert len(before) == 1
+
+
+COMPARES = ("error.", "direction.")
+
+
+def compared(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[frame["metric"].str.startswith(COMPARES)]
+
+
+def test_what_compares_says_with_what(kfac: pd.DataFrame) -> None:
+    assert compared(kfac)["method"].str.startswith("exact type-2 Fisher in float64").all()
+    rest = kfac[~kfac["metric"].str.startswith(COMPARES)]
+    assert not rest["method"].str.contains("Fisher").any()
+    directions = kfac[kfac["metric"].str.startswith("direction.")]
+    assert directions["method"].str.endswith(", damping 0.001").all()
+
+
+def test_mixed_precision_is_said() -> None:
+    assert measure.reference_method(cell(cb.probe("kfac"))) == "exact type-2 Fisher in float64"
+    single = replace(cell(cb.probe("kfac")), dtype="float32")
+    assert measure.reference_method(single) == "exact type-2 Fisher in mixed precision"
+
+
+WIDE = cb.problem("resnet", depth=8, width=2, outputs=30, mc_samples=5, samples=4)
+
+
+def wide(probe: Probe, seed: int = 0) -> Cell:
+    return Cell("test", WIDE, probe, seed, dtype="float64")
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("drawn") / "whole"
+    measure.prepare(wide(cb.probe("identity")), folder, None, silent)
+    return folder
+
+
+def test_a_sampled_reference_is_the_monte_carlo_fisher(drawn: Path) -> None:
+    instance, fisher = measure.load_reference(wide(cb.probe("identity")), drawn)
+    again = cb.exact_fisher(instance, "mc", WIDE.mc_samples, measure.REFERENCE_STREAM)
+    assert torch.equal(fisher.gram(), again.gram())
+    assert fisher.gram().shape == (5 * 4, 5 * 4)
+    assert fisher.coefficients is None
+
+
+def test_a_sampled_reference_is_never_called_exact(drawn: Path) -> None:
+    cells = [wide(cb.probe("kfac")), wide(cb.probe("kfac", fisher_type="mc"))]
+    for one in cells:
+        frame = pd.DataFrame([vars(row) for row in measure.measure(one, drawn, None, silent)])
+        good = compared(frame)
+        assert set(frame["metric"]) == set(METRICS) - {"error.sampling"}
+        assert good["method"].str.startswith("Monte-Carlo Fisher of 5 draws in float64").all()
+        assert not frame[["method", "reason"]].map(lambda text: "exact" in text).any(axis=None)
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_no_probe_shares_its_labels_with_a_sampled_reference(seed: int, tmp_path: Path) -> None:
+    measure.prepare(wide(cb.probe("identity"), seed), tmp_path, None, silent)
+    same = wide(cb.probe("full", fisher_type="mc", mc_samples=WIDE.mc_samples), seed)
+    rows = measure.measure(same, tmp_path, None, silent)
+    (error,) = [row.value for row in rows if (row.metric, row.scope) == ("error.relative", "network")]
+    assert error is not None
+    assert error >= 0.1
+
+
+def test_a_reference_that_does_not_fit_is_refused_with_what_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "available_bytes", lambda device: 203 * 10**6)
+    large = Cell("test", cb.problem("mlp", samples=600), cb.probe("identity"), 0)
+    with pytest.raises(MemoryError) as caught:
+        measure.prepare(large, tmp_path / "large", None, silent)
+    found = re.fullmatch(
+        r"600 samples of 9 columns need \d+\.\d GB, 0\.2 GB are free; samples=(\d+) would fit", str(caught.value)
+    )
+    assert found is not None, str(caught.value)
+    assert not (tmp_path / "large").exists()
+    fitting = replace(large, problem=replace(large.problem, samples=int(found[1])))
+    measure.prepare(fitting, tmp_path / "fitting", None, silent)
+    one_more = replace(large, problem=replace(large.problem, samples=int(found[1]) + 1))
+    with pytest.raises(MemoryError):
+        measure.prepare(one_more, tmp_path / "more", None, silent)
+    monkeypatch.setattr(measure, "available_bytes", lambda device: 10**6)
+    with pytest.raises(MemoryError, match="not even one sample would fit: mc_samples takes fewer columns"):
+        measure.prepare(large, tmp_path / "none", None, silent)
 
 
 @dataclass(frozen=True)

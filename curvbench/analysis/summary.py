@@ -35,9 +35,9 @@ COLUMNS = (
     Column("time.ratio", "step", "time\nx SGD"),
 )
 LEGEND = (
-    "error: |F^ - F| / |F| against the exact Fisher, of the network and of its layer blocks; scaled: after the best "
-    "scalar multiple; step: against the exact damped natural gradient, cosine and share of its decrease; x SGD: one "
-    "step with everything refreshed over a plain gradient step; * best of the column"
+    "error: |F^ - F| / |F| of the network and of its layer blocks, F as the title says; scaled: after the best scalar "
+    "multiple; step: against (F + damping I)^-1 g, cosine and share of its decrease; x SGD: one step with everything "
+    "refreshed over a plain gradient step; * best of the column"
 )
 NARROWEST_LABEL = 12
 
@@ -85,12 +85,13 @@ def best(values: pd.DataFrame) -> pd.DataFrame:
 
 
 def title(frame: pd.DataFrame, problem: str) -> str:
-    """The problem with its size N and P, the epochs of the snapshot, the share outside the layer blocks, the seeds."""
+    """The problem with N and P, the epochs of the snapshot, F itself, the share outside the layer blocks, the seeds."""
     cells = frame[labels(frame, "problem") == problem]
     parts = [problem]
     parts += [f"N = {n:,.0f}" for n in _facts(cells, "problem.samples")]
     parts += [f"P = {p:,.0f}" for p in _facts(cells, "problem.parameters")]
     parts += [f"epochs = {epoch}" for epoch in sorted(cells["epoch"].dropna().unique())]
+    parts += [f"F: {method}" for method in _methods(cells)]
     parts += [f"outside layer blocks = {share:.1%} of |F|^2" for share in _facts(cells, "error.off_block")]
     seeds = cells["seed"].nunique()
     parts += [f"median of {seeds} seeds ± half the range"] if seeds > 1 else []
@@ -166,6 +167,12 @@ def _facts(cells: pd.DataFrame, metric: str) -> list[float]:
     """The median of a metric that belongs to the problem rather than to a probe; none where no cell has it."""
     values = cells.loc[(cells["metric"] == metric) & (cells["scope"] == "network"), "value"].dropna()
     return [float(values.median())] if len(values) else []
+
+
+def _methods(cells: pd.DataFrame) -> list[str]:
+    """What the errors were measured against; more than one where the cells differ in it."""
+    chosen = (cells["metric"] == "error.relative") & (cells["scope"] == "network")
+    return [method for method in cells.loc[chosen, "method"].dropna().unique() if method]
 
 
 def _name(probe: str, status: str) -> Text:

@@ -42,7 +42,7 @@ class Task:
         """The cell's label, or that of the problem whose reference it is."""
         if self.kind == "cell":
             return self.cell.label
-        return f"exact reference of {self.cell.problem.label}, seed {self.cell.seed}"
+        return f"reference Fisher of {self.cell.problem.label}, seed {self.cell.seed}"
 
     @property
     def log(self) -> Path:

@@ -63,7 +63,11 @@ class ExactFisher(Operator):
 
     @cached_property
     def _gram(self) -> Tensor:
-        return torch.stack(self.layer_grams).sum(0) if len(self.columns) > 1 else self.layer_grams[0]
+        first, *others = self.layer_grams
+        total = first.clone() if others else first
+        for other in others:
+            total += other
+        return total
 
     def gram(self) -> Tensor:
         """V^T V, (R N, R N) in float64, index r N + n."""
@@ -249,9 +253,9 @@ def exact_fisher(
         precision: ``mixed`` runs the network in float64, stores in the instance's dtype and sums in float64;
             ``native`` runs the network in the instance's dtype too (a float32 pass flips the sign of a few ReLU units,
             which is nearly the whole error of a float32 Fisher).
-        memory: bytes that stored columns may take; by default a third of the machine's, or half of what is free on a
-            GPU. Columns that need more are made a segment of layers at a time whenever they are read, so that the
-            number of samples is bounded by the Gram matrices, at the price of repeated passes.
+        memory: bytes that stored columns may take, by default a third of what the device has free. Columns that
+            need more are made a segment of layers at a time whenever they are read, so that the number of samples is
+            bounded by the Gram matrices, at the price of repeated passes.
 
     Raises:
         ValueError: unknown ``fisher_type``, ``contraction`` or ``precision``.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import overload
@@ -11,10 +10,10 @@ import torch
 from torch import Tensor
 
 from curvbench.fisher.columns import Columns
+from curvbench.fisher.plan import GRAPH_BYTES, column_memory
 from curvbench.instance import Instance
 from curvbench.spec import Layer
 
-GRAPH_BYTES = 2**30  # what one recorded pass may keep: more samples go in several passes
 _TENSORS_PER_OUTPUT = 6  # activations, normalizations and gradients around a layer, in sizes of its output
 
 
@@ -127,13 +126,6 @@ def columns_within(
     if len(found) == 1:
         return collect(instance, fisher_type, mc_samples, seed, dtype)
     return Stream(Source(instance, fisher_type, mc_samples, seed, dtype, found), instance.layers)
-
-
-def column_memory(device: torch.device) -> int:
-    """Bytes that stored columns may take: a third of the machine's memory, or half of what is free on a GPU."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] // 2
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 3
 
 
 def segments(instance: Instance, columns: int, itemsize: int, budget: int) -> list[list[Layer]]:

@@ -115,5 +115,5 @@ def _rows(values: Mapping[str, float], scope: str) -> Iterator[Row]:
         if value == value:
             yield Row(f"error.{name}", value, scope)
         else:
-            reason = "the exact Fisher is zero in this scope: nothing to compare with"
+            reason = "the Fisher is zero in this scope: nothing to compare with"
             yield Row(f"error.{name}", scope=scope, status=Status.SKIPPED, reason=reason)

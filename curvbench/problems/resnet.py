@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch.nn.functional as F
@@ -12,6 +14,7 @@ from curvbench import data
 from curvbench.spec import Dataset, Problem
 
 # Blocks per stage. Three stages: section 4.2 of the paper (6n + 2 layers); four: table 1, its stem replaced by 3 x 3.
+# A block is two 3 x 3 convolutions, that of depth 50 a bottleneck of three.
 STAGES: dict[int, tuple[int, ...]] = {
     8: (1, 1, 1),
     20: (3, 3, 3),
@@ -21,37 +24,48 @@ STAGES: dict[int, tuple[int, ...]] = {
     110: (18, 18, 18),
     18: (2, 2, 2, 2),
     34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
 }
+EXPANSION = 4
 
 
 @dataclass(frozen=True)
 class ResNet(Problem):
-    """Residual network for small images: depth 8, 20, 32, 44, 56, 110 (three stages) or 18, 34 (four stages).
+    """Residual network for small images: depth 8, 20, 32, 44, 56, 110 (three stages) or 18, 34, 50 (four stages).
 
     Three stages: ``width`` 16 and shortcuts without parameters. Four stages: ``width`` 64 and 1 x 1 projections; 18
-    has 11,173,962 parameters on CIFAR-10. ``width`` is that of the first stage; 0 takes these. Modules are named as
-    torchvision names them.
+    has 11,173,962 parameters on CIFAR-10, 50 has bottlenecks with the stride in their 3 x 3 convolution and
+    23,520,842. ``width`` is that of the first stage; 0 takes these. Modules are named as torchvision names them.
+
+    ``outputs`` is the width C of the last layer; 0 takes the classes of the data set. With more, labels stay those of
+    the data set and the other classes never occur: the Fisher matrix of a network with C outputs on real images, not
+    of a task with C classes.
     """
 
     depth: int = 20
     dataset: str = "digits"
     width: int = 0
+    outputs: int = 0
+    mc_samples: int = 0
     samples: int = 128
     epochs: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        data.info(self.dataset)
+        classes = data.info(self.dataset).classes
         if self.depth not in STAGES:
             raise ValueError(f"resnet: depth must be one of {', '.join(map(str, STAGES))}, got {self.depth}")
         if self.width < 0:
             raise ValueError(f"resnet: width must be positive, or 0 for the paper's, got {self.width}")
+        if self.outputs and self.outputs < classes:
+            raise ValueError(f"resnet: outputs must be at least the {classes} classes, or 0, got {self.outputs}")
 
     def model(self) -> nn.Module:
         """(N, channels, size, size) -> (N, C); convolutions drawn from He's normal distribution, fan out."""
         info, stages = data.info(self.dataset), STAGES[self.depth]
         published = 64 if len(stages) == 4 else 16
-        return Network(info.channels, info.classes, stages, self.width or published)
+        block = Bottleneck if self.depth == 50 else partial(BasicBlock, projection=len(stages) == 4)
+        return Network(info.channels, self.outputs or info.classes, stages, self.width or published, block)
 
     def data(self, root: Path | None) -> Dataset:
         """The data set, see ``curvbench.data.load``."""
@@ -59,18 +73,28 @@ class ResNet(Problem):
 
 
 class Network(nn.Module):
-    """3 x 3 stem, stages of basic blocks (width doubled and size halved from one to the next), mean over pixels, fc."""
+    """3 x 3 stem, stages of blocks (width doubled and size halved from one to the next), mean over pixels, fc."""
 
-    def __init__(self, channels: int, classes: int, stages: tuple[int, ...], width: int) -> None:
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        stages: tuple[int, ...],
+        width: int,
+        block: Callable[[int, int, int], BasicBlock | Bottleneck],
+    ) -> None:
         super().__init__()
-        self.conv1 = _conv3x3(channels, width, 1)
+        self.conv1 = _conv(channels, width, 3)
         self.bn1 = nn.BatchNorm2d(width)
         self.stages = [f"layer{k}" for k in range(1, len(stages) + 1)]
         inputs = width
         for k, (name, blocks) in enumerate(zip(self.stages, stages, strict=True)):
-            outputs = width * 2**k
-            self.add_module(name, _stage(inputs, outputs, blocks, 1 if k == 0 else 2, projection=len(stages) == 4))
-            inputs = outputs
+            stage = nn.Sequential()
+            for i in range(blocks):
+                added = block(inputs, width * 2**k, 2 if k > 0 and i == 0 else 1)
+                stage.append(added)
+                inputs = added.outputs
+            self.add_module(name, stage)
         self.fc = nn.Linear(inputs, classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -85,18 +109,40 @@ class Network(nn.Module):
 class BasicBlock(nn.Module):
     """Two 3 x 3 convolutions with BatchNorm and a shortcut around them."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, projection: bool) -> None:
+    def __init__(self, inputs: int, width: int, stride: int, projection: bool) -> None:
         super().__init__()
-        self.conv1 = _conv3x3(inputs, outputs, stride)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = _conv3x3(outputs, outputs, 1)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.downsample = _shortcut(inputs, outputs, stride, projection)
+        self.outputs = width
+        self.conv1 = _conv(inputs, width, 3, stride)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = _conv(width, width, 3)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = _shortcut(inputs, width, stride, projection)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) -> (N, outputs, H / stride, W / stride)."""
         y = F.relu(self.bn1(self.conv1(x)))
         return F.relu(self.bn2(self.conv2(y)) + self.downsample(x))
+
+
+class Bottleneck(nn.Module):
+    """1 x 1, 3 x 3 and 1 x 1 convolutions with BatchNorm, the last four times as wide, and a shortcut around them."""
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.outputs = EXPANSION * width
+        self.conv1 = _conv(inputs, width, 1)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = _conv(width, width, 3, stride)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = _conv(width, self.outputs, 1)
+        self.bn3 = nn.BatchNorm2d(self.outputs)
+        self.downsample = _shortcut(inputs, self.outputs, stride, projection=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) -> (N, outputs, H / stride, W / stride)."""
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
+        return F.relu(self.bn3(self.conv3(y)) + self.downsample(x))
 
 
 class PaddedShortcut(nn.Module):
@@ -117,19 +163,10 @@ def _shortcut(inputs: int, outputs: int, stride: int, projection: bool) -> nn.Mo
         return nn.Identity()
     if not projection:
         return PaddedShortcut(outputs - inputs, stride)
-    convolution = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-    return nn.Sequential(_he(convolution), nn.BatchNorm2d(outputs))
+    return nn.Sequential(_conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
 
 
-def _stage(inputs: int, outputs: int, blocks: int, stride: int, projection: bool) -> nn.Module:
-    first = BasicBlock(inputs, outputs, stride, projection)
-    return nn.Sequential(first, *[BasicBlock(outputs, outputs, 1, projection) for _ in range(blocks - 1)])
-
-
-def _conv3x3(inputs: int, outputs: int, stride: int) -> nn.Conv2d:
-    return _he(nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False))
-
-
-def _he(convolution: nn.Conv2d) -> nn.Conv2d:
+def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     return convolution

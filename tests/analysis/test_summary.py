@@ -15,7 +15,7 @@ from curvbench.analysis import summary
 
 def row(probe: str, metric: str, value: float | None, scope: str = "network", **other: Any) -> dict[str, Any]:
     common = {"problem": "toy", "problem_args": "epochs=2", "probe_args": "", "seed": 0, "status": "ok", "reason": ""}
-    common |= {"cell_id": probe, "epoch": 2, "started_at": datetime.now(UTC)}
+    common |= {"cell_id": probe, "epoch": 2, "started_at": datetime.now(UTC), "method": ""}
     return common | {"probe": probe, "metric": metric, "value": value, "scope": scope} | other
 
 
@@ -24,7 +24,7 @@ def frame(*rows: dict[str, Any]) -> pd.DataFrame:
 
 
 ROWS = frame(
-    row("a", "error.relative", 0.5),
+    row("a", "error.relative", 0.5, method="exact Fisher"),
     row("a", "error.relative", 0.25, "layer blocks"),
     row("a", "direction.cosine", 0.9),
     row("a", "flops.ratio", 12.34, "step"),
@@ -81,7 +81,9 @@ def test_medians_and_half_the_range_over_seeds() -> None:
 
 
 def test_the_title_says_how_large() -> None:
-    expected = "toy[epochs=2], N = 64, P = 11,173,962, epochs = 2, outside layer blocks = 27.5% of |F|^2"
+    expected = (
+        "toy[epochs=2], N = 64, P = 11,173,962, epochs = 2, F: exact Fisher, outside layer blocks = 27.5% of |F|^2"
+    )
     assert summary.title(ROWS, TOY) == expected
 
 

@@ -14,8 +14,11 @@ import torch
 from torch import Tensor, nn
 
 import curvbench.problems
+from curvbench import data
 from curvbench.problems.mlp import MLP
 from curvbench.problems.resnet import ResNet
+from curvbench.problems.transformer import GREY_LEVELS, Transformer
+from curvbench.problems.vgg import VGG
 from curvbench.spec import Dataset, Problem, Skip
 
 COVERED = (nn.Linear, nn.Conv1d, nn.Conv2d)
@@ -56,7 +59,9 @@ def weights(model: nn.Module) -> list[Tensor]:
 
 def test_discovery_finds_the_files() -> None:
     files = {path.stem for path in Path(problems_path()[0]).glob("*.py")} - {"__init__"}
-    assert {kind.__module__.rpartition(".")[2] for kind in shipped()} == files >= {"mlp", "resnet"}
+    assert (
+        {kind.__module__.rpartition(".")[2] for kind in shipped()} == files >= {"mlp", "resnet", "transformer", "vgg"}
+    )
 
 
 @every
@@ -84,8 +89,10 @@ def test_is_a_frozen_value(kind: type[Problem]) -> None:
 
 
 @every
-@pytest.mark.parametrize("wrong", [{"samples": 0}, {"samples": -1}, {"epochs": -1}])
+@pytest.mark.parametrize("wrong", [{"samples": 0}, {"samples": -1}, {"epochs": -1}, {"mc_samples": -1}])
 def test_senseless_fields_are_refused_in_one_line(kind: type[Problem], wrong: dict[str, int]) -> None:
+    if not wrong.keys() <= kind().hyperparameters.keys():
+        pytest.skip("this problem has no such field")
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} must .*, got {next(iter(wrong.values()))}$") as caught:
         kind(**wrong)
     assert "\n" not in str(caught.value)
@@ -135,7 +142,8 @@ def test_every_covered_layer_is_called_exactly_once(kind: type[Problem]) -> None
 @every
 def test_samples_do_not_touch_each_other_in_evaluation_mode(kind: type[Problem]) -> None:
     problem = kind()
-    model, inputs = fresh(problem).double(), data_or_skip(problem).test_inputs[:4].double()
+    model, inputs = fresh(problem).double(), data_or_skip(problem).test_inputs[:4]
+    inputs = inputs.double() if inputs.is_floating_point() else inputs
     with torch.no_grad():
         torch.testing.assert_close(model(inputs)[1:2], model(inputs[1:2]), rtol=1e-10, atol=1e-10)
 
@@ -179,8 +187,17 @@ def test_mlp_refuses(wrong: dict[str, int | str]) -> None:
         MLP(**wrong)  # type: ignore[arg-type]
 
 
-# Counted by hand from the papers' tables; 18 and 34 are widely published for CIFAR-10.
-SIZES = {18: 11_173_962, 34: 21_282_122, 20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}
+# Counted by hand from the papers' tables; 18, 34 and 50 are widely published for CIFAR-10.
+SIZES = {
+    18: 11_173_962,
+    34: 21_282_122,
+    50: 23_520_842,
+    20: 269_722,
+    32: 464_154,
+    44: 658_586,
+    56: 853_018,
+    110: 1_727_962,
+}
 
 
 @pytest.mark.parametrize("depth", SIZES)
@@ -188,7 +205,7 @@ def test_resnet_has_the_published_size(depth: int) -> None:
     assert parameters(ResNet(depth=depth, dataset="cifar10")) == SIZES[depth]
 
 
-@pytest.mark.parametrize("depth", [8, 20, 32, 18, 34])
+@pytest.mark.parametrize("depth", [8, 20, 32, 18, 34, 50])
 def test_depth_counts_the_weight_layers(depth: int) -> None:
     layers = [name for name, m in ResNet(depth=depth).model().named_modules() if isinstance(m, COVERED)]
     assert len([name for name in layers if "downsample" not in name]) == depth
@@ -231,7 +248,172 @@ def test_width_of_the_first_stage() -> None:
     assert ResNet(width=4).model().get_submodule("fc").in_features == 16
 
 
-@pytest.mark.parametrize("wrong", [{"depth": 50}, {"depth": 19}, {"width": -1}])
+@pytest.mark.parametrize("wrong", [{"depth": 52}, {"depth": 19}, {"width": -1}, {"outputs": 9}])
 def test_resnet_refuses(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be .*, got {next(iter(wrong.values()))}"):
         ResNet(**wrong)  # type: ignore[arg-type]
+
+
+def test_bottlenecks_have_the_shapes_of_the_paper() -> None:
+    """Table 1 of the paper, 50 layers, the second stage: 1 x 1, 128; 3 x 3, 128 (stride 2); 1 x 1, 512."""
+    block = ResNet(depth=50, dataset="cifar10").model().get_submodule("layer2.0")
+    shapes = {name: tuple(p.shape) for name, p in block.named_parameters() if "conv" in name or "downsample.0" in name}
+    assert shapes == {
+        "conv1.weight": (128, 256, 1, 1),
+        "conv2.weight": (128, 128, 3, 3),
+        "conv3.weight": (512, 128, 1, 1),
+        "downsample.0.weight": (512, 256, 1, 1),
+    }
+    assert [block.get_submodule(f"conv{k}").stride for k in (1, 2, 3)] == [(1, 1), (2, 2), (1, 1)]
+
+
+def test_bottlenecks_add_the_shortcut() -> None:
+    block = ResNet(depth=50, width=2).model().eval().get_submodule("layer1.1")
+    with torch.no_grad():
+        block.get_parameter("bn3.weight").zero_()  # the branch is silent
+    x = torch.randn(2, 8, 8, 8)
+    assert torch.equal(block(x), x.relu())
+
+
+def test_more_outputs_than_classes() -> None:
+    problem = ResNet(depth=8, width=4, outputs=1000)
+    digits = problem.data(None)
+    with torch.no_grad():
+        assert fresh(problem)(digits.test_inputs[:2]).shape == (2, 1000)
+    assert digits.train_targets.max() == 9
+
+
+# Convolutions 9,220,480 with their biases (table 1, column A, of arXiv:1409.1556 for 3 channels), 5,504 in BatchNorm
+# and 5,130 in the last layer; with BatchNorm as widely published for CIFAR-10.
+@pytest.mark.parametrize(("batchnorm", "size"), [(True, 9_231_114), (False, 9_225_610)])
+def test_vgg_11_has_the_published_size(batchnorm: bool, size: int) -> None:
+    assert parameters(VGG(dataset="cifar10", batchnorm=batchnorm)) == size
+
+
+@pytest.mark.parametrize(
+    ("dataset", "shape"), [("cifar100", (3, 32, 32)), ("mnist", (1, 28, 28)), ("digits", (1, 8, 8))]
+)
+@pytest.mark.parametrize("depth", [11, 13, 16, 19])
+def test_vgg_shrinks_images_to_one_pixel(dataset: str, shape: tuple[int, ...], depth: int) -> None:
+    model = VGG(depth=depth, dataset=dataset, width=2).model().eval()
+    layers = [module for module in model.modules() if isinstance(module, COVERED)]
+    assert len(layers) == depth - 2  # one fully connected layer of the paper's three
+    assert isinstance(layers[-1], nn.Linear)
+    assert layers[-1].in_features == 16
+    with torch.no_grad():
+        outputs = model(torch.randn(2, *data.info(dataset).shape))
+    assert outputs.shape == (2, 100 if dataset == "cifar100" else 10)
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "mnist", "digits"])
+def test_every_weight_of_vgg_sees_a_pixel(dataset: str) -> None:
+    model, sizes = VGG(dataset=dataset, width=2).model().eval(), []
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda _, args, __: sizes.append(args[0].shape[-1]))
+    with torch.no_grad():
+        model(torch.randn(1, *data.info(dataset).shape))
+    assert len(sizes) == 8
+    assert min(sizes) >= 2
+
+
+@pytest.mark.parametrize("wrong", [{"depth": 12}, {"width": -1}])
+def test_vgg_refuses(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be .*, got {next(iter(wrong.values()))}"):
+        VGG(**wrong)  # type: ignore[arg-type]
+
+
+def test_transformer_of_fngd_has_the_size_of_the_original() -> None:
+    """Base model of arXiv:1706.03762, table 3: 6 layers of 4 d^2 + 2 d h (encoder) and 8 d^2 + 2 d h (decoder)."""
+    problem = Transformer(task="multi30k", width=512, hidden=2048, heads=8, depth=6)
+    d, h, tokens = 512, 2048, 1000
+    attention, feed, norm = 4 * d * d, 2 * d * h + d + h, 2 * d
+    layers = 6 * (attention + feed + 2 * norm) + 6 * (2 * attention + feed + 3 * norm)
+    assert parameters(problem) == layers + 2 * (tokens + 2) * d + tokens * d
+
+
+def test_transformer_completes_digits() -> None:
+    digits = Transformer().data(None)
+    inputs, targets = digits.train_inputs, digits.train_targets
+    images = Transformer(length=32).data(None)
+    assert inputs.shape == (1437, 16)
+    assert targets.min() >= 0
+    assert targets.max() < GREY_LEVELS
+    assert torch.equal(inputs[:, 9:], targets[:, :-1])
+    assert set(inputs[:, 8].tolist()) == {GREY_LEVELS}
+    assert torch.equal(inputs[:, :8], images.train_inputs[:, 24:32])
+    assert torch.equal(targets, images.train_targets[:, :8])
+
+
+@pytest.fixture
+def attentive() -> tuple[nn.Module, Tensor]:
+    """A network in float64 and inputs whose first sample ends in filling."""
+    problem = Transformer(length=4, depth=2)
+    inputs = problem.data(None).test_inputs[:3].clone()
+    inputs[0, 2:4] = GREY_LEVELS + 1
+    return fresh(problem).double(), inputs
+
+
+def test_decoder_does_not_see_the_future(attentive: tuple[nn.Module, Tensor]) -> None:
+    model, inputs = attentive
+    other = inputs.clone()
+    other[:, 6:] = (other[:, 6:] + 1) % GREY_LEVELS
+    with torch.no_grad():
+        before, after = model(inputs), model(other)
+    assert torch.equal(before[:, :2], after[:, :2])
+    assert not torch.equal(before[:, 2:], after[:, 2:])
+
+
+def test_attention_skips_what_fills_up_the_source(attentive: tuple[nn.Module, Tensor]) -> None:
+    model, inputs = attentive
+    with torch.no_grad():
+        before = model(inputs)
+        model.get_parameter("source.weight")[GREY_LEVELS + 1] += 1.0
+        after = model(inputs)
+        model.get_parameter("source.weight")[inputs[0, 0]] += 1.0
+        assert not torch.allclose(model(inputs)[0], before[0])
+    assert torch.equal(before, after)
+
+
+def test_attention_is_that_of_torch(attentive: tuple[nn.Module, Tensor]) -> None:
+    model, _ = attentive
+    attention = model.get_submodule("decoder.0.cross")
+    x, memory = torch.randn(3, 4, 16).double(), torch.randn(3, 5, 16).double()
+    unseen = torch.tensor([False, False, False, True, True]).expand(3, 5)
+    theirs = nn.MultiheadAttention(16, 2, bias=False, batch_first=True).double()
+    names = ("query", "key", "value")
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(torch.cat([attention.get_parameter(f"{name}.weight") for name in names]))
+        theirs.out_proj.weight.copy_(attention.get_parameter("out.weight"))
+        expected, _ = theirs(x, memory, memory, key_padding_mask=unseen, need_weights=False)
+        torch.testing.assert_close(attention(x, memory, unseen[:, None, None]), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, in its derivatives
+def test_transformer_has_a_forward_mode_derivative(attentive: tuple[nn.Module, Tensor]) -> None:
+    model, inputs = attentive
+    names = dict(model.named_parameters())
+    direction = {name: torch.randn_like(p) for name, p in names.items()}
+    forward = torch.func.jvp(lambda p: torch.func.functional_call(model, p, (inputs,)), (names,), (direction,))[1]
+    cotangent = torch.randn_like(forward)
+    backward = torch.autograd.grad((model(inputs) * cotangent).sum(), list(names.values()))
+    pulled = sum((g * direction[name]).sum() for name, g in zip(names, backward, strict=True))
+    assert (forward * cotangent).sum().item() == pytest.approx(pulled.item(), rel=1e-10)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"task": "wmt"},
+        {"width": 15},
+        {"heads": 3},
+        {"depth": 0},
+        {"length": 33},
+        {"vocabulary": 20},
+        {"task": "multi30k", "vocabulary": 2},
+    ],
+)
+def test_transformer_refuses(wrong: dict[str, int | str]) -> None:
+    with pytest.raises(ValueError, match=rf"transformer: .*{list(wrong)[-1]}") as caught:
+        Transformer(**wrong)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)

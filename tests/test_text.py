@@ -1,0 +1,98 @@
+"""Multi30k: sentences become the ids that a translation is learnt from, absence and damage are named."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import oracles
+import pytest
+import torch
+
+import curvbench as cb
+from curvbench import text
+from curvbench.likelihood import IGNORED
+from curvbench.problems.transformer import Transformer
+from curvbench.spec import Skip
+
+ENGLISH = ["A dog runs.", "A dog, a cat.", "A bird"]
+GERMAN = ["Ein Hund läuft.", "Ein Hund und eine Katze sitzen.", "Ein Vogel"]
+
+
+def written(root: Path) -> Path:
+    """The published layout; the test part has a word that the training part has not."""
+    folder = root / "multi30k"
+    folder.mkdir()
+    for part, extra in (("train", []), ("test_2016_flickr", ["A zebra runs."])):
+        for language, lines in (("en", ENGLISH), ("de", GERMAN)):
+            content = "".join(f"{line}\n" for line in (extra or lines))
+            (folder / f"{part}.{language}.gz").write_bytes(gzip.compress(content.encode()))
+    return root
+
+
+def test_frequent_words_have_ids_in_the_order_of_their_counts(tmp_path: Path) -> None:
+    data = text.multi30k(written(tmp_path), vocabulary=6, length=6)
+    begin, pad = text.begin(6), text.padding(6)
+    a, dog, full_stop, runs = 2, 3, 4, 5  # a 4 times, dog and . twice, runs the first of those that occur once
+    unknown, end = text.UNKNOWN, text.END
+    ein, hund, stop, laeuft = 2, 3, 4, 5
+    assert data.train_inputs[:, :6].tolist() == [
+        [a, dog, runs, full_stop, end, pad],
+        [a, dog, unknown, a, unknown, full_stop],
+        [a, unknown, end, pad, pad, pad],
+    ]
+    assert data.train_targets.tolist() == [
+        [ein, hund, laeuft, stop, end, IGNORED],
+        [ein, hund, unknown, unknown, unknown, unknown],
+        [ein, unknown, end, IGNORED, IGNORED, IGNORED],
+    ]
+    assert data.train_inputs[0, 6:].tolist() == [begin, ein, hund, laeuft, stop, pad]
+    assert data.test_inputs[0, :6].tolist() == [a, unknown, runs, full_stop, end, pad]
+    assert data.train_inputs.dtype == data.train_targets.dtype == torch.int64
+
+
+def test_transformer_reads_it(tmp_path: Path) -> None:
+    problem = Transformer(task="multi30k", vocabulary=6, length=6)
+    data = problem.data(written(tmp_path))
+    with torch.no_grad():
+        outputs = problem.model()(data.train_inputs)
+    assert outputs.shape == (3, 6, 6)
+    assert torch.isfinite(outputs).all()
+
+
+def test_filling_is_no_loss_term(tmp_path: Path) -> None:
+    problem = Transformer(task="multi30k", vocabulary=4, length=6, width=4, hidden=4)
+    data = problem.data(written(tmp_path))
+    model = problem.model().double()
+    instance = cb.Instance(model, data.train_inputs, data.train_targets)
+    terms = oracles.loss_terms(model, data.train_inputs, data.train_targets, problem.loss)
+    assert instance.terms == len(terms) == 5 + 6 + 3
+    rows = torch.cat([oracles.type2_rows(term, problem.loss) for term in terms])
+    v = torch.randn(instance.size, dtype=torch.float64)
+    expected = rows.T @ (rows @ v) / len(terms)
+    assert oracles.relative(cb.exact_fisher(instance).matvec(v), expected) <= 1e-10
+
+
+@pytest.mark.parametrize("root", [None, Path("absent")])
+def test_absent_files_are_a_skip_that_says_where_they_are(root: Path | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CURVBENCH_DATA", raising=False)
+    with pytest.raises(Skip, match=r"train\.en\.gz.*https://github\.com/multi30k/dataset") as caught:
+        Transformer(task="multi30k").data(root)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"plain", gzip.compress(b"a\n")[:-6], gzip.compress(b"\xff\xfe"), gzip.compress(b"")]
+)
+def test_damage_is_named(tmp_path: Path, content: bytes) -> None:
+    file = written(tmp_path) / "multi30k" / "train.de.gz"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"train\.de\.gz is damaged: .*get it again"):
+        text.multi30k(tmp_path, vocabulary=6, length=6)
+
+
+def test_two_sides_of_different_length_are_damage(tmp_path: Path) -> None:
+    file = written(tmp_path) / "multi30k" / "train.de.gz"
+    file.write_bytes(gzip.compress(b"Ein Hund\n"))
+    with pytest.raises(ValueError, match="3 sentences in en, 1 in de"):
+        text.multi30k(tmp_path, vocabulary=6, length=6)
