@@ -54,6 +54,17 @@ def refuse_output(outputs: Any, samples: int) -> None:
         raise ValueError("the model's outputs hold NaN or infinity: nothing can be measured there")
 
 
+def refuse_uncovered(model: nn.Module) -> None:
+    """A model of which nothing is covered, with the modules that hold its parameters."""
+    owners = {name: module for name, module in model.named_modules() if list(module.parameters(recurse=False))}
+    outermost = {n: m for n, m in owners.items() if not any(n.startswith(f"{other}.") for other in owners if other)}
+    held = ", ".join(f"{type(module).__name__} {name!r}" for name, module in outermost.items()) or "nothing"
+    raise ValueError(
+        "the model has no covered layer: no Linear, Conv1d or Conv2d module is trained and called; "
+        f"its parameters are in {held}"
+    )
+
+
 def refuse_layer(layer: Layer, seen: Recorder, samples: int) -> None:
     """A layer whose scores are no product of one input and one output gradient per sample."""
     if seen.calls[layer.name] > 1:

@@ -49,7 +49,7 @@ def read(what: str, text: str, annotation: Any) -> Any:
         for reading in _readings(text, option):
             if _fits(reading, option):
                 return reading
-    raise ValueError(f"{what} must be {_describe(annotation)}, got {text!r}")
+    raise ValueError(f"{what} must be {describe(annotation)}, got {text!r}")
 
 
 def _readings(text: str, option: Any) -> list[Any]:
@@ -69,7 +69,7 @@ def check(what: str, value: Any, annotation: Any) -> Any:
     if float in options and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not any(_fits(value, option) for option in options):
-        raise ValueError(f"{what} must be {_describe(annotation)}, got {value!r}")
+        raise ValueError(f"{what} must be {describe(annotation)}, got {value!r}")
     return value
 
 
@@ -89,7 +89,8 @@ def _options(annotation: Any) -> tuple[Any, ...]:
     return typing.get_args(annotation) if typing.get_origin(annotation) in (Union, UnionType) else (annotation,)
 
 
-def _describe(annotation: Any) -> str:
+def describe(annotation: Any) -> str:
+    """What an annotation allows, in words: ``a number or none``, ``one of a, b, c``."""
     names = {int: "an integer", float: "a number", str: "a text", bool: "true or false", NoneType: "none"}
     parts = []
     for option in _options(annotation):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from curvbench.checks import (
     refuse_other_uses,
     refuse_output,
     refuse_tied,
+    refuse_uncovered,
     refuse_untracked,
 )
 from curvbench.convolution import FrozenConvolutions
@@ -88,9 +89,7 @@ class Instance:
         self.likelihood.check(outputs, self.targets)
         called = {name: layer for name, layer in candidates.items() if seen.calls[name]}
         if not called:
-            raise ValueError(
-                "the model has no covered layer: none of its Linear, Conv1d or Conv2d modules is trained and called"
-            )
+            refuse_uncovered(self.model)
         for layer in called.values():
             refuse_layer(layer, seen, self.samples)
         refuse_tied(self.model, called)
@@ -221,12 +220,23 @@ class Instance:
 
     def gradients(self, objective: Callable[[Tensor], Tensor] | None = None) -> dict[str, Tensor]:
         """Gradients of the mean loss, or of another function of the outputs, for every trainable parameter."""
-        trained = {name: self.parameters[name].detach().requires_grad_() for name in sorted(self._trainable)}
+        outputs, trained = self.graph(sorted(self._trainable))
         with torch.enable_grad():
-            outputs = self._forward({}, trained)
             loss = objective(outputs) if objective else self.likelihood.loss(outputs, self.targets)
         found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True, materialize_grads=True)
         return dict(zip(trained, found, strict=True))
+
+    def graph(self, names: Iterable[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """One forward pass with some parameters as leaves of its graph: the outputs (N, ..., C), the leaves."""
+        leaves = {name: self.parameters[name].detach().requires_grad_() for name in names}
+        with torch.enable_grad():
+            return self._forward({}, leaves), leaves
+
+    @property
+    def uncovered(self) -> list[str]:
+        """Names of the trainable parameters that no covered layer holds."""
+        covered = {name for layer in self.layers for name in parameter_names(layer)}
+        return sorted(self._trainable - covered)
 
     def gradient(self) -> Tensor:
         """The gradient of the mean loss as a parameter vector (P,)."""

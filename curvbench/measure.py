@@ -17,6 +17,7 @@ from curvbench.fisher import ExactFisher, exact_fisher
 from curvbench.fisher.columns import Columns
 from curvbench.fisher.plan import available_bytes, largest_batch, planned_bytes
 from curvbench.fisher.stream import Stream
+from curvbench.fisher.uncovered import covered_trace
 from curvbench.instance import Instance
 from curvbench.meters.cost import cost_rows
 from curvbench.meters.direction import direction_rows
@@ -76,9 +77,10 @@ def prepare(cell: Cell, folder: Path, data: Path | None, report: Report) -> None
     refuse_oversized(instance, problem.mc_samples)
     report(f"{reference_method(cell)} of {problem.label}: {len(inputs)} samples")
     fisher = exact_fisher(instance, *_reference_type(cell))
+    covered = covered_trace(instance, fisher, *_reference_type(cell))
     folder.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    torch.save(_packed(model.state_dict(), inputs, targets, fisher), temporary)
+    torch.save(_packed(model.state_dict(), inputs, targets, fisher) | {"covered_trace": covered}, temporary)
     os.replace(temporary, path)
 
 
@@ -121,7 +123,14 @@ def _packed(weights: dict[str, Tensor], inputs: Tensor, targets: Tensor, fisher:
 
 def load_reference(cell: Cell, folder: Path) -> tuple[Instance, ExactFisher]:
     """The instance and the Fisher that ``prepare`` has stored; large tensors stay on disk until they are used."""
-    stored = torch.load(folder / _FILE, map_location=cell.device, mmap=cell.device == "cpu", weights_only=True)
+    return _restored(cell, _stored(cell, folder))
+
+
+def _stored(cell: Cell, folder: Path) -> dict[str, Any]:
+    return torch.load(folder / _FILE, map_location=cell.device, mmap=cell.device == "cpu", weights_only=True)
+
+
+def _restored(cell: Cell, stored: dict[str, Any]) -> tuple[Instance, ExactFisher]:
     dtype = getattr(torch, cell.dtype)
     model = cell.problem.model().to(cell.device, dtype).eval()
     model.load_state_dict(stored["weights"])
@@ -142,7 +151,8 @@ def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list
     Raises:
         Unsupported: the probe does not cover the problem.
     """
-    instance, fisher = load_reference(cell, folder)
+    stored = _stored(cell, folder)
+    instance, fisher = _restored(cell, stored)
     probe = _seeded(cell.probe, cell.seed)
     refuse_unsupported(probe, instance)
     report("cost")
@@ -151,6 +161,7 @@ def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list
         Row("problem.samples", float(instance.samples)),
         Row("problem.parameters", float(instance.size)),
         Row("coverage.parameters", instance.coverage),
+        Row("coverage.trace", stored["covered_trace"]),
         *cost_rows(probe, instance),
     ]
     report("errors")

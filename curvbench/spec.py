@@ -36,6 +36,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, get_args
 
 if TYPE_CHECKING:
@@ -156,16 +157,38 @@ class LayerSize(NamedTuple):
     kernel: int = 0
 
 
+class About(NamedTuple):
+    """What a probe says of its method beside its hyperparameters, as ``curvbench list --json`` and the docs show it.
+
+    ``represents``: the matrix F^, undamped (empty: the docstring's first line). ``damping``: what is damped, and how.
+    ``cost``: per phase the published multiply-adds as a formula, with the default hyperparameters, in shape letters,
+    k = k_h k_w entries of a kernel (0 for a Linear) and names of hyperparameters; [condition] is 1 or 0. A formula with
+    a letter of a layer (S, G, D, M, k) is summed over layers. Backward passes are not included. ``source``: the paper
+    with its equations. ``errata``: ids of ``curvbench.parts.errata``, or one of its papers (``E-F``), or texts.
+    """
+
+    represents: str = ""
+    damping: str = ""
+    cost: Mapping[str, str] = MappingProxyType({})
+    source: str = ""
+    errata: Sequence[str] = ()
+
+
 class Probe(Component, ABC):
     """One method, as curvature operator and as preconditioner: the code that is measured is the code that trains.
 
     What is paid once, per refresh and per step are different methods, because those are the columns of the
     papers' cost tables. States are the probe's own; each method returns a new one. Subclasses are frozen
-    dataclasses in one file each; the first line of their docstring is what ``curvbench list`` shows.
+    dataclasses in one file each. The first line of their docstring is what ``curvbench list`` shows; what follows a
+    field's name and a colon there, up to the next such name or the paragraph's end, is that field's meaning.
+
+    ``updates``: how many updates ``fit`` makes.
     """
 
+    about: ClassVar[About] = About()
+
     updates: int = 1
-    """How many updates ``fit`` makes: a field, with a meaningful default, of methods that learn over steps."""
+    """A field, with a meaningful default, of methods that learn over steps."""
 
     keeps_momentum: ClassVar[bool] = False
     """Whether ``precondition`` gives the step that past gradients make, which ``update`` has taken in already."""
@@ -216,7 +239,8 @@ class Probe(Component, ABC):
 class FisherProbe(Probe, ABC):
     """A damped probe whose statistics come from one of the Fisher types.
 
-    ``seed`` draws the labels of ``mc``; ``damping`` is that of the mean Fisher.
+    ``fisher_type``: that of the statistics. ``mc_samples``: label draws per sample, for ``mc``. ``seed``: of the label
+    draws. ``damping``: of the mean Fisher.
     """
 
     fisher_type: FisherType = "type-2"
@@ -258,17 +282,18 @@ class Recipe:
 
 
 class Problem(Component, ABC):
-    """A model, its data and its loss. Fields: ``samples`` (N measured) and ``epochs`` (trained before) at least."""
+    """A model, its data and its loss, with at least two fields.
+
+    ``samples``: how many are measured, N. ``epochs``: of training before that. ``mc_samples``: label draws per sample
+    of the Monte-Carlo Fisher that probes are held against; 0 is the exact type-2 Fisher.
+    """
 
     loss: ClassVar[str] = "cross_entropy"
     recipe: ClassVar[Recipe] = Recipe()
     samples: int
     epochs: int
     mc_samples: int = 0
-    """Label draws per sample of the Monte-Carlo Fisher that probes are held against; 0: the exact type-2 Fisher.
-
-    A field of problems with many outputs: the exact one has R = C - 1 columns per loss term.
-    """
+    """A field of problems with many outputs: the exact Fisher has R = C - 1 columns per loss term."""
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -384,4 +409,5 @@ METRICS: dict[str, Metric] = {
     "problem.samples": Metric("1", "", "samples measured, N"),
     "problem.parameters": Metric("1", "", "parameters compared, P"),
     "coverage.parameters": Metric("1", "higher", "share of the trainable parameters that is compared"),
+    "coverage.trace": Metric("1", "higher", "share of the trace over all trainable parameters that is compared"),
 }

@@ -12,6 +12,7 @@ import torch
 
 import curvbench as cb
 from curvbench import measure
+from curvbench.fisher.uncovered import covered_trace
 from curvbench.instance import Instance
 from curvbench.operators import Identity
 from curvbench.spec import METRICS, PHASES, Cell, Probe, Row, Status, Unsupported
@@ -96,6 +97,15 @@ def test_stored_reference_gives_the_errors_of_a_fresh_one(kfac: pd.DataFrame, re
         block = operator.block(layer.start, layer.start + layer.size)
         expected = cb.errors(block, fresh.layer(layer.name))["relative"]
         assert found["error.relative", layer.name] == pytest.approx(expected, rel=1e-12)
+
+
+def test_share_of_the_trace_is_that_of_the_stored_reference(tmp_path: Path) -> None:
+    normed = replace(cell(cb.probe("identity")), problem=cb.problem("layers", network="batchnorm"))
+    measure.prepare(normed, tmp_path / "normed", None, silent)
+    rows = {row.metric: row.value for row in measure.measure(normed, tmp_path / "normed", None, silent)}
+    expected = covered_trace(*measure.load_reference(normed, tmp_path / "normed"))
+    assert rows["coverage.trace"] == pytest.approx(expected, rel=1e-12)
+    assert 0.5 < expected < 1.0 and rows["coverage.parameters"] != expected
 
 
 def test_seed_moves_the_label_draws(reference: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from curvbench import registry
 from curvbench.hyperparameters import check, read
-from curvbench.spec import Component, Probe, Problem
+from curvbench.spec import About, Component, Probe, Problem
 
 MINE = '''
 from __future__ import annotations
@@ -80,6 +80,57 @@ def test_a_user_file_with_a_hostile_path(mine: Path) -> None:
     assert registry.parse_probe(registry.selector(probe)) == probe
     assert registry.parse_probe(f"{mine}:MyProbe[rank=none]").hyperparameters["rank"] is None
     assert registry.describe("MyProbe", type(probe))["description"] == "Mine."
+
+
+def test_a_users_probe_describes_itself_as_far_as_it_says(mine: Path) -> None:
+    """Without ``about`` and without meanings the fields are there: from the docstring, or empty."""
+    described = registry.describe("mine", type(registry.parse_probe(f"{mine}:MyProbe")))
+    assert described["description"] == described["represents"] == "Mine."
+    assert (described["damping"], described["cost"], described["source"], described["errata"]) == ("", {}, "", [])
+    assert described["fisher"] == {"default": None, "types": []}
+    assert described["hyperparameters"]["rank"] is None and described["meanings"]["rank"] == ""
+    assert described["allowed"] | {"updates": ""} == {
+        "damping": "a number",
+        "rank": "an integer or none",
+        "kind": "a or b",
+        "exact": "true or false",
+        "name_of": "a text",
+        "updates": "",
+    }
+
+
+@pytest.mark.parametrize(
+    ("entry", "ids"), [("E-L1", ["E-L1"]), ("E-Q", [f"E-Q{k}" for k in range(1, 7)]), ("Eq. 3 lacks a sign", [""])]
+)
+def test_errata_are_ids_papers_or_texts(entry: str, ids: list[str]) -> None:
+    class Wrong(registry.probes()["kfac"]):  # type: ignore[misc]
+        """Wrong."""
+
+        about = About(errata=(entry,))
+
+    found = registry.describe("wrong", Wrong)["errata"]
+    assert [erratum["id"] for erratum in found] == ids
+    assert all(erratum["text"] for erratum in found) and ("" not in ids or found[0]["text"] == entry)
+
+
+def test_meanings_end_with_the_next_field_or_the_paragraph() -> None:
+    @dataclass(frozen=True)
+    class Told(Component):
+        """First line.
+
+        ``alpha``: of ``beta`` and
+        more; ``beta``: the ``other``: one.
+
+        ``other`` is no field, and this belongs to none.
+        """
+
+        alpha: float = 1.0
+        beta: float = 2.0
+        gamma: float = 3.0
+
+    told = registry.describe("told", Told)
+    assert told["meanings"] == {"alpha": "of ``beta`` and more", "beta": "the ``other``: one", "gamma": ""}
+    assert "represents" not in told
 
 
 def test_a_user_component_is_unpickled_in_another_process(mine: Path) -> None:

@@ -11,24 +11,37 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from curvbench.fisher.stochastic import Statistic
 from curvbench.instance import Instance
 from curvbench.operators import Diagonal
 from curvbench.parts.limits import at_least_one, finite, fraction
 from curvbench.parts.moments import Moments, Rates
-from curvbench.spec import LayerSize, Probe
+from curvbench.spec import About, LayerSize, Probe
 
 
 @dataclass(frozen=True)
 class Adam(Probe):
-    """The second moment of the batch gradient, times the batch size; the step is that of the optimizer."""
+    """The second moment of the batch gradient, times the batch size; the step is that of the optimizer.
+
+    ``beta1``: the weight of the old first moment. ``beta2``: that of the second. ``epsilon``: added to the
+    root of the corrected second one.
+    """
 
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
     updates: int = 32
 
+    statistic: ClassVar[Statistic] = "bg_data"
     keeps_momentum: ClassVar[bool] = True
     mean_over_samples: ClassVar[bool] = False
+
+    about = About(
+        represents="diag(N v), v the corrected running average of the squared mean gradient",
+        damping="epsilon is added to sqrt(v); the step divides by that root, not by v",
+        cost={"statistics": "0", "invert": "0", "precondition": "6 P"},
+        source="Kingma and Ba 2015, Algorithm 1",
+    )
 
     def __post_init__(self) -> None:
         fraction(self, "beta1", "beta2", zero=True)

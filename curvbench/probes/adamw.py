@@ -11,11 +11,12 @@ from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
+from curvbench.fisher.stochastic import Statistic
 from curvbench.instance import Instance
 from curvbench.operators import Diagonal
 from curvbench.parts.limits import at_least_one, finite, fraction
 from curvbench.parts.moments import Moments, Rates
-from curvbench.spec import LayerSize, Probe
+from curvbench.spec import About, LayerSize, Probe
 
 
 class State(NamedTuple):
@@ -27,7 +28,11 @@ class State(NamedTuple):
 
 @dataclass(frozen=True)
 class AdamW(Probe):
-    """Adam's second moment as curvature; the step has decoupled weight decay."""
+    """Adam's second moment as curvature; the step has decoupled weight decay.
+
+    ``beta1``: the weight of the old first moment. ``beta2``: that of the second. ``epsilon``: added to the
+    root of the corrected second one. ``weight_decay``: times the parameters, it is added to the step.
+    """
 
     beta1: float = 0.9
     beta2: float = 0.999
@@ -35,8 +40,16 @@ class AdamW(Probe):
     weight_decay: float = 1e-2
     updates: int = 32
 
+    statistic: ClassVar[Statistic] = "bg_data"
     keeps_momentum: ClassVar[bool] = True
     mean_over_samples: ClassVar[bool] = False
+
+    about = About(
+        represents="diag(N v), v the corrected running average of the squared mean gradient",
+        damping="epsilon is added to sqrt(v); the step divides by that root, not by v",
+        cost={"statistics": "0", "invert": "0", "precondition": "6 P"},
+        source="Loshchilov and Hutter 2019, Algorithm 2",
+    )
 
     def __post_init__(self) -> None:
         fraction(self, "beta1", "beta2", zero=True)

@@ -22,7 +22,7 @@ from curvbench.hyperparameters import check, types_of
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Dense
 from curvbench.parts.storage import too_large
-from curvbench.spec import FisherProbe, FisherType, LayerSize
+from curvbench.spec import About, FisherProbe, FisherType, LayerSize
 
 Scaling = Literal["sum", "mean"]
 ScoreScale = Literal["per_sample", "divided_by_N"]
@@ -40,14 +40,27 @@ class Cwngd(FisherProbe):
     """One exact Fisher block per output unit or channel, summed over the batch, each solved on its own.
 
     ``scaling``: ``sum`` represents N times the mean. ``score_scale``: ``divided_by_N`` takes per-sample gradients of
-    the mean loss, which divides the matrix by N^2. ``damping`` is added to the matrix as it is scaled. A block of
-    fewer rows than inputs is solved by Woodbury, any other by Cholesky.
+    the mean loss, which divides the matrix by N^2. ``damping``: added to the matrix as it is scaled.
+
+    A block of fewer rows than inputs is solved by Woodbury, any other by Cholesky.
     """
 
     fisher_type: FisherType = "empirical"
     damping: float = 1e-4
     scaling: Scaling = "sum"
     score_scale: ScoreScale = "per_sample"
+
+    about = About(
+        represents="per output unit or channel (of a group) sum u u^T of order D: N times the mean's block",
+        damping="damping I is added to every block of the sum, which is damping / N to the mean; Cholesky or Woodbury",
+        cost={
+            "statistics": "G M (N R S D + [N R >= D] N R D^2)",
+            "invert": "G M ([N R >= D] D^3 + [N R < D] ((N R)^2 D + (N R)^3))",
+            "precondition": "G M ([N R >= D] D^2 + [N R < D] 2 N R D)",
+        },
+        source="Tran Van Sang et al. 2022: Eqs. 1 and 4 to 7; Algorithm 1, lines 9 to 23",
+        errata=("E-C",),
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -11,12 +11,19 @@ from torch import Tensor
 from curvbench.fisher import collect
 from curvbench.instance import Instance
 from curvbench.operators import Diagonal
-from curvbench.spec import FisherProbe, LayerSize
+from curvbench.spec import About, FisherProbe, LayerSize
 
 
 @dataclass(frozen=True)
 class Diag(FisherProbe):
     """The exact diagonal of the Fisher: its projection on diagonal matrices."""
+
+    about = About(
+        represents="diag(F), the mean over the batch of the squares of the score columns",
+        damping="(F^ + damping I)^-1, entry by entry",
+        cost={"statistics": "N R S G M D", "invert": "0", "precondition": "G M D"},
+        source="the projection of F on diagonal matrices; 'entry-wise' in Tran Van Sang et al. 2022, Sec. III-D",
+    )
 
     def update(self, state: Diagonal | None, batch: Instance) -> Diagonal:
         columns = collect(batch, self.fisher_type, self.mc_samples, self.seed)

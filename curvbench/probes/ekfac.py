@@ -19,7 +19,7 @@ from curvbench.fisher.columns import Columns
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, RotatedDiagonal
 from curvbench.parts.factors import kfac_factors
-from curvbench.spec import FisherProbe, LayerSize
+from curvbench.spec import About, FisherProbe, LayerSize
 
 Scalings = Literal["exact", "running-average"]
 
@@ -33,6 +33,18 @@ class Ekfac(FisherProbe):
     """
 
     scalings: Scalings = "exact"
+
+    about = About(
+        represents="Q diag(s) Q^T per layer: Q = Q_B (x) Q_A of K-FAC's factors, s = (1/N) sum (Q_B^T W Q_A)^2",
+        damping="(F^ + damping I)^-1 in the eigenbasis: damping is added to s",
+        cost={
+            "statistics": "G (2 S (N D^2 + N R M^2) + 9 (D^3 + M^3) + N R S M D)",
+            "invert": "0",
+            "precondition": "2 G M D (M + D)",
+        },
+        source="George et al. 2018, Algorithm 1",
+        errata=("E-L13",),
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

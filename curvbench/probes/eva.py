@@ -15,7 +15,7 @@ from torch import Tensor
 from curvbench import layers as geometry
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, LowRank
-from curvbench.spec import FisherProbe, FisherType, Layer, LayerSize
+from curvbench.spec import About, FisherProbe, FisherType, Layer, LayerSize
 
 Positions = Literal["mean", "sum"]
 
@@ -39,6 +39,13 @@ class Eva(FisherProbe):
     positions: Positions = "mean"
 
     fisher_types: ClassVar[tuple[FisherType, ...]] = ("empirical",)
+
+    about = About(
+        represents="(g (x) a) (g (x) a)^T per layer (and group): means g of output gradients, a of inputs",
+        damping="(F^ + damping I)^-1 by Sherman-Morrison; damping must be above zero",
+        cost={"statistics": "G S N (M + D)", "invert": "0", "precondition": "2 G M D"},
+        source="Zhang, Shi and Li 2023, and its public code",
+    )
 
     def __post_init__(self) -> None:
         if self.fisher_type in get_args(FisherType) and self.fisher_type != "empirical":

@@ -2,9 +2,7 @@
 
 Per layer (F + lambda I)^-1 g = U v with the empirical Fisher F = U U^T / M; Eq. 9 is v = (M lambda I + U^T U)^-1 1, and
 c = lambda M v are the normalised coefficients, 1 for plain gradient descent. In the first epoch they are exact for
-every batch; their average over its batches weighs the samples afterwards (``stage=shared``), which defines no matrix:
-the operator is then the multiple of the identity that stands for the mean coefficient. A layer without scores keeps
-its gradient. Eq. 14 damps without 1/M (``gram=raw``); Sec. IV-D drops it from Eq. 9 as well (``formula=printed``).
+every batch; their average weighs the samples afterwards (``stage=shared``). A layer without scores keeps its gradient.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal
 from curvbench.parts.sharing import Key, Shared, sample_names, share, shared_steps, surrogate
 from curvbench.parts.weighted import weighted_sum
-from curvbench.spec import FisherType, LayerSize, Probe
+from curvbench.spec import About, FisherType, LayerSize, Probe
 
 
 class State(NamedTuple):
@@ -42,9 +40,10 @@ class State(NamedTuple):
 class Fngd(Probe):
     """Exact empirical layer blocks as weights of samples, which later epochs share (``stage=shared``).
 
-    ``damping_rule``: ``norm`` is alpha |U^T U|_F, over M with ``gram=mean``; ``constant`` is the number ``constant``.
-    ``scale_mode``: ``normalized`` leaves 1/lambda to the learning rate. ``batches``: of the first epoch. ``key``: what
-    coefficients are shared by; ``layer`` is the control. ``accelerated``: off, every per-sample gradient is formed.
+    ``alpha``: of the damping alpha |U^T U|_F. ``damping_rule``: ``norm`` is that one. ``constant``: the other damping.
+    ``gram``: that norm as in Eq. 14 (``raw``) or over N. ``formula``: ``printed`` has no 1/N in Eq. 9. ``scale_mode``:
+    ``normalized`` leaves 1/lambda to the learning rate. ``stage``: the first epoch or later. ``key``: what shares a
+    coefficient, ``layer`` for control. ``batches``: of the first epoch. ``accelerated``: form no sample's gradient.
     """
 
     fisher_type: ClassVar[FisherType] = "empirical"
@@ -58,6 +57,18 @@ class Fngd(Probe):
     key: Key = "position"
     batches: int = 1
     accelerated: bool = True
+
+    about = About(
+        represents="stage=first: every layer's empirical block; shared: the multiple of I of its mean coefficient",
+        damping="per layer (F + lambda I)^-1 with lambda = alpha |U^T U|_F / N, times lambda if scale_mode=normalized",
+        cost={
+            "statistics": "[S = 1] (N R)^2 G (M + D) + [S > 1] N R G M D (S + N R)",
+            "invert": "L (N R)^3 / 3",
+            "precondition": "N R G M D",
+        },
+        source="Ou, Zhu, Huang, Liu 2024: Eqs. 3, 5, 7 to 9; products Eqs. 10 to 13; damping Eq. 14; Algorithm 1",
+        errata=("E-F",),
+    )
 
     def __post_init__(self) -> None:
         for name, annotation in types_of(type(self)).items():

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from curvbench.fisher import ExactFisher, collect, gram_cost
 from curvbench.instance import Instance
-from curvbench.spec import FisherProbe, LayerSize
+from curvbench.spec import About, FisherProbe, LayerSize
 
 
 class State(NamedTuple):
@@ -23,6 +23,17 @@ class State(NamedTuple):
 @dataclass(frozen=True)
 class Full(FisherProbe):
     """The exact Fisher of all layers together: the reference every other probe is compared with."""
+
+    about = About(
+        represents="F itself, the blocks between layers included, as its Gram matrix",
+        damping="(F^ + damping I)^-1 by Woodbury: a Cholesky factor of U^T U / N + damping I, U over all layers",
+        cost={
+            "statistics": "[S = 1] (N R)^2 G (M + D) + [S > 1] N R G M D (S + N R)",
+            "invert": "(N R)^3",
+            "precondition": "2 N R P",
+        },
+        source="F = U U^T / N, solved through U^T U: Ou et al. 2024, Eqs. 3, 4 and 6",
+    )
 
     def update(self, state: State | None, batch: Instance) -> State:
         fisher = ExactFisher(collect(batch, self.fisher_type, self.mc_samples, self.seed), batch.terms)

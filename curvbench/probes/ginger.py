@@ -19,7 +19,7 @@ from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, LowRank, Operator
 from curvbench.parts import brand
 from curvbench.parts.limits import at_least_one, finite, fraction, one_of
-from curvbench.spec import LayerSize, Probe
+from curvbench.spec import About, LayerSize, Probe
 
 Scope = Literal["joint", "per_tensor"]
 
@@ -35,8 +35,10 @@ class State(NamedTuple):
 class Ginger(Probe):
     """A rank-tau running average of batch-gradient outer products, in one block or one per layer.
 
-    ``decay`` is the weight of the old average, which starts at zero; ``bc`` divides by 1 - decay^t. ``damping`` is
-    added outside the average. ``scope=per_tensor`` keeps one block of rank ``rank`` per layer's matrix [W | b].
+    ``rank``: of every block. ``decay``: the weight of the old average, which starts at zero. ``scope``: ``per_tensor``
+    keeps one block per layer's matrix [W | b]. ``update_form``: on the eigenvalues (``direct``), or through the
+    inverse: repaired in two ways, or Algorithm 1 as ``printed``. ``bc``: divide by 1 - decay^t. ``seed``: of the draws
+    of labels. ``damping``: added outside the average.
     """
 
     rank: int = 16
@@ -49,6 +51,14 @@ class Ginger(Probe):
     damping: float = 1e-3
 
     statistic: ClassVar[Statistic] = "bg"
+
+    about = About(
+        represents="U diag(sigma) U^T: a running average of d d^T, d the batch gradient, cut to rank at every update",
+        damping="(damping I + U diag(sigma) U^T)^-1, outside the average",
+        cost={"statistics": "P rank (rank + 1) + 3 P rank", "invert": "0", "precondition": "2 P rank"},
+        source="Ginger (TMLR submission): Eqs. 7, 8, 14 to 18, Algorithm 1; the rank-one update: Brand 2006",
+        errata=("E-G",),
+    )
 
     def __post_init__(self) -> None:
         at_least_one(self, "rank", "updates")

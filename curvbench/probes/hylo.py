@@ -24,7 +24,7 @@ from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, LowRank
 from curvbench.parts.interpolation import draw, interpolate, outer_kernel
 from curvbench.parts.storage import too_large
-from curvbench.spec import FisherProbe, FisherType, LayerSize
+from curvbench.spec import About, FisherProbe, FisherType, LayerSize
 
 
 class Kept(NamedTuple):
@@ -47,8 +47,8 @@ class State(NamedTuple):
 class Hylo(FisherProbe):
     """A low-rank block per layer from a tenth of its scores, chosen by pivots (``kid``) or drawn (``kis``).
 
-    ``rank``: the share of the scores that is kept, at least one of them. ``weights``: ``none`` draws ``kis`` scores
-    without replacement and gives each 1/N, as the public code does.
+    ``variant``: by pivots (``kid``) or drawn (``kis``). ``rank``: the share of the scores that is kept, at least one
+    of them. ``weights``: ``none`` draws ``kis`` scores without replacement and gives each 1/N, as the public code does.
     """
 
     fisher_type: FisherType = "empirical"
@@ -58,6 +58,13 @@ class Hylo(FisherProbe):
 
     mean_over_samples: ClassVar[bool] = False
     """The rank is a share of the batch: samples given twice are kept twice as often."""
+
+    about = About(
+        represents="per layer U_S T T^T U_S^T / N from K = max(1, floor(rank N R)) scores g (x) a, positions reduced",
+        damping="(F^ + damping I)^-1 by Woodbury on the kernel of the kept scores; damping must be above zero",
+        cost={"statistics": "(N R)^2 (G (M + D) + K) + K^2 G (M + D)", "invert": "L K^3", "precondition": "2 K G M D"},
+        source="Mu, Soori and Dehnavi 2022, known from its public code and usual definitions, not from its text",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

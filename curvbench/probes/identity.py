@@ -9,12 +9,18 @@ from torch import Tensor
 
 from curvbench.instance import Instance
 from curvbench.operators import Identity
-from curvbench.spec import LayerSize, Probe
+from curvbench.spec import About, LayerSize, Probe
 
 
 @dataclass(frozen=True)
 class IdentityProbe(Probe):
     """The identity: no curvature, the step is the gradient."""
+
+    about = About(
+        represents="I",
+        damping="none: the step is the gradient",
+        cost={"statistics": "0", "invert": "0", "precondition": "0"},
+    )
 
     def update(self, state: Identity | None, batch: Instance) -> Identity:
         return Identity(batch.size, batch.dtype, batch.device)

@@ -25,7 +25,7 @@ from curvbench.parts.factors import (
     input_factor,
     output_factor,
 )
-from curvbench.spec import FisherProbe, FisherType, LayerSize
+from curvbench.spec import About, FisherProbe, FisherType, LayerSize
 from curvbench.tape import Tape
 
 
@@ -33,6 +33,7 @@ from curvbench.tape import Tape
 class Kfac(FisherProbe):
     """A Kronecker product B (x) A per layer of output-gradient and input covariances.
 
+    ``kfac_approx``: ``expand`` takes positions as samples, ``reduce`` their mean input and summed gradient.
     ``damping_rule``: ``exact`` is (B (x) A + damping I)^-1 by eigendecompositions; ``factored`` adds
     sqrt(damping) to both factors, ``pi`` balances the two by their mean eigenvalues.
     """
@@ -41,6 +42,14 @@ class Kfac(FisherProbe):
     damping_rule: DampingRule = "exact"
 
     fisher_types: ClassVar[tuple[FisherType, ...]] = get_args(FisherType)
+
+    about = About(
+        represents="B (x) A per layer: A = E[a a^T] summed over positions, B = E[g g^T] averaged over them",
+        damping="(B (x) A + damping I)^-1 in the eigenbasis; factored and pi damp both factors by its root instead",
+        cost={"statistics": "G S (N D^2 + N R M^2)", "invert": "9 G (D^3 + M^3)", "precondition": "2 G M D (M + D)"},
+        source="Martens and Grosse 2015; convolutions: Grosse and Martens 2016; reduce: Eschenhagen et al. 2023",
+        errata=("E-C8",),
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -16,19 +16,25 @@ from curvbench.fisher.columns import Columns
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
 from curvbench.parts.factors import Factored, KroneckerDamping, input_factor
-from curvbench.spec import FisherProbe
+from curvbench.spec import About, FisherProbe
 
 
 @dataclass(frozen=True)
 class Kpsvd(FisherProbe):
     """The best Kronecker product per layer: no B (x) A is nearer to the exact block.
 
-    Power iteration stops when a round moves no normalized input factor by more than ``tolerance`` (Frobenius), after
-    ``iterations`` rounds at most; each round comes nearer to the block, and the first is already K-FAC's or better.
+    ``iterations``: rounds of the power iteration at most; each comes nearer to the block, and the first is already
+    K-FAC's or better. ``tolerance``: it stops when a round moves no normalized input factor by more (Frobenius).
     """
 
     iterations: int = 200
     tolerance: float = 1e-6
+
+    about = About(
+        represents="the B (x) A nearest to each block of F in Frobenius norm",
+        damping="(B (x) A + damping I)^-1 in the eigenbasis",
+        source="Van Loan and Pitsianis 1993: the leading singular pair of the rearranged block",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -12,7 +12,7 @@ from torch import Tensor
 from curvbench.fisher import ExactFisher, collect, gram_cost
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal
-from curvbench.spec import FisherProbe, LayerSize
+from curvbench.spec import About, FisherProbe, LayerSize
 
 
 class State(NamedTuple):
@@ -25,6 +25,17 @@ class State(NamedTuple):
 @dataclass(frozen=True)
 class LayerProbe(FisherProbe):
     """The exact diagonal blocks of all layers, never formed: Woodbury on their Gram matrices."""
+
+    about = About(
+        represents="the diagonal blocks of F, one per layer, as their Gram matrices",
+        damping="(F^ + damping I)^-1 by Woodbury: a Cholesky factor of each layer's U^T U / N + damping I",
+        cost={
+            "statistics": "[S = 1] (N R)^2 G (M + D) + [S > 1] N R G M D (S + N R)",
+            "invert": "L (N R)^3",
+            "precondition": "N R G M D + (N R)^2",
+        },
+        source="F_l = U_l U_l^T / N, solved through U_l^T U_l: Ou et al. 2024, Eqs. 5 to 8",
+    )
 
     def update(self, state: State | None, batch: Instance) -> State:
         columns = collect(batch, self.fisher_type, self.mc_samples, self.seed)

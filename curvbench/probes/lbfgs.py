@@ -18,7 +18,7 @@ from curvbench import numerics
 from curvbench.instance import Instance
 from curvbench.operators import Subspace
 from curvbench.parts.limits import at_least_one
-from curvbench.spec import LayerSize, Probe
+from curvbench.spec import About, LayerSize, Probe
 
 _ACCEPTED = 1e-10
 
@@ -36,11 +36,19 @@ class State(NamedTuple):
 class Lbfgs(Probe):
     """The BFGS matrix of the last ``memory`` Hessian products along its own steps.
 
-    Updates end where the gradient of the quadratic model has fallen to the root of the machine precision.
+    ``memory``: pairs that are kept. Updates end where the gradient of the quadratic model has fallen to the root of the
+    machine precision.
     """
 
     memory: int = 10
     updates: int = 10
+
+    about = About(
+        represents="the BFGS matrix of the last memory pairs (s, H s), H the Hessian, begun with a multiple of I",
+        damping="none: what no pair has seen is scaled by y^T y / s^T y of the newest pair",
+        cost={"statistics": "P", "invert": "0", "precondition": "4 P memory"},
+        source="Nocedal 1980; Byrd, Nocedal and Schnabel 1994",
+    )
 
     def __post_init__(self) -> None:
         at_least_one(self, "memory", "updates")

@@ -2,8 +2,7 @@
 
 The Fisher ``lg`` takes for the gradient at a layer's output J^T e, with e ~ N(0, I) and J the Jacobian of the next
 layer's input in this layer's output; for the output layer J = I. Only squares of J^T e are used, whose expectation is
-known: nothing needs to be sampled. Positions count as samples, ignored tokens included. The output factor has order
-M; Eq. 13 is a mean of squares, Eq. 14 weighs the old value: ``printed`` measures these two as they stand.
+known: nothing needs to be sampled. Positions count as samples, ignored tokens included.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from curvbench.hyperparameters import check, types_of
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
 from curvbench.parts.local import energies, factors, mixed_layer
-from curvbench.spec import FISHER_ALIASES, LayerSize, Probe
+from curvbench.spec import FISHER_ALIASES, About, LayerSize, Probe
 
 LocalFisher = Literal["lg", "lg_mc", "mc", "empirical", "type-2"]
 Phi = Literal["local_vjp", "elementwise"]
@@ -44,10 +43,12 @@ class State(NamedTuple):
 class Lngd(Probe):
     """A Kronecker product diag(psi) (x) Phi per layer from local derivatives, without labels (``lg``).
 
-    ``fisher_type``: ``lg`` in closed form, ``lg_mc`` with ``mc_samples`` draws; the others use back-propagated
-    gradients. ``phi``: ``elementwise`` takes one local product and demands that an output feeds one input at most;
-    ``local_vjp`` makes up to ``draws`` more where it does not. Damping: the mean eigenvalue of each factor within
-    ``nu1`` and ``nu2``. ``mu``: added to the denominator of the layer rate (Eq. 12); where that is 0 the rate is 0.
+    ``fisher_type``: ``lg`` in closed form, ``lg_mc`` drawn; the others use back-propagated gradients. ``mc_samples``:
+    draws per sample. ``seed``: of the draws. ``phi``: ``elementwise`` takes one local product and demands that an
+    output feeds one input at most; ``local_vjp`` makes more where it does not. ``draws``: such products at most.
+    ``nu1``: the smallest damping of a factor. ``nu2``: the largest one. ``ema``: the weight of the old factors.
+    ``ema_rule``: ``printed`` gives it to the new ones, as Eq. 14 has it. ``layer_rate``: a rate per layer by Eq. 12,
+    with Eq. 13 corrected or as printed. ``mu``: added to that rate's denominator; where the sum is 0 the rate is 0.
     """
 
     fisher_type: LocalFisher = "lg"
@@ -61,6 +62,14 @@ class Lngd(Probe):
     ema_rule: EmaRule = "corrected"
     layer_rate: LayerRate = "none"
     mu: float = 1e-8
+
+    about = About(
+        represents="diag(psi) (x) Phi per layer: Phi = (1/N) sum |g|^2 a a^T, psi ~ sum |a|^2 g^2 with sum 1",
+        damping="per factor: its mean eigenvalue within nu1 and nu2 is added to Phi and to psi, whose mean is 1/M",
+        cost={"statistics": "G S (N D^2 + N M)", "invert": "G (D^3 + M)", "precondition": "G M D (D + 1)"},
+        source="Liu, Li, Gao, Wang 2024: Eqs. 3 to 5; layer rate Eqs. 12, 13; averages Eq. 14; damping Sec. 3.3",
+        errata=("E-L",),
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fisher_type", FISHER_ALIASES.get(self.fisher_type, self.fisher_type))

@@ -19,7 +19,7 @@ from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal
 from curvbench.parts.miniblocks import MiniBlocks, kernel_blocks
 from curvbench.parts.storage import too_large
-from curvbench.spec import FisherProbe, LayerSize
+from curvbench.spec import About, FisherProbe, LayerSize
 
 Choice = Literal["avg", "all"]
 
@@ -28,12 +28,26 @@ Choice = Literal["avg", "all"]
 class Mbf(FisherProbe):
     """Exact blocks of output units (Linear) and of kernels (convolutions), averaged over a layer or not.
 
-    ``avg`` is one block that all units or kernels of a layer share, their mean; ``all`` keeps every one. Both are
-    projections of the exact Fisher: traces are kept.
+    ``fc``: of a Linear, ``avg`` is one block that all units share, their mean; ``all`` keeps every one. ``conv``: the
+    same for the kernels of a convolution.
+
+    Both are projections of the exact Fisher: traces are kept.
     """
 
     fc: Choice = "avg"
     conv: Choice = "all"
+
+    about = About(
+        represents="Linear: I (x) the mean of the units' blocks; convolutions: one block per kernel, biases apart",
+        damping="damping I is added to every block, which is inverted on its own",
+        cost={
+            "statistics": "[k > 0] N R G M D ([S > 1] S + k) + [k = 0] [S = 1] (N D^2 + N R M)"
+            " + [k = 0] [S > 1] min(N R M S^2 + N D S (S + D), N R M D (S + D))",
+            "invert": "[k > 0] floor(G M D / max(k, 1)) k^3 + [k = 0] D^3",
+            "precondition": "G M D ([k > 0] k + [k = 0] D)",
+        },
+        source="Bahamou, Goldfarb and Ren 2023; the averages are how they are understood here, not read in the paper",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

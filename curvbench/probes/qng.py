@@ -18,7 +18,7 @@ from curvbench.fisher.stochastic import Statistic, batch_gradient
 from curvbench.instance import Instance
 from curvbench.operators import Subspace
 from curvbench.parts.limits import at_least_one, fraction, one_of
-from curvbench.spec import LayerSize, Probe
+from curvbench.spec import About, LayerSize, Probe
 
 Recursion = Literal["product", "sum"]
 
@@ -35,8 +35,9 @@ class State(NamedTuple):
 class Qng(Probe):
     """A product of rank-one factors: the last ``memory`` batch gradients above a floor decay^n.
 
-    ``recursion=sum`` applies the inverse as the public code does: every factor to the original vector, as if they
-    were orthogonal; right for one factor only. Its operator is the inverse of what it applies.
+    ``memory``: factors that are kept. ``decay``: alpha, the weight of what there was before. ``recursion``: ``sum``
+    applies the inverse as the public code does: every factor to the original vector, as if they were orthogonal; right
+    for one factor only; its operator is the inverse of what it applies. ``seed``: of the draws of labels.
     """
 
     memory: int = 16
@@ -46,6 +47,14 @@ class Qng(Probe):
     seed: int = 0
 
     statistic: ClassVar[Statistic] = "bg"
+
+    about = About(
+        represents="A A^T, A the product of the last memory factors sqrt(decay) I + beta q q^T: decay^n I plus rank n",
+        damping="none besides the floor decay^n, n the number of factors that are kept",
+        cost={"statistics": "2 P memory", "invert": "0", "precondition": "4 P memory"},
+        source="He et al. 2022, as restated by Ginger: Eqs. 9 to 11",
+        errata=("E-Q",),
+    )
 
     def __post_init__(self) -> None:
         at_least_one(self, "memory", "updates")

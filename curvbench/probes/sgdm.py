@@ -12,14 +12,14 @@ from torch import Tensor
 from curvbench.instance import Instance
 from curvbench.operators import Identity
 from curvbench.parts.limits import at_least_one, finite, fraction
-from curvbench.spec import LayerSize, Probe
+from curvbench.spec import About, LayerSize, Probe
 
 
 @dataclass(frozen=True)
 class Sgdm(Probe):
     """The identity as curvature; the step sums the gradients of all updates with falling weights.
 
-    ``weight_decay`` times the parameters is added to each gradient.
+    ``momentum``: the weight of the old buffer. ``weight_decay``: times the parameters, it is added to each gradient.
     """
 
     momentum: float = 0.9
@@ -27,6 +27,13 @@ class Sgdm(Probe):
     updates: int = 32
 
     keeps_momentum: ClassVar[bool] = True
+
+    about = About(
+        represents="I",
+        damping="none: the step is the momentum buffer",
+        cost={"statistics": "0", "invert": "0", "precondition": "P"},
+        source="torch.optim.SGD, the first buffer being the first gradient",
+    )
 
     def __post_init__(self) -> None:
         fraction(self, "momentum", zero=True)

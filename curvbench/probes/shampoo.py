@@ -19,7 +19,7 @@ from curvbench.fisher.stochastic import Statistic, batch_gradient
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
 from curvbench.parts.limits import at_least_one, finite, one_of
-from curvbench.spec import LayerSize, Probe
+from curvbench.spec import About, LayerSize, Probe
 
 Exponent = Literal["paper", "ports"]
 
@@ -36,8 +36,9 @@ class State(NamedTuple):
 class Shampoo(Probe):
     """Kronecker product of the roots of summed row and column moments of batch gradients.
 
-    ``exponent``: -1/4 of the ``paper`` or -1/2 of the ``ports``. ``epsilon`` times the identity is where the sums
-    begin. ``statistic``: gradients with data labels (``bg_data``) or with labels drawn from the model (``bg``).
+    ``exponent``: -1/4 of the ``paper`` or -1/2 of the ``ports``. ``epsilon``: times the identity, where the sums begin.
+    ``statistic``: gradients with data labels (``bg_data``) or with labels drawn from the model (``bg``). ``seed``: of
+    these draws.
     """
 
     exponent: Exponent = "paper"
@@ -45,6 +46,13 @@ class Shampoo(Probe):
     statistic: Statistic = "bg_data"
     updates: int = 32
     seed: int = 0
+
+    about = About(
+        represents="L^(1/2) (x) R^(1/2) per layer (and group): L and R sum V V^T and V^T V of the mean gradients V",
+        damping="epsilon I where L and R begin; the step is the inverse root of the matrix, L^(-1/4) V R^(-1/4)",
+        cost={"statistics": "G M D (M + D)", "invert": "20 G (M^3 + D^3)", "precondition": "G M D (M + D)"},
+        source="Gupta, Koren and Singer 2018, matrix case; the ports' exponent is known from public code",
+    )
 
     def __post_init__(self) -> None:
         one_of(self, "exponent", Exponent)

@@ -17,7 +17,7 @@ from curvbench import layers as geometry
 from curvbench import numerics
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
-from curvbench.spec import FisherProbe, LayerSize
+from curvbench.spec import About, FisherProbe, LayerSize
 
 
 class Root(NamedTuple):
@@ -55,6 +55,17 @@ class Skfac(FisherProbe):
     """K-FAC with reduced positions and factored damping, inverted through the samples of the batch."""
 
     damping_rule: ClassVar[str] = "factored"
+
+    about = About(
+        represents="B (x) A per layer as in K-FAC with reduced positions; the step never forms B and A",
+        damping="sqrt(damping) I is added to both factors, each inverted by Woodbury; damping must be above zero",
+        cost={
+            "statistics": "G S (N D + N R M)",
+            "invert": "G (N^2 D + (N R)^2 M + N^3 + (N R)^3)",
+            "precondition": "G (2 (N + N R) M D + N^2 M + (N R)^2 D)",
+        },
+        source="Tang et al. 2021; the reduction of positions is how it is understood here, not read in the paper",
+    )
 
     def update(self, state: State | None, batch: Instance) -> State:
         tape = batch.tape()

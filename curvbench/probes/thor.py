@@ -18,7 +18,7 @@ from curvbench import numerics
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
 from curvbench.parts.factors import added, second_moment
-from curvbench.spec import FisherProbe, LayerSize
+from curvbench.spec import About, FisherProbe, LayerSize
 
 
 class Split(NamedTuple):
@@ -53,11 +53,25 @@ class State(NamedTuple):
 
 @dataclass(frozen=True)
 class Thor(FisherProbe):
-    """K-FAC with factors cut to diagonal blocks of ``split`` rows; with one block it is K-FAC."""
+    """K-FAC with factors cut to diagonal blocks.
+
+    ``split``: rows of a block; with one block it is K-FAC.
+    """
 
     split: int = 128
 
     damping_rule: ClassVar[str] = "factored"
+
+    about = About(
+        represents="B (x) A per layer with A and B of K-FAC (expand) cut to diagonal blocks of split rows",
+        damping="sqrt(damping) I is added to both factors, each block inverted on its own",
+        cost={
+            "statistics": "G S (N D min(D, split) + N R M min(M, split))",
+            "invert": "G (D min(D, split)^2 + M min(M, split)^2)",
+            "precondition": "G M D (min(M, split) + min(D, split))",
+        },
+        source="Chen et al. 2021; block size and damping follow the public code",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -17,7 +17,7 @@ from curvbench import layers as geometry
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
 from curvbench.parts.factors import Factored, KroneckerDamping, added, second_moment
-from curvbench.spec import FisherProbe, LayerSize
+from curvbench.spec import About, FisherProbe, LayerSize
 
 TkfacDamping = Literal["factored", "exact"]
 
@@ -31,6 +31,17 @@ class Tkfac(FisherProbe):
     """
 
     damping_rule: TkfacDamping = "factored"
+
+    about = About(
+        represents="t Psi (x) Phi per layer: Psi and Phi of trace 1, t the block's trace with positions as samples",
+        damping="sqrt(damping) I is added to each of the factors sqrt(t) Psi and sqrt(t) Phi; exact: to their product",
+        cost={
+            "statistics": "G S (N D^2 + N R M^2 + N D + N R M)",
+            "invert": "G (D^3 + M^3)",
+            "precondition": "G M D (M + D)",
+        },
+        source="Gao et al. 2021",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -14,7 +14,7 @@ from curvbench.fisher import collect
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Dense
 from curvbench.parts.storage import too_large
-from curvbench.spec import FisherProbe, LayerSize
+from curvbench.spec import About, FisherProbe, LayerSize
 
 
 class State(NamedTuple):
@@ -27,6 +27,13 @@ class State(NamedTuple):
 @dataclass(frozen=True)
 class Unit(FisherProbe):
     """One exact Fisher block per output unit (channel, for a convolution)."""
+
+    about = About(
+        represents="per output unit (of a group) the block (1/N) sum u u^T of order D, u its rows of the score columns",
+        damping="(F^ + damping I)^-1, by a Cholesky factor per block",
+        cost={"statistics": "G M (N R D^2 + [S > 1] N R S D)", "invert": "G M D^3", "precondition": "G M D^2"},
+        source="Kurita 1993; Ollivier 2015",
+    )
 
     def unsupported(self, instance: Instance) -> str | None:
         numbers = sum(s.groups * s.outputs * s.inputs**2 for s in instance.sizes.values())

@@ -21,6 +21,9 @@ class MLP(Problem):
     """Fully connected classifier of flattened images: ``depth`` hidden layers of ``hidden`` units each.
 
     Weights are drawn as PyTorch draws those of ``nn.Linear``. Layers are called ``fc1``, ``fc2``, ...
+
+    ``hidden``: units per hidden layer. ``depth``: hidden layers. ``dataset``: whose images. ``activation``: between
+    layers. ``bias``: whether layers have one.
     """
 
     recipe: ClassVar[Recipe] = Recipe(learning_rate=0.05, batch=16)

@@ -35,11 +35,13 @@ class ResNet(Problem):
 
     Three stages: ``width`` 16 and shortcuts without parameters. Four stages: ``width`` 64 and 1 x 1 projections; 18
     has 11,173,962 parameters on CIFAR-10, 50 has bottlenecks with the stride in their 3 x 3 convolution and
-    23,520,842. ``width`` is that of the first stage; 0 takes these. Modules are named as torchvision names them.
+    23,520,842. Modules are named as torchvision names them.
 
-    ``outputs`` is the width C of the last layer; 0 takes the classes of the data set. With more, labels stay those of
-    the data set and the other classes never occur: the Fisher matrix of a network with C outputs on real images, not
-    of a task with C classes.
+    ``depth``: layers with weights. ``dataset``: whose images. ``width``: channels of the first stage; 0 takes these.
+
+    ``outputs``: the width C of the last layer; 0 takes the classes of the data set. With more, labels stay those of the
+    data set and the other classes never occur: the Fisher matrix of a network with C outputs on real images, not of a
+    task with C classes.
     """
 
     depth: int = 20

@@ -23,9 +23,12 @@ WORDS = 1000
 class Transformer(Problem):
     """Sequence-to-sequence Transformer: German from English (multi30k), or the lower half of digits from the upper.
 
-    ``digits``: the ``length`` pixels that follow the upper half (at most 32), given as many before; classes are the 17
-    grey levels. ``multi30k``: ``length`` tokens at most in the ``vocabulary`` most frequent words; 0 takes 1,000.
+    Of digits, the pixels that follow the upper half (at most 32), given as many before; classes are the 17 grey levels.
     Every target token is a loss term, so that a sample has length (C - 1) score columns; filling is none.
+
+    ``task``: digits or multi30k. ``length``: tokens of a sequence at most. ``vocabulary``: most frequent words that are
+    told apart; 0 takes 1,000. ``width``: of the embedding. ``hidden``: of the feed-forward networks. ``heads``: of each
+    attention. ``depth``: layers of the encoder, and of the decoder.
 
     The defaults are small. The network of FNGD's section VI-B: width=512, hidden=2048, heads=8, depth=6 (of the paper
     above, for FNGD names none). Normalisation after each sublayer, no biases in the attention (that of the keys would

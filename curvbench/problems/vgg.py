@@ -25,8 +25,10 @@ STAGES: dict[int, tuple[int, ...]] = {
 class VGG(Problem):
     """VGG for small images: depth 11, 13, 16 or 19 of the paper, with one fully connected layer of its three.
 
-    ``width`` is that of the first stage, doubled up to eightfold; 0 takes the paper's 64. With ``batchnorm`` (after
-    each convolution) VGG-11 has 9,231,114 parameters on CIFAR-10, without 9,225,610. Each stage ends in a maximum over
+    ``width``: channels of the first stage, doubled up to eightfold; 0 takes the paper's 64. ``batchnorm``: after each
+    convolution. ``depth``: layers with weights, had all three of the paper's been kept. ``dataset``: whose images.
+
+    VGG-11 has 9,231,114 parameters on CIFAR-10 with BatchNorm, without 9,225,610. Each stage ends in a maximum over
     2 x 2 pixels, so that 32 x 32 become one, as in the form in general use for CIFAR; smaller images go without the
     first of these, for on a single pixel eight of nine weights would see nothing but padding.
     """

@@ -1,0 +1,250 @@
+"""The pages under docs/: ``methods`` from the code, ``coverage RUN`` from a run; each is printed, for its file."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from curvbench import exact_fisher, registry, store
+from curvbench.analysis import coverage as analysis
+from curvbench.analysis.summary import problems
+from curvbench.fisher.uncovered import covered_trace
+from curvbench.instance import Instance
+from curvbench.problems.layers import Layers, Network
+
+PHASES = ("statistics", "invert", "precondition")
+FORMS = ("{:,.0f}", "{:.1%}", "{:.1%}")  # of ``analysis.SHARES``
+METHODS_HEAD = """\
+# Methods
+
+What every probe of curvbench represents, from its own file: `curvbench list --json` has the same facts. This page is
+printed by `python scripts/make_docs.py methods > docs/methods.md`.
+
+**Letters.** N samples of a batch, R score columns per sample of the probe's Fisher (type-2 cross entropy over C
+classes: C - 1; empirical: one per loss term), L layers, P parameters compared. Of a layer: S positions, G groups, D
+inputs per group (the bias's constant included), M outputs per group, k = k_h k_w entries of a kernel (0 for a Linear).
+K: vectors or scores that are kept. a is the input of a layer at one position, g the gradient of a loss term at its
+output, W = sum g a^T over positions the score as a matrix, u or d as a vector; F the exact Fisher, F^ the matrix of the
+probe, (x) the Kronecker product. Vectors of a layer are the rows of [W | b], so that the output factor comes first.
+
+**Fisher.** `type-2`: the expectation over the model's own labels, exact, which is also the reference. `mc`: with labels
+drawn from the model. `empirical`: with the labels of the data. `forward-only`: the output factor is the identity.
+`lg`: noise of variance 1 at the next layer's input instead of a gradient; `lg_mc`: the same, drawn. `bg`: the batch
+gradient with drawn labels, times sqrt(N); `bg_data`: with those of the data.
+
+**Cost.** The published multiply-adds of a phase with the default hyperparameters, corrected where the paper is wrong;
+names in a formula are hyperparameters. [condition] is 1 or 0. A formula with a letter of a layer (S, G, D, M, k) is
+summed over the layers. Backward passes are not included.
+
+**Errata** are told in the symbols of their papers. A: changes an implementation, B: changes an analysis or a claim,
+C: typographical.
+"""
+
+
+def methods(probes: Sequence[Mapping[str, Any]]) -> str:
+    """The page of methods from what ``registry.describe`` says of each probe."""
+    sections = [_section(probe) for probe in probes]
+    return "\n".join([METHODS_HEAD, _index(probes), *sections])
+
+
+def _index(probes: Sequence[Mapping[str, Any]]) -> str:
+    rows = []
+    for probe in probes:
+        default = probe["fisher"]["default"]
+        costs = [_code(probe["cost"].get(phase, "")) for phase in PHASES]
+        link = f"[{probe['name']}](#{probe['name']})"
+        rows.append([link, _text(probe["represents"]), _code(default or ""), *costs])
+    return table(["probe", "represents", "Fisher", *PHASES], rows)
+
+
+def _section(probe: Mapping[str, Any]) -> str:
+    facts = {
+        "Represents": _text(probe["represents"]),
+        "Fisher": _fisher(probe["fisher"]),
+        "Damping": _text(probe["damping"]),
+        "Cost": "; ".join(f"{phase} {_code(formula)}" for phase, formula in probe["cost"].items()) or "none published",
+        "Source": _text(probe["source"]),
+        "Errata": "".join(f"\n  - {_erratum(e)}" for e in probe["errata"]),
+    }
+    lines = [f"## {probe['name']}", "", _text(probe["description"]), ""]
+    lines += [f"- {name}: {fact}".replace(": \n", ":\n") for name, fact in facts.items() if fact]
+    return "\n".join([*lines, "", _hyperparameters(probe)])
+
+
+def _fisher(fisher: Mapping[str, Any]) -> str:
+    kinds = [_code(kind) + (" (default)" if kind == fisher["default"] else "") for kind in fisher["types"]]
+    return ", ".join(kinds) if len(kinds) > 1 else _code(fisher["default"] or "") or "none"
+
+
+def _erratum(erratum: Mapping[str, str]) -> str:
+    name = " ".join(filter(None, [erratum["id"], f"({erratum['severity']})" if erratum["severity"] else ""]))
+    return f"{name}: {_text(erratum['text'])}" if name else _text(erratum["text"])
+
+
+def _hyperparameters(probe: Mapping[str, Any]) -> str:
+    if not probe["hyperparameters"]:
+        return ""
+    rows = [
+        [_code(name), _code(str(default)), probe["allowed"][name], _text(probe["meanings"][name])]
+        for name, default in probe["hyperparameters"].items()
+    ]
+    return table(["hyperparameter", "default", "takes", "meaning"], rows)
+
+
+COVERAGE_HEAD = """\
+# Coverage
+
+Every probe on every kind of layer, by a run of `curvbench run suites/coverage` in float64; this page is printed by
+`python scripts/make_docs.py coverage RUN > docs/coverage.md`, RUN being that run's folder.
+
+**exact**: the cell succeeded, so that the operator was compared with the exact Fisher of all covered layers in closed
+form or through all of its score columns: nothing was sampled. **unsupported**: the probe says why it does not apply.
+**failed**: anything else.
+"""
+NETWORKS_HEAD = """\
+## Networks
+
+The networks of the problem `layers`, at initialisation: one layer of the kind, and Linear layers around it. Linear,
+Conv1d and Conv2d layers are covered. Other parameters (BatchNorm, LayerNorm, embeddings) stand outside every
+comparison, whatever the probe; the last two columns say what share of the parameters, and of the trace of the exact
+Fisher over all of them, is covered. An attention is covered through its Linear layers. In `sequence` every token is a
+loss term.
+"""
+REFUSED_HEAD = """\
+## Refused altogether
+
+What has no exact Fisher per sample here, or no covered layer at all, is refused before anything is measured:
+"""
+BESIDE_HEAD = """\
+In front of a covered layer such modules stand outside, as BatchNorm does:
+"""
+
+
+def coverage(frame: pd.DataFrame) -> str:
+    """The page of coverage from the rows of a run of ``suites/coverage``; raises ValueError for another run."""
+    found = {label: registry.parse_problem(label) for label in problems(frame)}
+    named = {label: problem.network for label, problem in found.items() if isinstance(problem, Layers)}
+    if named.keys() != found.keys():
+        raise ValueError(f"expected a run of suites/coverage, got one on {', '.join(found.keys() - named.keys())}")
+    networks = sorted(named.values(), key=get_args(Network).index)
+    matrix = analysis.matrix(frame).rename(columns=named)[networks].sort_index()
+    shares = analysis.shares(frame).rename(index=named).loc[networks]
+    outcomes = [[_code(str(probe)), *(cell or "" for cell in row)] for probe, *row in matrix.itertuples()]
+    sizes = [
+        [
+            _code(str(network)),
+            *("" if math.isnan(number) else form.format(number) for form, number in zip(FORMS, row, strict=True)),
+        ]
+        for network, *row in shares.itertuples()
+    ]
+    reasons = [f"- {_text(reason)}\n" for reason in analysis.reasons(frame)]
+    parts = [COVERAGE_HEAD, table(["probe", *networks], outcomes), *filter(None, ["".join(reasons)])]
+    parts += [NETWORKS_HEAD, table(["network", "P", "parameters covered", "trace covered"], sizes)]
+    parts += [REFUSED_HEAD, refusals(), BESIDE_HEAD, beside()]
+    return "\n".join(parts)
+
+
+def refusals() -> str:
+    """The table of what an instance refuses, with the reasons that it gives."""
+    rows = []
+    shared = nn.Linear(6, 6)
+    for name, model, inputs in (
+        *((f"{name} alone", model, inputs) for name, model, inputs in _uncovered(nn.AdaptiveAvgPool1d(3))),
+        ("tied weights", _tied(), torch.randint(7, (4, 5))),
+        ("a layer called twice", nn.Sequential(shared, shared), torch.randn(4, 6)),
+        ("BatchNorm in training mode", nn.Sequential(nn.Linear(6, 3), nn.BatchNorm1d(3)), torch.randn(4, 6)),
+    ):
+        try:
+            _instance(model, inputs)
+        except ValueError as reason:
+            rows.append([name, _text(str(reason))])
+        else:
+            raise AssertionError(f"{name} is not refused any more")
+    return table(["model", "reason"], rows)
+
+
+def beside() -> str:
+    """The table of the shares that are covered where such a module stands in front of a Linear layer."""
+    torch.manual_seed(0)
+    rows = []
+    for name, model, inputs in _uncovered(nn.Linear(6, 3)):
+        instance = _instance(model.double().eval(), inputs.double())
+        share = covered_trace(instance, exact_fisher(instance))
+        rows.append([f"{name}, Linear", f"{instance.coverage:.1%}", f"{share:.1%}"])
+    return table(["model", "parameters covered", "trace covered"], rows)
+
+
+class Sequence1d(nn.Module):
+    """A module that returns a tuple, over positions (N, S, 6); the mean of its first output, (N, 6)."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, S, 6) -> (N, 6)."""
+        attends = isinstance(self.module, nn.MultiheadAttention)
+        outputs: Tensor = (self.module(x, x, x) if attends else self.module(x))[0]
+        return outputs.mean(1)
+
+
+def _uncovered(last: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
+    """Modules that no instance covers, in front of another, with inputs."""
+    for sequential in (nn.MultiheadAttention(6, 2, batch_first=True), nn.LSTM(6, 6, batch_first=True)):
+        yield type(sequential).__name__, nn.Sequential(Sequence1d(sequential), last), torch.randn(4, 5, 6)
+    for spatial, shape in ((nn.ConvTranspose2d(1, 6, 2), (4, 1, 3, 3)), (nn.Conv3d(1, 6, 2), (4, 1, 3, 3, 3))):
+        pooled = nn.Sequential(spatial, nn.Flatten(2), nn.AdaptiveAvgPool1d(1), nn.Flatten())
+        yield type(spatial).__name__, nn.Sequential(pooled, last), torch.randn(shape)
+
+
+def _tied() -> nn.Module:
+    embedding, last = nn.Embedding(7, 6), nn.Linear(6, 7, bias=False)
+    last.weight = embedding.weight
+    return nn.Sequential(embedding, nn.AvgPool2d((5, 1)), nn.Flatten(), last)
+
+
+def _instance(model: nn.Module, inputs: Tensor) -> Instance:
+    return Instance(model, inputs, torch.arange(len(inputs)) % 3)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; bars inside cells are escaped."""
+    lines = [list(head), ["---"] * len(head), *([cell.replace("|", r"\|") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""
+
+
+def _text(text: str) -> str:
+    """Prose of a docstring as Markdown: double backquotes become single ones, tildes are no strike-out."""
+    return re.sub(r"``", "`", text).replace("~", r"\~")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the page that is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    pages = parser.add_subparsers(dest="page", required=True)
+    pages.add_parser("methods", help="from the code")
+    pages.add_parser("coverage", help="from a run of suites/coverage").add_argument("run", type=Path)
+    given = parser.parse_args(arguments)
+    if given.page == "methods":
+        print(methods([registry.describe(*item) for item in registry.probes().items()]), end="")
+        return
+    try:
+        print(coverage(store.load(given.run)), end="")
+    except ValueError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

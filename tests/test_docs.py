@@ -1,0 +1,193 @@
+"""The pages under docs/: what probes say of themselves is whole and agrees with their code; nothing is out of date."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, get_args
+
+import pandas as pd
+import pytest
+
+from curvbench import registry
+from curvbench.parts.errata import ERRATA
+from curvbench.problems.layers import Network
+from curvbench.spec import LayerSize, Probe
+
+ROOT = Path(__file__).parent.parent
+NAMES = sorted(registry.probes())
+DESCRIBED = {name: registry.describe(name, kind) for name, kind in registry.probes().items()}
+NO_PUBLISHED_COST = {"kpsvd"}  # a bound for its family, found by an iteration that no paper prices
+
+LAYERS = [  # G, M, D, S, k: a Linear once and over tokens, convolutions with a bias, grouped, and without
+    LayerSize(1, 7, 5, 1, 0),
+    LayerSize(1, 3, 150, 6, 0),
+    LayerSize(1, 6, 28, 16, 9),
+    LayerSize(4, 2, 9, 9, 9),
+    LayerSize(1, 200, 4, 1, 4),
+]
+
+
+@pytest.fixture(scope="module")
+def pages() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_docs", ROOT / "scripts" / "make_docs.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_of_methods_is_what_the_code_renders(pages: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    pages.main(["methods"])
+    again = "run `python scripts/make_docs.py methods > docs/methods.md`"
+    assert capsys.readouterr().out == (ROOT / "docs" / "methods.md").read_text(), again
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_section_is_whole(name: str) -> None:
+    method = DESCRIBED[name]
+    assert method["represents"] != method["description"] and method["damping"]
+    assert method["source"] or name == "identity"
+    assert set(method["cost"]) == (set() if name in NO_PUBLISHED_COST else {"statistics", "invert", "precondition"})
+    assert all(method["meanings"].values()), [key for key, text in method["meanings"].items() if not text]
+    fields = registry.probe(name).hyperparameters
+    assert fields == method["hyperparameters"] and set(method["meanings"]) == set(fields) == set(method["allowed"])
+    if "fisher_type" in fields:
+        assert method["fisher"]["default"] == fields["fisher_type"] in method["fisher"]["types"]
+
+
+def test_every_hyperparameter_of_a_problem_has_a_meaning() -> None:
+    for name, kind in registry.problems().items():
+        assert all(registry.describe(name, kind)["meanings"].values()), name
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if DESCRIBED[name]["fisher"]["types"]])
+def test_the_types_that_are_named_are_those_that_are_taken(name: str) -> None:
+    kinds, key = DESCRIBED[name]["fisher"]["types"], "fisher_type"
+    if key not in DESCRIBED[name]["hyperparameters"]:
+        pytest.skip("fixed, or not chosen by this name")
+    for kind in ("type-2", "mc", "empirical", "forward-only", "lg", "lg_mc"):
+        if kind in kinds:
+            assert registry.probe(name, fisher_type=kind).hyperparameters[key] == kind
+        else:
+            with pytest.raises(ValueError, match=key):
+                registry.probe(name, fisher_type=kind)
+
+
+# --- cost --------------------------------------------------------------------------------------------------
+
+
+def value(formula: str, names: dict[str, float]) -> float:
+    """A formula of the page: products by juxtaposition, ^ for powers, [condition] as 1 or 0."""
+    tokens = re.findall(r"\d+|[A-Za-z_]+|>=|[-+/^(),\[\]<>=]", formula)
+    assert "".join(tokens) == formula.replace(" ", ""), f"cannot read {formula}"
+    text, functions = "", {"min": min, "max": max, "floor": math.floor}
+    for before, token in itertools.pairwise(["(", *tokens]):
+        ends_factor = before not in functions and re.fullmatch(r"\w+|[)\]]", before)
+        text += " * " if ends_factor and re.fullmatch(r"\w+|[(\[]", token) else " "
+        text += {"^": "**", "=": "==", "[": "(", "]": ")"}.get(token, token)
+    return eval(text, {"__builtins__": {}}, {**names, **functions})
+
+
+def cost(formula: str, probe: Probe, sizes: Sequence[LayerSize], N: int, R: int) -> float:
+    """Summed over the layers where the formula has a letter of a layer."""
+    P = sum(s.groups * s.outputs * s.inputs for s in sizes)
+    kept: Any = {"K": max(1, int(getattr(probe, "rank", 0) * N * R))}
+    whole = {"N": N, "R": R, "P": P, "L": len(sizes), **kept, **probe.hyperparameters}
+    if not set(re.findall(r"[A-Za-z_]+", formula)) & {"S", "G", "D", "M", "k"}:
+        return value(formula, whole)
+    layers = [{"G": s.groups, "M": s.outputs, "D": s.inputs, "S": s.positions, "k": s.kernel} for s in sizes]
+    return sum(value(formula, whole | layer) for layer in layers)
+
+
+def test_formulas_are_read_as_they_are_meant() -> None:
+    assert value("2 N (D^2 + 3 M) / 4", {"N": 5, "D": 3, "M": 2}) == 2 * 5 * (9 + 6) / 4
+    assert value("[N >= D] N + [N < D] min(2 N, 7) D", {"N": 2, "D": 3}) == 4 * 3
+    assert value("[k > 0] [S = 1] 5 + (N) (N)", {"k": 2, "S": 1, "N": 3}) == 5 + 9
+
+
+@pytest.mark.parametrize(("samples", "columns"), [(1, 1), (8, 9), (33, 1), (40, 2)])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in NO_PUBLISHED_COST])
+def test_formulas_are_those_of_the_cost_model(name: str, samples: int, columns: int) -> None:
+    """At every combination of layer and batch that takes another branch; one column per sample for data labels."""
+    probe = registry.probe(name)
+    R = 1 if DESCRIBED[name]["fisher"]["default"] == "empirical" else columns
+    for sizes in (LAYERS, *([layer] for layer in LAYERS)):
+        modelled = probe.complexity(sizes, samples, R)
+        assert set(modelled) == set(DESCRIBED[name]["cost"])
+        for phase, formula in DESCRIBED[name]["cost"].items():
+            assert cost(formula, probe, sizes, samples, R) == pytest.approx(modelled[phase], rel=1e-12), (phase, sizes)
+
+
+@pytest.mark.parametrize("name", sorted(NO_PUBLISHED_COST))
+def test_a_method_without_a_formula_has_no_cost_model(name: str) -> None:
+    assert registry.probe(name).complexity(LAYERS, 3, 2) == {} == DESCRIBED[name]["cost"]
+
+
+# --- errata ------------------------------------------------------------------------------------------------
+
+
+def test_every_erratum_is_told_by_a_probe_and_every_id_is_known() -> None:
+    told = [erratum["id"] for method in DESCRIBED.values() for erratum in method["errata"]]
+    assert "" not in told, "an id that nothing explains"
+    assert set(told) == set(ERRATA)
+    counts = {"G": 12, "Q": 6, "L": 17, "F": 15, "C": 12}
+    assert list(ERRATA) == [f"E-{paper}{k}" for paper, count in counts.items() for k in range(1, count + 1)]
+    assert {method["name"] for method in DESCRIBED.values() if "E-L13" in [e["id"] for e in method["errata"]]} == {
+        "ekfac",
+        "lngd",
+    }
+
+
+# --- coverage ----------------------------------------------------------------------------------------------
+
+COVERAGE = (ROOT / "docs" / "coverage.md").read_text()
+
+
+def test_the_page_of_coverage_is_that_of_the_suite() -> None:
+    _, suite = registry.load_suite(ROOT / "suites" / "coverage")
+    labels = sorted(probe.label for probe in suite.presets["default"].probes)
+    head, _, *rows = [line for line in COVERAGE.splitlines() if line.startswith("|")][: len(labels) + 2]
+    assert [cell.strip() for cell in head.strip("|").split("|")] == ["probe", *get_args(Network)]
+    assert [row.split("`")[1] for row in rows] == labels, "run suites/coverage and make the page again"
+    assert {cell.strip() for row in rows for cell in row.strip("|").split("|")[1:]} == {"exact", "unsupported"}
+
+
+def test_the_reasons_on_the_page_are_those_that_are_given(pages: ModuleType) -> None:
+    refused = pages.refusals()
+    assert refused in COVERAGE
+    for model in ("MultiheadAttention", "LSTM", "ConvTranspose2d", "Conv3d", "tied"):
+        assert model in refused
+
+
+def test_a_run_that_is_none_of_coverage_is_one_line(
+    pages: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for frame, words in ((None, "no results at"), (pd.DataFrame({"problem": ["mlp"], "problem_args": [""]}), "on mlp")):
+        with pytest.raises((SystemExit, ValueError)) as caught:
+            pages.main(["coverage", str(tmp_path / "none")]) if frame is None else pages.coverage(frame)
+        assert words in (capsys.readouterr().err if frame is None else str(caught.value))
+
+
+def test_a_page_of_coverage_is_made_of_a_run(pages: ModuleType) -> None:
+    """Failed and unsupported cells have a word and a reason."""
+    known = {"probe_args": "", "problem": "layers", "seed": 0, "scope": "network", "reason": "", "status": "ok"}
+    facts = {"error.relative": 0.5, "problem.parameters": 610.0, "coverage.parameters": 0.975, "coverage.trace": 0.25}
+    rows = [
+        known | {"probe": "kfac", "problem_args": "", "metric": metric, "value": value, "cell_id": "a"}
+        for metric, value in facts.items()
+    ]
+    bad = known | {"problem_args": "network=conv2d", "metric": "", "value": None, "scope": ""}
+    rows.append(bad | {"probe": "kfac", "status": "unsupported", "reason": "too wide", "cell_id": "b"})
+    rows.append(bad | {"probe": "eva", "status": "timeout", "reason": "too slow", "cell_id": "c"})
+    page = pages.coverage(pd.DataFrame(rows))
+    rows_of_probes = "| `eva` |  | failed |\n| `kfac` | exact | unsupported |\n"
+    assert f"| probe | linear | conv2d |\n| --- | --- | --- |\n{rows_of_probes}" in page
+    assert "- kfac on layers[network=conv2d], seed 0: unsupported: too wide" in page
+    assert "- eva on layers[network=conv2d], seed 0: timeout: too slow" in page
+    assert "| `linear` | 610 | 97.5% | 25.0% |" in page and "nan" not in page
