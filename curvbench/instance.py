@@ -72,6 +72,7 @@ class Instance:
         refuse_coupled_samples(model)
         refuse_not_finite({**_named(inputs), **self.parameters, **self._buffers})
         self._cloned_inputs: frozenset[str] = frozenset()
+        self._gradient: tuple[Tensor, list[int]] | None = None
         self._inspect()
 
     def _inspect(self) -> None:
@@ -154,9 +155,15 @@ class Instance:
             sized = isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == self.samples
             return value[samples] if sized else value
 
-        other = copy.copy(self)
+        other = self._copy()
         other.inputs, other.targets = _map_inputs(self.inputs, cut), self.targets[samples]
         other.samples = len(other.targets)
+        return other
+
+    def _copy(self) -> Instance:
+        """One whose fields may be changed: it knows no gradient yet."""
+        other = copy.copy(self)
+        other._gradient = None
         return other
 
     @property
@@ -173,7 +180,7 @@ class Instance:
         def cast(value: Any) -> Any:
             return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
-        other = copy.copy(self)
+        other = self._copy()
         other.inputs = _map_inputs(self.inputs, cast)
         other.targets = cast(self.targets)
         other.parameters = {name: cast(p) for name, p in self.parameters.items()}
@@ -239,8 +246,17 @@ class Instance:
         return sorted(self._trainable - covered)
 
     def gradient(self) -> Tensor:
-        """The gradient of the mean loss as a parameter vector (P,)."""
-        return self.pack(self.gradients())
+        """The gradient of the mean loss as a parameter vector (P,).
+
+        Computed once, as a training step has it before it takes statistics; anew where it or the data were written to.
+        """
+        self._refuse_changed()
+        read = [value for value in (*_values(self.inputs), self.targets) if isinstance(value, Tensor)]
+        kept, versions = self._gradient or (None, None)
+        if kept is None or versions != _versions([*read, kept]):
+            kept = self.pack(self.gradients())
+            self._gradient = kept, _versions([*read, kept])
+        return kept
 
     def hessian_product(self, vector: Tensor) -> Tensor:
         """The Hessian of the mean loss in the covered parameters times a vector, (P,) -> (P,).
@@ -250,7 +266,7 @@ class Instance:
         """
         directions = self.unpack(vector)
         leaves = {name: self.parameters[name].detach().requires_grad_() for name in directions}
-        plain = copy.copy(self)
+        plain = self._copy()
         plain.inputs = _map_inputs(self.inputs, lambda x: x.detach() if isinstance(x, Tensor) else x)
         # Of the kernels of attention only this one can be differentiated twice.
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
@@ -320,19 +336,27 @@ class Instance:
         return (parameter_names(layer)[0] for layer in self.layers)
 
     def _current_versions(self) -> list[int]:
-        return [p._version for p in self.model.parameters()] + [b._version for b in self.model.buffers()]
+        return _versions([*self.model.parameters(), *self.model.buffers()])
+
+    def _refuse_changed(self) -> None:
+        if self._current_versions() != self._versions:
+            raise ValueError("the model has changed since this Instance was made: make a new one")
 
     def _forward(self, hooks: Mapping[str, Hook], parameters: Mapping[str, Tensor] | None = None) -> Tensor:
         if torch.is_inference_mode_enabled():
             raise ValueError("inside torch.inference_mode() nothing can be differentiated: leave it first")
-        if self._current_versions() != self._versions:
-            raise ValueError("the model has changed since this Instance was made: make a new one")
+        self._refuse_changed()
         state = {**self.parameters, **(parameters or {}), **{name: b.clone() for name, b in self._buffers.items()}}
         inputs = self.inputs
         args = inputs if isinstance(inputs, tuple) else () if isinstance(inputs, Mapping) else (inputs,)
         kwargs = dict(inputs) if isinstance(inputs, Mapping) else {}
         with evaluation(self.model), hooked(self.model, hooks):
             return functional_call(self.model, state, args, kwargs)
+
+
+def _versions(tensors: Iterable[Tensor]) -> list[int]:
+    """How often each has been written to."""
+    return [tensor._version for tensor in tensors]
 
 
 def _fetch(tensors: Mapping[str, Tensor], name: str, shape: torch.Size) -> Tensor:

@@ -85,9 +85,23 @@ def cholesky(matrix: Tensor) -> Tensor:
     return factor
 
 
+def damped_cholesky(matrix: Tensor, damping: Tensor | float) -> Tensor:
+    """Lower Cholesky factor of A + damping I over the last two dimensions; ``damping`` broadcasts over the batch.
+
+    Raises:
+        ValueError: A + damping I is singular; without damping also where only rounding keeps A from it.
+    """
+    factor = cholesky(damped(matrix, damping))
+    if not isinstance(damping, Tensor) and damping == 0:
+        scale = 10 * matrix.shape[-1] * torch.finfo(matrix.dtype).eps
+        largest = matrix.diagonal(dim1=-2, dim2=-1).amax(-1, keepdim=True)
+        positive(factor.diagonal(dim1=-2, dim2=-1).square(), scale * largest)
+    return factor
+
+
 def damped_inverse(matrix: Tensor, damping: Tensor | float) -> Tensor:
     """(A + damping I)^-1 over the last two dimensions, in A's dtype; ``damping`` broadcasts over the batch."""
-    return torch.cholesky_inverse(cholesky(damped(matrix, damping))).to(matrix.dtype)
+    return torch.cholesky_inverse(damped_cholesky(matrix, damping)).to(matrix.dtype)
 
 
 _SLICE = 2**24  # entries that are cast to float64 at a time
@@ -104,12 +118,12 @@ def inner(a: Tensor, b: Tensor) -> float:
     return sum(float(x.double() @ y.double()) for x, y in zip(flat_a, flat_b, strict=True))
 
 
-def positive(denominator: Tensor) -> Tensor:
+def positive(denominator: Tensor, rounding: Tensor | float = 0.0) -> Tensor:
     """The denominator of a solve, checked.
 
     Raises:
-        ValueError: an entry is not above zero, so that the matrix is singular.
+        ValueError: an entry is not above the ``rounding`` that a zero may come out as, so that the matrix is singular.
     """
-    if not bool((denominator > 0).all()):
+    if not bool((denominator > rounding).all()):
         raise ValueError("the operator is singular without damping: give a damping above zero")
     return denominator

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -31,14 +31,17 @@ class Tape:
     shapes: Mapping[str, torch.Size]
     sources: Mapping[str, GradientEdge]
 
-    def pull(self, cotangent: Tensor, keep: bool = False) -> dict[str, Tensor]:
-        """Gradients at the layers' outputs for one cotangent (N, ..., C); ``keep`` allows another pull."""
-        found = torch.autograd.grad(
-            self.outputs, list(self.edges.values()), cotangent, retain_graph=keep, allow_unused=True
-        )
+    def pull(self, cotangent: Tensor, keep: bool = False, layers: Collection[str] | None = None) -> dict[str, Tensor]:
+        """Gradients at the outputs of ``layers`` (default: all) for one cotangent (N, ..., C).
+
+        ``keep`` allows another pull.
+        """
+        names = list(self.edges if layers is None else layers)
+        edges = [self.edges[name] for name in names]
+        found = torch.autograd.grad(self.outputs, edges, cotangent, retain_graph=keep, allow_unused=True)
         return {
             name: cotangent.new_zeros(self.shapes[name]) if gradient is None else gradient
-            for name, gradient in zip(self.edges, found, strict=True)
+            for name, gradient in zip(names, found, strict=True)
         }
 
     def pull_between(self, layer: str, reader: str, cotangent: Tensor) -> Tensor | None:

@@ -74,3 +74,16 @@ def test_sums_keep_their_digits() -> None:
 def test_positive_refuses(bad: float) -> None:
     with pytest.raises(ValueError, match="damping"):
         numerics.positive(torch.tensor([1.0, bad]))
+
+
+def test_what_only_rounding_keeps_from_singular_is_refused_without_damping() -> None:
+    torch.manual_seed(0)
+    root = torch.randn(6, 3, dtype=torch.float64)
+    matrix = root @ root.T
+    shifted = matrix + 1e-15 * torch.eye(6)  # on the scale of the rounding of a product
+    with pytest.raises(ValueError, match="damping"):
+        numerics.damped_cholesky(shifted, 0.0)
+    factor = numerics.damped_cholesky(matrix, 1e-9)
+    assert torch.allclose(factor @ factor.T, matrix + 1e-9 * torch.eye(6), atol=1e-14)
+    regular = root.T @ root
+    assert torch.equal(numerics.damped_cholesky(regular, 0.0), numerics.cholesky(regular))

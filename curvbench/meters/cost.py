@@ -1,6 +1,8 @@
 """What a probe costs per phase, next to a plain SGD step on the same batch: FLOPs, memory, time.
 
 ``step`` is the whole: the SGD step and all three phases, nothing amortized. Its FLOPs and seconds are their sums.
+A step's gradient of the loss is computed once, by its SGD part; ``update`` finds it in its batch. Whatever else a probe
+draws from the network (other labels, every sample's score) are passes of its own, in ``statistics``.
 
 Each phase is counted, weighed and timed in runs of its own: nothing is timed under a counting mode.
 """
@@ -38,7 +40,7 @@ class Stepper:
     instance: Instance
     model: nn.Module = field(init=False)
     optimizer: torch.optim.SGD = field(init=False)
-    fresh: Any = field(init=False)
+    before: Any = field(init=False)
     updated: Any = field(init=False)
     refreshed: Any = field(init=False)
     gradient: Tensor = field(init=False)
@@ -46,8 +48,8 @@ class Stepper:
     def __post_init__(self) -> None:
         self.model = copy.deepcopy(self.instance.model)
         self.optimizer = torch.optim.SGD([p for p in self.model.parameters() if p.requires_grad], lr=0.0, momentum=0.9)
-        self.fresh = self.probe.fit(self.instance) if self.probe.updates > 1 else self.probe.init(self.instance)
-        self.gradient = self.instance.gradient()
+        self.before = self.probe.fit(self.instance)  # a step of training, not the first
+        self.gradient = self.instance.gradient()  # from here on the batch holds it, as in any step
         self.sgd()  # allocates the momentum buffers, which belong to no phase
         self.statistics()
         self.invert()
@@ -57,7 +59,7 @@ class Stepper:
         self.optimizer.step()
 
     def statistics(self) -> None:
-        self.updated = self.probe.update(self.fresh, self.instance)
+        self.updated = self.probe.update(self.before, self.instance)
 
     def invert(self) -> None:
         self.refreshed = self.probe.refresh(self.updated)
@@ -69,7 +71,7 @@ class Stepper:
         """Gradient, statistics, inversion, preconditioning and update, as an optimizer would do them."""
         self._backward()
         named = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
-        state = self.probe.refresh(self.probe.update(self.fresh, self.instance))
+        state = self.probe.refresh(self.probe.update(self.before, self.instance))
         direction = self.probe.precondition(state, self.instance.pack(named))
         for name, part in self.instance.unpack(direction).items():
             named[name].copy_(part)

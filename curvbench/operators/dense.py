@@ -42,7 +42,7 @@ class Dense(Operator):
         return (self.matrix @ self._stack(V)).reshape(V.shape)
 
     def _solve(self, V: Tensor, damping: float) -> Tensor:
-        factor = numerics.cholesky(numerics.damped(self.matrix, damping))
+        factor = numerics.damped_cholesky(self.matrix, damping)
         return torch.cholesky_solve(self._stack(V).to(factor.dtype), factor).reshape(V.shape).to(V.dtype)
 
     def trace(self) -> float:

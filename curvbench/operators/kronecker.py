@@ -61,7 +61,13 @@ class RotatedDiagonal(Operator):
         return self._scale_rotated(V, self.entries)
 
     def _solve(self, V: Tensor, damping: float) -> Tensor:
-        return self._scale_rotated(V, 1 / numerics.positive(self.entries + damping))
+        return self._scale_rotated(V, 1 / numerics.positive(self.entries + damping, 0.0 if damping else self._rounding))
+
+    @property
+    def _rounding(self) -> Tensor:
+        """What an eigenvalue of zero comes out as at most, per group."""
+        order = max(self.entries.shape[1:])
+        return order * torch.finfo(self.dtype).eps * self.entries.amax((1, 2), keepdim=True)
 
     def trace(self) -> float:
         return float(self.entries.sum(dtype=torch.float64))

@@ -77,7 +77,7 @@ class KroneckerDamping:
         return state._replace(inverses=[self._inverse(factor) for factor in state.factors])
 
     def _inverse(self, factor: Kronecker) -> Kronecker:
-        pi = _trace_balance(factor) if self.rule == "pi" else 1.0
+        pi = _trace_balance(factor) if self.rule == "pi" and self.damping else 1.0
         root = self.damping**0.5
         left = numerics.damped_inverse(factor.left, root / pi)
         return Kronecker(left, numerics.damped_inverse(factor.right, root * pi))

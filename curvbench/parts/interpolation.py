@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from curvbench import numerics
+
 
 def interpolate(kernel: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Pivots S of a pivoted QR of a kernel K = U^T U, (b, b), and T (|S|, b) with K ~ K[:, S] T and so U ~ U_S T.
@@ -30,6 +32,21 @@ def interpolate(kernel: Tensor, count: int) -> tuple[Tensor, Tensor]:
     T = torch.linalg.solve_triangular(projected[:, chosen].triu(), projected, upper=True)
     T[:, chosen] = torch.eye(len(chosen), dtype=T.dtype, device=T.device)
     return chosen, T
+
+
+def residual_weighted(kernel: Tensor, count: int, damping: float) -> tuple[Tensor, Tensor]:
+    """The ``count`` columns S with the largest K_ii, and a root V of T (I + E / damping)^-1 T^T, (|S|, |S|).
+
+    T interpolates all columns from those of S by least squares, with the residual E = K - K[:, S] T. The matrix is not
+    symmetric, E being a projection times K: V V^T is its symmetric part, cut at zero.
+    """
+    chosen = kernel.diagonal().argsort(descending=True)[:count]
+    T = torch.linalg.pinv(kernel[:, chosen]) @ kernel
+    T[:, chosen] = torch.eye(count, dtype=T.dtype, device=T.device)
+    residual = numerics.damped((kernel - kernel[:, chosen] @ T) / damping, 1.0)
+    inner = T @ torch.linalg.solve(residual, T.T)
+    values, basis = numerics.eigh((inner + inner.T) / 2)
+    return chosen, basis * values.sqrt()
 
 
 def draw(sizes: Tensor, count: int, replacement: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ else lies between. The next layer is the first one called later whose input depe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -91,15 +91,23 @@ def local_map(tape: Tape, layer: str) -> LocalMap | None:
 
 
 def energies(
-    batch: Instance, tape: Tape, kind: str, mc_samples: int = 1, seed: int = 0, draws: int | None = None
+    batch: Instance,
+    tape: Tape,
+    kind: str,
+    mc_samples: int = 1,
+    seed: int = 0,
+    draws: int | None = None,
+    likelihood: bool = False,
 ) -> dict[str, Tensor]:
     """Per layer the squares g^2 of the gradients at its output, (N, G, M, S), summed over pseudo-samples.
 
     ``lg``: E[(J^T e)^2] with e of mean 0 and covariance I (see ``LocalMap.energy``; without ``draws`` every map is
     taken to be one to one); ``lg_mc``: its mean over ``mc_samples`` draws; else those of the Fisher of that name.
+    In the local ones a layer that no other reads has J = I, or with ``likelihood`` the squares of the type-2 Fisher.
     """
     if kind in ("lg", "lg_mc"):
-        found = _closed(tape, draws, seed) if kind == "lg" else _sampled(tape, mc_samples, seed)
+        found = _closed(tape, draws, seed, likelihood) if kind == "lg" else _sampled(tape, mc_samples, seed, likelihood)
+        found |= _squares(batch, tape, [name for name in tape.inputs if name not in found])
         return {layer.name: geometry.slopes(layer, found[layer.name]) for layer in batch.layers}
     totals: dict[str, Tensor] = {}
     for slopes in batch.slopes(tape, kind, mc_samples, seed):
@@ -107,28 +115,39 @@ def energies(
     return totals
 
 
-def _closed(tape: Tape, draws: int | None, seed: int) -> dict[str, Tensor]:
+def _closed(tape: Tape, draws: int | None, seed: int, without_ends: bool) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for name in tape.inputs:
         between = local_map(tape, name)
-        if between is None:
-            found[name] = tape.outputs.new_ones(tape.shapes[name])
-        else:
+        if between is not None:
             found[name] = between.ones.square() if draws is None else between.energy(draws, seed)
+        elif not without_ends:
+            found[name] = tape.outputs.new_ones(tape.shapes[name])
     return found
 
 
-def _sampled(tape: Tape, draws: int, seed: int) -> dict[str, Tensor]:
+def _sampled(tape: Tape, draws: int, seed: int, without_ends: bool) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     found: dict[str, Tensor] = {}
     for name in tape.inputs:
         between = local_map(tape, name)
+        if between is None and without_ends:
+            continue
         total = tape.outputs.new_zeros(tape.shapes[name])
         shape = tape.shapes[name] if between is None else between.target.shape
         for _ in range(draws):
             e = torch.randn(shape, generator=generator, dtype=torch.float64).to(total.device, total.dtype)
             total += (e if between is None else between.pull(e)).square()
         found[name] = total / draws
+    return found
+
+
+def _squares(batch: Instance, tape: Tape, layers: Sequence[str]) -> dict[str, Tensor]:
+    """Of the type-2 Fisher at the outputs of some layers."""
+    found = {name: tape.outputs.new_zeros(tape.shapes[name]) for name in layers}
+    for cotangent in batch.cotangents(tape.outputs, "type-2") if layers else ():
+        for name, gradient in tape.pull(cotangent, keep=True, layers=layers).items():
+            found[name] += gradient.square()
     return found
 
 

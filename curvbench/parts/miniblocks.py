@@ -32,8 +32,7 @@ class MiniBlocks:
 
     def factorized(self, damping: float) -> MiniBlocks:
         """With the Cholesky factors of the damped blocks."""
-        eye = torch.eye(self.blocks.shape[-1], dtype=self.blocks.dtype, device=self.blocks.device)
-        return replace(self, factor=numerics.cholesky(self.blocks + damping * eye))
+        return replace(self, factor=numerics.damped_cholesky(self.blocks, damping))
 
     def solve(self, vector: Tensor, damping: float) -> Tensor:
         """The damped inverse applied to a vector of the layer."""

@@ -78,11 +78,7 @@ class Cwngd(FisherProbe):
         return State([_matrices(c, scale, roots=self.damping > 0) for c in columns])
 
     def refresh(self, state: State) -> State:
-        return state._replace(factors=[self._factor(_small(m)) for m in state.matrices])
-
-    def _factor(self, matrices: Tensor) -> Tensor:
-        eye = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
-        return numerics.cholesky(matrices + self.damping * eye)
+        return state._replace(factors=[numerics.damped_cholesky(_small(m), self.damping) for m in state.matrices])
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
         parts = gradient.split([m.shape[0] * m.shape[2] for m in state.matrices])

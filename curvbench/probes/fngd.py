@@ -21,7 +21,6 @@ from curvbench.hyperparameters import check, types_of
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal
 from curvbench.parts.sharing import Key, Shared, sample_names, share, shared_steps, surrogate
-from curvbench.parts.weighted import weighted_sum
 from curvbench.spec import About, FisherType, LayerSize, Probe
 
 
@@ -95,8 +94,7 @@ class Fngd(Probe):
         names = sample_names(batch, self.key)
         found, shared = share(shared, blocks, dampings, batch, names)
         weights = [w.to(batch.dtype) / batch.terms for w in found]
-        equal = torch.full_like(weights[0], 1 / batch.terms)
-        own = [weighted_sum(block.columns[0], equal, self.accelerated) for block in blocks]
+        own = batch.gradient().split([block.size for block in blocks])
         return State(blocks, shared.dampings.tolist(), (), shared, weights, own)
 
     def _damping(self, block: ExactFisher, terms: int) -> float:

@@ -4,7 +4,8 @@ Known here from its public code and the usual definitions, not from the paper's 
 reduced, inputs to their mean and gradients to their sum, so that a score is one outer product u = g (x) a; the groups
 of a convolution are stacked. ``kis`` draws scores with probability p in proportion to |u|^2 and weighs them by
 1 / (N r p), unbiased for the reduced block. ``kid`` takes r pivots of a QR decomposition of the kernel K = U^T U and
-interpolates, U ~ U_S T: U_S T T^T U_S^T / N is the reduced block if every score is kept.
+interpolates, U ~ U_S T: U_S T T^T U_S^T / N is the reduced block if every score is kept. ``kid_public``, as in
+the public code, takes the r largest scores and the symmetric part of T (I + E / damping)^-1 T^T / r, E = K - K[:, S] T.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from curvbench.fisher.columns import Columns
 from curvbench.hyperparameters import check, types_of
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, LowRank
-from curvbench.parts.interpolation import draw, interpolate, outer_kernel
+from curvbench.parts.interpolation import draw, interpolate, outer_kernel, residual_weighted
 from curvbench.parts.storage import too_large
 from curvbench.spec import About, FisherProbe, FisherType, LayerSize
 
@@ -47,12 +48,13 @@ class State(NamedTuple):
 class Hylo(FisherProbe):
     """A low-rank block per layer from a tenth of its scores, chosen by pivots (``kid``) or drawn (``kis``).
 
-    ``variant``: by pivots (``kid``) or drawn (``kis``). ``rank``: the share of the scores that is kept, at least one
-    of them. ``weights``: ``none`` draws ``kis`` scores without replacement and gives each 1/N, as the public code does.
+    ``variant``: by pivots (``kid``), as the public code makes of them (``kid_public``), or drawn (``kis``). ``rank``:
+    the share of the scores that is kept, at least one of them. ``weights``: ``none`` draws ``kis`` scores without
+    replacement and gives each 1/r, as the public code does.
     """
 
     fisher_type: FisherType = "empirical"
-    variant: Literal["kid", "kis"] = "kid"
+    variant: Literal["kid", "kid_public", "kis"] = "kid"
     rank: float = 0.1
     weights: Literal["importance", "none"] = "importance"
 
@@ -90,19 +92,22 @@ class Hylo(FisherProbe):
 
     def _keep(self, a: Tensor, g: Tensor, terms: int, generator: torch.Generator) -> Kept:
         count = self._count(len(a))
+        even = len(a) / (count * terms)  # 1/r for data labels
         if self.variant == "kid":
             chosen, T = interpolate(outer_kernel(a, g), count)
             mixing = numerics.cholesky(T @ T.T) / terms**0.5
+        elif self.variant == "kid_public":
+            chosen, root = residual_weighted(outer_kernel(a, g), count, self.damping)
+            mixing = root * even**0.5
         else:
             squares = (a.square().sum(2) * g.square().sum(2)).sum(1)
             chosen, p = draw(squares, count, self.weights == "importance", generator)
-            weights = 1 / (count * p * terms) if self.weights == "importance" else torch.full_like(p, 1 / terms)
+            weights = 1 / (count * p * terms) if self.weights == "importance" else torch.full_like(p, even)
             mixing = torch.diag(weights.sqrt())
         return Kept(a[chosen], g[chosen], mixing.to(a.dtype), mixing.T @ outer_kernel(a[chosen], g[chosen]) @ mixing)
 
     def refresh(self, state: State) -> State:
-        damped = (k.kernel + self.damping * torch.eye(len(k.kernel)).to(k.kernel) for k in state.layers)
-        return state._replace(factors=[numerics.cholesky(matrix) for matrix in damped])
+        return state._replace(factors=[numerics.damped_cholesky(k.kernel, self.damping) for k in state.layers])
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
         parts = gradient.split([k.inputs[0].numel() * k.gradients.shape[-1] for k in state.layers])
@@ -123,7 +128,7 @@ class Hylo(FisherProbe):
     def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
         b, r = samples * columns, self._count(samples * columns)
         sides, entries = sum(s.groups * (s.inputs + s.outputs) for s in sizes), [s.groups * s.inputs for s in sizes]
-        choosing = b**2 * (sides + r * len(sizes)) if self.variant == "kid" else b * sides
+        choosing = b * sides if self.variant == "kis" else b**2 * (sides + r * len(sizes))
         solving = sum(2 * r * n * s.outputs for n, s in zip(entries, sizes, strict=True))
         return {"statistics": choosing + r**2 * sides, "invert": len(sizes) * r**3, "precondition": solving}
 

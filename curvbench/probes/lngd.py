@@ -1,8 +1,11 @@
 """LNGD: layer-wise natural gradient from local activations (Liu, Li, Gao, Wang, NeurIPS 2024).
 
 The Fisher ``lg`` takes for the gradient at a layer's output J^T e, with e ~ N(0, I) and J the Jacobian of the next
-layer's input in this layer's output; for the output layer J = I. Only squares of J^T e are used, whose expectation is
-known: nothing needs to be sampled. Positions count as samples, ignored tokens included.
+layer's input in this layer's output; for the output layer J = I, or ``output=likelihood`` the type-2 Fisher. Only
+squares of J^T e are used, whose expectation is known: nothing needs to be sampled. Positions count as samples, ignored
+tokens included. The output factor has order M; Eq. 13 is a mean of squares, Eq. 14 weighs the old value: ``printed``
+measures these two as they stand. The whole method has ``layer_rate=corrected``; without is the paper's ablation
+LNGD-sample, and with back-propagated gradients (``fisher_type=mc,layer_rate=corrected``) its LNGD-lr.
 """
 
 from __future__ import annotations
@@ -23,9 +26,6 @@ from curvbench.parts.local import energies, factors, mixed_layer
 from curvbench.spec import FISHER_ALIASES, About, LayerSize, Probe
 
 LocalFisher = Literal["lg", "lg_mc", "mc", "empirical", "type-2"]
-Phi = Literal["local_vjp", "elementwise"]
-LayerRate = Literal["none", "corrected", "printed"]
-EmaRule = Literal["corrected", "printed"]
 
 
 class State(NamedTuple):
@@ -46,21 +46,23 @@ class Lngd(Probe):
     ``fisher_type``: ``lg`` in closed form, ``lg_mc`` drawn; the others use back-propagated gradients. ``mc_samples``:
     draws per sample. ``seed``: of the draws. ``phi``: ``elementwise`` takes one local product and demands that an
     output feeds one input at most; ``local_vjp`` makes more where it does not. ``draws``: such products at most.
-    ``nu1``: the smallest damping of a factor. ``nu2``: the largest one. ``ema``: the weight of the old factors.
-    ``ema_rule``: ``printed`` gives it to the new ones, as Eq. 14 has it. ``layer_rate``: a rate per layer by Eq. 12,
-    with Eq. 13 corrected or as printed. ``mu``: added to that rate's denominator; where the sum is 0 the rate is 0.
+    ``output``: curvature of the network's outputs, the identity or the likelihood's. ``nu1``: the smallest damping of a
+    factor. ``nu2``: the largest one. ``ema``: the weight of the old factors. ``ema_rule``: ``printed`` gives it to the
+    new ones, as Eq. 14 has it. ``layer_rate``: a rate per layer by Eq. 12, with Eq. 13 corrected or as printed.
+    ``mu``: added to that rate's denominator; where the sum is 0 the rate is 0.
     """
 
     fisher_type: LocalFisher = "lg"
     mc_samples: int = 1
     seed: int = 0
-    phi: Phi = "local_vjp"
+    phi: Literal["local_vjp", "elementwise"] = "local_vjp"
     draws: int = 32
+    output: Literal["identity", "likelihood"] = "identity"
     nu1: float = 1e-5
     nu2: float = 1e-2
     ema: float = 0.95
-    ema_rule: EmaRule = "corrected"
-    layer_rate: LayerRate = "none"
+    ema_rule: Literal["corrected", "printed"] = "corrected"
+    layer_rate: Literal["none", "corrected", "printed"] = "none"
     mu: float = 1e-8
 
     about = About(
@@ -89,7 +91,8 @@ class Lngd(Probe):
     def update(self, state: State | None, batch: Instance) -> State:
         tape = batch.tape()
         draws = self.draws if self.phi == "local_vjp" else None
-        found = energies(batch, tape, self.fisher_type, self.mc_samples, self.seed, draws)
+        likelihood = self.output == "likelihood"
+        found = energies(batch, tape, self.fisher_type, self.mc_samples, self.seed, draws, likelihood)
         parts = [factors(la, tape.inputs[la.name], found[la.name], batch.terms) for la in batch.layers]
         phis, psis = [phi for phi, _ in parts], [psi for _, psi in parts]
         if state is not None:

@@ -1,7 +1,8 @@
 """Mini-block Fisher: one small block per output unit or kernel, or their mean (Bahamou, Goldfarb and Ren 2023).
 
 A Linear has one block per output unit, the bias inside. A convolution has one per pair of output and input channel,
-of k_h k_w entries; the bias of an output channel belongs to no pair and is a block of one entry.
+of k_h k_w entries; the bias of an output channel belongs to no pair and is a block of one entry. Of the paper only the
+abstract is known here: its Fisher is the empirical one (``fisher_type``), which blocks it averages is our reading.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """SKFAC: K-FAC of the current batch whose factors are never formed (Tang et al. 2021).
 
 A factor is U U^T with few columns: one per sample, for inputs and gradients are reduced over the positions of a
-layer. Its damped inverse is (I - U (s I + U^T U)^-1 U^T) / s with s = sqrt(damping), by Sherman-Morrison-Woodbury.
+layer. Its damped inverse is (I - U (s I + U^T U)^-1 U^T) / s with s = sqrt(damping), by Sherman-Morrison-Woodbury. Of
+the paper only the abstract is known here, which reduces a convolution by "Spatial Subsampling" or "Reduce Sum": that
+inputs are averaged and gradients summed, as in K-FAC's ``reduce``, is our reading.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """THOR: K-FAC whose factors are cut to diagonal blocks (Chen et al. 2021).
 
-Each block is damped by sqrt(damping) and inverted on its own. The trace-based choice of layers to refresh belongs to
-training over steps: here every layer is refreshed.
+Each block is damped by sqrt(damping) and inverted on its own; 128 rows and the square root are the public code's. The
+trace-based choice of layers to refresh belongs to training over steps, and its thresholds are not known here: every
+layer is refreshed.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class Unit(FisherProbe):
         return State([c.unit_blocks() / batch.terms for c in columns], [])
 
     def refresh(self, state: State) -> State:
-        return state._replace(factors=[numerics.cholesky(numerics.damped(b, self.damping)) for b in state.blocks])
+        return state._replace(factors=[numerics.damped_cholesky(b, self.damping) for b in state.blocks])
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
         parts = gradient.split([b.shape[0] * b.shape[1] for b in state.blocks])

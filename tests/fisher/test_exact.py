@@ -183,7 +183,7 @@ def test_inner_product_with_itself(fisher, dense: Tensor) -> None:
 def test_natural_gradient_and_solve(
     fisher, judge: Truth, dense: Tensor, vectors: Tensor, relative_damping: float
 ) -> None:
-    """Forward errors grow with the condition number, for the dense solution as well."""
+    """O2. Forward errors grow with the condition number, for the dense solution as well."""
     damping = relative_damping * float(torch.linalg.eigvalsh(dense)[-1])
     tolerance = max(1e-10, 1e-14 / relative_damping)
     gradient = judge.gradient
@@ -394,6 +394,7 @@ def test_empirical_is_mc_with_the_data_as_labels() -> None:
 
 
 def test_gram_adds_up_over_layers() -> None:
+    """O2."""
     for name in ("nasty_cnn", "tokens"):
         fisher = fisher_of(name)
         parts = [fisher.layer(layer.name).gram() for layer in instance_of(name).layers]

@@ -45,11 +45,13 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("lbfgs", {"memory": 2}),
     *(("lngd", {"fisher_type": t}) for t in ("lg_mc", "mc", "empirical", "type-2")),
     ("lngd", {"phi": "elementwise"}),
+    ("lngd", {"output": "likelihood"}),
     ("cwngd", {"scaling": "mean"}),
     ("fngd", {"damping_rule": "constant"}),
     ("fngd", {"accelerated": False}),
     *(("hylo", {"variant": v, "rank": r}) for v in ("kis", "kid") for r in (0.5, 1.0)),
     ("hylo", {"variant": "kis", "weights": "none"}),
+    ("hylo", {"variant": "kid_public"}),
     ("fngd", {"gram": "raw", "scale_mode": "natural"}),
     *(("cwngd", {"fisher_type": t}) for t in ("mc", "type-2")),
 )
@@ -203,7 +205,7 @@ def test_an_instance_is_left_as_it_was(probe: Probe, supported: cb.Instance) -> 
     assert torch.equal(cb.fit(probe, supported).to_dense(), first)
 
 
-@pytest.mark.parametrize("name", ["dead_unit", "dead_channel", "one_hot", "certain", "one_sample"])
+@pytest.mark.parametrize("name", ["dead_unit", "dead_channel", "one_hot", "certain", "one_sample", "one_sample_cnn"])
 def test_no_nan_where_nothing_flows(probe: Probe, name: str) -> None:
     instance = instance_of(name)
     if reason := probe.unsupported(instance):
@@ -232,6 +234,71 @@ def test_single_precision_stays_near_double(probe: Probe) -> None:
     assert near(found, truth_, 1e-2)
 
 
+# --- bad input ---------------------------------------------------------------------------------------------
+
+
+def some_samples(name: str, count: int) -> cb.Instance:
+    case = CASES[name]
+    model, inputs, targets = case.build()
+    return cb.Instance(model, inputs[:count], targets[:count], loss=case.loss)
+
+
+LEARNS = ("updates", "ema", "beta1")  # fields of probes that carry something from one update to the next
+
+
+@pytest.mark.parametrize("name", ["mlp_tanh", "nasty_cnn", "tokens"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_last_batch_may_be_smaller(probe: Probe, name: str, count: int) -> None:
+    """Its statistics replace those of the batch before, or join them; both gradients can be preconditioned."""
+    whole, part = instance_of(name), some_samples(name, count)
+    if reason := probe.unsupported(whole) or probe.unsupported(part):
+        pytest.skip(reason)
+    state = probe.refresh(probe.update(state_of(probe, whole), part))
+    found = probe.operator(state).to_dense()
+    for gradient in (whole.gradient(), part.gradient()):
+        assert bool(torch.isfinite(probe.precondition(state, gradient)).all())
+    eigenvalues = torch.linalg.eigvalsh(found)
+    assert float(eigenvalues[0]) >= -1e-12 * float(eigenvalues[-1])
+    if not any(field in probe.hyperparameters for field in LEARNS):
+        assert torch.equal(found, probe.operator(probe.update(probe.init(part), part)).to_dense())
+
+
+@pytest.mark.parametrize("name", ["dead_unit", "one_hot", "one_sample", "mlp_tanh", "nasty_cnn"])
+def test_without_damping_a_matrix_is_solved_or_refused_as_singular(probe: Probe, name: str) -> None:
+    """In one line that names the damping: neither NaN nor what rounding makes of a singular factor."""
+    if "damping" not in probe.hyperparameters:
+        pytest.skip("no damping of its own")
+    instance = instance_of(name)
+    try:
+        undamped = dataclasses.replace(probe, damping=0.0)
+        if reason := undamped.unsupported(instance):
+            pytest.skip(reason)
+        state = state_of(undamped, instance)
+        step = undamped.precondition(state, instance.gradient())
+    except ValueError as refusal:
+        assert "damping" in str(refusal) and "\n" not in str(refusal)
+    else:
+        assert near(undamped.operator(state).matvec(step), instance.gradient(), 1e-4)
+
+
+def fewest_parameters() -> cb.Instance:
+    """Two of them."""
+    model = torch.nn.Sequential(torch.nn.Linear(1, 2, bias=False)).double()
+    return cb.Instance(model, torch.randn(5, 1).double(), torch.arange(5) % 2)
+
+
+def test_more_ranks_than_parameters_are_refused_or_cut(probe: Probe) -> None:
+    """Unsupported with a reason, or as many as there are."""
+    instance = fewest_parameters()
+    if reason := probe.unsupported(instance):
+        assert "parameters" in reason and "\n" not in reason
+        return
+    state = state_of(probe, instance)
+    found = probe.operator(state).to_dense()
+    assert found.shape == (2, 2) and bool(torch.isfinite(found).all())
+    assert bool(torch.isfinite(probe.precondition(state, instance.gradient())).all())
+
+
 # --- hyperparameters ---------------------------------------------------------------------------------------
 
 
@@ -256,7 +323,15 @@ BAD: dict[str, tuple[Any, ...]] = {
     "updates": (0, -1, 1.5),
     "rank": (0, 2.5),
     "memory": (0, 2.5),
-    "decay": (0.0, 1.0, math.nan),
+    "decay": (0.0, 1.0, -0.5, 1.5, math.nan),
+    "ema": (-0.1, 1.0, math.nan),
+    "mu": (-1e-8, math.inf, math.nan),
+    "alpha": (0.0, -1.0, math.inf, math.nan),
+    "batches": (0, 1.5),
+    "draws": (0, 1.5),
+    "split": (0, 1.5),
+    "iterations": (0, 1.5),
+    "tolerance": (0.0, 1.0, math.nan),
     "beta1": (-0.1, 1.0),
     "beta2": (-0.1, 1.0),
     "momentum": (-0.1, 1.0),

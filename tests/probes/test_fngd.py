@@ -117,6 +117,19 @@ def test_weighted_sums_are_sums_of_per_sample_gradients(
         assert near(weighted_sum(columns, weights, accelerated), expected)
 
 
+def test_every_layer_has_coefficients_of_its_own() -> None:
+    """E-F15: Algorithm 1 has no layer index; with those of the first layer every other step is another one."""
+    judge = truth("mlp_tanh")
+    columns = [oracles.layer_scores(groups) for groups in judge.factors("empirical").values()]
+    grams, step = [u @ u.T for u in columns], step_of(instance_of("mlp_tanh"), alpha=0.01)
+    dampings = [0.01 * float(gram.norm()) / len(gram) for gram in grams]
+    first = coefficients(grams[0], len(grams[0]), dampings[0])
+    for i, part in enumerate(oracles.layer_slices(judge.model).values()):
+        own = coefficients(grams[i], len(grams[i]), dampings[i])
+        assert near(step[part], own @ columns[i] / len(own), 1e-10)
+        assert i == 0 or oracles.relative(first @ columns[i] / len(own), step[part]) > 0.1
+
+
 def test_gradients_of_a_mean_loss_lack_a_factor() -> None:
     """E-F15: with output gradients of the mean loss the weighted sum is 1/N of what it must be."""
     instance = instance_of("nasty_cnn")

@@ -51,6 +51,7 @@ def test_all_scores_give_the_reduced_block(name: str, kind: str) -> None:
     expected = reduced(name, kind)
     assert near(dense(name, fisher_type=kind, variant="kid", rank=1.0), expected)
     assert near(dense(name, fisher_type=kind, variant="kis", weights="none", rank=1.0), expected)
+    assert near(dense(name, fisher_type=kind, variant="kid_public", rank=1.0), expected, 1e-9)
 
 
 @pytest.mark.parametrize("name", DENSE_LAYERS)
@@ -74,7 +75,7 @@ def test_importance_weights_are_unbiased(name: str) -> None:
         return oracles.relative(torch.stack(found).mean(0), reduced(name))
 
     assert distance(400) < 0.15 and distance(4) / distance(400) > 4
-    assert distance(400, weights="none") > 0.2
+    assert distance(400, weights="none") > 3 * distance(400)
 
 
 @pytest.mark.parametrize("rank", [0.01, 0.15, 0.3])
@@ -92,6 +93,48 @@ def test_interpolation_is_the_projection_on_the_pivots(rank: float) -> None:
     assert near(dense(name, rank=rank), torch.block_diag(*blocks), 1e-9)
 
 
+def public_layer(u: Tensor, damping: float, rank: float) -> tuple[Tensor, Tensor]:
+    """Kept scores and inner matrix of a layer as the public code goes: sort by norm, unpivoted QR, invert."""
+    u = u[u.square().sum(1).argsort(descending=True)]
+    r = max(1, int(rank * len(u)))
+    Q, R = torch.linalg.qr(u @ u.T)
+    T = torch.cat([torch.eye(r).double(), torch.linalg.inv(R[:r, :r]) @ R[:r, r:]], dim=1)
+    residual = torch.cat([torch.zeros(len(u), r).double(), Q[:, r:] @ R[r:, r:]], dim=1)
+    return u[:r], T @ torch.linalg.inv(residual + damping * torch.eye(len(u)).double()) @ T.T
+
+
+@pytest.mark.parametrize("name", ["mlp_tanh", "mlp_gaussian", "nasty_cnn"])
+@pytest.mark.parametrize("damping", [1e-3, 1.0])
+def test_public_form_has_the_symmetric_part_of_its_inner_matrix(name: str, damping: float) -> None:
+    blocks = []
+    for u in scores(name):
+        kept, inner = public_layer(u, damping, 0.5)
+        values, basis = torch.linalg.eigh((inner + inner.T) / 2)
+        blocks.append(kept.T @ (basis * values.clamp_min(0)) @ basis.T @ kept * damping / len(kept))
+    found = dense(name, variant="kid_public", rank=0.5, damping=damping)
+    assert near(found, torch.block_diag(*blocks), 1e-8)
+    assert oracles.relative(found, dense(name, rank=0.5)) > 0.1
+
+
+def test_public_form_steps_near_the_public_code() -> None:
+    """Which solves with the inner matrix as it is: (g - U (M^-1 + U^T U / r)^-1 U^T g / r) / damping, not symmetric."""
+    instance, probe, damping = (
+        instance_of("mlp_tanh"),
+        cb.probe("hylo", variant="kid_public", rank=0.5, damping=0.1),
+        0.1,
+    )
+    steps = []
+    for u, part in zip(scores("mlp_tanh"), oracles.layer_slices(truth("mlp_tanh").model).values(), strict=True):
+        (kept, inner), g = public_layer(u, damping, 0.5), instance.gradient()[part]
+        small = torch.linalg.inv(inner) + kept @ kept.T / len(kept)
+        steps.append((g - kept.T @ torch.linalg.solve(small, kept @ g) / len(kept)) / damping)
+    found = probe.precondition(probe.refresh(probe.fit(instance)), instance.gradient())
+    assert oracles.relative(found, torch.cat(steps)) < 0.05
+    pivoted = cb.probe("hylo", rank=0.5, damping=damping)
+    other = pivoted.precondition(pivoted.refresh(pivoted.fit(instance)), instance.gradient())
+    assert oracles.relative(other, torch.cat(steps)) > 0.3
+
+
 def test_pivots_beyond_the_rank_change_nothing() -> None:
     """12 of 20 scores, of rank 9 and 8: the block itself."""
     state = cb.probe("hylo", rank=0.6).fit(instance_of("mlp_many_samples"))
@@ -102,7 +145,7 @@ def test_pivots_beyond_the_rank_change_nothing() -> None:
 def test_the_rank_is_a_share_of_the_batch() -> None:
     instance = instance_of("mlp_many_samples")
     for rank, expected in ((0.01, 1), (0.1, 2), (0.3, 6)):
-        for variant in ("kis", "kid"):
+        for variant in ("kis", "kid", "kid_public"):
             state = cb.probe("hylo", variant=variant, rank=rank).fit(instance)
             assert [len(kept.kernel) for kept in state.layers] == [expected] * 2
 
@@ -124,14 +167,14 @@ def test_zero_kernels_have_one_pivot_and_no_curvature() -> None:
             assert bool(torch.isfinite(probe.precondition(state, instance.gradient())).all())
 
 
-@pytest.mark.parametrize("variant", ["kis", "kid"])
+@pytest.mark.parametrize("variant", ["kis", "kid", "kid_public"])
 @pytest.mark.parametrize("name", ["mlp_tanh", "nasty_cnn", "tokens"])
 def test_step_is_that_of_the_dense_matrix(name: str, variant: str) -> None:
     """O8: the r x r kernel against a dense solve."""
-    instance, probe = instance_of(name), cb.probe("hylo", variant=variant, rank=0.5, damping=1e-2)
+    instance, probe = instance_of(name), cb.probe("hylo", variant=variant, rank=0.3, damping=1e-2)
     step = probe.precondition(probe.refresh(probe.fit(instance)), instance.gradient())
-    expected = oracles.natural_gradient(dense(name, variant=variant, rank=0.5), truth(name).gradient, 1e-2)
-    assert near(step, expected, 1e-11)
+    matrix = dense(name, variant=variant, rank=0.3, damping=1e-2)
+    assert near(step, oracles.natural_gradient(matrix, truth(name).gradient, 1e-2), 1e-11)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +191,7 @@ def test_too_many_kept_scores_are_unsupported(monkeypatch: pytest.MonkeyPatch) -
     assert reason is not None and "GiB" in reason and "\n" not in reason
 
 
-@pytest.mark.parametrize("variant", ["kis", "kid"])
+@pytest.mark.parametrize("variant", ["kis", "kid", "kid_public"])
 def test_every_operation_is_counted(variant: str) -> None:
     for name in ("nasty_cnn", "conv1d", "tokens"):
         rows = flop_rows(Stepper(cb.probe("hylo", variant=variant, rank=0.5), instance_of(name)))

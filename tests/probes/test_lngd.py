@@ -176,6 +176,24 @@ def test_the_local_fisher_knows_no_labels() -> None:
     assert torch.equal(cb.fit(cb.probe("lngd"), other).to_dense(), dense("mlp_gaussian"))
 
 
+@pytest.mark.parametrize("source", ["lg", "lg_mc"])
+@pytest.mark.parametrize("name", ["mlp_tanh", "mlp_relu_no_bias", "nasty_cnn", "embedding"])
+def test_output_layer_can_have_the_fisher_of_the_likelihood(name: str, source: str) -> None:
+    """Its block is that of back-propagated type-2 gradients; every other block is as before."""
+    *rest, last = oracles.layer_slices(truth(name).model).values()
+    options = {"fisher_type": source, "mc_samples": 3}
+    found, local = dense(name, output="likelihood", **options), dense(name, **options)
+    assert near(found[last, last], dense(name, fisher_type="type-2")[last, last])
+    assert oracles.relative(found[last, last], local[last, last]) > 0.1
+    assert all(torch.equal(found[part, part], local[part, part]) for part in rest)
+
+
+@pytest.mark.parametrize("name", ["mlp_gaussian", "tokens_gaussian", "padded_cnn"])
+def test_output_layer_of_a_regression_has_it_already(name: str) -> None:
+    """Unit variance: the Fisher in the outputs is the identity."""
+    assert near(dense(name, output="likelihood"), dense(name))
+
+
 def test_elementwise_is_the_same_where_it_applies_and_says_where_not() -> None:
     probe = cb.probe("lngd", phi="elementwise")
     assert torch.equal(dense("mlp_tanh", phi="elementwise"), dense("mlp_tanh"))
@@ -304,13 +322,17 @@ def test_running_average_weighs_the_old_value() -> None:
     assert abs(operator.trace() - sum(float(p.diagonal(dim1=1, dim2=2).sum()) for p in after("corrected").phis)) < 1e-9
 
 
+@pytest.mark.parametrize("source", ["lg", "mc"])
 @pytest.mark.parametrize("name", ["mlp_tanh", "nasty_cnn", "tokens"])
-def test_layer_rate_minimizes_the_quadratic_model(name: str) -> None:
-    """E-L6: the denominator is p^T F p with the empirical Fisher; the square of the mean, as printed, is not."""
+def test_layer_rate_minimizes_the_quadratic_model(name: str, source: str) -> None:
+    """E-L6: the denominator is p^T F p with the empirical Fisher; the square of the mean, as printed, is not.
+
+    With data labels whatever the step is made of: of local derivatives, or in the ablation LNGD-lr of gradients.
+    """
     instance, gradient = instance_of(name), instance_of(name).gradient()
 
     def step(**options: Any) -> Tensor:
-        probe = cb.probe("lngd", **options)
+        probe = cb.probe("lngd", fisher_type=source, **options)
         return probe.precondition(probe.refresh(probe.fit(instance)), gradient)
 
     plain, mu = step(), 1e-8
@@ -325,10 +347,11 @@ def test_layer_rate_minimizes_the_quadratic_model(name: str) -> None:
     assert oracles.relative(step(layer_rate="printed"), torch.cat(expected)) > 0.1
 
 
-def test_layer_rate_without_curvature_is_zero() -> None:
+@pytest.mark.parametrize("rate", ["corrected", "printed"])
+def test_layer_rate_without_curvature_is_zero(rate: str) -> None:
     """A zero denominator: the layer does not move, and nothing is NaN."""
     instance = instance_of("one_hot")
-    probe = cb.probe("lngd", layer_rate="corrected", mu=0.0)
+    probe = cb.probe("lngd", layer_rate=rate, mu=0.0)
     state = probe.refresh(probe.fit(instance))
     step = probe.precondition(state, torch.zeros(instance.size).double())
     assert torch.equal(step, torch.zeros_like(step))
@@ -345,7 +368,7 @@ def test_wrong_options_are_refused(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("kind", SOURCES)
 def test_every_operation_is_counted(kind: str) -> None:
-    for rate in ("none", "corrected"):
+    for options in ({}, {"layer_rate": "corrected"}, {"output": "likelihood"}):
         for name in ("nasty_cnn", "tokens", "conv1d"):
-            rows = flop_rows(Stepper(cb.probe("lngd", fisher_type=kind, layer_rate=rate), instance_of(name)))
+            rows = flop_rows(Stepper(cb.probe("lngd", fisher_type=kind, **options), instance_of(name)))
             assert not [row.reason for row in rows if row.metric == "flops.uncounted_ops" and row.value]

@@ -1,4 +1,4 @@
-"""What each probe must represent: dense matrices and the cases in which an approximation is exact (O1 to O7, O20).
+"""What each probe must represent: dense matrices and the cases in which an approximation is exact (O1 to O7, O11, O20).
 
 The first tests judge the judges: the oracles are compared with second derivatives by autograd and with each other.
 """
@@ -354,6 +354,66 @@ def test_kfac_of_a_pooled_network_treats_positions_as_samples_would_not() -> Non
     instance = cb.Instance(model, torch.randn(5, 1, 3).double(), torch.randint(2, (5,)))
     expand, reduce = (cb.fit(cb.probe("kfac", kfac_approx=a), instance).to_dense() for a in ("expand", "reduce"))
     assert near(expand, reduce, 1e-13)
+
+
+# --- other coordinates -------------------------------------------------------------------------------------
+
+
+class Affine(nn.Module):
+    """A fixed map of a layer's input."""
+
+    def __init__(self, matrix: Tensor, shift: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("matrix", matrix)
+        self.register_buffer("shift", shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.matrix.T + self.shift
+
+
+def undamped_steps(name: str, damping: float) -> tuple[Tensor, Tensor]:
+    """The step of a probe as it is, and in the coordinates a -> Omega a of both layers' inputs, brought back."""
+    torch.manual_seed(5)
+    widths, targets = (3, 3, 2), torch.randn(20, 2).double()
+    weights = [torch.randn(m, d + 1).double() for d, m in itertools.pairwise(widths)]
+    maps = [torch.eye(d + 1).double() + torch.randn(d + 1, d + 1).double() / 3 for d in widths[:-1]]
+    for omega in maps:
+        omega[-1] = torch.eye(len(omega))[-1]  # the constant 1 of the bias stays what it is
+    x = torch.randn(20, 3).double()
+
+    def step(omegas: list[Tensor]) -> list[Tensor]:
+        modules: list[nn.Module] = []
+        for weight, omega in zip(weights, omegas, strict=True):
+            mapped, linear = weight @ torch.linalg.inv(omega), nn.Linear(weight.shape[1] - 1, len(weight)).double()
+            linear.load_state_dict({"weight": mapped[:, :-1], "bias": mapped[:, -1]})
+            modules += [Affine(omega[:-1, :-1], omega[:-1, -1]), linear, nn.Tanh()]
+        instance = cb.Instance(nn.Sequential(*modules[:-1]), x, targets, loss="gaussian")
+        probe = cb.probe(name, damping=damping)
+        if name in ("layer", "full"):  # Woodbury needs a damping
+            found = oracles.natural_gradient(cb.fit(probe, instance).to_dense(), instance.gradient(), damping)
+        else:
+            found = probe.precondition(probe.refresh(probe.fit(instance)), instance.gradient())
+        return [
+            part.reshape(w.shape) for part, w in zip(found.split([w.numel() for w in weights]), weights, strict=True)
+        ]
+
+    plain, mapped = step([torch.eye(len(m)).double() for m in maps]), step(maps)
+    back = [delta @ omega for delta, omega in zip(mapped, maps, strict=True)]
+    return torch.cat([v.flatten() for v in plain]), torch.cat([v.flatten() for v in back])
+
+
+@pytest.mark.parametrize("name", ["kfac", "unit", "layer", "full"])
+def test_undamped_steps_do_not_depend_on_the_coordinates_of_a_layers_input(name: str) -> None:
+    """O11: with the input a -> Omega a and the weights W -> W Omega^-1 the step is Delta Omega^-1."""
+    plain, back = undamped_steps(name, 0.0)
+    assert near(back, plain, 1e-9)
+
+
+@pytest.mark.parametrize(("name", "damping"), [("kfac", 1e-2), ("full", 1e-2), ("diag", 0.0)])
+def test_damped_ones_and_the_diagonal_do(name: str, damping: float) -> None:
+    """The control of O11."""
+    plain, back = undamped_steps(name, damping)
+    assert oracles.relative(back, plain) > 0.05
 
 
 # --- the digits MLP ----------------------------------------------------------------------------------------
