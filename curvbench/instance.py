@@ -150,13 +150,30 @@ class Instance:
 
     def part(self, samples: slice) -> Instance:
         """Some of the samples. ``terms`` stays that of the whole batch: sums over parts add up."""
+        return self._take(samples)
 
+    def draw(self, count: int, seed: int) -> Instance:
+        """The same model on ``count`` of the samples, in random order, none of them twice.
+
+        Raises:
+            ValueError: there are fewer samples, or no loss term in those that were drawn.
+        """
+        if not 1 <= count <= self.samples:
+            raise ValueError(f"cannot draw {count} of {self.samples} samples: take between 1 and {self.samples}")
+        order = torch.randperm(self.samples, generator=torch.Generator().manual_seed(seed))
+        drawn = self._take(order[:count].to(self.device))
+        drawn.terms = int(self.likelihood.valid(drawn.targets).sum())
+        if drawn.terms == 0:
+            raise ValueError(f"{count} of {self.samples} samples were drawn without any loss term: draw more of them")
+        return drawn
+
+    def _take(self, rows: slice | Tensor) -> Instance:
         def cut(value: Any) -> Any:
             sized = isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == self.samples
-            return value[samples] if sized else value
+            return value[rows] if sized else value
 
         other = self._copy()
-        other.inputs, other.targets = _map_inputs(self.inputs, cut), self.targets[samples]
+        other.inputs, other.targets = _map_inputs(self.inputs, cut), self.targets[rows]
         other.samples = len(other.targets)
         return other
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from curvbench import identity, registry, selection, store
-from curvbench.analysis import summary
+from curvbench.analysis import summary, sweep
 from curvbench.display import GOOD, Display, Tally, bar, json_lines, lines
 from curvbench.engines import MEASURE, REFERENCE, Engine, Work, plan
 from curvbench.engines.inline import InlineEngine
@@ -212,10 +212,19 @@ def _report(job: Job, folder: Path, console: Console, not_run: int) -> None:
         _say(console, f"nothing to do: all {total} cells are in {folder}")
     frame = store.load(folder)
     selected = {cell.problem.label for cell in job.plan.cells.values()}
+    swept = sweep.swept(frame)
     for problem in (p for p in summary.problems(frame) if p in selected):
         _say(console)
-        _say(console, summary.title(frame, problem))
-        summary.show(console, summary.render(frame, problem))
+        _say(
+            console,
+            summary.title(frame, problem) + (", every probe after its most updates" if problem in swept else ""),
+        )
+        summary.show(console, summary.render(sweep.last(frame), problem))
+    for problem in (p for p in swept if p in selected):
+        for metric in sweep.SHOWN:
+            _say(console)
+            _say(console, sweep.title(problem, metric))
+            summary.show(console, sweep.render(frame, problem, metric))
     _say(console)
     _say(console, textwrap.fill(summary.LEGEND, 100))
     failed = frame[frame["cell_id"].isin(list(job.plan.cells))]

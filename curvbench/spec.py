@@ -182,13 +182,17 @@ class Probe(Component, ABC):
     dataclasses in one file each. The first line of their docstring is what ``curvbench list`` shows; what follows a
     field's name and a colon there, up to the next such name or the paragraph's end, is that field's meaning.
 
-    ``updates``: how many updates ``fit`` makes.
+    ``updates``: how many updates ``fit`` makes. ``batch_size``: samples that each of them sees, drawn anew in random
+    order; none stands for the whole batch as it is, in which only labels that are drawn vary.
     """
 
     about: ClassVar[About] = About()
 
     updates: int = 1
     """A field, with a meaningful default, of methods that learn over steps."""
+
+    batch_size: int | None = None
+    """A field of the same methods."""
 
     keeps_momentum: ClassVar[bool] = False
     """Whether ``precondition`` gives the step that past gradients make, which ``update`` has taken in already."""
@@ -197,10 +201,11 @@ class Probe(Component, ABC):
     """Whether the represented matrix is a mean over samples, which giving each of them twice does not change."""
 
     def fit(self, instance: Instance) -> Any:
-        """The state after ``updates`` updates on the whole batch at frozen parameters."""
+        """The state after ``updates`` updates at frozen parameters."""
         state = self.init(instance)
-        for _ in range(self.updates):
-            state = self.update(state, instance)
+        for count in range(self.updates):
+            batch = instance if self.batch_size is None else instance.draw(self.batch_size, seed=count)
+            state = self.update(state, batch)
         return state
 
     def unsupported(self, instance: Instance) -> str | None:
@@ -394,6 +399,7 @@ METRICS: dict[str, Metric] = {
     "direction.cosine": Metric("1", "higher", "cosine of the step with (F + damping I)^-1 g"),
     "direction.relative": Metric("1", "lower", "relative distance of the step from (F + damping I)^-1 g"),
     "direction.decrease": Metric("1", "higher", "share of the optimal decrease of the damped quadratic model"),
+    "direction.gradient": Metric("1", "", "cosine of the step with the gradient; 1 is plain gradient descent"),
     "flops.counted": Metric("FLOP", "lower", "floating-point operations, 2 per multiply-add, counted as dispatched"),
     "flops.uncounted_ops": Metric("1", "lower", "operations without a formula (named in `reason`); must be none"),
     "flops.model": Metric("FLOP", "lower", "the method's published complexity, 2 FLOP per multiply-add"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -12,7 +12,7 @@ from curvbench import numerics
 from curvbench.fisher import ExactFisher, exact_fisher
 from curvbench.instance import Instance
 from curvbench.meters.error import BLOCKS
-from curvbench.spec import Probe, Row, Status
+from curvbench.spec import Layer, Probe, Row, Status
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ def compare(step: Tensor, target: Target) -> dict[str, float]:
     The decrease is <g, p> - 1/2 p^T (F + damping I) p; it is negative for a step that is too long.
     """
     step, exact = step.to(target.step.dtype), target.step
-    length, wanted = numerics.sum_squares(step) ** 0.5, numerics.sum_squares(exact) ** 0.5
+    wanted = numerics.sum_squares(exact) ** 0.5
     best = numerics.inner(target.gradient, exact) / 2
     reached = numerics.inner(target.gradient, step) - target.quadratic(step) / 2
     return {
-        "cosine": numerics.inner(step, exact) / (length * wanted) if length and wanted else float("nan"),
+        "cosine": _cosine(step, exact),
         "relative": numerics.sum_squares(step - exact) ** 0.5 / wanted if wanted else float("nan"),
         "decrease": reached / best if best else float("nan"),
     }
@@ -87,12 +87,29 @@ def direction_errors(probe: Probe, instance: Instance, damping: float = 1e-3) ->
     return compare(step_of(with_damping(probe, damping), instance, gradient), target)
 
 
+def gradient_cosines(step: Tensor, gradient: Tensor, layers: Sequence[Layer]) -> dict[str, float]:
+    """The cosine of the step with the gradient, of the network and of each layer; NaN where one of them is zero."""
+    parts = {"network": slice(None), **{layer.name: layer.slice for layer in layers}}
+    return {scope: _cosine(step[part], gradient[part]) for scope, part in parts.items()}
+
+
 def direction_rows(step: Tensor, fisher: ExactFisher, gradient: Tensor, damping: float) -> Iterator[Row]:
-    """Every direction metric against the network's Fisher and against its layer blocks."""
+    """Every direction metric, against the network's Fisher and its layer blocks and against the plain gradient."""
+    method = f"damping {damping:g}"
     for scope, make in (("network", network_target), (BLOCKS, block_target)):
         for name, value in compare(step, make(fisher, gradient, damping)).items():
-            if value == value:
-                yield Row(f"direction.{name}", value, scope, method=f"damping {damping:g}")
-            else:
-                reason = "the gradient or the step is zero: it has no direction"
-                yield Row(f"direction.{name}", scope=scope, status=Status.SKIPPED, reason=reason)
+            yield _row(f"direction.{name}", value, scope, method)
+    for scope, value in gradient_cosines(step, gradient, [c.layer for c in fisher.columns]).items():
+        yield _row("direction.gradient", value, scope, method)
+
+
+def _cosine(a: Tensor, b: Tensor) -> float:
+    lengths = (numerics.sum_squares(a) * numerics.sum_squares(b)) ** 0.5
+    return numerics.inner(a, b) / lengths if lengths else float("nan")
+
+
+def _row(metric: str, value: float, scope: str, method: str) -> Row:
+    if value == value:
+        return Row(metric, value, scope, method=method)
+    reason = "the gradient or the step is zero: it has no direction"
+    return Row(metric, scope=scope, status=Status.SKIPPED, reason=reason)

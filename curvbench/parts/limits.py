@@ -9,10 +9,11 @@ from curvbench.spec import Component
 
 
 def at_least_one(component: Component, *names: str) -> None:
-    """Raise ValueError where one of these fields is below 1."""
+    """Raise ValueError where one of these fields is below 1; None is not."""
     for name in names:
-        if getattr(component, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(component, name)}")
+        value = getattr(component, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 def fraction(component: Component, *names: str, zero: bool = False) -> None:

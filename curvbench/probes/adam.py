@@ -31,6 +31,7 @@ class Adam(Probe):
     beta2: float = 0.999
     epsilon: float = 1e-8
     updates: int = 32
+    batch_size: int | None = None
 
     statistic: ClassVar[Statistic] = "bg_data"
     keeps_momentum: ClassVar[bool] = True
@@ -46,7 +47,7 @@ class Adam(Probe):
     def __post_init__(self) -> None:
         fraction(self, "beta1", "beta2", zero=True)
         finite(self, "epsilon", zero=False)
-        at_least_one(self, "updates")
+        at_least_one(self, "updates", "batch_size")
 
     @property
     def rates(self) -> Rates:

@@ -39,6 +39,7 @@ class AdamW(Probe):
     epsilon: float = 1e-8
     weight_decay: float = 1e-2
     updates: int = 32
+    batch_size: int | None = None
 
     statistic: ClassVar[Statistic] = "bg_data"
     keeps_momentum: ClassVar[bool] = True
@@ -55,7 +56,7 @@ class AdamW(Probe):
         fraction(self, "beta1", "beta2", zero=True)
         finite(self, "epsilon", zero=False)
         finite(self, "weight_decay")
-        at_least_one(self, "updates")
+        at_least_one(self, "updates", "batch_size")
 
     @property
     def rates(self) -> Rates:

@@ -20,6 +20,7 @@ from curvbench.fisher.contraction import Order
 from curvbench.hyperparameters import check, types_of
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal
+from curvbench.parts.limits import at_least_one, finite
 from curvbench.parts.sharing import Key, Shared, sample_names, share, shared_steps, surrogate
 from curvbench.spec import About, FisherType, LayerSize, Probe
 
@@ -55,6 +56,8 @@ class Fngd(Probe):
     stage: Literal["first", "shared"] = "first"
     key: Key = "position"
     batches: int = 1
+    updates: int = 1
+    batch_size: int | None = None
     accelerated: bool = True
 
     about = About(
@@ -72,10 +75,8 @@ class Fngd(Probe):
     def __post_init__(self) -> None:
         for name, annotation in types_of(type(self)).items():
             check(name, getattr(self, name), annotation)
-        if not 0 < self.alpha < float("inf") or not 0 < self.constant < float("inf"):
-            raise ValueError(f"alpha and constant must be finite and above 0, got {self.alpha} and {self.constant}")
-        if self.batches < 1:
-            raise ValueError(f"batches must be at least 1, got {self.batches}")
+        finite(self, "alpha", "constant", zero=False)
+        at_least_one(self, "batches", "updates", "batch_size")
 
     def unsupported(self, instance: Instance) -> str | None:
         if self.key != "sample" or isinstance(instance.inputs, Tensor):
@@ -99,9 +100,8 @@ class Fngd(Probe):
 
     def _damping(self, block: ExactFisher, terms: int) -> float:
         damping = self.alpha * numerics.sum_squares(block.gram()) ** 0.5 / (terms if self.gram == "mean" else 1)
-        if damping < torch.finfo(block.dtype).tiny:
-            return 0.0
-        return damping if self.damping_rule == "norm" else self.constant
+        chosen = damping if self.damping_rule == "norm" else self.constant
+        return 0.0 if damping < torch.finfo(block.dtype).tiny else chosen
 
     def refresh(self, state: State) -> State:
         if self.stage == "shared":

@@ -47,6 +47,7 @@ class Ginger(Probe):
     update_form: brand.Form = "direct"
     bc: bool = False
     updates: int = 32
+    batch_size: int | None = None
     seed: int = 0
     damping: float = 1e-3
 
@@ -61,7 +62,7 @@ class Ginger(Probe):
     )
 
     def __post_init__(self) -> None:
-        at_least_one(self, "rank", "updates")
+        at_least_one(self, "rank", "updates", "batch_size")
         fraction(self, "decay")
         one_of(self, "scope", Scope)
         one_of(self, "update_form", brand.Form)

@@ -37,13 +37,16 @@ class Qng(Probe):
 
     ``memory``: factors that are kept. ``decay``: alpha, the weight of what there was before. ``recursion``: ``sum``
     applies the inverse as the public code does: every factor to the original vector, as if they were orthogonal; right
-    for one factor only; its operator is the inverse of what it applies. ``seed``: of the draws of labels.
+    for one factor only; its operator is the inverse of what it applies. ``floor``: ``false`` leaves it out of the
+    operator, not of the step: what lies above it is what has been learned. ``seed``: of the draws of labels.
     """
 
     memory: int = 16
     decay: float = 0.99
     recursion: Recursion = "product"
+    floor: bool = True
     updates: int = 32
+    batch_size: int | None = None
     seed: int = 0
 
     statistic: ClassVar[Statistic] = "bg"
@@ -57,7 +60,7 @@ class Qng(Probe):
     )
 
     def __post_init__(self) -> None:
-        at_least_one(self, "memory", "updates")
+        at_least_one(self, "memory", "updates", "batch_size")
         fraction(self, "decay")
         one_of(self, "recursion", Recursion)
 
@@ -83,13 +86,14 @@ class Qng(Probe):
         inside = triangle.T.double()
         root = self._root(inside) if self.recursion == "product" else self._root_of_sum(inside)
         left, scales, _ = torch.linalg.svd(root)
-        values = scales.square().to(basis.dtype)
-        return Subspace(basis @ left.to(basis.dtype), values, self.decay ** len(state.vectors))
+        values, rest = scales.square(), self.decay ** len(state.vectors)
+        if not self.floor:
+            values, rest = (values - rest).clamp_min(0), 0.0
+        return Subspace(basis @ left.to(basis.dtype), values.to(basis.dtype), rest)
 
     def _root(self, vectors: Tensor) -> Tensor:
         """The product of the factors K, oldest first, in the coordinates of a basis of the vectors (n, n)."""
-        eye = torch.eye(vectors.shape[1], dtype=vectors.dtype, device=vectors.device)
-        root = eye
+        root = eye = torch.eye(vectors.shape[1], dtype=vectors.dtype, device=vectors.device)
         for q in vectors:
             size = q @ q
             beta = (1 - self.decay) / ((self.decay + (1 - self.decay) * size).sqrt() + self.decay**0.5)
@@ -106,11 +110,7 @@ class Qng(Probe):
 
     def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
         entries = sum(s.groups * s.outputs * s.inputs for s in sizes)
-        return {
-            "statistics": 2 * entries * self.memory,
-            "invert": 0,
-            "precondition": 4 * entries * self.memory,
-        }
+        return {"statistics": 2 * entries * self.memory, "invert": 0, "precondition": 4 * entries * self.memory}
 
 
 def append(state: State, vector: Tensor, decay: float, memory: int, recursion: Recursion = "product") -> State:

@@ -25,6 +25,7 @@ class Sgdm(Probe):
     momentum: float = 0.9
     weight_decay: float = 0.0
     updates: int = 32
+    batch_size: int | None = None
 
     keeps_momentum: ClassVar[bool] = True
 
@@ -38,7 +39,7 @@ class Sgdm(Probe):
     def __post_init__(self) -> None:
         fraction(self, "momentum", zero=True)
         finite(self, "weight_decay")
-        at_least_one(self, "updates")
+        at_least_one(self, "updates", "batch_size")
 
     def init(self, instance: Instance) -> Tensor:
         return torch.zeros(instance.size, dtype=instance.dtype, device=instance.device)

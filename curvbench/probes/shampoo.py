@@ -45,6 +45,7 @@ class Shampoo(Probe):
     epsilon: float = 1e-4
     statistic: Statistic = "bg_data"
     updates: int = 32
+    batch_size: int | None = None
     seed: int = 0
 
     about = About(
@@ -58,7 +59,7 @@ class Shampoo(Probe):
         one_of(self, "exponent", Exponent)
         one_of(self, "statistic", Statistic)
         finite(self, "epsilon")
-        at_least_one(self, "updates")
+        at_least_one(self, "updates", "batch_size")
 
     def init(self, instance: Instance) -> State:
         def start(groups: int, order: int) -> Tensor:

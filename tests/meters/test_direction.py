@@ -9,6 +9,7 @@ from cases import Case, Truth, instance_of
 from torch import Tensor
 
 import curvbench as cb
+from curvbench.meters.direction import direction_rows
 
 
 def dense_direction(step: Tensor, fisher: Tensor, gradient: Tensor, damping: float) -> dict[str, float]:
@@ -76,6 +77,22 @@ def test_control_kfac_is_not_the_natural_gradient() -> None:
     found = cb.direction_errors(cb.probe("kfac"), instance_of("mlp_tanh"))
     assert found["relative"] > 0.05
     assert found["cosine"] < 0.999
+
+
+def test_cosines_with_the_gradient_in_the_network_and_in_every_layer(case: Case, judge: Truth) -> None:
+    """One rate per layer leaves every layer's direction, not the network's."""
+    instance, sizes = instance_of(case.name), oracles.layer_sizes(judge.model)
+    rates = torch.cat([torch.full((size,), 2.0**k) for k, size in enumerate(sizes)]).double()
+    found = {
+        row.scope: row.value
+        for row in direction_rows(rates * judge.gradient, cb.exact_fisher(instance), judge.gradient, 1e-3)
+        if row.metric == "direction.gradient"
+    }
+    step, gradient = rates * judge.gradient, judge.gradient
+    assert list(found) == ["network", *(layer.name for layer in instance.layers)]
+    assert found.pop("network") == pytest.approx(float(step @ gradient / (step.norm() * gradient.norm())), abs=1e-12)
+    for value, part in zip(found.values(), gradient.split(sizes), strict=True):
+        assert value is None if float(part.norm()) == 0 else value == pytest.approx(1, abs=1e-12)
 
 
 @pytest.mark.parametrize("damping", [-1e-3, float("nan")])

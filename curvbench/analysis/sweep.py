@@ -1,0 +1,103 @@
+"""What comes of a method as it goes on learning: cells that differ in the number of updates alone, side by side."""
+
+from __future__ import annotations
+
+import pandas as pd
+from rich.table import Table
+from rich.text import Text
+
+from curvbench.analysis.summary import NARROWEST_LABEL, digits, labels, problems
+from curvbench.registry import describe, probes
+from curvbench.spec import METRICS, Status
+
+AXIS = "probe.updates"
+SHOWN = ("error.relative", "error.scale_optimal", "direction.cosine", "direction.gradient")
+ANY = "any"
+
+
+def tidy(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows with a column ``probe.KEY`` per hyperparameter, and in ``curve`` the label without ``updates``.
+
+    Columns are numeric where all their values are numbers, and null where a probe has no such hyperparameter. One that
+    a row does not name has its default in the curvbench that is installed.
+    """
+    frame = frame.assign(probe_args=frame["probe_args"].fillna(""))
+    pairs = frame[["probe", "probe_args"]].drop_duplicates().reset_index(drop=True)
+    keys = list(zip(pairs["probe"], pairs["probe_args"], strict=True))
+    columns = pd.DataFrame([_hyperparameters(*key) for key in keys], index=pairs.index).add_prefix("probe.")
+    pairs["curve"] = [_curve(*key) for key in keys]
+    wide = pd.concat([pairs, columns.apply(_as_numbers)], axis=1)
+    return frame.merge(wide, on=["probe", "probe_args"], how="left", validate="many_to_one")
+
+
+def table(frame: pd.DataFrame, problem: str, metric: str) -> pd.DataFrame:
+    """Medians over seeds of a metric of the network: one row per curve, one column per number of updates.
+
+    What does not learn over steps stands in a column ``any``; NaN where nothing was measured.
+    """
+    cells = tidy(frame[labels(frame, "problem") == problem])
+    chosen = cells[(cells["metric"] == metric) & (cells["scope"] == "network") & (cells["status"] == Status.OK)]
+    values = chosen["value"].groupby([chosen["curve"], _steps(chosen)]).median().unstack()
+    order = [curve for curve in dict.fromkeys(cells["curve"]) if curve in values.index]
+    return values.reindex(order).rename(columns={0: ANY})
+
+
+def swept(frame: pd.DataFrame) -> list[str]:
+    """The problems on which a probe was measured after different numbers of updates."""
+    cells = tidy(frame)
+    counts = _steps(cells).groupby([labels(cells, "problem"), cells["curve"]]).nunique()
+    several = set(counts[counts > 1].index.get_level_values(0))
+    return [problem for problem in problems(frame) if problem in several]
+
+
+def last(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of every curve the rows with the most updates."""
+    cells = tidy(frame)
+    steps = _steps(cells)
+    most = steps.groupby([labels(cells, "problem"), cells["curve"]]).transform("max")
+    return frame[(steps == most).to_numpy()]
+
+
+def title(problem: str, metric: str) -> str:
+    """What a table shows."""
+    return f"{problem}, {metric} of the network against updates: {METRICS[metric].text}"
+
+
+def render(frame: pd.DataFrame, problem: str, metric: str) -> Table:
+    """``table`` for a person, for ``summary.show``."""
+    values = table(frame, problem, metric)
+    shown = Table(box=None, padding=(0, 1, 0, 0), show_edge=False)
+    shown.add_column("updates", overflow="fold", min_width=NARROWEST_LABEL)
+    texts = {str(step): [digits(value) for value in values[step]] for step in values}
+    for step in texts:
+        shown.add_column(step, justify="right", no_wrap=True)
+    for curve, *row in zip(values.index, *texts.values(), strict=True):
+        shown.add_row(Text(curve), *row)
+    shown.min_width = NARROWEST_LABEL + 1 + sum(1 + max(map(len, [step, *texts[step]])) for step in texts)
+    return shown
+
+
+def _steps(cells: pd.DataFrame) -> pd.Series:
+    """Updates per row, 0 for a probe without this hyperparameter."""
+    steps = cells[AXIS] if AXIS in cells else pd.Series(0, cells.index)
+    return steps.fillna(0).astype(int)
+
+
+def _arguments(text: str) -> dict[str, str]:
+    return {key: value for key, _, value in (part.partition("=") for part in text.split(",") if part)}
+
+
+def _hyperparameters(probe: str, text: str) -> dict[str, str]:
+    known = probes()
+    defaults = describe(probe, known[probe])["hyperparameters"] if probe in known else {}
+    return {key: str(value) for key, value in defaults.items() if value is not None} | _arguments(text)
+
+
+def _as_numbers(column: pd.Series) -> pd.Series:
+    numbers = pd.to_numeric(column, errors="coerce")
+    return numbers if numbers.notna().equals(column.notna()) else column
+
+
+def _curve(probe: str, text: str) -> str:
+    rest = ",".join(f"{key}={value}" for key, value in _arguments(text).items() if f"probe.{key}" != AXIS)
+    return f"{probe}[{rest}]" if rest else probe

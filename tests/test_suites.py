@@ -1,0 +1,43 @@
+"""The suites that come with curvbench: every preset can be planned, and none measures a cell twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from curvbench.registry import load_suite
+from curvbench.selection import select
+from curvbench.spec import Cell, Preset
+
+FILES = sorted((Path(__file__).parent.parent / "suites").glob("*.py"))
+PRESETS = {(f.stem, name): preset for f in FILES for name, preset in load_suite(f)[1].presets.items()}
+
+
+def cells(suite: str, preset: Preset) -> list[Cell]:
+    return select(suite, preset)
+
+
+@pytest.mark.parametrize(("suite", "preset"), PRESETS)
+def test_cells_are_different(suite: str, preset: str) -> None:
+    found = cells(suite, PRESETS[suite, preset])
+    assert len(set(found)) == len(found) > 0
+
+
+def test_convergence_has_updates_rank_and_decay_beside_the_bound_of_every_rank() -> None:
+    probes = [
+        cell.probe.hyperparameters | {"name": cell.probe.name} for cell in cells("c", PRESETS["convergence", "default"])
+    ]
+    bounds = {p["rank"] for p in probes if p["name"] == "eigen"}
+    ginger, qng = ([p for p in probes if p["name"] == name] for name in ("ginger", "qng"))
+    assert len({p["decay"] for p in ginger}) >= 3
+    assert {p["update_form"] for p in ginger} == {"direct", "fix_a", "fix_b", "printed"}
+    assert bounds == {p["memory"] for p in qng} and bounds <= {p["rank"] for p in ginger}
+    for rank in bounds:
+        steps = [{p["updates"] for p in ps if p[key] == rank} for ps, key in ((ginger, "rank"), (qng, "memory"))]
+        assert len(steps[0]) >= 5 and steps[0] == steps[1]
+    for p in probes:
+        if p["name"] == "fngd":
+            assert p["stage"] == "shared"
+    fngd = {p["updates"] > p["batches"] for p in probes if p["name"] == "fngd"}
+    assert fngd == {False, True}
