@@ -39,6 +39,7 @@ def cell_id(cell: Cell, environment: Mapping[str, Any]) -> str:
             "problem": component(cell.problem),
             "probe": component(cell.probe),
             "seed": cell.seed,
+            "meters": cell.meters,
             **run_identity(cell, environment),
         }
     )

@@ -28,6 +28,7 @@ from curvbench.checks import (
 from curvbench.convolution import FrozenConvolutions
 from curvbench.layers import parameter_names
 from curvbench.likelihood import cotangents, likelihood
+from curvbench.passes import network_pass
 from curvbench.spec import Layer, LayerSize
 from curvbench.tape import Hook, Recorder, Tape, evaluation, hooked
 
@@ -242,6 +243,7 @@ class Instance:
         factors = len(self.likelihood.factor(self.part(slice(1)).outputs())) if fisher_type == "type-2" else 1
         return factors * self.terms_per_sample
 
+    @network_pass()
     def gradients(self, objective: Callable[[Tensor], Tensor] | None = None) -> dict[str, Tensor]:
         """Gradients of the mean loss, or of another function of the outputs, for every trainable parameter."""
         outputs, trained = self.graph(sorted(self._trainable))
@@ -275,6 +277,7 @@ class Instance:
             self._gradient = kept, _versions([*read, kept])
         return kept
 
+    @network_pass()
     def hessian_product(self, vector: Tensor) -> Tensor:
         """The Hessian of the mean loss in the covered parameters times a vector, (P,) -> (P,).
 
@@ -359,6 +362,7 @@ class Instance:
         if self._current_versions() != self._versions:
             raise ValueError("the model has changed since this Instance was made: make a new one")
 
+    @network_pass()
     def _forward(self, hooks: Mapping[str, Hook], parameters: Mapping[str, Tensor] | None = None) -> Tensor:
         if torch.is_inference_mode_enabled():
             raise ValueError("inside torch.inference_mode() nothing can be differentiated: leave it first")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,12 +22,14 @@ from curvbench.instance import Instance
 from curvbench.meters.cost import cost_rows
 from curvbench.meters.direction import direction_rows
 from curvbench.meters.error import BLOCKS, error_rows
+from curvbench.meters.exact import exact_rows
 from curvbench.meters.health import health_rows
 from curvbench.operators import Operator
-from curvbench.spec import Cell, Probe, Row, Unsupported
+from curvbench.spec import METERS, Cell, Meter, Probe, Row, Unsupported
 
 DEFAULT_DAMPING = 1e-3
 REFERENCE_STREAM = 2**31  # above the seeds of probes and cells; torch's generator takes a seed modulo 2^32
+JUDGED: frozenset[Meter] = frozenset({"error", "direction", "health"})
 _FILE = "reference.pt"
 Report = Callable[[str], None]
 
@@ -53,7 +55,13 @@ def reference_identity(cell: Cell) -> str:
     """A short hash that names the reference of a cell: all cells that share snapshot, batch and precision share it."""
     versions = {"torch_version": torch.__version__, "device_name": identity.device_name(cell.device)}
     parts = identity.run_identity(cell, versions)
+    parts |= {"fisher": needs_fisher(cell)}
     return identity.short_hash({"problem": identity.component(cell.problem), "seed": cell.seed, **parts})
+
+
+def needs_fisher(cell: Cell) -> bool:
+    """Whether a meter of the cell compares with the reference Fisher."""
+    return not JUDGED.isdisjoint(cell.meters)
 
 
 def prepare(cell: Cell, folder: Path, data: Path | None, report: Report) -> None:
@@ -73,14 +81,16 @@ def prepare(cell: Cell, folder: Path, data: Path | None, report: Report) -> None
 
     model = training.snapshot(problem, cell.seed, data, cell.device, dtype, tell)
     inputs, targets = training.batch(problem, problem.data(data), cell.seed, cell.device, dtype)
-    instance = Instance(model, inputs, targets, problem.loss)
-    refuse_oversized(instance, problem.mc_samples)
-    report(f"{reference_method(cell)} of {problem.label}: {len(inputs)} samples")
-    fisher = exact_fisher(instance, *_reference_type(cell))
-    covered = covered_trace(instance, fisher, *_reference_type(cell))
+    stored: dict[str, Any] = {"weights": model.state_dict(), "batch": (inputs, targets)}
+    if needs_fisher(cell):
+        instance = Instance(model, inputs, targets, problem.loss)
+        refuse_oversized(instance, problem.mc_samples)
+        report(f"{reference_method(cell)} of {problem.label}: {len(inputs)} samples")
+        fisher = exact_fisher(instance, *_reference_type(cell))
+        stored |= _packed(fisher) | {"covered_trace": covered_trace(instance, fisher, *_reference_type(cell))}
     folder.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    torch.save(_packed(model.state_dict(), inputs, targets, fisher) | {"covered_trace": covered}, temporary)
+    torch.save(stored, temporary)
     os.replace(temporary, path)
 
 
@@ -110,10 +120,8 @@ def _reference_type(cell: Cell) -> tuple[str, int, int]:
     return ("mc", draws, REFERENCE_STREAM + cell.seed) if draws else ("type-2", 1, 0)
 
 
-def _packed(weights: dict[str, Tensor], inputs: Tensor, targets: Tensor, fisher: ExactFisher) -> dict[str, Any]:
+def _packed(fisher: ExactFisher) -> dict[str, Any]:
     return {
-        "weights": weights,
-        "batch": (inputs, targets),
         # a stream is made again by each reader
         "columns": None if isinstance(fisher.columns, Stream) else [(c.inputs, c.slopes) for c in fisher.columns],
         "coefficients": fisher.coefficients,
@@ -121,28 +129,30 @@ def _packed(weights: dict[str, Tensor], inputs: Tensor, targets: Tensor, fisher:
     }
 
 
-def load_reference(cell: Cell, folder: Path) -> tuple[Instance, ExactFisher]:
-    """The instance and the Fisher that ``prepare`` has stored; large tensors stay on disk until they are used."""
-    return _restored(cell, _stored(cell, folder))
+class Reference(NamedTuple):
+    """What ``prepare`` has stored: the batch at its snapshot, and the Fisher with the share of the trace it covers."""
+
+    instance: Instance
+    fisher: ExactFisher | None
+    covered: float
 
 
-def _stored(cell: Cell, folder: Path) -> dict[str, Any]:
-    return torch.load(folder / _FILE, map_location=cell.device, mmap=cell.device == "cpu", weights_only=True)
-
-
-def _restored(cell: Cell, stored: dict[str, Any]) -> tuple[Instance, ExactFisher]:
+def load_reference(cell: Cell, folder: Path) -> Reference:
+    """The reference of a cell, no Fisher where no meter needs one; large tensors stay on disk until they are used."""
+    stored = torch.load(folder / _FILE, map_location=cell.device, mmap=cell.device == "cpu", weights_only=True)
     dtype = getattr(torch, cell.dtype)
     model = cell.problem.model().to(cell.device, dtype).eval()
     model.load_state_dict(stored["weights"])
-    inputs, targets = stored["batch"]
-    instance = Instance(model, inputs, targets, cell.problem.loss)
+    instance = Instance(model, *stored["batch"], cell.problem.loss)
+    if not needs_fisher(cell):
+        return Reference(instance, None, float("nan"))
     if stored["columns"] is None:
-        fisher = exact_fisher(instance)
+        fisher = exact_fisher(instance, *_reference_type(cell))
     else:
         columns = tuple(Columns(la, *pair) for la, pair in zip(instance.layers, stored["columns"], strict=True))
         fisher = ExactFisher(columns, instance.terms, stored["coefficients"])
     fisher.restore(stored["cache"])
-    return instance, fisher
+    return Reference(instance, fisher, stored["covered_trace"])
 
 
 def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list[Row]:
@@ -151,8 +161,7 @@ def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list
     Raises:
         Unsupported: the probe does not cover the problem.
     """
-    stored = _stored(cell, folder)
-    instance, fisher = _restored(cell, stored)
+    instance, fisher, covered = load_reference(cell, folder)
     probe = _seeded(cell.probe, cell.seed)
     refuse_unsupported(probe, instance)
     report("cost")
@@ -161,12 +170,16 @@ def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list
         Row("problem.samples", float(instance.samples)),
         Row("problem.parameters", float(instance.size)),
         Row("coverage.parameters", instance.coverage),
-        Row("coverage.trace", stored["covered_trace"]),
-        *cost_rows(probe, instance),
+        *cost_rows(probe, instance, cell.meters),
     ]
-    report("errors")
-    sampled = cell.problem.mc_samples > 0
-    rows += [_against(reference_method(cell), row) for row in accuracy_rows(probe, instance, fisher, sampled)]
+    if fisher is not None:
+        report("errors")
+        rows.append(Row("coverage.trace", covered))
+        found = accuracy_rows(probe, instance, fisher, cell.problem.mc_samples > 0, cell.meters)
+        rows += [_against(reference_method(cell), row) for row in found]
+    if "exact" in cell.meters:
+        report("exact Fisher")
+        rows += exact_rows(instance)
     return [replace(row, epoch=cell.problem.epochs) for row in rows]
 
 
@@ -176,20 +189,32 @@ def _against(reference: str, row: Row) -> Row:
     return replace(row, method=", ".join(filter(None, [reference, row.method]))) if compares else row
 
 
-def accuracy_rows(probe: Probe, instance: Instance, fisher: ExactFisher, sampled: bool = False) -> Iterator[Row]:
-    """Errors, sampling error, health and directions of a probe against a Fisher, exact or itself of sampled labels."""
+def accuracy_rows(
+    probe: Probe,
+    instance: Instance,
+    fisher: ExactFisher,
+    sampled: bool = False,
+    meters: Collection[Meter] = METERS,
+) -> Iterator[Row]:
+    """Errors, sampling error, health and directions, as far as asked for, of a probe against a Fisher.
+
+    ``sampled``: that Fisher is itself of drawn labels.
+    """
     damping = getattr(probe, "damping", DEFAULT_DAMPING)
     gradient = instance.gradient()
     with numerics.count_retries() as retries:
         state = probe.refresh(probe.fit(instance))
         step = probe.precondition(state, gradient)
     operator = probe.operator(state)
-    found = list(error_rows(operator, fisher))
-    yield from found
-    if not sampled:
-        yield from _sampling_rows(probe, instance, fisher, found)
-    yield from health_rows(operator, damping, retries.count)
-    yield from direction_rows(step, fisher, gradient, damping)
+    if "error" in meters:
+        found = list(error_rows(operator, fisher))
+        yield from found
+        if not sampled:
+            yield from _sampling_rows(probe, instance, fisher, found)
+    if "health" in meters:
+        yield from health_rows(operator, damping, retries.count)
+    if "direction" in meters:
+        yield from direction_rows(step, fisher, gradient, damping)
 
 
 def _sampling_rows(probe: Probe, instance: Instance, fisher: ExactFisher, found: list[Row]) -> Iterator[Row]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from curvbench import identity, registry, selection, store
-from curvbench.analysis import summary, sweep
+from curvbench.analysis import exact, scaling, summary, sweep
 from curvbench.display import GOOD, Display, Tally, bar, json_lines, lines
 from curvbench.engines import MEASURE, REFERENCE, Engine, Work, plan
 from curvbench.engines.inline import InlineEngine
@@ -23,6 +23,7 @@ from curvbench.engines.local import LocalEngine
 from curvbench.spec import Cell, Status, Suite
 
 OK, USAGE, SOME_FAILED, NOTHING_SUCCEEDED, INTERRUPTED = 0, 2, 3, 4, 130
+SUMMARIES = {"errors": sweep, "growth": scaling, "exact": exact}
 NARROWEST = 80
 PIPED = 1000  # columns where there is no terminal: nothing is folded
 
@@ -212,21 +213,13 @@ def _report(job: Job, folder: Path, console: Console, not_run: int) -> None:
         _say(console, f"nothing to do: all {total} cells are in {folder}")
     frame = store.load(folder)
     selected = {cell.problem.label for cell in job.plan.cells.values()}
-    swept = sweep.swept(frame)
-    for problem in (p for p in summary.problems(frame) if p in selected):
+    ending = SUMMARIES[job.suite.summary]
+    for title, table in ending.tables(frame, selected):
         _say(console)
-        _say(
-            console,
-            summary.title(frame, problem) + (", every probe after its most updates" if problem in swept else ""),
-        )
-        summary.show(console, summary.render(sweep.last(frame), problem))
-    for problem in (p for p in swept if p in selected):
-        for metric in sweep.SHOWN:
-            _say(console)
-            _say(console, sweep.title(problem, metric))
-            summary.show(console, sweep.render(frame, problem, metric))
+        _say(console, title)
+        summary.show(console, table)
     _say(console)
-    _say(console, textwrap.fill(summary.LEGEND, 100))
+    _say(console, textwrap.fill(ending.LEGEND, 100))
     failed = frame[frame["cell_id"].isin(list(job.plan.cells))]
     for line in summary.digest(failed, _commands(job, store.cell_statuses(folder))):
         _say(console, line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import product
 
 from curvbench.hyperparameters import near_misses
 from curvbench.registry import parse_probe, parse_problem
@@ -69,11 +70,12 @@ def select(
     chosen_problems = [parse_problem(text) for text in problems] or preset.problems
     chosen_probes = [parse_probe(text) for text in probes] or preset.probes
     chosen_seeds = seeds(seed) if seed is not None else preset.seeds
+    places = list(product(chosen_problems, chosen_seeds, chosen_probes))
+    if not (probes or problems):
+        places += [(problem, s, probe) for problem, probe in preset.pairs for s in chosen_seeds]
     cells = [
-        Cell(suite, problem, probe, s, device, dtype or preset.dtype, threads)
-        for problem in chosen_problems
-        for s in chosen_seeds
-        for probe in chosen_probes
+        Cell(suite, problem, probe, s, device, dtype or preset.dtype, threads, tuple(preset.meters))
+        for problem, s, probe in places
     ]
     if not cells:
         counts = f"{len(chosen_problems)} problems, {len(chosen_probes)} probes, {len(chosen_seeds)} seeds"

@@ -12,7 +12,7 @@ Imports point down only:
     3  measure   store   training   identity
     2  probes --> parts   problems   meters   registry  hyperparameters
     1  operators   fisher --> instance --> checks --> tape   layers   convolution   likelihood   data   text   download
-    0  spec  numerics
+    0  spec  numerics  passes
 
 Legend of shape letters, used in names and docstrings everywhere:
 
@@ -51,6 +51,8 @@ FisherType = Literal["type-2", "mc", "empirical", "forward-only"]
 FLOP_MODEL = "1"  # version of the counting convention in meters/flop_model.py; rows of another one are not comparable
 FISHER_ALIASES: Mapping[str, FisherType] = {"type2": "type-2", "exact": "type-2"}
 Kind = Literal["linear", "conv1d", "conv2d"]
+Meter = Literal["clock", "flops", "memory", "error", "direction", "health", "exact"]
+METERS: tuple[Meter, ...] = ("clock", "flops", "memory", "error", "direction", "health")  # those of a probe
 Phase = Literal["statistics", "invert", "precondition", "step"]
 PHASES: tuple[Phase, ...] = ("statistics", "invert", "precondition", "step")
 
@@ -156,6 +158,10 @@ class LayerSize(NamedTuple):
     positions: int
     kernel: int = 0
 
+    @property
+    def entries(self) -> int:
+        return self.groups * self.outputs * self.inputs
+
 
 class About(NamedTuple):
     """What a probe says of its method beside its hyperparameters, as ``curvbench list --json`` and the docs show it.
@@ -235,7 +241,9 @@ class Probe(Component, ABC):
     def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
         """The published cost per phase in multiply-adds, for N samples of R columns; methods without one: empty.
 
-        Keys: ``statistics``, ``invert``, ``precondition``. Backward passes are not included.
+        Keys: ``statistics``, ``invert``, ``precondition``, and ``memory``, the numbers kept between steps. Leading
+        terms; where a phase adds several they have the constants of the algorithm used, or no mix of them would tend
+        to a constant. Passes through the network are not included.
         """
         return {}
 
@@ -319,24 +327,41 @@ class Problem(Component, ABC):
 
 @dataclass(frozen=True)
 class Preset:
-    """One size of a suite: every problem with every probe and seed."""
+    """One size of a suite: every problem with every probe and seed.
+
+    ``pairs`` are measured besides, unless ``-p`` or ``-m`` choose. Metrics of meters that are not named are no rows.
+    """
 
     problems: Sequence[Problem]
     probes: Sequence[Probe]
     seeds: Sequence[int] = (0,)
     dtype: str = "float32"
+    pairs: Sequence[tuple[Problem, Probe]] = ()
+    meters: Sequence[Meter] = METERS
+
+    def __post_init__(self) -> None:
+        if not self.meters or (unknown := [name for name in self.meters if name not in get_args(Meter)]):
+            came = repr(unknown[0]) if self.meters else "none"
+            raise ValueError(f"meters of a preset are some of {', '.join(get_args(Meter))}, got {came}")
 
 
 @dataclass(frozen=True)
 class Suite:
-    """What a suite file binds to ``SUITE``: a title and presets, ``default`` among them."""
+    """What a suite file binds to ``SUITE``: a title, presets, ``default`` among them, and what a run ends with.
+
+    ``summary``: a table of ``errors`` and costs per problem, of the ``growth`` of costs per sweep, or of what the
+    ``exact`` Fisher costs.
+    """
 
     title: str
     presets: Mapping[str, Preset]
+    summary: Literal["errors", "growth", "exact"] = "errors"
 
     def __post_init__(self) -> None:
         if "default" not in self.presets:
             raise ValueError(f"a suite needs a preset named 'default', got {sorted(self.presets)}")
+        if self.summary not in ("errors", "growth"):
+            raise ValueError(f"the summary of a suite is errors or growth, got {self.summary!r}")
 
 
 @dataclass(frozen=True)
@@ -350,6 +375,7 @@ class Cell:
     device: str = "cpu"
     dtype: str = "float32"
     threads: int = 1
+    meters: tuple[Meter, ...] = METERS
 
     @property
     def label(self) -> str:
@@ -401,11 +427,13 @@ METRICS: dict[str, Metric] = {
     "direction.decrease": Metric("1", "higher", "share of the optimal decrease of the damped quadratic model"),
     "direction.gradient": Metric("1", "", "cosine of the step with the gradient; 1 is plain gradient descent"),
     "flops.counted": Metric("FLOP", "lower", "floating-point operations, 2 per multiply-add, counted as dispatched"),
+    "flops.passes": Metric("FLOP", "lower", "of the counted ones, passes through the network: not the method's own"),
     "flops.uncounted_ops": Metric("1", "lower", "operations without a formula (named in `reason`); must be none"),
-    "flops.model": Metric("FLOP", "lower", "the method's published complexity, 2 FLOP per multiply-add"),
+    "flops.model": Metric("FLOP", "lower", "the method's published complexity, 2 FLOP per multiply-add, no passes"),
     "flops.ratio": Metric("1", "lower", "counted FLOPs over those of a plain gradient step"),
     "memory.peak": Metric("B", "lower", "highest live tensor bytes above those live when the phase began"),
     "memory.state": Metric("B", "lower", "bytes of the tensors kept between steps"),
+    "memory.model": Metric("B", "lower", "the method's published memory: numbers kept times their bytes"),
     "memory.ratio": Metric("1", "lower", "peak over the peak of a plain gradient step"),
     "time.wall": Metric("s", "lower", "median wall-clock seconds; raw samples beside it"),
     "time.ratio": Metric("1", "lower", "seconds over those of an SGD step measured in turn in the same process"),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from curvbench.passes import network_pass
 from curvbench.spec import Layer
 
 Hook = Callable[[nn.Module, tuple[Any, ...], Any], Any]
@@ -31,6 +32,7 @@ class Tape:
     shapes: Mapping[str, torch.Size]
     sources: Mapping[str, GradientEdge]
 
+    @network_pass()
     def pull(self, cotangent: Tensor, keep: bool = False, layers: Collection[str] | None = None) -> dict[str, Tensor]:
         """Gradients at the outputs of ``layers`` (default: all) for one cotangent (N, ..., C).
 
@@ -44,6 +46,7 @@ class Tape:
             for name, gradient in zip(names, found, strict=True)
         }
 
+    @network_pass()
     def pull_between(self, layer: str, reader: str, cotangent: Tensor) -> Tensor | None:
         """J^T cotangent for the Jacobian J of the input of ``reader`` in the output of ``layer``; the graph is kept.
 

@@ -17,7 +17,7 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 FLOORS = {
-    0: {"spec", "numerics"},
+    0: {"spec", "numerics", "passes"},
     1: {"tape", "layers", "convolution", "likelihood", "checks", "instance", "operators", "fisher"}
     | {"data", "text", "download"},
     2: {"parts", "probes", "problems", "meters", "hyperparameters", "registry"},

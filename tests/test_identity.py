@@ -30,6 +30,7 @@ def test_the_same_cell_has_the_same_id() -> None:
         replace(CELL, seed=1),
         replace(CELL, dtype="float64"),
         replace(CELL, threads=2),
+        replace(CELL, meters=("flops",)),
     ],
 )
 def test_everything_of_a_cell_counts(other: Cell) -> None:

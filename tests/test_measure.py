@@ -15,7 +15,7 @@ from curvbench import measure
 from curvbench.fisher.uncovered import covered_trace
 from curvbench.instance import Instance
 from curvbench.operators import Identity
-from curvbench.spec import METRICS, PHASES, Cell, Probe, Row, Status, Unsupported
+from curvbench.spec import METRICS, PHASES, Cell, Meter, Probe, Row, Status, Unsupported
 
 PROBLEM = cb.problem("mlp", samples=12, hidden=5, depth=2)
 
@@ -269,3 +269,10 @@ def test_blocks_that_an_operator_lacks_are_rows_with_a_reason(reference: Path) -
         ("error.relative", "layer blocks", "no blocks here")
     ]
     assert Row in {type(row) for row in rows}
+
+
+@pytest.mark.parametrize("meters", [("flops",), ("memory", "direction"), ("error",), ("health",)])
+def test_metrics_of_other_meters_are_no_rows(meters: tuple[Meter, ...], reference: Path) -> None:
+    chosen = replace(cell(cb.probe("diag")), meters=meters)
+    families = {row.metric.partition(".")[0] for row in measure.measure(chosen, reference, None, silent)}
+    assert families == {"problem", "coverage", *meters}

@@ -87,3 +87,15 @@ def test_what_only_rounding_keeps_from_singular_is_refused_without_damping() -> 
     assert torch.allclose(factor @ factor.T, matrix + 1e-9 * torch.eye(6), atol=1e-14)
     regular = root.T @ root
     assert torch.equal(numerics.damped_cholesky(regular, 0.0), numerics.cholesky(regular))
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 7)])
+@pytest.mark.parametrize("columns", [1, 4])
+def test_cholesky_solve_is_torchs(shape: tuple[int, ...], columns: int) -> None:
+    """And solves: the residual is rounding."""
+    root, right = torch.randn(*shape, 7).double(), torch.randn(*shape, columns).double()
+    matrix = root @ root.mT + torch.eye(7).double()
+    factor = torch.linalg.cholesky(matrix)
+    found = numerics.cholesky_solve(right, factor)
+    assert torch.allclose(found, torch.cholesky_solve(right, factor), rtol=1e-12, atol=1e-13)
+    assert (matrix @ found - right).abs().max() <= 1e-11

@@ -68,3 +68,25 @@ def test_options_replace_the_preset() -> None:
 def test_an_empty_selection_is_refused() -> None:
     with pytest.raises(ValueError, match="the selection is empty: 0 problems, 2 probes, 2 seeds"):
         selection.select("s", Preset([], PRESET.probes, PRESET.seeds))
+
+
+def test_pairs_are_measured_besides_but_not_where_options_choose() -> None:
+    pairs = [(Toy(samples=2), Fake("pair"))]
+    preset = Preset(PRESET.problems, PRESET.probes, PRESET.seeds, pairs=pairs, meters=("flops",))
+    cells = selection.select("s", preset)
+    assert len(cells) == 10
+    assert [(cell.problem, cell.probe, cell.seed) for cell in cells[8:]] == [(*pairs[0], 0), (*pairs[0], 1)]
+    assert {cell.meters for cell in cells} == {("flops",)}
+    assert len(selection.select("s", preset, problems=["mlp"])) == 4
+    assert len(selection.select("s", preset, probes=["kfac"])) == 4
+
+
+@pytest.mark.parametrize("meters", [(), ("cost",), ("flops", "cost")])
+def test_unknown_meters_are_refused(meters: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=f"some of clock, flops, .*, got {repr('cost') if meters else 'none'}"):
+        Preset([], [], meters=meters)  # type: ignore[arg-type]
+
+
+def test_an_unknown_summary_is_refused() -> None:
+    with pytest.raises(ValueError, match="the summary of a suite is errors or growth, got 'both'"):
+        Suite("t", {"default": PRESET}, summary="both")  # type: ignore[arg-type]

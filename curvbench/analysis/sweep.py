@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+
 import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
-from curvbench.analysis.summary import NARROWEST_LABEL, digits, labels, problems
+from curvbench.analysis import summary
+from curvbench.analysis.summary import LEGEND, NARROWEST_LABEL, digits, labels, problems
 from curvbench.registry import describe, probes
 from curvbench.spec import METRICS, Status
+
+__all__ = ["LEGEND", "table", "tables", "tidy"]
 
 AXIS = "probe.updates"
 SHOWN = ("error.relative", "error.scale_optimal", "direction.cosine", "direction.gradient")
 ANY = "any"
+
+
+def tables(frame: pd.DataFrame, selected: Collection[str]) -> Iterator[tuple[str, Table]]:
+    """A title and a table per selected problem, then, where updates were swept, one per metric against them."""
+    curves = [problem for problem in swept(frame) if problem in selected]
+    for problem in problems(frame):
+        if problem in selected:
+            note = ", every probe after its most updates" if problem in curves else ""
+            yield summary.title(frame, problem) + note, summary.render(last(frame), problem)
+    for problem in curves:
+        for metric in SHOWN:
+            yield title(problem, metric), render(frame, problem, metric)
 
 
 def tidy(frame: pd.DataFrame) -> pd.DataFrame:

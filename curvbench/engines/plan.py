@@ -97,6 +97,7 @@ def describe(identity: str, cell: Cell) -> dict[str, Any]:
         "device": cell.device,
         "dtype": cell.dtype,
         "threads": cell.threads,
+        "meters": list(cell.meters),
     }
 
 

@@ -23,11 +23,15 @@ _ROW_BLOCKS = 8
 
 def cost(columns: Columns, order: Order) -> float:
     """FLOPs of the symmetric half of the Gram matrix in one order."""
-    layer, (R, N, *_, S) = columns.layer, columns.slopes.shape
-    M, D = layer.outputs, layer.inputs
+    R, N, *_, S = columns.slopes.shape
+    return _cost(LayerSize(*columns.layer.shape, S), N, R, order)
+
+
+def _cost(size: LayerSize, N: int, R: int, order: Order) -> float:
+    G, M, D, S, _ = size
     if order == "direct":
-        return layer.groups * ((R * N) ** 2 * M * D + 2 * R * N * M * D * S)
-    return layer.groups * N * (N + 1) / 2 * (2 * D * S**2 + 2 * R * M * S**2 + 2 * R**2 * M * S)
+        return G * ((R * N) ** 2 * M * D + 2 * R * N * M * D * S)
+    return G * N * (N + 1) / 2 * (2 * D * S**2 + 2 * R * M * S**2 + 2 * R**2 * M * S)
 
 
 def cheaper(columns: Columns) -> Order:
@@ -124,9 +128,22 @@ def _kernels(x_a: Tensor, x_b: Tensor) -> Tensor:
     return products.reshape(G, n, S, x_b.shape[2], -1).permute(1, 3, 0, 2, 4).contiguous()
 
 
-def gram_cost(size: LayerSize, b: int) -> float:
-    """The published multiply-adds of a layer's Gram matrix of b columns (direct order; factored for S = 1)."""
-    entries = size.groups * size.outputs * size.inputs
+def gram_cost(size: LayerSize, samples: int, columns: int) -> float:
+    """Multiply-adds of the Gram matrix of a layer's b = N R columns: b^2 (m + d), with positions the cheaper order."""
     if size.positions == 1:
-        return b**2 * size.groups * (size.outputs + size.inputs)
-    return b * size.positions * entries + b**2 * entries
+        return (samples * columns) ** 2 * size.groups * (size.outputs + size.inputs)
+    return min(_cost(size, samples, columns, order) for order in ("direct", "kernel")) / 2
+
+
+def product_cost(size: LayerSize, samples: int, columns: int) -> float:
+    """Multiply-adds of one product with a layer's columns or their transpose.
+
+    Papers count b p, for columns that are stored; in factored form the R columns of a sample share N S p. A damped
+    solve of any gradient takes two products, and b^2 for the small system; FNGD publishes one, for the batch's own.
+    """
+    return samples * size.positions * (size.entries + columns * size.groups * size.outputs)
+
+
+def column_count(size: LayerSize, samples: int, columns: int) -> int:
+    """Numbers that a layer's columns take in factored form, patches and slopes: S (N d + b m)."""
+    return samples * size.positions * size.groups * (size.inputs + columns * size.outputs)

@@ -221,7 +221,7 @@ class ExactFisher(Operator):
 
 def _solve_small(factor: Tensor, right: Tensor) -> Tensor:
     """The small system for right sides (R, N, K), in float64."""
-    return torch.cholesky_solve(right.double().flatten(0, 1), factor).reshape(right.shape)
+    return numerics.cholesky_solve(right.double().flatten(0, 1), factor).reshape(right.shape)
 
 
 @inner.register(ExactFisher)

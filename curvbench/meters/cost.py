@@ -10,7 +10,7 @@ Each phase is counted, weighed and timed in runs of its own: nothing is timed un
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -22,7 +22,8 @@ from curvbench.instance import Instance
 from curvbench.meters.clock import ratios, take_turns
 from curvbench.meters.flops import FlopMeter
 from curvbench.meters.memory import peak_memory, state_bytes
-from curvbench.spec import PHASES, Probe, Row
+from curvbench.passes import network_pass
+from curvbench.spec import METERS, PHASES, Meter, Probe, Row
 
 TURNS = 5
 BUDGET_SECONDS = 4.0
@@ -81,6 +82,7 @@ class Stepper:
         """In the order in which a step takes them, after the gradient."""
         return {"statistics": self.statistics, "invert": self.invert, "precondition": self.precondition}
 
+    @network_pass()
     def _backward(self) -> None:
         self.optimizer.zero_grad()
         inputs = self.instance.inputs
@@ -92,7 +94,7 @@ class Stepper:
 
 
 def flop_rows(stepper: Stepper) -> Iterator[Row]:
-    """Counted FLOPs per phase, operations without a formula, the published complexity and the ratio to SGD."""
+    """Counted FLOPs per phase, network passes apart, operations without a formula, the model, the ratio to SGD."""
     functions = {BASELINE: stepper.sgd, **stepper.phases()}
     meters = {name: _count(run) for name, run in functions.items()}
     counted = {name: meter.total for name, meter in meters.items()}
@@ -100,9 +102,12 @@ def flop_rows(stepper: Stepper) -> Iterator[Row]:
     baseline = counted[BASELINE]
     counted["step"] = sum(counted.values())
     uncounted["step"] = set().union(*uncounted.values())
-    modelled = _modelled(stepper)
+    passes = {name: meter.passes for name, meter in meters.items()}
+    passes["step"] = sum(passes.values())
+    modelled = modelled_cost(stepper)
     for phase in PHASES:
         yield Row("flops.counted", float(counted[phase]), phase)
+        yield Row("flops.passes", float(passes[phase]), phase)
         yield Row("flops.uncounted_ops", float(len(uncounted[phase])), phase, reason=" ".join(sorted(uncounted[phase])))
         yield Row("flops.ratio", counted[phase] / baseline, phase)
         if phase in modelled:
@@ -115,8 +120,8 @@ def _count(run: Callable[[], None]) -> FlopMeter:
     return meter
 
 
-def _modelled(stepper: Stepper) -> Mapping[str, float]:
-    """Published multiply-adds per phase for this instance."""
+def modelled_cost(stepper: Stepper) -> Mapping[str, float]:
+    """Published multiply-adds per phase, and numbers kept (``memory``), for this instance; empty without a model."""
     instance, probe = stepper.instance, stepper.probe
     fisher_type = getattr(probe, "fisher_type", "type-2")
     if fisher_type == "mc":
@@ -127,17 +132,24 @@ def _modelled(stepper: Stepper) -> Mapping[str, float]:
     return probe.complexity(list(instance.sizes.values()), instance.samples, columns)
 
 
-def memory_rows(stepper: Stepper) -> Iterator[Row]:
-    """Peak bytes per phase above what is live when it begins, the bytes kept, and the ratio to SGD."""
+def peak_rows(stepper: Stepper) -> Iterator[Row]:
+    """Peak bytes per phase above what is live when it begins, and the ratio to SGD."""
     device = stepper.instance.device
     baseline, method = peak_memory(stepper.sgd, device)
     for phase, run in {**stepper.phases(), "step": stepper.step}.items():
         peak, _ = peak_memory(run, device)
         yield Row("memory.peak", float(peak), phase, method=method)
         yield Row("memory.ratio", peak / baseline, phase, method=method)
+
+
+def state_rows(stepper: Stepper) -> Iterator[Row]:
+    """The bytes kept after each phase, and those of the method's published memory."""
     states = {"statistics": stepper.updated, "invert": stepper.refreshed, "step": stepper.refreshed}
     for phase, state in states.items():
         yield Row("memory.state", float(state_bytes(state)), phase, method="bytes of distinct tensor storages")
+    modelled = modelled_cost(stepper)
+    if "memory" in modelled:
+        yield Row("memory.model", modelled["memory"] * stepper.instance.dtype.itemsize, "step")
 
 
 def clock_rows(stepper: Stepper) -> Iterator[Row]:
@@ -152,9 +164,18 @@ def clock_rows(stepper: Stepper) -> Iterator[Row]:
         yield Row("time.ratio", median(against), phase, against)
 
 
-def cost_rows(probe: Probe, instance: Instance) -> Iterator[Row]:
-    """Every cost metric of a probe on an instance."""
+ROWS: Mapping[Meter, Sequence[Callable[[Stepper], Iterator[Row]]]] = {
+    "clock": [clock_rows],
+    "flops": [flop_rows],
+    "memory": [peak_rows, state_rows],
+}
+
+
+def cost_rows(probe: Probe, instance: Instance, meters: Collection[Meter] = METERS) -> Iterator[Row]:
+    """The cost metrics of a probe on an instance, those of the ``meters`` that are asked for."""
+    chosen = [rows for meter, kinds in ROWS.items() if meter in meters for rows in kinds]
+    if not chosen:
+        return
     stepper = Stepper(probe, instance)
-    yield from clock_rows(stepper)
-    yield from flop_rows(stepper)
-    yield from memory_rows(stepper)
+    for rows in chosen:
+        yield from rows(stepper)

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from curvbench.meters.flop_formulas import Formula
 from curvbench.meters.flop_model import FORMULAS, FREE, VALUES_ONLY
+from curvbench.passes import in_network_pass
 
 
 class FlopMeter(TorchDispatchMode):
@@ -29,6 +30,7 @@ class FlopMeter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._by_op: Counter[str] = Counter()
+        self._passes = 0
         self._uncounted: set[str] = set()
         self._values = _ValuesOnly()
 
@@ -47,6 +49,11 @@ class FlopMeter(TorchDispatchMode):
     def total(self) -> int:
         """FLOP counted so far."""
         return sum(self._by_op.values())
+
+    @property
+    def passes(self) -> int:
+        """Those of passes through the network, which ``curvbench.passes`` marks."""
+        return self._passes
 
     @property
     def by_op(self) -> dict[str, int]:
@@ -72,7 +79,9 @@ class FlopMeter(TorchDispatchMode):
         result = func(*args, **kwargs)
         formula = VALUES_ONLY.get(rule.name, rule.formula) if self._values.active else rule.formula
         if formula is not None:
-            self._by_op[rule.name] += formula(rule.bind(args, kwargs), result)
+            flop = formula(rule.bind(args, kwargs), result)
+            self._by_op[rule.name] += flop
+            self._passes += flop if in_network_pass() else 0
         return result
 
     def _decompose(self, func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

@@ -43,7 +43,7 @@ class Dense(Operator):
 
     def _solve(self, V: Tensor, damping: float) -> Tensor:
         factor = numerics.damped_cholesky(self.matrix, damping)
-        return torch.cholesky_solve(self._stack(V).to(factor.dtype), factor).reshape(V.shape).to(V.dtype)
+        return numerics.cholesky_solve(self._stack(V).to(factor.dtype), factor).reshape(V.shape).to(V.dtype)
 
     def trace(self) -> float:
         return float(self.diagonal().sum(dtype=torch.float64))

@@ -54,7 +54,7 @@ class LowRank(Operator):
         if not floor > 0:
             raise ValueError("a low-rank operator without shift is singular: give a damping above zero")
         factor = numerics.cholesky(numerics.damped(self._gram, floor))
-        small = torch.cholesky_solve((self._scaled.T @ V).double(), factor).to(self.dtype)
+        small = numerics.cholesky_solve((self._scaled.T @ V).double(), factor).to(self.dtype)
         return (V - self._scaled @ small) / floor
 
     def trace(self) -> float:

@@ -41,7 +41,7 @@ class MiniBlocks:
         V = vector.reshape(self.rows, -1)
         entries = V if self.bias is None else V[:, :-1]
         right = entries.reshape(count, -1, order).mT.to(self.factor.dtype)
-        solved = torch.cholesky_solve(right, self.factor).mT.reshape(entries.shape).to(V.dtype)
+        solved = numerics.cholesky_solve(right, self.factor).mT.reshape(entries.shape).to(V.dtype)
         if self.bias is None:
             return solved.flatten()
         return torch.cat([solved, (V[:, -1] / numerics.positive(self.bias + damping))[:, None]], dim=1).flatten()

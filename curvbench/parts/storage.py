@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 LIMIT_BYTES = 4 * 2**30
 
@@ -14,3 +15,11 @@ def too_large(what: str, numbers: int, dtype: torch.dtype) -> str | None:
         return None
     limit = LIMIT_BYTES / 2**30
     return f"the {what} take {needed / 2**30:.1f} GiB: more than the {limit:.0f} GiB that this probe stores"
+
+
+def appended(rows: Tensor, row: Tensor, limit: int) -> Tensor:
+    """The newest ``limit`` of the rows (n, ...) and one more, in storage that holds nothing else.
+
+    A slice of all of them would keep alive what it leaves out.
+    """
+    return torch.cat([rows[max(0, len(rows) + 1 - limit) :], row[None]])

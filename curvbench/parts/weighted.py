@@ -64,4 +64,4 @@ def coefficients(gram: Tensor, terms: int, damping: float) -> Tensor:
         return ones[:, 0]
     eye = torch.eye(len(gram), dtype=torch.float64, device=gram.device)
     factor = numerics.cholesky(gram / (terms * damping) + eye)
-    return torch.cholesky_solve(ones, factor)[:, 0]
+    return numerics.cholesky_solve(ones, factor)[:, 0]

@@ -75,5 +75,6 @@ class AdamW(Probe):
         return self.rates.curvature(state.moments)
 
     def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
-        entries = sum(s.groups * s.outputs * s.inputs for s in sizes)
-        return {"statistics": 0, "invert": 0, "precondition": 6 * entries}
+        entries = sum(s.entries for s in sizes)
+        # Adam's 6 P, of which the moments take their part with the statistics, and the decay with its parameters.
+        return {"statistics": 4 * entries, "invert": 0, "precondition": 3 * entries, "memory": 3 * entries}

@@ -88,20 +88,21 @@ class Cwngd(FisherProbe):
     def _solve(self, part: Tensor, matrix: Tensor, factor: Tensor) -> Tensor:
         v = part.reshape(matrix.shape[0], -1, 1).to(factor.dtype)
         if not _is_root(matrix):
-            return torch.cholesky_solve(v, factor)
+            return numerics.cholesky_solve(v, factor)
         U = matrix.to(factor.dtype)
-        return (v - U.mT @ torch.cholesky_solve(U @ v, factor)) / self.damping
+        return (v - U.mT @ numerics.cholesky_solve(U @ v, factor)) / self.damping
 
     def operator(self, state: State) -> BlockDiagonal:
         return BlockDiagonal([Dense(m.mT @ m if _is_root(m) else m) for m in state.matrices])
 
     def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
-        cost = {"statistics": 0.0, "invert": 0.0, "precondition": 0.0}
+        cost = {"statistics": 0.0, "invert": 0.0, "precondition": 0.0, "memory": 0.0}
         for G, M, D, S, _ in sizes:
             b, units = samples * (columns if S > 1 else 1), G * M
             cost["statistics"] += units * b * S * D + (units * b * D**2 if b >= D else 0)
             cost["invert"] += units * (D**3 if b >= D else b**2 * D + b**3)
             cost["precondition"] += units * (D**2 if b >= D else 2 * b * D)
+            cost["memory"] += units * D * min(b, D)
         return cost
 
 

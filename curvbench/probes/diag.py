@@ -37,6 +37,6 @@ class Diag(FisherProbe):
         return state
 
     def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
-        entries = [s.groups * s.outputs * s.inputs for s in sizes]
-        forming = sum(samples * columns * s.positions * p for s, p in zip(sizes, entries, strict=True))
-        return {"statistics": forming, "invert": 0, "precondition": sum(entries)}
+        forming = sum(samples * columns * s.positions * s.entries for s in sizes)
+        entries = sum(s.entries for s in sizes)
+        return {"statistics": forming, "invert": 0, "precondition": entries, "memory": entries}

@@ -86,10 +86,11 @@ class Ekfac(FisherProbe):
 
     def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
         b = samples * columns
-        cost = {"statistics": 0.0, "invert": 0.0, "precondition": 0.0}
+        cost = {"statistics": 0.0, "invert": 0.0, "precondition": 0.0, "memory": 0.0}
         for G, M, D, S, _ in sizes:
             moments = S * (samples * D**2 + b * M**2)
             rotating = moments if self.scalings == "exact" else M * D * (M + D)
             cost["statistics"] += G * (moments + 9 * (D**3 + M**3) + rotating + b * S * M * D)
             cost["precondition"] += 2 * G * M * D * (M + D)
+            cost["memory"] += G * (M**2 + D**2 + M * D)
         return cost

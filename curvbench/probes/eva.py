@@ -89,7 +89,8 @@ class Eva(FisherProbe):
         return {
             "statistics": sum(s.groups * s.positions * samples * (s.outputs + s.inputs) for s in sizes),
             "invert": 0,
-            "precondition": sum(2 * s.groups * s.outputs * s.inputs for s in sizes),
+            "precondition": sum(2 * s.entries for s in sizes),
+            "memory": sum(s.groups * (s.outputs + s.inputs) for s in sizes),
         }
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from curvbench import numerics
-from curvbench.fisher import ExactFisher, collect, gram_cost
+from curvbench.fisher import ExactFisher, collect, column_count, gram_cost, product_cost
 from curvbench.fisher.contraction import Order
 from curvbench.hyperparameters import check, types_of
 from curvbench.instance import Instance
@@ -131,9 +131,9 @@ class Fngd(Probe):
         return BlockDiagonal(list(map(surrogate, state.blocks, state.shared.means.tolist(), state.dampings)))
 
     def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
-        b, entries = samples * columns, [s.groups * s.outputs * s.inputs for s in sizes]
-        if self.stage == "first":
-            forming = sum(gram_cost(s, b) for s in sizes)
-            return {"statistics": forming, "invert": len(sizes) * b**3 / 3, "precondition": b * sum(entries)}
-        product = sum(samples * s.positions * p for s, p in zip(sizes, entries, strict=True))
-        return {"invert": 0, "precondition": product}
+        b, of = samples * columns, [(s, samples, columns) for s in sizes]
+        kept, product = sum(column_count(*s) for s in of), sum(product_cost(*s) for s in of)
+        if self.stage == "shared":
+            return {"invert": 0, "precondition": product, "memory": kept}
+        cost = {"statistics": sum(gram_cost(*s) for s in of), "invert": len(of) * b**3 / 3}
+        return cost | {"precondition": 2 * product + len(of) * b**2, "memory": kept + 2 * len(of) * b**2}

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from curvbench.fisher import ExactFisher, collect, gram_cost
+from curvbench.fisher import ExactFisher, collect, column_count, gram_cost, product_cost
 from curvbench.instance import Instance
 from curvbench.spec import About, FisherProbe, LayerSize
 
@@ -52,5 +52,9 @@ class Full(FisherProbe):
 
     def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
         b = samples * columns
-        entries = sum(s.groups * s.outputs * s.inputs for s in sizes)
-        return {"statistics": sum(gram_cost(s, b) for s in sizes), "invert": b**3, "precondition": 2 * b * entries}
+        return {
+            "statistics": sum(gram_cost(s, samples, columns) for s in sizes),
+            "invert": b**3,
+            "precondition": b**2 + sum(2 * product_cost(s, samples, columns) for s in sizes),
+            "memory": 2 * b**2 + sum(column_count(s, samples, columns) for s in sizes),
+        }

@@ -106,10 +106,11 @@ class Ginger(Probe):
         return values.clamp_min(0) / (1 - self.decay**count if self.bc and count else 1.0)
 
     def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
-        entries = sum(s.groups * s.outputs * s.inputs for s in sizes)
+        entries = sum(s.entries for s in sizes)
         rotation = entries * self.rank * (self.rank + 1)
         return {
             "statistics": rotation + 3 * entries * self.rank,
             "invert": 0,
             "precondition": 2 * entries * self.rank,
+            "memory": entries * self.rank + self.rank**2,
         }

@@ -116,7 +116,7 @@ class Hylo(FisherProbe):
     def _solve(self, kept: Kept, factor: Tensor, part: Tensor) -> Tensor:
         V = part.reshape(kept.inputs.shape[1], -1, kept.inputs.shape[-1])
         projected = ((kept.gradients.transpose(0, 1) @ V) * kept.inputs.transpose(0, 1)).sum((0, 2))
-        solved = torch.cholesky_solve((kept.mixing.T @ projected).double()[:, None], factor)[:, 0]
+        solved = numerics.cholesky_solve((kept.mixing.T @ projected).double()[:, None], factor)[:, 0]
         scaled = kept.inputs * (kept.mixing @ solved.to(part.dtype))[:, None, None]
         return (V - torch.einsum("rgm,rgd->gmd", kept.gradients, scaled)).flatten() / self.damping
 
@@ -127,10 +127,12 @@ class Hylo(FisherProbe):
 
     def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
         b, r = samples * columns, self._count(samples * columns)
-        sides, entries = sum(s.groups * (s.inputs + s.outputs) for s in sizes), [s.groups * s.inputs for s in sizes]
-        choosing = b * sides if self.variant == "kis" else b**2 * (sides + r * len(sizes))
-        solving = sum(2 * r * n * s.outputs for n, s in zip(entries, sizes, strict=True))
-        return {"statistics": choosing + r**2 * sides, "invert": len(sizes) * r**3, "precondition": solving}
+        sides, entries = sum(s.groups * (s.inputs + s.outputs) for s in sizes), sum(s.entries for s in sizes)
+        pivoting = len(sizes) * (4 * b**2 * r + 3 * b * r**2)  # norms, pivots made orthogonal, projections, T T^T
+        choosing = b**2 * sides + pivoting if self.variant != "kis" else b * sides
+        kept = r * sides + 3 * r**2 * len(sizes)
+        cost = {"statistics": choosing + r**2 * sides, "invert": len(sizes) * r**3}
+        return cost | {"precondition": 2 * r * entries + 3 * r**2 * len(sizes), "memory": kept}
 
 
 def _reduced(columns: Columns) -> tuple[Tensor, Tensor]:

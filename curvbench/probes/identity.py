@@ -32,4 +32,4 @@ class IdentityProbe(Probe):
         return state
 
     def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
-        return {"statistics": 0, "invert": 0, "precondition": 0}
+        return {"statistics": 0, "invert": 0, "precondition": 0, "memory": 0}

@@ -88,13 +88,14 @@ class Kfac(FisherProbe):
     def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
         b = samples * columns
         solver = self._solver
-        cost = {"statistics": 0.0, "invert": 0.0, "precondition": 0.0}
+        cost = {"statistics": 0.0, "invert": 0.0, "precondition": 0.0, "memory": 0.0}
         for G, M, D, S, _ in sizes:
             products = samples * D**2 + b * M**2
             reduced = products + S * (samples * D + b * M)
             cost["statistics"] += G * (S * products if self.kfac_approx == "expand" else reduced)
             cost["invert"] += G * solver.factorizations * (D**3 + M**3)
             cost["precondition"] += G * solver.rounds * M * D * (M + D)
+            cost["memory"] += 2 * G * (M**2 + D**2)
         return cost
 
 

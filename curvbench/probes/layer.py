@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from curvbench.fisher import ExactFisher, collect, gram_cost
+from curvbench.fisher import ExactFisher, collect, column_count, gram_cost, product_cost
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal
 from curvbench.spec import About, FisherProbe, LayerSize
@@ -58,7 +58,8 @@ class LayerProbe(FisherProbe):
     def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
         b = samples * columns
         return {
-            "statistics": sum(gram_cost(s, b) for s in sizes),
+            "statistics": sum(gram_cost(s, samples, columns) for s in sizes),
             "invert": len(sizes) * b**3,
-            "precondition": sum(b * s.groups * s.outputs * s.inputs + b**2 for s in sizes),
+            "precondition": sum(2 * product_cost(s, samples, columns) + b**2 for s in sizes),
+            "memory": sum(column_count(s, samples, columns) + 2 * b**2 for s in sizes),
         }

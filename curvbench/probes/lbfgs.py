@@ -18,6 +18,7 @@ from curvbench import numerics
 from curvbench.instance import Instance
 from curvbench.operators import Subspace
 from curvbench.parts.limits import at_least_one
+from curvbench.parts.storage import appended
 from curvbench.spec import About, LayerSize, Probe
 
 _ACCEPTED = 1e-10
@@ -82,9 +83,8 @@ class Lbfgs(Probe):
         slope = slope * (remaining / torch.linalg.vector_norm(slope)).clamp_max(1.0)
         if bool(curvature <= smallest):
             return state._replace(slope=slope)
-        steps = torch.cat([state.steps, step[None]])[-self.memory :]
-        products = torch.cat([state.products, product[None]])[-self.memory :]
-        return State(steps, products, slope, state.start)
+        steps = appended(state.steps, step, self.memory)
+        return State(steps, appended(state.products, product, self.memory), slope, state.start)
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
         return two_loop(state.steps, state.products, gradient)
@@ -102,8 +102,10 @@ class Lbfgs(Probe):
         return Subspace(basis @ rotation.to(basis.dtype), values.to(basis.dtype), rest)
 
     def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
-        entries = sum(s.groups * s.outputs * s.inputs for s in sizes)
-        return {"statistics": entries, "invert": 0, "precondition": 4 * entries * self.memory}
+        entries = sum(s.entries for s in sizes)
+        kept = 2 * entries * self.memory
+        # Published for the statistics: P. At frozen parameters the probe itself makes the step that gives the pair.
+        return {"statistics": entries + 2 * kept, "invert": 0, "precondition": 2 * kept, "memory": kept}
 
 
 def _scale(steps: Tensor, products: Tensor) -> Tensor:

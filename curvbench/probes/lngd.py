@@ -131,10 +131,11 @@ class Lngd(Probe):
 
     def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
         b = samples if self.fisher_type in ("lg", "lg_mc") else samples * columns
-        cost = {"statistics": 0.0, "invert": 0.0, "precondition": 0.0}
+        cost = {"statistics": 0.0, "invert": 0.0, "precondition": 0.0, "memory": 0.0}
         rated = samples if self.layer_rate == "corrected" else 0
         for G, M, D, S, _ in sizes:
             cost["statistics"] += G * S * (samples * D**2 + b * M)
             cost["invert"] += G * (D**3 + M)
             cost["precondition"] += G * M * D * (D + 1 + rated * S)
+            cost["memory"] += G * (2 * D**2 + M)
         return cost

@@ -91,7 +91,7 @@ class Mbf(FisherProbe):
 
     def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
         b = samples * columns
-        cost = {"statistics": 0.0, "invert": 0.0, "precondition": 0.0}
+        cost = {"statistics": 0.0, "invert": 0.0, "precondition": 0.0, "memory": 0.0}
         for G, M, D, S, kernel in sizes:
             order = kernel or D
             shared = (self.conv if kernel else self.fc) == "avg"
@@ -103,6 +103,7 @@ class Mbf(FisherProbe):
                 cost["statistics"] += _averaging(M, D, S, samples, b)
             cost["invert"] += blocks * order**3
             cost["precondition"] += G * M * D * order
+            cost["memory"] += blocks * order**2
         return cost
 
 

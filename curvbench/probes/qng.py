@@ -18,6 +18,7 @@ from curvbench.fisher.stochastic import Statistic, batch_gradient
 from curvbench.instance import Instance
 from curvbench.operators import Subspace
 from curvbench.parts.limits import at_least_one, fraction, one_of
+from curvbench.parts.storage import appended
 from curvbench.spec import About, LayerSize, Probe
 
 Recursion = Literal["product", "sum"]
@@ -109,16 +110,15 @@ class Qng(Probe):
         return self.decay ** (len(vectors) / 2) * (basis / away) @ basis.T
 
     def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
-        entries = sum(s.groups * s.outputs * s.inputs for s in sizes)
-        return {"statistics": 2 * entries * self.memory, "invert": 0, "precondition": 4 * entries * self.memory}
+        kept = self.memory * sum(s.entries for s in sizes)
+        return {"statistics": 2 * kept, "invert": 0, "precondition": 4 * kept, "memory": kept}
 
 
 def append(state: State, vector: Tensor, decay: float, memory: int, recursion: Recursion = "product") -> State:
     """The state after one more vector d (P,)."""
     q = inverse(state.vectors, state.shrinkage, vector, decay, recursion)
-    vectors = torch.cat([state.vectors, q[None]])[-memory:]
-    shrinkage = torch.cat([state.shrinkage, _shrinkage(q @ q, decay)[None]])[-memory:]
-    return State(vectors, shrinkage, state.taken + 1)
+    shrinkage = appended(state.shrinkage, _shrinkage(q @ q, decay), memory)
+    return State(appended(state.vectors, q, memory), shrinkage, state.taken + 1)
 
 
 def inverse(

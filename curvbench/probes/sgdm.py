@@ -57,5 +57,6 @@ class Sgdm(Probe):
         return Identity(len(state), state.dtype, state.device)
 
     def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
-        entries = sum(s.groups * s.outputs * s.inputs for s in sizes)
-        return {"statistics": 0, "invert": 0, "precondition": entries}
+        entries = sum(s.entries for s in sizes)
+        # The published P of a step: the sum of gradients is made where they are taken in.
+        return {"statistics": entries, "invert": 0, "precondition": 0, "memory": entries}

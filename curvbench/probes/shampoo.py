@@ -89,7 +89,8 @@ class Shampoo(Probe):
     def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
         products = sum(G * M * D * (M + D) for G, M, D, _, _ in sizes)
         roots = sum(20 * G * (M**3 + D**3) for G, M, D, _, _ in sizes)
-        return {"statistics": products, "invert": roots, "precondition": products}
+        kept = sum(2 * G * (M**2 + D**2) for G, M, D, _, _ in sizes)
+        return {"statistics": products, "invert": roots, "precondition": products, "memory": kept}
 
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:

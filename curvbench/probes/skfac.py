@@ -35,13 +35,12 @@ class Root(NamedTuple):
     def factorized(self, shift: float) -> Root:
         """With the Cholesky factor of shift I + U^T U."""
         gram = self.columns.mT @ self.columns
-        eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-        return self._replace(gram_factor=numerics.cholesky(gram + shift * eye))
+        return self._replace(gram_factor=numerics.cholesky(numerics.damped(gram, shift)))
 
     def solve(self, V: Tensor, shift: float) -> Tensor:
         """(U U^T + shift I)^-1 V for V of shape (G, n, K)."""
         assert self.gram_factor is not None, "refresh comes before precondition"
-        small = torch.cholesky_solve((self.columns.mT @ V).to(self.gram_factor.dtype), self.gram_factor)
+        small = numerics.cholesky_solve((self.columns.mT @ V).to(self.gram_factor.dtype), self.gram_factor)
         return (V - self.columns @ small.to(V.dtype)) / shift
 
 
@@ -102,11 +101,12 @@ class Skfac(FisherProbe):
 
     def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
         b = samples * columns
-        cost = {"statistics": 0.0, "invert": 0.0, "precondition": 0.0}
+        cost = {"statistics": 0.0, "invert": 0.0, "precondition": 0.0, "memory": 0.0}
         for G, M, D, S, _ in sizes:
             cost["statistics"] += G * S * (samples * D + b * M)
             cost["invert"] += G * (samples**2 * D + b**2 * M + samples**3 + b**3)
             cost["precondition"] += G * (2 * (samples + b) * M * D + samples**2 * M + b**2 * D)
+            cost["memory"] += G * (samples * D + b * M + samples**2 + b**2)
         return cost
 
 

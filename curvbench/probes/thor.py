@@ -111,10 +111,11 @@ class Thor(FisherProbe):
 
     def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
         b = samples * columns
-        cost = {"statistics": 0.0, "invert": 0.0, "precondition": 0.0}
+        cost = {"statistics": 0.0, "invert": 0.0, "precondition": 0.0, "memory": 0.0}
         for G, M, D, S, _ in sizes:
             m, d = min(M, self.split), min(D, self.split)
             cost["statistics"] += G * S * (samples * D * d + b * M * m)
             cost["invert"] += G * (D * d**2 + M * m**2)
             cost["precondition"] += G * M * D * (m + d)
+            cost["memory"] += 2 * G * (D * d + M * m)
         return cost

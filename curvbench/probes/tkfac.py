@@ -84,6 +84,7 @@ class Tkfac(FisherProbe):
             "precondition": sum(
                 solver.rounds * s.groups * s.outputs * s.inputs * (s.outputs + s.inputs) for s in sizes
             ),
+            "memory": sum(2 * s.groups * (s.outputs**2 + s.inputs**2) for s in sizes),
         }
 
 

@@ -49,7 +49,7 @@ class Unit(FisherProbe):
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
         parts = gradient.split([b.shape[0] * b.shape[1] for b in state.blocks])
         solved = [
-            torch.cholesky_solve(part.reshape(*factor.shape[:2], 1).to(factor.dtype), factor).flatten()
+            numerics.cholesky_solve(part.reshape(*factor.shape[:2], 1).to(factor.dtype), factor).flatten()
             for part, factor in zip(parts, state.factors, strict=True)
         ]
         return torch.cat(solved).to(gradient.dtype)
@@ -64,4 +64,5 @@ class Unit(FisherProbe):
             "statistics": sum(b * m * d**2 + (b * S * m * d if S > 1 else 0) for m, d, S in units),
             "invert": sum(m * d**3 for m, d, _ in units),
             "precondition": sum(m * d**2 for m, d, _ in units),
+            "memory": sum(m * d**2 for m, d, _ in units),
         }

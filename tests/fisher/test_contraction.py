@@ -99,5 +99,20 @@ def test_cheaper_order() -> None:
 
 
 def test_published_cost_of_a_gram_matrix() -> None:
-    assert contraction.gram_cost(LayerSize(1, 4, 5, 1), 10) == 10**2 * (4 + 5)
-    assert contraction.gram_cost(LayerSize(2, 4, 5, 3), 10) == 10 * 3 * 40 + 10**2 * 40
+    """Without positions b^2 (m + d); with them half of b^2 p and forming b S p, or S x S kernels if cheaper."""
+    assert contraction.gram_cost(LayerSize(1, 4, 5, 1), 5, 2) == 10**2 * (4 + 5)
+    assert contraction.gram_cost(LayerSize(2, 4, 5, 30), 5, 2) == 10**2 * 40 / 2 + 10 * 30 * 40
+    assert contraction.gram_cost(LayerSize(1, 40, 50, 2), 5, 2) == 15 * (50 * 2**2 + 2 * 40 * 2**2 + 2**2 * 40 * 2)
+
+
+def test_cost_of_products_is_what_is_counted() -> None:
+    columns = linear(6, 3, 20, 30, 4)
+    size = LayerSize(*columns.layer.shape, 4)
+    vector = torch.randn(columns.layer.size, 1, dtype=columns.slopes.dtype)
+    with FlopMeter() as meter:
+        weights = columns.project(vector)
+    assert meter.total == pytest.approx(2 * contraction.product_cost(size, 6, 3), rel=0.05)
+    with FlopMeter() as meter:
+        columns.combine(weights)
+    assert meter.total == pytest.approx(2 * contraction.product_cost(size, 6, 3), rel=0.05)
+    assert contraction.column_count(size, 6, 3) == columns.patches().numel() + columns.slopes.numel()

@@ -138,4 +138,5 @@ def test_published_cost_depends_on_the_kernel() -> None:
     probe = cb.probe("mbf")
     assert probe.complexity([first], 5, 2)["invert"] == 4 * 2 * 9**3
     forming, solving = 5 * 11**2 + 10 * 3, 3 * 11**2
-    assert probe.complexity([last], 5, 2) == {"statistics": forming, "invert": 11**3, "precondition": solving}
+    expected = {"statistics": forming, "invert": 11**3, "precondition": solving, "memory": 11**2}
+    assert probe.complexity([last], 5, 2) == expected

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import curvbench as cb
 import curvbench.problems
 from curvbench import data
 from curvbench.problems.mlp import MLP
@@ -417,3 +418,20 @@ def test_transformer_refuses(wrong: dict[str, int | str]) -> None:
     with pytest.raises(ValueError, match=rf"transformer: .*{list(wrong)[-1]}") as caught:
         Transformer(**wrong)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("layer", ["linear", "conv2d"])
+def test_layers_of_a_chain_grow_alike(layer: str) -> None:
+    """Every hidden layer has width inputs (times the kernel, and the bias) and width outputs."""
+    chain = cb.problem("chain", width=6, depth=3, layer=layer, samples=4)
+    data = chain.data(None)
+    *hidden, head = cb.Instance(chain.model(), data.train_inputs, data.train_targets).sizes.values()
+    kernel, positions = (9, 9) if layer == "conv2d" else (0, 1)
+    assert [tuple(size) for size in hidden] == [(1, 6, 6 * (kernel or 1) + 1, positions, kernel)] * 3
+    assert tuple(head) == (1, 4, 7, 1, 0)
+
+
+@pytest.mark.parametrize("wrong", [{"width": 0}, {"size": 0}, {"depth": -1}])
+def test_chain_refuses(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="width >= 1, size >= 1 and depth >= 0 expected, got"):
+        cb.problem("chain", **wrong)

@@ -1,0 +1,202 @@
+"""How cost grows with size: exponents of what was counted and of the published model, fitted over the same sizes.
+
+A sweep is a set of cells that differ in one numeric hyperparameter of the problem or of the probe (width, batch,
+rank). An exponent is the slope of a least-squares line through the logarithms at the upper end of the sweep, the
+larger half of its sizes and three of them at least: terms of lower order weigh least there. Its interval is Student's
+at 95 %, from the scatter about the line: counts have no noise, so that it tells how straight the line is.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from rich.table import Table
+from rich.text import Text
+
+from curvbench import registry
+from curvbench.analysis.summary import digits, labels
+from curvbench.spec import Component, Status
+
+PHASES = ("statistics", "invert", "precondition")
+QUANTITIES = (*PHASES, "memory")
+"""What grows: the method's own FLOPs per phase, network passes apart, and the bytes that it keeps."""
+
+DRIFT = 0.1
+"""Largest relative change of counted over modelled in the last doubling for which the ratio counts as a constant."""
+
+RESOLUTION = 0.05
+"""Exponents nearer than this agree whatever their intervals: 3.5 % of cost per doubling."""
+
+LEGEND = (
+    "exponents of cost in the swept hyperparameter (..) at the upper end of the sweep, with 95 % intervals: counted, "
+    "network passes apart, and published, of the model over the same sizes; ratio: counted over modelled at the "
+    "largest size; drift: its change in the last doubling; ! where it is no constant or the exponents differ"
+)
+
+_STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)  # two-sided 95 %, by degrees of freedom
+
+
+@dataclass(frozen=True)
+class Exponent:
+    """The slope in the logarithms and half the width of its interval; NaN where a cost is not above zero."""
+
+    value: float
+    half: float
+
+    def agrees(self, other: Exponent) -> bool:
+        """Whether the intervals meet, or the values are nearer than ``RESOLUTION``."""
+        return abs(self.value - other.value) <= max(self.half + other.half, RESOLUTION)
+
+    def __str__(self) -> str:
+        return "" if math.isnan(self.value) else f"{self.value + 0:.2f} ± {self.half:.2f}"
+
+
+class Growth(NamedTuple):
+    """One quantity of one probe over one sweep; the labels of problem and probe have the range of sizes in them.
+
+    ``ratio``: counted over modelled at the largest size; ``drift``: its relative change in the last doubling. Both,
+    and ``published``, are NaN without a model.
+    """
+
+    problem: str
+    probe: str
+    quantity: str
+    counted: Exponent
+    published: Exponent
+    ratio: float
+    drift: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether counted over modelled is a constant by ``DRIFT`` and the exponents agree."""
+        return abs(self.drift) <= DRIFT and self.counted.agrees(self.published)
+
+
+def exponent(sizes: NDArray[np.float64], costs: NDArray[np.float64]) -> Exponent:
+    """The exponent at the upper end of a sweep, sizes ascending.
+
+    Raises:
+        ValueError: fewer than three sizes.
+    """
+    if len(sizes) < 3:
+        raise ValueError(f"an exponent with an interval takes three sizes, got {len(sizes)}")
+    upper = max(3, math.ceil(len(sizes) / 2))
+    if not bool((costs[-upper:] > 0).all()):
+        return Exponent(math.nan, math.nan)
+    x, y = np.log(sizes[-upper:]), np.log(costs[-upper:])
+    x, y = x - x.mean(), y - y.mean()
+    slope = float(x @ y / (x @ x))
+    freedom = upper - 2
+    variance = float(np.square(y - slope * x).sum() / freedom / (x @ x))
+    return Exponent(slope, _STUDENT[min(freedom, len(_STUDENT)) - 1] * variance**0.5)
+
+
+def growth(frame: pd.DataFrame) -> list[Growth]:
+    """Every sweep in the rows of a run, for every quantity of which the method or its model has any."""
+    found = [_fitted(sweep, costs) for sweep, costs in _sweeps(frame).items()]
+    return [row for row in found if row is not None]
+
+
+class _Cost(NamedTuple):
+    """One quantity of one cell; NaN where there is no model."""
+
+    size: float
+    counted: float
+    modelled: float
+
+
+class _Sweep(NamedTuple):
+    """What the cells of a sweep share: labels, a star where the swept hyperparameter stands, and the quantity."""
+
+    problem: str
+    probe: str
+    quantity: str
+
+
+def _fitted(sweep: _Sweep, costs: Sequence[_Cost]) -> Growth | None:
+    sizes, counted, modelled = np.array(sorted(costs)).T
+    if not counted.any() and not np.nan_to_num(modelled).any():
+        return None
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = counted / modelled
+        drift = (ratios[-1] / ratios[-2]) ** (math.log(2) / math.log(sizes[-1] / sizes[-2])) - 1
+    problem, probe = (label.replace("*", f"{sizes[0]:g}..{sizes[-1]:g}") for label in sweep[:2])
+    fits = exponent(sizes, counted), exponent(sizes, modelled)
+    return Growth(problem, probe, sweep.quantity, *fits, float(ratios[-1]), float(drift))
+
+
+def _sweeps(frame: pd.DataFrame) -> dict[_Sweep, list[_Cost]]:
+    """The sweeps of three sizes at least."""
+    found: dict[_Sweep, dict[float, _Cost]] = defaultdict(dict)
+    for (problem, probe), values in _cells(frame).items():
+        places = [(size, label, probe) for size, label in _starred(problem, registry.problems())]
+        places += [(size, problem, label) for size, label in _starred(probe, registry.probes())]
+        for quantity, counted, modelled in _quantities(values):
+            for size, *pair in places:
+                found[_Sweep(pair[0], pair[1], quantity)][size] = _Cost(size, counted, modelled)
+    return {sweep: list(costs.values()) for sweep, costs in found.items() if len(costs) >= 3}
+
+
+def _cells(frame: pd.DataFrame) -> dict[tuple[str, str], dict[str, float]]:
+    """By labels of problem and probe: medians over seeds, named ``metric scope``."""
+    costs = frame[(frame["status"] == Status.OK) & frame["metric"].str.match(r"(flops|memory)\.")]
+    keys = [labels(costs, "problem"), labels(costs, "probe"), costs["metric"] + " " + costs["scope"]]
+    medians = costs["value"].astype("float64").groupby(keys, sort=False).median()
+    found: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    for (problem, probe, name), value in zip(medians.index, medians, strict=True):
+        found[problem, probe][name] = value
+    return found
+
+
+def _quantities(values: Mapping[str, float]) -> Iterator[tuple[str, float, float]]:
+    """Quantity, counted and modelled, as far as they were measured."""
+    for phase in PHASES:
+        if f"flops.passes {phase}" in values:
+            own = values[f"flops.counted {phase}"] - values[f"flops.passes {phase}"]
+            yield phase, own, values.get(f"flops.model {phase}", math.nan)
+    if "memory.state step" in values:
+        yield "memory", values["memory.state step"], values.get("memory.model step", math.nan)
+
+
+def _starred(label: str, known: Mapping[str, type[Component]]) -> Iterator[tuple[float, str]]:
+    """Every numeric hyperparameter of a label: its value, and the label with a star in its place."""
+    name, _, arguments = label.removesuffix("]").partition("[")
+    given = dict(part.split("=", 1) for part in arguments.split(",") if part)
+    settings = registry.describe(name, known[name])["hyperparameters"] | given if name in known else given
+    for key, value in settings.items():
+        if re.fullmatch(r"\d+(\.\d+)?(e[-+]?\d+)?", str(value)):
+            shown = {k: "*" if k == key else v for k, v in settings.items() if k == key or k in given}
+            yield float(value), f"{name}[{','.join(f'{k}={v}' for k, v in shown.items())}]"
+
+
+def tables(frame: pd.DataFrame, selected: Collection[str]) -> Iterator[tuple[str, Table]]:
+    """A title and a table per sweep of the selected problems, for ``summary.show``."""
+    rows = growth(frame[labels(frame, "problem").isin(list(selected))])
+    for problem in dict.fromkeys(row.problem for row in rows):
+        yield problem, _render([row for row in rows if row.problem == problem])
+
+
+def _render(rows: Sequence[Growth]) -> Table:
+    shown = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, min_width=100)
+    for heading in ("probe", "cost"):
+        shown.add_column(heading, no_wrap=True)
+    for heading in ("counted", "published", "ratio", "drift", ""):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for probe in sorted({row.probe for row in rows}):
+        name = probe
+        for row in (row for row in rows if row.probe == probe):
+            drift = "" if math.isnan(row.drift) else f"{row.drift + 0:+.1%}"
+            mark = "" if row.agrees or math.isnan(row.published.value) else "!"
+            shown.add_row(
+                Text(name), row.quantity, str(row.counted), str(row.published), digits(row.ratio), drift, mark
+            )
+            name = ""
+    return shown

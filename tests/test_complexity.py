@@ -1,0 +1,93 @@
+"""FLOPs and memory three ways, one story: counted, published, and the growth of both in ``suites/scaling``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import curvbench as cb
+from curvbench import registry, training
+from curvbench.analysis.scaling import QUANTITIES, Growth, growth
+from curvbench.meters.cost import Stepper, flop_rows, state_rows
+from curvbench.spec import Preset, Probe, Problem
+
+SUITE = registry.load_suite(Path(__file__).parent.parent / "suites" / "scaling")[1]
+
+UNPUBLISHED = {"kpsvd": "a reference point of this project: no paper gives a cost, and the data decide the rounds"}
+"""Probes without a model, and why. Any other probe must agree with its model in every quantity of every sweep."""
+
+
+def cells(preset: Preset) -> Iterator[tuple[Problem, Probe]]:
+    yield from ((problem, probe) for problem in preset.problems for probe in preset.probes)
+    yield from preset.pairs
+
+
+def rows_of(problem: Problem, probe: Probe) -> list[dict]:
+    torch.manual_seed(0)
+    dtype = getattr(torch, SUITE.presets["default"].dtype)
+    inputs, targets = training.batch(problem, problem.data(None), 0, "cpu", dtype)
+    stepper = Stepper(probe, cb.Instance(problem.model().to(dtype), inputs, targets, problem.loss))
+    cell = {"problem": problem.name, "problem_args": problem.arguments, "seed": 0}
+    cell |= {"probe": probe.name, "probe_args": probe.arguments}
+    return [cell | vars(row) for row in (*flop_rows(stepper), *state_rows(stepper))]
+
+
+@pytest.fixture(scope="module")
+def found() -> list[Growth]:
+    return growth(pd.DataFrame([row for cell in cells(SUITE.presets["default"]) for row in rows_of(*cell)]))
+
+
+def name(row: Growth) -> str:
+    return row.probe.partition("[")[0]
+
+
+@pytest.mark.slow
+def test_counted_over_modelled_is_a_constant_and_exponents_match(found: list[Growth]) -> None:
+    wrong = [f"{tuple(row)}" for row in found if name(row) not in UNPUBLISHED and not row.agrees]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.slow
+def test_every_published_cost_is_swept(found: list[Growth]) -> None:
+    """Width of linear layers and of convolutions, batch, and the ranks: none is left out for want of sizes."""
+    published = {probe for probe in registry.probes() if probe not in UNPUBLISHED}
+    for sweep in (
+        "chain[width=32..256,samples=2]",
+        "chain[width=8..64,layer=conv2d,samples=2]",
+        "chain[width=8,samples=32..256]",
+    ):
+        there = {name(row) for row in found if row.problem == sweep}
+        assert there | {"identity"} >= published
+    ranked = {row.probe for row in found if ".." in row.probe}
+    assert {label.partition("=")[0] for label in ranked} == {"ginger[rank", "qng[memory", "hylo[rank", "lbfgs[memory"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("probe", "quantity", "width"),
+    [
+        *(("kfac", "statistics", 2), ("kfac", "invert", 3), ("kfac", "precondition", 3), ("kfac", "memory", 2)),
+        *(("unit", "statistics", 3), ("unit", "invert", 4), ("unit", "precondition", 3), ("unit", "memory", 3)),
+        *(("eva", "statistics", 1), ("eva", "precondition", 2), ("eva", "memory", 1)),
+        *(("shampoo", "statistics", 3), ("shampoo", "invert", 3), ("lngd", "precondition", 3)),
+        *(("ginger", "statistics", 2), ("full", "statistics", 1), ("full", "precondition", 2), ("full", "invert", 0)),
+    ],
+)
+def test_exponents_are_those_of_the_papers(found: list[Growth], probe: str, quantity: str, width: int) -> None:
+    """By hand from the tables of complexity, so that model and count cannot be wrong together."""
+    [row] = [r for r in found if (r.problem, name(r), r.quantity) == (SWEPT, probe, quantity)]
+    assert abs(row.counted.value - width) <= max(row.counted.half, 0.1)
+
+
+SWEPT = "chain[width=32..256,samples=2]"
+
+
+def test_every_other_probe_has_a_model() -> None:
+    sizes = cb.Instance(torch.nn.Linear(3, 2), torch.randn(4, 3), torch.tensor([0, 1, 0, 1])).sizes.values()
+    for probe in cb.every_probe():
+        model = probe.complexity(list(sizes), 4, 1)
+        assert set(model) == (set() if probe.name in UNPUBLISHED else set(QUANTITIES)), probe.name
