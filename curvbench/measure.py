@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from curvbench import identity, numerics, training
 from curvbench.fisher import ExactFisher, exact_fisher
@@ -143,7 +142,8 @@ def load_reference(cell: Cell, folder: Path) -> Reference:
     dtype = getattr(torch, cell.dtype)
     model = cell.problem.model().to(cell.device, dtype).eval()
     model.load_state_dict(stored["weights"])
-    instance = Instance(model, *stored["batch"], cell.problem.loss)
+    inputs, targets = stored["batch"]
+    instance = Instance(model, inputs, targets, cell.problem.loss)
     if not needs_fisher(cell):
         return Reference(instance, None, float("nan"))
     if stored["columns"] is None:

@@ -53,6 +53,7 @@ FISHER_ALIASES: Mapping[str, FisherType] = {"type2": "type-2", "exact": "type-2"
 Kind = Literal["linear", "conv1d", "conv2d"]
 Meter = Literal["clock", "flops", "memory", "error", "direction", "health", "exact"]
 METERS: tuple[Meter, ...] = ("clock", "flops", "memory", "error", "direction", "health")  # those of a probe
+Summary = Literal["errors", "growth", "exact"]
 Phase = Literal["statistics", "invert", "precondition", "step"]
 PHASES: tuple[Phase, ...] = ("statistics", "invert", "precondition", "step")
 
@@ -355,13 +356,13 @@ class Suite:
 
     title: str
     presets: Mapping[str, Preset]
-    summary: Literal["errors", "growth", "exact"] = "errors"
+    summary: Summary = "errors"
 
     def __post_init__(self) -> None:
         if "default" not in self.presets:
             raise ValueError(f"a suite needs a preset named 'default', got {sorted(self.presets)}")
-        if self.summary not in ("errors", "growth"):
-            raise ValueError(f"the summary of a suite is errors or growth, got {self.summary!r}")
+        if self.summary not in get_args(Summary):
+            raise ValueError(f"the summary of a suite is one of {', '.join(get_args(Summary))}, got {self.summary!r}")
 
 
 @dataclass(frozen=True)

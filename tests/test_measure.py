@@ -85,7 +85,7 @@ def test_sampling_error_is_the_distance_to_the_type_2_probe(kfac: pd.DataFrame, 
 
 
 def test_stored_reference_gives_the_errors_of_a_fresh_one(kfac: pd.DataFrame, reference: Path) -> None:
-    instance, stored = measure.load_reference(cell(cb.probe("kfac")), reference)
+    instance, stored, _ = measure.load_reference(cell(cb.probe("kfac")), reference)
     fresh = cb.exact_fisher(instance)
     assert torch.equal(stored.gram(), fresh.gram())
     assert torch.equal(stored.diagonal(), fresh.diagonal())
@@ -103,7 +103,7 @@ def test_share_of_the_trace_is_that_of_the_stored_reference(tmp_path: Path) -> N
     normed = replace(cell(cb.probe("identity")), problem=cb.problem("layers", network="batchnorm"))
     measure.prepare(normed, tmp_path / "normed", None, silent)
     rows = {row.metric: row.value for row in measure.measure(normed, tmp_path / "normed", None, silent)}
-    expected = covered_trace(*measure.load_reference(normed, tmp_path / "normed"))
+    expected = covered_trace(*measure.load_reference(normed, tmp_path / "normed")[:2])
     assert rows["coverage.trace"] == pytest.approx(expected, rel=1e-12)
     assert 0.5 < expected < 1.0 and rows["coverage.parameters"] != expected
 
@@ -169,7 +169,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_sampled_reference_is_the_monte_carlo_fisher(drawn: Path) -> None:
-    instance, fisher = measure.load_reference(wide(cb.probe("identity")), drawn)
+    instance, fisher, _ = measure.load_reference(wide(cb.probe("identity")), drawn)
     again = cb.exact_fisher(instance, "mc", WIDE.mc_samples, measure.REFERENCE_STREAM)
     assert torch.equal(fisher.gram(), again.gram())
     assert fisher.gram().shape == (5 * 4, 5 * 4)

@@ -11,7 +11,7 @@ from cases import CASES, instance_of
 from torch import Tensor
 
 import curvbench as cb
-from curvbench.meters.cost import Stepper, clock_rows, flop_rows, memory_rows
+from curvbench.meters.cost import Stepper, clock_rows, flop_rows, peak_rows
 from curvbench.operators import Diagonal
 from curvbench.spec import Probe
 
@@ -101,7 +101,7 @@ def test_a_step_is_one_of_training_not_the_first() -> None:
 
 def test_memory_of_momentum_is_the_state_and_one_product() -> None:
     instance = instance_of(NAME)
-    peaks = found(memory_rows(Stepper(cb.probe("sgdm"), instance)), "memory.peak")
+    peaks = found(peak_rows(Stepper(cb.probe("sgdm"), instance)), "memory.peak")
     assert peaks["statistics"] == 2 * instance.size * 8
 
 
