@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -24,6 +24,13 @@ def _to_matrices(V: Tensor, left: Tensor, right: Tensor) -> Tensor:
 def _to_vectors(V: Tensor) -> Tensor:
     """(K, G, M, D) -> (P, K)."""
     return V.reshape(V.shape[0], -1).T
+
+
+def _between(left: Tensor, V: Tensor, right: Tensor) -> Tensor:
+    """The product left V right, (K, G, M, D); one matrix in one group skips the slower batched product."""
+    if V.shape[:2] == (1, 1):
+        return (left[0] @ V[0, 0] @ right[0])[None, None]
+    return left @ V @ right
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,15 +60,18 @@ class RotatedDiagonal(Operator):
     def device(self) -> torch.device:
         return self.entries.device
 
-    def _scale_rotated(self, V: Tensor, factor: Tensor) -> Tensor:
-        rotated = self.left_basis.mT @ _to_matrices(V, self.left_basis, self.right_basis) @ self.right_basis
-        return _to_vectors(self.left_basis @ (rotated * factor) @ self.right_basis.mT)
-
     def _matmat(self, V: Tensor) -> Tensor:
-        return self._scale_rotated(V, self.entries)
+        matrices = _to_matrices(V, self.left_basis, self.right_basis)
+        rotated = _between(self.left_basis.mT, matrices, self.right_basis)
+        return _to_vectors(_between(self.left_basis, rotated * self.entries, self.right_basis.mT))
+
+    def inverse(self, damping: float) -> RotatedDiagonal:
+        """(self + damping I)^-1; raises ValueError where that is singular."""
+        least = 0.0 if damping else self._rounding
+        return replace(self, entries=1 / numerics.positive(self.entries + damping, least))
 
     def _solve(self, V: Tensor, damping: float) -> Tensor:
-        return self._scale_rotated(V, 1 / numerics.positive(self.entries + damping, 0.0 if damping else self._rounding))
+        return self.inverse(damping).matmat(V)
 
     @property
     def _rounding(self) -> Tensor:
@@ -122,7 +132,7 @@ class Kronecker(Operator):
         return RotatedDiagonal(left_basis, right_basis, left_values[:, :, None] * right_values[:, None, :])
 
     def _matmat(self, V: Tensor) -> Tensor:
-        return _to_vectors(self.left @ _to_matrices(V, self.left, self.right) @ self.right.mT)
+        return _to_vectors(_between(self.left, _to_matrices(V, self.left, self.right), self.right.mT))
 
     def _solve(self, V: Tensor, damping: float) -> Tensor:
         return self.rotated.solve(V, damping)

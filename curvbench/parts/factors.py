@@ -14,7 +14,9 @@ from torch import Tensor
 
 from curvbench import numerics
 from curvbench.fisher.columns import Columns
-from curvbench.operators import Kronecker, RotatedDiagonal
+from curvbench.operators import Kronecker, Operator
+from curvbench.parts.patch_sums import mean_patch, patch_moment
+from curvbench.spec import Layer
 
 KfacApprox = Literal["expand", "reduce"]
 DampingRule = Literal["exact", "factored", "pi"]
@@ -22,15 +24,16 @@ DampingRule = Literal["exact", "factored", "pi"]
 
 def second_moment(T: Tensor) -> Tensor:
     """Sum over samples and positions of t t^T, (N, G, n, S) -> (G, n, n)."""
+    if T.shape[2] < T.shape[3]:  # a product per sample is smaller than the copy that one product of all takes
+        return (T @ T.mT).sum(0)
     rows = T.permute(1, 2, 0, 3).flatten(2)
     return rows @ rows.mT
 
 
-def input_factor(X_NGDS: Tensor, approx: KfacApprox) -> Tensor:
+def input_factor(layer: Layer, x: Tensor, approx: KfacApprox) -> Tensor:
     """A of K-FAC, a mean over samples: sum over positions of a a^T (``expand``), or of their mean (``reduce``)."""
-    if approx == "reduce":
-        X_NGDS = X_NGDS.mean(-1, keepdim=True)
-    return second_moment(X_NGDS) / len(X_NGDS)
+    total = patch_moment(layer, x) if approx == "expand" else second_moment(mean_patch(layer, x)[..., None])
+    return total / len(x)
 
 
 def output_factor(B_NGMS: Tensor, approx: KfacApprox) -> Tensor:
@@ -48,15 +51,14 @@ def added(sums: Sequence[Tensor], found: Sequence[Tensor]) -> list[Tensor]:
 def kfac_factors(columns: Columns, terms: int, approx: KfacApprox = "expand") -> Kronecker:
     """The Kronecker product of K-FAC for a layer whose columns are at hand."""
     outputs = torch.stack([output_factor(B_NGMS, approx) for B_NGMS in columns.slopes]).sum(0)
-    return Kronecker(outputs / terms, input_factor(columns.patches(), approx))
+    return Kronecker(outputs / terms, input_factor(columns.layer, columns.inputs, approx))
 
 
 class Factored(NamedTuple):
-    """Per layer B (x) A, and what the damped solve needs of it: its eigenbasis, or its two inverses."""
+    """Per layer B (x) A and, once refreshed, its damped inverse."""
 
     factors: list[Kronecker]
-    rotated: Sequence[RotatedDiagonal] = ()
-    inverses: Sequence[Kronecker] = ()
+    inverses: Sequence[Operator] = ()
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,12 @@ class KroneckerDamping:
     rule: DampingRule = "exact"
 
     def refresh(self, state: Factored) -> Factored:
-        """The state with what ``precondition`` needs."""
-        if self.rule == "exact":
-            return state._replace(rotated=[factor.rotated for factor in state.factors])
+        """The state with the damped inverses, which ``precondition`` needs."""
         return state._replace(inverses=[self._inverse(factor) for factor in state.factors])
 
-    def _inverse(self, factor: Kronecker) -> Kronecker:
+    def _inverse(self, factor: Kronecker) -> Operator:
+        if self.rule == "exact":
+            return factor.rotated.inverse(self.damping)
         pi = _trace_balance(factor) if self.rule == "pi" and self.damping else 1.0
         root = self.damping**0.5
         left = numerics.damped_inverse(factor.left, root / pi)
@@ -85,8 +87,6 @@ class KroneckerDamping:
     def precondition(self, state: Factored, gradient: Tensor) -> Tensor:
         """The damped inverse applied to a parameter vector (P,)."""
         parts = gradient.split([factor.size for factor in state.factors])
-        if self.rule == "exact":
-            return torch.cat([r.solve(part, self.damping) for r, part in zip(state.rotated, parts, strict=True)])
         return torch.cat([inverse.matvec(part) for inverse, part in zip(state.inverses, parts, strict=True)])
 
     @property

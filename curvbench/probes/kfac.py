@@ -13,7 +13,6 @@ from typing import ClassVar, get_args
 import torch
 from torch import Tensor
 
-from curvbench import layers as geometry
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
 from curvbench.parts.factors import (
@@ -59,8 +58,7 @@ class Kfac(FisherProbe):
 
     def update(self, state: Factored | None, batch: Instance) -> Factored:
         tape = batch.tape()
-        patches = (geometry.patches(layer, tape.inputs[layer.name]) for layer in batch.layers)
-        inputs = [input_factor(X_NGDS, self.kfac_approx) for X_NGDS in patches]
+        inputs = [input_factor(layer, tape.inputs[layer.name], self.kfac_approx) for layer in batch.layers]
         outputs = self._output_factors(tape, batch)
         return Factored([Kronecker(B, A) for B, A in zip(outputs, inputs, strict=True)])
 

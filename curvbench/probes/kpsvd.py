@@ -48,7 +48,7 @@ class Kpsvd(FisherProbe):
         return Factored([self._nearest(c, batch.terms) for c in columns])
 
     def _nearest(self, columns: Columns, terms: int) -> Kronecker:
-        inputs = _normalized(input_factor(columns.patches(), "expand"))
+        inputs = _normalized(input_factor(columns.layer, columns.inputs, "expand"))
         for _ in range(self.iterations):
             outputs = _normalized(columns.contract_inputs(inputs))
             before, inputs = inputs, _normalized(columns.contract_outputs(outputs))

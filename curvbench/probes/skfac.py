@@ -15,10 +15,10 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from curvbench import layers as geometry
 from curvbench import numerics
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
+from curvbench.parts.patch_sums import mean_patch
 from curvbench.spec import About, FisherProbe, LayerSize
 
 
@@ -75,8 +75,8 @@ class Skfac(FisherProbe):
             for name, B_NGMS in slopes.items():
                 pulled[name].append(B_NGMS.sum(-1))
         outputs = [_root(torch.cat(pulled[layer.name]), batch.terms) for layer in batch.layers]
-        patches = (geometry.patches(layer, tape.inputs[layer.name]) for layer in batch.layers)
-        return State(outputs, [_root(X_NGDS.mean(-1), batch.samples) for X_NGDS in patches])
+        means = (mean_patch(layer, tape.inputs[layer.name]) for layer in batch.layers)
+        return State(outputs, [_root(mean_NGD, batch.samples) for mean_NGD in means])
 
     @property
     def _shift(self) -> float:

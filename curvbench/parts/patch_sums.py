@@ -1,0 +1,91 @@
+"""Sums over the patches of a layer, without forming the patches.
+
+The patch of a position is k_h slabs, one per row of the kernel, each of k_w shifted numbers per channel. Only the
+shifts along a row are copied; along a column a slab is the same memory further on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from curvbench import layers as geometry
+from curvbench.spec import Layer
+
+
+def patch_moment(layer: Layer, x: Tensor) -> Tensor:
+    """The sum of a a^T over the patches a of all samples and positions, (N, ...) -> (G, D, D); the bias comes last."""
+    rows, height = _shifted(layer, _planes(layer, x))
+    k_h, (G, R, *_) = layer.kernel[0], rows.shape
+    blocks = rows.new_empty(G, k_h, R, k_h, R)
+    for lower, upper, product in _slab_products(layer, rows, height):
+        blocks[:, lower, :, upper] = product
+        blocks[:, upper, :, lower] = product.mT
+    order = (G, k_h, R // layer.kernel[1], layer.kernel[1])
+    moment = blocks.reshape(*order, *order[1:]).permute(0, 2, 1, 3, 5, 4, 6).reshape(G, k_h * R, k_h * R)
+    if not layer.bias:
+        return moment
+    mean = mean_patch(layer, x)
+    positions = rows.shape[-1] // len(x) * height
+    sums = mean.sum(0)[..., None] * positions  # its last entry is that of the bias: N positions
+    return torch.cat([torch.cat([moment, sums[:, :-1]], 2), sums.mT], 1)
+
+
+def mean_patch(layer: Layer, x: Tensor) -> Tensor:
+    """The mean over positions of each sample's patches, (N, ...) -> (N, G, D); the bias's 1 comes last."""
+    planes = _planes(layer, x)
+    (k_h, k_w), (s_h, s_w), (d_h, d_w) = layer.kernel, layer.stride, layer.dilation
+    height, width = _output_size(layer, planes)
+    columns = torch.stack([planes[..., j * d_w :][..., : s_w * width : s_w].sum(-1) for j in range(k_w)], -2)
+    sums = torch.stack([columns[..., i * d_h :][..., : s_h * height : s_h].sum(-1) for i in range(k_h)], -2)
+    mean = sums.flatten(2) / (height * width)
+    return torch.cat([mean, torch.ones_like(mean[..., :1])], -1) if layer.bias else mean
+
+
+def _planes(layer: Layer, x: Tensor) -> Tensor:
+    """The padded input per group, (N, G, channels, height, width); positions of a Linear lie along the width."""
+    if layer.kind == "linear":
+        return x.reshape(len(x), -1, x.shape[-1]).mT[:, None, :, None]
+    return geometry.padded(layer, x).unflatten(1, (layer.groups, -1))
+
+
+def _output_size(layer: Layer, planes: Tensor) -> tuple[int, ...]:
+    """Height and width of the layer's output."""
+    sizes = zip(planes.shape[-2:], layer.kernel, layer.stride, layer.dilation, strict=True)
+    return tuple((size - d * (k - 1) - 1) // s + 1 for size, k, s, d in sizes)
+
+
+def _shifted(layer: Layer, planes: Tensor) -> tuple[Tensor, int]:
+    """Rows of the padded plane with k_w shifts side by side, (G, channels k_w, rows, N width), and the height."""
+    height, width = _output_size(layer, planes)
+    stride, dilation = layer.stride[1], layer.dilation[1]
+    lines = planes.permute(1, 2, 3, 0, 4)
+    shifts = [lines[..., j * dilation :][..., : stride * width : stride] for j in range(layer.kernel[1])]
+    return torch.stack(shifts, 2).flatten(-2).flatten(1, 2), height
+
+
+def _slab_products(layer: Layer, rows: Tensor, height: int) -> Iterator[tuple[int, int, Tensor]]:
+    """For every two rows of the kernel, the lower one first, the product of their slabs, (G, R, R).
+
+    Pairs of one distance read the same rows of the plane but for a few at either end: those they share are
+    multiplied once.
+    """
+    stride, dilation = layer.stride[0], layer.dilation[0]
+
+    def product(start: int, stop: int, lag: int) -> Tensor:
+        lower, upper = (rows[:, :, first : first + stop - start : stride] for first in (start + lag, start))
+        return lower.flatten(2) @ upper.flatten(2).mT
+
+    for distance in range(layer.kernel[0]):
+        lag, starts = distance * dilation, [i * dilation for i in range(layer.kernel[0] - distance)]
+        first, last = starts[-1], height if stride == 1 else 0
+        shared = product(first, last, lag) if len(starts) > 1 and first < last else None
+        for upper, start in enumerate(starts):
+            if shared is None:
+                found = product(start, start + stride * height, lag)
+            else:
+                ends = [(start, first), (last, start + height)]
+                found = sum((product(*end, lag) for end in ends if end[0] < end[1]), shared)
+            yield upper + distance, upper, found
