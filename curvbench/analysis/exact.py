@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 
 import pandas as pd
 from rich.table import Table
+from rich.text import Text
 
 from curvbench.analysis.summary import digits, labels
 from curvbench.spec import Status
@@ -54,7 +55,7 @@ def tables(frame: pd.DataFrame, selected: Collection[str]) -> Iterator[tuple[str
     for heading in COLUMNS:
         shown.add_column(heading, justify="right", no_wrap=True)
     for problem, row in table(frame).iterrows():
-        shown.add_row(str(problem), *map(digits, row))
+        shown.add_row(Text(str(problem)), *map(digits, row))
     yield _title(frame), shown
 
 

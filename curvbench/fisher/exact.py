@@ -37,7 +37,7 @@ class ExactFisher(Operator):
     coefficients: Tensor | None = None
     order: Order | None = None
 
-    @cached_property
+    @property
     def layers(self) -> tuple[Layer, ...]:
         """The layers in the order of ``columns``."""
         return self.columns.layers if isinstance(self.columns, Stream) else tuple(c.layer for c in self.columns)

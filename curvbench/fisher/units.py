@@ -66,7 +66,13 @@ class UnitFisher(Operator):
             yield part, U, (U @ U.mT if wide else U.mT @ U).double()
 
     def factorize(self, damping: float) -> Iterator[Tensor]:
-        """Cholesky factors of the damped small matrices, a tile of units in each turn."""
+        """Cholesky factors of the damped small matrices, a tile of units in each turn.
+
+        Raises:
+            ValueError: damping not above zero.
+        """
+        if not damping > 0:
+            raise ValueError("the unit blocks of a batch may be singular: give a damping above zero")
         for _, _, matrix in self.matrices():
             yield numerics.cholesky(numerics.damped(matrix, damping))
 
@@ -88,8 +94,6 @@ class UnitFisher(Operator):
         return result.reshape(V.shape)
 
     def _solve(self, V: Tensor, damping: float) -> Tensor:
-        if not damping > 0:
-            raise ValueError("the unit blocks of a batch may be singular: give a damping above zero")
         return self.solve_factorized(V, damping, self.factorize(damping))
 
     @cached_property
@@ -129,6 +133,6 @@ def _solve(U: Tensor, v: Tensor, damping: float, factor: Tensor) -> Tensor:
     """(U^T U + damping I)^-1 v per unit: (units, rows, D), (units, D, K), and the factor of the small matrix."""
     v = v.double()
     if U.shape[1] >= U.shape[2]:
-        return torch.cholesky_solve(v, factor)
+        return numerics.cholesky_solve(v, factor)
     U = U.double()
-    return (v - U.mT @ torch.cholesky_solve(U @ v, factor)) / damping
+    return (v - U.mT @ numerics.cholesky_solve(U @ v, factor)) / damping

@@ -8,13 +8,17 @@ from torch import Tensor
 LIMIT_BYTES = 4 * 2**30
 
 
+def fits(numbers: int, dtype: torch.dtype) -> bool:
+    """Whether ``numbers`` entries of ``dtype`` are no more than a probe may store."""
+    return numbers * dtype.itemsize <= LIMIT_BYTES
+
+
 def too_large(what: str, numbers: int, dtype: torch.dtype) -> str | None:
     """A one-line reason where ``numbers`` entries of ``dtype`` take more than a probe may store, else None."""
-    needed = numbers * (torch.finfo(dtype).bits // 8)
-    if needed <= LIMIT_BYTES:
+    if fits(numbers, dtype):
         return None
-    limit = LIMIT_BYTES / 2**30
-    return f"the {what} take {needed / 2**30:.1f} GiB: more than the {limit:.0f} GiB that this probe stores"
+    needed, limit = numbers * dtype.itemsize / 2**30, LIMIT_BYTES / 2**30
+    return f"the {what} take {needed:.1f} GiB: more than the {limit:.0f} GiB that this probe stores"
 
 
 def appended(rows: Tensor, row: Tensor, limit: int) -> Tensor:

@@ -18,10 +18,12 @@ from torch import Tensor
 from curvbench import numerics
 from curvbench.fisher import collect
 from curvbench.fisher.columns import Columns
+from curvbench.fisher.units import UnitFisher
 from curvbench.hyperparameters import check, types_of
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Dense
-from curvbench.parts.storage import too_large
+from curvbench.parts.storage import fits
+from curvbench.parts.unitwise import factors_of, solved
 from curvbench.spec import About, FisherProbe, FisherType, LayerSize
 
 Scaling = Literal["sum", "mean"]
@@ -29,10 +31,13 @@ ScoreScale = Literal["per_sample", "divided_by_N"]
 
 
 class State(NamedTuple):
-    """Per layer its blocks (G M, D, D), or U (G M, rows, D) with U^T U the blocks if rows < D; Cholesky factors."""
+    """Per layer its blocks (G M, D, D), or U (G M, rows, D) with U^T U the blocks if rows < D; Cholesky factors.
 
-    matrices: list[Tensor]
-    factors: Sequence[Tensor] = ()
+    Neither is stored where both are too large: the blocks are formed in tiles then.
+    """
+
+    matrices: Sequence[Tensor | UnitFisher]
+    factors: Sequence[Tensor | Sequence[Tensor] | None] = ()
 
 
 @dataclass(frozen=True)
@@ -67,25 +72,32 @@ class Cwngd(FisherProbe):
         for name, annotation in types_of(type(self)).items():
             check(name, getattr(self, name), annotation)
 
-    def unsupported(self, instance: Instance) -> str | None:
-        numbers = sum(s.groups * s.outputs * s.inputs**2 for s in instance.sizes.values())
-        return too_large("unit blocks", numbers, instance.dtype)
-
     def update(self, state: State | None, batch: Instance) -> State:
         scale = 1.0 if self.scaling == "sum" else 1 / batch.terms
         scale /= batch.terms**2 if self.score_scale == "divided_by_N" else 1
         columns = collect(batch, self.fisher_type, self.mc_samples, self.seed)
-        return State([_matrices(c, scale, roots=self.damping > 0) for c in columns])
+        if fits(sum(c.layer.size * min(c.unit_row_count, c.layer.inputs) for c in columns), batch.dtype):
+            return State([_matrices(c, scale, roots=self.damping > 0) for c in columns])
+        return State([UnitFisher(c, 1 / scale) for c in columns])
 
     def refresh(self, state: State) -> State:
-        return state._replace(factors=[numerics.damped_cholesky(_small(m), self.damping) for m in state.matrices])
+        return state._replace(factors=[self._factors(m) for m in state.matrices])
+
+    def _factors(self, matrix: Tensor | UnitFisher) -> Tensor | Sequence[Tensor] | None:
+        if isinstance(matrix, UnitFisher):
+            return factors_of(matrix, self.damping)
+        return numerics.damped_cholesky(_small(matrix), self.damping)
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
-        parts = gradient.split([m.shape[0] * m.shape[2] for m in state.matrices])
+        parts = gradient.split([_size(m) for m in state.matrices])
         triples = zip(parts, state.matrices, state.factors, strict=True)
         return torch.cat([self._solve(part, m, factor).flatten().to(part.dtype) for part, m, factor in triples])
 
-    def _solve(self, part: Tensor, matrix: Tensor, factor: Tensor) -> Tensor:
+    def _solve(self, part: Tensor, matrix: Tensor | UnitFisher, factor: Tensor | Sequence[Tensor] | None) -> Tensor:
+        if not isinstance(factor, Tensor):
+            assert isinstance(matrix, UnitFisher), "refresh comes before precondition"
+            return solved(matrix, part, self.damping, factor)
+        assert isinstance(matrix, Tensor)
         v = part.reshape(matrix.shape[0], -1, 1).to(factor.dtype)
         if not _is_root(matrix):
             return numerics.cholesky_solve(v, factor)
@@ -93,7 +105,7 @@ class Cwngd(FisherProbe):
         return (v - U.mT @ numerics.cholesky_solve(U @ v, factor)) / self.damping
 
     def operator(self, state: State) -> BlockDiagonal:
-        return BlockDiagonal([Dense(m.mT @ m if _is_root(m) else m) for m in state.matrices])
+        return BlockDiagonal([m if isinstance(m, UnitFisher) else Dense(_whole(m)) for m in state.matrices])
 
     def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
         cost = {"statistics": 0.0, "invert": 0.0, "precondition": 0.0, "memory": 0.0}
@@ -110,6 +122,14 @@ def _matrices(columns: Columns, scale: float, roots: bool) -> Tensor:
     """The blocks times ``scale``, or where that is smaller and ``roots`` allows it their roots."""
     rows = columns.unit_row_count
     return columns.unit_rows() * scale**0.5 if roots and rows < columns.layer.inputs else columns.unit_blocks() * scale
+
+
+def _size(matrix: Tensor | UnitFisher) -> int:
+    return matrix.size if isinstance(matrix, UnitFisher) else matrix.shape[0] * matrix.shape[2]
+
+
+def _whole(matrix: Tensor) -> Tensor:
+    return matrix.mT @ matrix if _is_root(matrix) else matrix
 
 
 def _is_root(matrix: Tensor) -> bool:

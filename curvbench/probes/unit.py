@@ -11,22 +11,27 @@ from torch import Tensor
 
 from curvbench import numerics
 from curvbench.fisher import collect
+from curvbench.fisher.units import UnitFisher
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Dense
-from curvbench.parts.storage import too_large
+from curvbench.parts.storage import fits
+from curvbench.parts.unitwise import factors_of, solved
 from curvbench.spec import About, FisherProbe, LayerSize
 
 
 class State(NamedTuple):
-    """Per layer the blocks (G M, D, D), and the Cholesky factors of the damped blocks."""
+    """Per layer the blocks, stored (G M, D, D) or formed in tiles, and Cholesky factors of the damped blocks."""
 
-    blocks: list[Tensor]
-    factors: list[Tensor]
+    blocks: Sequence[Dense | UnitFisher]
+    factors: Sequence[Tensor | Sequence[Tensor] | None] = ()
 
 
 @dataclass(frozen=True)
 class Unit(FisherProbe):
-    """One exact Fisher block per output unit (channel, for a convolution)."""
+    """One exact Fisher block per output unit (channel, for a convolution).
+
+    Blocks that are too many to be stored are formed in tiles whenever they are needed.
+    """
 
     about = About(
         represents="per output unit (of a group) the block (1/N) sum u u^T of order D, u its rows of the score columns",
@@ -35,27 +40,35 @@ class Unit(FisherProbe):
         source="Kurita 1993; Ollivier 2015",
     )
 
-    def unsupported(self, instance: Instance) -> str | None:
-        numbers = sum(s.groups * s.outputs * s.inputs**2 for s in instance.sizes.values())
-        return too_large("unit blocks", numbers, instance.dtype)
-
     def update(self, state: State | None, batch: Instance) -> State:
         columns = collect(batch, self.fisher_type, self.mc_samples, self.seed)
-        return State([c.unit_blocks() / batch.terms for c in columns], [])
+        stored = fits(sum(s.entries * s.inputs for s in batch.sizes.values()), batch.dtype)
+        if stored:
+            return State([Dense(c.unit_blocks() / batch.terms) for c in columns])
+        return State([UnitFisher(c, batch.terms) for c in columns])
 
     def refresh(self, state: State) -> State:
-        return state._replace(factors=[numerics.damped_cholesky(b, self.damping) for b in state.blocks])
+        return state._replace(factors=[self._factors(block) for block in state.blocks])
+
+    def _factors(self, block: Dense | UnitFisher) -> Tensor | Sequence[Tensor] | None:
+        if isinstance(block, UnitFisher):
+            return factors_of(block, self.damping)
+        return numerics.damped_cholesky(block.matrix, self.damping)
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
-        parts = gradient.split([b.shape[0] * b.shape[1] for b in state.blocks])
-        solved = [
-            numerics.cholesky_solve(part.reshape(*factor.shape[:2], 1).to(factor.dtype), factor).flatten()
-            for part, factor in zip(parts, state.factors, strict=True)
-        ]
-        return torch.cat(solved).to(gradient.dtype)
+        parts = gradient.split([block.size for block in state.blocks])
+        triples = zip(state.blocks, parts, state.factors, strict=True)
+        return torch.cat([self._solve(block, part, factor) for block, part, factor in triples])
+
+    def _solve(self, block: Dense | UnitFisher, part: Tensor, factor: Tensor | Sequence[Tensor] | None) -> Tensor:
+        if not isinstance(factor, Tensor):
+            assert isinstance(block, UnitFisher), "refresh comes before precondition"
+            return solved(block, part, self.damping, factor)
+        right = part.reshape(*factor.shape[:2], 1).to(factor.dtype)
+        return numerics.cholesky_solve(right, factor).flatten().to(part.dtype)
 
     def operator(self, state: State) -> BlockDiagonal:
-        return BlockDiagonal([Dense(block) for block in state.blocks])
+        return BlockDiagonal(list(state.blocks))
 
     def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
         b = samples * columns

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 import curvbench as cb
 from curvbench.meters.cost import Stepper, flop_rows
-from curvbench.parts import storage
 
 
 def near(value: Tensor, expected: Tensor, tolerance: float = 1e-12) -> bool:
@@ -120,14 +119,6 @@ def test_the_first_layer_is_preconditioned_too() -> None:
 
 
 # --- bounds -----------------------------------------------------------------------------------------------
-
-
-def test_blocks_that_are_too_large_are_unsupported(monkeypatch: pytest.MonkeyPatch) -> None:
-    instance = instance_of("mlp_tanh")
-    monkeypatch.setattr(storage, "LIMIT_BYTES", 100)
-    for name in ("cwngd", "unit"):
-        reason = cb.probe(name).unsupported(instance)
-        assert reason is not None and "GiB" in reason and "\n" not in reason
 
 
 def test_single_precision_solves_near_the_float64_step() -> None:
