@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from curvbench.measure import fit
     from curvbench.meters.direction import direction_errors
     from curvbench.meters.error import errors
+    from curvbench.optim import NaturalGradient
     from curvbench.registry import every_probe, probe, problem
-    from curvbench.spec import FisherProbe, Preset, Probe, Problem, Suite
+    from curvbench.spec import FisherProbe, Preset, Probe, Problem, Suite, Training
     from curvbench.store import load
 
 # Resolved on first use, so that `curvbench --help` does not wait for torch.
@@ -37,19 +38,23 @@ _HOMES = {
     "errors": "meters.error",
     "direction_errors": "meters.direction",
     "load": "store",
+    "NaturalGradient": "optim",
     "Suite": "spec",
     "Preset": "spec",
     "Probe": "spec",
     "FisherProbe": "spec",
     "Problem": "spec",
+    "Training": "spec",
 }
 __all__ = [
     "FisherProbe",
     "Instance",
+    "NaturalGradient",
     "Preset",
     "Probe",
     "Problem",
     "Suite",
+    "Training",
     "direction_errors",
     "errors",
     "every_probe",

@@ -71,6 +71,7 @@ def cli() -> None:
 @_option("--device", default="cpu", metavar="cpu|cuda[:i]", help="Where to measure.")
 @_option("--dtype", type=click.Choice(["float32", "float64"]), help="Instead of the preset's precision.")
 @_option("--threads", type=click.IntRange(1), default=1, help="Threads of torch per cell.")
+@_option("-t", "--train", metavar="key=value,...", help="Of the training, instead of the suite's: lr=0.1,epochs=5.")
 @_option("--jobs", type=click.IntRange(1), default=1, help="Cells at a time.")
 @_option("--timeout", metavar="DURATION", help="Time limit of a cell: 90s, 10m, 2h. Without it: 1h.")
 @_option("--budget", metavar="DURATION", help="Start no cell after this time.")
@@ -83,7 +84,7 @@ def cli() -> None:
 @_option("--log-json", is_flag=True, help="One JSON object per event on standard output, nothing else.")
 @click.pass_obj
 def run(arguments: list[str], /, **given: Any) -> int:
-    """Measure the cells of SUITE, a Python file with or without .py.
+    """Measure or train the cells of SUITE, a Python file with or without .py.
 
     PROBE and PROBLEM are names that `curvbench list` shows, or FILE.py:CLASS for your own. Cells that are in the
     results already are not run again. Exit codes: 0 all cells succeeded, 2 bad input, 3 some failed, 4 nothing

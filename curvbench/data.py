@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 import gzip
+import importlib.util
 import math
 import os
 import shlex
@@ -125,14 +126,19 @@ def missing(known: Info, folder: Path) -> list[str]:
 
 
 def _digits() -> Dataset:
-    from sklearn.datasets import load_digits  # heavy: only who asks for digits pays for it
-
-    bunch = load_digits()
-    order = np.random.RandomState(0).permutation(len(bunch.target))  # the one numpy stream that never changes
-    pixels, targets = bunch.images[order, None], torch.from_numpy(bunch.target[order].astype(np.int64))
+    table = np.loadtxt(_sklearn() / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    order = np.random.RandomState(0).permutation(len(table))  # the one numpy stream that never changes
+    pixels, targets = table[order, :-1].reshape(-1, 1, 8, 8), torch.from_numpy(table[order, -1].astype(np.int64))
     train = pixels[:DIGITS_TRAIN]
     inputs = torch.from_numpy((pixels - train.mean()) / train.std()).float()
     return Dataset(inputs[:DIGITS_TRAIN], targets[:DIGITS_TRAIN], inputs[DIGITS_TRAIN:], targets[DIGITS_TRAIN:])
+
+
+def _sklearn() -> Path:
+    """Where scikit-learn is installed: its import takes a second, which every cell that trains would pay."""
+    spec = importlib.util.find_spec("sklearn")
+    assert spec is not None and spec.submodule_search_locations, "a dependency of this package"
+    return Path(spec.submodule_search_locations[0])
 
 
 def _folder(name: str, root: Path | None) -> Path:

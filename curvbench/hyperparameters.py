@@ -55,6 +55,9 @@ def read(what: str, text: str, annotation: Any) -> Any:
 def _readings(text: str, option: Any) -> list[Any]:
     if typing.get_origin(option) is Literal:
         return [value for value in typing.get_args(option) if str(value) == text]
+    if typing.get_origin(option) is tuple:
+        readings = [_readings(part, typing.get_args(option)[0]) for part in text.split("/") if text]
+        return [tuple(found[0] for found in readings)] if all(readings) else []
     if option is bool:
         return [BOOLEANS[text.lower()]] if text.lower() in BOOLEANS else []
     try:
@@ -94,6 +97,8 @@ def describe(annotation: Any) -> str:
     names = {int: "an integer", float: "a number", str: "a text", bool: "true or false", NoneType: "none"}
     parts = []
     for option in _options(annotation):
+        if typing.get_origin(option) is tuple:
+            return f"{describe(typing.get_args(option)[0])}, or several with slashes between them"
         values = typing.get_args(option) if typing.get_origin(option) is Literal else ()
         parts += [str(value) for value in values] or [names.get(option, getattr(option, "__name__", str(option)))]
     return " or ".join(parts) if len(parts) < 3 else f"one of {', '.join(parts)}"

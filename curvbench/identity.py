@@ -19,7 +19,7 @@ from curvbench.spec import Cell, Component
 PACKAGE = Path(__file__).resolve().parent
 # What decides no number. Probes and problems stand here because only the cell's own count: one more changes nothing.
 NOT_DECISIVE = re.compile(
-    r"(__init__|cli|display|download|hyperparameters|identity|optim|registry|runner|selection|store)\.py"
+    r"(__init__|cli|display|download|hyperparameters|identity|registry|runner|selection|store)\.py"
     r"|(analysis|engines)/.*|(probes|problems)/[^_].*|parts/errata\.py"
 )
 
@@ -40,6 +40,7 @@ def cell_id(cell: Cell, environment: Mapping[str, Any]) -> str:
             "probe": component(cell.probe),
             "seed": cell.seed,
             "meters": cell.meters,
+            **({"training": cell.training.hyperparameters} if cell.training else {}),
             **run_identity(cell, environment),
         }
     )

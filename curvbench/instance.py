@@ -74,7 +74,10 @@ class Instance:
         refuse_not_finite({**_named(inputs), **self.parameters, **self._buffers})
         self._cloned_inputs: frozenset[str] = frozenset()
         self._gradient: tuple[Tensor, list[int]] | None = None
+        self._recorded: Tape | None = None
+        self._known: Mapping[str, Tensor] | None = None
         self._inspect()
+        self._verify()
 
     def _inspect(self) -> None:
         """Find the layers that one forward pass covers, and refuse what it shows to be out of reach."""
@@ -111,7 +114,6 @@ class Instance:
         self.terms_per_sample = outputs[0].numel() // self.classes
         trained = sum(self.parameters[name].numel() for name in self._trainable)
         self.coverage = start / trained
-        self._verify()
 
     def _verify(self) -> None:
         """Check on the first samples what no module tells: that a sample's score is its own, and one product.
@@ -130,6 +132,37 @@ class Instance:
         for layer in self.layers:
             refuse_mixed_rows(layer, together[layer.name][0], alone[layer.name][0])
             refuse_other_uses(layer, together[layer.name].sum(0).flatten(), whole[layer.slice])
+
+    def record(self, inputs: Inputs) -> Tape:
+        """The model's forward pass on other inputs, in the mode that it is in; its graph leads to the parameters."""
+        recorder = Recorder({layer.name: layer for layer in self.layers}, self._cloned_inputs, trace=True)
+        args, kwargs = arguments(inputs)
+        with hooked(self.model, recorder.hooks()):
+            outputs = self.model(*args, **kwargs)
+        return Tape(outputs, recorder.inputs, recorder.edges, recorder.shapes, recorder.sources, kept=True)
+
+    def with_batch(
+        self, inputs: Inputs, targets: Tensor, tape: Tape | None = None, known: Mapping[str, Tensor] | None = None
+    ) -> Instance:
+        """The model as it is now with another batch; what is true of the model is not verified again.
+
+        Args:
+            inputs: as for the constructor; samples of another shape cost a forward pass.
+            targets: as for the constructor.
+            tape: what ``record`` gave for these inputs, where the model computes the same in both of its modes: it
+                stands for every forward pass.
+            known: gradients of the mean loss for every trainable parameter, which ``gradients`` then gives.
+        """
+        other = self._copy()
+        other.inputs, other.targets, other.samples = inputs, targets, _leading_size(inputs)
+        other.parameters = {name: p.detach() for name, p in self.model.named_parameters()}
+        other._buffers = {name: b.detach() for name, b in self.model.named_buffers()}
+        other._versions = other._current_versions()
+        other.terms = int(self.likelihood.valid(targets).sum())
+        if _sample_shapes(inputs) != _sample_shapes(self.inputs):
+            other._inspect()
+        other._recorded, other._known = tape, known
+        return other
 
     def runs_in_float64(self) -> bool:
         """Whether the model runs with everything cast; one that makes float32 constants on its way may not."""
@@ -181,7 +214,7 @@ class Instance:
     def _copy(self) -> Instance:
         """One whose fields may be changed: it knows no gradient yet."""
         other = copy.copy(self)
-        other._gradient = None
+        other._gradient = other._recorded = other._known = None
         return other
 
     @property
@@ -207,12 +240,16 @@ class Instance:
 
     def outputs(self) -> Tensor:
         """The network's outputs, (N, ..., C), without a graph."""
+        if self._recorded is not None:
+            return self._recorded.outputs.detach()
         with torch.no_grad(), FrozenConvolutions():
             return self._forward({})
 
     def tape(self, names: Collection[str] | None = None) -> Tape:
         """One forward pass with frozen parameters, recorded for gradients at the outputs of some layers, or of all."""
         chosen = {layer.name: layer for layer in self.layers if names is None or layer.name in names}
+        if self._recorded is not None and len(chosen) == len(self.layers):
+            return self._recorded
         recorder = Recorder(chosen, self._cloned_inputs, trace=True)
         with torch.enable_grad(), FrozenConvolutions():
             outputs = self._forward(recorder.hooks())
@@ -246,14 +283,21 @@ class Instance:
     @network_pass()
     def gradients(self, objective: Callable[[Tensor], Tensor] | None = None) -> dict[str, Tensor]:
         """Gradients of the mean loss, or of another function of the outputs, for every trainable parameter."""
+        if objective is None and self._known is not None:
+            return dict(self._known)
         outputs, trained = self.graph(sorted(self._trainable))
         with torch.enable_grad():
             loss = objective(outputs) if objective else self.likelihood.loss(outputs, self.targets)
-        found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True, materialize_grads=True)
+        kept = self._recorded is not None
+        found = torch.autograd.grad(
+            loss, list(trained.values()), retain_graph=kept, allow_unused=True, materialize_grads=True
+        )
         return dict(zip(trained, found, strict=True))
 
     def graph(self, names: Iterable[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """One forward pass with some parameters as leaves of its graph: the outputs (N, ..., C), the leaves."""
+        if self._recorded is not None:
+            return self._recorded.outputs, {name: self.model.get_parameter(name) for name in names}
         leaves = {name: self.parameters[name].detach().requires_grad_() for name in names}
         with torch.enable_grad():
             return self._forward({}, leaves), leaves
@@ -368,9 +412,7 @@ class Instance:
             raise ValueError("inside torch.inference_mode() nothing can be differentiated: leave it first")
         self._refuse_changed()
         state = {**self.parameters, **(parameters or {}), **{name: b.clone() for name, b in self._buffers.items()}}
-        inputs = self.inputs
-        args = inputs if isinstance(inputs, tuple) else () if isinstance(inputs, Mapping) else (inputs,)
-        kwargs = dict(inputs) if isinstance(inputs, Mapping) else {}
+        args, kwargs = arguments(self.inputs)
         with evaluation(self.model), hooked(self.model, hooks):
             return functional_call(self.model, state, args, kwargs)
 
@@ -378,6 +420,18 @@ class Instance:
 def _versions(tensors: Iterable[Tensor]) -> list[int]:
     """How often each has been written to."""
     return [tensor._version for tensor in tensors]
+
+
+def arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a model is called with: positional arguments and keywords."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return inputs if isinstance(inputs, tuple) else (inputs,), {}
+
+
+def _sample_shapes(inputs: Inputs) -> list[torch.Size]:
+    """The shapes of one sample's tensors."""
+    return [value.shape[1:] for value in _values(inputs) if isinstance(value, Tensor)]
 
 
 def _fetch(tensors: Mapping[str, Tensor], name: str, shape: torch.Size) -> Tensor:

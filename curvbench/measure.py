@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
-from curvbench import identity, numerics, training
+from curvbench import identity, numerics, training, trial
 from curvbench.fisher import ExactFisher, exact_fisher
 from curvbench.fisher.columns import Columns
 from curvbench.fisher.plan import available_bytes, largest_batch, planned_bytes
@@ -60,11 +60,13 @@ def reference_identity(cell: Cell) -> str:
 
 def needs_fisher(cell: Cell) -> bool:
     """Whether a meter of the cell compares with the reference Fisher."""
-    return not JUDGED.isdisjoint(cell.meters)
+    return cell.training is None and not JUDGED.isdisjoint(cell.meters)
 
 
 def prepare(cell: Cell, folder: Path, data: Path | None, report: Report) -> None:
     """Train the problem's snapshot and compute its batch's reference Fisher into ``folder``, whole or not at all.
+
+    A cell that trains needs the snapshot alone: there its training begins.
 
     Raises:
         MemoryError, torch.OutOfMemoryError: it would not fit; the text says how many samples would.
@@ -79,6 +81,7 @@ def prepare(cell: Cell, folder: Path, data: Path | None, report: Report) -> None
         report(f"training {problem.label}: epoch {epoch}/{epochs}, loss {loss:.4f}")
 
     model = training.snapshot(problem, cell.seed, data, cell.device, dtype, tell)
+    folder.mkdir(parents=True, exist_ok=True)
     inputs, targets = training.batch(problem, problem.data(data), cell.seed, cell.device, dtype)
     stored: dict[str, Any] = {"weights": model.state_dict(), "batch": (inputs, targets)}
     if needs_fisher(cell):
@@ -87,10 +90,7 @@ def prepare(cell: Cell, folder: Path, data: Path | None, report: Report) -> None
         report(f"{reference_method(cell)} of {problem.label}: {len(inputs)} samples")
         fisher = exact_fisher(instance, *_reference_type(cell))
         stored |= _packed(fisher) | {"covered_trace": covered_trace(instance, fisher, *_reference_type(cell))}
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    torch.save(stored, temporary)
-    os.replace(temporary, path)
+    trial.write(stored, path)
 
 
 def refuse_oversized(instance: Instance, mc_samples: int) -> None:
@@ -138,10 +138,7 @@ class Reference(NamedTuple):
 
 def load_reference(cell: Cell, folder: Path) -> Reference:
     """The reference of a cell, no Fisher where no meter needs one; large tensors stay on disk until they are used."""
-    stored = torch.load(folder / _FILE, map_location=cell.device, mmap=cell.device == "cpu", weights_only=True)
-    dtype = getattr(torch, cell.dtype)
-    model = cell.problem.model().to(cell.device, dtype).eval()
-    model.load_state_dict(stored["weights"])
+    model, stored = _load(cell, folder)
     inputs, targets = stored["batch"]
     instance = Instance(model, inputs, targets, cell.problem.loss)
     if not needs_fisher(cell):
@@ -155,12 +152,22 @@ def load_reference(cell: Cell, folder: Path) -> Reference:
     return Reference(instance, fisher, stored["covered_trace"])
 
 
+def _load(cell: Cell, folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The snapshot in evaluation mode, and all that is stored with it."""
+    stored = torch.load(folder / _FILE, map_location=cell.device, mmap=cell.device == "cpu", weights_only=True)
+    model = cell.problem.model().to(cell.device, getattr(torch, cell.dtype)).eval()
+    model.load_state_dict(stored["weights"])
+    return model, stored
+
+
 def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list[Row]:
-    """Every row of one cell, against the reference in ``folder``.
+    """Every row of one cell, against the reference in ``folder``, or of its training from the snapshot there.
 
     Raises:
         Unsupported: the probe does not cover the problem.
     """
+    if cell.training is not None:
+        return _trained(cell, folder, data, report)
     instance, fisher, covered = load_reference(cell, folder)
     probe = _seeded(cell.probe, cell.seed)
     refuse_unsupported(probe, instance)
@@ -187,6 +194,21 @@ def _against(reference: str, row: Row) -> Row:
     """The row, with the reference in its method if it compares with one."""
     compares = row.metric.startswith(("error.", "direction."))
     return replace(row, method=", ".join(filter(None, [reference, row.method]))) if compares else row
+
+
+def _trained(cell: Cell, folder: Path, data: Path | None, report: Report) -> list[Row]:
+    """Every row of a cell that trains; at the epochs of ``measure_at`` with the errors of its probe fitted anew."""
+    model, _ = _load(cell, folder)
+    cell = replace(cell, probe=_seeded(cell.probe, cell.seed))
+    dataset = cell.problem.data(data)
+
+    def inspect() -> list[Row]:
+        batch = training.batch(cell.problem, dataset, cell.seed, cell.device, getattr(torch, cell.dtype))
+        instance = Instance(model.eval(), *batch, cell.problem.loss)
+        report(f"exact Fisher of {instance.samples} samples")
+        return list(accuracy_rows(cell.probe, instance, exact_fisher(instance)))
+
+    return trial.Trial(cell, model, dataset, inspect).run(trial.checkpoint_path(cell, folder), report)
 
 
 def accuracy_rows(

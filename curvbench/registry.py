@@ -24,7 +24,7 @@ from typing import Any, Literal, TypeVar
 from curvbench import hyperparameters
 from curvbench.hyperparameters import alias, check, near_misses, read, refuse_unknown, types_of
 from curvbench.parts.errata import ERRATA
-from curvbench.spec import Component, Probe, Problem, Suite
+from curvbench.spec import Component, Probe, Problem, Suite, Training
 
 C = TypeVar("C", bound=Component)
 
@@ -66,6 +66,13 @@ def parse_probe(text: str) -> Probe:
 def parse_problem(text: str) -> Problem:
     """A problem from ``NAME[key=value,...]`` or ``FILE.py:CLASS[key=value,...]``; raises ValueError."""
     return _parse("problem", text, Problem)  # type: ignore[type-abstract]
+
+
+def parse_training(text: str, training: Training) -> Training:
+    """A training with some fields replaced by ``key=value,...``; raises ValueError."""
+    values = _arguments(Training, "training", text)
+    types = types_of(Training)
+    return dataclasses.replace(training, **{k: check(f"training: {k}", v, types[k]) for k, v in values.items()})
 
 
 def selector(component: Component) -> str:

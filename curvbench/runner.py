@@ -41,6 +41,7 @@ class Options:
     device: str = "cpu"
     dtype: str | None = None
     threads: int = 1
+    train: str | None = None
     jobs: int = 1
     timeout: str | None = None
     budget: str | None = None
@@ -93,6 +94,8 @@ class Job:
         options = self.options
         parts = ["curvbench", "run", str(options.suite), "-p", registry.selector(cell.probe)]
         parts += ["-m", registry.selector(cell.problem), "--seed", str(cell.seed)]
+        parts += ["--preset", options.preset] if cell.training else []  # which says how each probe trains
+        parts += ["--train", options.train] if options.train else []
         parts += ["--device", cell.device] if cell.device != "cpu" else []
         parts += ["--dtype", cell.dtype] if cell.dtype != self.suite.presets["default"].dtype else []
         parts += ["--threads", str(cell.threads)] if cell.threads != 1 else []
@@ -171,6 +174,7 @@ def _cells(options: Options, name: str, suite: Suite) -> list[Cell]:
         options.device,
         options.dtype,
         options.threads,
+        options.train,
     )
 
 
@@ -219,7 +223,7 @@ def _report(job: Job, folder: Path, console: Console, not_run: int) -> None:
         _say(console, title)
         summary.show(console, table)
     _say(console)
-    _say(console, textwrap.fill(ending.LEGEND, 100))
+    _say(console, textwrap.fill(ending.legend(frame), 100))
     failed = frame[frame["cell_id"].isin(list(job.plan.cells))]
     for line in summary.digest(failed, _commands(job, store.cell_statuses(folder))):
         _say(console, line)

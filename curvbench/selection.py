@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import product
 
 from curvbench.hyperparameters import near_misses
-from curvbench.registry import parse_probe, parse_problem
+from curvbench.registry import parse_probe, parse_problem, parse_training
 from curvbench.spec import Cell, Preset, Status, Suite
 
 SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -61,8 +61,11 @@ def select(
     device: str = "cpu",
     dtype: str | None = None,
     threads: int = 1,
+    training: str | None = None,
 ) -> list[Cell]:
     """The cells of a preset, with its probes, problems, seeds and dtype replaced where others are given.
+
+    ``training`` replaces hyperparameters of the training, ``key=value,...``.
 
     Raises:
         ValueError: an unknown name, a wrong hyperparameter, or nothing is selected.
@@ -73,8 +76,12 @@ def select(
     places = list(product(chosen_problems, chosen_seeds, chosen_probes))
     if not (probes or problems):
         places += [(problem, s, probe) for problem, probe in preset.pairs for s in chosen_seeds]
+    if training is not None and preset.training is None:
+        raise ValueError("this preset measures and trains nothing: leave out --train")
+    trainings = {probe: preset.training_of(probe) for *_, probe in places}
+    trained = {probe: known and parse_training(training or "", known) for probe, known in trainings.items()}
     cells = [
-        Cell(suite, problem, probe, s, device, dtype or preset.dtype, threads, tuple(preset.meters))
+        Cell(suite, problem, probe, s, device, dtype or preset.dtype, threads, tuple(preset.meters), trained[probe])
         for problem, s, probe in places
     ]
     if not cells:

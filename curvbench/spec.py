@@ -9,8 +9,8 @@ Imports point down only:
 
     5  cli  runner  display
     4  engines   analysis   selection
-    3  measure   store   training   identity
-    2  probes --> parts   problems   meters   registry  hyperparameters
+    3  measure --> trial --> training   optim   store   identity
+    2  probes --> parts   problems   meters   states   schedules   augmentation   registry  hyperparameters
     1  operators   fisher --> instance --> checks --> tape   layers   convolution   likelihood   data   text   download
     0  spec  numerics  passes
 
@@ -82,6 +82,10 @@ class Unsupported(Exception):
     """Raised by a probe that does not cover what it was given; the text is the reason."""
 
 
+class Diverged(Exception):
+    """Training has left the finite numbers; the text says when."""
+
+
 class Component:
     """A frozen dataclass whose fields are its hyperparameters: hashable, picklable, describes itself.
 
@@ -107,12 +111,17 @@ class Component:
             for f in dataclasses.fields(self)  # type: ignore[arg-type]
             if getattr(self, f.name) != f.default
         }
-        return ",".join(f"{key}={value}" for key, value in changed.items())
+        return ",".join(f"{key}={_as_text(value)}" for key, value in changed.items())
 
     @property
     def label(self) -> str:
         """``name`` or ``name[key=value,...]``: what a table shows and ``-p``/``-m`` accept."""
         return f"{self.name}[{self.arguments}]" if self.arguments else self.name
+
+
+def _as_text(value: Any) -> str:
+    """A hyperparameter as ``-p`` reads it: the entries of a tuple with slashes between them."""
+    return "/".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 @dataclass(frozen=True)
@@ -181,6 +190,22 @@ class About(NamedTuple):
     errata: Sequence[str] = ()
 
 
+@dataclass(frozen=True)
+class StepRule:
+    """How an optimizer turns a method's solves into steps; the defaults are heavy ball on the preconditioned gradient.
+
+    ``momentum``: of the ``step``, m <- mu m + p; of the ``gradient`` before it is preconditioned, m <- mu m + g; or its
+    bias-corrected ``average``, m <- mu m + (1 - mu) g. ``update``: whether a batch is taken in ``before`` or ``after``
+    its own gradient is preconditioned. ``clip``: bound of every entry of the preconditioned gradient. ``anew``: each
+    update forgets the others and fits its batch.
+    """
+
+    momentum: Literal["step", "gradient", "average"] = "step"
+    update: Literal["before", "after"] = "before"
+    clip: float = float("inf")
+    anew: bool = False
+
+
 class Probe(Component, ABC):
     """One method, as curvature operator and as preconditioner: the code that is measured is the code that trains.
 
@@ -206,6 +231,12 @@ class Probe(Component, ABC):
 
     mean_over_samples: ClassVar[bool] = True
     """Whether the represented matrix is a mean over samples, which giving each of them twice does not change."""
+
+    rule: ClassVar[StepRule] = StepRule()
+    """How an optimizer steps with it."""
+
+    averages: ClassVar[bool] = False
+    """Whether the tensors of an unrefreshed state are statistics, so that a running average may blend them."""
 
     def fit(self, instance: Instance) -> Any:
         """The state after ``updates`` updates at frozen parameters."""
@@ -326,11 +357,78 @@ class Problem(Component, ABC):
         """The data, read from ``root`` where it is not embedded; raises Skip with how to get it."""
 
 
+Schedule = Literal["constant", "step", "cosine", "cosine-variant", "polynomial"]
+Augmentation = Literal["none", "crop", "crop-flip"]
+
+
+@dataclass(frozen=True)
+class Training(Component):
+    """How a cell trains with its probe, and what is measured on the way.
+
+    ``epochs``, ``lr``, ``batch``, ``momentum``, ``weight_decay``, ``stat_every``, ``refresh_every``, ``ema`` and
+    ``kl_clip`` are those of ``curvbench.optim.NaturalGradient``. The rate follows ``schedule`` over the steps, t from 0
+    to 1, while it grows linearly over the first ``warmup`` epochs: ``step`` multiplies by ``factor`` at each share
+    ``at``; ``cosine`` falls to 0; ``cosine-variant`` is 0.001 + (lr - 0.001) (1 + cos(0.94 pi t)) / 2 and
+    ``polynomial`` lr (1 - t)^``power``, both of LNGD's paper. ``augment`` moves images by up to an eighth of their size
+    and mirrors them. Training ends at the epoch in which ``metric`` reaches ``target``. ``measure_at`` names epochs,
+    0 the start,
+    after which the probe is held against the exact Fisher.
+    """
+
+    epochs: int
+    lr: float
+    batch: int = 128
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: Schedule = "constant"
+    warmup: float = 0.0
+    factor: float = 0.1
+    at: tuple[float, ...] = (0.5, 0.75)
+    power: float = 2.0
+    stat_every: int = 1
+    refresh_every: int = 1
+    ema: float = 0.0
+    kl_clip: float | None = None
+    augment: Augmentation = "none"
+    target: float | None = None
+    metric: str = "test.accuracy"
+    measure_at: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "stat_every", "refresh_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"training: {name} must be at least 1, got {getattr(self, name)}")
+        for name in ("lr", "weight_decay", "warmup", "factor", "power"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"training: {name} must be finite and not negative, got {getattr(self, name)}")
+        for name in ("momentum", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"training: {name} must lie in [0, 1), got {getattr(self, name)}")
+        for name, known in (("schedule", Schedule), ("augment", Augmentation)):
+            if getattr(self, name) not in get_args(known):
+                raise ValueError(
+                    f"training: {name} must be one of {', '.join(get_args(known))}, got {getattr(self, name)!r}"
+                )
+        if self.kl_clip is not None and not 0 < self.kl_clip < float("inf"):
+            raise ValueError(f"training: kl_clip must be finite and above zero, or none, got {self.kl_clip}")
+        if outside := [epoch for epoch in self.measure_at if not 0 <= epoch <= self.epochs]:
+            raise ValueError(f"training: measure_at must lie in 0..{self.epochs}, got {outside[0]}")
+        if self.metric not in PER_EPOCH:
+            raise ValueError(f"training: metric must be one of {', '.join(PER_EPOCH)}, got {self.metric!r}")
+        if self.target is not None and self.metric.endswith("accuracy") and not 0 < self.target <= 1:
+            raise ValueError(f"training: no accuracy reaches the target {self.target}: it is a share of 1")
+
+    @property
+    def name(self) -> str:
+        return "training"
+
+
 @dataclass(frozen=True)
 class Preset:
     """One size of a suite: every problem with every probe and seed.
 
     ``pairs`` are measured besides, unless ``-p`` or ``-m`` choose. Metrics of meters that are not named are no rows.
+    With a ``training`` its cells train. ``tuned`` has other values of its fields for some probes, by label or by name.
     """
 
     problems: Sequence[Problem]
@@ -340,10 +438,19 @@ class Preset:
     pairs: Sequence[tuple[Problem, Probe]] = ()
     meters: Sequence[Meter] = METERS
 
+    training: Training | None = None
+    tuned: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
     def __post_init__(self) -> None:
         if not self.meters or (unknown := [name for name in self.meters if name not in get_args(Meter)]):
             came = repr(unknown[0]) if self.meters else "none"
             raise ValueError(f"meters of a preset are some of {', '.join(get_args(Meter))}, got {came}")
+
+    def training_of(self, probe: Probe) -> Training | None:
+        """How a probe trains here; None where it is measured."""
+        if self.training is None:
+            return None
+        return dataclasses.replace(self.training, **self.tuned.get(probe.label, self.tuned.get(probe.name, {})))
 
 
 @dataclass(frozen=True)
@@ -367,7 +474,10 @@ class Suite:
 
 @dataclass(frozen=True)
 class Cell:
-    """The unit of caching, isolation, failure and distribution: one probe on one problem with one seed."""
+    """The unit of caching, isolation, failure and distribution: one probe on one problem with one seed.
+
+    With a ``training`` it is a training with that probe, else a measurement of it.
+    """
 
     suite: str
     problem: Problem
@@ -377,10 +487,12 @@ class Cell:
     dtype: str = "float32"
     threads: int = 1
     meters: tuple[Meter, ...] = METERS
+    training: Training | None = None
 
     @property
     def label(self) -> str:
-        return f"{self.probe.label} on {self.problem.label}, seed {self.seed}"
+        rate = f", lr {self.training.lr:g}" if self.training else ""
+        return f"{self.probe.label} on {self.problem.label}, seed {self.seed}{rate}"
 
 
 @dataclass(frozen=True)
@@ -406,6 +518,8 @@ class Metric:
     better: Literal["lower", "higher", ""]
     text: str = field(default="")
 
+
+PER_EPOCH = ("train.loss", "train.accuracy", "test.loss", "test.accuracy")  # of which one may have a target
 
 METRICS: dict[str, Metric] = {
     "error.relative": Metric("1", "lower", "|F^ - F| / |F| in Frobenius norm; `method` says what F is"),
@@ -441,6 +555,13 @@ METRICS: dict[str, Metric] = {
     "time.floor": Metric("1", "lower", "seconds over those of the counted FLOPs at the machine's matrix-product peak"),
     "flops.hutchinson": Metric("1", "higher", "FLOPs of an estimate of |F| to 1 % over those of the exact |F|"),
     "machine.peak": Metric("FLOP/s", "higher", "rate of a square matrix product, measured in the same process"),
+    "train.loss": Metric("1", "lower", "mean loss of the epoch's batches, each before its step, in training mode"),
+    "train.accuracy": Metric("1", "higher", "share of hits in the same passes"),
+    "test.loss": Metric("1", "lower", "mean loss on the test part after the epoch, in evaluation mode"),
+    "test.accuracy": Metric("1", "higher", "share of hits on the test part after the epoch"),
+    "train.seconds": Metric("s", "lower", "seconds of training up to the end of the epoch, without any evaluation"),
+    "train.epochs_to_target": Metric("1", "lower", "epochs until the target was reached"),
+    "train.seconds_to_target": Metric("s", "lower", "seconds of training until the end of that epoch"),
     "problem.samples": Metric("1", "", "samples measured, N"),
     "problem.parameters": Metric("1", "", "parameters compared, P"),
     "coverage.parameters": Metric("1", "higher", "share of the trainable parameters that is compared"),

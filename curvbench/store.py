@@ -147,9 +147,11 @@ def fragment_status(path: Path) -> Status | None:
 
 
 def table_status(table: pa.Table) -> Status:
-    """How the cell of a fragment ended."""
-    statuses = table["status"].to_pylist()
-    return Status.OK if Status.OK in statuses else Status(statuses[0])
+    """How the cell of a fragment ended: what a row without a metric says, else ok where there is a value."""
+    rows = table.select(["status", "metric"]).to_pylist()
+    whole = [row["status"] for row in rows if not row["metric"]]
+    statuses = [row["status"] for row in rows]
+    return Status(whole[0] if whole else Status.OK if Status.OK in statuses else statuses[0])
 
 
 def new_run(suite_folder: Path, code: str) -> Path:

@@ -23,7 +23,7 @@ class Tape:
     """One recorded forward pass: outputs (N, ..., C) and per layer its input and its output's place in the graph.
 
     Mappings are in the order of the calls. ``sources`` holds the place of a layer's input in the graph; a layer whose
-    input depends on no other layer has none.
+    input depends on no other layer has none. The graph of a ``kept`` tape is somebody else's, and no pull frees it.
     """
 
     outputs: Tensor
@@ -31,6 +31,7 @@ class Tape:
     edges: Mapping[str, GradientEdge]
     shapes: Mapping[str, torch.Size]
     sources: Mapping[str, GradientEdge]
+    kept: bool = False
 
     @network_pass()
     def pull(self, cotangent: Tensor, keep: bool = False, layers: Collection[str] | None = None) -> dict[str, Tensor]:
@@ -40,7 +41,7 @@ class Tape:
         """
         names = list(self.edges if layers is None else layers)
         edges = [self.edges[name] for name in names]
-        found = torch.autograd.grad(self.outputs, edges, cotangent, retain_graph=keep, allow_unused=True)
+        found = torch.autograd.grad(self.outputs, edges, cotangent, retain_graph=keep or self.kept, allow_unused=True)
         return {
             name: cotangent.new_zeros(self.shapes[name]) if gradient is None else gradient
             for name, gradient in zip(names, found, strict=True)

@@ -1,27 +1,28 @@
-"""Snapshots: a problem's model as it is measured, at initialisation or after plain SGD."""
+"""The training loop; and snapshots: a problem's model as it is measured, at initialisation or after plain SGD."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from curvbench.augmentation import augmented
 from curvbench.likelihood import likelihood
-from curvbench.spec import Dataset, Problem
+from curvbench.meters.clock import Stopwatch
+from curvbench.spec import Augmentation, Dataset, Diverged, Problem
 
 Progress = Callable[[int, int, float], None]
+Forward = Callable[[Tensor, Tensor], Tensor]
 
 CALIBRATION_BATCHES = 8
 EVALUATION_BATCH = 512
-
-
-class Diverged(Exception):
-    """Training ended in a loss that is not finite; the text names epoch and loss."""
 
 
 def snapshot(
@@ -47,7 +48,7 @@ def snapshot(
         Diverged: a loss is NaN or infinite.
     """
     device = torch.device(device)
-    with _seeded(seed, device):
+    with seeded(seed, device):
         model = problem.model().to(device, torch.float32)
         fresh = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.num_batches_tracked == 0]
         if problem.epochs > 0:
@@ -74,20 +75,113 @@ def batch(
     if problem.samples > available:
         raise ValueError(f"{problem.label}: samples={problem.samples}, but there are only {available} to train on")
     chosen = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[: problem.samples]
-    inputs, targets = (_to(t[chosen], device, dtype) for t in (dataset.train_inputs, dataset.train_targets))
-    return inputs, targets
+    return placed(dataset.train_inputs[chosen], dataset.train_targets[chosen], device, dtype)
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, inputs: Tensor, targets: Tensor) -> float:
-    """Share of loss terms whose largest output (last dimension) is the target; in the mode the model is in."""
-    parts = zip(inputs.split(EVALUATION_BATCH), targets.split(EVALUATION_BATCH), strict=True)
-    hits = sum(int((model(x).argmax(-1) == y).sum()) for x, y in parts)
-    return hits / targets.numel()
+def evaluate(model: nn.Module, inputs: Tensor, targets: Tensor, loss: str) -> tuple[float, float | None]:
+    """Mean loss and accuracy (see ``hits``) in evaluation mode; the model is left in it."""
+    model.eval()
+    judge = likelihood(loss)
+    total, right, terms = 0.0, 0, 0
+    for x, y in zip(inputs.split(EVALUATION_BATCH), targets.split(EVALUATION_BATCH), strict=True):
+        outputs, count = model(x), int(judge.valid(y).sum())
+        total += judge.loss(outputs, y).item() * count
+        right += int(hits(outputs, y))
+        terms += count
+    return total / terms, None if targets.is_floating_point() else right / terms
+
+
+def hits(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Number of loss terms whose largest output (last dimension) is the target; 0 where targets are real numbers."""
+    if targets.is_floating_point():
+        return torch.zeros((), dtype=torch.int64, device=targets.device)
+    return (outputs.detach().argmax(-1) == targets).sum()
+
+
+class Epoch(NamedTuple):
+    """One pass over the data: its number from 1, mean loss of its batches, share of hits (None for real targets).
+
+    ``seconds``: from the first batch to the last step.
+    """
+
+    number: int
+    loss: float
+    accuracy: float | None
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Course:
+    """What a training goes through: data in shuffled batches of nearly equal size, at most ``batch``, and a loss."""
+
+    inputs: Tensor
+    targets: Tensor
+    loss: str
+    batch: int
+    epochs: int
+    augment: Augmentation = "none"
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch."""
+        return math.ceil(len(self.inputs) / self.batch)
+
+
+def train(
+    model: nn.Module,
+    course: Course,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    forward: Forward | None = None,
+    done: int = 0,
+) -> Iterator[Epoch]:
+    """Train epoch by epoch, in training mode, after those that are ``done``; the schedule moves with every step.
+
+    ``forward`` takes inputs and targets to outputs where the model alone is not enough.
+
+    Raises:
+        Diverged: a loss or a gradient is NaN or infinite.
+    """
+    for number in range(done + 1, course.epochs + 1):
+        model.train()
+        try:
+            found = _epoch(number, course, optimizer, schedule, forward or (lambda x, y: model(x)))
+        except Diverged as error:
+            raise Diverged(f"{error} in epoch {number} of {course.epochs}") from error
+        if not math.isfinite(found.loss):
+            raise Diverged(f"the loss is {found.loss} in epoch {number} of {course.epochs}")
+        yield found
+
+
+def _epoch(
+    number: int,
+    course: Course,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    forward: Forward,
+) -> Epoch:
+    judge, clock = likelihood(course.loss), Stopwatch(course.inputs.device)
+    losses, right = [], []
+    with clock.running():
+        for rows in _batches(len(course.inputs), course.batch, course.inputs.device):
+            x, y = augmented(course.inputs[rows], course.augment), course.targets[rows]
+            optimizer.zero_grad()
+            outputs = forward(x, y)
+            loss = judge.loss(outputs, y)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.detach())
+            right.append(hits(outputs, y))
+    mean = torch.stack(losses).mean().item()
+    terms = int(judge.valid(course.targets).sum())
+    accuracy = None if course.targets.is_floating_point() else int(torch.stack(right).sum()) / terms
+    return Epoch(number, mean, accuracy, clock.seconds)
 
 
 @contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Torch's generators of the CPU and of ``device`` seeded within, and as they were afterwards."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every CUDA device as well
@@ -97,12 +191,17 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
+def placed(inputs: Tensor, targets: Tensor, device: torch.device | str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Both on the device; tensors of floats come in ``dtype``, others (labels, tokens) as they are."""
+    return _to(inputs, device, dtype), _to(targets, device, dtype)
+
+
 def _to(tensor: Tensor, device: torch.device | str, dtype: torch.dtype) -> Tensor:
     return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
 
 
 def _train_part(dataset: Dataset, device: torch.device) -> tuple[Tensor, Tensor]:
-    return _to(dataset.train_inputs, device, torch.float32), _to(dataset.train_targets, device, torch.float32)
+    return placed(dataset.train_inputs, dataset.train_targets, device, torch.float32)
 
 
 def _batches(count: int, size: int, device: torch.device) -> tuple[Tensor, ...]:
@@ -115,36 +214,15 @@ def _train(model: nn.Module, problem: Problem, data: tuple[Tensor, Tensor], prog
     optimizer = torch.optim.SGD(
         model.parameters(), recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )
-    steps = problem.epochs * math.ceil(len(data[0]) / recipe.batch)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    model.train()
-    for epoch in range(1, problem.epochs + 1):
-        loss = _epoch(model, problem, data, optimizer, schedule)
-        if not math.isfinite(loss):
-            raise Diverged(f"{problem.label}: the loss is {loss} in epoch {epoch} of {problem.epochs}")
-        if progress is not None:
-            progress(epoch, problem.epochs, loss)
+    course = Course(*data, problem.loss, recipe.batch, problem.epochs)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, course.epochs * course.steps)
+    try:
+        for epoch in train(model, course, optimizer, schedule):
+            if progress is not None:
+                progress(epoch.number, course.epochs, epoch.loss)
+    except Diverged as error:
+        raise Diverged(f"{problem.label}: {error}") from error
     optimizer.zero_grad()
-
-
-def _epoch(
-    model: nn.Module,
-    problem: Problem,
-    data: tuple[Tensor, Tensor],
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-) -> float:
-    """One pass over the data; the mean of the batches' losses."""
-    inputs, targets = data
-    losses = []
-    for rows in _batches(len(inputs), problem.recipe.batch, inputs.device):
-        optimizer.zero_grad()
-        loss = likelihood(problem.loss).loss(model(inputs[rows]), targets[rows])
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.detach())
-    return torch.stack(losses).mean().item()
 
 
 @torch.no_grad()

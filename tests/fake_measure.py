@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from curvbench.spec import Cell, Dataset, Probe, Problem, Row, Skip, Unsupported
-from curvbench.training import Diverged
+from curvbench.spec import Cell, Dataset, Diverged, Probe, Problem, Row, Skip, Unsupported
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ FLOORS = {
     0: {"spec", "numerics", "passes"},
     1: {"tape", "layers", "convolution", "likelihood", "checks", "instance", "operators", "fisher"}
     | {"data", "text", "download"},
-    2: {"parts", "probes", "problems", "meters", "hyperparameters", "registry"},
-    3: {"training", "identity", "measure", "store"},
+    2: {"parts", "probes", "problems", "meters", "states", "schedules", "augmentation", "hyperparameters", "registry"},
+    3: {"optim", "training", "trial", "identity", "measure", "store"},
     4: {"engines", "analysis", "selection"},
     5: {"display", "runner", "cli", "__main__"},
 }

@@ -11,7 +11,7 @@ from fake_measure import Fake, Toy
 
 from curvbench import identity
 from curvbench.registry import parse_probe
-from curvbench.spec import Cell
+from curvbench.spec import Cell, Training
 
 CELL = Cell("s", Toy(), Fake(), 0)
 MACHINE = {"torch_version": "2", "device_name": "a cpu"}
@@ -31,10 +31,16 @@ def test_the_same_cell_has_the_same_id() -> None:
         replace(CELL, dtype="float64"),
         replace(CELL, threads=2),
         replace(CELL, meters=("flops",)),
+        replace(CELL, training=Training(1, 0.1)),
     ],
 )
 def test_everything_of_a_cell_counts(other: Cell) -> None:
     assert identity.cell_id(other, MACHINE) != identity.cell_id(CELL, MACHINE)
+
+
+def test_every_hyperparameter_of_a_training_counts() -> None:
+    ids = {identity.cell_id(replace(CELL, training=Training(3, 0.1, **more)), MACHINE) for more in ({}, {"batch": 7})}
+    assert len(ids) == 2
 
 
 @pytest.mark.parametrize("key", ["torch_version", "device_name"])

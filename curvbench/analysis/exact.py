@@ -65,3 +65,8 @@ def _title(frame: pd.DataFrame) -> str:
     places = frame[["device_name", "threads"]].drop_duplicates()
     devices = [f"{name}, {threads} thread{'s' if threads > 1 else ''}" for name, threads in places.to_numpy()]
     return "exact Fisher on " + "; ".join([*devices, *rates])
+
+
+def legend(frame: pd.DataFrame) -> str:
+    """What the columns mean."""
+    return LEGEND

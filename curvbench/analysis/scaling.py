@@ -200,3 +200,8 @@ def _render(rows: Sequence[Growth]) -> Table:
             )
             name = ""
     return shown
+
+
+def legend(frame: pd.DataFrame) -> str:
+    """What the columns mean."""
+    return LEGEND

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -23,6 +23,15 @@ class Column:
     scope: str
     heading: str
 
+    @property
+    def better(self) -> str:
+        """Which way is better, as ``METRICS`` has it."""
+        return "lower" if self.metric == PACE else METRICS[self.metric].better
+
+
+PACE = "seconds per epoch over those of SGD"  # of the same seed; derived here, for no cell knows of another
+BASELINES = ("sgdm", "identity")
+
 
 COLUMNS = (
     Column("error.relative", "network", "error\nnetwork"),
@@ -39,7 +48,31 @@ LEGEND = (
     "multiple; step: against (F + damping I)^-1 g, cosine and share of its decrease; x SGD: one step with everything "
     "refreshed over a plain gradient step; * best of the column"
 )
+TRAINED = (
+    Column("test.accuracy", "network", "test\naccuracy"),
+    Column("test.loss", "network", "test\nloss"),
+    Column("train.loss", "network", "train\nloss"),
+    Column("train.seconds", "network", "train\nseconds"),
+    Column(PACE, "network", "epoch\nx SGD"),
+    Column("train.epochs_to_target", "network", "epochs to\ntarget"),
+    Column("train.seconds_to_target", "network", "seconds to\ntarget"),
+)
+TRAINED_LEGEND = (
+    "test: after the last epoch; train loss: mean of its batches, each before its step; seconds: of training alone; "
+    f"x SGD: seconds of an epoch over those of {' or '.join(BASELINES)} in the same optimizer with the same seed, in "
+    "one run but not in turn; * best of the column"
+)
 NARROWEST_LABEL = 12
+
+
+def is_trained(frame: pd.DataFrame) -> bool:
+    """Whether the cells trained rather than measured."""
+    return bool(frame["metric"].str.startswith("test.").any())
+
+
+def legend(frame: pd.DataFrame) -> str:
+    """What the columns of the tables mean."""
+    return TRAINED_LEGEND if is_trained(frame) else LEGEND
 
 
 def labels(frame: pd.DataFrame, kind: str) -> pd.Series:
@@ -69,19 +102,36 @@ def spread(frame: pd.DataFrame, problem: str) -> pd.DataFrame:
 
 def statuses(frame: pd.DataFrame, problem: str) -> pd.Series:
     """Per probe the statuses of its cells: ``ok``, or for example ``timeout`` or ``ok, error``."""
-    cells = frame[labels(frame, "problem") == problem]
-    return cells.groupby(labels(cells, "probe"), sort=False)["status"].agg(lambda s: ", ".join(dict.fromkeys(s)))
+    cells = _of(frame, problem)
+    whole = cells["status"].where(cells["metric"] == "")
+    ends = whole.groupby(cells["cell_id"]).transform("first").fillna(str(Status.OK))
+    return ends.groupby(_contenders(cells), sort=False).agg(lambda s: ", ".join(dict.fromkeys(s)))
 
 
 def best(values: pd.DataFrame) -> pd.DataFrame:
     """Which entries of ``table`` are the best of their column, to the three digits that are shown."""
     marks = pd.DataFrame(False, index=values.index, columns=values.columns)
-    for name, column in zip(values.columns, COLUMNS, strict=True):
-        better = METRICS[column.metric].better
+    for name in values.columns:
+        better = _COLUMN_OF[name].better
         if better and values[name].notna().any():
             goal = values[name].min() if better == "lower" else values[name].max()
             marks[name] = values[name].map(digits) == digits(goal)
     return marks
+
+
+def _of(frame: pd.DataFrame, problem: str) -> pd.DataFrame:
+    return frame[labels(frame, "problem") == problem]
+
+
+def _contenders(cells: pd.DataFrame) -> pd.Series:
+    """What has a row of its own: a probe, with its training where it has trained in several ways."""
+    probes = labels(cells, "probe")
+    if not is_trained(cells):
+        return probes
+    ways = cells["method"].where(cells["metric"].str.startswith("test."))
+    several = ways.groupby(probes).transform("nunique") > 1
+    own = ways.groupby(cells["cell_id"]).transform("first").fillna("").astype(object)
+    return probes.where(~several, probes + " {" + own + "}")
 
 
 def title(frame: pd.DataFrame, problem: str) -> str:
@@ -90,7 +140,11 @@ def title(frame: pd.DataFrame, problem: str) -> str:
     parts = [problem]
     parts += [f"N = {n:,.0f}" for n in _facts(cells, "problem.samples")]
     parts += [f"P = {p:,.0f}" for p in _facts(cells, "problem.parameters")]
-    parts += [f"epochs = {epoch}" for epoch in sorted(cells["epoch"].dropna().unique())]
+    epochs = sorted(cells["epoch"].dropna().unique())
+    if is_trained(cells):
+        parts += [f"trained from epoch {epochs[0]} to {epochs[-1]}"]
+    else:
+        parts += [f"epochs = {epoch}" for epoch in epochs]
     parts += [f"F: {method}" for method in _methods(cells)]
     parts += [f"outside layer blocks = {share:.1%} of |F|^2" for share in _facts(cells, "error.off_block")]
     seeds = cells["seed"].nunique()
@@ -116,8 +170,8 @@ def render(frame: pd.DataFrame, problem: str) -> Table:
     marks = best(values)
     shown = Table(box=None, padding=(0, 1, 0, 0), show_edge=False)
     shown.add_column("probe", overflow="fold", min_width=NARROWEST_LABEL, vertical="bottom")
-    for column in COLUMNS:
-        shown.add_column(column.heading, justify="right", no_wrap=True)
+    for name in values.columns:
+        shown.add_column(_COLUMN_OF[name].heading, justify="right", no_wrap=True)
     for probe, *row in zip(values.index, values.to_numpy(), spreads.to_numpy(), marks.to_numpy(), strict=True):
         shown.add_row(_name(probe, ends[probe]), *map(_text, *row))
     shown.min_width = NARROWEST_LABEL + 1 + sum(_width(column) for column in shown.columns[1:])
@@ -131,10 +185,12 @@ def show(console: Console, table: Table) -> None:
 
 
 def failures(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row per cell without a value and per metric that failed: cell_id, status, reason, label."""
+    """One row per cell without a value, and per reason of metrics that failed: cell_id, status, reason, label."""
     failed = frame[frame["status"] != Status.OK]
     label = labels(failed, "probe") + " on " + labels(failed, "problem") + ", seed " + failed["seed"].astype(str)
-    reason = failed["reason"].where(failed["metric"] == "", failed["metric"] + ": " + failed["reason"])
+    alike = failed.groupby(["cell_id", "status", "reason"])["metric"]
+    metrics = alike.transform(lambda names: ", ".join(dict.fromkeys(names))).astype(object)
+    reason = failed["reason"].where(metrics == "", metrics + ": " + failed["reason"])
     shown = pd.DataFrame({"cell_id": failed["cell_id"], "status": failed["status"], "reason": reason, "label": label})
     return shown.drop_duplicates().reset_index(drop=True)
 
@@ -152,15 +208,41 @@ def digest(frame: pd.DataFrame, commands: Mapping[str, str]) -> list[str]:
 
 
 def _aggregate(frame: pd.DataFrame, problem: str, how: str) -> pd.DataFrame:
-    cells = frame[labels(frame, "problem") == problem]
-    probes = labels(cells, "probe")
-    order = list(dict.fromkeys(probes))
+    cells = _of(frame, problem)
+    cells = cells.assign(contender=_contenders(cells))
+    order = list(dict.fromkeys(cells["contender"]))
+    chosen: Sequence[Column] = COLUMNS
+    if is_trained(cells):
+        cells = _outcomes(cells)
+        chosen = [column for column in TRAINED if (cells["metric"] == column.metric).any()]
     columns = {}
-    for column in COLUMNS:
-        chosen = (cells["metric"] == column.metric) & (cells["scope"] == column.scope) & (cells["status"] == Status.OK)
-        values = cells.loc[chosen, "value"].groupby(probes[chosen]).agg(how)
-        columns[f"{column.metric} ({column.scope})"] = values.reindex(order).astype("float64")
+    for column in chosen:
+        rows = (cells["metric"] == column.metric) & (cells["scope"] == column.scope) & (cells["status"] == Status.OK)
+        values = cells[rows].groupby("contender")["value"].agg(how)
+        columns[_named(column)] = values.reindex(order).astype("float64")
     return pd.DataFrame(columns, index=order)
+
+
+def _outcomes(cells: pd.DataFrame) -> pd.DataFrame:
+    """Of every training that came to its end the last row of each metric, and its pace against SGD's."""
+    ended = ~cells["cell_id"].isin(cells.loc[cells["metric"] == "", "cell_id"])
+    cells = cells[ended]
+    last = cells.sort_values("epoch", kind="stable").groupby(["cell_id", "metric", "scope"], sort=False).tail(1)
+    seconds = last[last["metric"] == "train.seconds"]
+    baselines = [name for name in BASELINES if (seconds["probe"] == name).any()]
+    if not baselines:
+        return last
+    begun = seconds["cell_id"].map(cells.groupby("cell_id")["epoch"].min()).astype("float64")
+    pace = seconds.assign(metric=PACE, value=seconds["value"] / (seconds["epoch"].astype("float64") - begun))
+    sgd = pace[pace["probe"] == baselines[0]].groupby("seed")["value"].median()
+    return pd.concat([last, pace.assign(value=pace["value"] / pace["seed"].map(sgd))])
+
+
+def _named(column: Column) -> str:
+    return f"{column.metric} ({column.scope})"
+
+
+_COLUMN_OF = {_named(column): column for column in (*COLUMNS, *TRAINED)}
 
 
 def _facts(cells: pd.DataFrame, metric: str) -> list[float]:

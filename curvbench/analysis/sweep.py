@@ -9,11 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from curvbench.analysis import summary
-from curvbench.analysis.summary import LEGEND, NARROWEST_LABEL, digits, labels, problems
+from curvbench.analysis.summary import NARROWEST_LABEL, digits, labels, legend, problems
 from curvbench.registry import describe, probes
 from curvbench.spec import METRICS, Status
 
-__all__ = ["LEGEND", "table", "tables", "tidy"]
+__all__ = ["legend", "table", "tables", "tidy"]
 
 AXIS = "probe.updates"
 SHOWN = ("error.relative", "error.scale_optimal", "direction.cosine", "direction.gradient")

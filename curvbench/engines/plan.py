@@ -16,7 +16,7 @@ from curvbench.spec import Cell, Status
 ANSWERED = frozenset({Status.OK, Status.UNSUPPORTED})
 AGAIN = frozenset({Status.INTERRUPTED, Status.SKIPPED})
 FAILED = frozenset(Status) - ANSWERED - AGAIN
-KEY = ("problem", "problem_args", "probe", "probe_args", "seed")
+KEY = ("problem", "problem_args", "probe", "probe_args", "seed", "training")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def make(
     by_id = {cell_id(cell, environment): cell for cell in cells}
     if not by_id:
         raise ValueError("the selection is empty: there is no probe, no problem or no seed")
-    if len({cell.label for cell in by_id.values()}) < len(by_id):
+    if len({(cell.label, cell.training) for cell in by_id.values()}) < len(by_id):
         raise ValueError("two different components of the selection have the same name and hyperparameters")
     suite_folder = results / next(iter(by_id.values())).suite
     runs = [] if force else store.runs(suite_folder)
@@ -93,7 +93,11 @@ def describe(identity: str, cell: Cell) -> dict[str, Any]:
     return {
         "id": identity,
         **_key(cell),
-        "hyperparameters": {"problem": cell.problem.hyperparameters, "probe": cell.probe.hyperparameters},
+        "hyperparameters": {
+            part: getattr(cell, part).hyperparameters
+            for part in ("problem", "probe", "training")
+            if getattr(cell, part)
+        },
         "device": cell.device,
         "dtype": cell.dtype,
         "threads": cell.threads,
@@ -103,7 +107,9 @@ def describe(identity: str, cell: Cell) -> dict[str, Any]:
 
 def _key(cell: Cell) -> dict[str, Any]:
     problem, probe = cell.problem, cell.probe
-    return dict(zip(KEY, (problem.name, problem.arguments, probe.name, probe.arguments, cell.seed), strict=True))
+    training = cell.training.arguments if cell.training else ""
+    values = (problem.name, problem.arguments, probe.name, probe.arguments, cell.seed, training)
+    return dict(zip(KEY, values, strict=True))
 
 
 def _continues(run: Path, cells: Mapping[str, Cell], environment: Mapping[str, Any]) -> bool:
@@ -114,7 +120,7 @@ def _continues(run: Path, cells: Mapping[str, Cell], environment: Mapping[str, A
         return False
     if record.get("identity") != run_identity(next(iter(cells.values())), environment):
         return False
-    known = {tuple(cell.get(name) for name in KEY): cell.get("id") for cell in record.get("cells", [])}
+    known = {tuple(cell.get(name, "") for name in KEY): cell.get("id") for cell in record.get("cells", [])}
     return all(known.get(tuple(_key(cell).values()), identity) == identity for identity, cell in cells.items())
 
 

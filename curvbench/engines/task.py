@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from curvbench import store
-from curvbench.spec import Cell, Row, Skip, Status, Unsupported
+from curvbench.spec import Cell, Diverged, Row, Skip, Status, Unsupported
 
 Report = Callable[[str], None]
 
@@ -42,7 +42,8 @@ class Task:
         """The cell's label, or that of the problem whose reference it is."""
         if self.kind == "cell":
             return self.cell.label
-        return f"reference Fisher of {self.cell.problem.label}, seed {self.cell.seed}"
+        made = "start" if self.cell.training else "reference Fisher"
+        return f"{made} of {self.cell.problem.label}, seed {self.cell.seed}"
 
     @property
     def log(self) -> Path:
@@ -86,13 +87,17 @@ class Task:
         table = store.rows_to_table(self.cell, rows, context)
         store.write_cell(self.folder / "cells", table)
         status = store.table_status(table)
-        return Outcome(status, "" if status is Status.OK else rows[0].reason)
+        return Outcome(status, "" if status is Status.OK else next(row.reason for row in rows if row.status is status))
+
+
+_SAID = {Skip: Status.SKIPPED, Unsupported: Status.UNSUPPORTED, Diverged: Status.DIVERGED}  # their text is the reason
 
 
 def describe(error: BaseException) -> Outcome:
     """Status and one-line reason for an exception."""
-    if isinstance(error, (Skip, Unsupported)):
-        return Outcome(Status.SKIPPED if isinstance(error, Skip) else Status.UNSUPPORTED, _one_line(str(error)))
+    for kind, status in _SAID.items():
+        if isinstance(error, kind):
+            return Outcome(status, _one_line(str(error)))
     lines = "".join(traceback.format_exception_only(error)).strip()
     return Outcome(_failure(error), _one_line(lines))
 
@@ -100,10 +105,6 @@ def describe(error: BaseException) -> Outcome:
 def _failure(error: BaseException) -> Status:
     import torch
 
-    from curvbench.training import Diverged
-
-    if isinstance(error, Diverged):
-        return Status.DIVERGED
     if isinstance(error, torch.OutOfMemoryError):
         return Status.OOM_DEVICE
     # torch has no exception of its own for a host allocation that failed

@@ -40,7 +40,7 @@ def collect(
     if fisher_type == "mc" and parts != [slice(0, instance.samples)]:  # draws are those of the whole batch, however cut
         cotangents = torch.stack(list(instance.cotangents(instance.outputs(), "mc", mc_samples, seed)))
     for part in parts:
-        some = instance.part(part)
+        some = instance if parts == [slice(0, instance.samples)] else instance.part(part)
         tape = some.tape(names)
         if cotangents is None:
             pulled = some.slopes(tape, fisher_type, mc_samples, seed)

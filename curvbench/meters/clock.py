@@ -6,6 +6,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
@@ -52,6 +53,28 @@ def seconds(function: Callable[[], object], device: torch.device) -> float:
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
+
+
+@dataclass
+class Stopwatch:
+    """Seconds inside its ``running`` blocks, added up; on CUDA until the device has finished what they began."""
+
+    device: torch.device
+    seconds: float = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """What is inside counts, however it ends."""
+        start = self._now()
+        try:
+            yield
+        finally:
+            self.seconds += self._now() - start
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
 
 def ratios(samples: Sequence[float], baseline: Sequence[float]) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from curvbench.spec import About, FisherProbe, LayerSize
 @dataclass(frozen=True)
 class Diag(FisherProbe):
     """The exact diagonal of the Fisher: its projection on diagonal matrices."""
+
+    averages: ClassVar[bool] = True
 
     about = About(
         represents="diag(F), the mean over the batch of the squares of the score columns",

@@ -39,6 +39,7 @@ class Eva(FisherProbe):
     positions: Positions = "mean"
 
     fisher_types: ClassVar[tuple[FisherType, ...]] = ("empirical",)
+    averages: ClassVar[bool] = True
 
     about = About(
         represents="(g (x) a) (g (x) a)^T per layer (and group): means g of output gradients, a of inputs",

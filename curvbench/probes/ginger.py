@@ -19,7 +19,7 @@ from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, LowRank, Operator
 from curvbench.parts import brand
 from curvbench.parts.limits import at_least_one, finite, fraction, one_of
-from curvbench.spec import About, LayerSize, Probe
+from curvbench.spec import About, LayerSize, Probe, StepRule
 
 Scope = Literal["joint", "per_tensor"]
 
@@ -52,6 +52,7 @@ class Ginger(Probe):
     damping: float = 1e-3
 
     statistic: ClassVar[Statistic] = "bg"
+    rule: ClassVar[StepRule] = StepRule(momentum="average", clip=1.0)
 
     about = About(
         represents="U diag(sigma) U^T: a running average of d d^T, d the batch gradient, cut to rank at every update",

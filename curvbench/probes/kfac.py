@@ -41,6 +41,7 @@ class Kfac(FisherProbe):
     damping_rule: DampingRule = "exact"
 
     fisher_types: ClassVar[tuple[FisherType, ...]] = get_args(FisherType)
+    averages: ClassVar[bool] = True
 
     about = About(
         represents="B (x) A per layer: A = E[a a^T] summed over positions, B = E[g g^T] averaged over them",

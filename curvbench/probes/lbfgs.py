@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from curvbench.instance import Instance
 from curvbench.operators import Subspace
 from curvbench.parts.limits import at_least_one
 from curvbench.parts.storage import appended
-from curvbench.spec import About, LayerSize, Probe
+from curvbench.spec import About, LayerSize, Probe, StepRule
 
 _ACCEPTED = 1e-10
 
@@ -43,6 +43,8 @@ class Lbfgs(Probe):
 
     memory: int = 10
     updates: int = 10
+
+    rule: ClassVar[StepRule] = StepRule(anew=True)
 
     about = About(
         represents="the BFGS matrix of the last memory pairs (s, H s), H the Hessian, begun with a multiple of I",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -37,6 +37,8 @@ class Mbf(FisherProbe):
 
     fc: Choice = "avg"
     conv: Choice = "all"
+
+    averages: ClassVar[bool] = True
 
     about = About(
         represents="Linear: I (x) the mean of the units' blocks; convolutions: one block per kernel, biases apart",

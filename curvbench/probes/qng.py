@@ -19,7 +19,7 @@ from curvbench.instance import Instance
 from curvbench.operators import Subspace
 from curvbench.parts.limits import at_least_one, fraction, one_of
 from curvbench.parts.storage import appended
-from curvbench.spec import About, LayerSize, Probe
+from curvbench.spec import About, LayerSize, Probe, StepRule
 
 Recursion = Literal["product", "sum"]
 
@@ -51,6 +51,7 @@ class Qng(Probe):
     seed: int = 0
 
     statistic: ClassVar[Statistic] = "bg"
+    rule: ClassVar[StepRule] = StepRule(momentum="gradient", update="after")
 
     about = About(
         represents="A A^T, A the product of the last memory factors sqrt(decay) I + beta q q^T: decay^n I plus rank n",

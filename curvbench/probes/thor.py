@@ -62,6 +62,7 @@ class Thor(FisherProbe):
     split: int = 128
 
     damping_rule: ClassVar[str] = "factored"
+    averages: ClassVar[bool] = True
 
     about = About(
         represents="B (x) A per layer with A and B of K-FAC (expand) cut to diagonal blocks of split rows",

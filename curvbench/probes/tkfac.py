@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -31,6 +31,8 @@ class Tkfac(FisherProbe):
     """
 
     damping_rule: TkfacDamping = "factored"
+
+    averages: ClassVar[bool] = True
 
     about = About(
         represents="t Psi (x) Phi per layer: Psi and Phi of trace 1, t the block's trace with positions as samples",

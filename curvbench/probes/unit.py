@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,6 +32,8 @@ class Unit(FisherProbe):
 
     Blocks that are too many to be stored are formed in tiles whenever they are needed.
     """
+
+    averages: ClassVar[bool] = True
 
     about = About(
         represents="per output unit (of a group) the block (1/N) sum u u^T of order D, u its rows of the score columns",

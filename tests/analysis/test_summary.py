@@ -151,3 +151,76 @@ def test_the_digest_gives_reason_and_command() -> None:
         "    d on toy[epochs=2], seed 0",
     ]
     assert summary.digest(rows[:1], {}) == []
+
+
+def trained(probe: str, seed: int = 0, pace: float = 1.0, status: str = "ok", **other: Any) -> list[dict[str, Any]]:
+    """Three epochs, the third without a value where the training has diverged."""
+    common = {"seed": seed, "cell_id": f"{probe}{seed}{other}", "method": "lr=0.1"} | other
+    rows = [row(probe, "test.accuracy", 0.1, epoch=0, **common)]
+    for epoch in (1, 2, 3) if status == "ok" else (1, 2):
+        rows.append(row(probe, "test.accuracy", 0.2 * epoch, epoch=epoch, **common))
+        rows.append(row(probe, "train.seconds", pace * epoch, epoch=epoch, **common))
+    if status != "ok":
+        rows.append(row(probe, "", None, "", status=status, reason="the loss is nan", epoch=3, **common))
+    return rows
+
+
+def test_trainings_show_their_last_epoch_and_their_pace() -> None:
+    rows = frame(*trained("sgdm", pace=2.0), *trained("kfac", pace=6.0), *trained("adam", status="diverged"))
+    table = summary.table(rows, TOY)
+    assert table["test.accuracy (network)"].tolist() == pytest.approx([0.6, 0.6, math.nan], nan_ok=True)
+    assert table["train.seconds (network)"].tolist()[:2] == [6.0, 18.0]
+    assert table[f"{summary.PACE} (network)"].tolist()[:2] == [1.0, 3.0]
+    assert table.loc["adam"].isna().all(), "what came before the end is in the rows, and no result"
+    assert summary.statuses(rows, TOY).to_dict() == {"sgdm": "ok", "kfac": "ok", "adam": "diverged"}
+    assert summary.title(rows, TOY) == "toy[epochs=2], trained from epoch 0 to 3"
+    assert summary.legend(rows) == summary.TRAINED_LEGEND != summary.legend(ROWS)
+    assert "adam  diverged" in text(summary.render(rows, TOY), 200)
+
+
+def test_the_pace_is_against_the_same_seed() -> None:
+    rows = [*trained("sgdm", 0, 1.0), *trained("sgdm", 1, 10.0), *trained("kfac", 0, 3.0), *trained("kfac", 1, 50.0)]
+    assert summary.table(frame(*rows), TOY).loc["kfac", f"{summary.PACE} (network)"] == 4.0
+
+
+def test_without_sgd_there_is_no_pace() -> None:
+    assert f"{summary.PACE} (network)" not in summary.table(frame(*trained("kfac")), TOY)
+
+
+def test_where_one_of_two_ways_diverged_the_other_keeps_its_numbers() -> None:
+    rows = frame(*trained("kfac", method="lr=0.1"), *trained("kfac", status="diverged", method="lr=9"))
+    table = summary.table(rows, TOY)
+    assert table["test.accuracy (network)"].to_dict() == pytest.approx(
+        {"kfac {lr=0.1}": 0.6, "kfac {lr=9}": math.nan}, nan_ok=True
+    )
+
+
+def test_where_all_diverged_there_is_a_row_without_numbers() -> None:
+    rows = frame(*trained("kfac", status="diverged"))
+    assert list(summary.table(rows, TOY).index) == ["kfac"]
+    assert "kfac  diverged" in text(summary.render(rows, TOY), 200)
+
+
+def test_a_probe_that_trained_in_two_ways_has_two_rows() -> None:
+    rows = frame(*trained("kfac", method="lr=0.1"), *trained("kfac", method="lr=0.3"), *trained("sgdm"))
+    assert list(summary.table(rows, TOY).index) == ["kfac {lr=0.1}", "kfac {lr=0.3}", "sgdm"]
+
+
+def test_a_missed_target_is_no_failure_and_comes_once() -> None:
+    missed = {"status": "unsupported", "reason": "not reached", "epoch": 3, "cell_id": "kfac0{}", "method": "lr=0.1"}
+    rows = frame(
+        *trained("kfac"),
+        row("kfac", "train.epochs_to_target", None, **missed),
+        row("kfac", "train.seconds_to_target", None, **missed),
+    )
+    assert summary.statuses(rows, TOY).to_dict() == {"kfac": "ok"}
+    assert summary.digest(rows, {}) == [
+        "unsupported: train.epochs_to_target, train.seconds_to_target: not reached",
+        "    kfac on toy[epochs=2], seed 0",
+    ]
+
+
+def test_a_table_of_trainings_fits_100_columns() -> None:
+    rows = [row("kfac", c.metric, 12345.6, c.scope, probe_args="damping=0.03", method="") for c in summary.TRAINED]
+    shown = text(summary.render(frame(*rows), TOY), 100)
+    assert max(map(len, shown.splitlines())) <= 100

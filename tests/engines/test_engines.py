@@ -21,7 +21,7 @@ ENDS = {
     "raise": ("error", "KeyError: 'a key\\nin two lines'"),
     "skip": ("skipped", "no data: get it with curvbench data mnist"),
     "unsupported": ("unsupported", "convolutions are not covered"),
-    "diverge": ("diverged", "curvbench.training.Diverged: the loss is nan"),
+    "diverge": ("diverged", "the loss is nan"),
     "memory": ("oom_host", "MemoryError: no more"),
     "allocate": ("oom_host", "RuntimeError: [enforce fail] DefaultCPUAllocator: can't allocate memory"),
     "leave": ("error", "SystemExit: 0"),

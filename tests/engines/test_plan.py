@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from fake_measure import Fake, Toy
 
 from curvbench import identity, store
 from curvbench.engines import plan
-from curvbench.spec import Cell, Row, Status
+from curvbench.spec import Cell, Row, Status, Training
 
 ENVIRONMENT = {
     "git_sha": None,
@@ -153,3 +154,13 @@ def test_an_empty_selection_and_two_of_a_name_are_refused(tmp_path: Path) -> Non
 def test_planning_writes_nothing(tmp_path: Path) -> None:
     make(tmp_path / "results", cells("a"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_trainings_at_several_rates_are_cells_of_one_run(tmp_path: Path) -> None:
+    one, other = (replace(cells("a")[0], training=Training(3, lr)) for lr in (0.1, 0.2))
+    folder = carry_out(make(tmp_path, [one]))
+    made = make(tmp_path, [one, other, *cells("a")])
+    assert (made.continued, [made.cells[i].training for i in made.todo]) == (folder, [Training(3, 0.2), None])
+    carry_out(made)
+    recorded = [cell["training"] for cell in store.read_run(folder)["cells"]]
+    assert recorded == ["epochs=3,lr=0.1", "epochs=3,lr=0.2", ""]

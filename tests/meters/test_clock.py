@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from curvbench.meters.clock import ratios, take_turns
+from curvbench.meters.clock import Stopwatch, ratios, take_turns
 from curvbench.meters.flops import FlopMeter
 from curvbench.meters.memory import MemoryMeter
 
@@ -79,3 +79,14 @@ def test_ratios() -> None:
     assert ratios([2.0, 9.0], [1.0, 3.0]) == [2.0, 3.0]
     with pytest.raises(ValueError, match="got 1 and 2"):
         ratios([1.0], [1.0, 2.0])
+
+
+def test_a_stopwatch_adds_up_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter([1.0, 3.0, 10.0, 10.5])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(ticks))
+    watch = Stopwatch(torch.device("cpu"))
+    with watch.running():
+        pass
+    with pytest.raises(KeyError), watch.running():
+        raise KeyError
+    assert watch.seconds == 2.5

@@ -1,0 +1,376 @@
+"""NaturalGradient: an optimizer on any probe, so that what was measured is what trains.
+
+A step of the parameters that the probe covers; order and kind of momentum are the probe's own (``StepRule``)::
+
+    statistics and factorization, every ``stat_every`` and ``refresh_every`` steps
+    p = (represented matrix, damped)^-1 g
+    p <- p min(1, sqrt(kl_clip / (lr^2 <p, g>)))
+    m <- momentum m + p
+    theta <- (1 - lr weight_decay) theta - lr m
+
+All other parameters (BatchNorm, embeddings) take p = g. With twice a trust radius for ``kl_clip`` the clip is QNG's
+trust region. LNGD's layer-wise rate is a hyperparameter of its probe, and so is the first epoch of FNGD.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from curvbench import numerics, states
+from curvbench.instance import Inputs, Instance, arguments
+from curvbench.likelihood import likelihood
+from curvbench.spec import Diverged, Probe, Unsupported
+from curvbench.tape import Tape, evaluation
+
+STATE_VERSION = 1
+_DRAWS = 2**20  # steps of one seed, so that neighbouring seeds share no draws
+
+
+class Moved(NamedTuple):
+    """A parameter that has a gradient, and its group."""
+
+    parameter: nn.Parameter
+    group: Mapping[str, Any]
+
+
+class NaturalGradient(torch.optim.Optimizer):
+    """Trains ``model`` by the preconditioned gradients of ``probe``.
+
+    The model is called through ``forward``, which remembers the batch for the curvature; the rest is any loop.
+    The gradient is whatever has gathered in ``.grad``; the statistics are those of the batch of the last ``forward``
+    under the likelihood ``loss``. They come from the training pass itself if the model computes the same in training
+    and in evaluation mode. With BatchNorm or dropout it does not: there the gradient is that of training mode, in
+    which BatchNorm couples the samples and no sample has a score of its own, while the statistics come from a pass of
+    their own in evaluation mode, with running means and variances as they are then. A method whose statistic is the
+    batch gradient with data labels (Adam, Shampoo) takes the training gradient.
+
+    >>> import torch.nn.functional as F, curvbench as cb
+    >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    >>> x, y = torch.randn(64, 8), torch.arange(64) % 4
+    >>> optimizer = NaturalGradient(model, cb.probe("kfac", damping=0.1), lr=0.5, momentum=0.9, kl_clip=0.01)
+    >>> for _ in range(50):
+    ...     optimizer.zero_grad()
+    ...     loss = F.cross_entropy(optimizer.forward(x, y), y)
+    ...     loss.backward()
+    ...     optimizer.step()
+    >>> bool(loss < 1)
+    True
+
+    Args:
+        model: as ``Instance`` takes it; verified on the first batch.
+        probe: a method with its hyperparameters, damping among them.
+        lr: learning rate, of a parameter group.
+        momentum: of a parameter group; a probe that keeps momentum itself uses its own where it covers.
+        weight_decay: of a parameter group.
+        loss: ``cross_entropy`` or ``gaussian``: the likelihood of the curvature.
+        params: parameters or parameter groups to train, by default all.
+        stat_every: steps from one update of the statistics to the next.
+        refresh_every: steps from one factorization to the next; a method that has none uses its latest statistics.
+        kl_clip: bound on lr^2 <p, g>, the predicted change of the outputs' distribution, or None.
+        ema: weight of the old statistics in a running average that begins with the first; 0 keeps the latest only.
+        decoupled_weight_decay: shrink the parameters (True), or add their multiple to the gradient as
+            ``torch.optim.SGD`` does.
+
+    Raises:
+        ValueError: an argument out of range, or an average of a probe that keeps no statistics.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        probe: Probe,
+        lr: float = 0.1,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        *,
+        loss: str = "cross_entropy",
+        params: Iterable[Any] | None = None,
+        stat_every: int = 1,
+        refresh_every: int = 1,
+        kl_clip: float | None = None,
+        ema: float = 0.0,
+        decoupled_weight_decay: bool = True,
+    ) -> None:
+        _refuse_settings(lr, momentum, weight_decay, kl_clip)
+        likelihood(loss)
+        rates = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__(model.parameters() if params is None else params, rates)
+        self.model, self.probe, self.loss = model, probe, loss
+        self.kl_clip, self.decoupled_weight_decay = kl_clip, decoupled_weight_decay
+        self._names = {parameter: name for name, parameter in model.named_parameters()}
+        if any(parameter not in self._names for group in self.param_groups for parameter in group["params"]):
+            raise ValueError("params holds a tensor that is no parameter of the model")
+        self._curvature = Curvature(probe, stat_every, refresh_every, ema)
+        self._verified: Instance | None = None
+        self._batch: tuple[Inputs, Tensor, Tape | None] | None = None
+        self._modes: list[bool] = []
+        self._may_share = False
+
+    def forward(self, inputs: Inputs, targets: Tensor) -> Tensor:
+        """The model's outputs, of which the loss is to be made; the batch is remembered where statistics are due.
+
+        Raises:
+            ValueError: the model or the batch has no exact per-sample Fisher, see ``Instance``.
+            Unsupported: the probe does not cover the model.
+        """
+        if not self._curvature.is_due or not torch.is_grad_enabled():
+            args, kwargs = arguments(inputs)
+            return self.model(*args, **kwargs)
+        known = self._known(inputs, targets)
+        expected = self._expected(known, inputs, targets)
+        tape = known.record(inputs)
+        if expected is not None:
+            self._may_share = torch.equal(tape.outputs.detach(), expected)
+        known.likelihood.check(tape.outputs.detach(), targets)
+        self._batch = inputs, targets, tape if self._may_share else None
+        return _cut(tape.outputs) if self._may_share else tape.outputs
+
+    def _known(self, inputs: Inputs, targets: Tensor) -> Instance:
+        """The model as it was verified on the first batch."""
+        if self._verified is None:
+            with evaluation(self.model):
+                verified = Instance(self.model, inputs, targets, self.loss)
+            if reason := self.probe.unsupported(verified):
+                raise Unsupported(reason)
+            self._verified = verified
+        return self._verified
+
+    def _expected(self, known: Instance, inputs: Inputs, targets: Tensor) -> Tensor | None:
+        """Where modules have changed their mode: outputs in evaluation mode, which would allow the pass to be shared.
+
+        Dropout counts as different whatever comes out: behind weights that begin at zero it shows only later.
+        """
+        modes = [module.training for module in self.model.modules()]
+        if modes == self._modes:
+            return None
+        self._modes = modes
+        self._may_share = not any(isinstance(m, _DropoutNd) and m.training for m in self.model.modules())
+        return known.with_batch(inputs, targets).outputs() if self._may_share else None
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step; ``closure`` makes the loss and its gradients, through ``forward``, where it is given.
+
+        Raises:
+            ValueError: statistics are due and no batch went through ``forward``; or a matrix cannot be factorized.
+            Diverged: so it is, because the gradient is not finite.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        moved = self._moved()
+        for name, direction in self._directions(moved).items():
+            parameter, group = moved[name]
+            if self.decoupled_weight_decay and group["weight_decay"]:
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            parameter.add_(direction, alpha=-group["lr"])
+        self._batch = None
+        return loss
+
+    def _moved(self) -> dict[str, Moved]:
+        pairs = [(p, group) for group in self.param_groups for p in group["params"]]
+        return {self._names[p]: Moved(p, group) for p, group in pairs if p.grad is not None}
+
+    def _directions(self, moved: Mapping[str, Moved]) -> dict[str, Tensor]:
+        """What is subtracted from each parameter, up to the learning rate."""
+        gradients = {name: self._gradient(m) for name, m in moved.items()}
+        if self.probe.rule.momentum != "step":
+            queried = self._with_momentum(gradients, moved)
+            return {**queried, **self._solved(queried, gradients, moved)}
+        solved = self._solved(gradients, gradients, moved)
+        own = solved if self.probe.keeps_momentum else {}
+        rest = {name: d for name, d in {**gradients, **solved}.items() if name not in own}
+        return {**own, **self._with_momentum(rest, moved)}
+
+    def _gradient(self, moved: Moved) -> Tensor:
+        parameter, group = moved
+        assert parameter.grad is not None
+        if self.decoupled_weight_decay or not group["weight_decay"]:
+            return parameter.grad
+        return parameter.grad.add(parameter, alpha=group["weight_decay"])
+
+    def _with_momentum(self, directions: Mapping[str, Tensor], moved: Mapping[str, Moved]) -> dict[str, Tensor]:
+        return {name: self._gathered(*moved[name], direction) for name, direction in directions.items()}
+
+    def _gathered(self, parameter: nn.Parameter, group: Mapping[str, Any], direction: Tensor) -> Tensor:
+        """Momentum with one more direction: their sum with falling weights, or their bias-corrected average."""
+        momentum, kept = group["momentum"], self.state[parameter]
+        if not momentum:
+            return direction
+        average = self.probe.rule.momentum == "average"
+        weight = 1 - momentum if average else 1.0
+        if "momentum_buffer" not in kept:
+            kept["momentum_buffer"], kept["taken"] = weight * direction, 0
+        else:
+            kept["momentum_buffer"].mul_(momentum).add_(direction, alpha=weight)
+        kept["taken"] += 1
+        buffer: Tensor = kept["momentum_buffer"]
+        return buffer / (1 - momentum ** kept["taken"]) if average else buffer
+
+    def _solved(
+        self, queried: Mapping[str, Tensor], gradients: Mapping[str, Tensor], moved: Mapping[str, Moved]
+    ) -> dict[str, Tensor]:
+        """The preconditioned gradients of the covered parameters, clipped."""
+        if self._verified is None or (self._curvature.is_due and self._batch is None):
+            raise ValueError("statistics are due at this step: call the model as optimizer.forward(inputs, targets)")
+        batch = self._seen(gradients) if self._curvature.is_due else None
+        vector = self._verified.pack(self._complete(queried))
+        try:
+            found = self._verified.unpack(self._curvature.solve(vector, batch))
+        except (ValueError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
+            if bool(torch.isfinite(vector).all()):
+                raise
+            raise Diverged("the gradient holds NaN or infinity") from error
+        solved = {name: step for name, step in found.items() if name in moved}
+        if self.kl_clip is None:
+            return solved
+        rates = {name: moved[name].group["lr"] ** 2 for name in solved}
+        change = sum(rates[name] * numerics.inner(step, queried[name]) for name, step in solved.items())
+        scale = min(1.0, math.sqrt(self.kl_clip / change)) if change > 0 else 1.0
+        return {name: scale * step for name, step in solved.items()}
+
+    def _seen(self, gradients: Mapping[str, Tensor]) -> Instance:
+        """The batch of the last ``forward``, with the gradients that were made of it."""
+        assert self._verified is not None and self._batch is not None
+        return self._verified.with_batch(*self._batch, known=self._complete(gradients))
+
+    def _complete(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """With zeros for the trainable parameters that are not among them."""
+        names = {name: p for p, name in self._names.items() if p.requires_grad}
+        return {name: tensors[name] if name in tensors else torch.zeros_like(p) for name, p in names.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of every torch optimizer and, as ``curvature``, the probe's; torch loads it ``weights_only``."""
+        return {**super().state_dict(), "curvature": self._curvature.state_dict()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Continue bit for bit from ``state_dict`` of an optimizer with the same model, probe and arguments.
+
+        Raises:
+            ValueError: it comes from another optimizer, probe or version, or from other parameter groups.
+        """
+        if "curvature" not in state_dict:
+            raise ValueError("this is no state of a NaturalGradient: it has no entry 'curvature'")
+        self._curvature.load_state_dict(state_dict["curvature"])
+        super().load_state_dict({key: value for key, value in state_dict.items() if key != "curvature"})
+
+
+class Curvature:
+    """A probe's state over the steps of a training: statistics, their average and factorizations when they are due.
+
+    ``steps`` counts the solves. ``kept`` is the state after its last update, ``ready`` the one that solves.
+    """
+
+    def __init__(self, probe: Probe, stat_every: int = 1, refresh_every: int = 1, ema: float = 0.0) -> None:
+        for name, value in (("stat_every", stat_every), ("refresh_every", refresh_every)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if not 0 <= ema < 1:
+            raise ValueError(f"ema must lie in [0, 1), got {ema}")
+        if ema and not probe.averages:
+            raise ValueError(f"{probe.name} has no statistics that ema could average: leave ema out")
+        self.probe, self.stat_every, self.refresh_every, self.ema = probe, stat_every, refresh_every, ema
+        self.steps = 0
+        self.kept: Any = None
+        self.ready: Any = None
+        self._updates = 0
+        self._unrefreshed = False
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the next solve takes in a batch."""
+        return self.steps % self.stat_every == 0
+
+    def solve(self, vector: Tensor, batch: Instance | None) -> Tensor:
+        """The damped inverse applied to a vector (P,), with ``batch`` taken in before or after as the rule says."""
+        rule = self.probe.rule
+        if self.steps == 0:
+            assert batch is not None, "the first step is due"
+            self.kept = self.probe.init(batch)
+            self.ready = self.probe.refresh(self.kept) if rule.update == "after" else None
+        if rule.update == "before":
+            self._take_in(batch)
+        step = self.probe.precondition(self.ready, vector)
+        if rule.update == "after":
+            self._take_in(batch)
+        self.steps += 1
+        return step.clamp(-rule.clip, rule.clip) if math.isfinite(rule.clip) else step
+
+    def _take_in(self, batch: Instance | None) -> None:
+        if batch is not None:
+            self.kept = self._updated(batch)
+            self._updates += 1
+            self._unrefreshed = True
+        refreshes = type(self.probe).refresh is not Probe.refresh
+        if self._unrefreshed and (not refreshes or self.steps % self.refresh_every == 0):
+            self.ready = self.probe.refresh(self.kept)
+            self._unrefreshed = False
+
+    def _updated(self, batch: Instance) -> Any:
+        probe = self._drawing()
+        if probe.rule.anew:
+            return probe.fit(batch)
+        new = probe.update(self.kept, batch)
+        return states.blend(self.kept, new, self.ema) if self.ema and self._updates else new
+
+    def _drawing(self) -> Probe:
+        """The probe with draws of this update's own."""
+        if not any(f.name == "seed" for f in dataclasses.fields(self.probe)):  # type: ignore[arg-type]
+            return self.probe
+        seed = self.probe.seed * _DRAWS + self._updates  # type: ignore[attr-defined]
+        return dataclasses.replace(self.probe, seed=seed)  # type: ignore[type-var]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain containers of tensors and numbers."""
+        same = self.ready is self.kept
+        return {
+            "version": STATE_VERSION,
+            "probe": self.probe.label,
+            "steps": self.steps,
+            "updates": self._updates,
+            "unrefreshed": self._unrefreshed,
+            "kept": states.pack(self.kept),
+            "ready": None if same else states.pack(self.ready),
+            "same": same,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what ``state_dict`` gave; raises ValueError for that of another probe or version."""
+        if state.get("version") != STATE_VERSION:
+            raise ValueError(
+                f"the state has version {state.get('version')}, this curvbench reads {STATE_VERSION}: train anew"
+            )
+        if state["probe"] != self.probe.label:
+            raise ValueError(f"the state is that of {state['probe']}, this optimizer's probe is {self.probe.label}")
+        module = type(self.probe).__module__
+        self.steps, self._updates, self._unrefreshed = state["steps"], state["updates"], state["unrefreshed"]
+        self.kept = states.unpack(state["kept"], module)
+        self.ready = self.kept if state["same"] else states.unpack(state["ready"], module)
+
+
+def _refuse_settings(lr: float, momentum: float, weight_decay: float, kl_clip: float | None) -> None:
+    for name, value in (("lr", lr), ("weight_decay", weight_decay)):
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be finite and not negative, got {value}")
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum must lie in [0, 1), got {momentum}")
+    if kl_clip is not None and not 0 < kl_clip < math.inf:
+        raise ValueError(f"kl_clip must be finite and above zero, or None, got {kl_clip}")
+
+
+def _cut(outputs: Tensor) -> Tensor:
+    """The outputs without their graph; a gradient that reaches them goes on through it and leaves it whole.
+
+    The loss's own backward pass would free the graph, of which the statistics still make use.
+    """
+    leaf = outputs.detach().requires_grad_()
+    leaf.register_hook(lambda gradient: torch.autograd.backward(outputs, gradient, retain_graph=True))
+    return leaf

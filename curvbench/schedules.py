@@ -1,0 +1,35 @@
+"""Learning-rate schedules: the factor of the rate at every step of a training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from curvbench.spec import Training
+
+_FLOOR, _SPAN = 1e-3, 0.94  # of LNGD's cosine variant: the rate that it ends near, and the share of half a wave
+
+
+def factor(training: Training, steps_per_epoch: int) -> Callable[[int], float]:
+    """The factor of ``training.lr`` at step 0, 1, ..., see ``Training``; the papers' epochs are counted in steps."""
+    total, growing = training.epochs * steps_per_epoch, training.warmup * steps_per_epoch
+
+    def at(step: int) -> float:
+        return _decay(training, min(step / total, 1.0)) * min(1.0, (step + 1) / growing if growing else 1.0)
+
+    return at
+
+
+def _decay(training: Training, t: float) -> float:
+    match training.schedule:
+        case "step":
+            return training.factor ** sum(t >= share for share in training.at)
+        case "cosine":
+            return (1 + math.cos(math.pi * t)) / 2
+        case "cosine-variant":
+            low = _FLOOR / training.lr if training.lr else 0.0
+            return low + (1 - low) * (1 + math.cos(_SPAN * math.pi * t)) / 2
+        case "polynomial":
+            return (1 - t) ** training.power
+        case "constant":
+            return 1.0
