@@ -81,7 +81,6 @@ def prepare(cell: Cell, folder: Path, data: Path | None, report: Report) -> None
         report(f"training {problem.label}: epoch {epoch}/{epochs}, loss {loss:.4f}")
 
     model = training.snapshot(problem, cell.seed, data, cell.device, dtype, tell)
-    folder.mkdir(parents=True, exist_ok=True)
     inputs, targets = training.batch(problem, problem.data(data), cell.seed, cell.device, dtype)
     stored: dict[str, Any] = {"weights": model.state_dict(), "batch": (inputs, targets)}
     if needs_fisher(cell):
@@ -90,6 +89,7 @@ def prepare(cell: Cell, folder: Path, data: Path | None, report: Report) -> None
         report(f"{reference_method(cell)} of {problem.label}: {len(inputs)} samples")
         fisher = exact_fisher(instance, *_reference_type(cell))
         stored |= _packed(fisher) | {"covered_trace": covered_trace(instance, fisher, *_reference_type(cell))}
+    folder.mkdir(parents=True, exist_ok=True)
     trial.write(stored, path)
 
 

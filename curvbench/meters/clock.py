@@ -17,8 +17,9 @@ def take_turns(
 ) -> dict[str, list[float]]:
     """Seconds per function, one raw sample per turn, without loops around short ones.
 
-    Each function runs once unmeasured, then in every turn each runs once, in the given order. No turn starts after
-    ``budget_s`` seconds (warm-up included), but the first always runs. The garbage collector rests meanwhile.
+    In every turn each function runs once, in the given order, after a turn to warm up that does not count. No turn starts
+    after ``budget_s`` seconds; where the first has taken them all it is the only sample, for functions so slow are not
+    slower for being cold. The garbage collector rests meanwhile.
 
     Raises:
         ValueError: No turn is asked for.
@@ -31,14 +32,12 @@ def take_turns(
     end = time.perf_counter() + budget_s
     samples: dict[str, list[float]] = {name: [] for name in functions}
     with _without_collector():
-        for function in functions.values():
-            function()
-        for turn in range(turns):
-            if turn and time.perf_counter() >= end:
-                break
+        for _ in range(1 + turns):
             for name, function in functions.items():
                 samples[name].append(seconds(function, device))
-    return samples
+            if time.perf_counter() >= end:
+                break
+    return {name: taken[1:] or taken for name, taken in samples.items()}
 
 
 def seconds(function: Callable[[], object], device: torch.device) -> float:
