@@ -17,9 +17,9 @@ def take_turns(
 ) -> dict[str, list[float]]:
     """Seconds per function, one raw sample per turn, without loops around short ones.
 
-    In every turn each function runs once, in the given order, after a turn to warm up that does not count. No turn starts
-    after ``budget_s`` seconds; where the first has taken them all it is the only sample, for functions so slow are not
-    slower for being cold. The garbage collector rests meanwhile.
+    In every turn each function runs once, in the given order, after a turn to warm up that does not count. No turn
+    starts after ``budget_s`` seconds; where the first has taken them all it is the only sample, for functions so slow
+    are not slower for being cold. The garbage collector rests meanwhile.
 
     Raises:
         ValueError: No turn is asked for.
