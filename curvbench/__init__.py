@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from curvbench import plot
     from curvbench.fisher import exact_fisher
     from curvbench.instance import Instance
     from curvbench.measure import fit
@@ -61,16 +62,19 @@ __all__ = [
     "exact_fisher",
     "fit",
     "load",
+    "plot",
     "probe",
     "problem",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "plot":
+        return import_module("curvbench.plot")
     if name not in _HOMES:
         raise AttributeError(f"module 'curvbench' has no attribute {name!r}")
     return getattr(import_module(f"curvbench.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_HOMES]
+    return [*globals(), *_HOMES, "plot"]

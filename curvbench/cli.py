@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shlex
@@ -127,14 +128,60 @@ def data(name: str, root: Path | None) -> None:
     click.echo(f"{name} is in {folder}")
 
 
+@cli.command()
+@click.argument("run")
+@_option("--format", "form", type=click.Choice(["html", "markdown", "latex"]), default="html", help="Of the report.")
+@_option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to write; without it, the terminal.")
+@_folder("--results", default=Path("results"), help="Folder in which a run id or `latest` is looked up.")
+def report(run: str, form: str, output: Path | None, results: Path) -> None:
+    """Write RUN as one HTML page that needs no network, or as tables in Markdown or LaTeX.
+
+    RUN is a run's folder, a folder of results (the latest run of each suite), a run id, or `latest`.
+    """
+    from curvbench import report as reports
+    from curvbench import store
+
+    with _users_fault():
+        text = reports.write(reports.read(store.resolve(run, results)), form)
+        if output is None:
+            click.echo(text, nl=False)
+            return
+        output.write_text(text)
+    click.echo(f"report: {output}")
+
+
+@cli.command()
+@click.argument("results", type=click.Path(path_type=Path), required=False)
+@_option("--port", type=click.IntRange(1, 65535), help="Port on loopback; without it, the first free one from 8501 on.")
+def dashboard(results: Path | None, port: int | None) -> None:
+    """Look at RESULTS, or at the shipped sample, in a browser on this machine."""
+    if results is not None and not results.is_dir():
+        raise BadInput(f"no results at {str(results)!r}: expected a folder that `curvbench run` has written")
+    app = Path(__file__).parents[1] / "dashboard" / "app.py"
+    if not app.is_file():
+        raise BadInput("the dashboard is in curvbench's checkout: clone it and pip install -e '.[dashboard]'")
+    if any(importlib.util.find_spec(name) is None for name in ("streamlit", "plotly")):
+        raise BadInput("the dashboard needs streamlit and plotly: pip install 'curvbench[dashboard]'")
+    import plotly.graph_objects  # noqa: F401  (what the first page would wait for)
+    from streamlit.web.cli import main as streamlit
+
+    import curvbench.plot  # noqa: F401
+
+    if results is not None:
+        os.environ["CURVBENCH_RESULTS"] = str(results.resolve())
+    options = {"server.address": "127.0.0.1", "server.headless": "true", "browser.gatherUsageStats": "false"}
+    options |= {"client.toolbarMode": "viewer", **({"server.port": str(port)} if port else {})}
+    streamlit(["run", str(app), *(word for key, value in options.items() for word in (f"--{key}", value))])
+
+
 @contextmanager
 def _users_fault() -> Iterator[None]:
-    """Within, a ValueError or OSError comes from what the user gave: one line, exit code 2."""
+    """Within, a ValueError or OSError comes from what the user gave, an ImportError from an extra: exit code 2."""
     try:
         yield
     except BrokenPipeError:
         raise
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         raise BadInput(str(error)) from error
 
 

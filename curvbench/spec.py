@@ -7,8 +7,8 @@ The way of the data::
 
 Imports point down only:
 
-    5  cli  runner  display
-    4  engines   analysis   selection
+    5  cli  runner  display   report
+    4  engines   plot --> analysis   selection
     3  measure --> trial --> training   optim   store   identity
     2  probes --> parts   problems   meters   states   schedules   augmentation   registry  hyperparameters
     1  operators   fisher --> instance --> checks --> tape   layers   convolution   likelihood   data   text   download

@@ -63,6 +63,7 @@ SCHEMA = pa.schema(
 )
 _DTYPES = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
 _NEVER_NULL = {"schema_version": "int64", "seed": "int64", "threads": "int64"}
+_CELL = ("suite", "run_id", "cell_id")
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,8 @@ def write_cell(folder: Path, table: pa.Table) -> Path:
     return path
 
 
-def read_cell(path: Path) -> pa.Table:
-    """A fragment in ``SCHEMA``.
+def read_cell(path: Path, columns: Sequence[str] = SCHEMA.names) -> pa.Table:
+    """The ``columns`` of a fragment in ``SCHEMA``; others are not read from the file.
 
     Raises:
         ValueError: it is truncated, or no fragment of curvbench.
@@ -99,14 +100,19 @@ def read_cell(path: Path) -> pa.Table:
     """
     content = path.read_bytes()
     try:
-        table = pq.ParquetFile(pa.BufferReader(content)).read()
+        file = pq.ParquetFile(pa.BufferReader(content))
+        known = file.schema_arrow.names
+        present = [name for name in dict.fromkeys(["schema_version", *columns]) if name in known]
+        table = file.read(present, use_threads=False)  # threads cost more than they bring on some kilobytes
     except (pa.ArrowException, OSError) as error:  # Arrow raises OSError too where the content is damaged
         raise ValueError(f"not readable as Parquet ({' '.join(str(error).split())})") from error
-    if missing := [name for name in SCHEMA.names if name not in table.column_names]:
+    if missing := [name for name in SCHEMA.names if name not in known]:
         raise ValueError(f"no fragment of curvbench: {len(missing)} columns missing ({', '.join(missing[:3])})")
     _refuse_newer(path, table)
+    wanted = pa.schema([SCHEMA.field(name) for name in columns], SCHEMA.metadata)
+    table = table.select(columns)
     try:
-        return table.select(SCHEMA.names).cast(SCHEMA)
+        return table if table.schema.equals(wanted) else table.cast(wanted)
     except pa.ArrowException as error:
         raise ValueError(f"no fragment of curvbench: {str(error).splitlines()[0]}") from error
 
@@ -115,23 +121,26 @@ class NewerSchema(ValueError):
     """A fragment was written by a later version of curvbench."""
 
 
-def load(path: str | Path | Iterable[str | Path]) -> pd.DataFrame:
+def load(path: str | Path | Iterable[str | Path], columns: Sequence[str] = SCHEMA.names) -> pd.DataFrame:
     """Every row below ``path``: a fragment, a folder of a run, suite or results, or several of them; oldest cell first.
 
     A cell that several runs share comes once. Fragments that are truncated or foreign are named in a warning and
-    set aside.
+    set aside. Only ``columns`` are read, which is faster where there are many rows.
 
     Raises:
-        ValueError: there is no such path, or a later version of curvbench has written it.
+        ValueError: there is no such path or column, or a later version of curvbench has written it.
         OSError: a folder or file cannot be read.
     """
+    if unknown := [name for name in columns if name not in SCHEMA.names]:
+        raise ValueError(f"unknown column {unknown[0]!r}: {near_misses(unknown[0], SCHEMA.names)}")
     paths = [path] if isinstance(path, str | Path) else list(path)
-    tables: dict[tuple[str, str, str], pa.Table] = {}
+    needed = list(dict.fromkeys([*columns, *_CELL, "started_at"]))
+    tables: dict[tuple[str, ...], pa.Table] = {}
     for file in dict.fromkeys(file for p in paths for file in _fragments(Path(p))):
-        for table in _by_cell(file):
-            tables.setdefault(tuple(table[key][0].as_py() for key in ("suite", "run_id", "cell_id")), table)
+        for table in _by_cell(file, needed):
+            tables.setdefault(tuple(table[key][0].as_py() for key in _CELL), table)
     in_order = sorted(tables.values(), key=lambda table: table["started_at"][0].as_py())
-    return _frame(pa.concat_tables(in_order) if in_order else SCHEMA.empty_table())
+    return _frame(pa.concat_tables(in_order) if in_order else SCHEMA.empty_table()).loc[:, list(columns)]
 
 
 def cell_statuses(folder: Path) -> dict[str, Status]:
@@ -143,7 +152,7 @@ def cell_statuses(folder: Path) -> dict[str, Status]:
 
 def fragment_status(path: Path) -> Status | None:
     """How the cell of a fragment ended; None, with a warning, where the fragment is damaged."""
-    return next((table_status(table) for table in _by_cell(path)), None)
+    return next((table_status(table) for table in _by_cell(path, [*_CELL, "status"])), None)
 
 
 def table_status(table: pa.Table) -> Status:
@@ -237,6 +246,29 @@ def resolve(run: str | Path, results: str | Path = "results") -> list[Path]:
     raise ValueError(f"no run {str(run)!r} in {str(results)!r}: {near_misses(str(run), known)}")
 
 
+def runs_below(path: str | Path) -> list[Path]:
+    """Every run in a folder of results, of a suite or of one run, oldest first; raises ValueError for no folder."""
+    path = Path(path)
+    if not path.is_dir():
+        raise ValueError(f"no results at {str(path)!r}: expected a folder that `curvbench run` has written")
+    if (path / "run.json").is_file():
+        return [path]
+    return sorted((run for folder in (path, *_folders(path)) for run in runs(folder)), key=lambda run: run.name)
+
+
+def state(path: Path) -> tuple[int, int, int]:
+    """What changes whenever a fragment below ``path`` comes, goes or is replaced: count, bytes and latest change."""
+    found = [file.stat() for file in _fragments(path)]
+    return len(found), sum(s.st_size for s in found), max((s.st_mtime_ns for s in found), default=0)
+
+
+def read_log(run: Path, cell_id: str) -> str | None:
+    """What a cell printed while it ran; None where there is no such file."""
+    path = run / "logs" / f"{cell_id}.log"
+    inside = path.resolve().parent == (run / "logs").resolve()  # an id comes from a file that anyone may have written
+    return path.read_text(errors="replace") if inside and path.is_file() else None
+
+
 def _latest_runs(folder: Path) -> list[Path]:
     latest = [found[-1] for found in (runs(f) for f in (folder, *_folders(folder))) if found]
     if not latest:
@@ -327,20 +359,19 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _by_cell(file: Path) -> list[pa.Table]:
+def _by_cell(file: Path, columns: Sequence[str]) -> list[pa.Table]:
     """The cells of a file (a fragment holds one, an exported file many); none, with a warning, of a bad file."""
     try:
-        table = read_cell(file)
+        table = read_cell(file, columns)
     except NewerSchema:
         raise
     except ValueError as error:
         warnings.warn(f"{file} set aside: {error}", stacklevel=3)
         return []
-    keys = table.select(["suite", "run_id", "cell_id"]).to_pylist()
     places: dict[tuple[str, ...], list[int]] = {}
-    for index, key in enumerate(keys):
-        places.setdefault(tuple(key.values()), []).append(index)
-    return [table.take(indices) for indices in places.values()]
+    for index, key in enumerate(zip(*(table[name].to_pylist() for name in _CELL), strict=True)):
+        places.setdefault(key, []).append(index)
+    return [table] if len(places) == 1 else [table.take(indices) for indices in places.values()]
 
 
 def _refuse_newer(path: Path, table: pa.Table) -> None:
@@ -352,4 +383,5 @@ def _refuse_newer(path: Path, table: pa.Table) -> None:
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:
-    return table.to_pandas(types_mapper=_DTYPES.get).astype(_NEVER_NULL)
+    frame = table.to_pandas(types_mapper=_DTYPES.get)
+    return frame.astype({name: kind for name, kind in _NEVER_NULL.items() if name in frame})

@@ -22,8 +22,8 @@ FLOORS = {
     | {"data", "text", "download"},
     2: {"parts", "probes", "problems", "meters", "states", "schedules", "augmentation", "hyperparameters", "registry"},
     3: {"optim", "training", "trial", "identity", "measure", "store"},
-    4: {"engines", "analysis", "selection"},
-    5: {"display", "runner", "cli", "__main__"},
+    4: {"engines", "analysis", "plot", "selection"},
+    5: {"display", "report", "runner", "cli", "__main__"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 PREFIXES = ("time_", "mem_", "peakmem_", "track_")

@@ -241,3 +241,50 @@ def test_folders_without_permission_are_an_error(tmp_path: Path) -> None:
             store.check_writable(folder)
     finally:
         (folder / "cells").chmod(0o755)
+
+
+def test_only_the_columns_that_are_asked_for(tmp_path: Path) -> None:
+    folder = run(tmp_path, "r1", "c1", "c2")
+    every, some = store.load(folder), store.load(folder, ["value", "metric", "seed"])
+    pd.testing.assert_frame_equal(some, every[["value", "metric", "seed"]])
+    with pytest.raises(ValueError, match="unknown column 'metrik': did you mean metric"):
+        store.load(folder, ["metrik"])
+
+
+def test_a_newer_schema_is_refused_whatever_is_asked_for(tmp_path: Path) -> None:
+    newer = table().set_column(0, store.SCHEMA.field(0), pa.array([store.SCHEMA_VERSION + 1] * 3, pa.int64()))
+    pq.write_table(newer, tmp_path / "new.parquet")
+    with pytest.raises(store.NewerSchema):
+        store.load(tmp_path, ["value"])
+
+
+def test_every_run_below(tmp_path: Path) -> None:
+    old, new, other = run(tmp_path, "r1"), run(tmp_path, "r2"), run(tmp_path, "r0", suite="t")
+    assert store.runs_below(tmp_path) == [other, old, new]
+    assert store.runs_below(tmp_path / "s") == [old, new]
+    assert store.runs_below(new) == [new]
+    with pytest.raises(ValueError, match="expected a folder"):
+        store.runs_below(tmp_path / "nowhere")
+
+
+def test_the_state_tells_of_every_change(tmp_path: Path) -> None:
+    folder = run(tmp_path, "r1", "c1")
+    seen = [store.state(folder), store.state(folder)]
+    store.write_cell(folder / "cells", table("c2"))
+    seen.append(store.state(folder))
+    store.write_cell(folder / "cells", table("c2", rows=FAILED))
+    seen.append(store.state(folder))
+    (folder / "cells" / "c1.parquet").unlink()
+    seen.append(store.state(folder))
+    assert seen[0] == seen[1]
+    assert len(set(seen)) == 4
+
+
+def test_a_log_is_read_from_its_folder_alone(tmp_path: Path) -> None:
+    folder = run(tmp_path, "r1")
+    (folder / "logs").mkdir()
+    (folder / "logs" / "c1.log").write_bytes(b"said \xff")
+    assert store.read_log(folder, "c1") == "said �"
+    (tmp_path / "other.log").write_text("secret")
+    assert store.read_log(folder, "../../../other") is None
+    assert store.read_log(folder, "c2") is None

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Column as RichColumn
@@ -77,8 +78,10 @@ def legend(frame: pd.DataFrame) -> str:
 
 def labels(frame: pd.DataFrame, kind: str) -> pd.Series:
     """``name[key=value,...]`` of the ``problem`` or ``probe`` of each row."""
-    arguments = frame[f"{kind}_args"].fillna("").astype(object)
-    return frame[kind].astype(object) + arguments.map(lambda text: f"[{text}]" if text else "")
+    name, names = pd.factorize(frame[kind])
+    argument, arguments = pd.factorize(frame[f"{kind}_args"])  # few of them, many rows; null is -1, the last
+    texts = np.array([[f"{n}[{a}]" if a else n for a in [*arguments, ""]] for n in names], dtype=object)
+    return pd.Series(texts[name, argument] if len(frame) else [], index=frame.index, dtype=object)
 
 
 def problems(frame: pd.DataFrame) -> list[str]:

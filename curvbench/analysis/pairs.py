@@ -1,0 +1,52 @@
+"""Two runs side by side: the same probe, problem, seed, metric and scope in both."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from curvbench.analysis.summary import labels
+from curvbench.analysis.views import Quantity, meaning
+from curvbench.spec import Status
+
+KEY = ["probe", "problem", "seed", "metric", "scope", "epoch"]
+
+
+def pairs(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
+    """One row per measurement of either run: its key, ``a``, ``b``, ``change`` = b / a - 1, and ``verdict``.
+
+    The verdict is ``better`` or ``worse`` by the metric's direction, ``changed`` where it has none, ``equal``,
+    or ``only in A``, ``only in B``.
+    """
+    both = _keyed(a).rename("a").to_frame().join(_keyed(b).rename("b"), how="outer").reset_index()
+    both["change"] = both["b"] / both["a"].where(both["a"] != 0) - 1
+    both["verdict"] = _verdict(both)
+    return both
+
+
+def of_quantity(table: pd.DataFrame, quantity: Quantity) -> pd.DataFrame:
+    """The rows of one metric in one scope."""
+    return table[(table["metric"] == quantity.metric) & (table["scope"] == quantity.scope)]
+
+
+def _keyed(frame: pd.DataFrame) -> pd.Series:
+    rows = frame[(frame["status"] == Status.OK) & frame["metric"].fillna("").ne("")]
+    key = rows[["seed", "metric", "scope", "epoch"]].copy()
+    key["epoch"] = key["epoch"].astype("Int64").fillna(-1).astype("int64")
+    key.insert(0, "probe", labels(rows, "probe").astype(object))
+    key.insert(1, "problem", labels(rows, "problem").astype(object))
+    indexed = rows["value"].set_axis(pd.MultiIndex.from_frame(key.astype({"metric": object, "scope": object})))
+    return indexed.groupby(level=KEY, sort=False).median()
+
+
+def _verdict(both: pd.DataFrame) -> np.ndarray:
+    sign = both["metric"].map({m: {"lower": 1, "higher": -1, "": 0}[meaning(m).better] for m in set(both["metric"])})
+    gain = (both["b"] - both["a"]) * sign
+    cases = {
+        "only in A": both["a"].notna() & both["b"].isna(),
+        "only in B": both["b"].notna() & both["a"].isna(),
+        "equal": both["a"] == both["b"],
+        "worse": gain > 0,
+        "better": gain < 0,
+    }
+    return np.select(list(cases.values()), list(cases), default="changed")

@@ -1,0 +1,315 @@
+"""The tables behind the figures: pure functions from the rows of a run to what a figure draws and a CSV holds.
+
+Every probe of the rows is in every table: one without a value has NaN there, and its status says why.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from curvbench.analysis.summary import COLUMNS, digits, labels, problems, statuses, table
+from curvbench.spec import METRICS, PHASES, Metric, Status
+
+WHOLES = ("network", "layer blocks")
+GRADIENT = "gradient"
+FAMILIES = ("error", "direction", "health", "flops", "memory", "time")
+Settings = Mapping[str, Mapping[str, Any]]
+
+
+class Quantity(NamedTuple):
+    """A metric in one scope, as an axis shows it: what is best at 1 as its distance from 1, so that lower is better."""
+
+    metric: str
+    scope: str
+
+    @property
+    def is_gap(self) -> bool:
+        """Whether the axis shows 1 - value."""
+        return self.metric.startswith(("error.", "direction.")) and meaning(self.metric).better == "higher"
+
+    @property
+    def better(self) -> str:
+        """Which way of the axis is better."""
+        return "lower" if self.is_gap else meaning(self.metric).better
+
+    @property
+    def heading(self) -> str:
+        """The heading of a column with what the axis shows."""
+        return f"1 - {self}" if self.is_gap else str(self)
+
+    def __str__(self) -> str:
+        return f"{self.metric} ({self.scope})"
+
+    @classmethod
+    def parse(cls, text: str) -> Quantity:
+        """From ``metric (scope)``."""
+        metric, _, scope = text.partition(" (")
+        return cls(metric, scope.removesuffix(")"))
+
+
+def meaning(metric: str) -> Metric:
+    """What is known of a metric; one of a later version has neither unit nor direction."""
+    return METRICS.get(metric, Metric("", ""))
+
+
+def of_problem(frame: pd.DataFrame, problem: str) -> pd.DataFrame:
+    """The rows of one problem, given by its label."""
+    return frame[labels(frame, "problem") == problem]
+
+
+def surrogates(frame: pd.DataFrame) -> list[str]:
+    """The labels of problems whose rows are of a small stand-in for a published experiment."""
+    told = [column for column in ("suite", "problem", "problem_args", "method") if column in frame]
+    kinds = frame[told].drop_duplicates().astype(object).fillna("")
+    return problems(kinds[kinds.agg(" ".join, axis=1).str.contains("surrogate", regex=False)]) if len(kinds) else []
+
+
+def quantities(frame: pd.DataFrame, families: Sequence[str]) -> list[Quantity]:
+    """The metrics of some families in the scopes that mean the same for every problem, in the order of ``METRICS``."""
+    known = frame.loc[frame["scope"].isin([*WHOLES, *PHASES]) & frame["metric"].ne(""), ["metric", "scope"]]
+    pairs = [Quantity(*pair) for pair in known.drop_duplicates().itertuples(index=False)]
+    order = {metric: place for place, metric in enumerate(METRICS)}
+    chosen = [pair for pair in pairs if pair.metric.split(".")[0] in families]
+    return sorted(chosen, key=lambda q: (order.get(q.metric, len(order)), [*WHOLES, *PHASES].index(q.scope)))
+
+
+def values(frame: pd.DataFrame, quantity: Quantity) -> pd.DataFrame:
+    """Median, least and greatest value over seeds, one row per probe label, in the order of the rows."""
+    chosen = frame[(frame["metric"] == quantity.metric) & (frame["scope"] == quantity.scope)]
+    chosen = chosen[chosen["status"] == Status.OK]
+    shown = 1 - chosen["value"] if quantity.is_gap else chosen["value"]
+    found = shown.groupby(labels(chosen, "probe"), sort=False).agg(["median", "min", "max"])
+    return found.reindex(list(dict.fromkeys(labels(frame, "probe")))).astype("float64")
+
+
+def status(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row per probe and problem: probe, problem, status, cells, reason; ``not run`` where there is no row."""
+    ends = cells(frame)
+    found = ends.groupby(["probe", "problem"], sort=False).agg(
+        status=("status", _distinct), cells=("cell_id", "nunique"), reason=("reason", _distinct)
+    )
+    every = pd.MultiIndex.from_product(
+        [dict.fromkeys(ends["probe"]), dict.fromkeys(ends["problem"])], names=["probe", "problem"]
+    )
+    full = found.reindex(every).fillna({"status": "not run", "cells": 0, "reason": ""})
+    return full.astype({"cells": "int64"}).reset_index()
+
+
+def ranking(frame: pd.DataFrame, problem: str, places: int = 3) -> pd.DataFrame:
+    """The best probes per column of the summary: one row per column, the probes with their values in 1st, 2nd, ..."""
+    medians = table(frame, problem)
+    rows = []
+    for name, column in zip(medians.columns, COLUMNS, strict=True):
+        better = meaning(column.metric).better
+        best = medians[name].dropna().sort_values(ascending=better == "lower", kind="stable").head(places)
+        ranked = {ordinal(k): f"{probe}  {digits(value)}" for k, (probe, value) in enumerate(best.items(), 1)}
+        rows.append({"metric": column.metric, "scope": column.scope, "better": better, **ranked})
+    return pd.DataFrame(rows)
+
+
+def ordinal(k: int) -> str:
+    """``1st``, ``2nd``, ``3rd``, ``4th``."""
+    return f"{k}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(k, 'th') }"
+
+
+def tradeoff(frame: pd.DataFrame, problem: str, x: Quantity, y: Quantity) -> pd.DataFrame:
+    """One row per probe: x and y with their ranges, status, and whether it is on the Pareto front.
+
+    A probe is on the front if no other is at least as good in both and better in one; without a direction none is.
+    """
+    mine = of_problem(frame, problem)
+    found = pd.concat([values(mine, x).add_prefix("x "), values(mine, y).add_prefix("y ")], axis=1)
+    found = found.rename(columns={"x median": "x", "y median": "y"})
+    found["status"] = statuses(frame, problem).reindex(found.index)
+    signs = [{"lower": 1, "higher": -1, "": math.nan}[quantity.better] for quantity in (x, y)]
+    found["front"] = pareto(found["x"] * signs[0], found["y"] * signs[1])
+    return found.rename_axis("probe").reset_index()
+
+
+def pareto(x: pd.Series, y: pd.Series) -> pd.Series:
+    """Which points no other point dominates, lower being better; points that are not finite never are."""
+    a, b = x.to_numpy("float64"), y.to_numpy("float64")
+    finite = np.isfinite(a) & np.isfinite(b)
+    as_good = (a[None] <= a[:, None]) & (b[None] <= b[:, None]) & finite
+    better = (a[None] < a[:, None]) | (b[None] < b[:, None])
+    return pd.Series(finite & ~(as_good & better).any(axis=1), index=x.index)
+
+
+def layers(frame: pd.DataFrame, problem: str, metric: str) -> pd.DataFrame:
+    """Medians over seeds of one metric: one row per probe, one column per scope, the wholes first."""
+    mine = of_problem(frame, problem)
+    rows = mine[(mine["metric"] == metric) & (mine["status"] == Status.OK)]
+    found = rows.pivot_table("value", labels(rows, "probe"), "scope", "median", sort=False)
+    scopes = [scope for scope in WHOLES if scope in found] + [scope for scope in found if scope not in WHOLES]
+    probes = list(dict.fromkeys(labels(mine, "probe")))
+    return found.reindex(index=probes, columns=scopes).astype("float64").rename_axis(index="probe", columns=None)
+
+
+def arguments(text: str) -> dict[str, Any]:
+    """``key=value,...`` with numbers as numbers."""
+    pairs = (part.partition("=") for part in text.split(",") if "=" in part)
+    return {key: _number(value) for key, _, value in pairs}
+
+
+def settings(frame: pd.DataFrame, record: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
+    """The hyperparameters of each cell as ``probe.key``, ``problem.key`` and ``epoch``.
+
+    With a run's record, all of them; from rows alone, those that differ from their defaults.
+    """
+    columns = ["cell_id", "problem_args", "probe_args", "epoch"]
+    found: dict[str, dict[str, Any]] = {}
+    known = {cell["id"]: cell.get("hyperparameters", {}) for cell in (record or {}).get("cells", [])}
+    for cell in frame[columns].drop_duplicates("cell_id").to_dict("records"):
+        flat: dict[str, Any] = {}
+        for kind in ("problem", "probe"):
+            stored = known.get(cell["cell_id"], {}).get(kind, {})
+            changed = arguments(cell[f"{kind}_args"] or "")
+            flat |= {f"{kind}.{key}": value for key, value in (stored | changed).items()}
+        flat["epoch"] = flat.pop("problem.epochs", None if pd.isna(cell["epoch"]) else int(cell["epoch"]))
+        found[cell["cell_id"]] = flat
+    return found
+
+
+def parameters(frame: pd.DataFrame, known: Settings) -> list[str]:
+    """The numeric hyperparameters that take two values or more within one method: what errors can be drawn against."""
+    cells = frame[["cell_id", "probe"]].drop_duplicates()
+    taken: dict[tuple[str, str], set[float]] = {}
+    for cell, probe in cells.itertuples(index=False):
+        for key, value in known.get(cell, {}).items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                taken.setdefault((key, probe), set()).add(value)
+    varied = dict.fromkeys(key for (key, _), seen in taken.items() if len(seen) > 1)
+    return sorted(varied, key=lambda key: key != "epoch")
+
+
+def sweep(frame: pd.DataFrame, known: Settings, parameter: str, quantity: Quantity) -> pd.DataFrame:
+    """A quantity against a numeric hyperparameter: probe, problem, the parameter's value, median, min and max.
+
+    ``probe`` and ``problem`` are labelled without the parameter, so that what differs by it alone is one line.
+    """
+    rows = frame[(frame["metric"] == quantity.metric) & (frame["scope"] == quantity.scope)]
+    rows = rows[rows["status"] == Status.OK]
+    at = rows["cell_id"].map({cell: values.get(parameter) for cell, values in known.items()})
+    rows, at = rows[at.notna()], at[at.notna()].astype("float64")
+    shown = 1 - rows["value"] if quantity.is_gap else rows["value"]
+    kind, _, key = parameter.rpartition(".")
+    without = {"probe": key if kind == "probe" else "", "problem": "epochs" if parameter == "epoch" else key}
+    by = {name: _without(rows, name, dropped) for name, dropped in without.items()}
+    groups = shown.groupby([by["probe"].rename("probe"), by["problem"].rename("problem"), at.rename(parameter)])
+    return groups.agg(["median", "min", "max"]).reset_index()
+
+
+def phases(frame: pd.DataFrame, problem: str, metric: str) -> pd.DataFrame:
+    """What a step costs: one row per probe, columns ``gradient`` (plain SGD), the phases and ``step``, ``x SGD``.
+
+    FLOPs and seconds of a step are the sum of the four before it; a memory peak is not.
+    """
+    mine = of_problem(frame, problem)
+    found = pd.DataFrame({phase: values(mine, Quantity(metric, phase))["median"] for phase in PHASES})
+    ratio = values(mine, Quantity(f"{metric.split('.')[0]}.ratio", "step"))["median"]
+    timed = values(mine, Quantity(metric, "sgd"))["median"]
+    found.insert(0, GRADIENT, timed.fillna(found["step"] / ratio))
+    found["x SGD"] = ratio
+    found["status"] = statuses(frame, problem).reindex(found.index)
+    return found.rename_axis("probe").reset_index()
+
+
+def published(frame: pd.DataFrame, problem: str) -> pd.DataFrame:
+    """Counted FLOPs beside the published complexity, where there is one: probe, phase, both and their ratio.
+
+    Published complexities leave the backward passes out, which are counted.
+    """
+    mine = of_problem(frame, problem)
+    parts = []
+    for phase in PHASES[:-1]:
+        both = {name: values(mine, Quantity(f"flops.{key}", phase))["median"] for name, key in _FLOPS.items()}
+        parts.append(pd.DataFrame(both).assign(phase=phase).rename_axis("probe"))
+    found = pd.concat(parts).reset_index()
+    found = found[found["published"] > 0]
+    found["counted / published"] = found["counted"] / found["published"]
+    return found[["probe", "phase", "counted", "published", "counted / published"]].reset_index(drop=True)
+
+
+def curves(frame: pd.DataFrame, problem: str, metric: str) -> pd.DataFrame:
+    """A metric that training writes per epoch: probe, epoch, median, min, max over seeds, and median seconds."""
+    mine = of_problem(frame, problem)
+    rows = mine[(mine["metric"] == metric) & (mine["status"] == Status.OK) & mine["epoch"].notna()]
+    by = [labels(rows, "probe").rename("probe"), rows["epoch"].astype("int64")]
+    found = rows["value"].groupby(by, sort=False).agg(["median", "min", "max"])
+    clock = mine[(mine["metric"] == "train.seconds") & (mine["status"] == Status.OK) & mine["epoch"].notna()]
+    by = [labels(clock, "probe").rename("probe"), clock["epoch"].astype("int64")]
+    seconds = clock["value"].groupby(by, sort=False).median()
+    return found.assign(seconds=seconds.reindex(found.index)).sort_index(level="epoch").reset_index()
+
+
+def trained(frame: pd.DataFrame) -> list[str]:
+    """The metrics that training writes per epoch."""
+    rows = frame[frame["epoch"].notna() & frame["metric"].fillna("").str.startswith(("train.", "test."))]
+    return [metric for metric in dict.fromkeys(rows["metric"]) if not metric.endswith("_to_target")]
+
+
+def final(frame: pd.DataFrame, problem: str, metrics: Sequence[str]) -> pd.DataFrame:
+    """The last value of each metric per probe, and what it took to the target: medians over seeds."""
+    mine = of_problem(frame, problem)
+    last = {}
+    for metric in metrics:
+        found = curves(frame, problem, metric)
+        last[metric] = found.drop_duplicates("probe", keep="last").set_index("probe")["median"]
+    for metric in ("train.epochs_to_target", "train.seconds_to_target"):
+        if (mine["metric"] == metric).any():
+            last[metric] = values(mine, Quantity(metric, "network"))["median"]
+    return pd.DataFrame(last).rename_axis("probe").reset_index()
+
+
+def cells(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row per cell: how it ended, why, and what it was, in the order of the rows."""
+    kept = ["cell_id", "suite", "seed", "device", "dtype", "threads", "started_at"]
+    # A cell in which one metric failed has succeeded; its other rows say so.
+    ok = frame["status"] == Status.OK
+    first = pd.concat([frame[ok].drop_duplicates("cell_id"), frame[~ok]]).drop_duplicates("cell_id").sort_index()
+    shown = first[[column for column in kept if column in first]].copy()
+    shown.insert(1, "probe", labels(first, "probe"))
+    shown.insert(2, "problem", labels(first, "problem"))
+    shown.insert(3, "status", first["status"])
+    shown["reason"] = first["reason"].fillna("").where(first["status"] != Status.OK, "")
+    failed = frame[(frame["status"] != Status.OK) & frame["metric"].fillna("").ne("")]
+    shown["failed metrics"] = shown["cell_id"].map(failed.groupby("cell_id").size()).fillna(0).astype("int64")
+    return shown.reset_index(drop=True)
+
+
+def differing(table: pd.DataFrame, keep: Iterable[str] = ()) -> pd.DataFrame:
+    """The columns that differ from row to row, and those to ``keep``; a table of one row keeps all."""
+    if len(table) < 2:
+        return table
+    kept = {*keep, *(name for name in table if table[name].astype(str).nunique() > 1)}
+    return table[[name for name in table if name in kept]]
+
+
+def _distinct(texts: pd.Series) -> str:
+    return ", ".join(dict.fromkeys(text for text in texts if text))
+
+
+def _without(rows: pd.DataFrame, kind: str, key: str) -> pd.Series:
+    """The labels of the probes or problems with one argument left out."""
+    kept = rows[f"{kind}_args"].astype(object).fillna("").map(lambda text: _drop(text, key))
+    return labels(rows.assign(**{f"{kind}_args": kept}), kind)
+
+
+def _drop(text: str, key: str) -> str:
+    return ",".join(part for part in text.split(",") if part and part.partition("=")[0] != key)
+
+
+def _number(text: str) -> Any:
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return number if math.isfinite(number) else text
+
+
+_FLOPS = {"counted": "counted", "published": "model"}

@@ -1,0 +1,143 @@
+"""How good the approximations are: per layer, and against a hyperparameter."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from curvbench.analysis import views
+from curvbench.analysis.summary import digits, problems, statuses
+from curvbench.analysis.views import Quantity
+from curvbench.plot import axes
+from curvbench.plot.look import by_family, look
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+ROW_HEIGHT = 23
+SLANTED = 36  # pixels for names of layers that a narrow window slants
+WIDEST_WITH_NUMBERS = 14  # columns
+DASHES = ("solid", "dot", "dash", "dashdot", "longdash", "longdashdot")  # one per problem
+
+
+def heatmap(frame: pd.DataFrame, problem: str | None = None, metric: str = "error.relative") -> go.Figure:
+    """Probe by layer: medians over seeds, dark where they are least; the wholes stand first.
+
+    Metrics that span decades are coloured by their logarithm, from two decades below the median to one above it.
+    """
+    problem = problem or next(iter(problems(frame)), "")
+    table = views.layers(frame, problem, metric)
+    table = table.loc[by_family(table.index)[::-1]]
+    ended = statuses(frame, problem).reindex(table.index)
+    missing = pd.DataFrame({"probe": table.index, "value": table.max(axis=1).to_numpy(), "status": ended.to_numpy()})
+    figure = axes.new_figure(
+        axes.problem_title(frame, metric, problem, views.meaning(metric).better),
+        axes.not_drawn(missing, "value"),
+        height=120 + ROW_HEIGHT * max(len(table), 3),
+    )
+    texts = table.map(digits)
+    figure.add_heatmap(
+        z=_colored(table),
+        x=[axes.escaped(scope) for scope in table],
+        y=[axes.escaped(probe) for probe in table.index],
+        text=texts.to_numpy(),
+        texttemplate="%{text}" if table.shape[1] <= WIDEST_WITH_NUMBERS else None,
+        hovertemplate="%{y}, %{x}<br>" + f"{metric}: " + "%{text}<extra></extra>",
+        xgap=1,
+        ygap=1,
+        **_scale(table, metric),
+    )
+    figure.update_xaxes(side="top", title=None, tickangle=None if table.shape[1] <= WIDEST_WITH_NUMBERS else -60)
+    figure.update_yaxes(automargin=True, title=None, dtick=1)
+    figure.update_layout(margin_b=10, margin_t=figure.layout.margin.t + SLANTED)
+    if len(table.columns) > 2:
+        figure.add_vline(x=sum(scope in views.WHOLES for scope in table) - 0.5, line_width=2)
+    return figure
+
+
+def sweep(
+    frame: pd.DataFrame,
+    parameter: str = "epoch",
+    quantity: Quantity = Quantity("error.relative", "layer blocks"),  # noqa: B008  (immutable)
+    settings: views.Settings | None = None,
+) -> go.Figure:
+    """A quantity against a hyperparameter: one line per probe and problem, ranges over seeds as bars.
+
+    ``parameter`` is ``epoch``, ``probe.damping`` and the like; ``settings`` as ``analysis.views.settings`` gives them.
+    """
+    known = views.settings(frame) if settings is None else settings
+    table = views.sweep(frame, known, parameter, quantity)
+    floor = axes.logarithmic(table["median"]) if len(table) else None
+    drawn = table[table["median"].notna()].assign(shown=lambda rows: axes.clipped(rows["median"], floor))
+    several = drawn["problem"].nunique() > 1
+    drawn["name"] = drawn["probe"] + " on " + drawn["problem"] if several else drawn["probe"]
+    notes = axes.at_the_edge(table.drop_duplicates("probe"), "median", floor)
+    title = f"{quantity.metric} against {axes.escaped(parameter)}"
+    figure = axes.new_figure(title, notes, names=drawn["name"].unique())
+    dashes = dict(zip(dict.fromkeys(drawn["problem"]), itertools.cycle(DASHES)))
+    for probe in by_family(drawn["probe"].unique()):
+        for _, rows in drawn[drawn["probe"] == probe].groupby("problem", sort=False):
+            if rows[parameter].nunique() > 1:
+                figure.add_trace(_line(rows, parameter, dashes[rows["problem"].iloc[0]]))
+    far = len(drawn) > 0 and drawn[parameter].max() >= 30 * drawn[parameter].min() > 0
+    figure.update_xaxes(title=axes.escaped(parameter), **axes.scale(drawn[parameter], 0.0 if far else None))
+    figure.update_yaxes(title=axes.upright(axes.axis_title(quantity)), **axes.scale(drawn["shown"], floor))
+    return figure
+
+
+def _line(rows: pd.DataFrame, parameter: str, dash: str) -> Any:
+    name, (color, symbol) = axes.escaped(rows["name"].iloc[0]), look(rows["probe"].iloc[0])
+    ranged = (rows["max"] > rows["min"]).any() and (rows["shown"] == rows["median"]).all()
+    bars = {"array": rows["max"] - rows["median"], "arrayminus": rows["median"] - rows["min"], "thickness": 1}
+    return axes.graph_objects().Scatter(
+        x=rows[parameter],
+        y=rows["shown"],
+        error_y=bars if ranged else None,
+        mode="lines+markers",
+        line={"color": color, "dash": dash},
+        marker={"symbol": symbol, "size": 9},
+        name=name,
+        text=rows["median"].map(digits),
+        hovertemplate=f"<b>{name}</b><br>{axes.escaped(parameter)} = %{{x}}: %{{text}}<extra></extra>",
+    )
+
+
+def _colored(table: pd.DataFrame) -> np.ndarray[Any, Any]:
+    """The values, or their logarithms where they are positive and span more than a decade."""
+    values = table.to_numpy("float64").copy()
+    values[~np.isfinite(values)] = np.nan
+    if not _by_decades(table):
+        return values
+    values[values == 0] = values[values > 0].min()
+    return np.log10(values)
+
+
+def _by_decades(table: pd.DataFrame) -> bool:
+    values = table.to_numpy("float64").ravel()
+    finite = values[np.isfinite(values)]
+    positive = finite[finite > 0]
+    return bool(positive.size and not (finite < 0).any() and positive.max() > 10 * positive.min())
+
+
+def _scale(table: pd.DataFrame, metric: str) -> dict[str, Any]:
+    """Colours, their range and the ticks of their bar. What has no direction is right at 1: blue below, brown above."""
+    colored = _colored(table)
+    known = colored[np.isfinite(colored) & (table.to_numpy() != 0)]
+    if known.size == 0:
+        return {"showscale": False}
+    low, high = np.percentile(known, [5, 95])
+    better = views.meaning(metric).better
+    if not better:
+        centre = 0.0 if _by_decades(table) else 1.0
+        reach = max(abs(low - centre), abs(high - centre), 1e-3)
+        low, high = centre - reach, centre + reach
+    elif _by_decades(table):
+        low, high = max(low, np.median(known) - 2), min(high, np.median(known) + 1)
+    ticks = np.linspace(low, high, 5)
+    shown = 10**ticks if _by_decades(table) else ticks
+    bar = {"tickvals": ticks, "ticktext": [digits(float(value)) for value in shown], "thickness": 12}
+    colors = "Viridis" if better else "PuOr_r"
+    return {"colorscale": colors, "zmin": low, "zmax": max(high, low + 1e-9), "colorbar": bar}

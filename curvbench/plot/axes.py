@@ -1,0 +1,140 @@
+"""What all figures have in common: titles with units and directions, ranges that logarithms can show, notes."""
+
+from __future__ import annotations
+
+import html
+import math
+import textwrap
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from curvbench.analysis.summary import digits
+from curvbench.analysis.views import Quantity, meaning, surrogates
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+NOTE_WIDTH = 88  # characters: what fits beside the navigation of a narrow window
+DECADES = 2.5  # a wider gap below the other values is left out of a logarithmic axis
+LEGEND_WIDTH, LETTER = 128, 4.3  # pixels of an entry: two fit in a narrow window
+LEGEND_COLUMNS = 3  # in a window of middle width
+ABOVE, BELOW = 52, 60  # pixels for the title, and for the axis below the plot
+
+
+def graph_objects() -> Any:
+    """Plotly's module of traces; raises ImportError with the extra that brings it."""
+    try:
+        import plotly.graph_objects as found
+    except ImportError as error:
+        raise ImportError("figures need plotly: pip install 'curvbench[dashboard]'") from error
+    return found
+
+
+def escaped(text: object) -> str:
+    """A name from a result file as plotly shows it letter by letter."""
+    return html.escape(str(text), quote=False)
+
+
+def axis_title(quantity: Quantity) -> str:
+    """``1 - direction.cosine, network, lower is better``; the unit in brackets where there is one."""
+    return _titled(("1 - " if quantity.is_gap else "") + quantity.metric, quantity.scope, quantity.better)
+
+
+def upright(title: str) -> str:
+    """A title along a vertical axis: in two lines, for a low figure."""
+    what, _, better = title.rpartition(", ")
+    return f"{what}<br>{better}" if what else title
+
+
+def metric_title(metric: str, scope: str = "") -> str:
+    """The same for a metric shown as it is."""
+    return _titled(metric, scope, meaning(metric).better)
+
+
+def problem_title(frame: pd.DataFrame, what: str, problem: str, better: str = "") -> str:
+    """``Trade-off on mlp``; a small stand-in for a published experiment is called a surrogate."""
+    stand_in = " (surrogate)" if problem in surrogates(frame) else ""
+    return f"{what} on {escaped(problem)}{stand_in}" + (f", {better} is better" if better else "")
+
+
+def new_figure(title: str, notes: Iterable[str] = (), height: int = 420, names: Iterable[str] = ()) -> go.Figure:
+    """An empty figure with a title, notes below it, which are wrapped, and room for a legend."""
+    lines = [line for note in notes for line in textwrap.wrap(note, NOTE_WIDTH)]
+    figure = graph_objects().Figure()
+    subtitle = {"text": "<br>".join(map(escaped, lines))} if lines else {}
+    entries = list(names)
+    legend = 20 * math.ceil(len(entries) / LEGEND_COLUMNS)
+    widest = max(LEGEND_WIDTH, LETTER * max(map(len, entries), default=0))
+    figure.update_layout(
+        template="plotly_white",
+        title={"text": title, "subtitle": subtitle, "x": 0, "xanchor": "left", "y": 0.99, "yanchor": "top"},
+        height=height + legend + 16 * len(lines),
+        margin={"l": 72, "r": 20, "t": ABOVE + 16 * len(lines), "b": BELOW + legend},
+        legend={
+            **{"orientation": "h", "yanchor": "top", "y": -BELOW / (height - ABOVE - BELOW)},
+            **{"x": 0, "font": {"size": 10}, "entrywidth": widest, "entrywidthmode": "pixels"},
+        },
+        hoverlabel={"align": "left"},
+    )
+    return figure
+
+
+def logarithmic(values: pd.Series) -> float | None:
+    """The least value that a logarithmic axis shows; None where it can show nothing of them.
+
+    It has none for negative values. Zeros, and rounding errors of what is zero in exact arithmetic, go to the lower
+    edge: they would press everything else together.
+    """
+    finite = values[np.isfinite(values)]
+    positive = finite[finite > 0]
+    if positive.empty or (finite < 0).any():
+        return None
+    ordered = np.sort(positive.to_numpy())
+    gaps = np.flatnonzero(np.diff(np.log10(ordered)) > DECADES)
+    gaps = gaps[gaps < len(ordered) // 2 - 1]  # most values stay
+    return float(ordered[gaps[-1] + 1] if gaps.size else ordered[0])
+
+
+def clipped(values: pd.Series, floor: float | None) -> pd.Series:
+    """Values with those below the floor at half of it: the lower edge of a logarithmic axis."""
+    return values if floor is None else values.where(values.isna() | (values >= floor), floor / 2)
+
+
+def scale(shown: pd.Series, floor: float | None) -> dict[str, Any]:
+    """Settings of an axis for the values shown on it: decades, with 2 and 5 between them where they are few."""
+    if floor is None:
+        return {"type": "linear"}
+    finite = shown[np.isfinite(shown)]
+    decades = math.log10(finite.max() / finite.min())
+    return {"type": "log", "dtick": 1 if decades > 2 else "D2", "tickformat": "~g"}
+
+
+def not_drawn(table: pd.DataFrame, *columns: str) -> list[str]:
+    """A note that names the probes of a table which have no finite value, and why; none where all have one."""
+    finite = np.isfinite(table[list(columns)].to_numpy("float64")).all(axis=1)
+    missing = table[~finite]
+    rows: list[dict[Any, Any]] = missing.to_dict("records")
+    names = [f"{probe} ({_why(row)})" for probe, row in zip(missing["probe"], rows, strict=True)]
+    return [f"not drawn: {', '.join(names)}"] if names else []
+
+
+def at_the_edge(table: pd.DataFrame, column: str, floor: float | None) -> list[str]:
+    """A note that names the probes drawn at the lower edge of a logarithmic axis, with their values."""
+    below = table[table[column] < floor] if floor is not None else table[:0]
+    names = [f"{probe} {digits(value)}" for probe, value in zip(below["probe"], below[column], strict=True)]
+    return [f"at the edge, for less than the axis shows: {', '.join(names)}"] if names else []
+
+
+def _why(row: Mapping[Any, Any]) -> str:
+    infinite = [value for value in row.values() if isinstance(value, float) and math.isinf(value)]
+    ended = row.get("status")
+    return "infinite" if infinite else "no value" if ended in (None, "ok") or ended != ended else str(ended)
+
+
+def _titled(name: str, scope: str, better: str) -> str:
+    unit = meaning(name.removeprefix("1 - ")).unit
+    parts = [name + (f" [{unit}]" if unit not in ("", "1") else ""), escaped(scope), better and f"{better} is better"]
+    return ", ".join(filter(None, parts))

@@ -1,0 +1,109 @@
+"""What a step costs, phase by phase."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from curvbench.analysis import views
+from curvbench.analysis.summary import digits, problems
+from curvbench.plot import axes
+from curvbench.plot.accuracy import ROW_HEIGHT
+from curvbench.plot.look import BLUE, GREEN, GREY, ORANGE, RED
+from curvbench.spec import PHASES
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+ADDITIVE = ("flops.counted", "time.wall")  # peaks of memory do not add up
+CUT = 4  # times the third quartile
+PARTS = {views.GRADIENT: GREY, "statistics": BLUE, "invert": ORANGE, "precondition": GREEN}
+SYMBOLS = dict(zip([*PARTS, "step"], ("line-ns-open", "square", "triangle-up", "circle", "diamond-open"), strict=True))
+
+
+def cost(
+    frame: pd.DataFrame,
+    problem: str | None = None,
+    metric: str = "flops.counted",
+    relative: bool = True,
+    stacked: bool = True,
+) -> go.Figure:
+    """One bar per probe, the dearest on top: the gradient and the phases of a step in which nothing is amortized.
+
+    ``relative``: as multiples of a plain gradient step. Peaks of memory do not add up: they, and everything that is
+    not ``stacked``, are points on a logarithmic axis. Bars far longer than most are cut; labels give their length.
+    """
+    problem = problem or next(iter(problems(frame)), "")
+    table = views.phases(frame, problem, metric)
+    notes = axes.not_drawn(table, "step")
+    drawn = table[table["step"].notna()].sort_values("step", kind="stable")
+    if relative:
+        phases = [views.GRADIENT, *PHASES]
+        drawn[phases] = drawn[phases].div(drawn[views.GRADIENT], axis=0)
+    figure = axes.new_figure(
+        axes.problem_title(frame, "Cost of a step", problem),
+        notes,
+        height=110 + ROW_HEIGHT * max(len(drawn), 3),
+        names=PARTS,
+    )
+    names = [axes.escaped(probe) for probe in drawn["probe"]]
+    edge = _edge(drawn[list(PARTS)].sum(axis=1)) if stacked and metric in ADDITIVE else None
+    if stacked and metric in ADDITIVE:
+        _bars(figure, drawn, names, edge)
+    else:
+        _points(figure, drawn, names)
+    unit = f"{metric}, x SGD, lower is better" if relative else axes.metric_title(metric)
+    figure.update_xaxes(title=unit + (f", cut at {digits(edge)}" if edge is not None else ""))
+    figure.update_yaxes(automargin=True, dtick=1, title=None, categoryorder="array", categoryarray=names)
+    return figure
+
+
+def _edge(lengths: pd.Series) -> float | None:
+    """Where the axis ends if a few bars would press the others flat; None if none does."""
+    most = CUT * float(lengths.quantile(0.75)) if len(lengths) else 0.0
+    return most if 0 < most < lengths.max() else None
+
+
+def _bars(figure: go.Figure, drawn: pd.DataFrame, names: list[str], edge: float | None) -> None:
+    ends = drawn[list(PARTS)].sum(axis=1).clip(upper=edge)
+    for part, color in PARTS.items():
+        shown = drawn[part].map(digits)
+        hover = f"%{{y}}, {part}: %{{customdata}}<extra></extra>"
+        figure.add_bar(
+            x=drawn[part],
+            y=names,
+            name=part,
+            orientation="h",
+            marker_color=color,
+            customdata=shown,
+            hovertemplate=hover,
+        )
+    figure.add_scatter(
+        x=ends,
+        y=names,
+        mode="text",
+        text=[f" {digits(ratio)} x SGD" for ratio in drawn["x SGD"]],
+        textposition="middle right",
+        textfont={"size": 11},
+        cliponaxis=False,
+        showlegend=False,
+        hoverinfo="skip",
+    )
+    figure.update_layout(barmode="stack", bargap=0.25, margin_r=100, legend_traceorder="normal")
+    figure.update_xaxes(range=[0, edge or 1.02 * ends.max() if len(ends) else 1])
+
+
+def _points(figure: go.Figure, drawn: pd.DataFrame, names: list[str]) -> None:
+    for part, color in {**PARTS, "step": RED}.items():
+        positive = drawn[part].where(drawn[part] > 0)
+        figure.add_scatter(
+            x=positive,
+            y=names,
+            mode="markers",
+            name=part,
+            marker={"color": color, "size": 10, "symbol": SYMBOLS[part], "line": {"width": 2, "color": color}},
+            customdata=positive.map(digits),
+            hovertemplate=f"%{{y}}, {part}: %{{customdata}}<extra></extra>",
+        )
+    figure.update_xaxes(type="log", dtick=1, tickformat="~g")

@@ -1,0 +1,37 @@
+"""The verb ``report``: a run as one page that is readable offline, or as tables for a paper or a pull request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from curvbench import store
+from curvbench.report.run import Run
+from curvbench.report.text import latex, markdown
+
+FORMATS = ("html", "markdown", "latex")
+
+
+def read(folders: Sequence[Path]) -> list[Run]:
+    """The runs of some folders.
+
+    Raises:
+        ValueError: a run holds no cell, or was written by a later version.
+    """
+    found = [Run(folder.name, store.load(folder), store.read_run(folder)) for folder in folders]
+    if empty := [run.name for run in found if run.frame.empty]:
+        raise ValueError(f"run {empty[0]} has no cell yet: there is nothing to report")
+    return found
+
+
+def write(runs: Sequence[Run], format: str) -> str:
+    """The report in one of ``FORMATS``; raises ImportError where ``html`` finds no plotly."""
+    return _writer(format)(runs)
+
+
+def _writer(format: str) -> Callable[[Sequence[Run]], str]:
+    if format == "html":
+        from curvbench.report.page import html  # needs plotly
+
+        return html
+    return {"markdown": markdown, "latex": latex}[format]

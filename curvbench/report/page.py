@@ -1,0 +1,127 @@
+"""A report as one HTML file: tables, the dashboard's figures, environment and commands; it loads nothing."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from curvbench import __version__, plot
+from curvbench.analysis import summary, views
+from curvbench.analysis.views import Quantity
+from curvbench.plot.axes import graph_objects
+from curvbench.report.run import LEGEND, Entry, Run, entries, headings
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+Drawn = tuple[str, "go.Figure", pd.DataFrame]
+QUALITIES = (Quantity("error.relative", "layer blocks"), Quantity("direction.cosine", "network"))
+COSTS = ("flops.counted", "time.wall", "memory.peak")
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1c1c1c; background: #fff; max-width: 1080px; margin: 2em auto;
+  padding: 0 1em } h1, h2, h3 { line-height: 1.2; margin-top: 1.6em } .wide { overflow-x: auto }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px }
+th, td { padding: .2em .7em; text-align: right; border-bottom: 1px solid #e4e4e4; vertical-align: top }
+th:first-child, td:first-child, .text td { text-align: left } abbr { text-decoration: underline dotted }
+pre { background: #f4f4f4; padding: .7em; overflow-x: auto } small { color: #666 } td small { white-space: nowrap }
+@media print { .wide { overflow: visible } figure { break-inside: avoid } }
+figure { margin: 1em 0 } figcaption { font-size: 12px }
+"""
+
+
+def html(runs: Sequence[Run]) -> str:
+    """The page; raises ImportError where there is no plotly."""
+    graph_objects()
+    from plotly.offline import get_plotlyjs
+
+    title = "curvbench: " + ", ".join(run.name for run in runs)
+    body = "\n".join(part for run in runs for part in _run(run))
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
+        f'<meta name="viewport" content="width=device-width">\n<style>{STYLE}</style>\n'
+        f"<script>{get_plotlyjs()}</script>\n</head>\n<body>\n{body}\n"
+        f"<p><small>Made by curvbench {__version__}.</small></p>\n</body>\n</html>\n"
+    )
+
+
+def _run(run: Run) -> Iterator[str]:
+    yield f"<h1>{escape(run.suite)}, {escape(run.name)}</h1>"
+    yield _figure("status", plot.status(run.frame), views.status(run.frame))
+    if len(run.failures):
+        yield "<h3>Without a value</h3>" + _table(run.failures, "text")
+    for problem in summary.problems(run.frame):
+        yield f"<h2>{escape(run.title(problem))}</h2>"
+        yield _summary(run, problem)
+        for name, figure, data in _figures(run, problem):
+            yield _figure(f"{name}-{problem}", figure, data)
+    for name, figure, data in _sweeps(run):
+        yield _figure(name, figure, data)
+    facts = pd.DataFrame(run.environment.items(), columns=["environment", ""])
+    yield "<h2>How it was made</h2>" + _table(facts, "text")
+    yield f"<pre>{escape(chr(10).join(run.commands))}</pre>"
+
+
+def _summary(run: Run, problem: str) -> str:
+    meanings = [f"{c.metric}, {c.scope}: {views.meaning(c.metric).text}" for c in summary.COLUMNS]
+    named = zip(meanings, headings(), strict=True)
+    head = "".join(f'<th><abbr title="{escape(meaning)}">{escape(name)}</abbr></th>' for meaning, name in named)
+    rows = "".join(
+        f"<tr><td>{escape(name)}</td>{''.join(map(_cell, found))}</tr>"
+        for name, found in entries(run.frame, problem).items()
+    )
+    note = escape(LEGEND)
+    return f'<div class="wide"><table><tr><th>probe</th>{head}</tr>{rows}</table></div><p><small>{note}</small></p>'
+
+
+def _cell(entry: Entry) -> str:
+    text = f"<b>{entry.text}</b>" if entry.best else entry.text
+    return f"<td>{text}{f' <small>± {entry.spread}</small>' if entry.spread else ''}</td>"
+
+
+def _figures(run: Run, problem: str) -> Iterator[Drawn]:
+    """What there are rows for: trade-offs, layers, costs, training."""
+    frame = run.frame
+    mine = views.of_problem(frame, problem)
+    known = views.quantities(mine, views.FAMILIES)
+    cost = Quantity("flops.ratio", "step")
+    for quality in QUALITIES:
+        if quality in known and cost in known:
+            table = views.tradeoff(frame, problem, cost, quality)
+            yield f"tradeoff-{quality.metric}", plot.tradeoff(frame, problem, cost, quality), table
+    if QUALITIES[0] in known:
+        layers = views.layers(frame, problem, "error.relative").reset_index()
+        yield "layers", plot.heatmap(frame, problem), layers
+    for metric in COSTS:
+        if Quantity(metric, "step") in known:
+            relative = metric != "memory.peak"
+            yield f"cost-{metric}", plot.cost(frame, problem, metric, relative), views.phases(frame, problem, metric)
+    for metric in views.trained(mine):
+        yield f"training-{metric}", plot.curves(frame, problem, metric), views.curves(frame, problem, metric)
+
+
+def _sweeps(run: Run) -> Iterator[Drawn]:
+    known = views.settings(run.frame, run.record)
+    for parameter in views.parameters(run.frame, known):
+        for quality in QUALITIES:
+            table = views.sweep(run.frame, known, parameter, quality)
+            if len(table):
+                yield f"sweep-{parameter}", plot.sweep(run.frame, parameter, quality, known), table
+
+
+def _figure(name: str, figure: go.Figure, data: pd.DataFrame) -> str:
+    image = {"format": "svg", "filename": name}
+    config = {"responsive": True, "displaylogo": False, "toImageButtonOptions": image}
+    drawn = figure.to_html(full_html=False, include_plotlyjs=False, config=config)
+    csv = base64.b64encode(data.to_csv(index=False).encode()).decode()
+    link = f'<a download="{escape(name)}.csv" href="data:text/csv;base64,{csv}">data (CSV)</a>'
+    return f"<figure>{drawn}<figcaption>{link}</figcaption></figure>"
+
+
+def _table(data: pd.DataFrame, kind: str) -> str:
+    head = "".join(f"<th>{escape(str(name))}</th>" for name in data)
+    rows = "".join(f"<tr>{''.join(f'<td>{escape(str(v))}</td>' for v in row)}</tr>" for row in data.to_numpy())
+    return f'<div class="wide"><table class="{kind}"><tr>{head}</tr>{rows}</table></div>'

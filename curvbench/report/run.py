@@ -1,0 +1,82 @@
+"""What a report says of a run, whatever its format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from curvbench.analysis import summary, views
+from curvbench.analysis.commands import repeat
+
+FACTS = ("device_name", "torch_version", "python_version", "platform", "git_sha", "git_dirty", "code", "cpu_count")
+LEGEND = summary.LEGEND.partition("; *")[0] + "; bold: best of the column"
+
+
+@dataclass(frozen=True)
+class Run:
+    """Name, rows and record (``run.json``) of a run."""
+
+    name: str
+    frame: pd.DataFrame
+    record: Mapping[str, Any]
+
+    @property
+    def suite(self) -> str:
+        return str(self.frame["suite"].iloc[0])
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Where it was made: what of ``FACTS`` is known, precision, threads and date."""
+        known = self.record.get("environment", {})
+        facts = {key: str(known[key]) for key in FACTS if known.get(key) is not None}
+        facts |= {key: ", ".join(map(str, self.frame[key].unique())) for key in ("device", "dtype", "threads")}
+        return {"started": f"{self.frame['started_at'].min():%Y-%m-%d %H:%M} UTC", **facts}
+
+    @property
+    def commands(self) -> list[str]:
+        """What was typed."""
+        return [str(entry.get("command", "")) for entry in self.record.get("commands", [])]
+
+    @property
+    def failures(self) -> pd.DataFrame:
+        """Cells without a value: label, status, reason, and the command that measures them again."""
+        failed = summary.failures(self.frame)
+        cells = self.frame.drop_duplicates("cell_id").set_index("cell_id")
+        file = str(self.record.get("suite_file", f"suites/{self.suite}"))
+        commands = [repeat(cells.loc[cell].to_dict(), file) for cell in failed["cell_id"]]
+        return failed[["label", "status", "reason"]].assign(command=commands)
+
+    def title(self, problem: str) -> str:
+        """``summary.title``; a small stand-in for a published experiment is called a surrogate."""
+        stand_in = " (surrogate)" if problem in views.surrogates(self.frame) else ""
+        return summary.title(self.frame, problem) + stand_in
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cell of a table: three digits, half the range over seeds, and whether it is the best of its column."""
+
+    text: str
+    spread: str
+    best: bool
+
+
+def entries(frame: pd.DataFrame, problem: str) -> dict[str, list[Entry]]:
+    """The summary of a problem as text, by probe; a probe without any value has its status in the name."""
+    values, spreads = summary.table(frame, problem), summary.spread(frame, problem)
+    marks, ends = summary.best(values), summary.statuses(frame, problem)
+    return {
+        probe if ends[probe] == "ok" else f"{probe} ({ends[probe]})": [
+            Entry(summary.digits(value), summary.digits(spread), bool(mark))
+            for value, spread, mark in zip(values.loc[probe], spreads.loc[probe], marks.loc[probe], strict=True)
+        ]
+        for probe in values.index
+    }
+
+
+def headings() -> list[str]:
+    """The headings of the summary in one line each."""
+    return [" ".join(column.heading.split()) for column in summary.COLUMNS]

@@ -1,0 +1,109 @@
+"""Reports as Markdown, for a pull request, and as LaTeX, for a paper (needs the package booktabs)."""
+
+from __future__ import annotations
+
+import html
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+
+from curvbench.analysis import summary
+from curvbench.report.run import LEGEND, Entry, Run, entries, headings
+
+_LATEX = {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "|": r"\textbar{}"}
+_LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"}}
+
+
+def markdown(runs: Sequence[Run]) -> str:
+    """Per run its tables, what failed, its environment and its commands."""
+    parts: list[str] = []
+    for run in runs:
+        parts.append(f"## {_md(run.suite)}, {_md(run.name)}")
+        for problem in summary.problems(run.frame):
+            rows = [[_md(name), *(_entry(e, _md_bold, " ± ") for e in found)] for name, found in _rows(run, problem)]
+            parts += [f"### {_md(run.title(problem))}", _md_table(["probe", *map(_md, headings())], rows)]
+        parts.append(_md(LEGEND))
+        if len(run.failures):
+            rows = [list(map(_md, row)) for row in run.failures[["label", "status", "reason"]].to_numpy()]
+            parts += ["### Without a value", _md_table(["cell", "status", "reason"], rows)]
+            parts.append(_md_code(run.failures["command"].drop_duplicates()))
+        parts.append("\n".join(f"- {key}: {_md(value)}" for key, value in run.environment.items()))
+        parts.append(_md_code(run.commands))
+    return "\n\n".join(parts) + "\n"
+
+
+def latex(runs: Sequence[Run]) -> str:
+    """One table per run and problem; what failed, the environment and the commands stand in comments and captions."""
+    parts = [r"% needs \usepackage{booktabs}"]
+    for run in runs:
+        parts += [_comment(f"{key}: {value}") for key, value in run.environment.items()]
+        parts += [_comment(command) for command in run.commands]
+        parts += [_comment(f"{row[1]}: {row[0]}: {row[2]}") for row in run.failures.to_numpy()]
+        parts += [_latex_table(run, problem) for problem in summary.problems(run.frame)]
+    return "\n".join(parts) + "\n"
+
+
+def _rows(run: Run, problem: str) -> list[tuple[str, list[Entry]]]:
+    return list(entries(run.frame, problem).items())
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "$-$")
+
+
+def _entry(entry: Entry, bold: Callable[[str], str], between: str) -> str:
+    text = bold(entry.text) if entry.best else entry.text
+    return f"{text}{between}{entry.spread}" if entry.spread else text
+
+
+def _md(text: object) -> str:
+    """Every sign for itself, on one line."""
+    line = html.escape(" ".join(str(text).split()), quote=False)
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", line)
+
+
+def _md_bold(text: str) -> str:
+    return f"**{text}**"
+
+
+def _md_code(lines: Iterable[str]) -> str:
+    """A block whose fence is longer than any in it."""
+    text = "\n".join(lines)
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}sh\n{text}\n{fence}"
+
+
+def _md_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _latex_table(run: Run, problem: str) -> str:
+    found = _rows(run, problem)
+    body = [
+        " & ".join([_tex(name), *(_minus(_entry(e, lambda t: rf"\textbf{{{t}}}", r" $\pm$ ")) for e in row)]) + r" \\"
+        for name, row in found
+    ]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_tex(run.title(problem))}. {_tex(LEGEND)}.}}",
+            rf"\begin{{tabular}}{{l{'r' * len(headings())}}}",
+            r"\toprule",
+            " & ".join(["probe", *map(_tex, headings())]) + r" \\",
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+    )
+
+
+def _tex(text: object) -> str:
+    return "".join(_LATEX.get(sign, sign) for sign in " ".join(str(text).split()))
+
+
+def _comment(text: str) -> str:
+    return "\n".join(textwrap.wrap(" ".join(text.split()), 110, initial_indent="% ", subsequent_indent="%   "))

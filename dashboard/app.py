@@ -1,0 +1,84 @@
+"""The dashboard: ``curvbench dashboard``, or ``streamlit run dashboard/app.py``.
+
+Reads the folder that ``CURVBENCH_RESULTS`` names, else the shipped sample.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import streamlit as st
+
+import controls
+import show
+import source
+from curvbench import store
+
+# Not in a folder "pages": Streamlit runs the files of such a one by themselves until it has seen st.navigation.
+PAGES = {
+    "page/overview.py": "Overview",
+    "page/tradeoff.py": "Trade-off",
+    "page/accuracy.py": "Accuracy",
+    "page/cost.py": "Cost",
+    "page/cells.py": "Cells",
+    "page/training.py": "Training",
+    "page/compare.py": "Compare",
+    "page/history.py": "History",
+    "page/claims.py": "Claims",
+}
+RUN = "curvbench run suites/mlp"
+
+
+def main() -> None:
+    """Navigation, the filters that all pages share, and the page."""
+    st.set_page_config("curvbench", layout="wide")
+    page = st.navigation([st.Page(path, title=title) for path, title in PAGES.items()])
+    try:
+        runs = source.runs()
+    except (ValueError, OSError) as error:
+        st.error(show.plain(error))
+        show.empty("Name a folder that `curvbench run` has written.", "curvbench dashboard results")
+        return
+    if not runs:
+        st.header("Nothing has been run yet")
+        show.empty(f"{show.plain(source.results())} holds no run. This makes one, in about a minute:", RUN)
+        return
+    with st.sidebar:
+        run = controls.pick_run()
+    frame = _rows(run)
+    with st.sidebar:
+        if frame is not None:
+            controls.pick_problem(frame)
+            controls.pick_probes(frame)
+            controls.pick_one("Camera button saves", show.IMAGES, "image")
+        st.caption(f"{'Shipped sample' if source.is_sample() else 'Results'}: {show.plain(source.results())}")
+        _follow()
+    if frame is None:
+        show.empty("This run has no cell yet. What has finished appears here by itself.", RUN)
+    else:
+        page.run()
+
+
+def _rows(run: Path) -> pd.DataFrame | None:
+    """The rows of a run, if any; what is wrong with its files is said."""
+    try:
+        frame, damaged = source.rows(run), source.damaged(run)
+    except (ValueError, OSError) as error:
+        st.error(show.plain(error))
+        return None
+    for text in damaged:
+        st.warning(show.plain(text))
+    return None if frame.empty else frame
+
+
+@st.fragment(run_every=5)
+def _follow() -> None:
+    """While a run is going on, new cells appear."""
+    state = store.state(source.results())
+    if st.session_state.setdefault("state", state) != state:
+        st.session_state["state"] = state
+        st.rerun()
+
+
+main()

@@ -1,0 +1,42 @@
+"""How good the approximations are: per layer, and against hyperparameters."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+import controls
+import show
+import source
+from curvbench import plot
+from curvbench.analysis import views
+from curvbench.plot.tradeoff import ERROR
+from curvbench.spec import METRICS
+
+frame, problem = controls.frame(), controls.problem()
+mine = views.of_problem(frame, problem)
+per_layer = [name for name in METRICS if name.startswith("error.") and name in set(mine["metric"])]
+
+st.header("Accuracy")
+if not per_layer:
+    show.empty("No probe of this problem has an error.", "curvbench run suites/mlp")
+    st.stop()
+st.subheader("Per layer")
+metric = controls.pick_metric("Metric", per_layer, "layers")
+show.figure(plot.heatmap(mine, problem, metric), views.layers(mine, problem, metric).reset_index(), "layers")
+
+st.subheader("Against a hyperparameter")
+settings = views.settings(frame, source.record(controls.run()))
+parameters = views.parameters(frame, settings)
+if not parameters:
+    show.empty(
+        "In this run no probe was measured with two values of a hyperparameter. For example:",
+        "curvbench run suites/mlp -p 'kfac[damping=1e-3]' -p 'kfac[damping=1e-2]' -p 'kfac[damping=1e-1]'",
+    )
+    st.stop()
+left, right = st.columns(2)
+with left:
+    quantity = controls.pick_quantity("Quality", views.quantities(frame, ["error", "direction"]), "quality", ERROR)
+with right:
+    parameter = st.selectbox("Against", parameters, key="against", **controls.LINKED)
+data = views.sweep(frame, settings, parameter, quantity)
+show.figure(plot.sweep(frame, parameter, quantity, settings), data, "sweep")

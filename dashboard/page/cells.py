@@ -1,0 +1,53 @@
+"""Any cell: its rows, its log, and the command that measures it again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+import controls
+import show
+import source
+from curvbench import store
+from curvbench.analysis import commands, views
+
+frame, run = controls.frame(), controls.run()
+ends = views.cells(frame)
+
+st.header("Cells")
+labels = ends["probe"] + " on " + ends["problem"] + ", seed " + ends["seed"].astype(str) + " (" + ends["cell_id"] + ")"
+
+
+def _open() -> None:
+    """The cell of the row that was clicked."""
+    if places := st.session_state["table cells"]["selection"]["rows"]:
+        st.session_state["cell"] = labels.iloc[places[0]]
+
+
+shown = views.differing(ends, ["probe", "problem", "status"])
+show.table(shown, "cells", on_select=_open, selection_mode="single-row")
+label = controls.pick_cell(labels.tolist())
+cell_id = ends["cell_id"][labels == label].iloc[0]
+rows = source.cell(run, cell_id)
+first: dict[Any, Any] = rows.iloc[0].to_dict()
+
+st.subheader(show.plain(label))
+if first["status"] != "ok":
+    st.error(show.plain(f"{first['status']}: {first['reason']}"))
+st.text("Measure it again, in a run of its own:")
+suite_file = source.record(run).get("suite_file", f"suites/{first['suite']}")
+st.code(commands.repeat(first, suite_file), language="sh")
+texts = rows.assign(samples=rows["samples"].map(lambda raw: [] if raw is None else [float(f"{x:.4g}") for x in raw]))
+facts = [name for name in rows if texts[name].astype(str).nunique() == 1]
+of_a_row = ["metric", "scope", "value", "unit", "better", "status", "reason", "samples", "method"]
+show.table(texts[[name for name in of_a_row if name in ("metric", "value") or name not in facts]], "rows")
+with st.expander("The same in all of its rows"):
+    same = texts[facts].head(1).T.astype(str).reset_index().set_axis(["column", "value"], axis=1)
+    st.dataframe(same, hide_index=True, key="table same", height="content")
+
+st.subheader("Log")
+if log := store.read_log(run, cell_id):
+    st.code(log, language=None)
+else:
+    st.text("It printed nothing, or its log is not here.")

@@ -1,0 +1,34 @@
+"""What a step costs."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+import controls
+import show
+from curvbench import plot
+from curvbench.analysis import views
+from curvbench.plot.cost import ADDITIVE
+
+problem = controls.problem()
+mine = views.of_problem(controls.frame(), problem)
+known = [name for name in ("flops.counted", "time.wall", "memory.peak") if name in set(mine["metric"])]
+
+st.header("Cost")
+if not known:
+    show.empty("No probe of this problem has a cost.", "curvbench run suites/mlp")
+    st.stop()
+metric = controls.pick_metric("Metric", known, "cost")
+with st.container(horizontal=True):
+    relative = controls.switch("As multiples of SGD", "relative")
+    stacked = metric in ADDITIVE and controls.switch("Stacked", "stacked")
+data = views.phases(mine, problem, metric)
+show.figure(plot.cost(mine, problem, metric, relative, stacked), data, "cost")
+st.caption("A step in which nothing is amortized: statistics and inverse are made anew every time.")
+show.table(views.differing(data, ["probe"]), "phases")
+
+counts = views.published(mine, problem)
+if len(counts):
+    st.subheader("Counted against published")
+    st.caption("Published complexities leave the backward passes out, which are counted.")
+    show.table(counts, "published")

@@ -1,0 +1,52 @@
+"""What was run, how it ended, what is best."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+import controls
+import show
+import source
+from curvbench import plot
+from curvbench.analysis import summary, views
+
+frame, record = controls.frame(), source.record(controls.run())
+ends = views.cells(frame)
+planned = max(len(record.get("cells", [])), len(ends))
+environment = record.get("environment", {})
+
+st.header("Overview")
+with st.container(horizontal=True, gap="large"):
+    st.metric("Cells with rows", f"{len(ends)} of {planned}", width="content")
+    st.metric("Succeeded", int((ends["status"] == "ok").sum()), width="content")
+    st.metric("Without a value", int((ends["status"] != "ok").sum()), width="content")
+    st.metric("Rows", f"{len(frame):,}", width="content")
+
+st.subheader("What was run")
+facts = {
+    key: environment[key]
+    for key in ("device_name", "torch_version", "python_version", "platform", "git_sha")
+    if environment.get(key)
+}
+facts |= {key: ", ".join(map(str, ends[key].unique())) for key in ("dtype", "threads")}
+facts |= {"started": str(ends["started_at"].min())[:19], "run": controls.run().name}
+st.dataframe(pd.DataFrame([facts]), hide_index=True, key="table facts")
+for entry in record.get("commands", []):
+    st.code(str(entry.get("command")), language="sh")
+
+show.figure(plot.status(frame), views.status(frame), "status")
+failed = summary.failures(frame)
+if len(failed):
+    show.table(failed[["label", "status", "reason"]], "failures")
+
+problem = controls.problem()
+mine = views.of_problem(frame, problem)
+medians = summary.table(mine, problem).rename_axis("probe").reset_index()
+st.subheader(show.plain(summary.title(mine, problem)))
+st.caption(show.plain(summary.LEGEND))
+medians.insert(1, "status", medians["probe"].map(summary.statuses(mine, problem)))
+show.table(medians if (medians["status"] != "ok").any() else medians.drop(columns="status"), "summary")
+
+st.subheader("Best of each column")
+show.table(views.ranking(mine, problem), "ranking")

@@ -1,0 +1,33 @@
+"""Quality against cost."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+import controls
+import show
+from curvbench import plot
+from curvbench.analysis import views
+from curvbench.plot.tradeoff import ERROR, FLOPS
+
+problem = controls.problem()
+mine = views.of_problem(controls.frame(), problem)
+costs = views.quantities(mine, ["flops", "memory", "time"])
+qualities = views.quantities(mine, ["error", "direction", "health"])
+
+st.header("Trade-off")
+if not costs or not qualities:
+    show.empty("No probe of this problem has both an error and a cost.", "curvbench run suites/mlp")
+    st.stop()
+left, right = st.columns(2)
+with left:
+    y = controls.pick_quantity("Quality", qualities, "y", ERROR)
+with right:
+    x = controls.pick_quantity("Cost", costs, "x", FLOPS)
+log = controls.switch("Logarithmic axes", "log")
+data = views.tradeoff(mine, problem, x, y)
+show.figure(plot.tradeoff(mine, problem, x, y, log), data, "tradeoff")
+st.caption("On the Pareto front no other probe is at least as good in both and better in one.")
+ranges = [f"{axis} {end}" for axis in "xy" for end in ("min", "max") if data[f"{axis} {end}"].equals(data[axis])]
+shown = data.drop(columns=ranges).rename(columns={"x": x.heading, "y": y.heading})
+show.table(views.differing(shown, ["probe", x.heading, y.heading, "front"]), "points")

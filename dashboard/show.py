@@ -1,0 +1,71 @@
+"""Figures and tables on a page, with what can be taken away. Nothing from a result file is read as Markdown or HTML."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import streamlit as st
+
+from curvbench.analysis import summary, views
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+IMAGES = ("svg", "png")
+TALLEST = 32  # rows that are shown without scrolling
+STYLED = 2000  # rows beyond which numbers are shown as they are
+SHORT = {f"{c.metric} ({c.scope})": " ".join(c.heading.split()) for c in summary.COLUMNS}
+
+
+def plain(text: object) -> str:
+    """A text from a result file for a place that reads Markdown: every sign stands for itself."""
+    return re.sub(r"([^\w\s])", r"\\\1", str(text), flags=re.ASCII)
+
+
+def figure(drawn: go.Figure, data: pd.DataFrame, name: str) -> None:
+    """A figure, with its data as CSV and itself as HTML; its camera button saves SVG or PNG."""
+    image = {"format": st.session_state.get("image") or IMAGES[0], "filename": name, "scale": 2}
+    config = {"toImageButtonOptions": image, "displaylogo": False}
+    st.plotly_chart(drawn, key=f"figure {name}", config=config)
+    with st.container(horizontal=True):
+        _download("Data (CSV)", lambda: _csv(data), f"{name}.csv", "text/csv")
+        _download("Figure (HTML)", lambda: drawn.to_html().encode(), f"{name}.html", "text/html")
+
+
+def table(data: pd.DataFrame, name: str, **settings: Any) -> None:
+    """A sortable table with its meaning in the headings, and itself as CSV."""
+    floats: dict[Any, Any] = {column: summary.digits for column in data.select_dtypes("float")}
+    shown: Any = data.style.format(floats, na_rep="") if len(data) <= STYLED else data
+    settings |= {"placeholder": "", "height": "content" if len(data) <= TALLEST else "auto"}
+    st.dataframe(shown, hide_index=True, column_config=columns(data), key=f"table {name}", **settings)
+    _download("Table (CSV)", lambda: _csv(data), f"{name}.csv", "text/csv")
+
+
+def columns(data: pd.DataFrame) -> dict[str, Any]:
+    """How the headings of a table are shown: short, with what a metric means where the pointer rests."""
+    found: dict[str, Any] = {}
+    for name in map(str, data):
+        meaning = views.meaning(name.removeprefix("1 - ").partition(" (")[0])
+        help = f"{name}: {meaning.text} ({meaning.better or 'neither way'} is better)" if meaning.text else None
+        if name == "probe":
+            found[name] = st.column_config.Column(pinned=True, width=max(map(len, data[name]), default=5) * 7 + 20)
+        elif name in SHORT or help:
+            found[name] = st.column_config.Column(SHORT.get(name, name), help=help)
+    return found
+
+
+def empty(what: str, command: str) -> None:
+    """A state without data: what is missing, and the command that makes it."""
+    st.info(what, icon=":material/info:")
+    st.code(command, language="sh")
+
+
+def _csv(data: pd.DataFrame) -> bytes:
+    return data.to_csv(index=False).encode()
+
+
+def _download(label: str, content: Callable[[], bytes], file: str, kind: str) -> None:
+    st.download_button(label, content, file, kind, key=f"download {file}", on_click="ignore", type="tertiary")

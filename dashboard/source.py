@@ -1,0 +1,85 @@
+"""The runs of a results folder, read through ``curvbench.store`` and kept in memory while their files stay as is."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from curvbench import store
+
+SAMPLE = Path(__file__).parents[1] / "data" / "sample"
+# What the pages need of every row; a cell's other columns are read when it is opened.
+COLUMNS = (
+    "suite run_id cell_id problem problem_args probe probe_args seed status reason metric scope epoch value method "
+    "started_at device dtype threads"
+).split()
+LABELS = ("problem", "problem_args", "probe", "probe_args")
+_one_at_a_time = threading.Lock()  # Python's warnings are recorded per process, sessions are threads
+
+
+def results() -> Path:
+    """The folder that ``CURVBENCH_RESULTS`` names, else the shipped sample."""
+    return Path(os.environ.get("CURVBENCH_RESULTS") or SAMPLE)
+
+
+def is_sample() -> bool:
+    """Whether what is shown is the shipped sample."""
+    return results() == SAMPLE
+
+
+def runs() -> dict[str, Path]:
+    """The runs below ``results`` by name, latest first; a folder of fragments without a run is one run.
+
+    Raises:
+        ValueError: there is no such folder.
+        OSError: it cannot be read.
+    """
+    folder = results()
+    found = {str(run.relative_to(folder)): run for run in reversed(store.runs_below(folder))}
+    if not found and store.state(folder)[0]:
+        return {folder.name: folder}
+    return {folder.name if name == "." else name: run for name, run in found.items()}
+
+
+def rows(run: Path) -> pd.DataFrame:
+    """The rows of a run in ``COLUMNS``, shared by all sessions: not to be changed.
+
+    Raises:
+        ValueError: a fragment is of a later version.
+    """
+    return _read(run, store.state(run))[0]
+
+
+def damaged(run: Path) -> list[str]:
+    """What is said about fragments of a run that were set aside."""
+    return _read(run, store.state(run))[1]
+
+
+def cell(run: Path, cell_id: str) -> pd.DataFrame:
+    """Every column of the rows of one cell."""
+    fragment = run / "cells" / f"{cell_id}.parquet"
+    inside = fragment.resolve().parent == (run / "cells").resolve() and fragment.is_file()
+    frame = store.load(fragment if inside else run)
+    return frame[frame["cell_id"] == cell_id]
+
+
+def record(run: Path) -> dict[str, Any]:
+    """``run.json`` of a run; empty where it is absent or damaged."""
+    try:
+        return store.read_run(run)
+    except (ValueError, OSError):
+        return {}
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _read(run: Path, state: tuple[int, int, int]) -> tuple[pd.DataFrame, list[str]]:
+    with _one_at_a_time, warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        frame = store.load(run, COLUMNS)
+    return frame.astype(dict.fromkeys(LABELS, "category")), [str(warning.message) for warning in said]

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from frames import frame, row
+
+from curvbench.analysis.history import history_table
+from curvbench.analysis.pairs import of_quantity, pairs
+from curvbench.analysis.views import Quantity
+
+ERROR = Quantity("error.relative", "network")
+A = frame(
+    row("same", "error.relative", 0.5),
+    row("worse", "error.relative", 0.5),
+    row("better", "direction.cosine", 0.5),
+    row("neither", "error.trace_ratio", 0.5),
+    row("gone", "error.relative", 0.5),
+    row("zero", "error.relative", 0.0),
+)
+B = frame(
+    row("same", "error.relative", 0.5),
+    row("worse", "error.relative", 0.75),
+    row("better", "direction.cosine", 0.75),
+    row("neither", "error.trace_ratio", 0.75),
+    row("new", "error.relative", 0.5),
+    row("zero", "error.relative", 1.0),
+    row("gone", "", None, "", status="timeout", reason="slow"),
+)
+
+
+def test_every_measurement_of_either_run_has_a_verdict() -> None:
+    table = pairs(A, B).set_index("probe")
+    assert table["verdict"].to_dict() == {
+        "same": "equal",
+        "worse": "worse",
+        "better": "better",
+        "neither": "changed",
+        "gone": "only in A",
+        "new": "only in B",
+        "zero": "worse",
+    }
+    assert table.loc["worse", "change"] == pytest.approx(0.5)
+    assert math.isnan(table.loc["zero", "change"])
+    assert len(of_quantity(pairs(A, B), ERROR)) == 5
+
+
+def test_the_same_probe_on_another_problem_is_no_pair() -> None:
+    other = frame(row("same", "error.relative", 0.5, problem_args="samples=3"))
+    assert set(pairs(A.head(1), other)["verdict"]) == {"only in A", "only in B"}
+
+
+def test_a_step_in_a_history() -> None:
+    values = {"r1": 1.0, "r2": 1.005, "r3": 1.5, "r4": 1.5}
+    rows = frame(*(row("a", "error.relative", value, run_id=run) for run, value in values.items()))
+    table = history_table(rows, "toy", ERROR)
+    assert table["run"].tolist() == list(values)
+    assert table["step"].tolist() == [False, False, True, False]
+    assert table["change"].iloc[2] == pytest.approx(1.5 / 1.005 - 1)
+    assert history_table(rows, "toy", ERROR, step=0.001)["step"].tolist() == [False, True, True, False]
+
+
+def test_an_empty_history() -> None:
+    assert history_table(frame(row("a", "error.relative", 1.0)).head(0), "toy", ERROR).empty

@@ -1,0 +1,148 @@
+"""The dashboard as its readers meet it: served by the verb, in a real Chromium, on the shipped sample."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'curvbench[test]'")
+pytest.importorskip("streamlit", reason="the dashboard needs the extra `dashboard`")
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(path.stem for path in (ROOT / "dashboard" / "page").glob("*.py"))
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+SECONDS = 60_000  # for a busy machine
+SETTLED = """() => document.querySelector('[data-test-script-state=notRunning]')
+  && !document.querySelector('[data-stale=true], [data-testid=stSkeleton]')
+  && [...document.querySelectorAll('[data-testid=stPlotlyChart]')].every(chart => chart.querySelector('.main-svg'))"""
+# Below a page's address Streamlit looks for itself once, finds nothing, and goes on one folder up.
+ITS_OWN = re.compile(r"/_stcore/(health|host-config)$")
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path"),
+]
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("CURVBENCH")}
+    environment["PYTHONPATH"] = str(ROOT)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "curvbench", "dashboard", "--port", str(port)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+    assert process.stdout is not None
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if "URL:" in line:
+            break
+    assert process.poll() is None, "".join(said)
+    assert f"http://127.0.0.1:{port}" in said[-1]
+    yield f"http://127.0.0.1:{port}"
+    process.terminate()
+    process.communicate(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+class Reader:
+    """A tab, and what went wrong in it."""
+
+    def __init__(self, browser: Any, **settings: Any) -> None:
+        self.tab = browser.new_context(**settings).new_page()
+        self.tab.set_default_timeout(SECONDS)
+        self.errors: list[str] = []
+        self.tab.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.tab.on("console", self._heard)
+
+    def _heard(self, message: Any) -> None:
+        if message.type == "error" and not ITS_OWN.search(message.location.get("url", "")):
+            self.errors.append(f"{message.text} {message.location}")
+
+    def open(self, link: str) -> None:
+        self.tab.goto(link)
+        self.tab.wait_for_selector("h2")
+        self.settle()
+
+    def settle(self) -> None:
+        for _ in range(2):
+            self.tab.wait_for_timeout(250)
+            self.tab.wait_for_function(SETTLED)
+
+    def choose(self, label: str, option: str) -> None:
+        self.tab.get_by_role("combobox", name=re.compile(label)).first.click()
+        self.tab.get_by_role("option", name=option, exact=True).click()
+        self.settle()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_opens_without_an_error(page: str, address: str, browser: Any) -> None:
+    reader = Reader(browser)
+    reader.open(f"{address}/{'' if page == 'overview' else page}")
+    assert reader.tab.locator("[data-testid=stException]").count() == 0
+    assert reader.errors == []
+
+
+def test_navigation_keeps_the_filters_and_a_link_gives_the_view(address: str, browser: Any) -> None:
+    reader = Reader(browser)
+    reader.open(address)
+    reader.choose("^Problem", "mlp[epochs=10]")
+    assert "problem=mlp" in reader.tab.url
+    reader.tab.get_by_role("link", name="Trade-off").click()
+    reader.tab.get_by_role("heading", name="Trade-off", exact=True).wait_for()
+    reader.settle()
+    reader.choose("^Quality", "direction.cosine (network)")
+    link = reader.tab.url
+    assert "/tradeoff?" in link and "problem=mlp" in link and "y=direction.cosine" in link
+
+    friend = Reader(browser, color_scheme="dark", viewport={"width": 800, "height": 900})
+    friend.open(link)
+    titles = friend.tab.locator(".js-plotly-plot .gtitle, .js-plotly-plot .ytitle").all_text_contents()
+    assert titles == ["Trade-off on mlp[epochs=10]", "1 - direction.cosine, networklower is better"]
+    assert friend.tab.url == link
+    assert reader.errors == friend.errors == []
+
+
+def test_a_figure_can_be_taken_away(address: str, browser: Any, tmp_path: Path) -> None:
+    reader = Reader(browser)
+    reader.open(f"{address}/tradeoff")
+    for label, start in (("Data (CSV)", "probe,x,"), ("Figure (HTML)", "<!doctype html>")):
+        with reader.tab.expect_download() as taken:
+            reader.tab.get_by_role("button", name=label).first.click()
+        assert Path(taken.value.path()).read_text().lower().startswith(start)
+    for kind in ("svg", "png"):
+        reader.tab.get_by_test_id("stSidebar").get_by_text(kind, exact=True).click()
+        reader.settle()
+        reader.tab.locator(".js-plotly-plot").first.hover()
+        with reader.tab.expect_download() as taken:
+            reader.tab.locator("[data-title*='Download plot']").first.click()
+        assert taken.value.suggested_filename == f"tradeoff.{kind}"
+    assert reader.errors == []

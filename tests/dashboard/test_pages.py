@@ -1,0 +1,233 @@
+"""Every page in Streamlit's own test harness: on the sample, on nothing, on failures, on damage, on hostile names."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fake_measure import Fake, Toy
+from frames import failed_cell, fisher_cell, write_run
+
+from curvbench import store
+from curvbench.spec import Row
+
+pytest.importorskip("plotly", reason="the dashboard needs the extra `dashboard`")
+testing = pytest.importorskip("streamlit.testing.v1", reason="the dashboard needs the extra `dashboard`")
+
+ROOT = Path(__file__).parents[2]
+APP = ROOT / "dashboard" / "app.py"
+PAGES = sorted(path.stem for path in (APP.parent / "page").glob("*.py"))
+SAMPLE = ROOT / "data" / "sample"
+HOSTILE = "<img src=x onerror=alert(1)> **b** [a](http://x) :red[c] $d$"
+
+
+def show(page: str, **query: str):  # type: ignore[no-untyped-def]
+    """A page as a session first sees it."""
+    at = testing.AppTest.from_file(APP, default_timeout=60)
+    at.query_params.update(query)
+    at.run()
+    if page != "overview" and not at.exception:
+        at.switch_page(f"page/{page}.py").run()
+    assert not at.exception, at.exception[0].stack_trace
+    return at
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    monkeypatch.setenv("CURVBENCH_RESULTS", str(folder))
+    return folder
+
+
+def test_every_page_can_be_reached() -> None:
+    source = APP.read_text()
+    assert [page for page in PAGES if f'"page/{page}.py"' not in source] == []
+    assert len(PAGES) == source.count('"page/')
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_shipped_sample(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CURVBENCH_RESULTS", raising=False)
+    at = show(page)
+    assert at.header[0].value
+    assert not at.error
+    assert "Shipped sample" in at.sidebar.caption[0].value
+
+
+def test_the_sample_is_small_and_tells_nothing_of_its_machine() -> None:
+    files = [path for path in SAMPLE.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 300_000
+    for run in store.runs_below(SAMPLE):
+        text = (run / "run.json").read_text()
+        assert "/tmp" not in text and '"host"' not in text
+        assert {cell["id"] for cell in store.read_run(run)["cells"]} == set(store.load(run)["cell_id"])
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_an_empty_folder_says_what_to_run(page: str, results: Path) -> None:
+    at = testing.AppTest.from_file(APP, default_timeout=60).run()
+    assert not at.exception
+    assert at.header[0].value == "Nothing has been run yet"
+    assert at.code[0].value.startswith("curvbench run ")
+
+
+def test_a_folder_that_is_not_there(results: Path) -> None:
+    results.rmdir()
+    at = show("overview")
+    assert "no results at" in at.error[0].value.replace("\\", "")
+    assert at.code
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_failed_cells_are_shown(page: str, results: Path) -> None:
+    write_run(results, "r1", [(Fake(), Toy(), failed_cell()), (Fake(damping=0.5), Toy(), failed_cell())])
+    at = show(page)
+    assert at.header[0].value
+    if page == "overview":
+        (failures,) = [frame.value for frame in at.dataframe if "reason" in frame.value]
+        assert failures["reason"].tolist() == ["not finished in 4 s"] * 2
+        assert [metric.value for metric in at.metric][:3] == ["2 of 2", "0", "2"]
+    if page == "cells":
+        assert "timeout" in at.error[0].value
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_failed_cells_beside_good_ones(page: str, results: Path) -> None:
+    cells = [(Fake(), Toy(), fisher_cell()), (Fake("slow"), Toy(), failed_cell())]
+    write_run(results, "r1", cells, planned=3)
+    at = show(page)
+    if page == "overview":
+        assert at.metric[0].value == "2 of 5"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_damaged_fragments_are_named(page: str, results: Path) -> None:
+    cells = write_run(results, "r1", [(Fake(), Toy(), fisher_cell()), (Fake("b"), Toy(), fisher_cell())]) / "cells"
+    (cells / "c1.parquet").write_bytes((cells / "c1.parquet").read_bytes()[:500])
+    (cells.parent / "run.json").write_text("{")
+    at = show(page)
+    assert any("set aside" in warning.value and "c1" in warning.value for warning in at.warning)
+
+
+def test_nothing_but_damage(results: Path) -> None:
+    cells = write_run(results, "r1", [(Fake(), Toy(), fisher_cell())]) / "cells"
+    (cells / "c0.parquet").write_bytes(b"x")
+    at = show("overview")
+    assert any("set aside" in warning.value for warning in at.warning)
+    assert "no cell yet" in at.info[0].value
+
+
+def test_a_newer_schema_is_an_error_with_its_remedy(results: Path) -> None:
+    path = write_run(results, "r1", [(Fake(), Toy(), fisher_cell())]) / "cells" / "c0.parquet"
+    table = pq.read_table(path)
+    newer = pa.array([store.SCHEMA_VERSION + 1] * len(table), pa.int64())
+    pq.write_table(table.set_column(0, store.SCHEMA.field(0), newer), path)
+    at = show("overview")
+    assert "update it" in at.error[0].value
+
+
+def test_another_run_of_the_folder_can_still_be_chosen(results: Path) -> None:
+    write_run(results, "r1", [(Fake(), Toy(), fisher_cell())])
+    write_run(results, "r2", [])
+    at = show("overview")
+    assert "no cell yet" in at.info[0].value
+    at.selectbox(key="run").select("s/r1").run()
+    assert at.metric[0].value == "1 of 1"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_values_that_are_not_finite(page: str, results: Path) -> None:
+    bad = [Row(r.metric, v, r.scope) for r, v in zip(fisher_cell(), [math.nan, math.inf, -math.inf] * 20, strict=False)]
+    write_run(results, "r1", [(Fake(), Toy(), fisher_cell()), (Fake("bad"), Toy(), bad)])
+    show(page)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_names_are_shown_letter_by_letter(page: str, results: Path) -> None:
+    probe, problem = Fake(HOSTILE), Toy(HOSTILE)
+    cells = [
+        (probe, problem, fisher_cell()),
+        (Fake(), problem, failed_cell(reason=HOSTILE)),
+        (Fake(), Toy(), fisher_cell()),
+    ]
+    write_run(results, "r1", cells)
+    write_run(results, "r2", cells)
+    at = show(page)
+    read_as_markdown = [*at.markdown, *at.header, *at.subheader, *at.caption, *at.info, *at.warning, *at.error]
+    for element in read_as_markdown:
+        assert not getattr(element, "allow_html", False)
+        assert not re.search(r"(?<!\\)(<img|\*\*b|\[a\]\(|:red|\$d)", element.value), element.value
+
+
+def test_no_page_asks_for_html() -> None:
+    for path in APP.parent.rglob("*.py"):
+        text = path.read_text()
+        assert "unsafe_allow_html" not in text and "st.html" not in text and "components" not in text
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_single_cell_without_training(page: str, results: Path) -> None:
+    write_run(results, "r1", [(Fake(), Toy(), [Row("error.relative", 0.5)])])
+    at = show(page)
+    if page == "training":
+        assert at.code[0].value.startswith("curvbench run ")
+
+
+def test_the_filters_of_a_link_are_taken() -> None:
+    run = next(path for path in (SAMPLE / "mlp").iterdir())
+    y = "direction.cosine (network)"
+    at = show("tradeoff", run=f"mlp/{run.name}", problem="mlp[epochs=10]", probes="kfac", y=y, log="false")
+    assert at.selectbox(key="problem").value == "mlp[epochs=10]"
+    assert at.selectbox(key="y").value == y
+    assert at.multiselect(key="probes").value == ["kfac"]
+    assert at.toggle(key="log").value is False
+    (points,) = [frame.value for frame in at.dataframe]
+    assert points["probe"].tolist() == ["kfac"]
+    assert f"1 - {y}" in points
+
+
+def test_a_link_to_what_is_not_there_shows_what_is() -> None:
+    at = show("tradeoff", run="nowhere/r0", problem="gone", probes="gone", y="x")
+    assert at.selectbox(key="y").value == "error.relative (layer blocks)"
+
+
+def test_new_cells_appear(results: Path) -> None:
+    folder = write_run(results, "r1", [(Fake(), Toy(), fisher_cell())], planned=1)
+    at = show("overview")
+    assert at.metric[0].value == "1 of 2"
+    other = write_run(results / "elsewhere", "r1", [(Fake("b"), Toy(), fisher_cell())])
+    content = pq.read_table(other / "cells" / "c0.parquet")
+    renamed = content.set_column(3, store.SCHEMA.field(3), pa.array(["c9"] * len(content)))
+    store.write_cell(folder / "cells", renamed)
+    at.run()
+    assert at.metric[0].value == "2 of 2"
+
+
+def test_two_runs_are_compared(results: Path) -> None:
+    write_run(results, "r1", [(Fake(), Toy(), fisher_cell(0.5))])
+    write_run(results, "r2", [(Fake(), Toy(), fisher_cell(0.25))])
+    at = show("compare")
+    changes = at.dataframe[-1].value.set_index(["metric", "scope"])
+    row = changes.loc[("error.relative", "network")]
+    assert (row["a"], row["b"], row["verdict"]) == (0.25, 0.5, "worse"), "A is the newer one"
+    at = show("history")
+    assert at.dataframe[0].value["change"].tolist() == [-0.5]
+
+
+def test_the_command_and_the_log_of_a_cell(results: Path) -> None:
+    run = write_run(results, "r1", [(Fake(), Toy(), fisher_cell()), (Fake("b"), Toy(), failed_cell())])
+    (run / "logs" / "c1.log").write_text("a traceback")
+    at = show("cells", cell="Fake[does=b] on Toy, seed 0 (c1)")
+    assert "-p 'Fake[does=b]' -m Toy --seed 0" in at.code[0].value
+    assert at.code[-1].value == "a traceback"
+
+
+def test_ids_of_strangers_open_no_other_file(results: Path) -> None:
+    (results.parent / "secret.log").write_text("secret")
+    run = write_run(results, "r1", [(Fake(), Toy(), fisher_cell())])
+    assert store.read_log(run, "../../../../secret") is None

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from fake_measure import Fake, Toy
+from frames import failed_cell, fisher_cell, write_run
+
+from curvbench import report
+from curvbench.cli import main
+
+HOSTILE = "<img src=x onerror=alert(1)>|_&%$"
+CELLS = [
+    (Fake(), Toy(), fisher_cell(0.5, 2.0)),
+    (Fake(damping=0.5), Toy(), fisher_cell(0.25, 4.0)),
+    (Fake(does=HOSTILE), Toy(), failed_cell(reason=f"no {HOSTILE}")),
+]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return write_run(tmp_path / "results", "r1", CELLS)
+
+
+class Page(HTMLParser):
+    """Which tags there are, and what they load."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_one_page_that_loads_nothing(run: Path) -> None:
+    pytest.importorskip("plotly", reason="figures need the extra `dashboard`")
+    text = report.write(report.read([run]), "html")
+    page = Page(text)
+    assert "img" not in page.tags
+    assert page.links and all(link.startswith("data:text/csv;base64,") for link in page.links)
+    assert text.count("plotly.js v") == 1
+    assert len(re.findall(r"Plotly\.newPlot\(", text)) >= 6
+    for words in ("curvbench run suites/s", "2.13", "timeout", "-p 'Fake[does=", HOSTILE, "0.250"):
+        assert words in page.text
+    assert text.index("0.250</b>") > 0, "the best of a column is bold"
+
+
+def test_markdown(run: Path) -> None:
+    text = report.write(report.read([run]), "markdown")
+    assert "| Fake\\[damping=0.5\\] | **0.250** | **0.250** | **0.125** |" in text
+    assert "| probe | error network | error blocks |" in text
+    outside = re.sub(r"```sh\n.*?\n```", "", text, flags=re.DOTALL)
+    assert "<img" not in outside
+    assert "--seed 0 --dtype float64 --force" in text
+    assert "timeout | no &lt;img" in text
+    assert "```sh\ncurvbench run suites/s\n```" in text
+    assert "- torch_version: 2.13" in text
+    assert len({line.count(" | ") for line in text.splitlines() if line.startswith("| Fake") and "**" in line}) == 1
+
+
+def test_latex(run: Path) -> None:
+    text = report.write(report.read([run]), "latex")
+    assert r"Fake[damping=0.5] & \textbf{0.250} & \textbf{0.250} & \textbf{0.125}" in text
+    assert r"\textless{}img src=x onerror=alert(1)\textgreater{}\textbar{}\_\&\%\$] (timeout) &" in text
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
+    assert all(line.count("&") - line.count(r"\&") == 8 for line in text.splitlines() if line.endswith(r"\\"))
+
+
+def test_latex_compiles(run: Path, tmp_path: Path) -> None:
+    latex = shutil.which("pdflatex") or pytest.skip("no pdflatex here")
+    body = report.write(report.read([run]), "latex")
+    (tmp_path / "t.tex").write_text(
+        rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{body}\end{{document}}"
+    )
+    done = subprocess.run([latex, "-halt-on-error", "t.tex"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_ranges_over_seeds_are_given(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "r1", [(Fake(), Toy(), fisher_cell(error)) for error in (0.25, 0.75)])
+    assert "0.500** ± 0.250" in report.write(report.read([folder]), "markdown")
+    assert r"\textbf{0.500} $\pm$ 0.250" in report.write(report.read([folder]), "latex")
+
+
+@pytest.mark.parametrize("form", ["markdown", "latex"])
+def test_the_verb(form: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["report", str(run), "--format", form, "--output", str(tmp_path / "out")])
+    assert left.value.code == 0
+    assert f"report: {tmp_path / 'out'}" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["report", "r1", "--format", form, "--results", str(run.parents[1])])
+    assert capsys.readouterr().out == (tmp_path / "out").read_text()
+
+
+def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = write_run(tmp_path, "r9", [])
+    for arguments in (
+        ["nowhere"],
+        [str(empty)],
+        [str(empty), "--format", "pdf"],
+        ["latest", "--output", "/no/such/file"],
+    ):
+        with pytest.raises(SystemExit) as left:
+            main(["report", *arguments, "--results", str(tmp_path)])
+        assert left.value.code == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
