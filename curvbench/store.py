@@ -152,7 +152,7 @@ def cell_statuses(folder: Path) -> dict[str, Status]:
 
 def fragment_status(path: Path) -> Status | None:
     """How the cell of a fragment ended; None, with a warning, where the fragment is damaged."""
-    return next((table_status(table) for table in _by_cell(path, [*_CELL, "status"])), None)
+    return next((table_status(table) for table in _by_cell(path, [*_CELL, "status", "metric"])), None)
 
 
 def table_status(table: pa.Table) -> Status:
