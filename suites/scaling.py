@@ -9,7 +9,11 @@ from curvbench import Preset, Suite, every_probe, probe, problem
 
 METERS = ("flops", "memory")
 # One pair is there in every network; blocks of 128 rows would be as large as some of the layers.
-SMALL = {"lbfgs": probe("lbfgs", memory=1, updates=2), "thor": probe("thor", split=16)}
+SMALL = {
+    "eigen": probe("eigen", rank=4),
+    "lbfgs": probe("lbfgs", memory=1, updates=2),
+    "thor": probe("thor", split=16),
+}
 PROBES = [SMALL.get(p.name, p) for p in every_probe()]
 
 
