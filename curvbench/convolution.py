@@ -1,12 +1,13 @@
 """Convolutions in float64 on CPU by large matrix products: torch's own go sample by sample, at a sixth of the peak.
 
 Only for frozen weights, as in a recorded forward pass: the gradient is that of the input. Everything else (other
-dtypes and devices, groups) is left to torch.
+dtypes and devices, groups) is left to torch. Both directions are operations of torch's dispatcher, so that meters see a
+convolution and not how it is made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -26,9 +27,7 @@ class FrozenConvolutions(TorchFunctionMode):
         self, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: Any = None
     ) -> Any:
         if func is torch.conv2d and (geometry := _plain(*args, **(kwargs or {}))) is not None:
-            x, weight, bias, *rest = geometry
-            out = _Convolution.apply(x, weight, *rest)  # type: ignore[no-untyped-call]
-            return out if bias is None else out + bias[:, None, None]
+            return _Convolution.apply(*geometry)  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
@@ -46,6 +45,7 @@ def _plain(
         weight.dtype == torch.float64
         and weight.device.type == "cpu"
         and not weight.requires_grad
+        and (bias is None or not bias.requires_grad)
         and groups == 1
         and input.ndim == 4
         and not isinstance(padding, str)
@@ -59,20 +59,21 @@ def _pair(value: Any) -> Pair:
 
 
 class _Convolution(torch.autograd.Function):
-    """Input (N, C, H, W) and weight (M, C, kh, kw) give (N, M, H', W'); the weight gets no gradient."""
+    """``convolve``, differentiable in x."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> Tensor:
-        ctx.weight, ctx.shape, ctx.geometry = weight, x.shape, (stride, padding, dilation)
-        return convolve(x, weight, stride, padding, dilation)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Pair) -> Any:
+        ctx.weight, ctx.shape, ctx.geometry = weight, x.shape, geometry
+        return torch.ops.curvbench.convolution(x, weight, bias, *geometry)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return convolve_transposed(gradients[0], ctx.weight, ctx.shape, *ctx.geometry), None, None, None, None
+        found = torch.ops.curvbench.convolution_backward(gradients[0], ctx.weight, ctx.shape, *ctx.geometry)
+        return found, None, None, None, None, None
 
 
-def convolve(x: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> Tensor:
-    """The convolution of x (N, C, H, W) with weight (M, C, kh, kw), (N, M, H', W')."""
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dilation: Pair) -> Tensor:
+    """The convolution of x (N, C, H, W) with weight (M, C, kh, kw) and bias (M,), (N, M, H', W')."""
     plane = F.pad(x, (padding[1], padding[1], padding[0], padding[0])).contiguous()
     (N, C, H, W), (M, _, kh, kw) = plane.shape, weight.shape
     height = (H - dilation[0] * (kh - 1) - 1) // stride[0] + 1
@@ -87,17 +88,17 @@ def convolve(x: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: P
     for first in range(0, N, step):
         columns = windows[:, :, :, first : first + step].reshape(C * kh * kw, -1)
         out[first : first + step] = (matrix @ columns).reshape(M, -1, height, width).transpose(0, 1)
-    return out
+    return out if bias is None else out.add_(bias[:, None, None])
 
 
 def convolve_transposed(
-    gradient: Tensor, weight: Tensor, shape: torch.Size, stride: Pair, padding: Pair, dilation: Pair
+    gradient: Tensor, weight: Tensor, shape: Sequence[int], stride: Pair, padding: Pair, dilation: Pair
 ) -> Tensor:
     """The gradient at the input, shaped ``shape``, of a gradient (N, M, H', W') at the output."""
     kernel = weight.shape[2:]
     reach = [d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True)]
-    if stride == (1, 1) and min(reach) >= 0:
-        return convolve(gradient, weight.flip(2, 3).transpose(0, 1), stride, (reach[0], reach[1]), dilation)
+    if max(stride) == 1 and min(reach) >= 0:
+        return convolve(gradient, weight.flip(2, 3).transpose(0, 1), None, stride, (reach[0], reach[1]), dilation)
     N, M, height, width = gradient.shape
     out = gradient.new_empty(shape)
     matrix = weight.reshape(M, -1).T.contiguous()
@@ -105,5 +106,14 @@ def convolve_transposed(
     for first in range(0, N, step):
         part = gradient[first : first + step].reshape(-1, M, height * width)
         columns = (matrix @ part.transpose(0, 1).reshape(M, -1)).reshape(len(matrix), len(part), -1).transpose(0, 1)
-        out[first : first + step] = F.fold(columns, shape[2:], kernel, dilation, padding, stride)
+        out[first : first + step] = F.fold(columns, tuple(shape[2:]), kernel, dilation, padding, stride)
     return out
+
+
+_GEOMETRY = "int[2] stride, int[2] padding, int[2] dilation"
+# Not torch.library.custom_op, whose first call imports the compiler: a second in every process.
+_LIBRARY = torch.library.Library("curvbench", "DEF")
+_LIBRARY.define(f"convolution(Tensor x, Tensor weight, Tensor? bias, {_GEOMETRY}) -> Tensor")
+_LIBRARY.define(f"convolution_backward(Tensor grad_output, Tensor weight, int[] shape, {_GEOMETRY}) -> Tensor")
+_LIBRARY.impl("convolution", convolve, "CPU")
+_LIBRARY.impl("convolution_backward", convolve_transposed, "CPU")

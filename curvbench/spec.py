@@ -177,9 +177,9 @@ class About(NamedTuple):
     """What a probe says of its method beside its hyperparameters, as ``curvbench list --json`` and the docs show it.
 
     ``represents``: the matrix F^, undamped (empty: the docstring's first line). ``damping``: what is damped, and how.
-    ``cost``: per phase the published multiply-adds as a formula, with the default hyperparameters, in shape letters,
-    k = k_h k_w entries of a kernel (0 for a Linear) and names of hyperparameters; [condition] is 1 or 0. A formula with
-    a letter of a layer (S, G, D, M, k) is summed over layers. Backward passes are not included. ``source``: the paper
+    ``cost``: the keys of ``complexity`` as formulas, with the default hyperparameters, in shape letters, k = k_h k_w
+    entries of a kernel (0 for a Linear) and names of hyperparameters; [condition] is 1 or 0. A term with a letter of a
+    layer (S, G, D, M, k) is summed over layers. ``source``: the paper
     with its equations. ``errata``: ids of ``curvbench.parts.errata``, or one of its papers (``E-F``), or texts.
     """
 

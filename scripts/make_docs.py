@@ -20,7 +20,7 @@ from curvbench.fisher.uncovered import covered_trace
 from curvbench.instance import Instance
 from curvbench.problems.layers import Layers, Network
 
-PHASES = ("statistics", "invert", "precondition")
+COSTS = ("statistics", "invert", "precondition", "memory")
 FORMS = ("{:,.0f}", "{:.1%}", "{:.1%}")  # of ``analysis.SHARES``
 METHODS_HEAD = """\
 # Methods
@@ -40,9 +40,9 @@ drawn from the model. `empirical`: with the labels of the data. `forward-only`: 
 `lg`: noise of variance 1 at the next layer's input instead of a gradient; `lg_mc`: the same, drawn. `bg`: the batch
 gradient with drawn labels, times sqrt(N); `bg_data`: with those of the data.
 
-**Cost.** The published multiply-adds of a phase with the default hyperparameters, corrected where the paper is wrong;
-names in a formula are hyperparameters. [condition] is 1 or 0. A formula with a letter of a layer (S, G, D, M, k) is
-summed over the layers. Backward passes are not included.
+**Cost.** The published multiply-adds of a phase, and for `memory` the numbers kept between steps, with the default
+hyperparameters, corrected where the paper is wrong; names in a formula are hyperparameters. [condition] is 1 or 0. A
+term with a letter of a layer (S, G, D, M, k) is summed over the layers. Passes through the network are not included.
 
 **Errata** are told in the symbols of their papers. A: changes an implementation, B: changes an analysis or a claim,
 C: typographical.
@@ -59,10 +59,10 @@ def _index(probes: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for probe in probes:
         default = probe["fisher"]["default"]
-        costs = [_code(probe["cost"].get(phase, "")) for phase in PHASES]
+        costs = [_code(probe["cost"].get(key, "")) for key in COSTS]
         link = f"[{probe['name']}](#{probe['name']})"
         rows.append([link, _text(probe["represents"]), _code(default or ""), *costs])
-    return table(["probe", "represents", "Fisher", *PHASES], rows)
+    return table(["probe", "represents", "Fisher", *COSTS], rows)
 
 
 def _section(probe: Mapping[str, Any]) -> str:
@@ -70,7 +70,7 @@ def _section(probe: Mapping[str, Any]) -> str:
         "Represents": _text(probe["represents"]),
         "Fisher": _fisher(probe["fisher"]),
         "Damping": _text(probe["damping"]),
-        "Cost": "; ".join(f"{phase} {_code(formula)}" for phase, formula in probe["cost"].items()) or "none published",
+        "Cost": "; ".join(f"{key} {_code(formula)}" for key, formula in probe["cost"].items()) or "none published",
         "Source": _text(probe["source"]),
         "Errata": "".join(f"\n  - {_erratum(e)}" for e in probe["errata"]),
     }

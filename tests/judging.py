@@ -1,4 +1,4 @@
-"""What the tests of single probes share: distances, and the blocks of the groups of a layer."""
+"""What the tests of probes share: their metrics, distances, and the blocks of the groups of a layer."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from torch import Tensor
 import curvbench as cb
 from curvbench.meters.cost import Stepper, flop_rows
 from curvbench.spec import Probe
+
+OF_THE_EXACT_FISHER = {"time.floor", "flops.hutchinson", "machine.peak"}  # metrics of meters/exact.py: no probe's
 
 
 def near(value: Tensor, expected: Tensor, tolerance: float = 1e-10) -> bool:

@@ -17,7 +17,10 @@ from curvbench.spec import Preset, Probe, Problem
 
 SUITE = registry.load_suite(Path(__file__).parent.parent / "suites" / "scaling")[1]
 
-UNPUBLISHED = {"kpsvd": "a reference point of this project: no paper gives a cost, and the data decide the rounds"}
+UNPUBLISHED = {
+    "kpsvd": "a reference point of this project: no paper gives a cost, and the data decide the rounds",
+    "eigen": "a reference point of this project: no paper gives a cost",
+}
 """Probes without a model, and why. Any other probe must agree with its model in every quantity of every sweep."""
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from curvbench.convolution import TILE_COLUMNS, FrozenConvolutions, convolve
+from curvbench.meters.flops import FlopMeter
+from curvbench.passes import network_pass
 
 GEOMETRIES = [
     {"kernel": (3, 3), "padding": 1},
@@ -33,7 +37,7 @@ def test_values_and_input_gradients_are_torchs(geometry: dict[str, object], with
     expected = F.conv2d(x, weight, bias, **options)  # type: ignore[arg-type]
     with FrozenConvolutions():
         found = F.conv2d(x, weight, bias, **options)  # type: ignore[arg-type]
-    assert "_Convolution" in found.grad_fn.name() or with_bias
+    assert "_Convolution" in found.grad_fn.name()
     torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
     cotangent = torch.randn_like(expected)
     gradients = [torch.autograd.grad(out, x, cotangent)[0] for out in (found, expected)]
@@ -42,10 +46,12 @@ def test_values_and_input_gradients_are_torchs(geometry: dict[str, object], with
 
 def test_many_samples_go_in_several_tiles() -> None:
     x, weight = torch.randn(2 * TILE_COLUMNS // 16 + 3, 2, 4, 4).double(), torch.randn(3, 2, 1, 1).double()
-    torch.testing.assert_close(convolve(x, weight, (1, 1), (0, 0), (1, 1)), F.conv2d(x, weight), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(
+        convolve(x, weight, None, (1, 1), (0, 0), (1, 1)), F.conv2d(x, weight), rtol=1e-13, atol=1e-13
+    )
 
 
-@pytest.mark.parametrize("change", ["float32", "groups", "trained", "same", "unbatched"])
+@pytest.mark.parametrize("change", ["float32", "groups", "trained", "trained bias", "same", "unbatched"])
 def test_other_convolutions_are_torchs_own(change: str) -> None:
     x, weight, options = case((3, 3))
     if change == "float32":
@@ -54,6 +60,8 @@ def test_other_convolutions_are_torchs_own(change: str) -> None:
         x, options = torch.cat([x, x], 1), {"groups": 2}
     elif change == "trained":
         weight.requires_grad_()
+    elif change == "trained bias":
+        options = {"bias": torch.randn(4, dtype=torch.float64, requires_grad=True)}
     elif change == "same":
         options = {"padding": "same"}
     else:
@@ -72,3 +80,24 @@ def test_a_module_goes_through_it_with_every_way_of_padding() -> None:
         with FrozenConvolutions():
             found = layer(x)
         torch.testing.assert_close(found, layer(x), rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_flops_are_those_of_torchs_own(geometry: dict[str, object], with_bias: bool) -> None:
+    """However they are run: a count of float64 and one of float32 tell the same story."""
+    x, weight, options = case(**geometry)  # type: ignore[arg-type]
+    bias = torch.randn(4, dtype=torch.float64) if with_bias else None
+    counts = []
+    for context in (FrozenConvolutions(), contextlib.nullcontext()):
+        with FlopMeter() as meter, network_pass():
+            with context:
+                out = F.conv2d(x, weight, bias, **options)  # type: ignore[arg-type]
+            torch.autograd.grad(out, x, torch.ones_like(out))
+        assert meter.passes == meter.total and meter.uncounted == ()
+        counts.append(meter.by_op)
+    assert (
+        counts[0]
+        == counts[1]
+        == dict.fromkeys(["convolution", "convolution_backward"], 2 * out.numel() * weight[0].numel())
+    )

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from judging import OF_THE_EXACT_FISHER
 
 import curvbench as cb
 from curvbench import measure
@@ -45,8 +46,8 @@ def kfac(reference: Path) -> pd.DataFrame:
 
 
 def test_every_metric_is_measured(kfac: pd.DataFrame) -> None:
-    others = {"time.floor", "flops.hutchinson", "machine.peak"}  # of meters/exact.py
-    assert set(kfac["metric"]) == {name for name in METRICS if not name.startswith(("train.", "test."))} - others
+    trained = {name for name in METRICS if name.startswith(("train.", "test."))}
+    assert set(kfac["metric"]) == set(METRICS) - OF_THE_EXACT_FISHER - trained
     assert set(kfac["status"]) == {Status.OK}
     assert kfac["value"].notna().all()
 
@@ -181,7 +182,7 @@ def test_a_sampled_reference_is_never_called_exact(drawn: Path) -> None:
     for one in cells:
         frame = pd.DataFrame([vars(row) for row in measure.measure(one, drawn, None, silent)])
         good = compared(frame)
-        assert set(frame["metric"]) == set(METRICS) - {"error.sampling"}
+        assert set(frame["metric"]) == set(METRICS) - OF_THE_EXACT_FISHER - {"error.sampling"}
         assert good["method"].str.startswith("Monte-Carlo Fisher of 5 draws in float64").all()
         assert not frame[["method", "reason"]].map(lambda text: "exact" in text).any(axis=None)
 

@@ -151,7 +151,7 @@ def _rule(func: OpOverload) -> _Rule | None:
     namespace, _, name = func._schema.name.partition("::")
     if not name.endswith("__"):
         name = name.removesuffix("_")  # in place
-    if namespace != "aten":
+    if namespace not in ("aten", "curvbench"):
         return _Rule(name, None, (), {}) if namespace in ("prim", "profiler") else None
     arguments = func._schema.arguments
     if name in FORMULAS:

@@ -40,7 +40,7 @@ class Adam(Probe):
     about = About(
         represents="diag(N v), v the corrected running average of the squared mean gradient",
         damping="epsilon is added to sqrt(v); the step divides by that root, not by v",
-        cost={"statistics": "0", "invert": "0", "precondition": "6 P"},
+        cost={"statistics": "4 P", "invert": "0", "precondition": "2 P", "memory": "2 P"},
         source="Kingma and Ba 2015, Algorithm 1",
     )
 

@@ -48,7 +48,7 @@ class AdamW(Probe):
     about = About(
         represents="diag(N v), v the corrected running average of the squared mean gradient",
         damping="epsilon is added to sqrt(v); the step divides by that root, not by v",
-        cost={"statistics": "0", "invert": "0", "precondition": "6 P"},
+        cost={"statistics": "4 P", "invert": "0", "precondition": "3 P", "memory": "3 P"},
         source="Loshchilov and Hutter 2019, Algorithm 2",
     )
 

@@ -62,6 +62,7 @@ class Cwngd(FisherProbe):
             "statistics": "G M (N R S D + [N R >= D] N R D^2)",
             "invert": "G M ([N R >= D] D^3 + [N R < D] ((N R)^2 D + (N R)^3))",
             "precondition": "G M ([N R >= D] D^2 + [N R < D] 2 N R D)",
+            "memory": "G M D min(N R, D)",
         },
         source="Tran Van Sang et al. 2022: Eqs. 1 and 4 to 7; Algorithm 1, lines 9 to 23",
         errata=("E-C",),

@@ -24,7 +24,7 @@ class Diag(FisherProbe):
     about = About(
         represents="diag(F), the mean over the batch of the squares of the score columns",
         damping="(F^ + damping I)^-1, entry by entry",
-        cost={"statistics": "N R S G M D", "invert": "0", "precondition": "G M D"},
+        cost={"statistics": "N R S G M D", "invert": "0", "precondition": "P", "memory": "P"},
         source="the projection of F on diagonal matrices; 'entry-wise' in Tran Van Sang et al. 2022, Sec. III-D",
     )
 

@@ -41,6 +41,7 @@ class Ekfac(FisherProbe):
             "statistics": "G (2 S (N D^2 + N R M^2) + 9 (D^3 + M^3) + N R S M D)",
             "invert": "0",
             "precondition": "2 G M D (M + D)",
+            "memory": "G (M^2 + D^2 + M D)",
         },
         source="George et al. 2018, Algorithm 1",
         errata=("E-L13",),

@@ -44,7 +44,7 @@ class Eva(FisherProbe):
     about = About(
         represents="(g (x) a) (g (x) a)^T per layer (and group): means g of output gradients, a of inputs",
         damping="(F^ + damping I)^-1 by Sherman-Morrison; damping must be above zero",
-        cost={"statistics": "G S N (M + D)", "invert": "0", "precondition": "2 G M D"},
+        cost={"statistics": "G S N (M + D)", "invert": "0", "precondition": "2 P", "memory": "G (M + D)"},
         source="Zhang, Shi and Li 2023, and its public code",
     )
 

@@ -64,11 +64,14 @@ class Fngd(Probe):
         represents="stage=first: every layer's empirical block; shared: the multiple of I of its mean coefficient",
         damping="per layer (F + lambda I)^-1 with lambda = alpha |U^T U|_F / N, times lambda if scale_mode=normalized",
         cost={
-            "statistics": "[S = 1] (N R)^2 G (M + D) + [S > 1] N R G M D (S + N R)",
+            "statistics": "[S = 1] (N R)^2 G (M + D)"
+            " + [S > 1] G N min(R M D (N R + 2 S), (N + 1) S (S (D + R M) + R^2 M)) / 2",
             "invert": "L (N R)^3 / 3",
-            "precondition": "N R G M D",
+            "precondition": "2 N S G M (D + R) + L (N R)^2",
+            "memory": "N S G (D + R M) + 2 L (N R)^2",
         },
-        source="Ou, Zhu, Huang, Liu 2024: Eqs. 3, 5, 7 to 9; products Eqs. 10 to 13; damping Eq. 14; Algorithm 1",
+        source="Ou, Zhu, Huang, Liu 2024: Eqs. 3, 5, 7 to 9; products Eqs. 10 to 13; damping Eq. 14; Algorithm 1; "
+        "cost as here: columns in factored form, where the paper stores N R P numbers and publishes N R P a step",
         errata=("E-F",),
     )
 

@@ -28,11 +28,14 @@ class Full(FisherProbe):
         represents="F itself, the blocks between layers included, as its Gram matrix",
         damping="(F^ + damping I)^-1 by Woodbury: a Cholesky factor of U^T U / N + damping I, U over all layers",
         cost={
-            "statistics": "[S = 1] (N R)^2 G (M + D) + [S > 1] N R G M D (S + N R)",
+            "statistics": "[S = 1] (N R)^2 G (M + D)"
+            " + [S > 1] G N min(R M D (N R + 2 S), (N + 1) S (S (D + R M) + R^2 M)) / 2",
             "invert": "(N R)^3",
-            "precondition": "2 N R P",
+            "precondition": "2 N S G M (D + R) + (N R)^2",
+            "memory": "N S G (D + R M) + 2 (N R)^2",
         },
-        source="F = U U^T / N, solved through U^T U: Ou et al. 2024, Eqs. 3, 4 and 6",
+        source="F = U U^T / N, solved through U^T U: Ou et al. 2024, Eqs. 3, 4 and 6; "
+        "cost as here: columns in factored form, where papers store them and count N R P a product",
     )
 
     def update(self, state: State | None, batch: Instance) -> State:

@@ -57,7 +57,12 @@ class Ginger(Probe):
     about = About(
         represents="U diag(sigma) U^T: a running average of d d^T, d the batch gradient, cut to rank at every update",
         damping="(damping I + U diag(sigma) U^T)^-1, outside the average",
-        cost={"statistics": "P rank (rank + 1) + 3 P rank", "invert": "0", "precondition": "2 P rank"},
+        cost={
+            "statistics": "P rank (rank + 1) + 3 P rank",
+            "invert": "0",
+            "precondition": "2 P rank",
+            "memory": "P rank + rank^2",
+        },
         source="Ginger (TMLR submission): Eqs. 7, 8, 14 to 18, Algorithm 1; the rank-one update: Brand 2006",
         errata=("E-G",),
     )

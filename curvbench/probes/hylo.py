@@ -1,11 +1,10 @@
 """HyLo: a layer's empirical Fisher from a few of its samples (Mu, Soori, Dehnavi 2022), drawn or interpolated.
 
-Known here from its public code and the usual definitions, not from the paper's text. The positions of a layer are
-reduced, inputs to their mean and gradients to their sum, so that a score is one outer product u = g (x) a; the groups
-of a convolution are stacked. ``kis`` draws scores with probability p in proportion to |u|^2 and weighs them by
-1 / (N r p), unbiased for the reduced block. ``kid`` takes r pivots of a QR decomposition of the kernel K = U^T U and
-interpolates, U ~ U_S T: U_S T T^T U_S^T / N is the reduced block if every score is kept. ``kid_public``, as in
-the public code, takes the r largest scores and the symmetric part of T (I + E / damping)^-1 T^T / r, E = K - K[:, S] T.
+The positions of a layer are reduced, inputs to their mean and gradients to their sum, so that a score is one outer
+product u = g (x) a; the groups of a convolution are stacked. ``kis`` draws scores with probability p in proportion to
+|u|^2 and weighs them by 1 / (N r p), unbiased for the reduced block. ``kid`` takes r pivots of a QR decomposition of
+the kernel K = U^T U and interpolates, U ~ U_S T: U_S T T^T U_S^T / N is the reduced block if every score is kept.
+``kid_public`` takes the r largest scores and the symmetric part of T (I + E / damping)^-1 T^T / r, E = K - K[:, S] T.
 """
 
 from __future__ import annotations
@@ -64,8 +63,14 @@ class Hylo(FisherProbe):
     about = About(
         represents="per layer U_S T T^T U_S^T / N from K = max(1, floor(rank N R)) scores g (x) a, positions reduced",
         damping="(F^ + damping I)^-1 by Woodbury on the kernel of the kept scores; damping must be above zero",
-        cost={"statistics": "(N R)^2 (G (M + D) + K) + K^2 G (M + D)", "invert": "L K^3", "precondition": "2 K G M D"},
-        source="Mu, Soori and Dehnavi 2022, known from its public code and usual definitions, not from its text",
+        cost={
+            "statistics": "((N R)^2 + K^2) G (M + D) + L N R K (4 N R + 3 K)",
+            "invert": "L K^3",
+            "precondition": "2 K P + 3 L K^2",
+            "memory": "K G (M + D) + 3 L K^2",
+        },
+        source="Mu, Soori and Dehnavi 2022, known from its public code and usual definitions, not from its text; "
+        "cost as here: scores in factored form, G (M + D) numbers each instead of G M D, and a pivoted QR",
     )
 
     def __post_init__(self) -> None:
@@ -78,9 +83,8 @@ class Hylo(FisherProbe):
             raise ValueError("a low-rank matrix is singular: damping must be above zero, got 0")
 
     def unsupported(self, instance: Instance) -> str | None:
-        per_term = {"empirical": 1, "mc": self.mc_samples}.get(self.fisher_type, instance.classes)
-        columns = self._count(per_term * instance.terms_per_sample * instance.samples)
-        return too_large("kept scores", columns * instance.size, instance.dtype)
+        kept = self._count(instance.columns_per_sample(self.fisher_type, self.mc_samples) * instance.samples)
+        return too_large("kept scores", kept * instance.size, instance.dtype)
 
     def _count(self, scores: int) -> int:
         return max(1, int(self.rank * scores))
@@ -121,21 +125,18 @@ class Hylo(FisherProbe):
         return (V - torch.einsum("rgm,rgd->gmd", kept.gradients, scaled)).flatten() / self.damping
 
     def operator(self, state: State) -> BlockDiagonal:
-        scores = [torch.einsum("rgm,rgd->gmdr", k.gradients, k.inputs).flatten(0, 2) for k in state.layers]
-        pairs = zip(scores, state.layers, strict=True)
-        return BlockDiagonal([LowRank(U @ k.mixing, torch.ones_like(k.mixing[0])) for U, k in pairs])
+        roots = [torch.einsum("rgm,rgd->gmdr", k.gradients, k.inputs).flatten(0, 2) @ k.mixing for k in state.layers]
+        return BlockDiagonal([LowRank(V, V.new_ones(V.shape[1])) for V in roots])
 
     def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
-        b, r = samples * columns, self._count(samples * columns)
+        b, r, L = samples * columns, self._count(samples * columns), len(sizes)
         sides, entries = sum(s.groups * (s.inputs + s.outputs) for s in sizes), sum(s.entries for s in sizes)
-        pivoting = len(sizes) * (4 * b**2 * r + 3 * b * r**2)  # norms, pivots made orthogonal, projections, T T^T
+        pivoting = L * (4 * b**2 * r + 3 * b * r**2)  # norms, pivots made orthogonal, projections, T T^T
         choosing = b**2 * sides + pivoting if self.variant != "kis" else b * sides
-        kept = r * sides + 3 * r**2 * len(sizes)
-        cost = {"statistics": choosing + r**2 * sides, "invert": len(sizes) * r**3}
-        return cost | {"precondition": 2 * r * entries + 3 * r**2 * len(sizes), "memory": kept}
+        cost = {"statistics": choosing + r**2 * sides, "invert": L * r**3}
+        return cost | {"precondition": 2 * r * entries + 3 * L * r**2, "memory": r * sides + 3 * L * r**2}
 
 
 def _reduced(columns: Columns) -> tuple[Tensor, Tensor]:
     """Mean inputs (b, G, D) and summed gradients (b, G, M) of every score, b = R N."""
-    g = columns.slopes.sum(-1).flatten(0, 1)
-    return columns.patches().mean(-1).repeat(columns.slopes.shape[0], 1, 1), g
+    return columns.patches().mean(-1).repeat(len(columns.slopes), 1, 1), columns.slopes.sum(-1).flatten(0, 1)

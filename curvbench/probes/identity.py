@@ -19,7 +19,7 @@ class IdentityProbe(Probe):
     about = About(
         represents="I",
         damping="none: the step is the gradient",
-        cost={"statistics": "0", "invert": "0", "precondition": "0"},
+        cost={"statistics": "0", "invert": "0", "precondition": "0", "memory": "0"},
     )
 
     def update(self, state: Identity | None, batch: Instance) -> Identity:

@@ -46,7 +46,12 @@ class Kfac(FisherProbe):
     about = About(
         represents="B (x) A per layer: A = E[a a^T] summed over positions, B = E[g g^T] averaged over them",
         damping="(B (x) A + damping I)^-1 in the eigenbasis; factored and pi damp both factors by its root instead",
-        cost={"statistics": "G S (N D^2 + N R M^2)", "invert": "9 G (D^3 + M^3)", "precondition": "2 G M D (M + D)"},
+        cost={
+            "statistics": "G S (N D^2 + N R M^2)",
+            "invert": "9 G (D^3 + M^3)",
+            "precondition": "2 G M D (M + D)",
+            "memory": "2 G (M^2 + D^2)",
+        },
         source="Martens and Grosse 2015; convolutions: Grosse and Martens 2016; reduce: Eschenhagen et al. 2023",
         errata=("E-C8",),
     )

@@ -30,11 +30,14 @@ class LayerProbe(FisherProbe):
         represents="the diagonal blocks of F, one per layer, as their Gram matrices",
         damping="(F^ + damping I)^-1 by Woodbury: a Cholesky factor of each layer's U^T U / N + damping I",
         cost={
-            "statistics": "[S = 1] (N R)^2 G (M + D) + [S > 1] N R G M D (S + N R)",
+            "statistics": "[S = 1] (N R)^2 G (M + D)"
+            " + [S > 1] G N min(R M D (N R + 2 S), (N + 1) S (S (D + R M) + R^2 M)) / 2",
             "invert": "L (N R)^3",
-            "precondition": "N R G M D + (N R)^2",
+            "precondition": "2 N S G M (D + R) + L (N R)^2",
+            "memory": "N S G (D + R M) + 2 L (N R)^2",
         },
-        source="F_l = U_l U_l^T / N, solved through U_l^T U_l: Ou et al. 2024, Eqs. 5 to 8",
+        source="F_l = U_l U_l^T / N, solved through U_l^T U_l: Ou et al. 2024, Eqs. 5 to 8; "
+        "cost as here: columns in factored form, where papers store them and count N R P a product",
     )
 
     def update(self, state: State | None, batch: Instance) -> State:

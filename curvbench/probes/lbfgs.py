@@ -49,8 +49,8 @@ class Lbfgs(Probe):
     about = About(
         represents="the BFGS matrix of the last memory pairs (s, H s), H the Hessian, begun with a multiple of I",
         damping="none: what no pair has seen is scaled by y^T y / s^T y of the newest pair",
-        cost={"statistics": "P", "invert": "0", "precondition": "4 P memory"},
-        source="Nocedal 1980; Byrd, Nocedal and Schnabel 1994",
+        cost={"statistics": "P + 4 P memory", "invert": "0", "precondition": "4 P memory", "memory": "2 P memory"},
+        source="Nocedal 1980; Byrd, Nocedal and Schnabel 1994; the statistics include the step that gives the pair",
     )
 
     def __post_init__(self) -> None:

@@ -3,9 +3,8 @@
 The Fisher ``lg`` takes for the gradient at a layer's output J^T e, with e ~ N(0, I) and J the Jacobian of the next
 layer's input in this layer's output; for the output layer J = I, or ``output=likelihood`` the type-2 Fisher. Only
 squares of J^T e are used, whose expectation is known: nothing needs to be sampled. Positions count as samples, ignored
-tokens included. The output factor has order M; Eq. 13 is a mean of squares, Eq. 14 weighs the old value: ``printed``
-measures these two as they stand. The whole method has ``layer_rate=corrected``; without is the paper's ablation
-LNGD-sample, and with back-propagated gradients (``fisher_type=mc,layer_rate=corrected``) its LNGD-lr.
+tokens included. Corrected here: Eq. 13 is a mean of squares, Eq. 14 weighs the old value. The whole method has
+``layer_rate=corrected``; without it is the paper's LNGD-sample, with it and ``fisher_type=mc`` its LNGD-lr.
 """
 
 from __future__ import annotations
@@ -68,7 +67,12 @@ class Lngd(Probe):
     about = About(
         represents="diag(psi) (x) Phi per layer: Phi = (1/N) sum |g|^2 a a^T, psi ~ sum |a|^2 g^2 with sum 1",
         damping="per factor: its mean eigenvalue within nu1 and nu2 is added to Phi and to psi, whose mean is 1/M",
-        cost={"statistics": "G S (N D^2 + N M)", "invert": "G (D^3 + M)", "precondition": "G M D (D + 1)"},
+        cost={
+            "statistics": "G S (N D^2 + N M)",
+            "invert": "G (D^3 + M)",
+            "precondition": "G M D (D + 1)",
+            "memory": "G (2 D^2 + M)",
+        },
         source="Liu, Li, Gao, Wang 2024: Eqs. 3 to 5; layer rate Eqs. 12, 13; averages Eq. 14; damping Sec. 3.3",
         errata=("E-L",),
     )
@@ -91,8 +95,7 @@ class Lngd(Probe):
     def update(self, state: State | None, batch: Instance) -> State:
         tape = batch.tape()
         draws = self.draws if self.phi == "local_vjp" else None
-        likelihood = self.output == "likelihood"
-        found = energies(batch, tape, self.fisher_type, self.mc_samples, self.seed, draws, likelihood)
+        found = energies(batch, tape, self.fisher_type, self.mc_samples, self.seed, draws, self.output == "likelihood")
         parts = [factors(la, tape.inputs[la.name], found[la.name], batch.terms) for la in batch.layers]
         phis, psis = [phi for phi, _ in parts], [psi for _, psi in parts]
         if state is not None:
@@ -126,16 +129,14 @@ class Lngd(Probe):
             yield gain / (curved + self.mu) if curved + self.mu > 0 else 0.0
 
     def operator(self, state: State) -> BlockDiagonal:
-        pairs = zip(state.psis, state.phis, strict=True)
-        return BlockDiagonal([Kronecker(torch.diag_embed(psi), phi) for psi, phi in pairs])
+        return BlockDiagonal([Kronecker(p.diag_embed(), phi) for p, phi in zip(state.psis, state.phis, strict=True)])
 
     def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
-        b = samples if self.fisher_type in ("lg", "lg_mc") else samples * columns
-        cost = {"statistics": 0.0, "invert": 0.0, "precondition": 0.0, "memory": 0.0}
+        slopes = 1 if self.fisher_type in ("lg", "lg_mc") else columns
         rated = samples if self.layer_rate == "corrected" else 0
-        for G, M, D, S, _ in sizes:
-            cost["statistics"] += G * S * (samples * D**2 + b * M)
-            cost["invert"] += G * (D**3 + M)
-            cost["precondition"] += G * M * D * (D + 1 + rated * S)
-            cost["memory"] += G * (2 * D**2 + M)
-        return cost
+        return {
+            "statistics": sum(G * S * samples * (D**2 + slopes * M) for G, M, D, S, _ in sizes),
+            "invert": sum(G * (D**3 + M) for G, M, D, *_ in sizes),
+            "precondition": sum(G * M * D * (D + 1 + rated * S) for G, M, D, S, _ in sizes),
+            "memory": sum(G * (2 * D**2 + M) for G, M, D, *_ in sizes),
+        }

@@ -48,6 +48,7 @@ class Mbf(FisherProbe):
             " + [k = 0] [S > 1] min(N R M S^2 + N D S (S + D), N R M D (S + D))",
             "invert": "[k > 0] floor(G M D / max(k, 1)) k^3 + [k = 0] D^3",
             "precondition": "G M D ([k > 0] k + [k = 0] D)",
+            "memory": "[k > 0] floor(G M D / max(k, 1)) k^2 + [k = 0] D^2",
         },
         source="Bahamou, Goldfarb and Ren 2023; the averages are how they are understood here, not read in the paper",
     )

@@ -56,7 +56,7 @@ class Qng(Probe):
     about = About(
         represents="A A^T, A the product of the last memory factors sqrt(decay) I + beta q q^T: decay^n I plus rank n",
         damping="none besides the floor decay^n, n the number of factors that are kept",
-        cost={"statistics": "2 P memory", "invert": "0", "precondition": "4 P memory"},
+        cost={"statistics": "2 P memory", "invert": "0", "precondition": "4 P memory", "memory": "P memory"},
         source="He et al. 2022, as restated by Ginger: Eqs. 9 to 11",
         errata=("E-Q",),
     )

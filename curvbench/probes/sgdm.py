@@ -32,7 +32,7 @@ class Sgdm(Probe):
     about = About(
         represents="I",
         damping="none: the step is the momentum buffer",
-        cost={"statistics": "0", "invert": "0", "precondition": "P"},
+        cost={"statistics": "P", "invert": "0", "precondition": "0", "memory": "P"},
         source="torch.optim.SGD, the first buffer being the first gradient",
     )
 

@@ -51,7 +51,12 @@ class Shampoo(Probe):
     about = About(
         represents="L^(1/2) (x) R^(1/2) per layer (and group): L and R sum V V^T and V^T V of the mean gradients V",
         damping="epsilon I where L and R begin; the step is the inverse root of the matrix, L^(-1/4) V R^(-1/4)",
-        cost={"statistics": "G M D (M + D)", "invert": "20 G (M^3 + D^3)", "precondition": "G M D (M + D)"},
+        cost={
+            "statistics": "G M D (M + D)",
+            "invert": "20 G (M^3 + D^3)",
+            "precondition": "G M D (M + D)",
+            "memory": "2 G (M^2 + D^2)",
+        },
         source="Gupta, Koren and Singer 2018, matrix case; the ports' exponent is known from public code",
     )
 

@@ -64,6 +64,7 @@ class Skfac(FisherProbe):
             "statistics": "G S (N D + N R M)",
             "invert": "G (N^2 D + (N R)^2 M + N^3 + (N R)^3)",
             "precondition": "G (2 (N + N R) M D + N^2 M + (N R)^2 D)",
+            "memory": "G (N D + N R M + N^2 + (N R)^2)",
         },
         source="Tang et al. 2021; the reduction of positions is how it is understood here, not read in the paper",
     )

@@ -71,6 +71,7 @@ class Thor(FisherProbe):
             "statistics": "G S (N D min(D, split) + N R M min(M, split))",
             "invert": "G (D min(D, split)^2 + M min(M, split)^2)",
             "precondition": "G M D (min(M, split) + min(D, split))",
+            "memory": "2 G (D min(D, split) + M min(M, split))",
         },
         source="Chen et al. 2021; block size and damping follow the public code",
     )

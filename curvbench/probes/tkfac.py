@@ -41,6 +41,7 @@ class Tkfac(FisherProbe):
             "statistics": "G S (N D^2 + N R M^2 + N D + N R M)",
             "invert": "G (D^3 + M^3)",
             "precondition": "G M D (M + D)",
+            "memory": "2 G (M^2 + D^2)",
         },
         source="Gao et al. 2021",
     )

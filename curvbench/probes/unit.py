@@ -38,7 +38,12 @@ class Unit(FisherProbe):
     about = About(
         represents="per output unit (of a group) the block (1/N) sum u u^T of order D, u its rows of the score columns",
         damping="(F^ + damping I)^-1, by a Cholesky factor per block",
-        cost={"statistics": "G M (N R D^2 + [S > 1] N R S D)", "invert": "G M D^3", "precondition": "G M D^2"},
+        cost={
+            "statistics": "G M (N R D^2 + [S > 1] N R S D)",
+            "invert": "G M D^3",
+            "precondition": "G M D^2",
+            "memory": "G M D^2",
+        },
         source="Kurita 1993; Ollivier 2015",
     )
 

@@ -14,9 +14,11 @@ from curvbench.spec import Dataset, Problem
 
 @dataclass(frozen=True)
 class Chain(Problem):
-    """``depth`` hidden layers of ``width`` inputs and outputs each with ReLU, then a linear head of four classes.
+    """Equal hidden layers with ReLU, then a linear head of four classes.
 
-    ``layer``: ``linear``, or a 3 x 3 ``conv2d`` on planes of ``size`` x ``size`` pixels whose mean the head reads.
+    ``width``: inputs and outputs of a hidden layer. ``depth``: how many there are. ``layer``: ``linear``, or a 3 x 3
+    ``conv2d`` on planes whose mean the head reads. ``size``: of a plane, pixels along each side.
+
     Inputs are drawn from the normal distribution, labels uniformly: there is nothing to learn.
     """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from cases import Case, Truth, fisher_of, instance_of, truth
+from judging import OF_THE_EXACT_FISHER
 
 import curvbench as cb
 from curvbench.fisher import contraction
@@ -27,7 +28,8 @@ def test_fisher_product_without_columns(case: Case, judge: Truth) -> None:
 def test_every_stage_has_its_rows() -> None:
     instance = instance_of("mlp_tanh")
     rows = {(row.metric, row.scope): row.value for row in exact.exact_rows(instance)}
-    assert all(metric in METRICS for metric, _ in rows)
+    assert {metric for metric, _ in rows} <= set(METRICS)
+    assert {metric for metric, _ in rows} - {"time.wall", "flops.counted", "memory.peak"} == OF_THE_EXACT_FISHER
     for metric in ("time.wall", "time.floor", "flops.counted", "memory.peak"):
         stages = [rows[metric, stage] for stage in (*exact.Stages.names, "total")]
         assert all(value is not None and value > 0 for value in stages)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import oracles
@@ -12,6 +13,7 @@ from streams import truncated
 from torch import Tensor
 
 import curvbench as cb
+from curvbench.fisher import gram_cost, product_cost
 from curvbench.meters.cost import Stepper, flop_rows
 
 KINDS = ("type-2", "empirical")
@@ -101,10 +103,19 @@ def test_without_damping_the_solve_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["nasty_cnn", "mlp_tanh"])
 def test_counted_flops_are_near_those_of_its_arithmetic(name: str) -> None:
-    rows = list(flop_rows(Stepper(cb.probe("eigen", rank=4), instance_of(name))))
+    """The Gram matrix, its eigenvectors, K combinations of its columns; two products with these."""
+    instance, K = instance_of(name), 4
+    of = (instance.samples, instance.columns_per_sample("type-2"))
+    gram, products = (sum(cost(s, *of) for s in instance.sizes.values()) for cost in (gram_cost, product_cost))
+    expected = {
+        "statistics": 2 * gram + 9 * math.prod(of) ** 3 + 2 * K * products,
+        "precondition": 4 * K * instance.size,
+    }
+    rows = list(flop_rows(Stepper(cb.probe("eigen", rank=K), instance)))
     values = {(row.metric, row.scope): row.value or 0.0 for row in rows}
-    for phase in ("statistics", "precondition"):
-        assert 0.5 < values["flops.counted", phase] / values["flops.model", phase] < 3
+    for phase, flops in expected.items():
+        own = values["flops.counted", phase] - values["flops.passes", phase]
+        assert 0.8 < own / flops < 1.6, (phase, own / flops)
 
 
 def test_cases_are_covered() -> None:
