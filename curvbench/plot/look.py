@@ -18,7 +18,7 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "Kronecker": ("circle", ("kfac", "ekfac", "kpsvd", "tkfac", "shampoo")),
     "smaller factors": ("square", ("thor", "skfac", "eva", "mbf")),
     "rescaled layers": ("triangle-up", ("lngd", "cwngd")),
-    "low rank": ("pentagon", ("fngd", "ginger", "qng", "hylo", "lbfgs")),
+    "low rank": ("pentagon", ("eigen", "fngd", "ginger", "qng", "hylo", "lbfgs")),
     "first order": ("cross", ("identity", "sgdm", "adam", "adamw")),
 }
 _COLOR = {
@@ -26,7 +26,7 @@ _COLOR = {
     **{"kfac": BLUE, "ekfac": ORANGE, "kpsvd": GREEN, "tkfac": RED, "shampoo": PINK},
     **{"thor": RED, "skfac": SKY, "eva": GREEN, "mbf": BROWN},
     **{"lngd": GREEN, "cwngd": ORANGE},
-    **{"fngd": PINK, "ginger": SKY, "qng": BLUE, "hylo": BROWN, "lbfgs": RED},
+    **{"eigen": GREY, "fngd": PINK, "ginger": SKY, "qng": BLUE, "hylo": BROWN, "lbfgs": RED},
     **{"identity": GREY, "sgdm": BROWN, "adam": ORANGE, "adamw": BLUE},
 }
 _SYMBOL = {name: symbol for symbol, names in FAMILIES.values() for name in names}

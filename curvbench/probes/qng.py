@@ -1,8 +1,8 @@
 """QNG, quasi-natural gradient (He et al., SIAM J. Optim. 2022; as restated by Ginger, Sec. 2).
 
 With q = A^-1 d and K = sqrt(alpha) I + beta q q^T, the product A K of all factors is a root of the running average
-alpha G + (1 - alpha) d d^T, G_0 = I. Only the last ``memory`` factors are kept, and they are not decayed: what is
-represented is their product alone, alpha^n I plus rank n. The Fisher is that of batch gradients with drawn labels.
+alpha G + (1 - alpha) d d^T, G_0 = I, of gradients with drawn labels. Only the last ``memory`` factors are kept, not
+decayed: what is represented is their product alone, alpha^n I plus rank n.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Qng(Probe):
     """A product of rank-one factors: the last ``memory`` batch gradients above a floor decay^n.
 
     ``memory``: factors that are kept. ``decay``: alpha, the weight of what there was before. ``recursion``: ``sum``
-    applies the inverse as the public code does: every factor to the original vector, as if they were orthogonal; right
-    for one factor only; its operator is the inverse of what it applies. ``floor``: ``false`` leaves it out of the
-    operator, not of the step: what lies above it is what has been learned. ``seed``: of the draws of labels.
+    applies every factor to the original vector, as the public code does; right for one factor only. ``floor``:
+    ``false`` leaves it out of the operator, not of the step: what lies above it has been learned. ``seed``: of the
+    draws of labels.
     """
 
     memory: int = 16

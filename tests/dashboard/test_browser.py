@@ -131,18 +131,21 @@ def test_navigation_keeps_the_filters_and_a_link_gives_the_view(address: str, br
     assert reader.errors == friend.errors == []
 
 
-def test_a_figure_can_be_taken_away(address: str, browser: Any, tmp_path: Path) -> None:
+def test_the_data_and_the_figure_can_be_taken_away(address: str, browser: Any) -> None:
     reader = Reader(browser)
     reader.open(f"{address}/tradeoff")
     for label, start in (("Data (CSV)", "probe,x,"), ("Figure (HTML)", "<!doctype html>")):
-        with reader.tab.expect_download() as taken:
-            reader.tab.get_by_role("button", name=label).first.click()
-        assert Path(taken.value.path()).read_text().lower().startswith(start)
-    for kind in ("svg", "png"):
-        reader.tab.get_by_test_id("stSidebar").get_by_text(kind, exact=True).click()
-        reader.settle()
-        reader.tab.locator(".js-plotly-plot").first.hover()
-        with reader.tab.expect_download() as taken:
-            reader.tab.locator("[data-title*='Download plot']").first.click()
-        assert taken.value.suggested_filename == f"tradeoff.{kind}"
+        button = reader.tab.get_by_role("button", name=label).first
+        assert start in _taken(reader, button).lower()[: len(start)]
     assert reader.errors == []
+
+
+def _taken(reader: Reader, button: Any, tries: int = 5) -> str:
+    """What a button downloads; a rerun of the page cancels a download that it overtakes."""
+    for left in reversed(range(tries)):
+        reader.settle()
+        with reader.tab.expect_download() as taken:
+            button.click()
+        if taken.value.failure() is None or not left:
+            break
+    return Path(taken.value.path()).read_text()
