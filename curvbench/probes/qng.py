@@ -37,9 +37,8 @@ class Qng(Probe):
     """A product of rank-one factors: the last ``memory`` batch gradients above a floor decay^n.
 
     ``memory``: factors that are kept. ``decay``: alpha, the weight of what there was before. ``recursion``: ``sum``
-    applies every factor to the original vector, as the public code does; right for one factor only. ``floor``:
-    ``false`` leaves it out of the operator, not of the step: what lies above it has been learned. ``seed``: of the
-    draws of labels.
+    applies every factor to the original vector, as the public code does; right for one factor only. ``seed``: of the
+    labels. ``floor``: ``false`` leaves it out of the operator, not of the step: what lies above it has been learned.
     """
 
     memory: int = 16
