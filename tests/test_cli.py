@@ -147,10 +147,10 @@ def test_a_problem_that_cannot_be_measured_is_bad_input(preset: str, expected: i
 
 
 def test_the_time_limit_and_the_users_own_probe(here: Path) -> None:
-    arguments = ["-p", f"{FAKE}[does=hang]", "-p", FAKE, "-m", f"{TOY}[samples=5]", "--seed", "2", "--timeout", "4s"]
+    arguments = ["-p", f"{FAKE}[does=hang]", "-p", FAKE, "-m", f"{TOY}[samples=5]", "--seed", "2", "--timeout", "10s"]
     code, out, _ = curvbench(here, "run", "suites/toys", *arguments)
     assert code == 3
-    assert "timeout: not finished within the time limit of 4 s" in out
+    assert "timeout: not finished within the time limit of 10 s" in out
     assert f"curvbench run suites/toys -p '{FAKE}[does=hang]' -m '{TOY}[samples=5]' --seed 2 --rerun-failed" in out
     assert curvbench(here, "run", "suites/toys", *arguments, "--rerun-failed=oom")[1].startswith("nothing to do")
 
