@@ -95,7 +95,7 @@ def prepare(cell: Cell, folder: Path, data: Path | None, report: Report) -> None
 
 def refuse_oversized(instance: Instance, mc_samples: int) -> None:
     """Raise an out-of-memory error where the reference would not fit into what is free; the text says what would."""
-    columns = mc_samples or instance.terms_per_sample * (instance.classes - (instance.loss == "cross_entropy"))
+    columns = instance.columns_per_sample("mc" if mc_samples else "type-2", mc_samples)
     sizes, itemsize, free = list(instance.sizes.values()), instance.dtype.itemsize, available_bytes(instance.device)
     needed = planned_bytes(sizes, instance.samples, columns, itemsize)
     if needed <= free:

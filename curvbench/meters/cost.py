@@ -124,11 +124,8 @@ def modelled_cost(stepper: Stepper) -> Mapping[str, float]:
     """Published multiply-adds per phase, and numbers kept (``memory``), for this instance; empty without a model."""
     instance, probe = stepper.instance, stepper.probe
     fisher_type = getattr(probe, "fisher_type", "type-2")
-    if fisher_type == "mc":
-        columns = getattr(probe, "mc_samples", 1)
-    else:
-        factors = len(instance.likelihood.factor(instance.outputs()[:1])) if fisher_type == "type-2" else 1
-        columns = 0 if fisher_type == "forward-only" else factors * instance.terms_per_sample
+    draws = getattr(probe, "mc_samples", 1)
+    columns = 0 if fisher_type == "forward-only" else instance.columns_per_sample(fisher_type, draws)
     return probe.complexity(list(instance.sizes.values()), instance.samples, columns)
 
 

@@ -49,8 +49,7 @@ class Eigen(FisherProbe):
         at_least_one(self, "rank")
 
     def unsupported(self, instance: Instance) -> str | None:
-        cotangents = instance.cotangents(instance.outputs(), self.fisher_type, self.mc_samples)
-        columns = instance.samples * sum(1 for _ in cotangents)
+        columns = instance.samples * instance.columns_per_sample(self.fisher_type, self.mc_samples)
         if self.rank <= min(instance.size, columns):
             return None
         return f"rank {self.rank} is more than {instance.size} parameters and {columns} score columns allow"
