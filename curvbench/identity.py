@@ -19,8 +19,8 @@ from curvbench.spec import Cell, Component
 PACKAGE = Path(__file__).resolve().parent
 # What decides no number. Probes and problems stand here because only the cell's own count: one more changes nothing.
 NOT_DECISIVE = re.compile(
-    r"(__init__|cli|display|download|hyperparameters|identity|registry|runner|selection|store)\.py"
-    r"|(analysis|engines|plot|report)/.*|(probes|problems)/[^_].*|parts/errata\.py"
+    r"(__init__|cli|display|download|exits|hyperparameters|identity|registry|runner|selection|store)\.py"
+    r"|(analysis|engines|plot|report|verbs)/.*|(probes|problems)/[^_].*|parts/errata\.py"
 )
 
 

@@ -20,9 +20,9 @@ from curvbench.display import GOOD, Display, Tally, bar, json_lines, lines
 from curvbench.engines import MEASURE, REFERENCE, Engine, Work, plan
 from curvbench.engines.inline import InlineEngine
 from curvbench.engines.local import LocalEngine
+from curvbench.exits import INTERRUPTED, NOTHING_SUCCEEDED, OK, SOME_FAILED, USAGE
 from curvbench.spec import Cell, Status, Suite
 
-OK, USAGE, SOME_FAILED, NOTHING_SUCCEEDED, INTERRUPTED = 0, 2, 3, 4, 130
 SUMMARIES = {"errors": sweep, "growth": scaling, "exact": exact}
 NARROWEST = 80
 PIPED = 1000  # columns where there is no terminal: nothing is folded

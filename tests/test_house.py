@@ -17,13 +17,13 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 FLOORS = {
-    0: {"spec", "numerics", "passes"},
+    0: {"spec", "exits", "numerics", "passes"},
     1: {"tape", "layers", "convolution", "likelihood", "checks", "instance", "operators", "fisher"}
     | {"data", "text", "download"},
     2: {"parts", "probes", "problems", "meters", "states", "schedules", "augmentation", "hyperparameters", "registry"},
     3: {"optim", "training", "trial", "identity", "measure", "store"},
     4: {"engines", "analysis", "plot", "selection"},
-    5: {"display", "report", "runner", "cli", "__main__"},
+    5: {"display", "report", "runner", "verbs", "cli", "__main__"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 PREFIXES = ("time_", "mem_", "peakmem_", "track_")

@@ -60,6 +60,7 @@ def test_the_machine_counts(key: str) -> None:
         ("probes/kfac.py", False),
         ("problems/mlp.py", False),
         ("cli.py", False),
+        ("verbs/run.py", False),
         ("store.py", False),
         ("engines/local.py", False),
         ("analysis/summary.py", False),

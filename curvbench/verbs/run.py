@@ -1,0 +1,50 @@
+"""The verb ``run``: measure or train the cells of a suite."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+
+from curvbench.verbs import DATA_FOLDER, folder, option, users_fault
+
+
+@click.command()
+@click.argument("suite", type=click.Path(path_type=Path))
+@option("-p", "probes", multiple=True, metavar="PROBE[key=value,...]", help="Instead of the suite's; repeatable.")
+@option("-m", "problems", multiple=True, metavar="PROBLEM[...]", help="Instead of the suite's; repeatable.")
+@option("--seed", metavar="SEEDS", help="Instead of the suite's seeds: 3, 0-4 or 0,2.")
+@option("--preset", default="default", help="Size of the suite.")
+@option("--device", default="cpu", metavar="cpu|cuda[:i]", help="Where to measure.")
+@option("--dtype", type=click.Choice(["float32", "float64"]), help="Instead of the preset's precision.")
+@option("--threads", type=click.IntRange(1), default=1, help="Threads of torch per cell.")
+@option("-t", "--train", metavar="key=value,...", help="Of the training, instead of the suite's: lr=0.1,epochs=5.")
+@option("--jobs", type=click.IntRange(1), default=1, help="Cells at a time.")
+@option("--timeout", metavar="DURATION", help="Time limit of a cell: 90s, 10m, 2h. Without it: 1h.")
+@option("--budget", metavar="DURATION", help="Start no cell after this time.")
+@option("--engine", type=click.Choice(["local", "inline"]), default="local", help="A process per cell, or none.")
+@option("--dry-run", is_flag=True, help="Show what would be done.")
+@option("--force", is_flag=True, help="Run every cell again, in a new run.")
+@option("--rerun-failed", metavar="[=STATUS,...]", help="Run failed cells again, all or e.g. oom,timeout.")
+@folder("--results", default=Path("results"), help="Folder of the results.")
+@folder("--data", **DATA_FOLDER)
+@option("--log-json", is_flag=True, help="One JSON object per event on standard output, nothing else.")
+@click.pass_obj
+def run(arguments: list[str], /, **given: Any) -> int:
+    """Measure or train the cells of SUITE, a Python file with or without .py.
+
+    PROBE and PROBLEM are names that `curvbench list` shows, or FILE.py:CLASS for your own. Cells that are in the
+    results already are not run again. Exit codes: 0 all cells succeeded, 2 bad input, 3 some failed, 4 nothing
+    succeeded, 130 interrupted.
+    """
+    from curvbench import runner
+
+    options = runner.Options(command=shlex.join(["curvbench", *arguments]), **given)
+    with users_fault():
+        job = runner.prepare(options)
+        if options.dry_run:
+            return runner.show(job)
+        folder = job.begin()
+    return runner.execute(job, folder)
