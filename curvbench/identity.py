@@ -19,7 +19,8 @@ from curvbench.spec import Cell, Component
 PACKAGE = Path(__file__).resolve().parent
 # What decides no number. Probes and problems stand here because only the cell's own count: one more changes nothing.
 NOT_DECISIVE = re.compile(
-    r"(__init__|cli|display|download|exits|hyperparameters|identity|registry|runner|selection|store)\.py"
+    r"(__init__|baselines|cli|display|download|exits|hyperparameters|identity|locate|registry|runner|selection|store)\.py"
+    r"|tables\.py"
     r"|(analysis|engines|plot|report|verbs)/.*|(probes|problems)/[^_].*|parts/errata\.py"
 )
 

@@ -91,6 +91,15 @@ def write_cell(folder: Path, table: pa.Table) -> Path:
     return path
 
 
+def write_rows(path: Path, rows: pd.DataFrame) -> None:
+    """Write rows, as ``load`` gives them, into one small Parquet file that it reads again; whole or not at all."""
+    sink = pa.BufferOutputStream()
+    table = pa.Table.from_pandas(rows[SCHEMA.names], SCHEMA, preserve_index=False)
+    pq.write_table(table, sink, compression="zstd", compression_level=19)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _replace(path, sink.getvalue().to_pybytes())
+
+
 def read_cell(path: Path, columns: Sequence[str] = SCHEMA.names) -> pa.Table:
     """The ``columns`` of a fragment in ``SCHEMA``; others are not read from the file.
 

@@ -22,7 +22,7 @@ FLOORS = {
     | {"data", "text", "download"},
     2: {"parts", "probes", "problems", "meters", "states", "schedules", "augmentation", "hyperparameters", "registry"},
     3: {"optim", "training", "trial", "identity", "measure", "store"},
-    4: {"engines", "analysis", "plot", "selection"},
+    4: {"engines", "analysis", "plot", "selection", "tables", "baselines", "locate"},
     5: {"display", "report", "runner", "verbs", "cli", "__main__"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
@@ -119,7 +119,7 @@ def test_help_does_not_wait_for_torch() -> None:
 
 def test_the_extras_are_not_needed() -> None:
     """Only declared dependencies are imported at module level anywhere in the package."""
-    declared = {"torch", "numpy", "pandas", "pyarrow", "sklearn", "rich", "click", "curvbench"}
+    declared = {"torch", "numpy", "pandas", "pyarrow", "sklearn", "scipy", "rich", "click", "curvbench"}
     for module, path in MODULES.items():
         for node in top_level(parse(path)):
             roots = [a.name for a in node.names] if isinstance(node, ast.Import) else []

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pandas as pd
 
 from curvbench.analysis import views
+from curvbench.analysis.limits import LIMITS, Limit, limit_of
+from curvbench.analysis.pairs import KEY, medians
 
 STEP = 0.01
 
@@ -25,3 +29,23 @@ def history_table(frame: pd.DataFrame, problem: str, quantity: views.Quantity, s
     table["change"] = table["value"] / before.where(before != 0) - 1
     table["step"] = (table["value"] - before).abs() > step * before.abs()
     return table
+
+
+def steps(runs: Mapping[str, pd.DataFrame], worse: pd.DataFrame, limits: Mapping[str, Limit] = LIMITS) -> pd.DataFrame:
+    """The first run since which a measurement is no longer what it was, ``a`` in the rows of ``worse``.
+
+    ``runs``: rows by name, oldest first. One row per measurement that any run holds: ``KEY``, ``run``, and ``before``,
+    the run before it, empty where every run has the step.
+    """
+    known = pd.DataFrame({name: medians(rows) for name, rows in runs.items()})
+    found = []
+    for row in worse[worse["metric"] != ""].to_dict("records"):
+        key = tuple(row[name] for name in KEY)
+        values = known.loc[key].dropna() if key in known.index else pd.Series(dtype="float64")
+        limit = limit_of(row["metric"], limits=limits)
+        moved = (values - row["a"]).abs() > max(limit.relative * abs(row["a"]), limit.absolute)
+        if len(moved) and moved.iloc[-1]:
+            still = int((~moved).to_numpy().nonzero()[0].max(initial=-1))
+            before = values.index[still] if still >= 0 else ""
+            found.append(dict(zip(KEY, key, strict=True)) | {"run": values.index[still + 1], "before": before})
+    return pd.DataFrame(found, columns=[*KEY, "run", "before"])

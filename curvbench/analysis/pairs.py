@@ -18,25 +18,30 @@ def pairs(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     The verdict is ``better`` or ``worse`` by the metric's direction, ``changed`` where it has none, ``equal``,
     or ``only in A``, ``only in B``.
     """
-    both = _keyed(a).rename("a").to_frame().join(_keyed(b).rename("b"), how="outer").reset_index()
+    both = medians(a).rename("a").to_frame().join(medians(b).rename("b"), how="outer").reset_index()
     both["change"] = both["b"] / both["a"].where(both["a"] != 0) - 1
     both["verdict"] = _verdict(both)
     return both
 
 
-def of_quantity(table: pd.DataFrame, quantity: Quantity) -> pd.DataFrame:
-    """The rows of one metric in one scope."""
-    return table[(table["metric"] == quantity.metric) & (table["scope"] == quantity.scope)]
-
-
-def _keyed(frame: pd.DataFrame) -> pd.Series:
+def measurements(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows that hold a value, with ``KEY`` as their index."""
     rows = frame[(frame["status"] == Status.OK) & frame["metric"].fillna("").ne("")]
     key = rows[["seed", "metric", "scope", "epoch"]].copy()
     key["epoch"] = key["epoch"].astype("Int64").fillna(-1).astype("int64")
     key.insert(0, "probe", labels(rows, "probe").astype(object))
     key.insert(1, "problem", labels(rows, "problem").astype(object))
-    indexed = rows["value"].set_axis(pd.MultiIndex.from_frame(key.astype({"metric": object, "scope": object})))
-    return indexed.groupby(level=KEY, sort=False).median()
+    return rows.set_axis(pd.MultiIndex.from_frame(key.astype({"metric": object, "scope": object})))
+
+
+def medians(frame: pd.DataFrame) -> pd.Series:
+    """The value of each measurement by ``KEY``, the median where several runs have it."""
+    return measurements(frame)["value"].groupby(level=KEY, sort=False).median()
+
+
+def of_quantity(table: pd.DataFrame, quantity: Quantity) -> pd.DataFrame:
+    """The rows of one metric in one scope."""
+    return table[(table["metric"] == quantity.metric) & (table["scope"] == quantity.scope)]
 
 
 def _verdict(both: pd.DataFrame) -> np.ndarray:

@@ -16,6 +16,7 @@ import click
 from curvbench.exits import USAGE
 
 DATA_FOLDER: dict[str, Any] = {"envvar": "CURVBENCH_DATA", "show_envvar": True, "help": "Folder of the data sets."}
+THRESHOLD = "What a metric, or all that begin so, may change: error=1e-3, time.wall=0.2; repeatable."
 Verb = Callable[..., Any]
 
 
@@ -33,6 +34,21 @@ def option(*names: str, **settings: Any) -> Callable[[Verb], Verb]:
 def folder(*names: str, **settings: Any) -> Callable[[Verb], Verb]:
     """An option that takes a folder."""
     return option(*names, type=click.Path(path_type=Path), metavar="DIR", **settings)
+
+
+def compared(verb: Verb) -> Verb:
+    """The options of verbs that hold rows against others."""
+    options = [
+        option("-p", "probes", multiple=True, metavar="PROBE", help="Only this probe, by label or name; repeatable."),
+        option("-m", "problems", multiple=True, metavar="PROBLEM", help="Only this problem; repeatable."),
+        option("--metric", "metrics", multiple=True, metavar="PREFIX", help="Only metrics that begin so; repeatable."),
+        option("--threshold", "thresholds", multiple=True, metavar="METRIC=SHARE", help=THRESHOLD),
+        option("--all-runs", is_flag=True, help="Every run of a folder or revision, as rounds taken in turn."),
+        folder("--results", default=Path("results"), help="Folder in which ids, `latest` and revisions are looked up."),
+    ]
+    for add in reversed(options):
+        verb = add(verb)
+    return verb
 
 
 @contextmanager

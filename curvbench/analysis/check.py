@@ -1,0 +1,87 @@
+"""The gate: what of a comparison with a baseline fails it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from curvbench import tables
+from curvbench.analysis.compare import NOT_JUDGED, SAME, differences
+
+FAILS = ("worse", "only in A")
+INEXACT = ("dtype", "device", "torch_version", "flop_model")
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A comparison of a baseline (A) with a run (B), and what of it fails.
+
+    That is what is worse and what the run no longer has; with ``any_change`` whatever differs. ``differences``: of
+    machines and versions, as text. ``steps``: since which run what fails is as it is.
+    """
+
+    table: pd.DataFrame
+    any_change: bool = False
+    differences: Sequence[str] = ()
+    steps: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    @property
+    def failing(self) -> pd.DataFrame:
+        """Cells without a value first, then measurements by the size of their change."""
+        verdict = self.table["verdict"]
+        fails = ~verdict.isin([*SAME, NOT_JUDGED]) if self.any_change else verdict.isin(FAILS)
+        return by_size(self.table[fails])
+
+    @property
+    def improved(self) -> pd.DataFrame:
+        """What is better and does not fail for it."""
+        return by_size(self._passing("better"))
+
+    @property
+    def changed(self) -> pd.DataFrame:
+        """What differs and has no direction, and what only the run has."""
+        return by_size(self._passing("changed", "only in B"))
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing fails."""
+        return self.failing.empty
+
+    def as_json(self) -> str:
+        """``passed``, counts by verdict, and the rows that failed, became better or changed, and the steps."""
+        kinds = {"failing": self.failing, "improved": self.improved, "changed": self.changed, "steps": self.steps}
+        content = {"passed": self.passed, "differences": list(self.differences)}
+        content |= {"verdicts": self.table["verdict"].value_counts().to_dict()}
+        return json.dumps(content | {name: tables.records(rows) for name, rows in kinds.items()}, indent=1) + "\n"
+
+    def _passing(self, *verdicts: str) -> pd.DataFrame:
+        return self.table[self.table["verdict"].isin(() if self.any_change else verdicts)]
+
+
+def refuse_incomparable(baseline: pd.DataFrame, run: pd.DataFrame) -> None:
+    """Raise ValueError where FLOPs, bytes or errors cannot be held against each other: no gate may pass for that."""
+    found = differences(baseline, run)
+    for name in INEXACT:
+        if name in found:
+            x, y = found[name]
+            advice = "measure the baseline anew (--update), or `curvbench compare` the two"
+            raise ValueError(f"the baseline is of {name} {x}, the run of {y}, which no gate can judge: {advice}")
+
+
+def by_size(table: pd.DataFrame) -> pd.DataFrame:
+    """Cells first, then measurements by the size of their change; from zero is largest."""
+    size = table["change"].abs().fillna(np.inf).where(table["metric"] != "", np.inf)
+    order = pd.DataFrame({"cell": table["metric"] != "", "size": -size}).sort_values(["cell", "size"], kind="stable")
+    return table.loc[order.index]
+
+
+def counts(table: pd.DataFrame) -> str:
+    """How many measurements came to which verdict, and why some were not judged."""
+    found = table["verdict"].value_counts()
+    reasons = table.loc[table["verdict"] == NOT_JUDGED, "reason"].value_counts()
+    lines = [f"{len(table)} compared: " + ", ".join(f"{count} {verdict}" for verdict, count in found.items())]
+    return "\n".join([*lines, *(f"not judged: {count} ({reason})" for reason, count in reasons.items())])

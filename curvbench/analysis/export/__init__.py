@@ -1,0 +1,18 @@
+"""Runs in the formats of other tools."""
+
+from __future__ import annotations
+
+from curvbench.analysis.views import WHOLES, Quantity
+from curvbench.spec import PHASES
+
+# What is followed over revisions: what a whole step costs, and how well the network is met.
+TRACKED = tuple(
+    Quantity(metric, scope)
+    for metrics, scopes in (
+        (("flops.counted", "memory.peak", "memory.state", "time.ratio"), PHASES[-1:]),
+        (("error.relative", "error.scale_optimal"), WHOLES),
+        (("direction.cosine", "direction.decrease"), WHOLES[:1]),
+    )
+    for metric in metrics
+    for scope in scopes
+)

@@ -1,0 +1,134 @@
+"""For airspeed velocity: benchmarks and result files, so that its site shows the history of stored runs.
+
+A benchmark follows one quantity of one suite, with problems and probes as its parameters; those of
+``suites/bench/regression.py`` have the same names, so that both make one line.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from curvbench.analysis import views
+from curvbench.analysis.compare import by_suite
+from curvbench.analysis.export import TRACKED
+from curvbench.analysis.summary import labels, problems
+from curvbench.analysis.views import Quantity
+from curvbench.spec import FLOP_MODEL, Status
+
+AXES = ["problem", "probe"]
+MACHINE = ("arch", "cpu", "machine", "num_cpu", "os", "ram")
+ENVIRONMENT = "curvbench"
+BENCHMARKS_API, MACHINE_API, RESULTS_API = 2, 1, 2  # versions of asv's files
+Entry = dict[str, Any]
+
+
+def name(suite: str, quantity: Quantity) -> str:
+    """``regression.track_flops_counted_step``."""
+    return f"{suite}.{function_name(quantity)}"
+
+
+def function_name(quantity: Quantity) -> str:
+    """``track_flops_counted_step``."""
+    return "track_" + re.sub(r"\W+", "_", f"{quantity.metric} {quantity.scope}")
+
+
+def version(quantity: Quantity) -> str:
+    """Changes where values of before and after cannot be compared: asv begins a new line there."""
+    return FLOP_MODEL if quantity.metric.startswith("flops.") else "1"
+
+
+def values(rows: pd.DataFrame, quantity: Quantity) -> dict[tuple[str, str], float | None]:
+    """Problem and probe to the median over seeds, lower being better; None where the cell has failed or lacks it.
+
+    What was not run, is not supported or was skipped is not there.
+    """
+    left_out = rows["status"].isin([Status.UNSUPPORTED, Status.SKIPPED])
+    tried = rows[~left_out & ((rows["metric"] == quantity.metric) | ~rows.duplicated("cell_id"))]
+    found: dict[tuple[str, str], float | None] = {}
+    for problem in problems(tried):
+        medians = views.values(views.of_problem(tried, problem), quantity)["median"]
+        found |= {(problem, str(probe)): None if pd.isna(value) else float(value) for probe, value in medians.items()}
+    return found
+
+
+def benchmark(suite: str, quantity: Quantity, axes: Sequence[Sequence[str]]) -> Entry:
+    """The entry of ``benchmarks.json``; ``axes`` are the problems and the probes."""
+    return {
+        "code": "",
+        "name": name(suite, quantity),
+        "param_names": AXES,
+        "params": [list(map(repr, axis)) for axis in axes],
+        "pretty_name": f"{suite}: {quantity.heading}",
+        "timeout": 60.0,
+        "type": "track",
+        "unit": views.meaning(quantity.metric).unit,
+        "version": version(quantity),
+    }
+
+
+def benchmarks(rows: pd.DataFrame, known: Mapping[str, Any]) -> Entry:
+    """``benchmarks.json`` with the followed quantities of ``rows``; of what is ``known``, parameters are kept."""
+    entries: Entry = {**known, "version": BENCHMARKS_API}
+    for suite, part in by_suite(rows).items():
+        for quantity in _followed(part):
+            old = entries.get(name(suite, quantity), {}).get("params", [[], []])
+            fresh = benchmark(suite, quantity, _axes(part))
+            axes = [list(dict.fromkeys([*kept, *new])) for kept, new in zip(old, fresh["params"], strict=True)]
+            entries[fresh["name"]] = entries.get(fresh["name"], {}) | fresh | {"params": axes}
+    return entries
+
+
+def machine(record: Mapping[str, Any], known: Mapping[str, Any]) -> Entry:
+    """``machine.json`` of the machine of a run; one that asv ``known``s already stays, or its lines would not join."""
+    environment = record.get("environment", {})
+    facts = {"machine": environment.get("host", "unknown"), "cpu": environment.get("cpu", "")}
+    facts |= {"num_cpu": str(environment.get("cpu_count", "")), "os": environment.get("platform", "")}
+    return {**dict.fromkeys(MACHINE, ""), **facts, "version": MACHINE_API, **known}
+
+
+def results(rows: pd.DataFrame, record: Mapping[str, Any], known: Mapping[str, Any]) -> Entry:
+    """The result file of a run on the machine ``known``.
+
+    Raises:
+        ValueError: the run was made outside git: asv orders results by commit.
+    """
+    environment = record.get("environment", {})
+    if not environment.get("git_sha"):
+        raise ValueError(f"run {record.get('run_id')} knows no commit, by which asv orders results")
+    python = ".".join(str(environment.get("python_version", "")).split(".")[:2])
+    started = int(rows["started_at"].min().timestamp() * 1000)
+    found = {}
+    for suite, part in by_suite(rows).items():
+        axes = _axes(part)
+        for quantity in _followed(part):
+            known_values = values(part, quantity)
+            cells = [known_values.get((a, b), float("nan")) for a, b in itertools.product(*axes)]
+            params = benchmark(suite, quantity, axes)["params"]
+            found[name(suite, quantity)] = [cells, params, version(quantity), started]
+    return {
+        "commit_hash": environment["git_sha"],
+        "date": started,
+        "env_name": ENVIRONMENT,
+        "env_vars": {},
+        "params": {key: known[key] for key in MACHINE} | {"python": python},
+        "python": python,
+        "requirements": {},
+        "result_columns": ["result", "params", "version", "started_at"],
+        "results": found,
+        "durations": {},
+        "version": RESULTS_API,
+    }
+
+
+def _followed(rows: pd.DataFrame) -> Iterable[Quantity]:
+    there = set(zip(rows["metric"], rows["scope"], strict=True))
+    return [quantity for quantity in TRACKED if tuple(quantity) in there]
+
+
+def _axes(rows: pd.DataFrame) -> list[list[str]]:
+    return [list(dict.fromkeys(labels(rows, kind))) for kind in AXES]

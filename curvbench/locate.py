@@ -1,0 +1,79 @@
+"""What RUN means on the command line: folders and files of rows."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Collection
+from pathlib import Path
+
+import pandas as pd
+
+from curvbench import store
+from curvbench.analysis.summary import labels
+
+
+def locate(run: str, results: Path, all_runs: bool = False) -> list[Path]:
+    """The files or folders that ``run`` means.
+
+    A Parquet file or a folder of such, what ``store.resolve`` knows, or a git revision of which ``results`` holds runs:
+    a hash of at least seven digits, or a name that git knows here. Of a folder or revision the latest run of each
+    suite, or every run.
+
+    Raises:
+        ValueError: there is nothing of this name.
+    """
+    path = Path(run)
+    if path.is_dir() and (found := store.runs_below(path)):
+        return found if all_runs else store.resolve(path)
+    if path.exists():
+        return [path]
+    try:
+        return store.resolve(run, results)
+    except ValueError:
+        found = _of_revision(run, results)
+        if not found:
+            raise
+    return found if all_runs else list({folder.parent: folder for folder in found}.values())
+
+
+def read(run: str, results: Path, all_runs: bool = False) -> pd.DataFrame:
+    """The rows of what ``locate`` finds; raises ValueError where there are none."""
+    rows = store.load(locate(run, results, all_runs))
+    if rows.empty:
+        raise ValueError(f"{run} has no rows: no cell of it has ended")
+    return rows
+
+
+def commit(run: Path) -> str:
+    """The first digits of the commit that a run was made at, with a plus where files differed from it; or empty."""
+    environment = store.read_run(run).get("environment", {})
+    sha = environment.get("git_sha")
+    return sha[:10] + "+" * bool(environment.get("git_dirty")) if sha else ""
+
+
+def choose(
+    rows: pd.DataFrame, probes: Collection[str], problems: Collection[str], metrics: Collection[str]
+) -> pd.DataFrame:
+    """The rows of some probes and problems, each given by its label or its name, and of metrics that begin somehow."""
+    for kind, wanted in (("probe", probes), ("problem", problems)):
+        if wanted:
+            rows = rows[labels(rows, kind).isin(wanted) | rows[kind].isin(wanted)]
+    metric = rows["metric"].fillna("")
+    return rows[metric.str.startswith(tuple(metrics)) | (metric == "")] if metrics else rows
+
+
+def _of_revision(text: str, results: Path) -> list[Path]:
+    """The runs made at a git revision, oldest first."""
+    if not results.is_dir():
+        return []
+    sha = text.lower() if re.fullmatch(r"[0-9a-fA-F]{7,40}", text) else _resolved(text)
+    return [run for run in store.runs_below(results) if sha and commit(run).startswith(sha[:10])]
+
+
+def _resolved(text: str) -> str:
+    command = ["git", "rev-parse", "--verify", "--quiet", "--end-of-options", f"{text}^{{commit}}"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""

@@ -1,0 +1,76 @@
+"""Seconds and resident memory of what a run spends its time in."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import torch
+
+import curvbench as cb
+from curvbench import training
+
+SAMPLE = Path(__file__).parents[2] / "data" / "sample"
+PROBES = ("ekfac", "eva", "ginger", "kfac", "mbf", "shampoo")
+
+
+def _instance() -> cb.Instance:
+    problem = cb.problem("resnet", depth=8, width=8, samples=16)
+    torch.manual_seed(0)
+    model = problem.model().eval()
+    inputs, targets = training.batch(problem, problem.data(None), 0, "cpu", torch.float32)
+    return cb.Instance(model, inputs, targets, problem.loss)
+
+
+class Fisher:
+    """The exact Fisher of a narrow ResNet-8."""
+
+    version = "1"
+
+    def setup(self) -> None:
+        torch.set_num_threads(1)
+        self.instance = _instance()
+
+    def time_gram(self) -> None:
+        cb.exact_fisher(self.instance).gram()
+
+    def peakmem_gram(self) -> None:
+        cb.exact_fisher(self.instance).gram()
+
+
+class Step:
+    """What a probe does in a step."""
+
+    version = "1"
+    param_names = ("probe",)
+    params = (PROBES,)
+
+    def setup(self, probe: str) -> None:
+        torch.set_num_threads(1)
+        self.instance, self.probe = _instance(), cb.probe(probe)
+        self.gradient = self.instance.gradient()
+        self.state = self.probe.fit(self.instance)
+        self.refreshed = self.probe.refresh(self.state)
+        gc.collect()
+
+    def time_statistics(self, probe: str) -> None:
+        self.probe.update(self.state, self.instance)
+
+    def time_refresh(self, probe: str) -> None:
+        self.probe.refresh(self.state)
+
+    def time_precondition(self, probe: str) -> None:
+        self.probe.precondition(self.refreshed, self.gradient)
+
+    def peakmem_step(self, probe: str) -> None:
+        state = self.probe.refresh(self.probe.update(self.state, self.instance))
+        self.probe.precondition(state, self.gradient)
+
+
+class Load:
+    """Reading the shipped sample."""
+
+    version = "1"
+
+    def time_load(self) -> None:
+        cb.load(SAMPLE)

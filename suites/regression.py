@@ -1,0 +1,29 @@
+"""Every probe on small networks in float64, one thread: numbers that repeat exactly, to hold against a baseline.
+
+``default`` has no clock, so that a run is the same to the bit; ``times`` has one, for two revisions measured in turn.
+"""
+
+from curvbench import Preset, Suite, every_probe, probe, problem
+
+VARIANTS = [
+    probe("kfac", kfac_approx="reduce"),
+    probe("kfac", fisher_type="mc"),
+    probe("kfac", fisher_type="empirical"),
+    probe("kfac", fisher_type="forward-only"),
+    probe("kfac", damping_rule="pi"),
+]
+NETWORKS = ("conv2d", "conv1d-groups", "sequence")
+MLP = problem("mlp", hidden=8, depth=2, samples=32)
+
+SUITE = Suite(
+    "What every probe costs and errs, to be held against a baseline",
+    {
+        "default": Preset(
+            [MLP, *(problem("layers", network=network) for network in NETWORKS)],
+            [*every_probe(), *VARIANTS],
+            dtype="float64",
+            meters=("flops", "memory", "error", "direction", "health"),
+        ),
+        "times": Preset([problem("mlp", hidden=64)], every_probe(), dtype="float64", meters=("clock",)),
+    },
+)

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pandas as pd
+import pytest
+from fake_measure import Fake, Toy
+from frames import failed_cell, write_run
+from hypothesis import given
+from hypothesis import strategies as st
+from regressions import PLANTED, PROBES, cell, run
+
+from curvbench import store
+from curvbench.analysis.check import Gate
+from curvbench.analysis.compare import compare
+from curvbench.analysis.export import TRACKED, asv, github, junit
+from curvbench.analysis.views import Quantity
+from curvbench.spec import METRICS, Status
+
+RECORD = {"run_id": "r1", "environment": {"git_sha": "a" * 40, "host": "box", "python_version": "3.11.7"}}
+ERROR = Quantity("error.relative", "network")
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> pd.DataFrame:
+    cells = [(probe, Toy(), cell()) for probe in PROBES]
+    cells += [(Fake("bad"), Toy(), failed_cell()), (Fake("not"), Toy(), failed_cell(Status.UNSUPPORTED, "convolution"))]
+    return store.load(write_run(tmp_path, "r1", cells))
+
+
+def test_every_followed_metric_exists() -> None:
+    assert {quantity.metric for quantity in TRACKED} <= METRICS.keys()
+
+
+def test_github_gets_smaller_is_better(rows: pd.DataFrame) -> None:
+    entries = {entry["name"]: entry for entry in json.loads(github.of_rows(rows))}
+    assert entries["Fake on Toy: flops.counted (step)"] == {
+        "name": "Fake on Toy: flops.counted (step)",
+        "unit": "FLOP",
+        "value": 2e6,
+    }
+    assert entries["Fake on Toy: 1 - direction.cosine (network)"]["value"] == pytest.approx(0.05)
+    assert not any("bad" in name for name in entries)
+
+
+def test_github_has_the_range_over_seeds(rows: pd.DataFrame) -> None:
+    seeds = pd.concat([rows, rows.assign(seed=1, value=rows["value"] * 3)])
+    (entry,) = [e for e in json.loads(github.of_rows(seeds)) if e["name"] == "Fake on Toy: flops.counted (step)"]
+    assert (entry["value"], entry["range"]) == (4e6, "2e+06 to 6e+06")
+
+
+def cases(text: str) -> dict[str, tuple[str, str]]:
+    root = ElementTree.fromstring(text)
+    for suite in root:
+        kinds = [child.tag for case in suite for child in case]
+        assert suite.attrib["tests"] == str(len(suite))
+        assert suite.attrib["failures"] == str(kinds.count("failure"))
+        assert suite.attrib["skipped"] == str(kinds.count("skipped"))
+    found = root.iter("testcase")
+    return {c.attrib["name"]: (c[0].tag, c[0].text or "") if len(c) else ("passed", "") for c in found}
+
+
+def test_junit_of_a_run(rows: pd.DataFrame) -> None:
+    assert cases(junit.of_rows(rows)) == {
+        **{f"{probe.label}, seed 0": ("passed", "") for probe in PROBES},
+        "Fake[does=bad], seed 0": ("failure", "not finished in 4 s"),
+        "Fake[does=not], seed 0": ("skipped", "convolution"),
+    }
+
+
+def test_junit_of_a_gate(rows: pd.DataFrame, tmp_path: Path) -> None:
+    found = cases(junit.of_gate(Gate(compare(rows, run(tmp_path, "r2", PLANTED["flops"])))))
+    kind, text = found["Fake, seed 0"]
+    assert kind == "failure"
+    assert text == "flops.counted (step): 2,000,000 to 2,020,000 +1.00% worse"
+    assert [name for name, (kind, _) in found.items() if kind == "failure"] == ["Fake, seed 0"]
+
+
+@given(st.text(max_size=30))
+def test_junit_takes_any_reason(text: str) -> None:
+    document = junit._document([("p", "n", "error", text)])
+    ElementTree.fromstring(document.encode("utf-8", "surrogatepass"))
+
+
+def test_asv_values_have_gaps_for_absent_cells_and_nothing_for_failed_ones(rows: pd.DataFrame) -> None:
+    found = asv.values(rows, ERROR)
+    assert found == {("Toy", probe.label): 0.5 for probe in PROBES} | {("Toy", "Fake[does=bad]"): None}
+    assert asv.values(rows, Quantity("direction.cosine", "network"))["Toy", "Fake"] == pytest.approx(0.05)
+
+
+def test_asv_result_files(rows: pd.DataFrame) -> None:
+    content = asv.results(rows, RECORD, asv.machine(RECORD, {}))
+    assert content["commit_hash"] == "a" * 40
+    assert content["params"] == {
+        "arch": "",
+        "cpu": "",
+        "machine": "box",
+        "num_cpu": "",
+        "os": "",
+        "ram": "",
+        "python": "3.11",
+    }
+    values, axes, version, _ = content["results"]["s.track_error_relative_network"]
+    assert axes == [
+        ["'Toy'"],
+        ["'Fake'", "'Fake[damping=0.5]'", "'Fake[does=other]'", "'Fake[does=bad]'", "'Fake[does=not]'"],
+    ]
+    assert values[:4] == [0.5, 0.5, 0.5, None] and math.isnan(values[4])
+    assert version == "1"
+    with pytest.raises(ValueError, match="knows no commit"):
+        asv.results(rows, {"run_id": "r1"}, {})
+
+
+def test_asv_keeps_what_it_knows(rows: pd.DataFrame) -> None:
+    known: dict[str, Any] = {"version": 2, "other": {"name": "other"}}
+    first = asv.benchmarks(rows[rows["probe_args"] == ""], known)
+    assert first["other"] == {"name": "other"}
+    second = asv.benchmarks(rows, first)["s.track_error_relative_network"]["params"]
+    assert second[1][0] == "'Fake'" and len(second[1]) == 5
+    assert asv.machine(RECORD, {"cpu": "known"})["cpu"] == "known"
+
+
+def test_the_flop_count_is_a_version() -> None:
+    counted, error = Quantity("flops.counted", "step"), ERROR
+    assert asv.benchmark("s", counted, [[], []])["version"] != "" and asv.version(error) == "1"
