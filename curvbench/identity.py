@@ -41,6 +41,7 @@ def cell_id(cell: Cell, environment: Mapping[str, Any]) -> str:
             "probe": component(cell.probe),
             "seed": cell.seed,
             "meters": cell.meters,
+            "precision": cell.precision,
             **({"training": cell.training.hyperparameters} if cell.training else {}),
             **run_identity(cell, environment),
         }

@@ -121,7 +121,8 @@ class Instance:
         In float64 where the model runs in it: in float32 a unit near zero may change sign with the batch size.
         """
         pair = self.part(slice(2))
-        if pair.runs_in_float64():
+        self._double = pair._run_in_float64()
+        if self._double:
             pair = pair.to(torch.float64)
         single = pair.part(slice(1))
         refuse_coupled_outputs(single.outputs(), pair.outputs()[:1])
@@ -166,6 +167,9 @@ class Instance:
 
     def runs_in_float64(self) -> bool:
         """Whether the model runs with everything cast; one that makes float32 constants on its way may not."""
+        return self._double
+
+    def _run_in_float64(self) -> bool:
         try:
             return self.part(slice(1)).to(torch.float64).outputs().dtype == torch.float64
         except RuntimeError as error:
@@ -277,7 +281,7 @@ class Instance:
         """Score columns that one sample has in a Fisher type, R."""
         if fisher_type == "mc":
             return mc_samples
-        factors = len(self.likelihood.factor(self.part(slice(1)).outputs())) if fisher_type == "type-2" else 1
+        factors = len(self.likelihood.factor(torch.zeros(1, self.classes))) if fisher_type == "type-2" else 1
         return factors * self.terms_per_sample
 
     @network_pass()

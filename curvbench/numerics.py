@@ -1,7 +1,7 @@
 """Factorizations that say when they struggled, and sums that do not lose digits.
 
 Policy: of a symmetric matrix only the lower triangle is read, eigenvalues of positive semi-definite matrices are
-clamped at zero, a factorization that fails in its own precision is repeated once in float64 and the repetition counted.
+clamped at zero, a factorization that fails in its own precision is repeated in float64, and every repetition counted.
 """
 
 from __future__ import annotations
@@ -52,16 +52,32 @@ def damped(matrix: Tensor, damping: Tensor | float) -> Tensor:
 
 
 def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (..., n) ascending, clamped at zero, and eigenvectors (..., n, n) of a PSD matrix."""
+    """Eigenvalues (..., n) ascending, clamped at zero, and eigenvectors (..., n, n) of a PSD matrix.
+
+    Raises:
+        ValueError: it has none that LAPACK finds: an entry is NaN or infinite.
+    """
+    ways = dict.fromkeys([(matrix.dtype, "L"), (torch.float64, "L"), (torch.float64, "U")])
+    for count, (dtype, triangle) in enumerate(ways):
+        if count:
+            _note_retry()
+        found = _decomposed(matrix.to(dtype), triangle)
+        if found is not None:
+            values, vectors = (t.to(matrix.dtype) for t in found)
+            return values.clamp_min(0), vectors
+    raise ValueError(f"no eigenvalues of a matrix {tuple(matrix.shape)} were found: are its entries finite?")
+
+
+def _decomposed(matrix: Tensor, triangle: str) -> tuple[Tensor, Tensor] | None:
+    """Eigenvalues and eigenvectors by LAPACK; None where it fails.
+
+    Divide and conquer can fail on many rows of zeros: the same entries as the upper triangle take another way.
+    """
     try:
-        values, vectors = torch.linalg.eigh(matrix)
-        healthy = bool(torch.isfinite(values).all())
+        values, vectors = torch.linalg.eigh(matrix if triangle == "L" else matrix.mT, UPLO=triangle)
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-        healthy = False
-    if not healthy:
-        _note_retry()
-        values, vectors = (t.to(matrix.dtype) for t in torch.linalg.eigh(matrix.double()))
-    return values.clamp_min(0), vectors
+        return None
+    return (values, vectors) if torch.isfinite(values).all() else None
 
 
 def eigvalsh(matrix: Tensor) -> Tensor:

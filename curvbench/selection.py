@@ -81,7 +81,11 @@ def select(
     trainings = {probe: preset.training_of(probe) for *_, probe in places}
     trained = {probe: known and parse_training(training or "", known) for probe, known in trainings.items()}
     cells = [
-        Cell(suite, problem, probe, s, device, dtype or preset.dtype, threads, tuple(preset.meters), trained[probe])
+        Cell(
+            *(suite, problem, probe, s, device, dtype or preset.dtype, threads, tuple(preset.meters)),
+            training=trained[probe],
+            precision=preset.precision,
+        )
         for problem, s, probe in places
     ]
     if not cells:

@@ -9,10 +9,10 @@ Imports point down only:
 
     5  cli  runner  display   report
     4  engines   plot --> analysis   selection
-    3  measure --> trial --> training   optim   store   identity
+    3  measure --> reference   trial --> training   optim   store   identity
     2  probes --> parts   problems   meters   states   schedules   augmentation   registry  hyperparameters
     1  operators   fisher --> instance --> checks --> tape   layers   convolution   likelihood   data   text   download
-    0  spec  numerics  passes
+    0  spec  numerics  passes  files
 
 Legend of shape letters, used in names and docstrings everywhere:
 
@@ -53,6 +53,7 @@ FISHER_ALIASES: Mapping[str, FisherType] = {"type2": "type-2", "exact": "type-2"
 Kind = Literal["linear", "conv1d", "conv2d"]
 Meter = Literal["clock", "flops", "memory", "error", "direction", "health", "exact"]
 METERS: tuple[Meter, ...] = ("clock", "flops", "memory", "error", "direction", "health")  # those of a probe
+Precision = Literal["mixed", "native", "float64"]  # of the reference Fisher, see ``curvbench.exact_fisher``
 Summary = Literal["errors", "growth", "exact"]
 Phase = Literal["statistics", "invert", "precondition", "step"]
 PHASES: tuple[Phase, ...] = ("statistics", "invert", "precondition", "step")
@@ -428,7 +429,8 @@ class Preset:
     """One size of a suite: every problem with every probe and seed.
 
     ``pairs`` are measured besides, unless ``-p`` or ``-m`` choose. Metrics of meters that are not named are no rows.
-    With a ``training`` its cells train. ``tuned`` has other values of its fields for some probes, by label or by name.
+    ``precision`` is that of the Fisher that probes are held against. With a ``training`` its cells train. ``tuned`` has
+    other values of its fields for some probes, by label or by name.
     """
 
     problems: Sequence[Problem]
@@ -437,7 +439,7 @@ class Preset:
     dtype: str = "float32"
     pairs: Sequence[tuple[Problem, Probe]] = ()
     meters: Sequence[Meter] = METERS
-
+    precision: Precision = "mixed"
     training: Training | None = None
     tuned: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -445,6 +447,10 @@ class Preset:
         if not self.meters or (unknown := [name for name in self.meters if name not in get_args(Meter)]):
             came = repr(unknown[0]) if self.meters else "none"
             raise ValueError(f"meters of a preset are some of {', '.join(get_args(Meter))}, got {came}")
+        if self.precision not in get_args(Precision):
+            raise ValueError(
+                f"precision of a preset is one of {', '.join(get_args(Precision))}, got {self.precision!r}"
+            )
 
     def training_of(self, probe: Probe) -> Training | None:
         """How a probe trains here; None where it is measured."""
@@ -488,6 +494,7 @@ class Cell:
     threads: int = 1
     meters: tuple[Meter, ...] = METERS
     training: Training | None = None
+    precision: Precision = "mixed"
 
     @property
     def label(self) -> str:

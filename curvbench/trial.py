@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 
 from curvbench import identity, schedules
+from curvbench.files import write
 from curvbench.optim import NaturalGradient
 from curvbench.spec import METRICS, Cell, Dataset, Diverged, Probe, Row, Status
 from curvbench.training import Course, Epoch, evaluate, placed, seeded, train
@@ -187,16 +187,6 @@ def checkpoint_path(cell: Cell, folder: Path) -> Path:
     assert cell.training is not None
     parts = {"probe": identity.component(cell.probe), "training": cell.training.hyperparameters}
     return folder / f"checkpoint-{identity.short_hash(parts)}.pt"
-
-
-def write(content: Mapping[str, Any], path: Path) -> None:
-    """Store tensors by way of a temporary name: after a crash there is the old file or the new one."""
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        torch.save(dict(content), temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _plain(row: Row) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from cases import CASES, instance_of
 
 import curvbench as cb
 from curvbench import every_probe
-from curvbench.meters.cost import cost_rows
+from curvbench.meters.cost import Stepper, cost_rows
 from curvbench.meters.exact import exact_rows
 from curvbench.spec import Probe
 
@@ -80,7 +80,7 @@ def test_the_gram_matrix_never_waits_for_the_host(order: str) -> None:
 
 
 def test_meters_use_the_devices_clock_and_memory() -> None:
-    rows = list(cost_rows(cb.probe("kfac"), on_gpu("nasty_cnn")))
+    rows = list(cost_rows(Stepper(cb.probe("kfac"), on_gpu("nasty_cnn"))))
     assert {row.method for row in rows if row.metric == "memory.peak"} == {"cuda max_memory_allocated"}
     assert all(value > 0 for row in rows if row.metric == "time.wall" for value in row.samples)
     exact = {(row.metric, row.scope): row.value for row in exact_rows(on_gpu("nasty_cnn"))}

@@ -17,11 +17,11 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 FLOORS = {
-    0: {"spec", "exits", "numerics", "passes"},
+    0: {"spec", "exits", "numerics", "passes", "files"},
     1: {"tape", "layers", "convolution", "likelihood", "checks", "instance", "operators", "fisher"}
     | {"data", "text", "download"},
     2: {"parts", "probes", "problems", "meters", "states", "schedules", "augmentation", "hyperparameters", "registry"},
-    3: {"optim", "training", "trial", "identity", "measure", "store"},
+    3: {"optim", "training", "trial", "identity", "measure", "store", "reference"},
     4: {"engines", "analysis", "plot", "selection", "tables", "baselines", "locate"},
     5: {"display", "report", "runner", "verbs", "cli", "__main__"},
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,8 +11,7 @@ import torch
 from judging import OF_A_PROBE
 
 import curvbench as cb
-from curvbench import measure
-from curvbench.fisher.uncovered import covered_trace
+from curvbench import measure, reference
 from curvbench.instance import Instance
 from curvbench.operators import Identity
 from curvbench.spec import PHASES, Cell, Meter, Probe, Row, Status, Unsupported
@@ -30,19 +28,19 @@ def silent(text: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reference") / "whole"
     measure.prepare(cell(cb.probe("identity")), folder, None, silent)
     return folder
 
 
-def rows_of(probe: Probe, reference: Path) -> pd.DataFrame:
-    return pd.DataFrame([vars(row) for row in measure.measure(cell(probe), reference, None, silent)])
+def rows_of(probe: Probe, stored: Path) -> pd.DataFrame:
+    return pd.DataFrame([vars(row) for row in measure.measure(cell(probe), stored, None, silent)])
 
 
 @pytest.fixture(scope="module")
-def kfac(reference: Path) -> pd.DataFrame:
-    return rows_of(cb.probe("kfac", fisher_type="mc"), reference)
+def kfac(stored: Path) -> pd.DataFrame:
+    return rows_of(cb.probe("kfac", fisher_type="mc"), stored)
 
 
 def test_every_metric_is_measured(kfac: pd.DataFrame) -> None:
@@ -76,19 +74,19 @@ def test_errors_have_network_blocks_and_layers(kfac: pd.DataFrame) -> None:
     assert scopes == {"network", "layer blocks", "fc1", "fc2", "fc3"}
 
 
-def test_sampling_error_is_the_distance_to_the_type_2_probe(kfac: pd.DataFrame, reference: Path) -> None:
-    limit = rows_of(cb.probe("kfac"), reference).set_index(["metric", "scope"])["value"]
+def test_sampling_error_is_the_distance_to_the_type_2_probe(kfac: pd.DataFrame, stored: Path) -> None:
+    limit = rows_of(cb.probe("kfac"), stored).set_index(["metric", "scope"])["value"]
     found = kfac.set_index(["metric", "scope"])["value"]
     for scope in ("network", "layer blocks"):
         expected = found["error.relative", scope] - limit["error.relative", scope]
         assert found["error.sampling", scope] == pytest.approx(expected, rel=1e-12)
 
 
-def test_stored_reference_gives_the_errors_of_a_fresh_one(kfac: pd.DataFrame, reference: Path) -> None:
-    instance, stored, _ = measure.load_reference(cell(cb.probe("kfac")), reference)
+def test_stored_reference_gives_the_errors_of_a_fresh_one(kfac: pd.DataFrame, stored: Path) -> None:
+    instance, fisher, _ = reference.load(cell(cb.probe("kfac")), stored)
     fresh = cb.exact_fisher(instance)
-    assert torch.equal(stored.gram(), fresh.gram())
-    assert torch.equal(stored.diagonal(), fresh.diagonal())
+    assert torch.equal(fisher.gram(), fresh.gram())
+    assert torch.equal(fisher.diagonal(), fresh.diagonal())
     operator = cb.fit(cb.probe("kfac", fisher_type="mc"), instance)
     found = kfac.set_index(["metric", "scope"])["value"]
     for name, value in cb.errors(operator, fresh).items():
@@ -99,38 +97,13 @@ def test_stored_reference_gives_the_errors_of_a_fresh_one(kfac: pd.DataFrame, re
         assert found["error.relative", layer.name] == pytest.approx(expected, rel=1e-12)
 
 
-def test_share_of_the_trace_is_that_of_the_stored_reference(tmp_path: Path) -> None:
-    normed = replace(cell(cb.probe("identity")), problem=cb.problem("layers", network="batchnorm"))
-    measure.prepare(normed, tmp_path / "normed", None, silent)
-    rows = {row.metric: row.value for row in measure.measure(normed, tmp_path / "normed", None, silent)}
-    expected = covered_trace(*measure.load_reference(normed, tmp_path / "normed")[:2])
-    assert rows["coverage.trace"] == pytest.approx(expected, rel=1e-12)
-    assert 0.5 < expected < 1.0 and rows["coverage.parameters"] != expected
-
-
-def test_seed_moves_the_label_draws(reference: Path) -> None:
+def test_seed_moves_the_label_draws(stored: Path) -> None:
     errors = []
     for seed in (0, 1):
         moved = replace(cell(cb.probe("kfac", fisher_type="mc")), seed=seed)
-        rows = measure.measure(moved, reference, None, silent)
+        rows = measure.measure(moved, stored, None, silent)
         errors += [row.value for row in rows if (row.metric, row.scope) == ("error.relative", "network")]
     assert errors[0] != errors[1]
-
-
-def test_reference_is_named_by_what_decides_it() -> None:
-    base = cell(cb.probe("identity"))
-    name = measure.reference_identity(base)
-    assert name == measure.reference_identity(replace(base, probe=cb.probe("kfac")))
-    assert name != measure.reference_identity(replace(base, seed=1))
-    assert name != measure.reference_identity(replace(base, problem=replace(PROBLEM, samples=13)))
-    assert name != measure.reference_identity(replace(base, dtype="float32"))
-
-
-def test_reference_is_made_once(reference: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in reference.iterdir()}
-    measure.prepare(cell(cb.probe("kfac")), reference, None, silent)
-    assert {path: path.stat().st_mtime_ns for path in reference.iterdir()} == before
-    assert len(before) == 1
 
 
 COMPARES = ("error.", "direction.")
@@ -148,12 +121,6 @@ def test_what_compares_says_with_what(kfac: pd.DataFrame) -> None:
     assert directions["method"].str.endswith(", damping 0.001").all()
 
 
-def test_mixed_precision_is_said() -> None:
-    assert measure.reference_method(cell(cb.probe("kfac"))) == "exact type-2 Fisher in float64"
-    single = replace(cell(cb.probe("kfac")), dtype="float32")
-    assert measure.reference_method(single) == "exact type-2 Fisher in mixed precision"
-
-
 WIDE = cb.problem("resnet", depth=8, width=2, outputs=30, mc_samples=5, samples=4)
 
 
@@ -166,14 +133,6 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drawn") / "whole"
     measure.prepare(wide(cb.probe("identity")), folder, None, silent)
     return folder
-
-
-def test_a_sampled_reference_is_the_monte_carlo_fisher(drawn: Path) -> None:
-    instance, fisher, _ = measure.load_reference(wide(cb.probe("identity")), drawn)
-    again = cb.exact_fisher(instance, "mc", WIDE.mc_samples, measure.REFERENCE_STREAM)
-    assert torch.equal(fisher.gram(), again.gram())
-    assert fisher.gram().shape == (5 * 4, 5 * 4)
-    assert fisher.coefficients is None
 
 
 def test_a_sampled_reference_is_never_called_exact(drawn: Path) -> None:
@@ -196,28 +155,6 @@ def test_no_probe_shares_its_labels_with_a_sampled_reference(seed: int, tmp_path
     assert error >= 0.1
 
 
-def test_a_reference_that_does_not_fit_is_refused_with_what_would(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(measure, "available_bytes", lambda device: 203 * 10**6)
-    large = Cell("test", cb.problem("mlp", samples=600), cb.probe("identity"), 0)
-    with pytest.raises(MemoryError) as caught:
-        measure.prepare(large, tmp_path / "large", None, silent)
-    found = re.fullmatch(
-        r"600 samples of 9 columns need \d+\.\d GB, 0\.2 GB are free; samples=(\d+) would fit", str(caught.value)
-    )
-    assert found is not None, str(caught.value)
-    assert not (tmp_path / "large").exists()
-    fitting = replace(large, problem=replace(large.problem, samples=int(found[1])))
-    measure.prepare(fitting, tmp_path / "fitting", None, silent)
-    one_more = replace(large, problem=replace(large.problem, samples=int(found[1]) + 1))
-    with pytest.raises(MemoryError):
-        measure.prepare(one_more, tmp_path / "more", None, silent)
-    monkeypatch.setattr(measure, "available_bytes", lambda device: 10**6)
-    with pytest.raises(MemoryError, match="not even one sample would fit: mc_samples takes fewer columns"):
-        measure.prepare(large, tmp_path / "none", None, silent)
-
-
 @dataclass(frozen=True)
 class Picky(Probe):
     """Refuses everything."""
@@ -235,9 +172,9 @@ class Picky(Probe):
         return Identity(1)
 
 
-def test_unsupported_is_raised_with_its_reason(reference: Path) -> None:
+def test_unsupported_is_raised_with_its_reason(stored: Path) -> None:
     with pytest.raises(Unsupported, match="not today"):
-        measure.measure(cell(Picky()), reference, None, silent)
+        measure.measure(cell(Picky()), stored, None, silent)
 
 
 class Whole(Picky):
@@ -261,8 +198,8 @@ class OneBlock(Identity):
         raise ValueError("no blocks here")
 
 
-def test_blocks_that_an_operator_lacks_are_rows_with_a_reason(reference: Path) -> None:
-    rows = measure.measure(cell(Whole()), reference, None, silent)
+def test_blocks_that_an_operator_lacks_are_rows_with_a_reason(stored: Path) -> None:
+    rows = measure.measure(cell(Whole()), stored, None, silent)
     refused = [row for row in rows if row.status is Status.UNSUPPORTED]
     assert refused == [replace(row, epoch=0) for row in refused]
     assert [(row.metric, row.scope, row.reason) for row in refused] == [
@@ -272,7 +209,7 @@ def test_blocks_that_an_operator_lacks_are_rows_with_a_reason(reference: Path) -
 
 
 @pytest.mark.parametrize("meters", [("flops",), ("memory", "direction"), ("error",), ("health",)])
-def test_metrics_of_other_meters_are_no_rows(meters: tuple[Meter, ...], reference: Path) -> None:
+def test_metrics_of_other_meters_are_no_rows(meters: tuple[Meter, ...], stored: Path) -> None:
     chosen = replace(cell(cb.probe("diag")), meters=meters)
-    families = {row.metric.partition(".")[0] for row in measure.measure(chosen, reference, None, silent)}
+    families = {row.metric.partition(".")[0] for row in measure.measure(chosen, stored, None, silent)}
     assert families == {"problem", "coverage", *meters}

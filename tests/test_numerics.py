@@ -35,6 +35,73 @@ def test_retry_is_counted_and_comes_in_float64() -> None:
     assert torch.allclose(factor @ factor.T, matrix.double(), atol=1e-12)
 
 
+def mostly_zero() -> torch.Tensor:
+    """A factor of a layer with a thousand dead inputs, of which float32 finds no eigenvalues."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(50, 1200, generator=generator)
+    rows[:, torch.randperm(1200, generator=generator)[:1000]] = 0
+    return rows.T @ rows / 50
+
+
+def decomposed(matrix: torch.Tensor) -> tuple[int, float]:
+    """Retries, and the largest error of V diag(w) V^T and of V^T V."""
+    with numerics.count_retries() as retries:
+        values, vectors = numerics.eigh(matrix)
+    restored = (vectors * values[..., None, :]) @ vectors.mT
+    eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype)
+    return retries.count, max(float((restored - matrix).abs().max()), float((vectors.mT @ vectors - eye).abs().max()))
+
+
+def fail_in(monkeypatch: pytest.MonkeyPatch, *hopeless: tuple[torch.dtype, str]) -> list[tuple[torch.dtype, str]]:
+    """Let LAPACK fail in some precisions and triangles; the calls as they come."""
+    calls, eigh = [], torch.linalg.eigh
+
+    def failing(matrix: torch.Tensor, UPLO: str = "L") -> object:
+        calls.append((matrix.dtype, UPLO))
+        if calls[-1] in hopeless:
+            raise torch.linalg.LinAlgError("the algorithm failed to converge")
+        return eigh(matrix, UPLO=UPLO)
+
+    monkeypatch.setattr(torch.linalg, "eigh", failing)
+    return calls
+
+
+def asymmetric() -> torch.Tensor:
+    """Only the lower triangle counts: the upper one is wrong."""
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(5, 5, generator=generator, dtype=torch.float64)
+    return (root @ root.T).tril() + torch.full((5, 5), 9.0, dtype=torch.float64).triu(1)
+
+
+def test_a_factor_of_zeros_is_decomposed_somehow() -> None:
+    retries, error = decomposed(mostly_zero())
+    assert retries <= 2
+    assert error <= 1e-5
+
+
+def test_eigenvalues_that_divide_and_conquer_misses_come_from_the_other_triangle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lower = (torch.float64, "L")
+    calls = fail_in(monkeypatch, (torch.float32, "L"), lower)
+    matrix = asymmetric()
+    symmetric = matrix.tril() + matrix.tril(-1).T
+    with numerics.count_retries() as retries:
+        values, vectors = numerics.eigh(matrix)
+    assert calls == [lower, (torch.float64, "U")]
+    assert retries.count == 1
+    assert torch.allclose((vectors * values) @ vectors.T, symmetric, atol=1e-13)
+    with numerics.count_retries() as retries:
+        values, vectors = numerics.eigh(matrix.float())
+    assert retries.count == 2
+    assert values.dtype == vectors.dtype == torch.float32
+
+
+def test_eigenvalues_that_nothing_finds_are_refused() -> None:
+    with pytest.raises(ValueError, match="no eigenvalues of a matrix"):
+        numerics.eigh(torch.full((3, 3), float("nan")))
+
+
 def test_retries_outside_the_block_are_not_counted() -> None:
     with numerics.count_retries() as outer:
         with numerics.count_retries() as inner:

@@ -27,7 +27,7 @@ COLUMNS = {
 """Heading: metric, scope and the factor to the unit that is shown."""
 
 LEGEND = (
-    "seconds of the exact Fisher in three stages: passes through the network in float64, Gram matrices, spectrum; "
+    "seconds of the exact Fisher in three stages: passes through the network, Gram matrices, spectrum; "
     "x floor: over the seconds that the counted FLOPs take at the peak of the machine's matrix product, measured in "
     "the same process; memory: highest live bytes above the model; sampling: work of a Hutchinson estimate of |F| to "
     "1 % over that of the exact one"
@@ -64,7 +64,8 @@ def _title(frame: pd.DataFrame) -> str:
     rates = [f"{scope} {rate / 1e9:.0f} GFLOP/s" for scope, rate in peaks.items()]
     places = frame[["device_name", "threads"]].drop_duplicates()
     devices = [f"{name}, {threads} thread{'s' if threads > 1 else ''}" for name, threads in places.to_numpy()]
-    return "exact Fisher on " + "; ".join([*devices, *rates])
+    precisions = frame.loc[frame["metric"] == "time.floor", "method"].unique()
+    return f"exact Fisher in {', '.join(precisions)} on " + "; ".join([*devices, *rates])
 
 
 def legend(frame: pd.DataFrame) -> str:

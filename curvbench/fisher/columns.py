@@ -40,6 +40,12 @@ class Columns:
         """Number of columns, R N."""
         return self.slopes.shape[0] * self.slopes.shape[1]
 
+    def to(self, dtype: torch.dtype) -> Columns:
+        """The same columns in another dtype, themselves where it is theirs."""
+        if self.slopes.dtype == dtype:
+            return self
+        return Columns(self.layer, self.inputs.to(dtype), self.slopes.to(dtype))
+
     def part(self, samples: slice) -> Columns:
         """The columns of some samples."""
         return Columns(self.layer, self.inputs[samples], self.slopes[:, samples])
@@ -68,7 +74,7 @@ class Columns:
 
     def project(self, V: Tensor) -> Tensor:
         """V_columns^T V for a stack of vectors (P, K): inner products (R, N, K)."""
-        matrices = V.T.reshape(-1, *self.layer.shape)
+        matrices = V.T.to(self.slopes.dtype).reshape(-1, *self.layer.shape)
         results = []
         for part in self._samples_per_tile(self.slopes[0, 0].numel() * V.shape[1] * self.slopes.element_size()):
             responses = torch.einsum("kgmd,ngds->kngms", matrices, self.patches(part))
@@ -80,8 +86,8 @@ class Columns:
         total = torch.zeros(self.layer.shape, dtype=torch.float64, device=self.slopes.device)
         for B, X in self.tiles():
             if left_basis is not None and right_basis is not None:
-                X = torch.einsum("ged,nges->ngds", right_basis, X)
-                B = torch.einsum("gom,rngos->rngms", left_basis, B)
+                X = torch.einsum("ged,nges->ngds", right_basis.to(X.dtype), X)
+                B = torch.einsum("gom,rngos->rngms", left_basis.to(B.dtype), B)
             if B.shape[-1] == 1:
                 weights = B.square().sum(0)[..., 0].permute(1, 2, 0)
                 total += weights @ X.square()[..., 0].transpose(0, 1)

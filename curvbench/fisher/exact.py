@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from curvbench.fisher.stream import Stream, columns_within
 from curvbench.instance import Instance
 from curvbench.likelihood import gradient_coefficients
 from curvbench.operators import Operator
-from curvbench.spec import FISHER_ALIASES, Layer
+from curvbench.spec import FISHER_ALIASES, Layer, Precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,7 +229,7 @@ def _(operator: ExactFisher, fisher: ExactFisher) -> float:
     if operator is fisher:
         return fisher.frobenius_norm() ** 2
     pairs = zip(operator.columns, fisher.columns, strict=True)
-    products = torch.stack([cross_gram(a, b, fisher.order) for a, b in pairs]).sum(0)
+    products = torch.stack([cross_gram(a.to(fisher.dtype), b, fisher.order) for a, b in pairs]).sum(0)
     return numerics.sum_squares(products) / operator.terms / fisher.terms
 
 
@@ -239,7 +239,7 @@ def exact_fisher(
     mc_samples: int = 1,
     seed: int = 0,
     contraction: Order | None = None,
-    precision: Literal["mixed", "native"] = "mixed",
+    precision: Precision = "mixed",
     memory: int | None = None,
 ) -> ExactFisher:
     """The exact Fisher of an instance's covered layers.
@@ -252,7 +252,7 @@ def exact_fisher(
         contraction: ``direct`` or ``kernel`` for every layer; by default the one with fewer FLOPs.
         precision: ``mixed`` runs the network in float64, stores in the instance's dtype and sums in float64;
             ``native`` runs the network in the instance's dtype too (a float32 pass flips the sign of a few ReLU units,
-            which is nearly the whole error of a float32 Fisher).
+            which is nearly the whole error of a float32 Fisher); ``float64`` also stores and multiplies in float64.
         memory: bytes that stored columns may take, by default a third of what the device has free. Columns that
             need more are made a segment of layers at a time whenever they are read, so that the number of samples is
             bounded by the Gram matrices, at the price of repeated passes.
@@ -262,11 +262,14 @@ def exact_fisher(
     """
     fisher_type = FISHER_ALIASES.get(fisher_type, fisher_type)
     _refuse_choice("contraction", contraction, (None, "direct", "kernel"))
-    _refuse_choice("precision", precision, ("mixed", "native"))
-    if precision == "mixed" and not instance.runs_in_float64():
-        raise ValueError("the model cannot run in float64 as precision='mixed' wants it to: use precision='native'")
-    passed = instance.to(torch.float64) if precision == "mixed" else instance
-    columns = columns_within(passed, fisher_type, mc_samples, seed, instance.dtype, memory)
+    _refuse_choice("precision", precision, get_args(Precision))
+    if precision != "native" and not instance.runs_in_float64():
+        raise ValueError(
+            f"the model cannot run in float64 as precision={precision!r} wants it to: use precision='native'"
+        )
+    passed = instance if precision == "native" else instance.to(torch.float64)
+    stored = torch.float64 if precision == "float64" else instance.dtype
+    columns = columns_within(passed, fisher_type, mc_samples, seed, stored, memory)
     return ExactFisher(columns, instance.terms, coefficients(passed, fisher_type), contraction)
 
 

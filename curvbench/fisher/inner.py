@@ -1,6 +1,7 @@
 """Frobenius inner products of the exact Fisher with every family of operators: one closed form per family.
 
 <F, F^> = (1/terms) sum over columns of v^T F^ v. A family that is missing here costs one product per column.
+An operator of fewer digits than the columns is multiplied in theirs.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 @singledispatch
 def inner(operator: Operator, fisher: ExactFisher) -> float:
     """<F, operator> for an operator of the Fisher's size; this is the way that works for any operator."""
-    return sum(numerics.inner(stack, operator.matmat(stack)) for stack in fisher.stacks()) / fisher.terms
+    dtype = operator.dtype if isinstance(operator, Operator) else fisher.dtype
+    return sum(numerics.inner(V, operator.matmat(V.to(dtype))) for V in fisher.stacks()) / fisher.terms
 
 
 @inner.register(Identity)
@@ -84,7 +86,7 @@ def _(operator: UnitFisher, fisher: ExactFisher) -> float:
     exact = UnitFisher(fisher.columns[0], fisher.terms)
     tile = min(operator.tile, exact.tile)
     pairs = zip(operator.rows(tile), exact.rows(tile), strict=True)
-    return sum(numerics.sum_squares(mine @ theirs.mT) for (_, mine), (_, theirs) in pairs)
+    return sum(numerics.sum_squares(mine.to(theirs.dtype) @ theirs.mT) for (_, mine), (_, theirs) in pairs)
 
 
 @inner.register(RotatedDiagonal)
@@ -99,23 +101,23 @@ def _(operator: RotatedDiagonal, fisher: ExactFisher) -> float:
 def _(operator: Kronecker, fisher: ExactFisher) -> float:
     if not _fits((*operator.left.shape[:2], operator.right.shape[-1]), fisher):
         return inner.dispatch(object)(operator, fisher)
-    columns = fisher.columns[0]
-    return sum(_kronecker_tile(B, X, operator) for B, X in columns.tiles()) / fisher.terms
+    left, right = operator.left.to(fisher.dtype), operator.right.to(fisher.dtype)
+    return sum(_kronecker_tile(B, X, left, right) for B, X in fisher.columns[0].tiles()) / fisher.terms
 
 
 def _fits(shape: tuple[int, ...], fisher: ExactFisher) -> bool:
     return len(fisher.layers) == 1 and tuple(shape) == fisher.layers[0].shape
 
 
-def _kronecker_tile(B: Tensor, X: Tensor, operator: Kronecker) -> float:
+def _kronecker_tile(B: Tensor, X: Tensor, left: Tensor, right: Tensor) -> float:
     """The sum of v^T F^ v over the columns of some samples: B (R, n, G, M, S), X (n, G, D, S).
 
     For few positions as <sum_r B_r^T left B_r, X^T right X>, else as <B_r X^T, (left B_r)(right X)^T>.
     """
     R, _, _, M, S = B.shape
     D = X.shape[2]
-    left_B = torch.einsum("gmo,rngos->rngms", operator.left, B)
-    right_X = torch.einsum("gde,nges->ngds", operator.right, X)
+    left_B = torch.einsum("gmo,rngos->rngms", left, B)
+    right_X = torch.einsum("gde,nges->ngds", right, X)
     if R * M * S + D * S < 2 * R * M * D:
         outer = torch.einsum("rngms,rngmt->ngst", B, left_B)
         return numerics.inner(outer, torch.einsum("ngds,ngdt->ngst", X, right_X))

@@ -4,14 +4,16 @@
 A step's gradient of the loss is computed once, by its SGD part; ``update`` finds it in its batch. Whatever else a probe
 draws from the network (other labels, every sample's score) are passes of its own, in ``statistics``.
 
-Each phase is counted, weighed and timed in runs of its own: nothing is timed under a counting mode.
+One step is counted and weighed at once; the clock has runs of its own, for nothing is timed under a counting mode.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from statistics import median
 from typing import Any
 
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 from curvbench.instance import Instance
 from curvbench.meters.clock import ratios, take_turns
 from curvbench.meters.flops import FlopMeter
-from curvbench.meters.memory import peak_memory, state_bytes
+from curvbench.meters.memory import AllocatorMeter, MemoryMeter, memory_meter, state_bytes
 from curvbench.passes import network_pass
 from curvbench.spec import METERS, PHASES, Meter, Probe, Row
 
@@ -34,26 +36,35 @@ BASELINE = "sgd"
 class Stepper:
     """One optimizer step taken apart: plain SGD, and the same with the probe's phases between gradient and update.
 
-    The model is a copy and the learning rate 0, so that every repetition does the same arithmetic.
+    It is a step of training, not the first: it goes on from ``before``, the state after ``fit`` (by default fitted
+    here). The model is a copy and the learning rate 0, so that every repetition does the same arithmetic.
     """
 
     probe: Probe
     instance: Instance
+    before: Any = None
     model: nn.Module = field(init=False)
     optimizer: torch.optim.SGD = field(init=False)
-    before: Any = field(init=False)
-    updated: Any = field(init=False)
-    refreshed: Any = field(init=False)
     gradient: Tensor = field(init=False)
+    _work: Work | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.model = copy.deepcopy(self.instance.model)
         self.optimizer = torch.optim.SGD([p for p in self.model.parameters() if p.requires_grad], lr=0.0, momentum=0.9)
-        self.before = self.probe.fit(self.instance)  # a step of training, not the first
+        if self.before is None:
+            self.before = self.probe.fit(self.instance)
         self.gradient = self.instance.gradient()  # from here on the batch holds it, as in any step
         self.sgd()  # allocates the momentum buffers, which belong to no phase
-        self.statistics()
-        self.invert()
+
+    @cached_property
+    def updated(self) -> Any:
+        """The state after the step's statistics."""
+        return self.probe.update(self.before, self.instance)
+
+    @cached_property
+    def refreshed(self) -> Any:
+        """The state with which the step preconditions."""
+        return self.probe.refresh(self.updated)
 
     def sgd(self) -> None:
         self._backward()
@@ -68,15 +79,29 @@ class Stepper:
     def precondition(self) -> None:
         self.probe.precondition(self.refreshed, self.gradient)
 
-    def step(self) -> None:
-        """Gradient, statistics, inversion, preconditioning and update, as an optimizer would do them."""
+    def step(self, inside: Callable[[str], AbstractContextManager[object]]) -> None:
+        """Gradient, statistics, inversion, preconditioning and update, as an optimizer would do them.
+
+        Each of the probe's phases runs ``inside`` what is given for its name.
+        """
         self._backward()
         named = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
-        state = self.probe.refresh(self.probe.update(self.before, self.instance))
-        direction = self.probe.precondition(state, self.instance.pack(named))
+        with inside("statistics"):
+            state = self.probe.update(self.before, self.instance)
+        with inside("invert"):
+            state = self.probe.refresh(state)
+        gradient = self.instance.pack(named)
+        with inside("precondition"):
+            direction = self.probe.precondition(state, gradient)
         for name, part in self.instance.unpack(direction).items():
             named[name].copy_(part)
         self.optimizer.step()
+
+    def work(self, weighed: bool = False) -> Work:
+        """What a step takes, from one run; a second one only where bytes are wanted after FLOPs alone."""
+        if self._work is None or weighed > self._work.weighed:
+            self._work = Work(self, weighed)
+        return self._work
 
     def phases(self) -> dict[str, Callable[[], None]]:
         """In the order in which a step takes them, after the gradient."""
@@ -93,10 +118,34 @@ class Stepper:
         self.instance.likelihood.loss(outputs, self.instance.targets).backward()
 
 
+class Work:
+    """FLOPs, and live bytes where they are ``weighed``, of an SGD step and of the phases of one step with the probe."""
+
+    def __init__(self, stepper: Stepper, weighed: bool) -> None:
+        self.weighed, self._device = weighed, stepper.instance.device
+        self.flops: dict[str, FlopMeter] = {}
+        self.memory: dict[str, MemoryMeter | AllocatorMeter] = {}
+        with self._part(BASELINE):
+            stepper.sgd()
+        with self._weighing("step"):
+            stepper.step(self._part)
+
+    @contextmanager
+    def _part(self, name: str) -> Iterator[None]:
+        self.flops[name] = FlopMeter()
+        with self.flops[name], self._weighing(name):
+            yield
+
+    def _weighing(self, name: str) -> AbstractContextManager[object]:
+        if not self.weighed:
+            return nullcontext()
+        self.memory[name] = memory_meter(self._device)
+        return self.memory[name]
+
+
 def flop_rows(stepper: Stepper) -> Iterator[Row]:
     """Counted FLOPs per phase, network passes apart, operations without a formula, the model, the ratio to SGD."""
-    functions = {BASELINE: stepper.sgd, **stepper.phases()}
-    meters = {name: _count(run) for name, run in functions.items()}
+    meters = stepper.work().flops
     counted = {name: meter.total for name, meter in meters.items()}
     uncounted = {name: set(meter.uncounted) for name, meter in meters.items()}
     baseline = counted[BASELINE]
@@ -114,12 +163,6 @@ def flop_rows(stepper: Stepper) -> Iterator[Row]:
             yield Row("flops.model", 2 * modelled[phase], phase)
 
 
-def _count(run: Callable[[], None]) -> FlopMeter:
-    with FlopMeter() as meter:
-        run()
-    return meter
-
-
 def modelled_cost(stepper: Stepper) -> Mapping[str, float]:
     """Published multiply-adds per phase, and numbers kept (``memory``), for this instance; empty without a model."""
     instance, probe = stepper.instance, stepper.probe
@@ -131,12 +174,11 @@ def modelled_cost(stepper: Stepper) -> Mapping[str, float]:
 
 def peak_rows(stepper: Stepper) -> Iterator[Row]:
     """Peak bytes per phase above what is live when it begins, and the ratio to SGD."""
-    device = stepper.instance.device
-    baseline, method = peak_memory(stepper.sgd, device)
-    for phase, run in {**stepper.phases(), "step": stepper.step}.items():
-        peak, _ = peak_memory(run, device)
+    meters = stepper.work(weighed=True).memory
+    for phase in PHASES:
+        peak, method = meters[phase].peak, meters[phase].method
         yield Row("memory.peak", float(peak), phase, method=method)
-        yield Row("memory.ratio", peak / baseline, phase, method=method)
+        yield Row("memory.ratio", peak / meters[BASELINE].peak, phase, method=method)
 
 
 def state_rows(stepper: Stepper) -> Iterator[Row]:
@@ -154,25 +196,22 @@ def clock_rows(stepper: Stepper) -> Iterator[Row]:
     functions = {BASELINE: stepper.sgd, **stepper.phases()}
     samples = take_turns(functions, stepper.instance.device, TURNS, BUDGET_SECONDS)
     samples["step"] = [sum(turn) for turn in zip(*samples.values(), strict=True)]
-    yield Row("time.wall", median(samples[BASELINE]), BASELINE, samples[BASELINE])
+    method = "one sample" if len(samples["step"]) == 1 else ""
+    yield Row("time.wall", median(samples[BASELINE]), BASELINE, samples[BASELINE], method)
     for phase in PHASES:
-        yield Row("time.wall", median(samples[phase]), phase, samples[phase])
+        yield Row("time.wall", median(samples[phase]), phase, samples[phase], method)
         against = ratios(samples[phase], samples[BASELINE])
-        yield Row("time.ratio", median(against), phase, against)
+        yield Row("time.ratio", median(against), phase, against, method)
 
 
 ROWS: Mapping[Meter, Sequence[Callable[[Stepper], Iterator[Row]]]] = {
     "clock": [clock_rows],
+    "memory": [state_rows, peak_rows],
     "flops": [flop_rows],
-    "memory": [peak_rows, state_rows],
 }
 
 
-def cost_rows(probe: Probe, instance: Instance, meters: Collection[Meter] = METERS) -> Iterator[Row]:
-    """The cost metrics of a probe on an instance, those of the ``meters`` that are asked for."""
-    chosen = [rows for meter, kinds in ROWS.items() if meter in meters for rows in kinds]
-    if not chosen:
-        return
-    stepper = Stepper(probe, instance)
-    for rows in chosen:
+def cost_rows(stepper: Stepper, meters: Collection[Meter] = METERS) -> Iterator[Row]:
+    """The cost metrics of a probe's step, those of the ``meters`` that are asked for."""
+    for rows in (rows for meter, kinds in ROWS.items() if meter in meters for rows in kinds):
         yield from rows(stepper)

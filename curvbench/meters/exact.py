@@ -1,7 +1,7 @@
 """What the exact Fisher itself costs, stage by stage, next to the floor: its FLOPs at the machine's own peak.
 
-The stages are the network's passes (in float64), the Gram matrices (products in the instance's dtype) and the spectrum
-(in float64). Nothing is timed while it is counted or weighed.
+The stages are the network's passes, the Gram matrices and the spectrum (in float64); the passes are in float64 and the
+products in the instance's dtype where the precision is mixed. Nothing is timed while it is counted or weighed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from curvbench.instance import Instance
 from curvbench.meters.clock import seconds, take_turns
 from curvbench.meters.flops import FlopMeter
 from curvbench.meters.memory import peak_memory, state_bytes
-from curvbench.spec import Row
+from curvbench.spec import Precision, Row
 
 PEAK_ORDER = 2048
 PEAK_TURNS = 5
@@ -28,12 +28,12 @@ class Stages:
 
     names = ("passes", "contraction", "spectrum")
 
-    def __init__(self, instance: Instance) -> None:
-        self.instance = instance
+    def __init__(self, instance: Instance, precision: Precision = "mixed") -> None:
+        self.instance, self.precision = instance, precision
         self.fisher: ExactFisher
 
     def passes(self) -> None:
-        self.fisher = exact_fisher(self.instance)
+        self.fisher = exact_fisher(self.instance, precision=self.precision)
 
     def contraction(self) -> None:
         self.fisher.gram()
@@ -43,7 +43,8 @@ class Stages:
 
     def dtype(self, stage: str) -> torch.dtype:
         """Of a stage's products."""
-        return self.instance.dtype if stage == "contraction" else torch.float64
+        exact = {"passes": self.precision != "native", "contraction": self.precision == "float64", "spectrum": True}
+        return torch.float64 if exact[stage] else self.instance.dtype
 
 
 class Work(NamedTuple):
@@ -54,14 +55,14 @@ class Work(NamedTuple):
     method: str
 
 
-def exact_rows(instance: Instance) -> Iterator[Row]:
+def exact_rows(instance: Instance, precision: Precision = "mixed") -> Iterator[Row]:
     """Seconds, FLOPs and bytes per stage, the machine's peak, and the work of an estimate over that of exactness."""
-    device, timed = instance.device, Stages(instance)
+    device, timed = instance.device, Stages(instance, precision)
     peaks = {dtype: matmul_peak(dtype, device) for dtype in {torch.float64, instance.dtype}}
     taken = {stage: seconds(getattr(timed, stage), device) for stage in Stages.names}
     draws = hutchinson_draws(timed.fisher)
     del timed.fisher
-    work = count(instance)
+    work = count(instance, precision)
     floors = {stage: work.flops[stage] / peaks[timed.dtype(stage)] for stage in Stages.names}
     for table in (taken, floors):
         table["total"] = sum(table.values())
@@ -70,8 +71,8 @@ def exact_rows(instance: Instance) -> Iterator[Row]:
             "machine.peak", rate, str(dtype).removeprefix("torch."), method=f"matrix product of order {PEAK_ORDER}"
         )
     for stage in (*Stages.names, "total"):
-        yield Row("time.wall", taken[stage], stage, (taken[stage],))
-        yield Row("time.floor", taken[stage] / floors[stage], stage)
+        yield Row("time.wall", taken[stage], stage, (taken[stage],), f"{precision} precision")
+        yield Row("time.floor", taken[stage] / floors[stage], stage, method=f"{precision} precision")
         yield Row("flops.counted", work.flops[stage], stage)
         yield Row("memory.peak", float(work.bytes[stage]), stage, method=work.method)
     estimate = draws * product_flops(instance)
@@ -85,9 +86,9 @@ def matmul_peak(dtype: torch.dtype, device: torch.device, order: int = PEAK_ORDE
     return 2 * order**3 / min(samples["product"])
 
 
-def count(instance: Instance) -> Work:
+def count(instance: Instance, precision: Precision = "mixed") -> Work:
     """FLOPs and live bytes of every stage."""
-    stages, flops, peaks = Stages(instance), {}, {}
+    stages, flops, peaks = Stages(instance, precision), {}, {}
     highest, method = 0, ""
     for stage in Stages.names:
         held = state_bytes(stages.__dict__.get("fisher"), exclude=instance)

@@ -8,7 +8,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import BuiltinFunctionType, FunctionType, ModuleType, TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,8 +27,10 @@ class MemoryMeter(TorchDispatchMode):
     Views share their storage; what autograd saves stays until it is released. Not seen: storages from before the
     block, scratch memory inside a kernel, and memory that is not torch's (``torch.from_numpy``). Eigenvalues and
     singular values taken alone weigh as with their vectors, which torch makes under any dispatch mode. The garbage
-    collector runs before the block and rests inside it, so reference cycles live until its end.
+    collector runs before the block and rests inside it, so reference cycles live until its end. Blocks may be nested.
     """
+
+    method = "live tensor bytes"
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -39,8 +41,9 @@ class MemoryMeter(TorchDispatchMode):
 
     def __enter__(self) -> MemoryMeter:
         self._collecting = gc.isenabled()
-        gc.collect()
-        gc.disable()
+        if self._collecting:  # inside another meter's block it rests already
+            gc.collect()
+            gc.disable()
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
@@ -88,21 +91,52 @@ def _storages(tree: Any) -> Iterator[torch.UntypedStorage]:
             yield leaf.untyped_storage()
 
 
+class AllocatorMeter:
+    """What ``MemoryMeter`` measures, by the allocator of a CUDA device; blocks may be nested."""
+
+    method = "cuda max_memory_allocated"
+    _open: ClassVar[list[AllocatorMeter]] = []
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.peak = self._before = 0
+
+    def __enter__(self) -> AllocatorMeter:
+        self._settle()
+        self._before = torch.cuda.memory_allocated(self.device)
+        self._open.append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._settle()
+        self._open.remove(self)
+
+    def _settle(self) -> None:
+        """Tell the open blocks the highest sum so far: the device has but one."""
+        torch.cuda.synchronize(self.device)
+        highest = torch.cuda.max_memory_allocated(self.device)
+        for meter in self._open:
+            meter.peak = max(meter.peak, highest - meter._before)
+        torch.cuda.reset_peak_memory_stats(self.device)
+
+
+def memory_meter(device: torch.device | str) -> MemoryMeter | AllocatorMeter:
+    """The meter of a device, for ``with``: its ``peak`` are the highest bytes above those live when the block began.
+
+    Raises:
+        ValueError: neither cpu nor cuda.
+    """
+    device = torch.device(device)
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"memory is measured on cpu or cuda, got {device}; run on one of these")
+    return MemoryMeter() if device.type == "cpu" else AllocatorMeter(device)
+
+
 def peak_memory(function: Callable[[], object], device: torch.device | str) -> tuple[int, str]:
     """Highest bytes above those live when ``function`` starts, and the name of the method that found them."""
-    device = torch.device(device)
-    if device.type == "cpu":
-        with MemoryMeter() as meter:
-            function()
-        return meter.peak, "live tensor bytes"
-    if device.type != "cuda":
-        raise ValueError(f"memory is measured on cpu or cuda, got {device}; run on one of these")
-    torch.cuda.synchronize(device)
-    before = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    function()
-    torch.cuda.synchronize(device)
-    return torch.cuda.max_memory_allocated(device) - before, "cuda max_memory_allocated"
+    with memory_meter(device) as meter:
+        function()
+    return meter.peak, meter.method
 
 
 def state_bytes(tree: object, exclude: object = ()) -> int:

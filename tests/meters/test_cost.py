@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from cases import CASES, instance_of
 from torch import Tensor
 
 import curvbench as cb
-from curvbench.meters.cost import Stepper, clock_rows, flop_rows, peak_rows
+from curvbench.meters.cost import Stepper, clock_rows, cost_rows, flop_rows, peak_rows, state_rows
+from curvbench.meters.memory import peak_memory
 from curvbench.operators import Diagonal
 from curvbench.spec import Probe
 
@@ -112,6 +114,66 @@ def test_the_clock_sees_no_second_gradient() -> None:
     instance = cb.Instance(model, torch.randn(256, 2, 9, 9).double(), torch.randint(3, (256,)))
     ratios = found(clock_rows(Stepper(cb.probe("sgdm"), instance)), "time.ratio")
     assert ratios["statistics"] < 0.5
+
+
+# --- how often a phase runs --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Slow(Probe):
+    """Says what was asked of it, and takes the clock's whole budget."""
+
+    calls: ClassVar[list[str]] = []
+
+    def update(self, state: Any, batch: cb.Instance) -> Diagonal:
+        self.calls.append("update")
+        return Diagonal(batch.gradient().square())
+
+    def refresh(self, state: Diagonal) -> Diagonal:
+        self.calls.append("refresh")
+        return state
+
+    def precondition(self, state: Diagonal, gradient: Tensor) -> Tensor:
+        self.calls.append("precondition")
+        return gradient
+
+    def operator(self, state: Diagonal) -> Diagonal:
+        return state
+
+
+def test_a_slow_phase_runs_once_for_the_clock_and_once_for_the_other_meters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("curvbench.meters.cost.BUDGET_SECONDS", 0.0)
+    Slow.calls.clear()
+    stepper = Stepper(Slow(), instance_of(NAME))
+    assert Slow.calls == ["update"]  # the fit
+    rows = list(cost_rows(stepper))
+    assert Slow.calls[1:] == 2 * ["update", "refresh", "precondition"]
+    times = [row for row in rows if row.metric.startswith("time.")]
+    assert times and all((row.method, len(row.samples)) == ("one sample", 1) for row in times)
+
+
+def test_a_time_of_several_turns_does_not_say_that_it_is_one_sample() -> None:
+    rows = list(clock_rows(Stepper(Squares(), fresh())))
+    assert all(len(row.samples) > 1 and not row.method for row in rows)
+
+
+@pytest.mark.parametrize("probe", [cb.probe("kfac"), cb.probe("lngd"), cb.probe("shampoo")], ids=lambda p: p.name)
+def test_what_is_counted_and_weighed_at_once_is_what_each_meter_finds_alone(probe: Probe) -> None:
+    together = list(cost_rows(Stepper(probe, instance_of(NAME)), ["flops", "memory"]))
+    counted = [row for row in together if row.metric.startswith("flops.")]
+    assert counted == list(flop_rows(Stepper(probe, instance_of(NAME))))
+    peaks = found(together, "memory.peak")
+    alone = Stepper(probe, instance_of(NAME))
+    for phase, run in alone.phases().items():
+        run()  # what is kept from one run to the next is there already, as it is in a step after the fit
+        assert peaks[phase] == peak_memory(run, "cpu")[0]
+    assert peaks["step"] == peak_memory(lambda: alone.step(nullcontext), "cpu")[0]
+    assert peaks["step"] >= max(peaks.values())
+
+
+def test_states_are_weighed_without_a_clock() -> None:
+    kept = found(state_rows(Stepper(Squares(), instance_of(NAME))), "memory.state")
+    assert set(kept.values()) == {8.0 * instance_of(NAME).size}
 
 
 # --- what the batch keeps ----------------------------------------------------------------------------------

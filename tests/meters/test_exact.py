@@ -10,7 +10,7 @@ from judging import OF_THE_EXACT_FISHER
 import curvbench as cb
 from curvbench.fisher import contraction
 from curvbench.meters import exact
-from curvbench.spec import METRICS
+from curvbench.spec import METRICS, Precision
 
 # torch's own: it scripts its forward-mode derivatives when the first is taken
 torch_jit_is_deprecated = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
@@ -27,7 +27,9 @@ def test_fisher_product_without_columns(case: Case, judge: Truth) -> None:
 @torch_jit_is_deprecated
 def test_every_stage_has_its_rows() -> None:
     instance = instance_of("mlp_tanh")
-    rows = {(row.metric, row.scope): row.value for row in exact.exact_rows(instance)}
+    found = list(exact.exact_rows(instance))
+    assert {row.method for row in found if row.metric.startswith("time.")} == {"mixed precision"}
+    rows = {(row.metric, row.scope): row.value for row in found}
     assert {metric for metric, _ in rows} <= set(METRICS)
     assert {metric for metric, _ in rows} - {"time.wall", "flops.counted", "memory.peak"} == OF_THE_EXACT_FISHER
     for metric in ("time.wall", "time.floor", "flops.counted", "memory.peak"):
@@ -39,6 +41,14 @@ def test_every_stage_has_its_rows() -> None:
     peak = rows["machine.peak", "float64"] or 0.0
     floor = (rows["flops.counted", "contraction"] or 0.0) / peak
     assert rows["time.floor", "contraction"] == pytest.approx((rows["time.wall", "contraction"] or 0.0) / floor)
+
+
+@pytest.mark.parametrize("precision", ["mixed", "native", "float64"])
+def test_the_precision_decides_in_what_stages_are_made(precision: Precision) -> None:
+    stages = exact.Stages(instance_of("mlp_tanh").to(torch.float32), precision)
+    stages.passes()
+    assert stages.fisher.dtype == stages.dtype("contraction")
+    assert stages.dtype("passes") == (torch.float32 if precision == "native" else torch.float64)
 
 
 def test_contraction_takes_the_flops_that_choose_its_order() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from curvbench.meters.memory import MemoryMeter, peak_memory, state_bytes
+from curvbench.meters.memory import MemoryMeter, memory_meter, peak_memory, state_bytes
 
 
 def _nothing() -> None:
@@ -99,6 +99,54 @@ def test_what_was_there_before_is_not_counted() -> None:
     with MemoryMeter() as meter:
         before.double()
     assert meter.peak == 8000
+
+
+def test_blocks_may_be_nested() -> None:
+    """The inner one sees its own births, the outer one all; the collector begins again after the outermost."""
+    before = gc.isenabled()
+    with MemoryMeter() as outer:
+        first = torch.zeros(100)
+        with MemoryMeter() as inner:
+            second = first + 1
+            del first
+            torch.zeros(50)
+        assert not gc.isenabled()
+        del second
+        torch.zeros(10)
+    assert (outer.peak, inner.peak) == (800, 600)
+    assert gc.isenabled() == before
+
+
+def test_blocks_of_a_device_may_be_nested(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an allocator of numbers: the device has one peak, each block its own, above what was there when it began."""
+    now, highest = 5, 5
+
+    def allocate(count: int) -> None:
+        nonlocal now, highest
+        now += count
+        highest = max(highest, now)
+
+    def reset(device: object) -> None:
+        nonlocal highest
+        highest = now
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: now)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: highest)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
+    with memory_meter("cuda") as outer:
+        allocate(50)
+        allocate(-40)
+        with memory_meter("cuda") as first:
+            allocate(20)
+            allocate(-20)
+        with memory_meter("cuda") as second:
+            allocate(-8)
+            allocate(3)
+    assert (outer.peak, first.peak, second.peak) == (50, 20, 0)
+    with memory_meter("cuda") as alone:
+        allocate(7)
+    assert (alone.peak, outer.peak) == (7, 50)
 
 
 def test_what_autograd_saves_stays_until_backward() -> None:

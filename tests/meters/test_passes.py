@@ -92,6 +92,6 @@ def test_passes_nest_and_end_with_an_error() -> None:
 @pytest.mark.parametrize("meter", METERS)
 def test_a_meter_alone_makes_its_own_rows(meter: Meter) -> None:
     families = {"clock": "time", "flops": "flops", "memory": "memory"}
-    found = {row.metric for row in cost_rows(cb.probe("diag"), instance(), [meter])}
+    found = {row.metric for row in cost_rows(Stepper(cb.probe("diag"), instance()), [meter])}
     expected = {name for name in METRICS if name.split(".")[0] == families.get(meter)}
     assert found == expected - OF_THE_EXACT_FISHER
