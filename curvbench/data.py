@@ -1,17 +1,19 @@
-"""Data sets as tensors: scikit-learn's digits, and MNIST, CIFAR-10 and CIFAR-100 in their published layouts.
+"""Images: scikit-learn's digits, and MNIST, CIFAR-10, CIFAR-100 and ImageNet in their published layouts.
 
 Under the data folder, as the authors pack them::
 
     mnist/{train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]
     cifar-10-batches-bin/{data_batch_1 ... data_batch_5,test_batch}.bin
     cifar-100-binary/{train,test}.bin
+    imagenet/{train,val}/CLASS/*.JPEG                              1,000 classes, in alphabetical order
 
 Sources: digits, E. Alpaydin and C. Kaynak (1998), UCI; MNIST, Y. LeCun and C. Cortes (1998); CIFAR, A. Krizhevsky,
-"Learning Multiple Layers of Features from Tiny Images" (2009).
+"Learning Multiple Layers of Features from Tiny Images" (2009); ImageNet, O. Russakovsky et al. (2015).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import gzip
 import importlib.util
@@ -21,13 +23,16 @@ import shlex
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from curvbench.photos import labelled
 from curvbench.spec import Dataset, Skip
 
 Bytes = NDArray[np.uint8]
@@ -40,6 +45,7 @@ class Info:
     """What is known of a data set without reading it: (channels, size, size) images, classes, folder and files.
 
     ``mean`` and ``std`` are the constants, per channel of pixels in [0, 1], that are in general use for the set.
+    ``origin`` says how to get one that ``curvbench data`` cannot download.
     """
 
     channels: int
@@ -50,6 +56,7 @@ class Info:
     test: tuple[str, ...] = ()
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    origin: str = ""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -57,18 +64,20 @@ class Info:
         return self.channels, self.size, self.size
 
 
+MNIST = Info(
+    1,
+    28,
+    10,
+    folder="mnist",
+    train=("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    test=("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+    mean=(0.1307,),
+    std=(0.3081,),
+)
 INFO: dict[str, Info] = {
     "digits": Info(1, 8, 10),
-    "mnist": Info(
-        1,
-        28,
-        10,
-        folder="mnist",
-        train=("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
-        test=("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
-        mean=(0.1307,),
-        std=(0.3081,),
-    ),
+    "mnist": MNIST,
+    "mnist14": dataclasses.replace(MNIST, size=14),
     "cifar10": Info(
         3,
         32,
@@ -89,6 +98,17 @@ INFO: dict[str, Info] = {
         mean=(0.5071, 0.4865, 0.4409),
         std=(0.2673, 0.2564, 0.2762),
     ),
+    "imagenet": Info(
+        3,
+        224,
+        1000,
+        folder="imagenet",
+        train=("train",),
+        test=("val",),
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        origin="get ILSVRC2012 from https://image-net.org as train/CLASS/*.JPEG and val/CLASS/*.JPEG",
+    ),
 }
 
 
@@ -106,7 +126,8 @@ def load(name: str, root: Path | None = None) -> Dataset:
 
     digits: 1,437 and 360 images by a fixed permutation, with mean 0 and standard deviation 1 over the training part.
     The others: read from ``root``, else from ``$CURVBENCH_DATA``, and normalised per channel by the constants in
-    ``INFO``; CIFAR files may hold any whole number of records, and CIFAR-100 has its fine labels.
+    ``INFO``; CIFAR files may hold any whole number of records, and CIFAR-100 has its fine labels. mnist14 is MNIST in
+    means over 2 x 2 pixels. ImageNet's inputs are ``Photos``.
 
     Raises:
         Skip: the data set is not there; the text says how to get it.
@@ -116,13 +137,16 @@ def load(name: str, root: Path | None = None) -> Dataset:
     if name == "digits":
         return _digits()
     folder = _folder(name, root)
-    read = _read_mnist if name == "mnist" else _read_cifar
+    if name == "imagenet":
+        known_photos = partial(labelled, classes=known.classes, size=known.size, mean=known.mean, std=known.std)
+        return Dataset(*known_photos(folder / known.train[0]), *known_photos(folder / known.test[0]))
+    read = _read_mnist if known.folder == MNIST.folder else _read_cifar
     return Dataset(*_part(known, *read(known, folder, known.train)), *_part(known, *read(known, folder, known.test)))
 
 
 def missing(known: Info, folder: Path) -> list[str]:
     """The files of a data set that a folder lacks."""
-    return [file for file in known.train + known.test if _find(folder, file) is None]
+    return [file for file in known.train + known.test if find(folder, file) is None]
 
 
 def _digits() -> Dataset:
@@ -145,7 +169,8 @@ def _folder(name: str, root: Path | None) -> Path:
     """The folder with all files of a data set, or Skip."""
     place = root or os.environ.get("CURVBENCH_DATA")
     option = shlex.quote(str(place)) if place else "DIR"
-    advice = f"`curvbench data {name} --data {option}` downloads it, or set CURVBENCH_DATA"
+    download = f"`curvbench data {name} --data {option}` downloads it, or set CURVBENCH_DATA"
+    advice = f"{origin} in {option}/{INFO[name].folder}" if (origin := INFO[name].origin) else download
     if not place:
         raise Skip(f"no folder for {name} is given: {advice}")
     folder = Path(place) / INFO[name].folder
@@ -154,13 +179,13 @@ def _folder(name: str, root: Path | None) -> Path:
     return folder
 
 
-def _find(folder: Path, file: str) -> Path | None:
+def find(folder: Path, file: str) -> Path | None:
     """The file as such or gzipped, whichever is there."""
-    return next((path for path in (folder / file, folder / f"{file}.gz") if path.is_file()), None)
+    return next((path for path in (folder / file, folder / f"{file}.gz") if path.exists()), None)
 
 
 def _bytes(folder: Path, file: str) -> tuple[Path, Bytes]:
-    path = _find(folder, file)
+    path = find(folder, file)
     assert path is not None, "_folder has seen it"
     content = path.read_bytes()
     if path.suffix == ".gz":
@@ -184,20 +209,22 @@ def _idx(folder: Path, file: str, dimensions: tuple[int, ...]) -> tuple[Path, By
         raise _damaged(path, f"idx magic 0x{0x0800 + rank:08x}", f"0x{magic.hex()}")
     sizes = tuple(header[: 4 * (len(header) // 4)].view(">u4").tolist())
     if sizes[1:] != dimensions or len(body) != math.prod(sizes):
-        wanted = " x ".join(("N", *map(str, dimensions)))
+        wanted = math.prod(sizes) if sizes[1:] == dimensions else " x ".join(("N", *map(str, dimensions)))
         raise _damaged(path, f"{wanted} bytes", f"{len(body)} bytes under a header that says {sizes}")
     return path, body.reshape(sizes)
 
 
-def _read_mnist(known: Info, folder: Path, files: Sequence[str]) -> tuple[Bytes, Bytes]:
-    _, images = _idx(folder, files[0], (known.size, known.size))
+def _read_mnist(known: Info, folder: Path, files: Sequence[str]) -> tuple[NDArray[Any], Bytes]:
+    _, images = _idx(folder, files[0], (MNIST.size, MNIST.size))
     path, labels = _idx(folder, files[1], ())
     if len(labels) != len(images):
         raise _damaged(path, f"{len(images)} labels", str(len(labels)))
-    return images[:, None], _labels(path, labels, known)
+    block = MNIST.size // known.size
+    pixels = images.reshape(-1, 1, known.size, block, known.size, block).mean((3, 5)) if block > 1 else images[:, None]
+    return pixels, _labels(path, labels, known)
 
 
-def _read_cifar(known: Info, folder: Path, files: Sequence[str]) -> tuple[Bytes, Bytes]:
+def _read_cifar(known: Info, folder: Path, files: Sequence[str]) -> tuple[NDArray[Any], Bytes]:
     parts = [_records(known, folder, file) for file in files]
     return np.concatenate([images for images, _ in parts]), np.concatenate([labels for _, labels in parts])
 
@@ -219,7 +246,7 @@ def _labels(path: Path, labels: Bytes, known: Info) -> Bytes:
     return labels
 
 
-def _part(known: Info, images: Bytes, labels: Bytes) -> tuple[Tensor, Tensor]:
+def _part(known: Info, images: NDArray[Any], labels: Bytes) -> tuple[Tensor, Tensor]:
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (known.mean, known.std))
     pixels = torch.from_numpy(images.astype(np.float32))
     return pixels.div_(255).sub_(mean).div_(std), torch.from_numpy(labels.astype(np.int64))

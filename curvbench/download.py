@@ -53,6 +53,7 @@ SOURCES: dict[str, tuple[Source, ...]] = {
         Source(("https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",), "03b5dce01913d631647c71ecec9e9cb8"),
     ),
 }
+SOURCES["mnist14"] = SOURCES["mnist"]
 
 
 def download(name: str, root: Path, progress: Progress | None = None) -> Path:
@@ -67,6 +68,8 @@ def download(name: str, root: Path, progress: Progress | None = None) -> Path:
     known = info(name)
     if not known.folder:
         raise ValueError(f"{name} comes with scikit-learn: there is nothing to download")
+    if known.origin:
+        raise ValueError(f"{name} cannot be downloaded: {known.origin} in {root / known.folder}")
     folder = root / known.folder
     if not missing(known, folder):
         return folder

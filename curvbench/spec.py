@@ -11,7 +11,8 @@ Imports point down only:
     4  engines   plot --> analysis   selection
     3  measure --> reference   trial --> training   optim   store   identity
     2  probes --> parts   problems   meters   states   schedules   augmentation   registry  hyperparameters
-    1  operators   fisher --> instance --> checks --> tape   layers   convolution   likelihood   data   text   download
+    1  operators   fisher --> instance --> checks --> tape   layers   convolution   likelihood
+       data   photos   text   summaries   download
     0  spec  numerics  passes  files
 
 Legend of shape letters, used in names and docstrings everywhere:
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
     from curvbench.instance import Instance
     from curvbench.operators import Operator
+    from curvbench.photos import Photos
 
 FisherType = Literal["type-2", "mc", "empirical", "forward-only"]
 FLOP_MODEL = "1"  # version of the counting convention in meters/flop_model.py; rows of another one are not comparable
@@ -309,11 +311,11 @@ class FisherProbe(Probe, ABC):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Tensors of a data set: inputs (N, ...) float, targets (N,) int64 or (N, C) float."""
+    """A data set: inputs (N, ...), float or tokens, targets (N,) or (N, T) int64 or (N, C) float."""
 
-    train_inputs: Tensor
+    train_inputs: Tensor | Photos
     train_targets: Tensor
-    test_inputs: Tensor
+    test_inputs: Tensor | Photos
     test_targets: Tensor
 
 
@@ -357,6 +359,21 @@ class Problem(Component, ABC):
     def data(self, root: Path | None) -> Dataset:
         """The data, read from ``root`` where it is not embedded; raises Skip with how to get it."""
 
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Names in METRICS of what ``score`` gives."""
+        return ()
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What is known of a training after each epoch, and may have a target."""
+        kinds = ("loss", "accuracy") if self.loss == "cross_entropy" else ("loss",)
+        return tuple(name for name in PER_EPOCH if name.endswith(kinds) or name in self.scores)
+
+    def score(self, model: nn.Module, dataset: Dataset) -> Mapping[str, float]:
+        """What the test part shows beside loss and accuracy; raises Skip where a library for it is absent."""
+        return {}
+
 
 Schedule = Literal["constant", "step", "cosine", "cosine-variant", "polynomial"]
 Augmentation = Literal["none", "crop", "crop-flip"]
@@ -371,9 +388,9 @@ class Training(Component):
     to 1, while it grows linearly over the first ``warmup`` epochs: ``step`` multiplies by ``factor`` at each share
     ``at``; ``cosine`` falls to 0; ``cosine-variant`` is 0.001 + (lr - 0.001) (1 + cos(0.94 pi t)) / 2 and
     ``polynomial`` lr (1 - t)^``power``, both of LNGD's paper. ``augment`` moves images by up to an eighth of their size
-    and mirrors them. Training ends at the epoch in which ``metric`` reaches ``target``. ``measure_at`` names epochs,
-    0 the start,
-    after which the probe is held against the exact Fisher.
+    and mirrors them. ``valid`` is the share of the training part, drawn by the seed, that is not trained on but judged
+    after each epoch: what hyperparameters are chosen by. Training ends at the epoch in which ``metric`` reaches
+    ``target``. ``measure_at`` names epochs, 0 the start, after which the probe is held against the exact Fisher.
     """
 
     epochs: int
@@ -391,6 +408,7 @@ class Training(Component):
     ema: float = 0.0
     kl_clip: float | None = None
     augment: Augmentation = "none"
+    valid: float = 0.0
     target: float | None = None
     metric: str = "test.accuracy"
     measure_at: tuple[int, ...] = ()
@@ -402,7 +420,7 @@ class Training(Component):
         for name in ("lr", "weight_decay", "warmup", "factor", "power"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"training: {name} must be finite and not negative, got {getattr(self, name)}")
-        for name in ("momentum", "ema"):
+        for name in ("momentum", "ema", "valid"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"training: {name} must lie in [0, 1), got {getattr(self, name)}")
         for name, known in (("schedule", Schedule), ("augment", Augmentation)):
@@ -416,8 +434,22 @@ class Training(Component):
             raise ValueError(f"training: measure_at must lie in 0..{self.epochs}, got {outside[0]}")
         if self.metric not in PER_EPOCH:
             raise ValueError(f"training: metric must be one of {', '.join(PER_EPOCH)}, got {self.metric!r}")
-        if self.target is not None and self.metric.endswith("accuracy") and not 0 < self.target <= 1:
-            raise ValueError(f"training: no accuracy reaches the target {self.target}: it is a share of 1")
+        if self.metric.startswith("valid.") and not self.valid:
+            raise ValueError(f"training: {self.metric} needs a part of the training data: set valid, such as valid=0.1")
+        self._refuse_unreachable()
+
+    def _refuse_unreachable(self) -> None:
+        if self.target is None:
+            return
+        reached = self.target >= 0 if self.metric.endswith("loss") else 0 < self.target <= self._most
+        if not reached:
+            kind = "loss falls below 0" if self.metric.endswith("loss") else f"{self.metric} is above {self._most:g}"
+            raise ValueError(f"training: no training reaches the target {self.target:g}: no {kind}")
+
+    @property
+    def _most(self) -> float:
+        """The largest value of the metric."""
+        return 100.0 if self.metric in SCORES else 1.0
 
     @property
     def name(self) -> str:
@@ -496,6 +528,12 @@ class Cell:
     training: Training | None = None
     precision: Precision = "mixed"
 
+    def __post_init__(self) -> None:
+        if self.training is None or self.training.target is None:
+            return
+        if self.training.metric not in (known := self.problem.metrics):
+            raise ValueError(f"{self.problem.label} has no {self.training.metric}: choose one of {', '.join(known)}")
+
     @property
     def label(self) -> str:
         rate = f", lr {self.training.lr:g}" if self.training else ""
@@ -526,7 +564,11 @@ class Metric:
     text: str = field(default="")
 
 
-PER_EPOCH = ("train.loss", "train.accuracy", "test.loss", "test.accuracy")  # of which one may have a target
+SCORES = ("test.bleu", "test.rouge1", "test.rouge2", "test.rougeL")  # those of a problem, in percent
+PER_EPOCH = (  # of which one may have a target
+    *("train.loss", "train.accuracy", "valid.loss", "valid.accuracy", "test.loss", "test.accuracy"),
+    *SCORES,
+)
 
 METRICS: dict[str, Metric] = {
     "error.relative": Metric("1", "lower", "|F^ - F| / |F| in Frobenius norm; `method` says what F is"),
@@ -566,6 +608,12 @@ METRICS: dict[str, Metric] = {
     "train.accuracy": Metric("1", "higher", "share of hits in the same passes"),
     "test.loss": Metric("1", "lower", "mean loss on the test part after the epoch, in evaluation mode"),
     "test.accuracy": Metric("1", "higher", "share of hits on the test part after the epoch"),
+    "test.bleu": Metric("%", "higher", "BLEU of greedy translations (sacrebleu, lower case, international tokens)"),
+    "test.rouge1": Metric("%", "higher", "ROUGE-1 of greedy summaries, F1 with stemming, mean over the test part"),
+    "test.rouge2": Metric("%", "higher", "ROUGE-2 of the same"),
+    "test.rougeL": Metric("%", "higher", "ROUGE-L of the same"),
+    "valid.loss": Metric("1", "lower", "mean loss on the share ``valid`` of the training part, not trained on"),
+    "valid.accuracy": Metric("1", "higher", "share of hits on the same"),
     "train.seconds": Metric("s", "lower", "seconds of training up to the end of the epoch, without any evaluation"),
     "train.epochs_to_target": Metric("1", "lower", "epochs until the target was reached"),
     "train.seconds_to_target": Metric("s", "lower", "seconds of training until the end of that epoch"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -16,13 +17,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from curvbench.augmentation import augmented
 from curvbench.likelihood import likelihood
 from curvbench.meters.clock import Stopwatch
+from curvbench.photos import Photos
 from curvbench.spec import Augmentation, Dataset, Diverged, Problem
+from curvbench.tape import evaluation
 
 Progress = Callable[[int, int, float], None]
 Forward = Callable[[Tensor, Tensor], Tensor]
+Inputs = Tensor | Photos
 
 CALIBRATION_BATCHES = 8
-EVALUATION_BATCH = 512
+EVALUATION_TERMS = 512  # at a time: tokens of a large vocabulary have many outputs
 
 
 def snapshot(
@@ -56,7 +60,7 @@ def snapshot(
         elif fresh:
             inputs, _ = _train_part(problem.data(root), device)
             chosen = _batches(len(inputs), problem.recipe.batch, device)[:CALIBRATION_BATCHES]
-            _calibrate(model, fresh, (inputs[rows] for rows in chosen))
+            _calibrate(model, fresh, (_read(inputs[rows]) for rows in chosen))
     return model.eval().to(dtype)
 
 
@@ -74,22 +78,57 @@ def batch(
     available = len(dataset.train_inputs)
     if problem.samples > available:
         raise ValueError(f"{problem.label}: samples={problem.samples}, but there are only {available} to train on")
-    chosen = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[: problem.samples]
-    return placed(dataset.train_inputs[chosen], dataset.train_targets[chosen], device, dtype)
+    chosen = _drawn(available, seed)[: problem.samples]
+    inputs, targets = placed(dataset.train_inputs[chosen], dataset.train_targets[chosen], device, dtype)
+    return _read(inputs), targets
+
+
+def held_out(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, tuple[Inputs, Tensor] | None]:
+    """The data without that share of its training part, and the share: inputs and targets; None for a share of 0.
+
+    Drawn by the seed, at least one sample, and none of those that ``batch`` draws with it unless there are too few.
+
+    Raises:
+        ValueError: nothing is left to train on.
+    """
+    count = len(dataset.train_inputs)
+    held = math.ceil(share * count)
+    if not held:
+        return dataset, None
+    if held == count:
+        raise ValueError(f"valid={share:g} of {count} training samples leaves none to train on: choose a smaller share")
+    kept, out = _drawn(count, seed).split([count - held, held])
+    inputs, targets = dataset.train_inputs, dataset.train_targets
+    rest = dataclasses.replace(dataset, train_inputs=inputs[kept], train_targets=targets[kept])
+    return rest, (inputs[out], targets[out])
+
+
+def _drawn(count: int, seed: int) -> Tensor:
+    """The training samples in random order: the first are measured, the last held out."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, inputs: Tensor, targets: Tensor, loss: str) -> tuple[float, float | None]:
+def evaluate(model: nn.Module, inputs: Inputs, targets: Tensor, loss: str) -> tuple[float, float | None]:
     """Mean loss and accuracy (see ``hits``) in evaluation mode; the model is left in it."""
     model.eval()
     judge = likelihood(loss)
     total, right, terms = 0.0, 0, 0
-    for x, y in zip(inputs.split(EVALUATION_BATCH), targets.split(EVALUATION_BATCH), strict=True):
+    size = max(1, EVALUATION_TERMS // judge.valid(targets[:1]).numel())
+    for start in range(0, len(targets), size):
+        x, y = _read(inputs[start : start + size]), targets[start : start + size]
         outputs, count = model(x), int(judge.valid(y).sum())
         total += judge.loss(outputs, y).item() * count
         right += int(hits(outputs, y))
         terms += count
     return total / terms, None if targets.is_floating_point() else right / terms
+
+
+def refuse_targets(model: nn.Module, inputs: Inputs, targets: Tensor, loss: str) -> None:
+    """Raise ValueError where targets do not fit the outputs, such as labels out of range: a GPU would not say which."""
+    with torch.no_grad(), evaluation(model):
+        outputs = model(_read(inputs[:1]))
+    likelihood(loss).check(outputs.expand(len(targets), *outputs.shape[1:]), targets)
 
 
 def hits(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -115,7 +154,7 @@ class Epoch(NamedTuple):
 class Course:
     """What a training goes through: data in shuffled batches of nearly equal size, at most ``batch``, and a loss."""
 
-    inputs: Tensor
+    inputs: Inputs
     targets: Tensor
     loss: str
     batch: int
@@ -141,8 +180,10 @@ def train(
     ``forward`` takes inputs and targets to outputs where the model alone is not enough.
 
     Raises:
+        ValueError: the targets do not fit the model's outputs.
         Diverged: a loss or a gradient is NaN or infinite.
     """
+    refuse_targets(model, course.inputs, course.targets, course.loss)
     for number in range(done + 1, course.epochs + 1):
         model.train()
         try:
@@ -161,11 +202,12 @@ def _epoch(
     schedule: torch.optim.lr_scheduler.LRScheduler,
     forward: Forward,
 ) -> Epoch:
-    judge, clock = likelihood(course.loss), Stopwatch(course.inputs.device)
+    device = course.targets.device
+    judge, clock = likelihood(course.loss), Stopwatch(device)
     losses, right = [], []
     with clock.running():
-        for rows in _batches(len(course.inputs), course.batch, course.inputs.device):
-            x, y = augmented(course.inputs[rows], course.augment), course.targets[rows]
+        for rows in _batches(len(course.inputs), course.batch, device):
+            x, y = augmented(_read(course.inputs[rows]), course.augment), course.targets[rows]
             optimizer.zero_grad()
             outputs = forward(x, y)
             loss = judge.loss(outputs, y)
@@ -191,16 +233,21 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def placed(inputs: Tensor, targets: Tensor, device: torch.device | str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def placed(inputs: Inputs, targets: Tensor, device: torch.device | str, dtype: torch.dtype) -> tuple[Inputs, Tensor]:
     """Both on the device; tensors of floats come in ``dtype``, others (labels, tokens) as they are."""
-    return _to(inputs, device, dtype), _to(targets, device, dtype)
+    there = _to(inputs, device, dtype) if isinstance(inputs, Tensor) else inputs.to(device, dtype)
+    return there, _to(targets, device, dtype)
 
 
 def _to(tensor: Tensor, device: torch.device | str, dtype: torch.dtype) -> Tensor:
     return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
 
 
-def _train_part(dataset: Dataset, device: torch.device) -> tuple[Tensor, Tensor]:
+def _read(inputs: Inputs) -> Tensor:
+    return inputs if isinstance(inputs, Tensor) else inputs.read()
+
+
+def _train_part(dataset: Dataset, device: torch.device) -> tuple[Inputs, Tensor]:
     return placed(dataset.train_inputs, dataset.train_targets, device, torch.float32)
 
 
@@ -209,7 +256,7 @@ def _batches(count: int, size: int, device: torch.device) -> tuple[Tensor, ...]:
     return torch.randperm(count).to(device).tensor_split(math.ceil(count / size))
 
 
-def _train(model: nn.Module, problem: Problem, data: tuple[Tensor, Tensor], progress: Progress | None) -> None:
+def _train(model: nn.Module, problem: Problem, data: tuple[Inputs, Tensor], progress: Progress | None) -> None:
     recipe = problem.recipe
     optimizer = torch.optim.SGD(
         model.parameters(), recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay

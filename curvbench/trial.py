@@ -15,7 +15,7 @@ from curvbench import identity, schedules
 from curvbench.files import write
 from curvbench.optim import NaturalGradient
 from curvbench.spec import METRICS, Cell, Dataset, Diverged, Probe, Row, Status
-from curvbench.training import Course, Epoch, evaluate, placed, seeded, train
+from curvbench.training import Course, Epoch, evaluate, held_out, placed, refuse_targets, seeded, train
 
 CHECKPOINT_VERSION = 1
 Inspect = Callable[[], Sequence[Row]]
@@ -33,8 +33,10 @@ class Trial:
         assert cell.training is not None, "the cell trains"
         self.cell, self.training, self.model, self.inspect = cell, cell.training, model, inspect
         self.device, dtype, loss = torch.device(cell.device), getattr(torch, cell.dtype), cell.problem.loss
-        data = placed(dataset.train_inputs, dataset.train_targets, self.device, dtype)
+        self.dataset, held = held_out(dataset, self.training.valid, cell.seed)
+        data = placed(self.dataset.train_inputs, self.dataset.train_targets, self.device, dtype)
         self.test = placed(dataset.test_inputs, dataset.test_targets, self.device, dtype)
+        self.valid = placed(*held, self.device, dtype) if held else None
         self.course = Course(*data, loss, self.training.batch, self.training.epochs, self.training.augment)
         self.optimizer = self._optimizer()
         rate = schedules.factor(self.training, self.course.steps)
@@ -64,8 +66,10 @@ class Trial:
 
         Raises:
             Unsupported: the probe does not cover the model.
-            ValueError: the checkpoint is damaged, or of another version.
+            ValueError: the checkpoint is damaged, or of another version; targets do not fit the model's outputs.
         """
+        for part in filter(None, (self.test, self.valid)):
+            refuse_targets(self.model, *part, self.course.loss)
         with seeded(self.cell.seed, self.device):
             try:
                 self._train(checkpoint, report)
@@ -94,6 +98,9 @@ class Trial:
         if not math.isfinite(loss):
             raise Diverged(f"the test loss is {loss} after epoch {self.done} of {self.training.epochs}")
         values = {"test.loss": loss, "test.accuracy": accuracy}
+        values |= self.cell.problem.score(self.model, self.dataset)
+        if self.valid is not None:
+            values["valid.loss"], values["valid.accuracy"] = evaluate(self.model, *self.valid, self.course.loss)
         if epoch is not None:
             values |= {"train.loss": epoch.loss, "train.accuracy": epoch.accuracy, "train.seconds": self.seconds}
         self._add([Row(metric, value) for metric, value in values.items() if value is not None], self.done)
@@ -117,7 +124,8 @@ class Trial:
     def _news(self) -> str:
         last = self.rows[-1].epoch
         shown = {row.metric: row.value for row in self.rows if row.epoch == last and row.metric.startswith("t")}
-        return ", ".join(f"{name} {shown[name]:.4g}" for name in ("train.loss", "test.accuracy") if name in shown)
+        names = ("train.loss", "test.accuracy", *self.cell.problem.scores)
+        return ", ".join(f"{name} {shown[name]:.4g}" for name in names if name in shown)
 
     def _reached(self) -> Row | None:
         """The row that reached the target, if there is a target and one did."""

@@ -50,6 +50,15 @@ def test_mnist_reads_idx_files(tmp_path: Path, zipped: bool) -> None:
     assert mnist.train_inputs[2, 0, 3, 4].item() == pytest.approx(pixel("mnist", value, 0), rel=1e-6)
 
 
+def test_mnist14_is_mnist_in_means_of_four_pixels(tmp_path: Path) -> None:
+    root = write(tmp_path, mnist_files())
+    whole, small = data.load("mnist", root), data.load("mnist14", root)
+    assert small.train_inputs.shape[1:] == data.info("mnist14").shape == (1, 14, 14)
+    assert torch.equal(small.train_targets, whole.train_targets)
+    expected = whole.train_inputs[3, 0, 4:6, 8:10].mean().item()
+    assert small.train_inputs[3, 0, 2, 4].item() == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize(("name", "head", "parts"), [("cifar10", 1, 5), ("cifar100", 2, 1)])
 def test_cifar_reads_records(tmp_path: Path, name: str, head: int, parts: int) -> None:
     files = cifar_files(name)
@@ -100,8 +109,8 @@ def test_absent_file_is_a_skip_that_quotes_the_folder(tmp_path: Path) -> None:
 def test_unknown_name_is_named_with_near_misses() -> None:
     with pytest.raises(ValueError, match="did you mean cifar10"):
         data.load("cifar-10")
-    with pytest.raises(ValueError, match="digits, mnist, cifar10, cifar100"):
-        data.load("imagenet")
+    with pytest.raises(ValueError, match="digits, mnist, mnist14, cifar10, cifar100, imagenet"):
+        data.load("svhn")
 
 
 GOOD_LABELS = idx(0x801, np.arange(5, dtype=np.uint8))
@@ -111,7 +120,7 @@ DAMAGE = {
     "magic": (IMAGES, idx(0x801, np.zeros((5, 28, 28), np.uint8)), "expected idx magic 0x00000803, found 0x00000801"),
     "empty": (IMAGES, b"", "expected idx magic"),
     "short header": (IMAGES, idx(0x803, np.zeros((5, 28, 28), np.uint8))[:9], "N x 28 x 28 bytes, found 0 bytes"),
-    "cut": (IMAGES, idx(0x803, np.zeros((5, 28, 28), np.uint8))[:-1], "found 3919 bytes under"),
+    "cut": (IMAGES, idx(0x803, np.zeros((5, 28, 28), np.uint8))[:-1], "expected 3920 bytes, found 3919 bytes under"),
     "other size": (IMAGES, idx(0x803, np.zeros((5, 27, 28), np.uint8)), r"says \(5, 27, 28\)"),
     "long": (LABELS, GOOD_LABELS + b"\0", "found 6 bytes under a header"),
     "too few labels": (LABELS, idx(0x801, np.arange(4, dtype=np.uint8)), "expected 5 labels, found 4"),

@@ -135,7 +135,12 @@ def test_digits_need_no_download(tmp_path: Path) -> None:
 
 
 def test_sources_are_https_and_cover_every_set_that_is_not_embedded() -> None:
-    assert set(download.SOURCES) == {"mnist", "cifar10", "cifar100"}
+    assert set(download.SOURCES) == {"mnist", "mnist14", "cifar10", "cifar100"}
     sources = [source for files in download.SOURCES.values() for source in files]
     assert all(url.startswith("https://") for source in sources for url in source.urls)
     assert all(len(source.md5) == 32 for source in sources)
+
+
+def test_what_cannot_be_downloaded_says_how_to_get_it(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"imagenet cannot be downloaded: get ILSVRC2012 from https://image-net\.org"):
+        download.download("imagenet", tmp_path)

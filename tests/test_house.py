@@ -19,7 +19,7 @@ MODULES = {
 FLOORS = {
     0: {"spec", "exits", "numerics", "passes", "files"},
     1: {"tape", "layers", "convolution", "likelihood", "checks", "instance", "operators", "fisher"}
-    | {"data", "text", "download"},
+    | {"data", "photos", "text", "summaries", "download"},
     2: {"parts", "probes", "problems", "meters", "states", "schedules", "augmentation", "hyperparameters", "registry"},
     3: {"optim", "training", "trial", "identity", "measure", "store", "reference"},
     4: {"engines", "analysis", "plot", "selection", "tables", "baselines", "locate"},

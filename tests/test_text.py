@@ -11,8 +11,8 @@ import torch
 
 import curvbench as cb
 from curvbench import text
-from curvbench.likelihood import IGNORED
-from curvbench.problems.transformer import Transformer
+from curvbench.likelihood import IGNORED, likelihood
+from curvbench.problems.transformer import Transformer, greedy
 from curvbench.spec import Skip
 
 ENGLISH = ["A dog runs.", "A dog, a cat.", "A bird"]
@@ -31,7 +31,7 @@ def written(root: Path) -> Path:
 
 
 def test_frequent_words_have_ids_in_the_order_of_their_counts(tmp_path: Path) -> None:
-    data = text.multi30k(written(tmp_path), vocabulary=6, length=6)
+    data = text.parallel("multi30k", written(tmp_path), vocabulary=6, length=6)
     begin, pad = text.begin(6), text.padding(6)
     a, dog, full_stop, runs = 2, 3, 4, 5  # a 4 times, dog and . twice, runs the first of those that occur once
     unknown, end = text.UNKNOWN, text.END
@@ -76,7 +76,7 @@ def test_filling_is_no_loss_term(tmp_path: Path) -> None:
 @pytest.mark.parametrize("root", [None, Path("absent")])
 def test_absent_files_are_a_skip_that_says_where_they_are(root: Path | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CURVBENCH_DATA", raising=False)
-    with pytest.raises(Skip, match=r"train\.en\.gz.*https://github\.com/multi30k/dataset") as caught:
+    with pytest.raises(Skip, match=r"train\.en, .*https://github\.com/multi30k/dataset") as caught:
         Transformer(task="multi30k").data(root)
     assert "\n" not in str(caught.value)
 
@@ -88,11 +88,79 @@ def test_damage_is_named(tmp_path: Path, content: bytes) -> None:
     file = written(tmp_path) / "multi30k" / "train.de.gz"
     file.write_bytes(content)
     with pytest.raises(ValueError, match=r"train\.de\.gz is damaged: .*get it again"):
-        text.multi30k(tmp_path, vocabulary=6, length=6)
+        text.parallel("multi30k", tmp_path, vocabulary=6, length=6)
 
 
 def test_two_sides_of_different_length_are_damage(tmp_path: Path) -> None:
     file = written(tmp_path) / "multi30k" / "train.de.gz"
     file.write_bytes(gzip.compress(b"Ein Hund\n"))
-    with pytest.raises(ValueError, match="3 sentences in en, 1 in de"):
-        text.multi30k(tmp_path, vocabulary=6, length=6)
+    with pytest.raises(ValueError, match=r"3 sentences in train\.en\.gz, 1 in train\.de\.gz"):
+        text.parallel("multi30k", tmp_path, vocabulary=6, length=6)
+
+
+def test_plain_files_are_read_as_well_as_gzipped_ones(tmp_path: Path) -> None:
+    expected = text.parallel("multi30k", written(tmp_path), vocabulary=6, length=6)
+    for file in (tmp_path / "multi30k").glob("*.gz"):
+        file.with_suffix("").write_bytes(gzip.decompress(file.read_bytes()))
+        file.unlink()
+    found = text.parallel("multi30k", tmp_path, vocabulary=6, length=6)
+    assert torch.equal(found.train_inputs, expected.train_inputs)
+
+
+def test_wmt_is_read_in_the_layout_in_which_it_is_given(tmp_path: Path) -> None:
+    folder = tmp_path / "wmt14"
+    folder.mkdir()
+    for name, line in (
+        ("train.en", "A dog"),
+        ("train.de", "Ein Hund"),
+        ("newstest2014.en", "A"),
+        ("newstest2014.de", "Ein"),
+    ):
+        (folder / name).write_text(f"{line}\n")
+    problem = Transformer(task="wmt14", vocabulary=4, length=3)
+    data = problem.data(tmp_path)
+    assert isinstance(data, text.Texts)
+    assert data.train_targets.tolist() == [[2, 3, text.END]]
+    assert data.references == ["Ein"]
+    with pytest.raises(
+        Skip, match=r"wmt14 is absent .*newstest2014\.en.* from https://nlp\.stanford\.edu/projects/nmt/"
+    ):
+        problem.data(tmp_path / "multi30k")
+
+
+def test_references_are_whole_lines_and_ids_become_words_again(tmp_path: Path) -> None:
+    data = text.parallel("multi30k", written(tmp_path), vocabulary=6, length=3)
+    assert data.references == ["A zebra runs."], "neither cut nor without unknown words"
+    assert data.decode([2, text.UNKNOWN, 3, text.END, 4]) == "ein <unk> hund"
+
+
+def test_a_translation_by_heart_scores_what_its_vocabulary_allows(tmp_path: Path) -> None:
+    """A network that has learnt three sentences gives them back greedily; BLEU by hand from matching n-grams."""
+    folder = written(tmp_path) / "multi30k"
+    for language, lines in (("en", ENGLISH), ("de", GERMAN)):
+        content = "".join(f"{line}\n" for line in lines)
+        (folder / f"test_2016_flickr.{language}.gz").write_bytes(gzip.compress(content.encode()))
+    problem = Transformer(task="multi30k", vocabulary=20, length=8)
+    data = problem.data(tmp_path)
+    torch.manual_seed(0)
+    model = problem.model()
+    assert problem.score(model, data)["test.bleu"] < 30
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(150):
+        optimizer.zero_grad()
+        likelihood("cross_entropy").loss(model(data.train_inputs), data.train_targets).backward()
+        optimizer.step()
+    assert problem.score(model, data) == {"test.bleu": pytest.approx(100.0)}
+
+
+def test_greedy_is_what_the_network_says_of_its_own_tokens() -> None:
+    """Fed with what it has decoded, the network in one pass names each of these tokens as the likeliest."""
+    problem = Transformer(length=6, depth=2)
+    torch.manual_seed(0)
+    model = problem.model().eval()
+    source = problem.data(None).test_inputs[:20, :6]
+    found = greedy(model, source, text.begin(problem.classes))
+    read = torch.cat([torch.full((20, 1), text.begin(problem.classes)), found[:, :-1]], dim=1)
+    with torch.no_grad():
+        assert torch.equal(model(torch.cat([source, read], dim=1)).argmax(-1), found)
+    assert len({tuple(row) for row in found.tolist()}) > 1

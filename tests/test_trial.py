@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -20,11 +21,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import curvbench as cb
-from curvbench import measure, store, trial
+from curvbench import measure, store, training, trial
 from curvbench.cli import main
 from curvbench.problems.mlp import MLP
 from curvbench.spec import Cell, Dataset, Probe, Problem, Recipe, Row, Status, Training, Unsupported
-from curvbench.training import evaluate, seeded
+from curvbench.training import evaluate, held_out, seeded
 
 ROOT = Path(__file__).parent.parent
 TRAINING = Training(epochs=3, lr=0.05, batch=64)
@@ -381,10 +382,14 @@ def test_the_command_line_sets_the_training(tmp_path: Path, capsys: pytest.Captu
         ("kl_clip=0", "training: kl_clip must be finite and above zero, or none, got 0.0"),
         ("schedule=linear", "training: schedule must be one of constant, step, cosine"),
         ("at=0.5/late", "training: at must be a number, or several with slashes between them, got '0.5/late'"),
-        ("metric=test.bleu", "training: metric must be one of train.loss, train.accuracy"),
         ("measure_at=0/9", "training: measure_at must lie in 0..6, got 9"),
         ("speed=1", "training has no hyperparameter 'speed'"),
-        ("target=1.5", "training: no accuracy reaches the target 1.5"),
+        ("target=1.5", "training: no training reaches the target 1.5: no test.accuracy is above 1"),
+        ("metric=test.loss,target=-1", "training: no training reaches the target -1: no loss falls below 0"),
+        ("metric=valid.loss", "training: valid.loss needs a part of the training data: set valid, such as valid=0.1"),
+        ("valid=1", "training: valid must lie in [0, 1), got 1.0"),
+        ("metric=test.bleu,target=20", "mlp[depth=1] has no test.bleu: choose one of train.loss, train.accuracy"),
+        ("metric=test.acuracy", "training: metric must be one of train.loss, train.accuracy"),
     ],
 )
 def test_wrong_trainings_are_named(
@@ -412,10 +417,181 @@ def test_a_diverged_cell_is_named_with_the_command_that_repeats_it(
     assert store.load(tmp_path / "results")["run_id"].nunique() == 1
 
 
+BAD = """
+from dataclasses import dataclass
+import torch
+from torch import nn
+from curvbench.spec import Dataset, Problem
+
+@dataclass(frozen=True)
+class Bad(Problem):
+    \"\"\"A label out of range.\"\"\"
+
+    part: str = "train"
+    samples: int = 8
+    epochs: int = 0
+
+    def model(self) -> nn.Module:
+        return nn.Linear(3, 4)
+
+    def data(self, root):
+        x, good, bad = torch.randn(30, 3), torch.arange(30) % 4, torch.arange(30) % 5
+        return Dataset(x, bad if self.part == "train" else good, x, bad if self.part == "test" else good)
+"""
+
+
+@pytest.mark.parametrize("problem", ["Bad", "Bad[part=test]", "Bad[epochs=1]"])
+def test_labels_out_of_range_are_named(problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "suite.py").write_text(SUITE)
+    (tmp_path / "bad.py").write_text(BAD)
+    assert run(tmp_path, "-p", "identity", "-m", f"{tmp_path / 'bad.py'}:{problem}") in (2, 4)
+    (line,) = {line for line in capsys.readouterr().out.splitlines() if line.startswith("error: ") and "F^" not in line}
+    assert line.endswith("ValueError: targets must lie in 0..3, got 0..4")
+
+
+def test_a_full_disk_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The start is stored, the first checkpoint finds no space; when there is space again it goes on from there."""
+    (tmp_path / "suite.py").write_text(SUITE)
+    save, saved = torch.save, []
+
+    def full(content: Any, path: Path) -> None:
+        saved.append(path)
+        if len(saved) == 3:
+            raise OSError(28, "No space left on device", str(path))
+        save(content, path)
+
+    monkeypatch.setattr(torch, "save", full)
+    assert run(tmp_path) == 4
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("error: OSError")]
+    assert "[Errno 28] No space left on device" in line
+    assert run(tmp_path, "--rerun-failed", "--log-json") == 0
+    texts = [json.loads(line).get("text", "") for line in capsys.readouterr().out.splitlines()]
+    assert next(text for text in texts if text.startswith("epoch")).startswith("epoch 2/6")
+
+
+def test_translations_are_scored_through_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "suite.py").write_text(SUITE)
+    folder = tmp_path / "data" / "multi30k"
+    folder.mkdir(parents=True)
+    for part in ("train", "test_2016_flickr"):
+        (folder / f"{part}.en").write_text("a dog runs\na cat\n" * 10)
+        (folder / f"{part}.de").write_text("ein hund\neine katze sitzt\n" * 10)
+    arguments = ["-m", "transformer[task=multi30k,vocabulary=8,length=4]", "-p", "identity", "-t", "epochs=1"]
+    assert run(tmp_path, *arguments, "--data", str(tmp_path / "data")) == 0
+    assert "BLEU" in capsys.readouterr().out
+    frame = store.load(tmp_path / "results")
+    assert list(frame.loc[frame["metric"] == "test.bleu", "epoch"]) == [0, 1]
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)
+    assert run(tmp_path, *arguments, "--data", str(tmp_path / "data"), "--force") == 4
+    assert "skipped: test.bleu needs sacrebleu: pip install 'curvbench[text]'" in capsys.readouterr().out
+
+
 def test_a_suite_that_measures_has_no_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "suite.py").write_text(SUITE.replace(", training=Training(epochs=6, lr=0.05, batch=64),", ""))
     assert run(tmp_path, "-t", "lr=1") == 2
     assert "this preset measures and trains nothing: leave out --train" in capsys.readouterr().err
+
+
+def test_a_share_held_out_is_judged_and_not_trained_on(tmp_path: Path) -> None:
+    held = trained(cell(cb.probe("identity"), valid=0.25), tmp_path)
+    assert list(values(held, "valid.loss")) == list(values(held, "valid.accuracy")) == [0, 1, 2, 3]
+    assert {row.step for row in held} == {0, 17, 34, 51}, "1,077 of 1,437 samples in batches of 64"
+    whole = MLP().data(None)
+    rest, part = held_out(whole, 0.25, 0)
+    assert part is not None and (len(rest.train_inputs), len(part[0])) == (1077, 360)
+    start = evaluate(
+        training.snapshot(PROBLEM, 0, None, dtype=torch.float64), part[0].double(), part[1], "cross_entropy"
+    )
+    assert (values(held, "valid.loss")[0], values(held, "valid.accuracy")[0]) == pytest.approx(start, rel=1e-12)
+    assert values(held, "train.loss") != values(trained(cell(cb.probe("identity")), tmp_path), "train.loss")
+
+
+def test_what_is_held_out_is_drawn_by_the_seed_and_was_never_measured() -> None:
+    whole = MLP().data(None)
+    (rest, first), (_, again), (_, other) = (held_out(whole, 0.1, seed) for seed in (3, 3, 4))
+    assert first and again and other
+    assert torch.equal(first[0], again[0]) and not torch.equal(first[0], other[0])
+    images = [{tuple(image.flatten().tolist()) for image in part} for part in (rest.train_inputs, first[0])]
+    assert len(images[0] | images[1]) == len({tuple(image.flatten().tolist()) for image in whole.train_inputs})
+    measured = training.batch(MLP(samples=1000), whole, 3)[0]
+    assert {tuple(image.flatten().tolist()) for image in measured} <= images[0]
+    assert torch.equal(rest.test_inputs, whole.test_inputs)
+
+
+def test_a_share_that_leaves_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"valid=0\.99 of 30 training samples leaves none to train on"):
+        held_out(Line().data(None), 0.99, 0)
+
+
+@pytest.mark.parametrize("name", ["valid.loss", "valid.accuracy"])
+def test_what_is_held_out_may_have_a_target(name: str, tmp_path: Path) -> None:
+    rows = trained(cell(cb.probe("kfac", damping=0.1), valid=0.2, metric=name, target=0.8, epochs=9), tmp_path)
+    assert values(rows, "train.epochs_to_target")
+
+
+@dataclass(frozen=True)
+class Scored(Normed):
+    """Scores the sum of its weights; every call takes long."""
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        return ("test.bleu",)
+
+    def score(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:
+        assert not model.training
+        time.sleep(0.3)
+        return {"test.bleu": sum(p.double().abs().sum().item() for p in model.parameters())}
+
+
+def test_a_problem_s_own_score_is_a_row_per_epoch_apart_from_the_seconds(tmp_path: Path) -> None:
+    said: list[str] = []
+    rows = trained(cell(cb.probe("identity"), Scored()), tmp_path / "a", said)
+    assert list(values(rows, "test.bleu")) == [0, 1, 2, 3]
+    assert values(rows, "train.seconds")[3] < 0.9
+    assert "test.bleu" in said[-1]
+    plain = trained(cell(cb.probe("identity"), Normed()), tmp_path / "b")
+    assert values(rows, "test.loss") == values(plain, "test.loss")
+
+
+def test_a_score_may_be_the_target(tmp_path: Path) -> None:
+    rows = trained(cell(cb.probe("identity"), Scored(), metric="test.bleu", target=1e-9), tmp_path)
+    assert values(rows, "train.epochs_to_target") == {0: 0}
+
+
+@pytest.mark.parametrize(
+    ("problem", "settings", "expected"),
+    [
+        (PROBLEM, {"metric": "test.bleu", "target": 20.0}, r"has no test\.bleu: choose one of train\.loss, train\.acc"),
+        (
+            Line(),
+            {"metric": "test.accuracy", "target": 0.9},
+            r"has no test\.accuracy: choose one of train\.loss, valid",
+        ),
+    ],
+)
+def test_a_target_of_a_metric_that_the_problem_has_not_is_refused(
+    problem: Problem, settings: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(ValueError, match=expected):
+        cell(cb.probe("identity"), problem, **settings)
+
+
+def test_accuracy_in_training_leaves_out_ignored_tokens() -> None:
+    """A network that is always right has all of its loss terms right, whatever fills the sequences."""
+    targets = torch.randint(3, (40, 4), generator=torch.Generator().manual_seed(0))
+    inputs = 30 * F.one_hot(targets, 3).double()
+    targets[::2, 1:] = -100
+    model = nn.Linear(3, 3, bias=False).double()
+    with torch.no_grad():
+        model.weight.copy_(torch.eye(3))
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    (epoch,) = training.train(model, training.Course(inputs, targets, "cross_entropy", 7, 1), optimizer, schedule)
+    assert epoch.accuracy == 1.0
 
 
 def test_evaluate_leaves_out_ignored_tokens() -> None:

@@ -51,6 +51,10 @@ LEGEND = (
 )
 TRAINED = (
     Column("test.accuracy", "network", "test\naccuracy"),
+    Column("test.bleu", "network", "test\nBLEU"),
+    Column("test.rouge1", "network", "test\nR-1"),
+    Column("test.rouge2", "network", "test\nR-2"),
+    Column("test.rougeL", "network", "test\nR-L"),
     Column("test.loss", "network", "test\nloss"),
     Column("train.loss", "network", "train\nloss"),
     Column("train.seconds", "network", "train\nseconds"),

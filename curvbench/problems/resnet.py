@@ -1,4 +1,4 @@
-"""Residual networks for small images. Source: K. He, X. Zhang, S. Ren, J. Sun, CVPR 2016 (arXiv:1512.03385)."""
+"""Residual networks. Source: K. He, X. Zhang, S. Ren, J. Sun, CVPR 2016 (arXiv:1512.03385)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from curvbench import data
 from curvbench.spec import Dataset, Problem
 
-# Blocks per stage. Three stages: section 4.2 of the paper (6n + 2 layers); four: table 1, its stem replaced by 3 x 3.
+# Blocks per stage. Three stages: section 4.2 of the paper (6n + 2 layers); four: table 1.
 # A block is two 3 x 3 convolutions, that of depth 50 a bottleneck of three.
 STAGES: dict[int, tuple[int, ...]] = {
     8: (1, 1, 1),
@@ -27,15 +27,17 @@ STAGES: dict[int, tuple[int, ...]] = {
     50: (3, 4, 6, 3),
 }
 EXPANSION = 4
+SMALL = 64  # pixels along each side of images up to which the stem is 3 x 3
 
 
 @dataclass(frozen=True)
 class ResNet(Problem):
-    """Residual network for small images: depth 8, 20, 32, 44, 56, 110 (three stages) or 18, 34, 50 (four stages).
+    """Residual network: depth 8, 20, 32, 44, 56, 110 (three stages) or 18, 34, 50 (four stages).
 
     Three stages: ``width`` 16 and shortcuts without parameters. Four stages: ``width`` 64 and 1 x 1 projections; 18
     has 11,173,962 parameters on CIFAR-10, 50 has bottlenecks with the stride in their 3 x 3 convolution and
-    23,520,842. Modules are named as torchvision names them.
+    23,520,842. Small images have a 3 x 3 stem, ImageNet's the paper's: 7 x 7 with stride 2 and a maximum over 3 x 3.
+    State dicts are torchvision's, with that stem in every shape.
 
     ``depth``: layers with weights. ``dataset``: whose images. ``width``: channels of the first stage; 0 takes these.
 
@@ -67,7 +69,8 @@ class ResNet(Problem):
         info, stages = data.info(self.dataset), STAGES[self.depth]
         published = 64 if len(stages) == 4 else 16
         block = Bottleneck if self.depth == 50 else partial(BasicBlock, projection=len(stages) == 4)
-        return Network(info.channels, self.outputs or info.classes, stages, self.width or published, block)
+        small = info.size <= SMALL
+        return Network(info.channels, self.outputs or info.classes, stages, self.width or published, block, small)
 
     def data(self, root: Path | None) -> Dataset:
         """The data set, see ``curvbench.data.load``."""
@@ -75,7 +78,7 @@ class ResNet(Problem):
 
 
 class Network(nn.Module):
-    """3 x 3 stem, stages of blocks (width doubled and size halved from one to the next), mean over pixels, fc."""
+    """Stem, stages of blocks (width doubled and size halved from one to the next), mean over pixels, fc."""
 
     def __init__(
         self,
@@ -84,10 +87,12 @@ class Network(nn.Module):
         stages: tuple[int, ...],
         width: int,
         block: Callable[[int, int, int], BasicBlock | Bottleneck],
+        small: bool,
     ) -> None:
         super().__init__()
-        self.conv1 = _conv(channels, width, 3)
+        self.conv1 = _conv(channels, width, 3) if small else _conv(channels, width, 7, 2)
         self.bn1 = nn.BatchNorm2d(width)
+        self.maxpool = nn.Identity() if small else nn.MaxPool2d(3, 2, 1)
         self.stages = [f"layer{k}" for k in range(1, len(stages) + 1)]
         inputs = width
         for k, (name, blocks) in enumerate(zip(self.stages, stages, strict=True)):
@@ -101,7 +106,7 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, size, size) -> (N, classes)."""
-        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
         for name in self.stages:
             x = self.get_submodule(name)(x)
         outputs: Tensor = self.fc(x.mean((2, 3)))

@@ -12,32 +12,35 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from curvbench import data, text
+from curvbench.meters.overlap import bleu
 from curvbench.spec import Dataset, Problem, Recipe
 
 GREY_LEVELS = 17
 HALF_IMAGE = 32
 WORDS = 1000
+DECODED = 256  # sentences translated at a time
 
 
 @dataclass(frozen=True)
 class Transformer(Problem):
-    """Sequence-to-sequence Transformer: German from English (multi30k), or the lower half of digits from the upper.
+    """Sequence-to-sequence Transformer: German from English, or the lower half of digits from the upper.
 
     Of digits, the pixels that follow the upper half (at most 32), given as many before; classes are the 17 grey levels.
     Every target token is a loss term, so that a sample has length (C - 1) score columns; filling is none.
 
-    ``task``: digits or multi30k. ``length``: tokens of a sequence at most. ``vocabulary``: most frequent words that are
-    told apart; 0 takes 1,000. ``width``: of the embedding. ``hidden``: of the feed-forward networks. ``heads``: of each
-    attention. ``depth``: layers of the encoder, and of the decoder.
+    ``task``: digits, multi30k or wmt14 (see ``curvbench.text``). ``length``: tokens of a sequence at most.
+    ``vocabulary``: most frequent words that are told apart; 0 takes 1,000. ``width``: of the embedding. ``hidden``: of
+    the feed-forward networks. ``heads``: of each attention. ``depth``: layers of the encoder, and of the decoder.
 
     The defaults are small. The network of FNGD's section VI-B: width=512, hidden=2048, heads=8, depth=6 (of the paper
-    above, for FNGD names none). Normalisation after each sublayer, no biases in the attention (that of the keys would
-    have no gradient), no dropout, and a last layer of its own: the embeddings share no weights with it.
+    above, for FNGD names none); the paper's "big": width=1024, hidden=4096, heads=16, depth=6. Normalisation after each
+    sublayer, no biases in the attention (that of the keys would have no gradient), no dropout, and a last layer of its
+    own: the embeddings share no weights with it.
     """
 
     recipe: ClassVar[Recipe] = Recipe(learning_rate=0.05)
 
-    task: Literal["digits", "multi30k"] = "digits"
+    task: Literal["digits", "multi30k", "wmt14"] = "digits"
     width: int = 16
     hidden: int = 32
     heads: int = 2
@@ -50,8 +53,8 @@ class Transformer(Problem):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.task not in ("digits", "multi30k"):
-            raise ValueError(f"transformer: task must be digits or multi30k, got {self.task!r}")
+        if self.task not in (known := ("digits", *text.CORPORA)):
+            raise ValueError(f"transformer: task must be one of {', '.join(known)}, got {self.task!r}")
         if min(self.width, self.hidden, self.heads, self.depth, self.length) < 1:
             raise ValueError("transformer: width, hidden, heads, depth and length must be at least 1")
         if self.width % self.heads or self.width % 2:
@@ -59,7 +62,7 @@ class Transformer(Problem):
         if self.task == "digits" and (self.vocabulary or self.length > HALF_IMAGE):
             expected = f"digits have {GREY_LEVELS} grey levels (vocabulary=0) and length <= {HALF_IMAGE}"
             raise ValueError(f"transformer: {expected}, got vocabulary={self.vocabulary}, length={self.length}")
-        if self.task == "multi30k" and self.classes < text.LEAST_VOCABULARY:
+        if self.classes < text.LEAST_VOCABULARY:
             raise ValueError(f"transformer: vocabulary must be at least {text.LEAST_VOCABULARY}, or 0 for {WORDS}")
 
     @property
@@ -73,12 +76,28 @@ class Transformer(Problem):
 
     def data(self, root: Path | None) -> Dataset:
         """Inputs (N, 2 length) and targets (N, length), both int64; see ``curvbench.text``."""
-        return text.multi30k(root, self.classes, self.length) if self.task == "multi30k" else _halves(self.length)
+        if self.task == "digits":
+            return _halves(self.length)
+        return text.parallel(self.task, root, self.classes, self.length)
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """BLEU of translations."""
+        return () if self.task == "digits" else ("test.bleu",)
+
+    def score(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:
+        """Of greedy translations of the test part."""
+        if not isinstance(dataset, text.Texts):
+            return {}
+        assert isinstance(model, Network)
+        found = greedy(model, dataset.test_inputs[:, : self.length], text.begin(self.classes))
+        return {"test.bleu": bleu([dataset.decode(ids) for ids in found.tolist()], dataset.references)}
 
 
 def _halves(length: int) -> Dataset:
     """The digits around the middle of the image as grey levels 0 to 16, row by row."""
     images = data.load("digits")
+    assert isinstance(images.train_inputs, Tensor) and isinstance(images.test_inputs, Tensor)
     pixels = torch.cat([images.train_inputs, images.test_inputs]).flatten(1)
     levels = pixels.unique(return_inverse=True)[1]
     source, target = levels[:, HALF_IMAGE - length : HALF_IMAGE], levels[:, HALF_IMAGE : HALF_IMAGE + length]
@@ -104,16 +123,43 @@ class Network(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """(N, 2 length) int64 -> (N, length, C)."""
         source, target = tokens.split(self.length, dim=1)
+        return self.decode(target, self.encode(source), source)
+
+    def encode(self, source: Tensor) -> Tensor:
+        """Tokens (N, length) -> what the decoder attends to, (N, length, width)."""
         filled = (source == self.padding)[:, None, None]
-        future = torch.ones(self.length, self.length, dtype=torch.bool, device=tokens.device).triu(1)
         memory = self.source(source) * self.scale + self.positions
         for layer in self.encoder:
             memory = layer(memory, filled)
-        x = self.target(target) * self.scale + self.positions
+        return memory
+
+    def decode(self, target: Tensor, memory: Tensor, source: Tensor) -> Tensor:
+        """What the decoder has read so far, (N, T), with the encoder's output and input -> logits (N, T, C)."""
+        T = target.shape[1]
+        filled = (source == self.padding)[:, None, None]
+        future = torch.ones(T, T, dtype=torch.bool, device=target.device).triu(1)
+        x = self.target(target) * self.scale + self.positions[:T]
         for layer in self.decoder:
             x = layer(x, memory, future, filled)
         outputs: Tensor = self.fc(x)
         return outputs
+
+
+@torch.no_grad()
+def greedy(model: Network, source: Tensor, begin: int) -> Tensor:
+    """The likeliest token after those before it, again and again: source (N, length) -> target (N, length).
+
+    On the model's device; what follows an end means nothing.
+    """
+    device = model.positions.device
+    found = []
+    for part in source.to(device).split(DECODED):
+        memory = model.encode(part)
+        read = part.new_full((len(part), 1), begin)
+        for _ in range(model.length):
+            read = torch.cat([read, model.decode(read, memory, part)[:, -1].argmax(-1, keepdim=True)], dim=1)
+        found.append(read[:, 1:])
+    return torch.cat(found)
 
 
 class EncoderLayer(nn.Module):

@@ -1,0 +1,155 @@
+"""T5, trained whole or by adapters of low rank, to summarise.
+
+Sources: C. Raffel et al., JMLR 2020 (arXiv:1910.10683), "small"; E. Hu et al., "LoRA", ICLR 2022 (arXiv:2106.09685).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from curvbench import summaries
+from curvbench.meters.overlap import rouge
+from curvbench.spec import Dataset, Problem, Recipe, Skip
+from curvbench.text import Texts
+
+# Of a T5Config, what differs from the published configuration of "small".
+SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 4},
+    "small": {},
+}
+VOCABULARY = {"tiny": 128, "small": 32_128}
+DECODED = 64  # documents summarised at a time
+
+
+@dataclass(frozen=True)
+class T5(Problem):
+    """T5 that summarises, drawn anew from its configuration: no published weights, and a tokenizer of the data.
+
+    ``size``: tiny or small, whose 60,506,624 parameters are those of T5-small. ``task``: tiny (embedded sentences),
+    scitldr or xsum, see ``curvbench.summaries``. ``mode``: full, or lora: adapters beside queries and values are
+    trained and all else is frozen as it was drawn. ``rank``: of the adapters. ``source``: tokens of a document at most.
+    ``target``: tokens of a summary at most. ``vocabulary``: tokens told apart; 0 takes 128 for tiny, 32,128 for small.
+
+    Embeddings and the last layer share their weights, which stand outside every comparison. Dropout is T5's 0.1.
+    """
+
+    recipe: ClassVar[Recipe] = Recipe(learning_rate=0.05, batch=32)
+
+    size: Literal["tiny", "small"] = "tiny"
+    task: Literal["tiny", "scitldr", "xsum"] = "tiny"
+    mode: Literal["full", "lora"] = "full"
+    rank: int = 8
+    source: int = 32
+    target: int = 12
+    vocabulary: int = 0
+    mc_samples: int = 8
+    samples: int = 16
+    epochs: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, known in (("size", tuple(SIZES)), ("task", summaries.TASKS), ("mode", ("full", "lora"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"t5: {name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if self.rank < 1 or min(self.source, self.target) < 2:
+            came = f"rank={self.rank}, source={self.source}, target={self.target}"
+            raise ValueError(f"t5: rank >= 1, source >= 2 and target >= 2 expected, got {came}")
+        if self.classes < summaries.LEAST_VOCABULARY:
+            raise ValueError(
+                f"t5: vocabulary must be at least {summaries.LEAST_VOCABULARY}, or 0, got {self.vocabulary}"
+            )
+
+    @property
+    def classes(self) -> int:
+        """C."""
+        return self.vocabulary or VOCABULARY[self.size]
+
+    def model(self) -> nn.Module:
+        """Tokens (N, source + target), a document and what the decoder reads, -> logits (N, target, C)."""
+        return Network(_drawn(self.classes, SIZES[self.size], self.rank if self.mode == "lora" else 0), self.source)
+
+    def data(self, root: Path | None) -> Dataset:
+        """Inputs (N, source + target) and targets (N, target), both int64; see ``curvbench.summaries``."""
+        return summaries.summarisation(self.task, root, self.classes, self.source, self.target)
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """ROUGE of summaries."""
+        return "test.rouge1", "test.rouge2", "test.rougeL"
+
+    def score(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:
+        """Of greedy summaries of the test part."""
+        assert isinstance(model, Network) and isinstance(dataset, Texts)
+        found = model.summarise(dataset.test_inputs[:, : self.source], self.target)
+        texts = [dataset.decode(ids) for ids in found.tolist()]
+        return {f"test.{kind}": value for kind, value in rouge(texts, dataset.references).items()}
+
+
+class Network(nn.Module):
+    """The library's T5 on one tensor of tokens."""
+
+    def __init__(self, t5: Any, source: int) -> None:
+        super().__init__()
+        self.t5, self.source = t5, source
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(N, source + target) int64 -> (N, target, C)."""
+        document, read = tokens[:, : self.source], tokens[:, self.source :]
+        seen = (document != summaries.PAD).long()
+        outputs: Tensor = self.t5(
+            input_ids=document, attention_mask=seen, decoder_input_ids=read, use_cache=False
+        ).logits
+        return outputs
+
+    @torch.no_grad()
+    def summarise(self, documents: Tensor, length: int) -> Tensor:
+        """Greedy summaries, on the model's device: (N, source) -> (N, length)."""
+        found = []
+        for part in documents.to(self.t5.device).split(DECODED):
+            seen = (part != summaries.PAD).long()
+            made = self.t5.generate(part, attention_mask=seen, max_new_tokens=length, do_sample=False)[:, 1:]
+            found.append(F.pad(made, (0, length - made.shape[1]), value=summaries.PAD))
+        return torch.cat(found)
+
+
+class SharedHead(nn.Module):
+    """The embedding as last layer. No ``nn.Linear``: a weight with two uses has no score of one product."""
+
+    def __init__(self, embedding: nn.Embedding) -> None:
+        super().__init__()
+        self.shared = [embedding]  # in a list it is registered once
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, T, width) -> (N, T, C)."""
+        return F.linear(x, self.shared[0].weight)
+
+
+def _drawn(classes: int, size: dict[str, Any], rank: int) -> Any:
+    """A T5 with fresh weights, and adapters where ``rank`` is not 0."""
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+        from transformers import T5Config, T5ForConditionalGeneration
+    except ImportError as error:
+        raise Skip(f"t5 needs {error.name}: pip install 'curvbench[text]'") from error
+    settings: dict[str, Any] = {"vocab_size": classes, "decoder_start_token_id": summaries.PAD, **size}
+    config = T5Config(**settings)
+    t5 = T5ForConditionalGeneration(config)
+    _compute_in_own_dtype(t5, config.layer_norm_epsilon)
+    t5.lm_head = SharedHead(t5.shared)
+    if rank:
+        inject_adapter_in_model(LoraConfig(r=rank, target_modules=["q", "v"]), t5)
+    return t5
+
+
+def _compute_in_own_dtype(t5: nn.Module, epsilon: float) -> None:
+    """Torch's norm for T5's own, which rounds to float32 whatever the model's dtype."""
+    for parent in list(t5.modules()):
+        for name, module in parent.named_children():
+            if type(module).__name__ == "T5LayerNorm":
+                setattr(parent, name, nn.RMSNorm(module.weight.shape, epsilon))
