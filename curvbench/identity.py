@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).resolve().parent
 # What decides no number. Probes and problems stand here because only the cell's own count: one more changes nothing.
 NOT_DECISIVE = re.compile(
     r"(__init__|baselines|cli|display|download|exits|hyperparameters|identity|locate|registry|runner|selection|store)\.py"
-    r"|tables\.py"
+    r"|(tables|tuning)\.py"
     r"|(analysis|engines|plot|report|verbs)/.*|(probes|problems)/[^_].*|parts/errata\.py"
 )
 
@@ -43,6 +43,7 @@ def cell_id(cell: Cell, environment: Mapping[str, Any]) -> str:
             "meters": cell.meters,
             "precision": cell.precision,
             **({"training": cell.training.hyperparameters} if cell.training else {}),
+            **({"surrogate": True} if cell.surrogate else {}),
             **run_identity(cell, environment),
         }
     )

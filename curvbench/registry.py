@@ -132,6 +132,14 @@ def suite_file(path: str | Path) -> Path:
     return file
 
 
+def suite_files(path: str | Path) -> list[Path]:
+    """The suites of a folder, by name, or that of a file as ``suite_file`` finds it; raises ValueError for none."""
+    path = Path(path)
+    is_folder = path.is_dir() and not path.with_name(f"{path.name}.py").is_file()
+    found = sorted(file for file in path.glob("*.py") if not file.name.startswith("_")) if is_folder else []
+    return found or [suite_file(path)]
+
+
 def describe(name: str, component: type[Component]) -> dict[str, Any]:
     """A component as ``curvbench list --json`` shows it; of a probe its method as well.
 

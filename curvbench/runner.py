@@ -9,12 +9,12 @@ import re
 import shlex
 import textwrap
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
-from curvbench import identity, registry, selection, store
+from curvbench import identity, registry, selection, store, tuning
 from curvbench.analysis import exact, scaling, summary, sweep
 from curvbench.display import GOOD, Display, Tally, bar, json_lines, lines
 from curvbench.engines import MEASURE, REFERENCE, Engine, Work, plan
@@ -57,13 +57,14 @@ class Options:
 
 @dataclass(frozen=True)
 class Job:
-    """Options that have been checked, with what follows from them."""
+    """Options that have been checked, with what follows from them; ``waiting`` cells need what its trials choose."""
 
     options: Options
     suite: Suite
     plan: plan.Plan
     timeout: float
     budget: float | None
+    waiting: tuple[Cell, ...] = ()
 
     def begin(self) -> Path:
         """The run's folder, with its ``run.json``; raises OSError where it cannot be written."""
@@ -115,8 +116,31 @@ def prepare(options: Options) -> Job:
     budget = selection.duration(options.budget) if options.budget else None
     name, suite = registry.load_suite(options.suite)
     cells = _cells(options, name, suite)
-    environment = identity.environment(options.device)
-    return Job(options, suite, plan.make(cells, options.results, environment, options.force, rerun), timeout, budget)
+    search = None if options.train else suite.presets[options.preset].search
+    first = list(tuning.trials(cells, search)) if search else cells
+    made = plan.make(first, options.results, identity.environment(options.device), options.force, rerun)
+    return Job(options, suite, made, timeout, budget, tuple(cells) if search else ())
+
+
+def settled(job: Job, folder: Path) -> Job:
+    """The job of the cells that waited for the trials in ``folder``, with what these chose.
+
+    Raises:
+        ValueError: no trial of a probe succeeded.
+    """
+    search = job.suite.presets[job.options.preset].search
+    assert search is not None, "cells wait for a search alone"
+    tried = tuning.trials(job.waiting, search)
+    by_id = {cell_id: tried[cell] for cell_id, cell in job.plan.cells.items()}
+    choices = tuning.choose(by_id, search, store.load(folder))
+    if not job.options.log_json:
+        console = _console()
+        for line in ["", f"chosen by {search.metric}:", *map(str, choices)]:
+            _say(console, line)
+    cells = tuning.settled(job.waiting, choices)
+    rerun = selection.failed_statuses(job.options.rerun_failed, plan.FAILED) if job.options.rerun_failed else ()
+    made = plan.make(cells, job.options.results, job.plan.environment, job.options.force, rerun)
+    return replace(job, plan=made, waiting=())
 
 
 def show(job: Job) -> int:
@@ -126,6 +150,8 @@ def show(job: Job) -> int:
         fate = "run" if cell_id in job.plan.todo else "share" if cell_id in job.plan.shared else "there"
         _say(console, f"{fate:5} {cell_id} {' '.join(cell.label.split())}")
     _say(console, f"{len(job.plan.todo)} of {len(job.plan.cells)} cells would be run in {_place(job)}")
+    if job.waiting:
+        _say(console, f"{len(job.waiting)} cells would then be trained with what these choose")
     return OK
 
 
@@ -161,7 +187,8 @@ def _unusable(job: Job, folder: Path) -> bool:
     """Whether every cell failed because its problem is bad input: NaN in the data, no covered layer, one class."""
     frame = store.load(folder)
     mine = frame[frame["cell_id"].isin(list(job.plan.cells))]
-    return bool(mine["reason"].fillna("").str.startswith(f"{REFERENCE}ValueError: ").all())
+    absent = job.suite.original and (mine["status"] == Status.SKIPPED).all()  # data that only the user has
+    return bool(absent or mine["reason"].fillna("").str.startswith(f"{REFERENCE}ValueError: ").all())
 
 
 def _cells(options: Options, name: str, suite: Suite) -> list[Cell]:
@@ -175,6 +202,7 @@ def _cells(options: Options, name: str, suite: Suite) -> list[Cell]:
         options.dtype,
         options.threads,
         options.train,
+        suite.presets.get(suite.original),
     )
 
 

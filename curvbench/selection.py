@@ -8,7 +8,7 @@ from itertools import product
 
 from curvbench.hyperparameters import near_misses
 from curvbench.registry import parse_probe, parse_problem, parse_training
-from curvbench.spec import Cell, Preset, Status, Suite
+from curvbench.spec import Cell, Preset, Probe, Problem, Status, Suite, Training
 
 SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 MOST_SEEDS = 1000
@@ -62,10 +62,12 @@ def select(
     dtype: str | None = None,
     threads: int = 1,
     training: str | None = None,
+    original: Preset | None = None,
 ) -> list[Cell]:
     """The cells of a preset, with its probes, problems, seeds and dtype replaced where others are given.
 
-    ``training`` replaces hyperparameters of the training, ``key=value,...``.
+    ``training`` replaces hyperparameters of the training, ``key=value,...``. With ``original``, the preset of a
+    published experiment, every cell that is not one of its cells is a surrogate.
 
     Raises:
         ValueError: an unknown name, a wrong hyperparameter, or nothing is selected.
@@ -80,11 +82,13 @@ def select(
         raise ValueError("this preset measures and trains nothing: leave out --train")
     trainings = {probe: preset.training_of(probe) for *_, probe in places}
     trained = {probe: known and parse_training(training or "", known) for probe, known in trainings.items()}
+    published = _published(original) if original else None
     cells = [
         Cell(
             *(suite, problem, probe, s, device, dtype or preset.dtype, threads, tuple(preset.meters)),
             training=trained[probe],
             precision=preset.precision,
+            surrogate=published is not None and (problem, probe, trained[probe]) not in published,
         )
         for problem, s, probe in places
     ]
@@ -92,3 +96,9 @@ def select(
         counts = f"{len(chosen_problems)} problems, {len(chosen_probes)} probes, {len(chosen_seeds)} seeds"
         raise ValueError(f"the selection is empty: {counts}")
     return cells
+
+
+def _published(original: Preset) -> set[tuple[Problem, Probe, Training | None]]:
+    """What the cells of a published experiment are, seeds apart."""
+    places = [*product(original.problems, original.probes), *original.pairs]
+    return {(problem, probe, original.training_of(probe)) for problem, probe in places}

@@ -8,7 +8,7 @@ The way of the data::
 Imports point down only:
 
     5  cli  runner  display   report
-    4  engines   plot --> analysis   selection
+    4  engines   plot --> analysis   selection   tuning
     3  measure --> reference   trial --> training   optim   store   identity
     2  probes --> parts   problems   meters   states   schedules   augmentation   registry  hyperparameters
     1  operators   fisher --> instance --> checks --> tape   layers   convolution   likelihood
@@ -59,6 +59,7 @@ Precision = Literal["mixed", "native", "float64"]  # of the reference Fisher, se
 Summary = Literal["errors", "growth", "exact"]
 Phase = Literal["statistics", "invert", "precondition", "step"]
 PHASES: tuple[Phase, ...] = ("statistics", "invert", "precondition", "step")
+SURROGATE = "surrogate"  # begins the column ``method`` of every row of a cell that is one
 
 
 class Status(StrEnum):
@@ -457,12 +458,40 @@ class Training(Component):
 
 
 @dataclass(frozen=True)
+class Search:
+    """How settings are looked for before a preset trains with them: by trials that a validation part judges.
+
+    ``grid``: values by name of a field of the training or of the probe; a name that a probe has not is passed over.
+    ``trials``: so many settings of the grid at most, drawn at random by ``seed``; none of it tries all. ``seeds``: of
+    the trainings of each setting. ``epochs``: of a trial; none takes the training's. ``valid``: share of the training
+    part that is set apart. ``metric``: of that part, whose median over seeds after the last epoch chooses.
+    """
+
+    grid: Mapping[str, Sequence[Any]]
+    trials: int | None = None
+    seed: int = 0
+    seeds: Sequence[int] = (0,)
+    epochs: int | None = None
+    valid: float = 0.2
+    metric: Literal["valid.accuracy", "valid.loss"] = "valid.accuracy"
+
+    def __post_init__(self) -> None:
+        if not self.grid or not self.seeds or not all(self.grid.values()):
+            raise ValueError("a search needs names with values in its grid, and a seed")
+        if self.trials is not None and self.trials < 1:
+            raise ValueError(f"a search needs one trial at least, or none for all of its grid, got {self.trials}")
+        if not 0 < self.valid < 1:
+            raise ValueError(f"a search sets a share of the training part apart, 0 < valid < 1, got {self.valid}")
+
+
+@dataclass(frozen=True)
 class Preset:
     """One size of a suite: every problem with every probe and seed.
 
     ``pairs`` are measured besides, unless ``-p`` or ``-m`` choose. Metrics of meters that are not named are no rows.
     ``precision`` is that of the Fisher that probes are held against. With a ``training`` its cells train. ``tuned`` has
-    other values of its fields for some probes, by label or by name.
+    other values of its fields for some probes, by label or by name. A ``search`` looks for
+    more such values.
     """
 
     problems: Sequence[Problem]
@@ -474,8 +503,11 @@ class Preset:
     precision: Precision = "mixed"
     training: Training | None = None
     tuned: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    search: Search | None = None
 
     def __post_init__(self) -> None:
+        if self.search and (self.training is None or any(problem.epochs for problem in self.problems)):
+            raise ValueError("a preset that searches has a training, and problems that are at initialisation: epochs=0")
         if not self.meters or (unknown := [name for name in self.meters if name not in get_args(Meter)]):
             came = repr(unknown[0]) if self.meters else "none"
             raise ValueError(f"meters of a preset are some of {', '.join(get_args(Meter))}, got {came}")
@@ -496,25 +528,30 @@ class Suite:
     """What a suite file binds to ``SUITE``: a title, presets, ``default`` among them, and what a run ends with.
 
     ``summary``: a table of ``errors`` and costs per problem, of the ``growth`` of costs per sweep, or of what the
-    ``exact`` Fisher costs.
+    ``exact`` Fisher costs. ``original``: of a published experiment the preset with its settings. Every cell that is not
+    one of its cells, seeds apart, is a surrogate, and its rows say so.
     """
 
     title: str
     presets: Mapping[str, Preset]
     summary: Summary = "errors"
+    original: str = ""
 
     def __post_init__(self) -> None:
         if "default" not in self.presets:
             raise ValueError(f"a suite needs a preset named 'default', got {sorted(self.presets)}")
         if self.summary not in get_args(Summary):
             raise ValueError(f"the summary of a suite is one of {', '.join(get_args(Summary))}, got {self.summary!r}")
+        if self.original and self.original not in self.presets:
+            raise ValueError(f"the original of a suite is one of its presets, got {self.original!r}")
 
 
 @dataclass(frozen=True)
 class Cell:
     """The unit of caching, isolation, failure and distribution: one probe on one problem with one seed.
 
-    With a ``training`` it is a training with that probe, else a measurement of it.
+    With a ``training`` it is a training with that probe, else a measurement of it. A ``surrogate`` stands in for a
+    published experiment that is larger.
     """
 
     suite: str
@@ -527,6 +564,7 @@ class Cell:
     meters: tuple[Meter, ...] = METERS
     training: Training | None = None
     precision: Precision = "mixed"
+    surrogate: bool = False
 
     def __post_init__(self) -> None:
         if self.training is None or self.training.target is None:

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curvbench.hyperparameters import near_misses
-from curvbench.spec import FLOP_MODEL, METRICS, Cell, Metric, Row, Status
+from curvbench.spec import FLOP_MODEL, METRICS, SURROGATE, Cell, Metric, Row, Status
 
 SCHEMA_VERSION = 1
 
@@ -55,7 +55,7 @@ _COLUMNS: tuple[tuple[str, pa.DataType, str, str], ...] = (
     ("dtype", pa.string(), "", "precision of the measurement"),
     ("threads", pa.int64(), "1", "threads of torch"),
     ("flop_model", pa.string(), "", "how floating-point operations are counted"),
-    ("method", pa.string(), "", "how the value was measured"),
+    ("method", pa.string(), "", "how the value was measured; begins with surrogate where it stands in for a paper's"),
 )
 SCHEMA = pa.schema(
     [pa.field(name, kind, metadata={"unit": unit, "description": text}) for name, kind, unit, text in _COLUMNS],
@@ -79,7 +79,10 @@ class Context:
 def rows_to_table(cell: Cell, rows: Sequence[Row], context: Context) -> pa.Table:
     """Rows of one cell in ``SCHEMA``; raises ValueError for a metric that ``spec.METRICS`` does not have."""
     common = _common(cell, context)
-    return pa.Table.from_pylist([common | _measured(row) for row in rows], schema=SCHEMA)
+    measured = [common | _measured(row) for row in rows]
+    if cell.surrogate:
+        measured = [row | {"method": ", ".join(filter(None, [SURROGATE, row["method"]]))} for row in measured]
+    return pa.Table.from_pylist(measured, schema=SCHEMA)
 
 
 def write_cell(folder: Path, table: pa.Table) -> Path:

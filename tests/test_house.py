@@ -22,7 +22,7 @@ FLOORS = {
     | {"data", "photos", "text", "summaries", "download"},
     2: {"parts", "probes", "problems", "meters", "states", "schedules", "augmentation", "hyperparameters", "registry"},
     3: {"optim", "training", "trial", "identity", "measure", "store", "reference"},
-    4: {"engines", "analysis", "plot", "selection", "tables", "baselines", "locate"},
+    4: {"engines", "analysis", "plot", "selection", "tables", "baselines", "locate", "tuning"},
     5: {"display", "report", "runner", "verbs", "cli", "__main__"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

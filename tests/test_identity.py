@@ -32,6 +32,7 @@ def test_the_same_cell_has_the_same_id() -> None:
         replace(CELL, threads=2),
         replace(CELL, meters=("flops",)),
         replace(CELL, training=Training(1, 0.1)),
+        replace(CELL, surrogate=True),
     ],
 )
 def test_everything_of_a_cell_counts(other: Cell) -> None:

@@ -7,7 +7,7 @@ from fake_measure import Fake, Toy
 
 from curvbench import selection
 from curvbench.engines.plan import FAILED
-from curvbench.spec import Preset, Status, Suite
+from curvbench.spec import Preset, Status, Suite, Training
 
 PRESET = Preset([Toy(), Toy(samples=4)], [Fake(), Fake("raise")], seeds=(0, 1), dtype="float64")
 
@@ -68,6 +68,26 @@ def test_options_replace_the_preset() -> None:
 def test_an_empty_selection_is_refused() -> None:
     with pytest.raises(ValueError, match="the selection is empty: 0 problems, 2 probes, 2 seeds"):
         selection.select("s", Preset([], PRESET.probes, PRESET.seeds))
+
+
+def test_what_is_no_cell_of_the_original_is_a_surrogate() -> None:
+    original = Preset([Toy(), Toy(samples=4)], [Fake()], pairs=[(Toy(), Fake("pair"))], training=Training(5, 0.1))
+    same = selection.select("s", original, seed="0-4", original=original)
+    assert len(same) == 15 and not any(cell.surrogate for cell in same)
+    for other in (
+        selection.select("s", original, training="epochs=4", original=original),
+        selection.select("s", original, ["kfac"], original=original),
+        selection.select("s", original, problems=["mlp"], original=original),
+        selection.select("s", Preset([Toy(samples=5)], [Fake()], training=Training(5, 0.1)), original=original),
+        selection.select("s", Preset([Toy()], [Fake()]), original=original),
+    ):
+        assert other and all(cell.surrogate for cell in other)
+    assert not any(cell.surrogate for cell in selection.select("s", original, training="epochs=4"))
+
+
+def test_the_original_is_one_of_the_presets() -> None:
+    with pytest.raises(ValueError, match="the original of a suite is one of its presets, got 'paper'"):
+        Suite("t", {"default": PRESET}, original="paper")
 
 
 def test_pairs_are_measured_besides_but_not_where_options_choose() -> None:

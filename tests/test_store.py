@@ -66,6 +66,13 @@ def test_what_is_written_is_loaded(tmp_path: Path) -> None:
     assert frame["value"].dtype == "float64"
 
 
+def test_every_row_of_a_surrogate_says_so() -> None:
+    context = store.Context("r1", "c1", datetime(2025, 1, 1, tzinfo=UTC), ENVIRONMENT)
+    cell = Cell("s", Toy(), Fake(), 0, surrogate=True)
+    methods = [store.rows_to_table(cell, rows, context)["method"].to_pylist() for rows in (ROWS, FAILED)]
+    assert methods == [["surrogate", "surrogate", "surrogate, a clock"], ["surrogate"]]
+
+
 def test_units_are_in_the_files(tmp_path: Path) -> None:
     path = store.write_cell(tmp_path, table())
     schema = pq.read_schema(path)

@@ -10,7 +10,8 @@ from curvbench.registry import load_suite
 from curvbench.selection import select
 from curvbench.spec import Cell, Preset
 
-FILES = sorted((Path(__file__).parent.parent / "suites").glob("*.py"))
+SUITES = Path(__file__).parent.parent / "suites"
+FILES = sorted([*SUITES.glob("*.py"), *(SUITES / "papers").glob("*.py")])
 PRESETS = {(f.stem, name): preset for f in FILES for name, preset in load_suite(f)[1].presets.items()}
 
 

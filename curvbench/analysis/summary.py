@@ -13,7 +13,7 @@ from rich.table import Column as RichColumn
 from rich.table import Table
 from rich.text import Text
 
-from curvbench.spec import METRICS, Status
+from curvbench.spec import METRICS, SURROGATE, Status
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _contenders(cells: pd.DataFrame) -> pd.Series:
         return probes
     ways = cells["method"].where(cells["metric"].str.startswith("test."))
     several = ways.groupby(probes).transform("nunique") > 1
-    own = ways.groupby(cells["cell_id"]).transform("first").fillna("").astype(object)
+    own = _own(ways.groupby(cells["cell_id"]).transform("first"))
     return probes.where(~several, probes + " {" + own + "}")
 
 
@@ -145,6 +145,7 @@ def title(frame: pd.DataFrame, problem: str) -> str:
     """The problem with N and P, the epochs of the snapshot, F itself, the share outside the layer blocks, the seeds."""
     cells = frame[labels(frame, "problem") == problem]
     parts = [problem]
+    parts += ["SURROGATE of a published experiment"] if _told(cells["method"]).str.startswith(SURROGATE).any() else []
     parts += [f"N = {n:,.0f}" for n in _facts(cells, "problem.samples")]
     parts += [f"P = {p:,.0f}" for p in _facts(cells, "problem.parameters")]
     epochs = sorted(cells["epoch"].dropna().unique())
@@ -261,7 +262,16 @@ def _facts(cells: pd.DataFrame, metric: str) -> list[float]:
 def _methods(cells: pd.DataFrame) -> list[str]:
     """What the errors were measured against; more than one where the cells differ in it."""
     chosen = (cells["metric"] == "error.relative") & (cells["scope"] == "network")
-    return [method for method in cells.loc[chosen, "method"].dropna().unique() if method]
+    return [method for method in _own(cells.loc[chosen, "method"]).unique() if method]
+
+
+def _told(methods: pd.Series) -> pd.Series:
+    return methods.astype(object).fillna("").astype(str)
+
+
+def _own(methods: pd.Series) -> pd.Series:
+    """Methods without the mark of a surrogate, which stands in the title."""
+    return _told(methods).str.removeprefix(SURROGATE).str.removeprefix(", ")
 
 
 def _name(probe: str, status: str) -> Text:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from curvbench.exits import INTERRUPTED, OK
 from curvbench.verbs import DATA_FOLDER, folder, option, users_fault
+
+if TYPE_CHECKING:
+    from curvbench.runner import Options
 
 
 @click.command()
@@ -33,18 +37,38 @@ from curvbench.verbs import DATA_FOLDER, folder, option, users_fault
 @option("--log-json", is_flag=True, help="One JSON object per event on standard output, nothing else.")
 @click.pass_obj
 def run(arguments: list[str], /, **given: Any) -> int:
-    """Measure or train the cells of SUITE, a Python file with or without .py.
+    """Measure or train the cells of SUITE, a Python file with or without .py, or a folder of them.
 
     PROBE and PROBLEM are names that `curvbench list` shows, or FILE.py:CLASS for your own. Cells that are in the
     results already are not run again. Exit codes: 0 all cells succeeded, 2 bad input, 3 some failed, 4 nothing
     succeeded, 130 interrupted.
     """
+    from curvbench import registry, runner
+
+    command = shlex.join(["curvbench", *arguments])
+    with users_fault():
+        files = registry.suite_files(given.pop("suite"))
+    code = OK
+    for file in files:
+        code = max(code, _run(runner.Options(command=command, suite=file, **given)))
+        if code == INTERRUPTED:
+            break
+    return code
+
+
+def _run(options: Options) -> int:
+    """One suite: with a search its trials first, then the trainings with what these chose."""
     from curvbench import runner
 
-    options = runner.Options(command=shlex.join(["curvbench", *arguments]), **given)
     with users_fault():
         job = runner.prepare(options)
         if options.dry_run:
             return runner.show(job)
+        folder = job.begin()
+    code = runner.execute(job, folder)
+    if not job.waiting or code == INTERRUPTED:
+        return code
+    with users_fault():
+        job = runner.settled(job, folder)
         folder = job.begin()
     return runner.execute(job, folder)

@@ -224,3 +224,24 @@ def test_a_table_of_trainings_fits_100_columns() -> None:
     rows = [row("kfac", c.metric, 12345.6, c.scope, probe_args="damping=0.03", method="") for c in summary.TRAINED]
     shown = text(summary.render(frame(*rows), TOY), 100)
     assert max(map(len, shown.splitlines())) <= 100
+
+
+def test_a_surrogate_is_called_so_in_the_title_and_nowhere_else() -> None:
+    trained = [
+        row(
+            "kfac",
+            "test.accuracy",
+            0.9,
+            epoch=k,
+            problem_args="epochs=2",
+            method=f"surrogate, lr={lr}",
+            cell_id=str(lr),
+        )
+        for lr in (0.1, 0.2)
+        for k in (0, 1)
+    ]
+    measured = [row("kfac", "error.relative", 0.5, problem_args="epochs=2", method="surrogate, exact Fisher")]
+    for rows in (frame(*trained), frame(*measured)):
+        assert summary.title(rows, TOY).startswith("toy[epochs=2], SURROGATE of a published experiment, ")
+    assert summary.title(frame(*measured), TOY).endswith("F: exact Fisher")
+    assert list(summary.table(frame(*trained), TOY).index) == ["kfac {lr=0.1}", "kfac {lr=0.2}"]

@@ -1,0 +1,232 @@
+"""The papers' tables and figures as data: ``data/papers/*.toml``, one file per paper, one table per suite.
+
+An experiment has the name of its suite in ``suites/papers``. A ``[columns]`` entry says how a column of the paper is
+read from the rows of a training; a ``[rows]`` entry which cells a row of the paper stands for, and holds its numbers; a
+``[[claims]]`` entry a comparison of entries ``row.column``, in the paper's words.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+from curvbench.hyperparameters import near_misses
+from curvbench.parts.errata import ERRATA
+from curvbench.spec import METRICS
+
+FOLDER = Path(__file__).parents[2] / "data" / "papers"
+
+Take = Literal["last", "best", "per epoch", "per later epoch"]
+Blend = Literal["best", "mean", "range"]
+Op = Literal["<", "<=", ">", ">=", "~"]
+Order = Literal["all", "first"]
+COMPARE: Mapping[str, Callable[[float, float], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+SCORES = ("%", "BLEU", "ROUGE-1", "ROUGE-2", "ROUGE-L")
+E = TypeVar("E")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a paper, in ``unit``, and how it is measured; one without ``metric`` and ``exponent`` is not.
+
+    ``take``: the last value of a training, its best, or seconds ``per epoch`` or ``per later epoch`` than the first.
+    ``epoch``: the value after so many epochs instead. ``stand_in``: the metric of a surrogate where it has another.
+    ``over``: the row that values are divided by, seed by seed. ``exponent``: a phase whose exponent in the width is
+    fitted. ``transform``: of the measured value, before it is multiplied by ``scale``.
+    """
+
+    unit: str
+    metric: str = ""
+    stand_in: str = ""
+    scope: str = "network"
+    take: Take = "last"
+    epoch: int | None = None
+    over: str = ""
+    exponent: str = ""
+    transform: Literal["", "exp"] = ""
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        _one_of("take", self.take, Take)
+
+    @property
+    def is_ratio(self) -> bool:
+        """Whether effects are factors; those of scores are differences."""
+        return self.unit not in SCORES
+
+    @property
+    def better(self) -> str:
+        """Which way is better: of ratios and exponents the lower."""
+        known = [METRICS[metric] for metric in (self.metric, self.stand_in) if metric in METRICS]
+        return known[0].better if known else "lower"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of a paper: ``values`` by column, and what it stands for here.
+
+    ``probe``, ``problem``: cells with these hyperparameters, as ``-p`` and ``-m`` take them; no problem: any. ``of``:
+    rows of which it is the ``take``. ``absent``: why there is no such method here.
+    """
+
+    probe: str = ""
+    problem: str = ""
+    absent: str = ""
+    of: Sequence[str] = ()
+    take: Blend = "best"
+    values: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _one_of("take", self.take, Blend)
+        if bool(self.probe) + bool(self.absent) + bool(self.of) != 1:
+            raise ValueError("a row has one of probe, of and absent")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A comparison that a paper makes: each of ``chain`` with the next, or (``first``) the first with all others.
+
+    Members are ``row.column`` or numbers. ``op`` ``~``: within ``slack`` of a number; the others allow for ``slack``
+    too. ``reading``: how words without numbers were made a comparison; ``part_of``: the words, where they were split.
+    ``why``: it cannot be measured. ``original_only``: a number that a surrogate cannot be held against.
+    ``holds_on_reported``: whether it holds on the paper's own numbers.
+    """
+
+    text: str
+    chain: Sequence[str | float] = ()
+    op: Op = "<"
+    order: Order = "all"
+    slack: float = 0.0
+    reading: str = ""
+    part_of: str = ""
+    why: str = ""
+    original_only: bool = False
+    holds_on_reported: bool = True
+
+    def __post_init__(self) -> None:
+        _one_of("op", self.op, Op)
+        _one_of("order", self.order, Order)
+        if not self.why and len(self.chain) < 2:
+            raise ValueError("a claim compares two members at least, or says in `why` that it cannot be measured")
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """The places in the chain that are compared."""
+        ends = range(1, len(self.chain))
+        return [(0 if self.order == "first" else k - 1, k) for k in ends]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One table or figure of a paper: its place, caption and setting, its numbers and what is claimed of them."""
+
+    id: str
+    paper: str
+    source: str
+    caption: str
+    setting: str
+    columns: Mapping[str, Column]
+    rows: Mapping[str, Entry]
+    claims: Sequence[Claim]
+    errata: Sequence[str] = ()
+    remarks: Sequence[str] = ()
+
+    def column(self, path: str) -> Column:
+        """The column of ``row.column``."""
+        return self.columns[path.rpartition(".")[2]]
+
+    def reported(self, member: str | float) -> float | None:
+        """The paper's number for a member of a claim; None where it has none."""
+        if not isinstance(member, str):
+            return float(member)
+        row, _, column = member.rpartition(".")
+        entry = self.rows[row]
+        if not entry.of:
+            return entry.values.get(column)
+        values = [v for name in entry.of if (v := self.reported(f"{name}.{column}")) is not None]
+        return blend(values, entry.take, self.columns[column].better) if values else None
+
+
+def blend(values: Sequence[float], take: Blend, better: str) -> float:
+    """The best (the lowest or highest), the mean or the range of some values."""
+    if take == "mean":
+        return sum(values) / len(values)
+    if take == "range":
+        return max(values) - min(values)
+    return max(values) if better == "higher" else min(values)
+
+
+def experiments(folder: Path = FOLDER) -> list[Experiment]:
+    """Every experiment of every paper, in the order of the files.
+
+    Raises:
+        ValueError: the folder is not there, or a file is damaged; the text names file and key.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"no folder {str(folder)!r}: the papers' numbers are in curvbench's checkout")
+    return [found for file in sorted(folder.glob("*.toml")) for found in _of_paper(file)]
+
+
+def _of_paper(file: Path) -> list[Experiment]:
+    try:
+        content = tomllib.loads(file.read_text())
+        paper = content.pop("paper")
+        return [_experiment(k, paper, table) for k, table in content.items() if isinstance(table, dict)]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{file}: {' '.join(str(error).split())}") from error
+
+
+def _experiment(name: str, paper: str, table: dict[str, Any]) -> Experiment:
+    columns = {key: _read(Column, f"{name}.columns.{key}", value) for key, value in table.pop("columns", {}).items()}
+    rows = {key: _row(f"{name}.rows.{key}", value, columns) for key, value in table.pop("rows", {}).items()}
+    claims = [_read(Claim, f"{name}.claims", value) for value in table.pop("claims", [])]
+    found = _read(
+        Experiment, name, {"id": name, "paper": paper, "columns": columns, "rows": rows, "claims": claims, **table}
+    )
+    _refuse_unknown(found)
+    return found
+
+
+def _row(where: str, table: dict[str, Any], columns: Mapping[str, Column]) -> Entry:
+    values = {key: float(table.pop(key)) for key in list(table) if key in columns}
+    return _read(Entry, where, {**table, "values": values})
+
+
+def _read(kind: type[E], where: str, table: Mapping[str, Any]) -> E:
+    known = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    if unknown := [key for key in table if key not in known]:
+        raise ValueError(f"{where}: unknown key {unknown[0]!r}: {near_misses(unknown[0], known)}")
+    try:
+        return kind(**table)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _refuse_unknown(found: Experiment) -> None:
+    """Every name that an experiment uses is there."""
+    if strange := [i for i in found.errata if i not in ERRATA]:
+        raise ValueError(f"{found.id}: unknown erratum {strange[0]!r}")
+    members = [m for claim in found.claims for m in claim.chain if isinstance(m, str)]
+    for row, _, column in (member.rpartition(".") for member in members):
+        if row not in found.rows:
+            raise ValueError(f"{found.id}: no row {row!r}: {near_misses(row, found.rows)}")
+        if column not in found.columns:
+            raise ValueError(f"{found.id}: no column {column!r}: {near_misses(column, found.columns)}")
+    for name, entry in found.rows.items():
+        if missing := [row for row in entry.of if row not in found.rows]:
+            raise ValueError(f"{found.id}.rows.{name}: no row {missing[0]!r}: {near_misses(missing[0], found.rows)}")
+
+
+def _one_of(name: str, value: str, known: Any) -> None:
+    if value not in get_args(known):
+        raise ValueError(f"{name} is one of {', '.join(get_args(known))}, got {value!r}")

@@ -1,0 +1,145 @@
+"""The papers' claims with what was measured of them, as a terminal table, Markdown or JSON."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from curvbench.analysis.claims import MISSED, Judged, Reading, Ruling, Verdict
+from curvbench.analysis.papers import Claim, Experiment
+from curvbench.parts.errata import ERRATA
+
+HEADINGS = ("claim", "the paper", "measured in its setting", "SURROGATE, not the original")
+STYLES = {Verdict.HOLDS: "green", Verdict.DIRECTION: "yellow", Verdict.REFUTED: "red", Verdict.NOT_MEASURED: "dim"}
+WIDTH = 160
+LEGEND = (
+    "Numbers are medians over seeds [least, greatest]. A claim is refuted where a comparison is the other way round "
+    "and the ranges are apart, and undecided where they meet; it holds in direction only where ranges meet or the "
+    "effect is less than half of the paper's. A surrogate is a small stand-in: it says how a claim fares there, and "
+    "neither supports nor refutes the original."
+)
+
+
+def show(judged: Sequence[Judged], console: Console) -> None:
+    """Print a table per experiment, what the verdicts mean and how many there are of each."""
+    console.width = max(console.width, WIDTH)
+    for experiment, mine in _by_experiment(judged):
+        shown = Table(box=None, padding=(0, 2, 1, 0), show_edge=False)
+        for heading, ratio in zip(HEADINGS, (3, 3, 3, 4), strict=True):
+            shown.add_column(heading, ratio=ratio, overflow="fold")
+        for found in mine:
+            rulings = [_styled(ruling) for ruling in (found.original, found.surrogate)]
+            shown.add_row(Text(_claim(found.claim)), Text(found.reported), *rulings)
+        console.print(Text(_title(experiment), style="bold"))
+        for note in _notes(experiment):
+            console.print(Text(f"  {note}", style="dim"))
+        console.print(shown)
+    console.print(Text(LEGEND), Text(counts(judged)), sep="\n")
+
+
+def markdown(judged: Sequence[Judged]) -> str:
+    """A section per experiment."""
+    parts = []
+    for experiment, mine in _by_experiment(judged):
+        rows = [[_claim(found.claim), found.reported, _flat(found.original), _flat(found.surrogate)] for found in mine]
+        parts += [f"### {_escaped(_title(experiment))}", "\n".join(f"- {_escaped(n)}" for n in _notes(experiment))]
+        parts.append("\n".join([_line(HEADINGS), "| --- " * len(HEADINGS) + "|", *map(_line, rows)]))
+    return "\n\n".join([*parts, _escaped(LEGEND), _escaped(counts(judged))]) + "\n"
+
+
+def as_json(judged: Sequence[Judged]) -> str:
+    """A list of objects, one per claim."""
+    return json.dumps([_described(found) for found in judged], indent=1, ensure_ascii=False)
+
+
+def counts(judged: Iterable[Judged]) -> str:
+    """How many verdicts of each kind there are, of the original settings and of surrogates apart."""
+    kinds = {"in the papers' settings": "original", "surrogates": "surrogate"}
+    found = {name: Counter(getattr(j, kind).verdict for j in judged) for name, kind in kinds.items()}
+    return "; ".join(f"{name}: {', '.join(f'{n[v]} {v}' for v in Verdict)}" for name, n in found.items())
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(map(_escaped, cells))} |"
+
+
+def _escaped(text: str) -> str:
+    """Every sign for itself, on one line of Markdown."""
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
+
+
+def _by_experiment(judged: Iterable[Judged]) -> list[tuple[Experiment, list[Judged]]]:
+    groups: dict[str, list[Judged]] = {}
+    for found in judged:
+        groups.setdefault(found.experiment.id, []).append(found)
+    return [(mine[0].experiment, mine) for mine in groups.values()]
+
+
+def _title(experiment: Experiment) -> str:
+    return f"{experiment.id}: {experiment.paper}, {experiment.source}"
+
+
+def _notes(experiment: Experiment) -> list[str]:
+    """Its setting, what its tables have wrong, and what else has to be known."""
+    errata = [f"erratum {i}: {ERRATA[i].text}" for i in experiment.errata]
+    return [experiment.setting, *errata, *experiment.remarks]
+
+
+def _claim(claim: Claim) -> str:
+    of = f" (of: {claim.part_of})" if claim.part_of and claim.part_of != claim.text else ""
+    read = f" (read as: {claim.reading})" if claim.reading else ""
+    return f"{claim.text}{of}{read}"
+
+
+def _flat(ruling: Ruling) -> str:
+    seeds = f" ({ruling.seeds} seed{'s' * (ruling.seeds > 1)})" if ruling.seeds else ""
+    detail = "; ".join(filter(None, [ruling.measured, ruling.reason]))
+    return f"{ruling.verdict}{seeds}{': ' if detail else ''}{detail}"
+
+
+def _styled(ruling: Ruling) -> Text:
+    verdict, rest = str(ruling.verdict), _flat(ruling)
+    return Text.assemble((verdict, STYLES[ruling.verdict]), rest.removeprefix(verdict))
+
+
+def _described(found: Judged) -> dict[str, Any]:
+    experiment, claim = found.experiment, found.claim
+    return {
+        "suite": experiment.id,
+        "paper": experiment.paper,
+        "source": experiment.source,
+        "setting": experiment.setting,
+        "claim": claim.text,
+        "chain": list(claim.chain),
+        "op": claim.op,
+        "order": claim.order,
+        "reading": claim.reading,
+        "reported": found.reported,
+        "holds_on_reported": claim.holds_on_reported,
+        "original": _ruled(found.original),
+        "surrogate": _ruled(found.surrogate),
+        "errata": [{"id": i, **ERRATA[i]._asdict()} for i in experiment.errata],
+        "remarks": list(experiment.remarks),
+    }
+
+
+def _ruled(ruling: Ruling) -> dict[str, Any]:
+    readings = [_read(reading) for reading in ruling.readings]
+    return {"verdict": str(ruling.verdict), "reason": ruling.reason, "seeds": ruling.seeds, "readings": readings}
+
+
+def _read(reading: Reading) -> dict[str, Any]:
+    """A target that was missed has no number in JSON."""
+    if not reading.values:
+        return {"name": reading.name, "values": [], "median": None, "missed": 0, "reason": reading.reason}
+    values = [None if value == MISSED else value for value in reading.values]
+    middle = None if reading.middle == MISSED else reading.middle
+    return {"name": reading.name, "values": values, "median": middle, "missed": values.count(None), "reason": ""}

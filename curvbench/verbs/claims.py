@@ -1,0 +1,44 @@
+"""The verb ``claims``: the papers' claims held against what was measured."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import click
+
+from curvbench.exits import OK, REGRESSION
+from curvbench.verbs import folder, option, users_fault
+
+
+@click.command()
+@click.argument("run")
+@option("--format", "form", type=click.Choice(["table", "markdown", "json"]), default="table", help="Of the answer.")
+@option("--strict", is_flag=True, help="Exit code 1 where a claim is refuted in the paper's own setting.")
+@folder("--results", default=Path("results"), help="Folder in which a run id or `latest` is looked up.")
+def claims(run: str, form: str, strict: bool, results: Path) -> int:
+    """Hold the claims of the papers against what RUN has measured.
+
+    RUN is a run's folder, a folder of results (the latest run of each suite), a run id, or `latest`. The experiments
+    are the suites of suites/papers. Surrogates have a column of their own and never count as the original, nor as its
+    refutation.
+    """
+    from rich.console import Console
+
+    from curvbench import store
+    from curvbench.analysis.claims import Verdict, judge
+    from curvbench.analysis.papers import experiments
+    from curvbench.report import claims as report
+
+    with users_fault():
+        known = experiments()
+        frame = store.load(store.resolve(run, results))
+        if frame.empty or not set(frame["suite"]) & {experiment.id for experiment in known}:
+            warnings.warn(f"{run}: no experiment of a paper was run here; they are in suites/papers", stacklevel=2)
+        judged = judge(frame, known)
+    if form == "table":
+        report.show(judged, Console())
+    else:
+        click.echo(report.markdown(judged) if form == "markdown" else report.as_json(judged))
+    refuted = [found for found in judged if found.original.verdict is Verdict.REFUTED]
+    return REGRESSION if strict and refuted else OK

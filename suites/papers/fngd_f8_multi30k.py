@@ -1,0 +1,56 @@
+"""FNGD, Figure 8: BLEU of a Transformer on Multi30k.
+
+``paper``: 512, 2,048 and 8 heads; depth and vocabulary are not reported. ``small``: a Transformer an eighth as wide on
+the same data. ``default``: a surrogate, a tiny Transformer that completes digits, judged by the accuracy of its tokens.
+"""
+
+from curvbench import Preset, Search, Suite, Training, probe, problem
+
+PROBES = [
+    probe("fngd", stage="shared"),
+    probe("kfac", fisher_type="mc"),
+    probe("shampoo"),
+    probe("adamw"),
+    probe("sgdm"),
+]
+SPARSE = {"stat_every": 10, "refresh_every": 100}
+OFTEN = {"stat_every": 2, "refresh_every": 10}
+
+SUITE = Suite(
+    "FNGD, Figure 8",
+    {
+        "default": Preset(
+            [problem("transformer")],
+            PROBES,
+            seeds=(0, 1, 2),
+            training=Training(epochs=5, lr=0.1, batch=64, schedule="step"),
+            tuned={"kfac": OFTEN, "shampoo": OFTEN},
+            search=Search({"lr": (0.003, 0.01, 0.03, 0.1, 0.3), "damping": (0.03, 0.3)}, seeds=(10,), epochs=3),
+        ),
+        "small": Preset(
+            [problem("transformer", task="multi30k", width=64, hidden=256, heads=4, length=16)],
+            PROBES,
+            training=Training(epochs=2, lr=0.1, batch=64, schedule="step"),
+            tuned={"kfac": SPARSE, "shampoo": SPARSE},
+        ),
+        "paper": Preset(
+            [
+                problem(
+                    "transformer",
+                    task="multi30k",
+                    width=512,
+                    hidden=2048,
+                    heads=8,
+                    depth=6,
+                    vocabulary=10_000,
+                    length=32,
+                )
+            ],
+            PROBES,
+            training=Training(epochs=100, lr=0.1, batch=64, schedule="step"),
+            tuned={"kfac": SPARSE, "shampoo": SPARSE},
+            search=Search({"lr": (1e-4, 1e-3, 1e-2, 0.1)}),
+        ),
+    },
+    original="paper",
+)

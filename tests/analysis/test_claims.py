@@ -1,0 +1,243 @@
+"""Verdicts on claims, from made-up rows of which the answer is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import pandas as pd
+import pytest
+from frames import START, frame, row
+
+from curvbench.analysis import claims
+from curvbench.analysis.claims import Ruling, Verdict
+from curvbench.analysis.papers import Claim, Column, Entry, Experiment
+
+HOLDS, DIRECTION, REFUTED, NOT_MEASURED = Verdict
+ACC = Column("%", "test.accuracy", take="best", scale=100)
+TIME = Column("s", "train.seconds_to_target")
+ROWS = {
+    "K": Entry("kfac", values={"acc": 90.0, "time": 10.0}),
+    "A": Entry("adam", values={"acc": 80.0, "time": 20.0}),
+    "S": Entry("sgdm", values={"acc": 70.0, "time": 40.0}),
+    "X": Entry(absent="there is none", values={"acc": 85.0, "time": 15.0}),
+    "best": Entry(of=("K", "A"), take="best"),
+    "mean": Entry(of=("K", "A"), take="mean"),
+    "range": Entry(of=("K", "A"), take="range"),
+}
+
+
+def experiment(
+    claim: Claim, columns: Mapping[str, Column] | None = None, rows: Mapping[str, Entry] = ROWS
+) -> Experiment:
+    known = columns or {"acc": ACC, "time": TIME}
+    return Experiment("x", "P", "Table 1", "caption", "setting", known, rows, [claim])
+
+
+def accuracies(surrogate: bool = False, **values: Sequence[float]) -> pd.DataFrame:
+    """A cell per probe and seed whose test accuracy reaches the value in its first epoch and falls in its second."""
+    method = "surrogate, lr=0.1" if surrogate else "lr=0.1"
+    return frame(
+        *(
+            row(probe, "test.accuracy", value - fall, suite="x", seed=seed, epoch=epoch, method=method)
+            for probe, several in values.items()
+            for seed, value in enumerate(several)
+            for epoch, fall in ((0, 0.5), (1, 0.0), (2, 0.01))
+        )
+    )
+
+
+def rule(claim: Claim, cells: pd.DataFrame, **other: Any) -> Ruling:
+    (found,) = claims.judge(cells, [experiment(claim, **other)])
+    return found.original
+
+
+@pytest.mark.parametrize(
+    ("kfac", "adam", "verdict"),
+    [
+        ((0.9, 0.92, 0.91), (0.8, 0.82, 0.81), HOLDS),
+        ((0.9, 0.92, 0.91), (0.88, 0.89, 0.89), DIRECTION),  # two points, where the paper has ten
+        ((0.9, 0.92, 0.80), (0.8, 0.82, 0.81), DIRECTION),  # the ranges over seeds meet
+        ((0.8, 0.82, 0.81), (0.9, 0.92, 0.91), REFUTED),
+        ((0.8, 0.91, 0.81), (0.9, 0.92, 0.91), NOT_MEASURED),  # the other way round, but the ranges meet
+        ((0.8, 0.8, 0.8), (0.8, 0.8, 0.8), NOT_MEASURED),
+    ],
+)
+def test_verdict_on_medians_ranges_and_size(kfac: Sequence[float], adam: Sequence[float], verdict: Verdict) -> None:
+    found = rule(Claim("t", ["K.acc", "A.acc"], ">"), accuracies(kfac=kfac, adam=adam))
+    assert found.verdict is verdict, found
+
+
+def test_measured_are_median_and_range_over_seeds() -> None:
+    found = rule(Claim("t", ["K.acc", "A.acc"], ">"), accuracies(kfac=(0.9, 0.92, 0.91), adam=(0.8,)))
+    assert found.measured == "K 91.0 [90.0, 92.0], A 80.0" and found.seeds == 1
+
+
+def test_factors_count_where_no_score_is_compared() -> None:
+    """The paper's factor is 2: half of its effect is a factor of the root of 2."""
+    claim = Claim("t", ["K.time", "A.time"], "<")
+    for slower, verdict in ((1.5, HOLDS), (1.3, DIRECTION)):
+        cells = frame(*(row(p, "train.seconds_to_target", v, suite="x") for p, v in (("kfac", 1.0), ("adam", slower))))
+        assert rule(claim, cells).verdict is verdict
+
+
+def test_first_is_before_all_others_whatever_their_order() -> None:
+    cells = accuracies(kfac=(0.9,), adam=(0.6,), sgdm=(0.7,))
+    assert rule(Claim("t", ["K.acc", "A.acc", "S.acc"], ">", "first"), cells).verdict is HOLDS
+    refuted = rule(Claim("t", ["K.acc", "A.acc", "S.acc"], ">"), cells)
+    assert refuted.verdict is REFUTED and refuted.reason == "A 60.0 < S 70.0"
+
+
+def test_a_method_that_there_is_not_is_left_out_and_named() -> None:
+    found = rule(Claim("t", ["K.acc", "X.acc", "A.acc"], ">"), accuracies(kfac=(0.9,), adam=(0.8,)))
+    assert found == (HOLDS, "without X", found.readings) and len(found.readings) == 2
+
+
+def test_a_missed_target_is_later_than_any_and_two_decide_nothing() -> None:
+    claim = Claim("t", ["K.time", "A.time"], "<")
+    missed = {"status": "unsupported", "reason": "not reached", "suite": "x"}
+    fast = row("kfac", "train.seconds_to_target", 5.0, suite="x")
+    late = row("adam", "train.seconds_to_target", None, **missed)
+    assert rule(claim, frame(fast, late)).verdict is HOLDS
+    assert rule(claim, frame(fast, late)).measured == "K 5.00, A missed"
+    both = rule(claim, frame(row("kfac", "train.seconds_to_target", None, **missed), late))
+    assert both.verdict is NOT_MEASURED and both.reason == "K and A miss the target"
+    turned = rule(Claim("t", ["A.time", "K.time"], "<"), frame(fast, late))
+    assert turned.verdict is REFUTED
+
+
+def test_a_median_over_more_misses_than_hits_is_a_miss() -> None:
+    """Two of three seeds miss: the one that did not must not speak for all."""
+    claim = Claim("t", ["K.time", "A.time"], "<")
+    values: list[tuple[str, int, float | None]] = [("kfac", 0, 1.0), ("kfac", 1, None), ("kfac", 2, None)]
+    values += [("adam", seed, 5.0) for seed in range(3)]
+    cells = frame(
+        *(
+            row(p, "train.seconds_to_target", v, suite="x", seed=s, status="ok" if v else "unsupported")
+            for p, s, v in values
+        )
+    )
+    found = rule(claim, cells)
+    assert found.verdict is NOT_MEASURED and "ranges of K and A meet" in found.reason
+    assert found.measured == "K missed [1.00, missed], A 5.00"
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [(None, "A: not run"), (("", "diverged"), "A: diverged"), (("", "oom_host"), "A: oom_host")],
+)
+def test_what_is_not_there_says_why(broken: tuple[str, str] | None, reason: str) -> None:
+    cells = accuracies(kfac=(0.9,))
+    if broken:
+        cells = pd.concat([cells, frame(row("adam", broken[0], None, suite="x", status=broken[1]))])
+    found = rule(Claim("t", ["K.acc", "A.acc"], ">"), cells)
+    assert (found.verdict, found.reason) == (NOT_MEASURED, reason)
+
+
+def test_what_is_there_refutes_even_if_another_is_missing() -> None:
+    found = rule(Claim("t", ["K.acc", "A.acc", "S.acc"], ">", "first"), accuracies(kfac=(0.7,), adam=(0.9,)))
+    assert found.verdict is REFUTED
+
+
+def test_nothing_of_the_suite_is_not_run_and_other_suites_do_not_count() -> None:
+    cells = accuracies(kfac=(0.9,), adam=(0.8,)).assign(suite="y")
+    assert rule(Claim("t", ["K.acc", "A.acc"], ">"), cells) == (NOT_MEASURED, "not run", ())
+
+
+def test_a_surrogate_never_counts_as_the_original() -> None:
+    claim = Claim("t", ["K.acc", "A.acc"], ">")
+    cells = pd.concat([accuracies(True, kfac=(0.9,), adam=(0.8,)), accuracies(kfac=(0.7,))])
+    (found,) = claims.judge(cells, [experiment(claim)])
+    assert found.surrogate.verdict is HOLDS
+    assert (found.original.verdict, found.original.reason) == (NOT_MEASURED, "A: not run")
+    assert found.original.measured == "K 70.0"
+
+
+def test_a_number_of_the_original_is_none_of_its_surrogate() -> None:
+    claim = Claim("t", ["K.acc", 50.0], "<", original_only=True)
+    cells = pd.concat([accuracies(True, kfac=(0.4,)), accuracies(kfac=(0.9,))])
+    (found,) = claims.judge(cells, [experiment(claim)])
+    assert found.surrogate.verdict is NOT_MEASURED and found.original.verdict is REFUTED
+
+
+def test_the_latest_cell_of_a_probe_problem_and_seed_counts() -> None:
+    old, new = accuracies(kfac=(0.5,), adam=(0.8,)), accuracies(kfac=(0.9,))
+    new = new.assign(cell_id="new", started_at=START + timedelta(hours=1))
+    claim = Claim("t", ["K.acc", "A.acc"], ">")
+    assert rule(claim, pd.concat([new, old])).measured == "K 90.0, A 80.0"
+
+
+def test_two_settings_of_a_row_are_not_chosen_between() -> None:
+    cells = pd.concat([accuracies(kfac=(0.9,), adam=(0.8,)), accuracies(kfac=(0.5,)).assign(problem_args="n=2")])
+    cells.loc[cells["problem_args"] != "", "cell_id"] = "other"
+    found = rule(Claim("t", ["K.acc", "A.acc"], ">"), cells)
+    assert found.verdict is NOT_MEASURED and "2 settings match" in found.reason
+
+
+@pytest.mark.parametrize(("name", "value"), [("best", 90.0), ("mean", 85.0), ("range", 10.0)])
+def test_groups_are_blended_seed_by_seed(name: str, value: float) -> None:
+    claim = Claim("t", [f"{name}.acc", value], "~", slack=1e-9)
+    cells = accuracies(kfac=(0.9, 0.7, 0.9), adam=(0.8, 0.8, 0.8))
+    assert rule(claim, cells).verdict is HOLDS
+    assert rule(Claim("t", [f"{name}.acc", value + 0.1], "~", slack=1e-9), cells).verdict is REFUTED
+
+
+def test_ratios_are_taken_seed_by_seed_and_the_first_epoch_can_stand_apart() -> None:
+    """Kfac takes 5 s for its first epoch and 2 for each other one, sgdm always 1."""
+    seconds = {"kfac": (5.0, 7.0, 9.0), "sgdm": (1.0, 2.0, 3.0)}
+    cells = frame(
+        *(row(p, "test.loss", 1.0, suite="x") for p in seconds),
+        *(row(p, "train.seconds", v, suite="x", epoch=n) for p, vs in seconds.items() for n, v in enumerate(vs, 1)),
+    )
+    for take, expected in (("per epoch", 3.0), ("per later epoch", 2.0), ("last", 3.0)):
+        columns = {"pace": Column("x", "train.seconds", take=take, over="S")}  # type: ignore[arg-type]
+        rows = {"K": Entry("kfac"), "S": Entry("sgdm")}
+        claim = Claim("t", ["K.pace", expected], "~", slack=1e-9)
+        assert rule(claim, cells, columns=columns, rows=rows).verdict is HOLDS, take
+
+
+@pytest.mark.parametrize(
+    ("label", "selector", "fits"),
+    [
+        ("ginger", "ginger", True),
+        ("ginger[rank=4]", "ginger[rank=4]", True),
+        ("ginger", "ginger[rank=16]", True),  # the default
+        ("ginger[rank=4,damping=0.1]", "ginger[rank=16]", False),
+        ("ginger[decay=0.9]", "ginger[decay=0.90]", True),
+        ("fngd[accelerated=False]", "fngd[accelerated=false]", True),
+        ("fngd", "fngd[accelerated=false]", False),
+        ("qng", "ginger", False),
+        ("resnet[depth=18,width=4]", "resnet[depth=18]", True),
+    ],
+)
+def test_rows_match_cells_by_name_and_hyperparameters(label: str, selector: str, fits: bool) -> None:
+    assert claims._fits(label, selector) is fits
+
+
+def test_exponents_are_fitted_over_the_width_of_the_sweep() -> None:
+    """A cost of 3 D^2."""
+    rows = [
+        row("kfac", metric, 3.0 * n**2 if metric == "flops.counted" else 0.0, "invert", suite="x", problem="chain",
+            problem_args=f"width={n},samples=2")
+        for n in (32, 64, 128)
+        for metric in ("flops.counted", "flops.passes")
+    ]  # fmt: skip
+    cells = frame(*(r | {"cell_id": r["problem_args"]} for r in rows))
+    columns, entries = {"inverse": Column("1", exponent="invert")}, {"K": Entry("kfac")}
+    for number, verdict in ((2.0, HOLDS), (3.0, REFUTED)):
+        claim = Claim("t", ["K.inverse", number], "~", slack=0.25)
+        assert rule(claim, cells, columns=columns, rows=entries).verdict is verdict
+
+
+def test_a_stand_in_metric_has_no_size_to_be_held_against() -> None:
+    """A hundredth of accuracy is no hundredth of BLEU."""
+    columns = {"acc": Column("BLEU", "test.bleu", stand_in="test.accuracy", take="best")}
+    cells = accuracies(True, kfac=(0.9,), adam=(0.89,))
+    (found,) = claims.judge(cells, [experiment(Claim("t", ["K.acc", "A.acc"], ">"), columns=columns)])
+    assert found.surrogate.verdict is HOLDS
+
+
+def test_a_number_of_a_claim_is_shown_once() -> None:
+    found = rule(Claim("t", ["K.acc", 50.0], "<"), accuracies(kfac=(0.9,)))
+    assert (found.verdict, found.reason, found.measured) == (REFUTED, "K 90.0 > 50.0", "K 90.0")
