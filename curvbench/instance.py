@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -134,12 +135,17 @@ class Instance:
             refuse_mixed_rows(layer, together[layer.name][0], alone[layer.name][0])
             refuse_other_uses(layer, together[layer.name].sum(0).flatten(), whole[layer.slice])
 
-    def record(self, inputs: Inputs) -> Tape:
-        """The model's forward pass on other inputs, in the mode that it is in; its graph leads to the parameters."""
+    def record(self, inputs: Inputs, frozen: bool = False) -> Tape:
+        """The model's forward pass on other inputs, in the mode that it is in; its graph leads to the parameters.
+
+        ``frozen``: not to those of the covered layers, so that a backward pass makes no gradients of their weights.
+        """
         recorder = Recorder({layer.name: layer for layer in self.layers}, self._cloned_inputs, trace=True)
         args, kwargs = arguments(inputs)
+        covered = [name for layer in self.layers for name in parameter_names(layer)] if frozen else []
+        held = {name: self.model.get_parameter(name).detach() for name in covered}
         with hooked(self.model, recorder.hooks()):
-            outputs = self.model(*args, **kwargs)
+            outputs = functional_call(self.model, held, args, kwargs)
         return Tape(outputs, recorder.inputs, recorder.edges, recorder.shapes, recorder.sources, kept=True)
 
     def with_batch(
@@ -352,22 +358,23 @@ class Instance:
     def fisher_product(self, vector: Tensor) -> Tensor:
         """The type-2 Fisher times a vector, (P,) -> (P,), by one forward-mode and one reverse-mode derivative.
 
+        Both are of the same forward pass, on dual numbers whose graph is recorded.
+
         Raises:
             RuntimeError: torch's own, where an operation of the model has no forward-mode derivative.
         """
         directions = self.unpack(vector)
-        held = {name: self.parameters[name] for name in directions}
-
-        def run(parameters: dict[str, Tensor]) -> Tensor:
-            return self._forward({}, parameters)
-
+        leaves = {name: self.parameters[name].detach().requires_grad_() for name in directions}
         # Of the kernels of attention only this one has a forward-mode derivative.
-        with sdpa_kernel(SDPBackend.MATH):
-            outputs, pull = torch.func.vjp(run, held)  # type: ignore[misc]
-            _, tangent = torch.func.jvp(run, (held,), (directions,))  # type: ignore[misc]
-        factor = self.likelihood.factor(outputs) * self.likelihood.valid(self.targets)[..., None]
-        cotangent = (factor * (factor * tangent).sum(-1, keepdim=True)).sum(0) / self.terms
-        return self.pack(pull(cotangent)[0])
+        with sdpa_kernel(SDPBackend.MATH), torch.enable_grad(), forward_ad.dual_level():
+            duals = {name: forward_ad.make_dual(leaf, directions[name]) for name, leaf in leaves.items()}
+            outputs, tangent = forward_ad.unpack_dual(self._forward({}, duals))
+        with torch.no_grad():
+            factor = self.likelihood.factor(outputs) * self.likelihood.valid(self.targets)[..., None]
+            cotangent = (factor * (factor * tangent).sum(-1, keepdim=True)).sum(0) / self.terms
+        held = list(leaves.values())
+        found = torch.autograd.grad(outputs, held, cotangent, allow_unused=True, materialize_grads=True)
+        return self.pack(dict(zip(leaves, found, strict=True)))
 
     def pack(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Named tensors, shaped like the parameters, as a parameter vector (P,); other names are passed over.

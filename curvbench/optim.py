@@ -22,10 +22,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.parallel import DistributedDataParallel
 
 from curvbench import numerics, states
+from curvbench.distributed import ALONE, Ranks
 from curvbench.instance import Inputs, Instance, arguments
 from curvbench.likelihood import likelihood
+from curvbench.parts.weighted import weigh_backward
 from curvbench.spec import Diverged, Probe, Unsupported
 from curvbench.tape import Tape, evaluation
 
@@ -49,7 +52,18 @@ class NaturalGradient(torch.optim.Optimizer):
     and in evaluation mode. With BatchNorm or dropout it does not: there the gradient is that of training mode, in
     which BatchNorm couples the samples and no sample has a score of its own, while the statistics come from a pass of
     their own in evaluation mode, with running means and variances as they are then. A method whose statistic is the
-    batch gradient with data labels (Adam, Shampoo) takes the training gradient.
+    batch gradient with data labels (Adam, Shampoo) takes the training gradient. FNGD after its first epoch weighs the
+    samples in the training pass itself and has none besides: ``.grad`` of the covered parameters is then its step
+    (without a ``kl_clip``, which needs the gradient too). Where the pass is shared and the statistics read output
+    gradients for the data's labels (``fisher_type="empirical"``), they are those of the loss's own backward pass if
+    that loss is a multiple of the likelihood's.
+
+    In a process group of torch.distributed (``torchrun``) every rank gives its part of the batch to ``forward``. The
+    step is that of the whole batch, of which each rank's part weighs as many loss terms as it has: gradients and
+    statistics are joined here, so that the model must not be wrapped in DistributedDataParallel, and each rank
+    factorizes some of the layers for all. Sampled labels are drawn by every rank with a seed of its own. Buffers
+    (running means of BatchNorm) are each rank's own after the start. A probe whose states are no means over the batch
+    is refused. A rank that ends or does not answer ends the others with a ConnectionError.
 
     >>> import torch.nn.functional as F, curvbench as cb
     >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
@@ -107,9 +121,12 @@ class NaturalGradient(torch.optim.Optimizer):
         self._names = {parameter: name for name, parameter in model.named_parameters()}
         if any(parameter not in self._names for group in self.param_groups for parameter in group["params"]):
             raise ValueError("params holds a tensor that is no parameter of the model")
-        self._curvature = Curvature(probe, stat_every, refresh_every, ema)
+        self._ranks = _joined(model, probe)
+        self._curvature = Curvature(probe, stat_every, refresh_every, ema, self._ranks)
+        self._terms = 0
         self._verified: Instance | None = None
         self._batch: tuple[Inputs, Tensor, Tape | None] | None = None
+        self._weighed: Any = None
         self._modes: list[bool] = []
         self._may_share = False
 
@@ -120,6 +137,10 @@ class NaturalGradient(torch.optim.Optimizer):
             ValueError: the model or the batch has no exact per-sample Fisher, see ``Instance``.
             Unsupported: the probe does not cover the model.
         """
+        if self._ranks.count > 1 and torch.is_grad_enabled():
+            self._terms += int(likelihood(self.loss).valid(targets).sum())
+        if torch.is_grad_enabled() and self.kl_clip is None and (found := self._weigh(inputs, targets)) is not None:
+            return found
         if not self._curvature.is_due or not torch.is_grad_enabled():
             args, kwargs = arguments(inputs)
             return self.model(*args, **kwargs)
@@ -130,7 +151,20 @@ class NaturalGradient(torch.optim.Optimizer):
             self._may_share = torch.equal(tape.outputs.detach(), expected)
         known.likelihood.check(tape.outputs.detach(), targets)
         self._batch = inputs, targets, tape if self._may_share else None
-        return _cut(tape.outputs) if self._may_share else tape.outputs
+        return tape.leaf(note=self.probe.reads_gradient) if self._may_share else tape.outputs
+
+    def _weigh(self, inputs: Inputs, targets: Tensor) -> Tensor | None:
+        """The outputs, if the probe knows how to weigh the samples in their backward pass."""
+        if type(self.probe).weigh is Probe.weigh or self._curvature.kept is None:
+            return None
+        batch = self._known(inputs, targets).with_batch(inputs, targets)
+        if (found := self.probe.weigh(self._curvature.kept, batch)) is None:
+            return None
+        weights, self._weighed = found
+        tape = batch.record(inputs, frozen=True)
+        batch.likelihood.check(tape.outputs.detach(), targets)
+        weigh_backward(batch, tape, weights)
+        return tape.outputs
 
     def _known(self, inputs: Inputs, targets: Tensor) -> Instance:
         """The model as it was verified on the first batch."""
@@ -166,13 +200,15 @@ class NaturalGradient(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        trained = [p for group in self.param_groups for p in group["params"]]
+        self._ranks.join_gradients(trained, self._ranks.share(self._terms))
         moved = self._moved()
         for name, direction in self._directions(moved).items():
             parameter, group = moved[name]
             if self.decoupled_weight_decay and group["weight_decay"]:
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.add_(direction, alpha=-group["lr"])
-        self._batch = None
+        self._batch, self._weighed, self._terms = None, None, 0
         return loss
 
     def _moved(self) -> dict[str, Moved]:
@@ -219,6 +255,9 @@ class NaturalGradient(torch.optim.Optimizer):
         self, queried: Mapping[str, Tensor], gradients: Mapping[str, Tensor], moved: Mapping[str, Moved]
     ) -> dict[str, Tensor]:
         """The preconditioned gradients of the covered parameters, clipped."""
+        if self._weighed is not None:
+            self._curvature.pass_over(self._weighed)
+            return {}
         if self._verified is None or (self._curvature.is_due and self._batch is None):
             raise ValueError("statistics are due at this step: call the model as optimizer.forward(inputs, targets)")
         batch = self._seen(gradients) if self._curvature.is_due else None
@@ -269,7 +308,9 @@ class Curvature:
     ``steps`` counts the solves. ``kept`` is the state after its last update, ``ready`` the one that solves.
     """
 
-    def __init__(self, probe: Probe, stat_every: int = 1, refresh_every: int = 1, ema: float = 0.0) -> None:
+    def __init__(
+        self, probe: Probe, stat_every: int = 1, refresh_every: int = 1, ema: float = 0.0, ranks: Ranks = ALONE
+    ) -> None:
         for name, value in (("stat_every", stat_every), ("refresh_every", refresh_every)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -278,6 +319,7 @@ class Curvature:
         if ema and not probe.averages:
             raise ValueError(f"{probe.name} has no statistics that ema could average: leave ema out")
         self.probe, self.stat_every, self.refresh_every, self.ema = probe, stat_every, refresh_every, ema
+        self.ranks = ranks
         self.steps = 0
         self.kept: Any = None
         self.ready: Any = None
@@ -304,6 +346,11 @@ class Curvature:
         self.steps += 1
         return step.clamp(-rule.clip, rule.clip) if math.isfinite(rule.clip) else step
 
+    def pass_over(self, state: Any) -> None:
+        """A step that needed no solve."""
+        self.kept = self.ready = state
+        self.steps += 1
+
     def _take_in(self, batch: Instance | None) -> None:
         if batch is not None:
             self.kept = self._updated(batch)
@@ -311,7 +358,8 @@ class Curvature:
             self._unrefreshed = True
         refreshes = type(self.probe).refresh is not Probe.refresh
         if self._unrefreshed and (not refreshes or self.steps % self.refresh_every == 0):
-            self.ready = self.probe.refresh(self.kept)
+            with self.ranks.sharing():
+                self.ready = self.probe.refresh(self.kept)
             self._unrefreshed = False
 
     def _updated(self, batch: Instance) -> Any:
@@ -319,13 +367,16 @@ class Curvature:
         if probe.rule.anew:
             return probe.fit(batch)
         new = probe.update(self.kept, batch)
+        if probe.joins == "mean":
+            new = self.ranks.join_state(new, self.ranks.share(batch.terms, batch.samples))
         return states.blend(self.kept, new, self.ema) if self.ema and self._updates else new
 
     def _drawing(self) -> Probe:
-        """The probe with draws of this update's own."""
+        """The probe with draws of this update's own, and of this rank's."""
         if not any(f.name == "seed" for f in dataclasses.fields(self.probe)):  # type: ignore[arg-type]
             return self.probe
-        seed = self.probe.seed * _DRAWS + self._updates  # type: ignore[attr-defined]
+        drawn = self.probe.seed * _DRAWS + self._updates  # type: ignore[attr-defined]
+        seed = drawn * self.ranks.count + self.ranks.rank
         return dataclasses.replace(self.probe, seed=seed)  # type: ignore[type-var]
 
     def state_dict(self) -> dict[str, Any]:
@@ -356,6 +407,19 @@ class Curvature:
         self.ready = self.kept if state["same"] else states.unpack(state["ready"], module)
 
 
+def _joined(model: nn.Module, probe: Probe) -> Ranks:
+    """The ranks that train the model together, with the parameters and buffers of the first."""
+    if isinstance(model, DistributedDataParallel):
+        raise ValueError("give the module inside DistributedDataParallel: the optimizer joins the gradients itself")
+    ranks = Ranks.here()
+    if ranks.count > 1 and probe.joins is None:
+        raise ValueError(
+            f"{probe.name} trains in one process only: its states for parts of a batch do not make that of the whole"
+        )
+    ranks.agree(tensor.data for tensor in (*model.parameters(), *model.buffers()))
+    return ranks
+
+
 def _refuse_settings(lr: float, momentum: float, weight_decay: float, kl_clip: float | None) -> None:
     for name, value in (("lr", lr), ("weight_decay", weight_decay)):
         if not 0 <= value < math.inf:
@@ -364,13 +428,3 @@ def _refuse_settings(lr: float, momentum: float, weight_decay: float, kl_clip: f
         raise ValueError(f"momentum must lie in [0, 1), got {momentum}")
     if kl_clip is not None and not 0 < kl_clip < math.inf:
         raise ValueError(f"kl_clip must be finite and above zero, or None, got {kl_clip}")
-
-
-def _cut(outputs: Tensor) -> Tensor:
-    """The outputs without their graph; a gradient that reaches them goes on through it and leaves it whole.
-
-    The loss's own backward pass would free the graph, of which the statistics still make use.
-    """
-    leaf = outputs.detach().requires_grad_()
-    leaf.register_hook(lambda gradient: torch.autograd.backward(outputs, gradient, retain_graph=True))
-    return leaf

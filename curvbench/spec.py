@@ -242,6 +242,14 @@ class Probe(Component, ABC):
     averages: ClassVar[bool] = False
     """Whether the tensors of an unrefreshed state are statistics, so that a running average may blend them."""
 
+    joins: ClassVar[Literal["mean", "gradient"] | None] = None
+    """How a batch in parts is one batch: their states' tensors are means over it, or are made of its gradient alone."""
+
+    @property
+    def reads_gradient(self) -> bool:
+        """Whether statistics read output gradients for the data's labels, which the training's own pass makes."""
+        return getattr(self, "fisher_type", "") == "empirical"
+
     def fit(self, instance: Instance) -> Any:
         """The state after ``updates`` updates at frozen parameters."""
         state = self.init(instance)
@@ -261,6 +269,13 @@ class Probe(Component, ABC):
     @abstractmethod
     def update(self, state: Any, batch: Instance) -> Any:
         """Take in the statistics of one batch; the column ``statistics``."""
+
+    def weigh(self, state: Any, batch: Instance) -> tuple[Tensor, Any] | None:
+        """Where the step is known before the gradient: weights (L, N) of the samples in every layer, and the new state.
+
+        An optimizer then makes one backward pass with them, which gives the step; nothing is taken in or solved.
+        """
+        return None
 
     def refresh(self, state: Any) -> Any:
         """Factorize or invert what ``precondition`` needs; the column ``invert``."""

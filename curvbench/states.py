@@ -26,6 +26,21 @@ def blend(old: Any, new: Any, weight: float) -> Any:
     return _rebuild(new, {key: blend(before[key], part, weight) for key, part in parts.items()})
 
 
+def mapped(state: Any, act: Callable[[Tensor], Tensor]) -> Any:
+    """A state of the same make with ``act`` of every tensor; what it has cached is left behind."""
+    if isinstance(state, Tensor):
+        return act(state)
+    parts = _children(state)
+    return state if parts is None else _rebuild(state, {key: mapped(part, act) for key, part in parts.items()})
+
+
+def tensors(state: Any) -> list[Tensor]:
+    """The tensors of a state, in its own order."""
+    if isinstance(state, Tensor):
+        return [state]
+    return [tensor for part in (_children(state) or {}).values() for tensor in tensors(part)]
+
+
 def pack(state: Any) -> Any:
     """A state as tensors, numbers, texts, lists, tuples and dictionaries alone: what torch loads ``weights_only``.
 

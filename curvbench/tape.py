@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.utils.hooks import RemovableHandle
 
 from curvbench.passes import network_pass
 from curvbench.spec import Layer
 
 Hook = Callable[[nn.Module, tuple[Any, ...], Any], Any]
+_ROUNDING = 16  # units in the last place by which two ways to the same gradient at the outputs may differ
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,44 @@ class Tape:
     shapes: Mapping[str, torch.Size]
     sources: Mapping[str, GradientEdge]
     kept: bool = False
+    passed: dict[str, Tensor] = field(default_factory=dict)
+    """Left by the last backward pass through ``leaf``: a gradient per layer, that of the outputs under no name."""
+
+    def watch(self, act: Callable[[str, Tensor], None]) -> list[RemovableHandle]:
+        """Call ``act(layer, gradient)`` for the gradient at every layer's output in each backward pass from now on."""
+
+        def watched(name: str, edge: GradientEdge) -> RemovableHandle:
+            return edge.node.register_prehook(lambda gradients: act(name, gradients[edge.output_nr]))
+
+        return [watched(name, edge) for name, edge in self.edges.items()]
+
+    def leaf(self, note: bool = False) -> Tensor:
+        """The outputs without their graph; a gradient that reaches them goes on through it and leaves it whole.
+
+        The loss's own backward pass would free the graph, of which statistics still make use. With ``note`` a ``pull``
+        along a multiple of that gradient takes no pass of its own.
+        """
+        leaf = self.outputs.detach().requires_grad_()
+
+        def go_on(gradient: Tensor) -> None:
+            handles = self.watch(self.passed.__setitem__) if note else []
+            self.passed.clear()
+            torch.autograd.backward(self.outputs, gradient, retain_graph=True)
+            for handle in handles:
+                handle.remove()
+            self.passed[""] = gradient
+
+        leaf.register_hook(go_on)
+        return leaf
+
+    def _share(self, cotangent: Tensor) -> Tensor | None:
+        """By how much the noted gradient has to be multiplied to be the cotangent; None where it is no multiple."""
+        noted = self.passed.get("")
+        if len(self.passed) < 2 or noted is None or noted.shape != cotangent.shape:
+            return None
+        factor = (noted * cotangent).sum() / noted.square().sum()
+        rounding = _ROUNDING * torch.finfo(noted.dtype).eps * cotangent.norm()
+        return factor if bool((factor * noted - cotangent).norm() <= rounding) else None
 
     @network_pass()
     def pull(self, cotangent: Tensor, keep: bool = False, layers: Collection[str] | None = None) -> dict[str, Tensor]:
@@ -40,8 +80,12 @@ class Tape:
         ``keep`` allows another pull.
         """
         names = list(self.edges if layers is None else layers)
-        edges = [self.edges[name] for name in names]
-        found = torch.autograd.grad(self.outputs, edges, cotangent, retain_graph=keep or self.kept, allow_unused=True)
+        found: Iterable[Tensor | None]
+        if (factor := self._share(cotangent)) is not None:
+            found = [factor * self.passed[name] if name in self.passed else None for name in names]
+        else:
+            edges, kept = [self.edges[name] for name in names], keep or self.kept
+            found = torch.autograd.grad(self.outputs, edges, cotangent, retain_graph=kept, allow_unused=True)
         return {
             name: cotangent.new_zeros(self.shapes[name]) if gradient is None else gradient
             for name, gradient in zip(names, found, strict=True)

@@ -20,7 +20,8 @@ FLOORS = {
     0: {"spec", "exits", "numerics", "passes", "files"},
     1: {"tape", "layers", "convolution", "likelihood", "checks", "instance", "operators", "fisher"}
     | {"data", "photos", "text", "summaries", "download"},
-    2: {"parts", "probes", "problems", "meters", "states", "schedules", "augmentation", "hyperparameters", "registry"},
+    2: {"parts", "probes", "problems", "meters", "states", "schedules", "augmentation", "hyperparameters", "registry"}
+    | {"distributed"},
     3: {"optim", "training", "trial", "identity", "measure", "store", "reference"},
     4: {"engines", "analysis", "plot", "selection", "tables", "baselines", "locate", "tuning"},
     5: {"display", "report", "runner", "verbs", "cli", "__main__"},

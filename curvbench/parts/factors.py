@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from curvbench import numerics
+from curvbench.distributed import shared_map
 from curvbench.fisher.columns import Columns
 from curvbench.operators import Kronecker, Operator
 from curvbench.parts.patch_sums import mean_patch, patch_moment
@@ -20,14 +21,25 @@ from curvbench.spec import Layer
 
 KfacApprox = Literal["expand", "reduce"]
 DampingRule = Literal["exact", "factored", "pi"]
+_SMALLEST = 512  # order of a product that is not split
 
 
 def second_moment(T: Tensor) -> Tensor:
     """Sum over samples and positions of t t^T, (N, G, n, S) -> (G, n, n)."""
     if T.shape[2] < T.shape[3]:  # a product per sample is smaller than the copy that one product of all takes
-        return (T @ T.mT).sum(0)
-    rows = T.permute(1, 2, 0, 3).flatten(2)
-    return rows @ rows.mT
+        return self_product(T).sum(0)
+    return self_product(T.permute(1, 2, 0, 3).flatten(2))
+
+
+def self_product(rows: Tensor) -> Tensor:
+    """R R^T over the last two dimensions; of large ones only the lower half is computed, in halves of halves."""
+    n = rows.shape[-2]
+    if n < 2 * _SMALLEST:
+        return rows @ rows.mT
+    first, last = rows.tensor_split(2, dim=-2)
+    lower = last @ first.mT
+    upper = torch.cat([self_product(first), lower.mT], -1)
+    return torch.cat([upper, torch.cat([lower, self_product(last)], -1)], -2)
 
 
 def input_factor(layer: Layer, x: Tensor, approx: KfacApprox) -> Tensor:
@@ -74,7 +86,7 @@ class KroneckerDamping:
 
     def refresh(self, state: Factored) -> Factored:
         """The state with the damped inverses, which ``precondition`` needs."""
-        return state._replace(inverses=[self._inverse(factor) for factor in state.factors])
+        return state._replace(inverses=shared_map(self._inverse, state.factors))
 
     def _inverse(self, factor: Kronecker) -> Operator:
         if self.rule == "exact":

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from curvbench import layers as geometry
 from curvbench.instance import Instance
+from curvbench.parts.factors import second_moment
 from curvbench.spec import Layer
 from curvbench.tape import Tape
 
@@ -157,14 +158,23 @@ def mixed_layer(tape: Tape) -> str | None:
     return next((m.layer for m in maps if m is not None and not m.is_one_to_one()), None)
 
 
+def layer_rates(gains: Sequence[float], curved: Sequence[float] | None, terms: int, mu: float) -> list[float]:
+    """LNGD's Eq. 12: per layer <p, g> / (p^T F p + mu), of gains <p, g> and p^T F p with the empirical Fisher.
+
+    Without ``curved`` its printed estimate <p, g>^2 / terms; 0 where the denominator is.
+    """
+    found = [gain**2 / terms for gain in gains] if curved is None else curved
+    return [g / (c + mu) if c + mu > 0 else 0.0 for g, c in zip(gains, found, strict=True)]
+
+
 def factors(layer: Layer, x: Tensor, energy: Tensor, terms: int) -> tuple[Tensor, Tensor]:
     """Phi (G, D, D) = sum |g|^2 a a^T / terms and psi (G, M) = sum |a|^2 g^2, scaled to sum 1, over all positions.
 
     ``x`` is the layer's input, ``energy`` (N, G, M, S) holds g^2. Where every g or a is zero, psi is uniform.
     """
     X = geometry.patches(layer, x)
-    rows = (X * energy.sum(2, keepdim=True).sqrt()).permute(1, 2, 0, 3).flatten(2)
+    moment = second_moment(X * energy.sum(2, keepdim=True).sqrt())
     shares = torch.einsum("ngms,ngs->gm", energy, X.square().sum(2))
     total = shares.sum(-1, keepdim=True)
     psi = torch.where(total > 0, shares / total, torch.full_like(shares, 1 / layer.outputs))
-    return rows @ rows.mT / terms, psi
+    return moment / terms, psi

@@ -59,6 +59,12 @@ class Shared:
                     found[:, :, n] = self.samples[name]
         return found
 
+    def pass_weights(self, batch: Instance, key: Key, natural: bool) -> Tensor:
+        """What multiplies the gradients of a batch's samples in every layer, (L, N); ``natural``: over the damping."""
+        dampings = self.dampings if natural else torch.ones_like(self.dampings)
+        scales = torch.where(dampings > 0, dampings, 1.0)
+        return (self.weights(1, batch.samples, sample_names(batch, key))[:, 0] / scales[:, None]).to(batch.dtype)
+
 
 def sample_names(batch: Instance, key: Key) -> list[bytes] | None:
     """A name per sample from its input and target for ``sample``: the same sample has the same name in every batch.

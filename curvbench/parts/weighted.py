@@ -12,8 +12,11 @@ from torch.nn.grad import conv2d_weight
 
 from curvbench import layers as geometry
 from curvbench import numerics
+from curvbench.fisher import ExactFisher
 from curvbench.fisher.columns import Columns, form
+from curvbench.instance import Instance
 from curvbench.spec import Layer
+from curvbench.tape import Tape
 
 
 def weighted_gradient(layer: Layer, x: Tensor, slopes: Tensor, weights: Tensor) -> Tensor:
@@ -42,6 +45,27 @@ def _product(layer: Layer, x: Tensor, slopes: Tensor) -> Tensor:
     return weight.reshape(layer.groups, layer.outputs, -1)
 
 
+def weigh_backward(instance: Instance, tape: Tape, weights: Tensor) -> None:
+    """Let backward passes through a ``frozen`` tape add weighted gradients to ``.grad`` of the covered parameters.
+
+    ``weights`` (L, N) multiply each sample's share of the gradient; 1 gives the plain one. The gradient is that of the
+    pass itself, in training mode with BatchNorm as it is there, while what is measured is in evaluation mode. What does
+    not come through the layers (penalties, coupled weight decay) stays as it is.
+    """
+    by_layer = {layer.name: (layer, w) for layer, w in zip(instance.layers, weights, strict=True)}
+
+    def gather(name: str, gradient: Tensor) -> None:
+        layer, w = by_layer[name]
+        total = weighted_gradient(layer, tape.inputs[name], geometry.slopes(layer, gradient), w).flatten(0, 1)
+        parts = total[:, : layer.inputs - layer.bias], total[:, -1]
+        for parameter_name, part in zip(geometry.parameter_names(layer), parts, strict=False):
+            parameter = instance.model.get_parameter(parameter_name)
+            part = part.reshape(parameter.shape)
+            parameter.grad = part if parameter.grad is None else parameter.grad + part
+
+    tape.watch(gather)
+
+
 def weighted_sum(columns: Columns, weights: Tensor, accelerated: bool = True) -> Tensor:
     """The sum of a layer's score columns with weights (R, N), (P,); not accelerated: every one is formed first."""
     if not accelerated:
@@ -51,6 +75,13 @@ def weighted_sum(columns: Columns, weights: Tensor, accelerated: bool = True) ->
         return weighted_gradient(columns.layer, columns.inputs, columns.slopes[0], weights[0]).flatten()
     mixed = torch.einsum("rn,rngms->ngms", weights, columns.slopes)
     return weighted_gradient(columns.layer, columns.inputs, mixed, torch.ones_like(weights[0])).flatten()
+
+
+def normalized_step(block: ExactFisher, damping: float, factor: Tensor | None, gradient: Tensor) -> Tensor:
+    """Damping (F + damping I)^-1 gradient, (P,); for a block without scores, which has no factor, the gradient."""
+    if factor is None:
+        return gradient
+    return damping * block.solve_factorized(gradient[:, None], damping, factor)[:, 0]
 
 
 def coefficients(gram: Tensor, terms: int, damping: float) -> Tensor:

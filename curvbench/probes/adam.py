@@ -35,6 +35,7 @@ class Adam(Probe):
 
     statistic: ClassVar[Statistic] = "bg_data"
     keeps_momentum: ClassVar[bool] = True
+    joins = "gradient"
     mean_over_samples: ClassVar[bool] = False
 
     about = About(

@@ -20,6 +20,7 @@ class Diag(FisherProbe):
     """The exact diagonal of the Fisher: its projection on diagonal matrices."""
 
     averages: ClassVar[bool] = True
+    joins = "mean"
 
     about = About(
         represents="diag(F), the mean over the batch of the squares of the score columns",

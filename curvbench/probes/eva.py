@@ -40,6 +40,7 @@ class Eva(FisherProbe):
 
     fisher_types: ClassVar[tuple[FisherType, ...]] = ("empirical",)
     averages: ClassVar[bool] = True
+    joins = "mean"
 
     about = About(
         represents="(g (x) a) (g (x) a)^T per layer (and group): means g of output gradients, a of inputs",

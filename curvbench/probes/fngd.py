@@ -16,12 +16,12 @@ from torch import Tensor
 
 from curvbench import numerics
 from curvbench.fisher import ExactFisher, collect, column_count, gram_cost, product_cost
-from curvbench.fisher.contraction import Order
 from curvbench.hyperparameters import check, types_of
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal
 from curvbench.parts.limits import at_least_one, finite
 from curvbench.parts.sharing import Key, Shared, sample_names, share, shared_steps, surrogate
+from curvbench.parts.weighted import normalized_step
 from curvbench.spec import About, FisherType, LayerSize, Probe
 
 
@@ -89,17 +89,22 @@ class Fngd(Probe):
     def update(self, state: State | None, batch: Instance) -> State:
         shared = state.shared if state else None
         terms = batch.terms if self.formula == "corrected" else 1
-        order: Order | None = None if self.accelerated else "direct"
-        blocks = [ExactFisher((c,), terms, order=order) for c in collect(batch, "empirical")]
+        columns = collect(batch, "empirical")
+        blocks = [ExactFisher((c,), terms, order=None if self.accelerated else "direct") for c in columns]
         exact = self.stage == "first" or shared is None or shared.seen < self.batches
         dampings = [self._damping(block, batch.terms) for block in blocks] if exact else []
         if self.stage == "first":
             return State(blocks, dampings)
-        names = sample_names(batch, self.key)
-        found, shared = share(shared, blocks, dampings, batch, names)
+        found, shared = share(shared, blocks, dampings, batch, sample_names(batch, self.key))
         weights = [w.to(batch.dtype) / batch.terms for w in found]
         own = batch.gradient().split([block.size for block in blocks])
         return State(blocks, shared.dampings.tolist(), (), shared, weights, own)
+
+    def weigh(self, state: State | None, batch: Instance) -> tuple[Tensor, State] | None:
+        shared = state.shared if state else None
+        if shared is None or shared.seen < self.batches or not self.accelerated or batch.terms_per_sample > 1:
+            return None
+        return shared.pass_weights(batch, self.key, self.scale_mode == "natural"), State([], [], shared=shared)
 
     def _damping(self, block: ExactFisher, terms: int) -> float:
         damping = self.alpha * numerics.sum_squares(block.gram()) ** 0.5 / (terms if self.gram == "mean" else 1)
@@ -113,20 +118,17 @@ class Fngd(Probe):
         return state._replace(factors=[block.factorize(damping) if damping else None for block, damping in pairs])
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
+        if not state.blocks:
+            raise ValueError("call the model as optimizer.forward: fngd weighs the samples in its backward pass")
         parts = gradient.split([block.size for block in state.blocks])
         if state.shared is None:
-            steps = [self._first(state, i, part) for i, part in enumerate(parts)]
+            steps = list(map(normalized_step, state.blocks, state.dampings, state.factors, parts))
         else:
             means = state.shared.means.tolist()
             steps = shared_steps(state.blocks, state.weights, means, state.own, parts, self.accelerated)
         if self.scale_mode == "natural":
             steps = [step / damping if damping else step for step, damping in zip(steps, state.dampings, strict=True)]
         return torch.cat(steps)
-
-    def _first(self, state: State, i: int, part: Tensor) -> Tensor:
-        """Damping (F + damping I)^-1 part."""
-        block, damping, factor = state.blocks[i], state.dampings[i], state.factors[i]
-        return part if factor is None else damping * block.solve_factorized(part[:, None], damping, factor)[:, 0]
 
     def operator(self, state: State) -> BlockDiagonal:
         if state.shared is None:

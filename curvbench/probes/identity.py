@@ -16,6 +16,8 @@ from curvbench.spec import About, LayerSize, Probe
 class IdentityProbe(Probe):
     """The identity: no curvature, the step is the gradient."""
 
+    joins = "gradient"
+
     about = About(
         represents="I",
         damping="none: the step is the gradient",

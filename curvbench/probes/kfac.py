@@ -42,6 +42,7 @@ class Kfac(FisherProbe):
 
     fisher_types: ClassVar[tuple[FisherType, ...]] = get_args(FisherType)
     averages: ClassVar[bool] = True
+    joins = "mean"
 
     about = About(
         represents="B (x) A per layer: A = E[a a^T] summed over positions, B = E[g g^T] averaged over them",

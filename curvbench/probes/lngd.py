@@ -9,7 +9,7 @@ tokens included. Corrected here: Eq. 13 is a mean of squares, Eq. 14 weighs the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -21,7 +21,7 @@ from curvbench.fisher import ExactFisher, collect
 from curvbench.hyperparameters import check, types_of
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
-from curvbench.parts.local import energies, factors, mixed_layer
+from curvbench.parts.local import energies, factors, layer_rates, mixed_layer
 from curvbench.spec import FISHER_ALIASES, About, LayerSize, Probe
 
 LocalFisher = Literal["lg", "lg_mc", "mc", "empirical", "type-2"]
@@ -88,6 +88,10 @@ class Lngd(Probe):
         if not 0 <= self.ema < 1 or not 0 <= self.mu < float("inf"):
             raise ValueError(f"ema must lie in [0, 1) and mu must be finite and >= 0, got {self.ema} and {self.mu}")
 
+    @property
+    def reads_gradient(self) -> bool:
+        return self.layer_rate == "corrected" or super().reads_gradient
+
     def unsupported(self, instance: Instance) -> str | None:
         mixed = mixed_layer(instance.tape()) if self.phi == "elementwise" and self.fisher_type == "lg" else None
         return mixed and f"phi=elementwise: an output of layer {mixed!r} feeds several inputs of the next one"
@@ -118,15 +122,10 @@ class Lngd(Probe):
         triples = zip(parts, state.inverses, state.scales, strict=True)
         steps = [(s[..., None] * (part.reshape(*s.shape, -1) @ inverse)).flatten() for part, inverse, s in triples]
         if self.layer_rate != "none":
-            steps = [rate * step for rate, step in zip(self._rates(state, steps, parts), steps, strict=True)]
+            gains = [numerics.inner(step, part) for step, part in zip(steps, parts, strict=True)]
+            curved = [f.quadratic(p) for f, p in zip(state.scores, steps, strict=True)] if state.scores else None
+            steps = [r * p for r, p in zip(layer_rates(gains, curved, state.terms, self.mu), steps, strict=True)]
         return torch.cat(steps)
-
-    def _rates(self, state: State, steps: list[Tensor], parts: Sequence[Tensor]) -> Iterator[float]:
-        """Eq. 12 per layer: <p, g> / (p^T F p + mu) with the empirical Fisher of the batch."""
-        for i, (step, part) in enumerate(zip(steps, parts, strict=True)):
-            gain = numerics.inner(step, part)
-            curved = state.scores[i].quadratic(step) if state.scores else gain**2 / state.terms
-            yield gain / (curved + self.mu) if curved + self.mu > 0 else 0.0
 
     def operator(self, state: State) -> BlockDiagonal:
         return BlockDiagonal([Kronecker(p.diag_embed(), phi) for p, phi in zip(state.psis, state.phis, strict=True)])

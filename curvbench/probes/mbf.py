@@ -39,6 +39,7 @@ class Mbf(FisherProbe):
     conv: Choice = "all"
 
     averages: ClassVar[bool] = True
+    joins = "mean"
 
     about = About(
         represents="Linear: I (x) the mean of the units' blocks; convolutions: one block per kernel, biases apart",

@@ -28,6 +28,7 @@ class Sgdm(Probe):
     batch_size: int | None = None
 
     keeps_momentum: ClassVar[bool] = True
+    joins = "gradient"
 
     about = About(
         represents="I",

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from curvbench import layers as geometry
 from curvbench import numerics
+from curvbench.distributed import shared_map
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
 from curvbench.parts.factors import added, second_moment
@@ -63,6 +64,7 @@ class Thor(FisherProbe):
 
     damping_rule: ClassVar[str] = "factored"
     averages: ClassVar[bool] = True
+    joins = "mean"
 
     about = About(
         represents="B (x) A per layer with A and B of K-FAC (expand) cut to diagonal blocks of split rows",
@@ -98,8 +100,11 @@ class Thor(FisherProbe):
         return [second_moment(part) for part in T.split(self.split, dim=2)]
 
     def refresh(self, state: State) -> State:
+        return state._replace(inverses=shared_map(self._inverses, state.factors))
+
+    def _inverses(self, pair: tuple[Split, Split]) -> tuple[Split, Split]:
         root = self.damping**0.5
-        return state._replace(inverses=[(B.inverse(root), A.inverse(root)) for B, A in state.factors])
+        return pair[0].inverse(root), pair[1].inverse(root)
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
         shapes = [(len(B.blocks[0]), B.order, A.order) for B, A in state.inverses]
