@@ -13,6 +13,7 @@ import torch
 from curvbench import numerics, reference, training, trial
 from curvbench.fisher import ExactFisher, exact_fisher
 from curvbench.instance import Instance
+from curvbench.meters.blocks import keep_blocks
 from curvbench.meters.cost import Stepper, cost_rows
 from curvbench.meters.direction import direction_rows
 from curvbench.meters.error import BLOCKS, error_rows
@@ -133,6 +134,7 @@ def accuracy_rows(
     if "error" in meters:
         found = list(error_rows(operator, fisher))
         yield from found
+        keep_blocks(operator, fisher)
         if not sampled:
             yield from _sampling_rows(probe, instance, fisher, found)
     if "health" in meters:

@@ -185,7 +185,7 @@ def exit_code(statuses: Collection[Status]) -> int:
 
 def _unusable(job: Job, folder: Path) -> bool:
     """Whether every cell failed because its problem is bad input: NaN in the data, no covered layer, one class."""
-    frame = store.load(folder)
+    frame = store.load_run(folder)
     mine = frame[frame["cell_id"].isin(list(job.plan.cells))]
     absent = job.suite.original and (mine["status"] == Status.SKIPPED).all()  # data that only the user has
     return bool(absent or mine["reason"].fillna("").str.startswith(f"{REFERENCE}ValueError: ").all())
@@ -243,7 +243,7 @@ def _report(job: Job, folder: Path, console: Console, not_run: int) -> None:
     total = len(job.plan.cells)
     if not job.plan.todo:
         _say(console, f"nothing to do: all {total} cells are in {folder}")
-    frame = store.load(folder)
+    frame = store.load_run(folder)
     selected = {cell.problem.label for cell in job.plan.cells.values()}
     ending = SUMMARIES[job.suite.summary]
     for title, table in ending.tables(frame, selected):

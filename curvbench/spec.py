@@ -13,7 +13,7 @@ Imports point down only:
     2  probes --> parts   problems   meters   states   schedules   augmentation   registry  hyperparameters
     1  operators   fisher --> instance --> checks --> tape   layers   convolution   likelihood
        data   photos   text   summaries   download
-    0  spec  numerics  passes  files
+    0  spec  numerics  passes  files  blocks
 
 Legend of shape letters, used in names and docstrings everywhere:
 

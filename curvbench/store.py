@@ -1,11 +1,13 @@
 """Result files: one Arrow schema, one Parquet fragment per cell, one ``run.json`` per run.
 
-``results/<suite>/<run_id>/cells/<cell_id>.parquet``, beside them ``logs/``, ``references/`` and ``run.json``.
+``results/<suite>/<run_id>/cells/<cell_id>.parquet``, beside them ``blocks/``, ``logs/``, ``references/`` and
+``run.json``.
 No other module reads or writes them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -21,6 +23,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curvbench.blocks import Blocks, pack, unpack
 from curvbench.hyperparameters import near_misses
 from curvbench.spec import FLOP_MODEL, METRICS, SURROGATE, Cell, Metric, Row, Status
 
@@ -64,6 +67,8 @@ SCHEMA = pa.schema(
 _DTYPES = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
 _NEVER_NULL = {"schema_version": "int64", "seed": "int64", "threads": "int64"}
 _CELL = ("suite", "run_id", "cell_id")
+_COPY, _STATE = "rows.copy", b"curvbench_state"
+_MANY = 32  # fragments that take longer to read than one file to find
 
 
 @dataclass(frozen=True)
@@ -155,6 +160,29 @@ def load(path: str | Path | Iterable[str | Path], columns: Sequence[str] = SCHEM
     return _frame(pa.concat_tables(in_order) if in_order else SCHEMA.empty_table()).loc[:, list(columns)]
 
 
+COPIED = [name for name in SCHEMA.names if name != "samples"]
+
+
+def load_run(run: Path, columns: Sequence[str] = COPIED) -> pd.DataFrame:
+    """``load`` of a run's folder without raw samples: of many cells from a copy in one file, made where it is stale.
+
+    Raises:
+        ValueError, OSError: as ``load``.
+    """
+    before = state(run)
+    copy = _copy(run, before, columns)
+    if copy is not None:
+        return copy
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        frame = load(run, COPIED)
+    for warning in said:
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    if not said:  # what is set aside has to be said again each time
+        _remember(run, frame, before)
+    return frame.loc[:, list(columns)]
+
+
 def cell_statuses(folder: Path) -> dict[str, Status]:
     """How each cell of a run's folder ended: ok where there is a value, else the status of its first row."""
     files = _fragments(folder / "cells") if (folder / "cells").is_dir() else []
@@ -217,8 +245,37 @@ def write_run(folder: Path, content: Mapping[str, Any]) -> None:
     _replace(folder / "run.json", (json.dumps(content, indent=1, default=str) + "\n").encode())
 
 
+def write_blocks(run: Path, cell_id: str, blocks: Blocks) -> None:
+    """Write the blocks of a cell, whole or not at all."""
+    (run / "blocks").mkdir(exist_ok=True)
+    _replace(_blocks(run, cell_id), pack(blocks))
+
+
+def read_blocks(run: Path, cell_id: str) -> Blocks | None:
+    """The blocks of a cell; None where it has none. Raises ValueError where they are damaged."""
+    path = _blocks(run, cell_id)
+    if path.resolve().parent != (run / "blocks").resolve() or not path.is_file():  # an id that anyone may have written
+        return None
+    try:
+        return unpack(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _blocks(run: Path, cell_id: str) -> Path:
+    return run / "blocks" / f"{cell_id}.npz"
+
+
 def share_cell(source: Path, folder: Path) -> None:
     """Bring a finished cell of another run into ``folder``: linked, or copied where links are not possible."""
+    _share(source, folder)
+    blocks = _blocks(source.parents[1], source.stem)
+    if blocks.is_file():
+        (folder.parent / "blocks").mkdir(exist_ok=True)
+        _share(blocks, folder.parent / "blocks")
+
+
+def _share(source: Path, folder: Path) -> None:
     target = folder / source.name
     if target.exists():
         return
@@ -279,6 +336,26 @@ def read_log(run: Path, cell_id: str) -> str | None:
     path = run / "logs" / f"{cell_id}.log"
     inside = path.resolve().parent == (run / "logs").resolve()  # an id comes from a file that anyone may have written
     return path.read_text(errors="replace") if inside and path.is_file() else None
+
+
+def _remember(run: Path, frame: pd.DataFrame, of: tuple[int, int, int]) -> None:
+    """Keep the rows of a run in one file for as long as its ``state`` is ``of``; few cells need none."""
+    if of[0] < _MANY:
+        return
+    schema = pa.schema([SCHEMA.field(name) for name in COPIED], {_STATE: json.dumps([SCHEMA_VERSION, *of])})
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pandas(frame, schema, preserve_index=False), sink)
+    with contextlib.suppress(OSError):  # results may be read-only: without a copy they take longer
+        _replace(run / _COPY, sink.getvalue().to_pybytes())
+
+
+def _copy(run: Path, of: tuple[int, int, int], columns: Sequence[str]) -> pd.DataFrame | None:
+    try:
+        with pq.ParquetFile(run / _COPY) as file:
+            known = json.loads((file.schema_arrow.metadata or {}).get(_STATE, b"null"))
+            return _frame(file.read(list(columns))) if known == [SCHEMA_VERSION, *of] else None
+    except (pa.ArrowException, OSError, ValueError):
+        return None
 
 
 def _latest_runs(folder: Path) -> list[Path]:

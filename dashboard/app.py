@@ -20,6 +20,7 @@ PAGES = {
     "page/overview.py": "Overview",
     "page/tradeoff.py": "Trade-off",
     "page/accuracy.py": "Accuracy",
+    "page/matrices.py": "Matrices",
     "page/cost.py": "Cost",
     "page/cells.py": "Cells",
     "page/training.py": "Training",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,19 +46,25 @@ def pick_cell(labels: Sequence[str]) -> str:
     return str(st.selectbox("Cell, also by a click at the left of its row", labels, key="cell", **LINKED))
 
 
+def pick_seed(known: Sequence[int]) -> int:
+    """One of the seeds; nothing to choose where there is one."""
+    return int(known[0] if len(known) < 2 else st.selectbox("Seed", known, key="seed", **LINKED))
+
+
 def run() -> Path:
     """The run that the sidebar shows."""
     return source.runs()[st.session_state["run"]]
 
 
 def place_of_another() -> int:
-    """The place in the list of runs of the one to compare with: of the same suite, older if there is one."""
+    """The place in the list of runs of the one to compare with: of the same suite or kind, older if there is one."""
     runs = source.runs()
     names, chosen = list(runs), st.session_state["run"]
     place = names.index(chosen)
     others = [*range(place + 1, len(names)), *reversed(range(place))]
     same = [k for k in others if runs[names[k]].parent == runs[chosen].parent]
-    return (same or others)[0]
+    alike = [k for k in others if source.trains(runs[names[k]]) == source.trains(runs[chosen])]
+    return (same or alike or others)[0]
 
 
 def problem() -> str:
@@ -89,6 +96,12 @@ def pick_metric(label: str, known: Sequence[str], key: str) -> str:
 def pick_one(label: str, options: Sequence[str], key: str) -> Any:
     """One of a few words, the first without a choice."""
     return st.segmented_control(label, options, default=options[0], key=key, required=True, **LINKED)
+
+
+def pick_number(label: str, usual: float, key: str, meaning: str) -> float:
+    """A number to type."""
+    step = 10 ** (math.floor(math.log10(abs(usual))) - 1) if usual else 0.01
+    return float(st.number_input(label, value=usual, step=step, format="%.4g", key=key, help=meaning, **LINKED))
 
 
 def switch(label: str, key: str, usual: bool = True) -> bool:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 IMAGES = ("svg", "png")
 TALLEST = 32  # rows that are shown without scrolling
 STYLED = 2000  # rows beyond which numbers are shown as they are
-SHORT = {f"{c.metric} ({c.scope})": " ".join(c.heading.split()) for c in summary.COLUMNS}
+SHORT = {f"{c.metric} ({c.scope})": " ".join(c.heading.split()) for c in (*summary.COLUMNS, *summary.TRAINED)}
 
 
 def plain(text: object) -> str:

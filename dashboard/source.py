@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pandas as pd
 import streamlit as st
 
 from curvbench import store
+from curvbench.analysis import scaling
+from curvbench.blocks import Blocks
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample"
 # What the pages need of every row; a cell's other columns are read when it is opened.
@@ -69,6 +72,22 @@ def cell(run: Path, cell_id: str) -> pd.DataFrame:
     return frame[frame["cell_id"] == cell_id]
 
 
+def blocks(run: Path, cell_ids: Iterable[str]) -> dict[str, Blocks]:
+    """The blocks that some cells of a run kept, by cell.
+
+    Raises:
+        ValueError: a file of blocks is damaged.
+    """
+    state = store.state(run)
+    found = {cell_id: _read_blocks(run, cell_id, state) for cell_id in cell_ids}
+    return {cell_id: kept for cell_id, kept in found.items() if kept is not None}
+
+
+def growth(run: Path) -> pd.DataFrame:
+    """The exponents of every sweep in a run, shared by all sessions: not to be changed."""
+    return _fit(run, store.state(run))
+
+
 def record(run: Path) -> dict[str, Any]:
     """``run.json`` of a run; empty where it is absent or damaged."""
     try:
@@ -77,9 +96,24 @@ def record(run: Path) -> dict[str, Any]:
         return {}
 
 
+def trains(run: Path) -> bool:
+    """Whether the cells of a run train rather than measure."""
+    return any(cell.get("training") for cell in record(run).get("cells", []))
+
+
 @st.cache_resource(max_entries=64, show_spinner=False)
 def _read(run: Path, state: tuple[int, int, int]) -> tuple[pd.DataFrame, list[str]]:
     with _one_at_a_time, warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        frame = store.load(run, COLUMNS)
+        frame = store.load_run(run, COLUMNS)
     return frame.astype(dict.fromkeys(LABELS, "category")), [str(warning.message) for warning in said]
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _fit(run: Path, state: tuple[int, int, int]) -> pd.DataFrame:
+    return scaling.growing(_read(run, state)[0])
+
+
+@st.cache_resource(max_entries=256, show_spinner=False)
+def _read_blocks(run: Path, cell_id: str, state: tuple[int, int, int]) -> Blocks | None:
+    return store.read_blocks(run, cell_id)

@@ -63,6 +63,7 @@ def generate(folder: Path) -> tuple[int, int]:
             rows, cells = rows + len(cell), cells + 1
         seed += 1
     store.write_run(target.parent, store.read_run(sample))
+    store.load_run(target.parent)  # as the end of a run does
     return rows, cells
 
 

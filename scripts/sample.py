@@ -1,7 +1,7 @@
-"""Make ``data/sample`` again: python scripts/sample.py. Two minutes on one core.
+"""Make ``data/sample`` again: python scripts/sample.py. Three minutes on one core.
 
-Runs ``suites/sweep`` and ``suites/mlp`` and packs each run into one Parquet file and its ``run.json``, without what
-tells of the machine more than its processor.
+Runs the quick ``suites/training``, ``suites/sweep`` and ``suites/mlp`` and packs each run into one Parquet file, its
+``run.json``, and the blocks of a few methods, without what tells of the machine more than its processor.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from curvbench import store
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "data" / "sample"
-SUITES = ("suites/sweep", "suites/mlp")  # the last one is shown first
-LIMIT = 300_000  # bytes in all
+RUNS = ("suites/training --preset quick", "suites/sweep", "suites/mlp")  # the last is shown first
+PICTURED = ("mlp", ("kfac", "ekfac", "unit", "diag", "eva", "lngd"))  # the suite and the methods whose blocks are kept
+LIMIT = 500_000  # bytes in all
 
 
 def main() -> None:
     """Run, pack, and check the size."""
     with tempfile.TemporaryDirectory() as folder:
-        for suite in SUITES:
-            command = [sys.executable, "-m", "curvbench", "run", suite, "--results", folder]
+        for arguments in RUNS:
+            command = [sys.executable, "-m", "curvbench", "run", *arguments.split(), "--results", folder]
             subprocess.run(command, cwd=ROOT, check=True)
         shutil.rmtree(SAMPLE, ignore_errors=True)
         for run in store.runs_below(folder):
@@ -39,10 +40,15 @@ def main() -> None:
 
 
 def pack(run: Path, target: Path, temporary: str) -> None:
-    """One file of cells and one of provenance."""
+    """One file of cells, one of provenance, and blocks."""
     (target / "cells").mkdir(parents=True)
     frame: pd.DataFrame = store.load(run)
     frame.to_parquet(target / "cells" / "all.parquet", compression="zstd", compression_level=19, index=False)
+    suite, pictured = PICTURED
+    chosen = frame[(frame["suite"] == suite) & frame["probe"].isin(pictured) & (frame["probe_args"] == "")]
+    for cell_id in chosen["cell_id"].unique():
+        if blocks := store.read_blocks(run, cell_id):
+            store.write_blocks(target, cell_id, blocks)
     record = store.read_run(run)
     record["suite_file"] = str(Path(record["suite_file"]).relative_to(ROOT))
     record["environment"] = {k: v for k, v in record["environment"].items() if k not in ("host", "load_average")}

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from curvbench import blocks
 from curvbench.spec import Cell, Dataset, Diverged, Probe, Problem, Row, Skip, Unsupported
 
 
@@ -110,4 +113,5 @@ _ACT: dict[str, Callable[[], object]] = {
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "hang": _hang,
     "slow": lambda: time.sleep(1.0),
+    "keep": lambda: blocks.keep(blocks.Blocks("fc", 1, np.eye(2), np.zeros((2, 2)), {})),
 }

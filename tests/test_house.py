@@ -17,7 +17,7 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 FLOORS = {
-    0: {"spec", "exits", "numerics", "passes", "files"},
+    0: {"spec", "exits", "numerics", "passes", "files", "blocks"},
     1: {"tape", "layers", "convolution", "likelihood", "checks", "instance", "operators", "fisher"}
     | {"data", "photos", "text", "summaries", "download"},
     2: {"parts", "probes", "problems", "meters", "states", "schedules", "augmentation", "hyperparameters", "registry"}

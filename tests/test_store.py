@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +15,7 @@ import pytest
 from fake_measure import Fake, Toy
 
 from curvbench import store
+from curvbench.blocks import Blocks
 from curvbench.spec import Cell, Row, Status
 
 CONTRACT = (
@@ -163,6 +165,34 @@ def test_shared_cells_come_once(by_link: bool, tmp_path: Path, monkeypatch: pyte
     assert len(store.load([first, second, tmp_path / "s"])) == 2 * len(ROWS)
 
 
+BLOCKS = Blocks("fc", 2, np.eye(4), np.ones((4, 4)), {})
+
+
+@pytest.mark.parametrize("by_link", [True, False])
+def test_blocks_are_shared_with_their_cell(by_link: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = run(tmp_path, "r1", "c1", "c2"), run(tmp_path, "r2")
+    store.write_blocks(first, "c1", BLOCKS)
+    if not by_link:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("no links here")))
+    for cell in ("c1", "c2"):
+        store.share_cell(first / "cells" / f"{cell}.parquet", second / "cells")
+    kept = store.read_blocks(second, "c1")
+    assert kept is not None and kept.approximation.tolist() == BLOCKS.approximation.tolist()
+    assert store.read_blocks(second, "c2") is None
+    assert set(store.load(second)["cell_id"]) == {"c1", "c2"}
+
+
+def test_damaged_blocks_are_named_and_strangers_open_no_other_file(tmp_path: Path) -> None:
+    folder = run(tmp_path, "r1", "c1")
+    store.write_blocks(folder, "c1", BLOCKS)
+    path = folder / "blocks" / "c1.npz"
+    (folder / "outside.npz").write_bytes(path.read_bytes())
+    assert store.read_blocks(folder, "../outside") is None
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"c1.npz: damaged, or no blocks of curvbench"):
+        store.read_blocks(folder, "c1")
+
+
 def test_the_same_cell_of_two_runs_comes_twice(tmp_path: Path) -> None:
     run(tmp_path, "r1", "c1")
     run(tmp_path, "r2", "c1")
@@ -295,3 +325,51 @@ def test_a_log_is_read_from_its_folder_alone(tmp_path: Path) -> None:
     (tmp_path / "other.log").write_text("secret")
     assert store.read_log(folder, "../../../other") is None
     assert store.read_log(folder, "c2") is None
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """A run of enough cells for a copy."""
+    return run(tmp_path, "r1", *(f"c{k}" for k in range(40)))
+
+
+def test_a_run_of_many_cells_is_read_from_its_copy(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = store.load(many, store.COPIED)
+    pd.testing.assert_frame_equal(store.load_run(many), expected)
+    pd.testing.assert_frame_equal(store.load(many, store.COPIED), expected, obj="the copy is no fragment")
+    monkeypatch.setattr(store, "read_cell", None)
+    pd.testing.assert_frame_equal(store.load_run(many), expected)
+    assert store.load_run(many, ["value"]).columns.tolist() == ["value"]
+
+
+def test_a_copy_is_made_anew_when_a_fragment_changes(many: Path) -> None:
+    store.load_run(many)
+    store.write_cell(many / "cells", table("c3", rows=FAILED))
+    pd.testing.assert_frame_equal(store.load_run(many), store.load(many, store.COPIED))
+    (many / "cells" / "c4.parquet").unlink()
+    assert "c4" not in set(store.load_run(many)["cell_id"])
+
+
+def test_a_copy_hides_no_damage(many: Path) -> None:
+    (many / "cells" / "c5.parquet").write_bytes(b"x")
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="c5.parquet set aside"):
+            assert "c5" not in set(store.load_run(many)["cell_id"])
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", None])
+def test_a_damaged_copy_is_not_used(content: bytes | None, many: Path) -> None:
+    store.load_run(many)
+    (copy,) = [path for path in many.iterdir() if path.suffix == ".copy"]
+    copy.write_bytes(copy.read_bytes()[:-200] if content is None else content)
+    pd.testing.assert_frame_equal(store.load_run(many), store.load(many, store.COPIED))
+
+
+def test_a_run_of_few_cells_and_one_that_cannot_be_written_have_no_copy(
+    many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = run(tmp_path, "r2", "c1")
+    store.load_run(few)
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("read-only")))
+    assert len(store.load_run(many)) == 40 * len(ROWS)
+    assert not [path for folder in (few, many) for path in folder.rglob("*.copy")]

@@ -23,6 +23,7 @@ from rich.text import Text
 
 from curvbench import registry
 from curvbench.analysis.summary import digits, labels
+from curvbench.analysis.views import arguments
 from curvbench.spec import Component, Status
 
 PHASES = ("statistics", "invert", "precondition")
@@ -34,6 +35,8 @@ DRIFT = 0.1
 
 RESOLUTION = 0.05
 """Exponents nearer than this agree whatever their intervals: 3.5 % of cost per doubling."""
+
+ROUNDING = 1e-9  # of an exponent of what does not change
 
 LEGEND = (
     "exponents of cost in the swept hyperparameter (..) at the upper end of the sweep, with 95 % intervals: counted, "
@@ -105,6 +108,36 @@ def growth(frame: pd.DataFrame) -> list[Growth]:
     return [row for row in found if row is not None]
 
 
+def growing(frame: pd.DataFrame) -> pd.DataFrame:
+    """``growth`` as a table, without the quantities that stay as they are over a sweep.
+
+    Columns problem, probe, cost, counted and published with half their intervals (``+-``), ratio, drift, agrees; empty
+    where nothing was swept.
+    """
+    rows = [row for row in growth(frame) if abs(row.counted.value) > ROUNDING] if _may_hold_sweeps(frame) else []
+    return pd.DataFrame([_as_dict(row) for row in rows], columns=list(_COLUMNS))
+
+
+def _may_hold_sweeps(frame: pd.DataFrame) -> bool:
+    """Whether some hyperparameter is written with two sizes at least: components need not be imported to see that."""
+    seen: dict[tuple[str, str], set[float]] = defaultdict(set)
+    for kind in ("problem", "probe"):
+        for name, given in frame[[kind, f"{kind}_args"]].drop_duplicates().itertuples(index=False):
+            for key, value in arguments(given or "").items():
+                if isinstance(value, float):
+                    seen[name, key].add(value)
+    return any(len(values) > 1 for values in seen.values())
+
+
+_COLUMNS = tuple("problem,probe,cost,counted,counted +-,published,published +-,ratio,drift,agrees".split(","))
+
+
+def _as_dict(row: Growth) -> dict[str, object]:
+    exponents = (row.counted.value, row.counted.half, row.published.value, row.published.half)
+    values = (row.problem, row.probe, row.quantity, *exponents, row.ratio, row.drift, row.agrees)
+    return dict(zip(_COLUMNS, values, strict=True))
+
+
 class _Cost(NamedTuple):
     """One quantity of one cell; NaN where there is no model."""
 
@@ -139,6 +172,7 @@ def _sweeps(frame: pd.DataFrame) -> dict[_Sweep, list[_Cost]]:
     for (problem, probe), values in _cells(frame).items():
         places = [(size, label, probe) for size, label in _starred(problem, registry.problems())]
         places += [(size, problem, label) for size, label in _starred(probe, registry.probes())]
+        places = [place for place in places if place[0] > 0]  # 0 is no size
         for quantity, counted, modelled in _quantities(values):
             for size, *pair in places:
                 found[_Sweep(pair[0], pair[1], quantity)][size] = _Cost(size, counted, modelled)

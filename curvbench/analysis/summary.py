@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,7 +72,7 @@ NARROWEST_LABEL = 12
 
 def is_trained(frame: pd.DataFrame) -> bool:
     """Whether the cells trained rather than measured."""
-    return bool(frame["metric"].str.startswith("test.").any())
+    return any(metric.startswith("test.") for metric in frame["metric"].dropna().unique())
 
 
 def legend(frame: pd.DataFrame) -> str:
@@ -93,8 +93,17 @@ def problems(frame: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(labels(frame, "problem")))
 
 
+def columns(frame: pd.DataFrame, problem: str) -> list[Column]:
+    """What ``table`` shows of a problem: ``COLUMNS``, or those of ``TRAINED`` that its trainings have."""
+    cells = _of(frame, problem)
+    if not is_trained(cells):
+        return list(COLUMNS)
+    known = {*cells["metric"], *([PACE] if cells["probe"].isin(BASELINES).any() else [])}
+    return [column for column in TRAINED if column.metric in known]
+
+
 def table(frame: pd.DataFrame, problem: str) -> pd.DataFrame:
-    """Medians over seeds: one row per probe, one column per entry of ``COLUMNS``, named ``metric (scope)``.
+    """Medians over seeds: one row per probe, one column per entry of ``columns``, named ``metric (scope)``.
 
     Numbers, NaN where there is none.
     """
@@ -219,16 +228,15 @@ def _aggregate(frame: pd.DataFrame, problem: str, how: str) -> pd.DataFrame:
     cells = _of(frame, problem)
     cells = cells.assign(contender=_contenders(cells))
     order = list(dict.fromkeys(cells["contender"]))
-    chosen: Sequence[Column] = COLUMNS
+    chosen = columns(frame, problem)
     if is_trained(cells):
         cells = _outcomes(cells)
-        chosen = [column for column in TRAINED if (cells["metric"] == column.metric).any()]
-    columns = {}
+    found = {}
     for column in chosen:
         rows = (cells["metric"] == column.metric) & (cells["scope"] == column.scope) & (cells["status"] == Status.OK)
         values = cells[rows].groupby("contender")["value"].agg(how)
-        columns[_named(column)] = values.reindex(order).astype("float64")
-    return pd.DataFrame(columns, index=order)
+        found[_named(column)] = values.reindex(order).astype("float64")
+    return pd.DataFrame(found, index=order)
 
 
 def _outcomes(cells: pd.DataFrame) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from curvbench.analysis.summary import COLUMNS, digits, labels, problems, statuses, table
+from curvbench.analysis.summary import columns, digits, labels, problems, statuses, table
 from curvbench.spec import METRICS, PHASES, Metric, Status
 
 WHOLES = ("network", "layer blocks")
@@ -104,8 +104,8 @@ def ranking(frame: pd.DataFrame, problem: str, places: int = 3) -> pd.DataFrame:
     """The best probes per column of the summary: one row per column, the probes with their values in 1st, 2nd, ..."""
     medians = table(frame, problem)
     rows = []
-    for name, column in zip(medians.columns, COLUMNS, strict=True):
-        better = meaning(column.metric).better
+    for name, column in zip(medians.columns, columns(frame, problem), strict=True):
+        better = column.better
         best = medians[name].dropna().sort_values(ascending=better == "lower", kind="stable").head(places)
         ranked = {ordinal(k): f"{probe}  {digits(value)}" for k, (probe, value) in enumerate(best.items(), 1)}
         rows.append({"metric": column.metric, "scope": column.scope, "better": better, **ranked})

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from curvbench import store
+from curvbench import blocks, store
 from curvbench.spec import Cell, Diverged, Row, Skip, Status, Unsupported
 
 Report = Callable[[str], None]
@@ -77,9 +77,12 @@ class Task:
         if self.kind == "reference":
             module.prepare(self.cell, reference, self.data, report)
             return []
-        rows: list[Row] = module.measure(self.cell, reference, self.data, report)
+        with blocks.collected() as kept:
+            rows: list[Row] = module.measure(self.cell, reference, self.data, report)
         if not rows:
             raise RuntimeError("the cell was measured without a single row")
+        if kept:  # of a training that was measured on its way, the last
+            store.write_blocks(self.folder, self.id, kept[-1])
         return rows
 
     def _keep(self, rows: Sequence[Row], started: datetime) -> Outcome:

@@ -70,7 +70,7 @@ class LowRank(Operator):
     def eigenvalues(self, k: int) -> Tensor:
         values = self.shift + numerics.eigvalsh(self._gram)
         rest = max(min(k, self.size) - len(values), 0)
-        return largest(torch.cat([values, values.new_full((rest,), self.shift)]), k)
+        return largest(torch.cat([values, values.new_full((rest,), self.shift)]), min(k, self.size))
 
     def smallest_eigenvalue(self) -> float:
         full_rank = len(self.weights) >= self.size

@@ -21,7 +21,7 @@ from curvbench.spec import Layer
 
 KfacApprox = Literal["expand", "reduce"]
 DampingRule = Literal["exact", "factored", "pi"]
-_SMALLEST = 512  # order of a product that is not split
+_SMALLEST = 512  # order of a product that is not split: the counts of smaller ones grow as published
 
 
 def second_moment(T: Tensor) -> Tensor:

@@ -12,10 +12,25 @@ could not draw.
 from curvbench.plot.accuracy import heatmap, sweep
 from curvbench.plot.comparison import comparison
 from curvbench.plot.cost import cost
+from curvbench.plot.growth import growth
 from curvbench.plot.history import history
-from curvbench.plot.matrices import matrices
+from curvbench.plot.matrices import matrices, spectra, units
 from curvbench.plot.overview import status
 from curvbench.plot.tradeoff import tradeoff
-from curvbench.plot.training import curves
+from curvbench.plot.training import curves, profiles
 
-__all__ = ["comparison", "cost", "curves", "heatmap", "history", "matrices", "status", "sweep", "tradeoff"]
+__all__ = [
+    "comparison",
+    "cost",
+    "curves",
+    "growth",
+    "heatmap",
+    "history",
+    "matrices",
+    "profiles",
+    "spectra",
+    "status",
+    "sweep",
+    "tradeoff",
+    "units",
+]

@@ -1,4 +1,4 @@
-"""Training: a metric against epochs or seconds."""
+"""Training: a metric against epochs or seconds, and how often a target was reached how soon."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
-from curvbench.analysis import views
+from curvbench.analysis import targets, views
 from curvbench.analysis.summary import digits, problems
 from curvbench.plot import axes
 from curvbench.plot.look import by_family, look
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+
+FEW = 12  # epochs: each has its number
 
 
 def curves(
@@ -30,10 +32,43 @@ def curves(
     for probe in by_family(drawn["probe"].unique()):
         _draw(figure, probe, drawn[drawn["probe"] == probe], against)
     figure.update_xaxes(title="epoch" if against == "epoch" else "train.seconds [s], training alone")
+    if against == "epoch" and 0 < len(drawn) and drawn["epoch"].max() - drawn["epoch"].min() < FEW:
+        figure.update_xaxes(dtick=1)
     positive = len(table) > 0 and bool((table["median"].dropna() > 0).all())
     figure.update_yaxes(
         title=axes.upright(axes.metric_title(metric)), type="log" if positive and "loss" in metric else "linear"
     )
+    return figure
+
+
+def profiles(
+    frame: pd.DataFrame, metric: str = "test.accuracy", target: float | None = None, cost: targets.Cost = "seconds"
+) -> go.Figure:
+    """Performance profiles (Dolan and More, 2002): the share of trainings that took at most a multiple of the best.
+
+    One line per probe over all problems and seeds, higher is better; ``target`` as ``analysis.targets`` takes it.
+    """
+    goal = targets.usual_target(frame, metric) if target is None else target
+    trials = targets.trials(frame, metric, goal)
+    table = targets.profile(trials, cost)
+    missed = [probe for probe in trials["probe"].unique() if probe not in set(table["probe"])]
+    notes = [f"never reached by: {', '.join(by_family(missed))}"] if missed else []
+    figure = axes.new_figure(f"{cost} to {metric} {digits(goal)}", notes, height=380, names=table["probe"].unique())
+    end = 1.1 * float(table["ratio"].max()) if len(table) else 2.0
+    for probe in by_family(table["probe"].unique()):
+        rows, (color, symbol) = table[table["probe"] == probe], look(probe)
+        figure.add_scatter(
+            x=[*rows["ratio"], end],
+            y=[*rows["share"], rows["share"].iloc[-1]],
+            mode="lines+markers",
+            line={"color": color, "shape": "hv", "dash": "dot" if "[" in probe else "solid"},
+            marker={"symbol": symbol, "size": [8] * len(rows) + [0]},
+            name=axes.escaped(probe),
+            hovertemplate=f"<b>{axes.escaped(probe)}</b><br>%{{y:.0%}} within %{{x:.3g}} x the best<extra></extra>",
+        )
+    title = f"{cost} over those of the best probe on the same problem and seed"
+    figure.update_xaxes(title=title, type="log", dtick="D2", tickformat="~g")
+    figure.update_yaxes(title="share of trainings<br>higher is better", range=[-0.02, 1.05], tickformat=".0%")
     return figure
 
 
@@ -45,7 +80,8 @@ def _draw(figure: go.Figure, probe: str, rows: pd.DataFrame, against: str) -> No
             y=[*rows["max"], *rows["min"][::-1]],
             fill="toself",
             fillcolor=color,
-            opacity=0.18,
+            mode="lines",
+            opacity=0.12,
             line={"width": 0},
             legendgroup=name,
             showlegend=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 from collections.abc import Iterator, Sequence
 from html import escape
 from typing import TYPE_CHECKING
@@ -10,10 +11,10 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from curvbench import __version__, plot
-from curvbench.analysis import summary, views
+from curvbench.analysis import scaling, summary, targets, views
 from curvbench.analysis.views import Quantity
 from curvbench.plot.axes import graph_objects
-from curvbench.report.run import LEGEND, Entry, Run, entries, headings
+from curvbench.report.run import Entry, Run, entries, headings
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -58,7 +59,7 @@ def _run(run: Run) -> Iterator[str]:
         yield _summary(run, problem)
         for name, figure, data in _figures(run, problem):
             yield _figure(f"{name}-{problem}", figure, data)
-    for name, figure, data in _sweeps(run):
+    for name, figure, data in itertools.chain(_sweeps(run), _growth(run)):
         yield _figure(name, figure, data)
     facts = pd.DataFrame(run.environment.items(), columns=["environment", ""])
     yield "<h2>How it was made</h2>" + _table(facts, "text")
@@ -66,14 +67,13 @@ def _run(run: Run) -> Iterator[str]:
 
 
 def _summary(run: Run, problem: str) -> str:
-    meanings = [f"{c.metric}, {c.scope}: {views.meaning(c.metric).text}" for c in summary.COLUMNS]
-    named = zip(meanings, headings(), strict=True)
-    head = "".join(f'<th><abbr title="{escape(meaning)}">{escape(name)}</abbr></th>' for meaning, name in named)
+    named = headings(run.frame, problem).items()
+    head = "".join(f'<th><abbr title="{escape(meaning)}">{escape(name)}</abbr></th>' for name, meaning in named)
     rows = "".join(
         f"<tr><td>{escape(name)}</td>{''.join(map(_cell, found))}</tr>"
         for name, found in entries(run.frame, problem).items()
     )
-    note = escape(LEGEND)
+    note = escape(run.legend)
     return f'<div class="wide"><table><tr><th>probe</th>{head}</tr>{rows}</table></div><p><small>{note}</small></p>'
 
 
@@ -101,6 +101,9 @@ def _figures(run: Run, problem: str) -> Iterator[Drawn]:
             yield f"cost-{metric}", plot.cost(frame, problem, metric, relative), views.phases(frame, problem, metric)
     for metric in views.trained(mine):
         yield f"training-{metric}", plot.curves(frame, problem, metric), views.curves(frame, problem, metric)
+        if metric.startswith("test."):
+            trials = targets.trials(mine, metric, targets.usual_target(mine, metric))
+            yield f"profiles-{metric}", plot.profiles(mine, metric), targets.to_target(trials)
 
 
 def _sweeps(run: Run) -> Iterator[Drawn]:
@@ -110,6 +113,12 @@ def _sweeps(run: Run) -> Iterator[Drawn]:
             table = views.sweep(run.frame, known, parameter, quality)
             if len(table):
                 yield f"sweep-{parameter}", plot.sweep(run.frame, parameter, quality, known), table
+
+
+def _growth(run: Run) -> Iterator[Drawn]:
+    table = scaling.growing(run.frame)
+    for problem, rows in table.groupby("problem", sort=False):
+        yield f"growth-{problem}", plot.growth(rows, str(problem)), rows
 
 
 def _figure(name: str, figure: go.Figure, data: pd.DataFrame) -> str:

@@ -12,7 +12,6 @@ from curvbench.analysis import summary, views
 from curvbench.analysis.commands import repeat
 
 FACTS = ("device_name", "torch_version", "python_version", "platform", "git_sha", "git_dirty", "code", "cpu_count")
-LEGEND = summary.LEGEND.partition("; *")[0] + "; bold: best of the column"
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,11 @@ class Run:
     def commands(self) -> list[str]:
         """What was typed."""
         return [str(entry.get("command", "")) for entry in self.record.get("commands", [])]
+
+    @property
+    def legend(self) -> str:
+        """What the columns of its tables mean."""
+        return summary.legend(self.frame).partition("; *")[0] + "; bold: best of the column"
 
     @property
     def failures(self) -> pd.DataFrame:
@@ -77,6 +81,9 @@ def entries(frame: pd.DataFrame, problem: str) -> dict[str, list[Entry]]:
     }
 
 
-def headings() -> list[str]:
-    """The headings of the summary in one line each."""
-    return [" ".join(column.heading.split()) for column in summary.COLUMNS]
+def headings(frame: pd.DataFrame, problem: str) -> dict[str, str]:
+    """The headings of the summary of a problem in one line each, with what they mean."""
+    return {
+        " ".join(column.heading.split()): f"{column.metric}, {column.scope}: {views.meaning(column.metric).text}"
+        for column in summary.columns(frame, problem)
+    }

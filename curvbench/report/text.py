@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 
 from curvbench.analysis import summary
-from curvbench.report.run import LEGEND, Entry, Run, entries, headings
+from curvbench.report.run import Entry, Run, entries, headings
 
 _LATEX = {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "|": r"\textbar{}"}
 _LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"}}
@@ -21,8 +21,9 @@ def markdown(runs: Sequence[Run]) -> str:
         parts.append(f"## {_md(run.suite)}, {_md(run.name)}")
         for problem in summary.problems(run.frame):
             rows = [[_md(name), *(_entry(e, _md_bold, " ± ") for e in found)] for name, found in _rows(run, problem)]
-            parts += [f"### {_md(run.title(problem))}", _md_table(["probe", *map(_md, headings())], rows)]
-        parts.append(_md(LEGEND))
+            head = ["probe", *map(_md, headings(run.frame, problem))]
+            parts += [f"### {_md(run.title(problem))}", _md_table(head, rows)]
+        parts.append(_md(run.legend))
         if len(run.failures):
             rows = [list(map(_md, row)) for row in run.failures[["label", "status", "reason"]].to_numpy()]
             parts += ["### Without a value", _md_table(["cell", "status", "reason"], rows)]
@@ -84,14 +85,15 @@ def _latex_table(run: Run, problem: str) -> str:
         " & ".join([_tex(name), *(_minus(_entry(e, lambda t: rf"\textbf{{{t}}}", r" $\pm$ ")) for e in row)]) + r" \\"
         for name, row in found
     ]
+    named = headings(run.frame, problem)
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{_tex(run.title(problem))}. {_tex(LEGEND)}.}}",
-            rf"\begin{{tabular}}{{l{'r' * len(headings())}}}",
+            rf"\caption{{{_tex(run.title(problem))}. {_tex(run.legend)}.}}",
+            rf"\begin{{tabular}}{{l{'r' * len(named)}}}",
             r"\toprule",
-            " & ".join(["probe", *map(_tex, headings())]) + r" \\",
+            " & ".join(["probe", *map(_tex, named)]) + r" \\",
             r"\midrule",
             *body,
             r"\bottomrule",

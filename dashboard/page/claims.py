@@ -1,13 +1,58 @@
-"""What the papers claim, beside what was measured."""
+"""What the papers claim, beside what was measured in the latest run of each of their experiments."""
 
 from __future__ import annotations
 
+import pandas as pd
 import streamlit as st
 
+import controls
 import show
+import source
+from curvbench.analysis.claims import Judged, judge
+from curvbench.analysis.papers import Experiment, experiments
+from curvbench.parts.errata import ERRATA
+from curvbench.report.claims import LEGEND, counts
+
+EVERY = "All"
+known = {experiment.id: experiment for experiment in experiments()}
+newest: dict[str, pd.DataFrame] = {}
+for run in source.runs().values():  # the latest first
+    if run.parent.name in known and run.parent.name not in newest:
+        newest[run.parent.name] = source.rows(run)
+
+
+def table(judged: list[Judged]) -> pd.DataFrame:
+    """One row per claim, with a verdict on its own setting and one on the surrogate, which never counts for it."""
+    rows = []
+    for found in judged:
+        rulings = {"in its setting": found.original, "SURROGATE": found.surrogate}
+        row = {name: str(ruling.verdict) for name, ruling in rulings.items()}
+        row |= {"claim": found.claim.text, "the paper": found.reported}
+        for name, ruling in rulings.items():
+            row[f"measured, {name}"] = "; ".join(filter(None, [ruling.measured, ruling.reason]))
+        rows.append(row | {"errata": ", ".join(found.experiment.errata), "suite": found.experiment.id})
+    return pd.DataFrame(rows)
+
+
+def notes(experiment: Experiment) -> list[str]:
+    """Its setting, what its tables have wrong, and what else has to be known."""
+    return [experiment.setting, *(f"Erratum {i}: {ERRATA[i].text}" for i in experiment.errata), *experiment.remarks]
+
 
 st.header("Claims")
-show.empty(
-    "No claim of a paper has been held against these results. The suites of the papers repeat their experiments:",
-    "curvbench run suites/papers/SUITE",
-)
+if not newest:
+    show.empty(
+        "No claim of a paper has been held against these results. The suites of the papers repeat their experiments:",
+        "curvbench run suites/papers",
+    )
+    st.stop()
+chosen = st.selectbox("Experiment", [EVERY, *newest], key="experiment", **controls.LINKED)
+mine = [known[name] for name in newest if chosen in (EVERY, name)]
+judged = judge(pd.concat([newest[experiment.id] for experiment in mine]), mine)
+st.text(counts(judged))
+show.table(table(judged), "claims")
+st.caption(show.plain(LEGEND))
+for experiment in mine:
+    with st.expander(show.plain(f"{experiment.id}: {experiment.paper}, {experiment.source}"), expanded=len(mine) == 1):
+        for note in notes(experiment):
+            st.text(note)

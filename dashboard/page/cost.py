@@ -6,8 +6,9 @@ import streamlit as st
 
 import controls
 import show
+import source
 from curvbench import plot
-from curvbench.analysis import views
+from curvbench.analysis import scaling, views
 from curvbench.plot.cost import ADDITIVE
 
 problem = controls.problem()
@@ -32,3 +33,14 @@ if len(counts):
     st.subheader("Counted against published")
     st.caption("Published complexities leave the backward passes out, which are counted.")
     show.table(counts, "published")
+
+growth = source.growth(controls.run())
+names = {probe.partition("[")[0] for probe in st.session_state["probes"]}
+growth = growth[growth["probe"].str.partition("[")[0].isin(names)] if names else growth
+if len(growth):
+    st.subheader("Growth with size")
+    sweep = st.selectbox("Sweep", growth["problem"].drop_duplicates(), key="sweep", **controls.LINKED)
+    exponents = growth[growth["problem"] == sweep]
+    show.figure(plot.growth(growth, sweep), exponents, "growth")
+    st.caption(show.plain(scaling.LEGEND.partition("; !")[0]))
+    show.table(exponents.drop(columns="problem"), "exponents")

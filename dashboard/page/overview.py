@@ -44,7 +44,7 @@ problem = controls.problem()
 mine = views.of_problem(frame, problem)
 medians = summary.table(mine, problem).rename_axis("probe").reset_index()
 st.subheader(show.plain(summary.title(mine, problem)))
-st.caption(show.plain(summary.LEGEND))
+st.caption(show.plain(summary.legend(mine)))
 medians.insert(1, "status", medians["probe"].map(summary.statuses(mine, problem)))
 show.table(medians if (medians["status"] != "ok").any() else medians.drop(columns="status"), "summary")
 

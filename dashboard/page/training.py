@@ -2,28 +2,51 @@
 
 from __future__ import annotations
 
+import math
+
 import streamlit as st
 
 import controls
 import show
 from curvbench import plot
-from curvbench.analysis import views
+from curvbench.analysis import targets, views
 
-problem = controls.problem()
-mine = views.of_problem(controls.frame(), problem)
+frame, problem = controls.frame(), controls.problem()
+mine = views.of_problem(frame, problem)
 known = views.trained(mine)
 
 st.header("Training")
 if not known:
     show.empty(
         "Nothing was trained with these probes in this run. A suite that trains writes `train.loss`, `test.accuracy` "
-        "and `train.seconds` per epoch; those of the papers are in suites/papers:",
-        "curvbench run suites/papers/SUITE",
+        "and `train.seconds` per epoch:",
+        "curvbench run suites/training --preset quick",
     )
     st.stop()
-metric = controls.pick_metric("Metric", known, "trained")
-against = controls.pick_one("Against", ("epoch", "seconds"), "time")
+left, right = st.columns(2)
+with left:
+    metric = controls.pick_metric("Metric", [name for name in known if name != "train.seconds"] or known, "trained")
+with right:
+    against = controls.pick_one("Against", ("epoch", "seconds"), "time")
 data = views.curves(mine, problem, metric)
 show.figure(plot.curves(mine, problem, metric, against), data, "training")
 st.caption("Median over seeds, with the range as a band. Seconds are those of training alone.")
 show.table(views.final(mine, problem, known), "final")
+
+usual = targets.usual_target(mine, metric)
+st.subheader("Time to a target")
+if math.isnan(usual):
+    st.info("No training of this problem has come to the end of an epoch.", icon=":material/info:")
+    st.stop()
+left, right = st.columns(2)
+with left:
+    meaning = "Half of the trainings reach the one that is given."
+    target = controls.pick_number(f"Target of {metric}", usual, f"target {metric}", meaning)
+with right:
+    cost = controls.pick_one("Cost", targets.COSTS[::-1], "to_target")
+trials = targets.trials(frame, metric, target)
+reached = targets.to_target(trials[trials["problem"] == problem])
+st.caption("A miss counts as later than any hit in the median over seeds; ranges are of those that reached the target.")
+show.table(views.differing(reached.drop(columns="problem"), ["probe", "reached", "of", "epochs", "seconds"]), "targets")
+show.figure(plot.profiles(frame, metric, target, cost), targets.profile(trials, cost), "profiles")
+st.caption("Performance profile over every problem and seed of the run.")

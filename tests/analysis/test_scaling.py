@@ -135,3 +135,20 @@ def test_table_marks_what_does_not_agree() -> None:
 def test_only_selected_problems_are_shown() -> None:
     frame = pd.DataFrame(rows(SIZES, SIZES, SIZES))
     assert list(scaling.tables(frame, [])) == []
+
+
+def test_the_table_of_what_grows() -> None:
+    frame = pd.DataFrame(rows(SIZES, 3 * SIZES**3, SIZES**3) + rows(SIZES, 0 * SIZES + 5, 0 * SIZES + 5, "eva"))
+    (found,) = scaling.growing(frame).to_dict("records")
+    assert (found["probe"], found["cost"]) == ("kfac", "invert")
+    assert found["counted"] == pytest.approx(3)
+    assert found["published"] == pytest.approx(3)
+    assert found["agrees"]
+
+
+def test_a_size_of_zero_is_none_and_texts_are_no_sizes() -> None:
+    from_zero = SIZES - SIZES[0]
+    assert scaling.growing(pd.DataFrame(rows(from_zero[:3], SIZES[:3], SIZES[:3], key="epochs"))).empty
+    texts = pd.DataFrame(rows(SIZES, SIZES, SIZES)).assign(problem_args="layer=conv2d")
+    assert list(scaling.growing(texts)) == list(scaling.growing(texts.head(0)))
+    assert scaling.growing(texts).empty

@@ -6,6 +6,7 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,6 +14,7 @@ from fake_measure import Fake, Toy
 from frames import failed_cell, fisher_cell, write_run
 
 from curvbench import store
+from curvbench.blocks import Blocks, Spectrum
 from curvbench.spec import Row
 
 pytest.importorskip("plotly", reason="the dashboard needs the extra `dashboard`")
@@ -61,7 +63,7 @@ def test_the_shipped_sample(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_sample_is_small_and_tells_nothing_of_its_machine() -> None:
     files = [path for path in SAMPLE.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 300_000
+    assert sum(path.stat().st_size for path in files) < 500_000
     for run in store.runs_below(SAMPLE):
         text = (run / "run.json").read_text()
         assert "/tmp" not in text and '"host"' not in text
@@ -76,9 +78,10 @@ def test_an_empty_folder_says_what_to_run(page: str, results: Path) -> None:
     assert at.code[0].value.startswith("curvbench run ")
 
 
-def test_a_folder_that_is_not_there(results: Path) -> None:
+@pytest.mark.parametrize("page", PAGES)
+def test_a_folder_that_is_not_there(page: str, results: Path) -> None:
     results.rmdir()
-    at = show("overview")
+    at = show(page)
     assert "no results at" in at.error[0].value.replace("\\", "")
     assert at.code
 
@@ -122,12 +125,13 @@ def test_nothing_but_damage(results: Path) -> None:
     assert "no cell yet" in at.info[0].value
 
 
-def test_a_newer_schema_is_an_error_with_its_remedy(results: Path) -> None:
+@pytest.mark.parametrize("page", PAGES)
+def test_a_newer_schema_is_an_error_with_its_remedy(page: str, results: Path) -> None:
     path = write_run(results, "r1", [(Fake(), Toy(), fisher_cell())]) / "cells" / "c0.parquet"
     table = pq.read_table(path)
     newer = pa.array([store.SCHEMA_VERSION + 1] * len(table), pa.int64())
     pq.write_table(table.set_column(0, store.SCHEMA.field(0), newer), path)
-    at = show("overview")
+    at = show(page)
     assert "update it" in at.error[0].value
 
 
@@ -206,6 +210,73 @@ def test_new_cells_appear(results: Path) -> None:
     store.write_cell(folder / "cells", renamed)
     at.run()
     assert at.metric[0].value == "2 of 2"
+
+
+def kept(layer: str = "fc1", value: float = 1.0) -> Blocks:
+    exact = np.diag([2.0, 2.0, 2.0, 2.0])
+    spectrum = Spectrum(np.array([4.0, 3.0]), np.array([8.0, value]))
+    return Blocks(layer, 2, exact, np.where(exact > 0, 4 * value, 0), {layer: spectrum})
+
+
+def test_the_matrices_that_cells_kept(results: Path) -> None:
+    cells = [(Fake(), Toy(), fisher_cell()), (Fake("b"), Toy(), fisher_cell()), (Fake("c"), Toy(), failed_cell())]
+    run = write_run(results, "r1", cells)
+    store.write_blocks(run, "c0", kept())
+    store.write_blocks(run, "c1", kept(value=0.0))
+    at = show("matrices", approximation="Fake", scaled="false")
+    assert at.selectbox(key="approximation").options == ["Fake", "Fake[does=b]"]
+    structure = at.dataframe[0].value.set_index("matrix")
+    assert structure.loc["approximation", "norm"] == pytest.approx(2 * structure.loc["exact", "norm"])
+    assert structure.loc["exact", "share on the diagonal"] == 1.0
+    at.toggle(key="scaled").set_value(True).run()
+    structure = at.dataframe[0].value.set_index("matrix")
+    assert structure.loc["difference", "norm"] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_without_blocks_the_page_says_what_to_run(results: Path) -> None:
+    write_run(results, "r1", [(Fake(), Toy(), fisher_cell())])
+    at = show("matrices")
+    assert "kept a block" in at.info[0].value
+    assert at.code[0].value.startswith("curvbench run ")
+
+
+def test_damaged_blocks_are_named(results: Path) -> None:
+    run = write_run(results, "r1", [(Fake(), Toy(), fisher_cell())])
+    store.write_blocks(run, "c0", kept())
+    (run / "blocks" / "c0.npz").write_bytes(b"PK")
+    assert "no blocks of curvbench" in show("matrices").error[0].value.replace("\\", "")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_blocks_with_hostile_names_and_values_that_are_not_finite(value: float, results: Path) -> None:
+    run = write_run(results, "r1", [(Fake(HOSTILE), Toy(HOSTILE), fisher_cell())])
+    store.write_blocks(run, "c0", kept(HOSTILE, value))
+    at = show("matrices")
+    for element in [*at.caption, *at.markdown, *at.subheader]:
+        assert not re.search(r"(?<!\\)(<img|\*\*b|\[a\]\(|:red|\$d)", element.value), element.value
+
+
+def trained(best: float, seconds: float) -> list[Row]:
+    rows = [Row("test.accuracy", value, epoch=epoch) for epoch, value in enumerate((0.1, best / 2, best))]
+    return [*rows, *(Row("train.seconds", seconds * epoch, epoch=epoch) for epoch in (1, 2))]
+
+
+def test_time_to_a_target(results: Path) -> None:
+    write_run(results, "r1", [(Fake(), Toy(), trained(0.9, 1.0)), (Fake("b"), Toy(), trained(0.8, 3.0))])
+    at = show("training")
+    table = at.dataframe[-1].value.set_index("probe")
+    assert table.loc["Fake", ["reached", "epochs", "seconds"]].tolist() == [1, 2.0, 2.0]
+    assert table.loc["Fake[does=b]", "reached"] == 0
+    at.number_input[0].set_value(0.4).run()
+    table = at.dataframe[-1].value.set_index("probe")
+    assert table["reached"].tolist() == [1, 1]
+    assert table.loc["Fake[does=b]", "seconds"] == 3.0
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 0.0])
+def test_trainings_with_values_that_are_not_finite(value: float, results: Path) -> None:
+    write_run(results, "r1", [(Fake(), Toy(), trained(value, 1.0)), (Fake("b"), Toy(), failed_cell())])
+    show("training")
 
 
 def test_two_runs_are_compared(results: Path) -> None:

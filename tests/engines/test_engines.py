@@ -136,6 +136,17 @@ def test_one_reference_for_the_cells_of_a_problem_and_seed(jobs: int, tmp_path: 
         assert (asked.folder / "references" / reference / "times").read_text() == "prepared\n"
 
 
+@pytest.mark.parametrize("engine", [InlineEngine(), LocalEngine()], ids=["inline", "local"])
+def test_blocks_that_a_cell_keeps_stand_beside_its_fragment(engine: Engine, tmp_path: Path) -> None:
+    asked = work(tmp_path, cells("ok", "keep"))
+    frame, _ = run(engine, asked)
+    assert set(ends(frame)) == {"ok0", "keep0"}, "they are no fragments"
+    kept = store.read_blocks(asked.folder, "keep0")
+    assert kept is not None and kept.exact.tolist() == [[1, 0], [0, 1]]
+    assert store.read_blocks(asked.folder, "ok0") is None
+    assert [path.name for path in (asked.folder / "blocks").iterdir()] == ["keep0.npz"]
+
+
 def test_reports_reach_the_observer(tmp_path: Path) -> None:
     _, events = run(LocalEngine(), work(tmp_path, cells("ok")))
     assert [e.text for e in events if e.kind == "reported"] == ["training", "measuring"]

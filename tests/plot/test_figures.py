@@ -270,6 +270,75 @@ def test_matrices() -> None:
         plot.matrices(exact, np.eye(3))
 
 
+def test_units_are_parted_by_lines_and_their_norms_are_shown() -> None:
+    exact = np.arange(16.0).reshape(4, 4)
+    figure = plot.matrices(exact, exact, "fc1", "full", inputs=2)
+    assert [(line.x0, line.x1) for line in figure.layout.shapes if line.x0 == line.x1] == [(1.5, 1.5)] * 3
+    norms = plot.units(exact, 2 * exact, 2, "fc1", "kfac")
+    assert [text.text for text in norms.layout.annotations] == ["exact Fisher", "kfac", "|difference|"]
+    assert norms.data[0].customdata[0][0] == pytest.approx(np.linalg.norm(exact[:2, :2]))
+    assert norms.data[1].customdata[1][0] == pytest.approx(2 * np.linalg.norm(exact[2:, :2]))
+
+
+def test_matrices_that_are_zero_or_not_finite() -> None:
+    for matrix in (np.zeros((2, 2)), np.full((2, 2), math.nan), np.full((2, 2), math.inf)):
+        with np.errstate(invalid="ignore"):
+            figure = plot.matrices(matrix, matrix)
+        assert math.isfinite(figure.data[0].zmax)
+
+
+def test_spectra() -> None:
+    table = pd.DataFrame({"index": [1, 2], "exact": [3.0, 1.0], "kfac": [3.0, 2.0], "ginger": [3.0, 0.0]})
+    figure = plot.spectra(table, "fc1")
+    drawn = traces(figure)
+    assert list(drawn["exact Fisher"].y) == [3.0, 1.0]
+    assert list(drawn["kfac"].y) == [3.0, 2.0]
+    assert figure.layout.yaxis.type == "log"
+    assert "ginger" in subtitle(figure)
+    assert drawn["ginger"].y[1] == 0.5, "at the edge"
+    assert drawn["ginger"].text[1] == "0"
+    assert plot.spectra(table.head(0)).layout.title.text
+
+
+def test_growth() -> None:
+    columns = ["problem", "probe", "cost", "counted", "counted +-", "published", "published +-"]
+    table = pd.DataFrame(
+        [
+            ["chain[width=1..4]", "kfac", "invert", 3.0, 0.25, 2.0, 0.0],
+            ["chain[width=1..4]", "kpsvd", "invert", 3.0, 0.25, math.nan, math.nan],
+            ["other", "kfac", "memory", 1.0, 0.0, 1.0, 0.0],
+        ],
+        columns=columns,
+    )
+    figure = plot.growth(table, "chain[width=1..4]")
+    drawn = traces(figure)
+    assert set(drawn) == {"invert, counted", "invert, published"}
+    assert list(drawn["invert, counted"].x) == [3.0, 3.0]
+    assert list(drawn["invert, counted"].error_x.array) == [0.25, 0.25]
+    assert list(drawn["invert, published"].y) == ["kfac"]
+    assert drawn["invert, published"].marker.symbol.endswith("-open")
+    assert "lower is better" in figure.layout.xaxis.title.text
+    assert plot.growth(table.head(0), "x").layout.title.text
+
+
+def test_profiles() -> None:
+    rows = frame(
+        *(row("kfac", "test.accuracy", v, epoch=e, seed=s) for s in (0, 1) for e, v in enumerate((0.1, 0.9))),
+        *(row("eva", "test.accuracy", v, epoch=e, seed=s) for s in (0, 1) for e, v in enumerate((0.1, 0.9 * s))),
+        *(row("diag", "test.accuracy", 0.1, epoch=e) for e in (0, 1)),
+        *(row(p, "train.seconds", 2.0 + (p == "eva"), epoch=1, seed=s) for p in ("kfac", "eva") for s in (0, 1)),
+        FAILED,
+    )
+    figure = plot.profiles(rows, "test.accuracy", 0.9)
+    drawn = traces(figure)
+    assert (list(drawn["kfac"].x)[:2], list(drawn["kfac"].y)[:2]) == ([1.0, 1.0], [0.5, 1.0])
+    assert (drawn["eva"].x[0], list(drawn["eva"].y)) == (1.5, [0.5, 0.5])
+    assert figure.layout.title.text == "seconds to test.accuracy 0.900"
+    assert "never reached by: diag" in subtitle(figure)
+    assert "higher is better" in figure.layout.yaxis.title.text
+    assert plot.profiles(rows.head(0)).layout.title.text
+
+
 HOSTILE = "<img src=x onerror=alert(1)><b>&"
 
 

@@ -12,6 +12,7 @@ from frames import failed_cell, fisher_cell, write_run
 
 from curvbench import report
 from curvbench.cli import main
+from curvbench.spec import Row
 
 HOSTILE = "<img src=x onerror=alert(1)>|_&%$"
 CELLS = [
@@ -117,3 +118,22 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
             main(["report", *arguments, "--results", str(tmp_path)])
         assert left.value.code == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def trained(best: float) -> list[Row]:
+    rows = [Row("test.accuracy", value, epoch=epoch) for epoch, value in enumerate((0.1, best / 2, best))]
+    return [*rows, *(Row("train.seconds", float(epoch), epoch=epoch) for epoch in (1, 2))]
+
+
+@pytest.mark.parametrize("format", report.FORMATS)
+def test_a_run_that_trained_has_the_columns_of_trainings(format: str, tmp_path: Path) -> None:
+    if format == "html":
+        pytest.importorskip("plotly", reason="figures need the extra `dashboard`")
+    run = write_run(tmp_path, "r1", [(Fake(), Toy(), trained(0.9)), (Fake("b"), Toy(), trained(0.8))])
+    text = report.write(report.read([run]), format)
+    assert "test accuracy" in text
+    assert "train seconds" in text
+    assert "step cosine" not in text
+    assert "0.900" in text
+    if format == "html":
+        assert "seconds to test.accuracy" in text

@@ -1,0 +1,83 @@
+"""What it took to reach a target: of every training, from the rows of its epochs.
+
+The target need not be the one that a suite stopped at: any value of a metric per epoch will do.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from curvbench.analysis.summary import labels
+from curvbench.analysis.views import meaning
+from curvbench.spec import Status
+
+Cost = Literal["epochs", "seconds"]
+COSTS: tuple[Cost, ...] = ("epochs", "seconds")
+TRIAL = ["probe", "problem", "seed"]
+
+
+def usual_target(frame: pd.DataFrame, metric: str) -> float:
+    """A target that half of the trainings reach: the median of their best values, NaN without any."""
+    rows = _epochs(frame, metric)
+    rows = rows[np.isfinite(rows["value"])]
+    best = rows.groupby([*TRIAL, "cell_id"], sort=False)["value"].agg("min" if _sign(metric) < 0 else "max")
+    return float(best.quantile(0.5, interpolation="higher" if _sign(metric) > 0 else "lower"))
+
+
+def trials(frame: pd.DataFrame, metric: str, target: float) -> pd.DataFrame:
+    """One row per training: probe, problem, seed, epochs and seconds until the target; NaN where it was missed."""
+    rows = _epochs(frame, metric)
+    clock = _epochs(frame, "train.seconds").set_index(["cell_id", "epoch"])["value"]
+    hits = rows[_sign(metric) * rows["value"] >= _sign(metric) * target].drop_duplicates("cell_id").set_index("cell_id")
+    begun = rows.groupby("cell_id")["epoch"].min()
+    found = rows.drop_duplicates("cell_id").set_index("cell_id")[TRIAL]
+    found["epochs"] = (hits["epoch"] - begun).reindex(found.index).astype("float64")
+    found["seconds"] = clock.reindex(pd.MultiIndex.from_frame(hits["epoch"].reset_index())).set_axis(hits.index)
+    found.loc[found["epochs"] == 0, "seconds"] = 0.0  # reached before the first step
+    return found.reset_index(drop=True)
+
+
+def to_target(table: pd.DataFrame) -> pd.DataFrame:
+    """Of ``trials`` per probe and problem: how many reached the target, median epochs and seconds with their ranges.
+
+    A miss counts as later than any hit in the median, which is NaN where more than half missed; ranges are of hits.
+    """
+    groups, late = table.groupby(TRIAL[:2], sort=False), table.fillna({cost: np.inf for cost in COSTS})
+    medians = late.groupby(TRIAL[:2], sort=False)[list(COSTS)].median()
+    found = pd.DataFrame({"reached": groups["epochs"].count(), "of": groups["seed"].count()})
+    for cost in COSTS:
+        found[cost] = medians[cost].where(np.isfinite(medians[cost]))
+        found[[f"{cost} min", f"{cost} max"]] = groups[cost].agg(["min", "max"])
+    found = found.reset_index()
+    return found.sort_values(["problem", "seconds"], kind="stable").reset_index(drop=True)
+
+
+def profile(table: pd.DataFrame, cost: Cost) -> pd.DataFrame:
+    """The steps of performance profiles of ``trials``: probe, ratio to the best of the same problem and seed, share.
+
+    The share is of all trainings of the probe; one that missed has no ratio. Where no probe reached the target nothing
+    counts.
+    """
+    best = table.groupby(TRIAL[1:])[cost].transform("min")
+    counted = table[best.notna()]
+    ratio = (counted[cost] / best[best.notna()]).where(counted[cost] > best[best.notna()], 1.0)
+    steps = counted.assign(ratio=ratio.where(counted[cost].notna())).sort_values("ratio", kind="stable")
+    steps["share"] = steps.groupby("probe").cumcount() + 1
+    steps["share"] /= steps["probe"].map(counted["probe"].value_counts())
+    reached = steps[steps["ratio"].notna()]
+    return reached[["probe", "ratio", "share"]].sort_values(["probe", "ratio", "share"]).reset_index(drop=True)
+
+
+def _epochs(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The rows of a metric per epoch in order, with labels."""
+    rows = frame[(frame["metric"] == metric) & (frame["status"] == Status.OK) & frame["epoch"].notna()]
+    found = pd.DataFrame({"probe": labels(rows, "probe"), "problem": labels(rows, "problem"), "seed": rows["seed"]})
+    found = found.assign(cell_id=rows["cell_id"], epoch=rows["epoch"].astype("int64"), value=rows["value"])
+    return found.sort_values("epoch", kind="stable")
+
+
+def _sign(metric: str) -> int:
+    return 1 if meaning(metric).better == "higher" else -1
