@@ -15,6 +15,7 @@ import click
 
 from curvbench import verbs
 from curvbench.exits import INTERRUPTED, OK, USAGE
+from curvbench.hyperparameters import near_misses
 
 
 class Verbs(click.Group):
@@ -24,6 +25,12 @@ class Verbs(click.Group):
         """Every verb, in alphabetical order."""
         return sorted(module.name for module in pkgutil.iter_modules(verbs.__path__))
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The verbs with their first sentences, uncut."""
+        commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+        with formatter.section("Verbs"):
+            formatter.write_dl([(name, c.get_short_help_str(limit=200)) for name, c in commands.items() if c])
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The verb of this name."""
         if cmd_name not in self.list_commands(ctx):
@@ -32,6 +39,14 @@ class Verbs(click.Group):
         command = module.get(cmd_name, module.get(f"{cmd_name}_"))
         assert isinstance(command, click.Command), f"verbs/{cmd_name}.py binds no command {cmd_name}"
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The verb that is asked for; an unknown one is refused with those that it may have been."""
+        if args and not args[0].startswith("-") and args[0] not in self.list_commands(ctx):
+            raise click.UsageError(f"unknown verb {args[0]!r}: {near_misses(args[0], self.list_commands(ctx))}")
+        return super().resolve_command(ctx, args)
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -43,7 +58,9 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point ``curvbench``: runs a verb and exits with its code."""
     warnings.showwarning = _show_warning
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
+            signal.signal(number, _interrupt)
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = cli.main(_with_values(given), prog_name="curvbench", standalone_mode=False, obj=given)

@@ -19,9 +19,9 @@ from curvbench.spec import Cell, Component
 PACKAGE = Path(__file__).resolve().parent
 # What decides no number. Probes and problems stand here because only the cell's own count: one more changes nothing.
 NOT_DECISIVE = re.compile(
-    r"(__init__|baselines|cli|display|download|exits|hyperparameters|identity|locate|registry|runner|selection|store)\.py"
+    r"(__init__|baselines|cli|display|doctor|download|exits|hyperparameters|identity|locate|registry|runner|selection|store)\.py"
     r"|(tables|tuning)\.py"
-    r"|(analysis|engines|plot|report|verbs)/.*|(probes|problems)/[^_].*|parts/errata\.py"
+    r"|(analysis|engines|plot|report|templates|verbs)/.*|(probes|problems)/[^_].*|parts/errata\.py"
 )
 
 
@@ -29,7 +29,7 @@ NOT_DECISIVE = re.compile(
 def code_identity(package: Path = PACKAGE) -> str:
     """Hash over the package's source files that decide a number: names and contents."""
     files = {path.relative_to(package).as_posix(): path for path in package.rglob("*.py")}
-    return short_hash({name: _content(path) for name, path in files.items() if not NOT_DECISIVE.fullmatch(name)})
+    return short_hash({name: content(path) for name, path in files.items() if not NOT_DECISIVE.fullmatch(name)})
 
 
 def cell_id(cell: Cell, environment: Mapping[str, Any]) -> str:
@@ -72,7 +72,6 @@ def environment(device: str = "cpu") -> dict[str, Any]:
         "torch_version": torch.__version__,
         "python_version": platform.python_version(),
         "platform": platform.platform(),
-        "host": platform.node(),
         "cpu": _cpu_model(),
         "cpu_count": os.cpu_count(),
         "load_average": list(os.getloadavg()),
@@ -97,11 +96,12 @@ def component(part: Component) -> dict[str, Any]:
     return {
         "name": part.name,
         "hyperparameters": part.hyperparameters,
-        "source": _content(source(type(part))),
+        "source": content(source(type(part))),
     }
 
 
-def _content(path: Path) -> str:
+def content(path: Path) -> str:
+    """Hash over a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

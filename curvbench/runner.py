@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pandas as pd
 from rich.console import Console
 
 from curvbench import identity, registry, selection, store, tuning
@@ -20,6 +22,7 @@ from curvbench.display import GOOD, Display, Tally, bar, json_lines, lines
 from curvbench.engines import MEASURE, REFERENCE, Engine, Work, plan
 from curvbench.engines.inline import InlineEngine
 from curvbench.engines.local import LocalEngine
+from curvbench.engines.slurm import SlurmEngine
 from curvbench.exits import INTERRUPTED, NOTHING_SUCCEEDED, OK, SOME_FAILED, USAGE
 from curvbench.spec import Cell, Status, Suite
 
@@ -74,7 +77,15 @@ class Job:
 
     @property
     def engine(self) -> Engine:
+        if self.options.engine == "slurm":
+            return self.slurm
         return InlineEngine() if self.options.engine == "inline" else LocalEngine()
+
+    @property
+    def slurm(self) -> SlurmEngine:
+        resources, name = self.suite.resources, registry.suite_file(self.options.suite).stem
+        asks = self.options.device != "cpu" and not resources.gpus
+        return SlurmEngine(replace(resources, gpus=1) if asks else resources, name)
 
     def work(self, folder: Path) -> Work:
         """What the engine has to do."""
@@ -111,6 +122,10 @@ def prepare(options: Options) -> Job:
         raise ValueError(f"--device must be cpu, cuda or cuda:i, got {options.device!r}")
     if options.engine == "inline" and (options.timeout or options.jobs > 1):
         raise ValueError("--engine inline has no time limit and no jobs: leave out --timeout and --jobs")
+    if options.engine == "slurm" and options.budget:
+        raise ValueError("--engine slurm keeps no budget: the suite's resources say how long a job may take")
+    if options.engine == "slurm" and importlib.util.find_spec("submitit") is None:
+        raise ValueError("--engine slurm needs submitit: pip install 'curvbench[slurm]'")
     rerun = selection.failed_statuses(options.rerun_failed, plan.FAILED) if options.rerun_failed else ()
     timeout = selection.duration(options.timeout or "1h")
     budget = selection.duration(options.budget) if options.budget else None
@@ -144,8 +159,15 @@ def settled(job: Job, folder: Path) -> Job:
 
 
 def show(job: Job) -> int:
-    """Print every cell and whether it would be run; the exit code."""
+    """Print every cell and whether it would be run, and the script of its jobs on a cluster; the exit code.
+
+    Raises:
+        OSError: results could not be written.
+    """
     console = _console()
+    place = store.refuse_unwritable(job.options.results)
+    if job.plan.todo and job.options.engine == "slurm":
+        _say(console, job.slurm.script(job.work(place)))
     for cell_id, cell in job.plan.cells.items():
         fate = "run" if cell_id in job.plan.todo else "share" if cell_id in job.plan.shared else "there"
         _say(console, f"{fate:5} {cell_id} {' '.join(cell.label.split())}")
@@ -166,13 +188,14 @@ def execute(job: Job, folder: Path) -> int:
         return _interrupted(job, folder, console)
     finally:
         store.drop_large_references(folder)
-    statuses = store.cell_statuses(folder)
+    frame = store.load_run(folder)
+    statuses = store.statuses(frame)
     mine = [statuses[cell] for cell in job.plan.cells if cell in statuses]
-    code = USAGE if mine and _unusable(job, folder) else exit_code(mine)
+    code = USAGE if mine and _unusable(job, frame) else exit_code(mine)
     if job.options.log_json:
         print(json.dumps({"event": "done", "run": str(folder), "exit_code": code, "not_run": _not_run(job, mine)}))
     else:
-        _report(job, folder, console, _not_run(job, mine))
+        _report(job, folder, frame, statuses, console)
     return code
 
 
@@ -183,9 +206,8 @@ def exit_code(statuses: Collection[Status]) -> int:
     return OK if GOOD.issuperset(statuses) else SOME_FAILED
 
 
-def _unusable(job: Job, folder: Path) -> bool:
+def _unusable(job: Job, frame: pd.DataFrame) -> bool:
     """Whether every cell failed because its problem is bad input: NaN in the data, no covered layer, one class."""
-    frame = store.load_run(folder)
     mine = frame[frame["cell_id"].isin(list(job.plan.cells))]
     absent = job.suite.original and (mine["status"] == Status.SKIPPED).all()  # data that only the user has
     return bool(absent or mine["reason"].fillna("").str.startswith(f"{REFERENCE}ValueError: ").all())
@@ -227,7 +249,7 @@ def _place(job: Job) -> str:
     return str(job.plan.continued or "a new run")
 
 
-def _not_run(job: Job, finished: Collection[Status]) -> int:
+def _not_run(job: Job, finished: Collection[object]) -> int:
     return len(job.plan.cells) - len(finished)
 
 
@@ -236,14 +258,16 @@ def _interrupted(job: Job, folder: Path, console: Console) -> int:
     if not job.options.log_json:
         total = len(job.plan.cells)
         _say(console, f"interrupted: {kept} of {total} cells have rows in {folder}; the same command continues")
+        if job.options.engine == "slurm":
+            _say(console, f"its jobs go on; to end them: scancel {' '.join(store.read_jobs(folder))}")
     return INTERRUPTED
 
 
-def _report(job: Job, folder: Path, console: Console, not_run: int) -> None:
+def _report(job: Job, folder: Path, frame: pd.DataFrame, statuses: Mapping[str, Status], console: Console) -> None:
     total = len(job.plan.cells)
+    not_run = _not_run(job, statuses.keys() & job.plan.cells.keys())
     if not job.plan.todo:
         _say(console, f"nothing to do: all {total} cells are in {folder}")
-    frame = store.load_run(folder)
     selected = {cell.problem.label for cell in job.plan.cells.values()}
     ending = SUMMARIES[job.suite.summary]
     for title, table in ending.tables(frame, selected):
@@ -253,11 +277,15 @@ def _report(job: Job, folder: Path, console: Console, not_run: int) -> None:
     _say(console)
     _say(console, textwrap.fill(ending.legend(frame), 100))
     failed = frame[frame["cell_id"].isin(list(job.plan.cells))]
-    for line in summary.digest(failed, _commands(job, store.cell_statuses(folder))):
+    for line in summary.digest(failed, _commands(job, statuses)):
         _say(console, line)
     if not_run:
-        _say(console, f"{not_run} of {total} cells were not run: the budget was spent")
+        _say(console, f"{not_run} of {total} cells were not run: {_why_not(job)}")
     _say(console, f"results: {folder}")
+
+
+def _why_not(job: Job) -> str:
+    return "the budget was spent" if job.options.budget else "their jobs ended before; the same command runs them"
 
 
 def _commands(job: Job, statuses: Mapping[str, Status]) -> dict[str, str]:

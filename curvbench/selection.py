@@ -45,6 +45,17 @@ def failed_statuses(text: str, all_failed: frozenset[Status]) -> frozenset[Statu
     return frozenset(status for name in chosen for status in names[name])
 
 
+def counts(cells: Sequence[Cell]) -> str:
+    """How many cells, of how many problems, probes and seeds."""
+    parts = [("problem", len({c.problem for c in cells})), ("probe", len({c.probe for c in cells}))]
+    parts += [("seed", len({c.seed for c in cells}))]
+    return f"{_number(len(cells), 'cell')} of {', '.join(_number(count, name) for name, count in parts)}"
+
+
+def _number(count: int, name: str) -> str:
+    return f"{count} {name}{'s' * (count != 1)}"
+
+
 def preset(suite: Suite, name: str) -> Preset:
     """A preset of a suite; raises ValueError for an unknown one."""
     if name not in suite.presets:

@@ -7,7 +7,7 @@ The way of the data::
 
 Imports point down only:
 
-    5  cli  runner  display   report
+    5  cli --> verbs  runner  display  doctor   report
     4  engines   plot --> analysis   selection   tuning
     3  measure --> reference   trial --> training   optim   store   identity
     2  probes --> parts   problems   meters   states   schedules   augmentation   registry  hyperparameters
@@ -251,7 +251,9 @@ class Probe(Component, ABC):
         return getattr(self, "fisher_type", "") == "empirical"
 
     def fit(self, instance: Instance) -> Any:
-        """The state after ``updates`` updates at frozen parameters."""
+        """The state after ``updates`` updates at frozen parameters; raises Unsupported for too large a batch."""
+        if self.batch_size is not None and self.batch_size > instance.samples:
+            raise Unsupported(f"batch_size={self.batch_size} is more than the {instance.samples} samples there are")
         state = self.init(instance)
         for count in range(self.updates):
             batch = instance if self.batch_size is None else instance.draw(self.batch_size, seed=count)
@@ -539,18 +541,38 @@ class Preset:
 
 
 @dataclass(frozen=True)
+class Resources:
+    """What a job on a cluster is given: a ``partition`` (empty: the cluster's default), GPUs, gigabytes of ``memory``.
+
+    ``time``: minutes; without it, what its cells may take by their time limits. ``cells``: how many one job measures.
+    """
+
+    partition: str = ""
+    gpus: int = 0
+    time: int | None = None
+    memory: float = 4.0
+    cells: int = 8
+
+    def __post_init__(self) -> None:
+        if self.cells < 1 or self.gpus < 0 or not 0 < self.memory < float("inf") or (self.time or 1) < 1:
+            raise ValueError(f"resources: expected positive cells, memory and time, and gpus from 0 on, got {self}")
+
+
+@dataclass(frozen=True)
 class Suite:
     """What a suite file binds to ``SUITE``: a title, presets, ``default`` among them, and what a run ends with.
 
     ``summary``: a table of ``errors`` and costs per problem, of the ``growth`` of costs per sweep, or of what the
     ``exact`` Fisher costs. ``original``: of a published experiment the preset with its settings. Every cell that is not
-    one of its cells, seeds apart, is a surrogate, and its rows say so.
+    one of its cells, seeds apart, is a surrogate, and its rows say so. ``resources``: of each
+    job, on a cluster.
     """
 
     title: str
     presets: Mapping[str, Preset]
     summary: Summary = "errors"
     original: str = ""
+    resources: Resources = Resources()
 
     def __post_init__(self) -> None:
         if "default" not in self.presets:

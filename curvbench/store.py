@@ -8,17 +8,24 @@ No other module reads or writes them.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
+import math
 import os
+import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -69,6 +76,10 @@ _NEVER_NULL = {"schema_version": "int64", "seed": "int64", "threads": "int64"}
 _CELL = ("suite", "run_id", "cell_id")
 _COPY, _STATE = "rows.copy", b"curvbench_state"
 _MANY = 32  # fragments that take longer to read than one file to find
+_PART = 100  # files that a thread reads before it asks for more
+_KNOWN = frozenset(map(str, Status))
+_STAMP = "%Y%m%dT%H%M%SZ"
+_PLAIN = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 
 @dataclass(frozen=True)
@@ -82,7 +93,11 @@ class Context:
 
 
 def rows_to_table(cell: Cell, rows: Sequence[Row], context: Context) -> pa.Table:
-    """Rows of one cell in ``SCHEMA``; raises ValueError for a metric that ``spec.METRICS`` does not have."""
+    """Rows of one cell in ``SCHEMA``, where a NaN is an error and no value.
+
+    Raises:
+        ValueError: a metric that ``spec.METRICS`` does not have.
+    """
     common = _common(cell, context)
     measured = [common | _measured(row) for row in rows]
     if cell.surrogate:
@@ -91,10 +106,15 @@ def rows_to_table(cell: Cell, rows: Sequence[Row], context: Context) -> pa.Table
 
 
 def write_cell(folder: Path, table: pa.Table) -> Path:
-    """Write a cell's fragment into ``folder``, whole or not at all, and return its path."""
-    path = folder / f"{table['cell_id'][0].as_py()}.parquet"
+    """Write a cell's fragment into ``folder``, whole or not at all, and return its path.
+
+    Raises:
+        ValueError: the cell's id is no plain file name.
+    """
+    path = cell_file(folder, table["cell_id"][0].as_py())
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
+    # Of some kilobytes dictionaries and statistics only slow the reader; checksums find what flips on a disk.
+    pq.write_table(table, sink, use_dictionary=False, write_statistics=False, write_page_checksum=True)
     _replace(path, sink.getvalue().to_pybytes())
     return path
 
@@ -108,30 +128,59 @@ def write_rows(path: Path, rows: pd.DataFrame) -> None:
     _replace(path, sink.getvalue().to_pybytes())
 
 
+def cell_file(folder: Path, cell_id: str, ending: str = ".parquet") -> Path:
+    """Where in ``folder`` the file of a cell belongs; raises ValueError for an id that could lead out of it."""
+    if not _PLAIN.fullmatch(cell_id):
+        raise ValueError(f"expected a cell id of letters, digits, _ and -, 100 at most, got {cell_id[:50]!r}")
+    return folder / f"{cell_id}{ending}"
+
+
 def read_cell(path: Path, columns: Sequence[str] = SCHEMA.names) -> pa.Table:
     """The ``columns`` of a fragment in ``SCHEMA``; others are not read from the file.
+
+    Columns that came after the version of the file are null.
 
     Raises:
         ValueError: it is truncated, or no fragment of curvbench.
         NewerSchema: a later curvbench has written it.
     """
-    content = path.read_bytes()
+    with open(path, "rb") as opened:
+        content = opened.read()  # not mapped: a file that is cut meanwhile would end the process
     try:
-        file = pq.ParquetFile(pa.BufferReader(content))
-        known = file.schema_arrow.names
-        present = [name for name in dict.fromkeys(["schema_version", *columns]) if name in known]
+        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+        every = columns is SCHEMA.names  # what is read whole need not be asked for its columns first
+        known = [] if every else file.schema_arrow.names
+        present = None if every else [name for name in dict.fromkeys(["schema_version", *columns]) if name in known]
         table = file.read(present, use_threads=False)  # threads cost more than they bring on some kilobytes
+        known = known or table.schema.names
     except (pa.ArrowException, OSError) as error:  # Arrow raises OSError too where the content is damaged
         raise ValueError(f"not readable as Parquet ({' '.join(str(error).split())})") from error
-    if missing := [name for name in SCHEMA.names if name not in known]:
+    missing = [name for name in SCHEMA.names if name not in known]
+    if missing and not ("schema_version" in known and _version(table) < SCHEMA_VERSION):
         raise ValueError(f"no fragment of curvbench: {len(missing)} columns missing ({', '.join(missing[:3])})")
-    _refuse_newer(path, table)
+    if _version(table) > SCHEMA_VERSION:
+        version = f"schema version {_version(table)}, this curvbench reads up to {SCHEMA_VERSION}"
+        raise NewerSchema(f"{path} was written in {version}: update it")
+    for name in set(missing).intersection(columns):
+        table = table.append_column(SCHEMA.field(name), pa.nulls(table.num_rows, SCHEMA.field(name).type))
     wanted = pa.schema([SCHEMA.field(name) for name in columns], SCHEMA.metadata)
     table = table.select(columns)
     try:
-        return table if table.schema.equals(wanted) else table.cast(wanted)
+        table = table if table.schema.equals(wanted) else table.cast(wanted)
     except pa.ArrowException as error:
         raise ValueError(f"no fragment of curvbench: {str(error).splitlines()[0]}") from error
+    _refuse_odd(table)
+    return table
+
+
+def _refuse_odd(table: pa.Table) -> None:
+    """Raise ValueError for rows that belong to no cell, or end in no known way."""
+    empty = [name for name in (*_NEVER_NULL, *_CELL) if name in table.schema.names and table[name].null_count]
+    if empty:
+        raise ValueError(f"no fragment of curvbench: rows without {empty[0]}")
+    statuses = table["status"].unique().to_pylist() if "status" in table.schema.names else []
+    if unknown := [status for status in statuses if status not in _KNOWN]:
+        raise ValueError(f"no fragment of curvbench: unknown status {unknown[0]!r}")
 
 
 class NewerSchema(ValueError):
@@ -151,13 +200,9 @@ def load(path: str | Path | Iterable[str | Path], columns: Sequence[str] = SCHEM
     if unknown := [name for name in columns if name not in SCHEMA.names]:
         raise ValueError(f"unknown column {unknown[0]!r}: {near_misses(unknown[0], SCHEMA.names)}")
     paths = [path] if isinstance(path, str | Path) else list(path)
-    needed = list(dict.fromkeys([*columns, *_CELL, "started_at"]))
-    tables: dict[tuple[str, ...], pa.Table] = {}
-    for file in dict.fromkeys(file for p in paths for file in _fragments(Path(p))):
-        for table in _by_cell(file, needed):
-            tables.setdefault(tuple(table[key][0].as_py() for key in _CELL), table)
-    in_order = sorted(tables.values(), key=lambda table: table["started_at"][0].as_py())
-    return _frame(pa.concat_tables(in_order) if in_order else SCHEMA.empty_table()).loc[:, list(columns)]
+    files = list(dict.fromkeys(file for p in paths for file in _fragments(Path(p))))
+    needed = SCHEMA.names if list(columns) == SCHEMA.names else list(dict.fromkeys([*columns, *_CELL, "started_at"]))
+    return _in_order(_read_all(files, needed)).loc[:, list(columns)]
 
 
 COPIED = [name for name in SCHEMA.names if name != "samples"]
@@ -184,28 +229,38 @@ def load_run(run: Path, columns: Sequence[str] = COPIED) -> pd.DataFrame:
 
 
 def cell_statuses(folder: Path) -> dict[str, Status]:
-    """How each cell of a run's folder ended: ok where there is a value, else the status of its first row."""
-    files = _fragments(folder / "cells") if (folder / "cells").is_dir() else []
-    statuses = {file.stem: fragment_status(file) for file in files}
-    return {cell: status for cell, status in statuses.items() if status is not None}
+    """How each cell of a run's folder ended, see ``statuses``; damaged fragments are named in a warning."""
+    return statuses(load(folder / "cells", ["cell_id", "status", "metric"])) if (folder / "cells").is_dir() else {}
+
+
+def statuses(frame: pd.DataFrame) -> dict[str, Status]:
+    """How each cell of a run ended: what a row without a metric says, else ok where there is a value."""
+    whole = frame["metric"].fillna("") == ""
+    first = frame.assign(rank=(~whole) * (1 + (frame["status"] != Status.OK)))
+    first = first.sort_values("rank", kind="stable").drop_duplicates("cell_id")
+    return {cell: Status(status) for cell, status in zip(first["cell_id"], first["status"], strict=True)}
 
 
 def fragment_status(path: Path) -> Status | None:
-    """How the cell of a fragment ended; None, with a warning, where the fragment is damaged."""
-    return next((table_status(table) for table in _by_cell(path, [*_CELL, "status", "metric"])), None)
+    """How the cell of a fragment ended; None where there is none, or, with a warning, a damaged one."""
+    found = statuses(load(path, ["cell_id", "status", "metric"])) if path.is_file() else {}
+    return next(iter(found.values()), None)
 
 
 def table_status(table: pa.Table) -> Status:
-    """How the cell of a fragment ended: what a row without a metric says, else ok where there is a value."""
-    rows = table.select(["status", "metric"]).to_pylist()
-    whole = [row["status"] for row in rows if not row["metric"]]
-    statuses = [row["status"] for row in rows]
-    return Status(whole[0] if whole else Status.OK if Status.OK in statuses else statuses[0])
+    """How the cell of a table ended, see ``statuses``."""
+    return next(iter(statuses(table.select(["cell_id", "status", "metric"]).to_pandas()).values()))
+
+
+def reason(table: pa.Table, status: Status) -> str:
+    """What the first row of a status says."""
+    rows = table.select(["status", "reason"]).to_pylist()
+    return next(str(row["reason"]) for row in rows if row["status"] == status)
 
 
 def new_run(suite_folder: Path, code: str) -> Path:
     """A fresh folder for a run, named by the time in UTC and the code; names sort by time."""
-    stem = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{code[:8]}"
+    stem = f"{_after(runs(suite_folder)):{_STAMP}}-{code[:8]}"
     for name in [stem, *(f"{stem}-{k}" for k in range(2, 100))]:
         try:
             (suite_folder / name / "cells").mkdir(parents=True)
@@ -216,9 +271,36 @@ def new_run(suite_folder: Path, code: str) -> Path:
     raise OSError(f"{suite_folder}: a hundred runs were begun in this second")
 
 
+def _after(earlier: Sequence[Path]) -> datetime:
+    """Now, or a second after the latest of some runs: the last that was begun is the last by name if clocks jump."""
+    stamps = [folder.name.partition("-")[0] for folder in earlier if re.match(r"\d{8}T\d{6}Z-", folder.name)]
+    begun = [datetime.strptime(stamp, _STAMP).replace(tzinfo=UTC) + timedelta(seconds=1) for stamp in stamps]
+    return max([datetime.now(UTC), *begun])
+
+
 def runs(suite_folder: Path) -> list[Path]:
     """The runs of a suite, oldest first."""
     return [f for f in _folders(suite_folder) if (f / "run.json").is_file()] if suite_folder.is_dir() else []
+
+
+def shorten_log(path: Path, keep: int = 2**18) -> None:
+    """Cut the middle out of a log that has grown above four times ``keep`` bytes; its writer appends."""
+    if not path.is_file() or path.stat().st_size <= 4 * keep:
+        return
+    with open(path, "r+b") as file:
+        file.seek(-keep, os.SEEK_END)
+        tail = file.read()
+        file.seek(keep)
+        file.truncate()
+        file.write(b"\n... cut here ...\n" + tail)
+
+
+def refuse_unwritable(results: Path) -> Path:
+    """Raise OSError where ``results`` could not be written; the folder, or its nearest parent that is there."""
+    place = next(folder for folder in (results.absolute(), *results.absolute().parents) if folder.exists())
+    with tempfile.TemporaryFile(dir=place) as file:
+        file.write(b"x" * 4096)
+    return place
 
 
 def check_writable(run: Path) -> None:
@@ -240,6 +322,29 @@ def read_run(folder: Path) -> dict[str, Any]:
     return content
 
 
+def read_jobs(run: Path) -> dict[str, list[str]]:
+    """The jobs that a cluster was given for a run, by number, with the ids of their cells."""
+    path = run / "jobs.json"
+    jobs: dict[str, list[str]] = json.loads(path.read_text()) if path.is_file() else {}
+    return jobs
+
+
+def write_jobs(run: Path, jobs: Mapping[str, Sequence[str]]) -> None:
+    """Keep what ``read_jobs`` gives, whole or not at all."""
+    _replace(run / "jobs.json", json.dumps(jobs).encode())
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Within, no other process that asks for it changes what stands in a run's ``run.json``."""
+    descriptor = os.open(run, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def write_run(folder: Path, content: Mapping[str, Any]) -> None:
     """Write ``run.json``, whole or not at all."""
     _replace(folder / "run.json", (json.dumps(content, indent=1, default=str) + "\n").encode())
@@ -253,8 +358,11 @@ def write_blocks(run: Path, cell_id: str, blocks: Blocks) -> None:
 
 def read_blocks(run: Path, cell_id: str) -> Blocks | None:
     """The blocks of a cell; None where it has none. Raises ValueError where they are damaged."""
-    path = _blocks(run, cell_id)
-    if path.resolve().parent != (run / "blocks").resolve() or not path.is_file():  # an id that anyone may have written
+    try:
+        path = _blocks(run, cell_id)  # an id comes from a file that anyone may have written
+    except ValueError:
+        return None
+    if not path.is_file():
         return None
     try:
         return unpack(path.read_bytes())
@@ -263,7 +371,7 @@ def read_blocks(run: Path, cell_id: str) -> Blocks | None:
 
 
 def _blocks(run: Path, cell_id: str) -> Path:
-    return run / "blocks" / f"{cell_id}.npz"
+    return cell_file(run / "blocks", cell_id, ".npz")
 
 
 def share_cell(source: Path, folder: Path) -> None:
@@ -333,9 +441,11 @@ def state(path: Path) -> tuple[int, int, int]:
 
 def read_log(run: Path, cell_id: str) -> str | None:
     """What a cell printed while it ran; None where there is no such file."""
-    path = run / "logs" / f"{cell_id}.log"
-    inside = path.resolve().parent == (run / "logs").resolve()  # an id comes from a file that anyone may have written
-    return path.read_text(errors="replace") if inside and path.is_file() else None
+    try:
+        path = cell_file(run / "logs", cell_id, ".log")  # an id comes from a file that anyone may have written
+    except ValueError:
+        return None
+    return path.read_text(errors="replace") if path.is_file() else None
 
 
 def _remember(run: Path, frame: pd.DataFrame, of: tuple[int, int, int]) -> None:
@@ -393,6 +503,8 @@ def _measured(row: Row) -> dict[str, Any]:
     metric = METRICS.get(row.metric, Metric("", "") if not row.metric else None)
     if metric is None:
         raise ValueError(f"unknown metric {row.metric!r}: {near_misses(row.metric, METRICS)}")
+    if row.status is Status.OK and row.value is not None and math.isnan(row.value):
+        row = replace(row, status=Status.ERROR, value=None, reason="what was measured is not a number")
     return {
         "status": str(row.status),
         "reason": row.reason,
@@ -448,27 +560,45 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _by_cell(file: Path, columns: Sequence[str]) -> list[pa.Table]:
-    """The cells of a file (a fragment holds one, an exported file many); none, with a warning, of a bad file."""
-    try:
-        table = read_cell(file, columns)
-    except NewerSchema:
-        raise
-    except ValueError as error:
-        warnings.warn(f"{file} set aside: {error}", stacklevel=3)
-        return []
-    places: dict[tuple[str, ...], list[int]] = {}
-    for index, key in enumerate(zip(*(table[name].to_pylist() for name in _CELL), strict=True)):
-        places.setdefault(key, []).append(index)
-    return [table] if len(places) == 1 else [table.take(indices) for indices in places.values()]
+def _read_all(files: Sequence[Path], columns: Sequence[str]) -> list[pa.Table]:
+    """One table per file, empty, with a warning, where it is damaged or foreign."""
+
+    def read(file: Path) -> pa.Table | str:
+        try:
+            return read_cell(file, columns)
+        except NewerSchema:
+            raise
+        except ValueError as error:
+            return f"{file} set aside: {error}"
+
+    parts = [files[start : start + _PART] for start in range(0, len(files), _PART)]
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        found = list(chain.from_iterable(pool.map(lambda part: [read(file) for file in part], parts)))
+    for text in found:
+        if isinstance(text, str):
+            warnings.warn(text, stacklevel=4)
+    return [table for table in found if not isinstance(table, str)]
 
 
-def _refuse_newer(path: Path, table: pa.Table) -> None:
-    version = max((v for v in table["schema_version"].to_pylist() if isinstance(v, int)), default=SCHEMA_VERSION)
-    if version > SCHEMA_VERSION:
-        raise NewerSchema(
-            f"{path} was written in schema version {version}, this curvbench reads up to {SCHEMA_VERSION}: update it"
-        )
+def _in_order(tables: Sequence[pa.Table]) -> pd.DataFrame:
+    """The rows of all tables, each cell from the first that holds it, the cell that was started first before others."""
+    if not tables:
+        return _frame(SCHEMA.empty_table())
+    frame = _frame(pa.concat_tables(tables))
+    source = np.repeat(np.arange(len(tables)), [table.num_rows for table in tables])
+    cell = frame.groupby(list(_CELL), sort=False, dropna=False).ngroup().to_numpy()
+    by_cell = pd.Series(source).groupby(cell)
+    first = source == by_cell.transform("min").to_numpy()
+    started = frame["started_at"].groupby(cell).transform("first").to_numpy()
+    order = np.lexsort((cell, started))
+    return frame.iloc[order[first[order]]].reset_index(drop=True)
+
+
+def _version(table: pa.Table) -> int:
+    """The latest schema version that the rows name."""
+    column = table["schema_version"]
+    known = column.drop_null().to_numpy() if pa.types.is_integer(column.type) else ()
+    return int(max(known, default=SCHEMA_VERSION))
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:

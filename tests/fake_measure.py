@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from curvbench import blocks
 from curvbench.spec import Cell, Dataset, Diverged, Probe, Problem, Row, Skip, Unsupported
@@ -73,9 +75,12 @@ def measure(cell: Cell, folder: Path, data: Path | None, report: Callable[[str],
     does = cell.probe.does  # type: ignore[attr-defined]
     if does == "empty":
         return []
+    if does == "nan":
+        return [Row("error.relative", float("nan"))]
     _do(does)
     return [
         Row("error.relative", 0.25 + cell.seed, epoch=cell.problem.epochs),
+        Row("error.cosine", cell.probe.damping),  # type: ignore[attr-defined]
         Row("time.wall", 1.0, "step", samples=[0.5, 1.0, 1.5], method="a clock"),
         Row("problem.samples", cell.problem.samples),
     ]
@@ -95,6 +100,27 @@ def _hang() -> None:
     time.sleep(600)
 
 
+def _grow() -> None:
+    """Take memory until somebody ends it, a tenth of a gigabyte at a time."""
+    taken = []
+    while len(taken) < 100:
+        taken.append(bytearray(os.urandom(2**20)) * 100)
+        time.sleep(0.05)
+
+
+def _stop() -> None:
+    """Stand still, unable to run any code of its own, with a child beside."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    print(f"pids {os.getpid()} {child.pid}", flush=True)
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _flood() -> None:
+    for _ in range(100):
+        os.write(1, b"x" * 2**20)
+    print("the last words")
+
+
 _RAISE: dict[str, BaseException] = {
     "raise": KeyError("a key\nin two lines"),
     "skip": Skip("no data: get it with curvbench data mnist"),
@@ -104,6 +130,7 @@ _RAISE: dict[str, BaseException] = {
     "allocate": RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
     "unusable": ValueError("input 0 holds NaN or infinity: nothing can be measured there"),
     "leave": SystemExit(0),
+    "full": OSError(errno.ENOSPC, "No space left on device"),
 }
 _ACT: dict[str, Callable[[], object]] = {
     "ok": lambda: print("said on standard output"),
@@ -112,6 +139,11 @@ _ACT: dict[str, Callable[[], object]] = {
     "segv": lambda: os.kill(os.getpid(), signal.SIGSEGV),
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "hang": _hang,
+    "grow": _grow,
+    "stop": _stop,
+    "flood": _flood,
+    "cuda": lambda: print(f"cuda initialized {torch.cuda.is_initialized()}, {os.environ.get('CUDA_VISIBLE_DEVICES')}"),
+    "threads": lambda: print(f"{torch.get_num_threads()} threads"),
     "slow": lambda: time.sleep(1.0),
     "keep": lambda: blocks.keep(blocks.Blocks("fc", 1, np.eye(2), np.zeros((2, 2)), {})),
 }

@@ -238,6 +238,7 @@ BAD = {
     "threads": (["suites/toys", "--threads", "0"], "0 is not in the range x>=1"),
     "failures": (["suites/toys", "--rerun-failed=oomm"], "unknown failure 'oomm': did you mean oom"),
     "inline": (["suites/toys", "--engine", "inline", "--jobs", "2"], "--engine inline has no time limit and no jobs"),
+    "slurm with a budget": (["suites/toys", "--engine", "slurm", "--budget", "1h"], "--engine slurm keeps no budget"),
     "empty": (["suites/toys", "--preset", "empty"], "the selection is empty: 0 problems, 0 probes, 1 seeds"),
     "option": (["suites/toys", "--prob", "kfac"], "No such option"),
     "results in a file": (["suites/toys", "--results", "suites/toys.py"], "Not a directory"),

@@ -24,7 +24,7 @@ FLOORS = {
     | {"distributed"},
     3: {"optim", "training", "trial", "identity", "measure", "store", "reference"},
     4: {"engines", "analysis", "plot", "selection", "tables", "baselines", "locate", "tuning"},
-    5: {"display", "report", "runner", "verbs", "cli", "__main__"},
+    5: {"display", "doctor", "report", "templates", "runner", "verbs", "cli", "__main__"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 PREFIXES = ("time_", "mem_", "peakmem_", "track_")
@@ -129,3 +129,15 @@ def test_the_extras_are_not_needed() -> None:
                 spec = importlib.util.find_spec(name)
                 third_party = spec is not None and "site-packages" in (spec.origin or "")
                 assert not third_party or name in declared, f"{module} imports {name}"
+
+
+def test_nothing_from_outside_is_unpickled_or_evaluated() -> None:
+    """Pickles are what engines send their own processes; torch's files hold tensors and plain values alone."""
+    for module, path in MODULES.items():
+        for call in (node for node in ast.walk(parse(path)) if isinstance(node, ast.Call)):
+            name = ast.unparse(call.func)
+            if name == "torch.load":
+                assert "weights_only=True" in ast.unparse(call), f"{module} unpickles"
+            if name in ("pickle.loads", "pickle.load"):
+                assert module in ("curvbench.engines.local", "curvbench.engines.shard"), f"{module} unpickles"
+            assert name not in ("eval", "exec", "np.load", "pd.read_pickle"), f"{module} calls {name}"

@@ -373,3 +373,54 @@ def test_a_run_of_few_cells_and_one_that_cannot_be_written_have_no_copy(
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("read-only")))
     assert len(store.load_run(many)) == 40 * len(ROWS)
     assert not [path for folder in (few, many) for path in folder.rglob("*.copy")]
+
+
+def test_an_older_schema_is_read(tmp_path: Path) -> None:
+    """What it did not have yet is null."""
+    older = table().set_column(0, store.SCHEMA.field(0), pa.array([0] * 3, pa.int64())).drop_columns(["method"])
+    pq.write_table(older, tmp_path / "old.parquet")
+    frame = store.load(tmp_path)
+    assert list(frame.columns) == CONTRACT.split()
+    assert frame["value"].tolist() == [0.5, 0.0, 1.0] and frame["method"].isna().all()
+
+
+def test_what_is_not_a_number_is_an_error_and_no_value(tmp_path: Path) -> None:
+    store.write_cell(tmp_path, table(rows=[Row("error.relative", float("nan")), Row("error.cosine", 0.5)]))
+    frame = store.load(tmp_path)
+    assert frame["status"].tolist() == ["error", "ok"]
+    assert frame["reason"].tolist() == ["what was measured is not a number", ""]
+    assert frame["value"].isna().tolist() == [True, False]
+
+
+def test_a_flipped_bit_of_a_value_is_found(tmp_path: Path) -> None:
+    path = store.write_cell(tmp_path, table(rows=[Row("error.relative", 0.123456789)]))
+    content = path.read_bytes()
+    place = content.index(np.float64(0.123456789).tobytes())
+    path.write_bytes(content[: place + 3] + bytes([content[place + 3] ^ 4]) + content[place + 4 :])
+    with pytest.warns(UserWarning, match="set aside: not readable as Parquet"):
+        assert store.load(tmp_path).empty
+
+
+@pytest.mark.parametrize(("column", "value"), [("status", "fine"), ("seed", None), ("cell_id", None)])
+def test_rows_that_make_no_sense_are_set_aside(column: str, value: object, tmp_path: Path) -> None:
+    index = store.SCHEMA.get_field_index(column)
+    odd = table().set_column(index, store.SCHEMA.field(index), pa.array([value] * 3, store.SCHEMA.field(index).type))
+    pq.write_table(odd, tmp_path / "odd.parquet")
+    with pytest.warns(UserWarning, match=r"odd.parquet set aside: no fragment of curvbench"):
+        assert store.load(tmp_path).empty
+
+
+def test_runs_sort_by_their_begin_when_the_clock_jumps_back(tmp_path: Path) -> None:
+    ahead = tmp_path / "s" / "20990101T000000Z-00000000"
+    (ahead / "cells").mkdir(parents=True)
+    store.write_run(ahead, {})
+    assert store.new_run(tmp_path / "s", "0123456789ab").name == "20990101T000001Z-01234567"
+
+
+def test_a_log_is_cut_in_its_middle(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("first" + "x" * 1000 + "last")
+    store.shorten_log(log, keep=300)
+    assert log.stat().st_size == 1009
+    store.shorten_log(log, keep=10)
+    assert log.read_text() == "firstxxxxx\n... cut here ...\nxxxxxxlast"

@@ -18,7 +18,8 @@ REFERENCE = "reference: "  # begins the reason of a cell that failed with its pr
 class Work:
     """What an engine is asked to do: cells by id, the run's folder, seconds per cell (``timeout``) and in all.
 
-    ``measure`` names the module whose ``prepare``, ``measure`` and ``reference_identity`` do it.
+    ``memory``: bytes that a cell may take; without it, an equal share of what can be had. ``measure`` names the module
+    whose ``prepare``, ``measure`` and ``reference_identity`` do it.
     """
 
     cells: Mapping[str, Cell]
@@ -29,6 +30,7 @@ class Work:
     timeout: float = 3600.0
     budget: float | None = None
     jobs: int = 1
+    memory: float | None = None
     measure: str = MEASURE
 
     def tasks(self) -> list[Task]:

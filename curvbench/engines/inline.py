@@ -7,7 +7,7 @@ import time
 from datetime import UTC, datetime
 
 from curvbench.engines import Event, Observer, Work, blocked
-from curvbench.engines.task import Outcome, Task
+from curvbench.engines.task import Outcome, Task, run_cell
 from curvbench.spec import Status
 
 
@@ -34,7 +34,7 @@ class InlineEngine:
             return task.fail(obstacle, started)
         try:
             with open(task.log, "w") as log, contextlib.redirect_stderr(log):
-                return task.execute(lambda text: observe(Event("reported", task, text)))
+                return run_cell(task, lambda text: observe(Event("reported", task, text)))
         except KeyboardInterrupt:
             task.fail(Outcome(Status.INTERRUPTED, "interrupted"), started)
             raise

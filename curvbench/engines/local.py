@@ -2,40 +2,59 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import pickle
 import signal
-import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from pathlib import Path
+from typing import Any
 
-from curvbench.engines import Event, Observer, Work, blocked
-from curvbench.engines.task import Outcome, Task, describe
+from curvbench import store
+from curvbench.engines import Event, Observer, Work, blocked, memory
+from curvbench.engines.guard import Guard
+from curvbench.engines.task import Outcome, Task, describe, run_cell
 from curvbench.registry import load_file, loaded_files
 from curvbench.spec import Status
 
 GRACE = 2.0  # seconds between the request to end and the kill
+TICK = 0.25  # seconds between two looks at memory and logs
+SERVER_DIED = 255  # the exit code of a process whose fork server cannot tell it any more
+SPARE = 0.95  # of the memory that can be had, what the cells may share
 
 
 class LocalEngine:
-    """Runs each task in a process group of its own, so that one that dies or hangs leaves a row and nothing else."""
+    """Runs each task in a process group of its own, so that one that dies or hangs leaves a row and nothing else.
+
+    A task that takes more than its share of the memory is ended. None of them outlives this process.
+    """
 
     def run(self, work: Work, observe: Observer) -> None:
-        """Run all tasks, up to ``work.jobs`` at a time; on KeyboardInterrupt end those that run and raise it again."""
-        _Session(work, observe).run()
+        """Run all tasks, up to ``work.jobs`` at a time; on KeyboardInterrupt end those that run and raise it again.
+
+        Raises:
+            OSError: results cannot be written any more.
+        """
+        guard = Guard()
+        try:
+            _Session(work, observe, guard).run()
+        finally:
+            guard.close()
 
 
 class _Session:
     """Waiting and running tasks of one run, and the references that failed."""
 
-    def __init__(self, work: Work, observe: Observer) -> None:
-        self.work, self.observe = work, observe
+    def __init__(self, work: Work, observe: Observer, guard: Guard) -> None:
+        self.work, self.observe, self.guard = work, observe, guard
+        self.share = SPARE * memory.available() / work.jobs if work.memory is None else work.memory
+        self.slots = _slots(work)
         self.context = _context(work.measure)
         self.end = time.monotonic() + work.budget if work.budget is not None else float("inf")
         self.waiting = work.tasks()
@@ -59,12 +78,15 @@ class _Session:
         while len(self.running) < self.work.jobs and (task := self._next()):
             self.waiting.remove(task)
             self.observe(Event("started", task))
+            if answer := task.answered():  # another run in the same folder was faster
+                self._finished(task, answer, 0.0)
+                continue
             obstacle = blocked(task, self.failed)
             if obstacle is not None:
                 self._finished(task, task.fail(obstacle, datetime.now(UTC)), 0.0)
                 continue
             try:
-                self.running.append(_Child(self.context, task, self.work.timeout))
+                self.running.append(_Child(self.context, self.guard, task, self.work.timeout, self._slot()))
             except (pickle.PicklingError, AttributeError, TypeError) as error:
                 self._finished(task, task.fail(describe(error), datetime.now(UTC)), 0.0)
 
@@ -74,18 +96,25 @@ class _Session:
         pending = {task.reference for task in open_tasks if task.kind == "reference"}
         return next((t for t in self.waiting if t.kind == "reference" or t.reference not in pending), None)
 
+    def _slot(self) -> str | None:
+        """The GPU that fewest of the running tasks have; None where they see all there are."""
+        taken = [child.slot for child in self.running]
+        return min(self.slots, key=taken.count, default=None)
+
     def _listen(self) -> None:
-        """Sleep until a child speaks, ends or is due."""
+        """Sleep until a child speaks or ends, or is to be looked at."""
         if not self.running:
             return
         due = min(child.deadline for child in self.running) - time.monotonic()
-        wait([source for child in self.running for source in child.sources()], max(due, 0.0))
+        wait([source for child in self.running for source in child.sources()], max(min(due, TICK), 0.0))
+        for child in self.running:
+            child.look(self.share)
 
     def _collect(self) -> None:
         for child in list(self.running):
             for text in child.reports():
                 self.observe(Event("reported", child.task, text))
-            if child.alive() and child.result() is None and time.monotonic() < child.deadline:
+            if child.alive() and child.result() is None and child.within_bounds():
                 continue
             outcome = child.close()
             self.running.remove(child)
@@ -97,39 +126,75 @@ class _Session:
         self.observe(Event("finished", task, outcome=outcome, seconds=seconds))
 
     def _abandon(self) -> None:
-        """End the children; the cells that were running get the status interrupted."""
+        """End the children; the cells that were running get the status interrupted. Another interrupt ends the wait."""
+        try:
+            for child in self.running:
+                child.ask()
+            end = time.monotonic() + GRACE
+            for child in self.running:
+                child.process.join(max(end - time.monotonic(), 0.0))
+        finally:
+            for child in self.running:
+                child.kill()
         for child in self.running:
-            child.kill()
-            if child.result() is None:
+            with contextlib.suppress(OSError):  # what stopped the run may be that nothing can be written
                 child.task.fail(Outcome(Status.INTERRUPTED, "interrupted"), child.started_at)
 
 
-class _Child:
-    """A process that carries out one task."""
+def _slots(work: Work) -> list[str]:
+    """The GPUs among which cells that ask for ``cuda`` are spread: those of the first one's model."""
+    if work.jobs == 1 or not any(cell.device == "cuda" for cell in work.cells.values()):
+        return []
+    import torch
 
-    def __init__(self, context: BaseContext, task: Task, timeout: float) -> None:
-        self.task, self.timeout = task, timeout
+    count = torch.cuda.device_count()
+    names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name] or list(
+        map(str, range(count))
+    )
+    models = [torch.cuda.get_device_name(index) for index in range(count)]
+    return [name for name, model in zip(names, models, strict=False) if model == models[0]]
+
+
+class _Child:
+    """A process that carries out one task, on the GPU ``slot`` where there is one."""
+
+    def __init__(self, context: BaseContext, guard: Guard, task: Task, timeout: float, slot: str | None) -> None:
+        self.guard, self.task, self.timeout, self.slot = guard, task, timeout, slot
         self.started_at, self.started = datetime.now(UTC), time.monotonic()
         self.deadline = self.started + timeout
         self._said: list[str] = []
         self._result: Outcome | None = None
-        self._pipe, theirs = context.Pipe(duplex=False)
+        self._took: int | None = None
         content = pickle.dumps(task)
-        arguments = (loaded_files(), content, task.log, theirs)
-        self.process = context.Process(target=_child, args=arguments)  # type: ignore[attr-defined]
+        variables = {"CUDA_VISIBLE_DEVICES": slot} if slot else {}
+        self._pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_child, args=(task.log, theirs))  # type: ignore[attr-defined]
         self.process.start()
         theirs.close()
+        guard.watch(self.process.pid)
+        with contextlib.suppress(BrokenPipeError):  # how it died is found where all deaths are
+            self._pipe.send((variables, loaded_files(), content))  # only now: nothing runs that is not watched
 
     @property
     def seconds(self) -> float:
         return time.monotonic() - self.started
 
-    def sources(self) -> Sequence[Connection | int]:
+    def sources(self) -> Sequence[Connection[Any, Any] | int]:
         """What becomes readable when the child speaks or ends."""
         return [self.process.sentinel] if self._pipe.closed else [self.process.sentinel, self._pipe]
 
     def alive(self) -> bool:
         return bool(self.process.is_alive())
+
+    def look(self, share: float) -> None:
+        """Note whether it takes more than ``share`` bytes, and keep its log short."""
+        took = memory.used(self.process.pid)
+        self._took, self._share = (took, share) if took > share else (self._took, share)
+        store.shorten_log(self.task.log)
+
+    def within_bounds(self) -> bool:
+        """Whether it has time and memory left."""
+        return self._took is None and time.monotonic() < self.deadline
 
     def reports(self) -> list[str]:
         """What the child has said since the last call."""
@@ -146,18 +211,24 @@ class _Child:
         """End the child if it is not at its end, and say how its task ended."""
         if self.result() is not None:
             self.process.join(GRACE)
-        overdue = self.alive()
+        ended = self.alive()
+        if ended and self._took is None:  # memory that grows waits for nobody
+            self.ask()
+            self.process.join(GRACE)
         self.kill()
-        failure = self._overdue() if overdue else self._death()
+        failure = self._bound() if ended else self._death()
         return self.result() or self.task.fail(failure, self.started_at)
 
+    def ask(self) -> None:
+        """Ask the child and its children to end."""
+        self._signal(signal.SIGTERM)
+
     def kill(self) -> None:
-        """End the child and all its children: politely first, then for good."""
-        if self.alive():
-            self._signal(signal.SIGTERM)
-            self.process.join(GRACE)
+        """End the child and all its children for good."""
         self._signal(signal.SIGKILL)
         self.process.join()
+        self.guard.release(self.process.pid)
+        store.shorten_log(self.task.log)
 
     def _signal(self, number: signal.Signals) -> None:
         try:
@@ -170,14 +241,19 @@ class _Child:
         try:
             while not self._pipe.closed and self._pipe.poll():
                 message = self._pipe.recv()
+                if isinstance(message, OSError):
+                    raise message
                 if isinstance(message, Outcome):
                     self._result = message
                 else:
                     self._said.append(message)
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             self._pipe.close()
 
-    def _overdue(self) -> Outcome:
+    def _bound(self) -> Outcome:
+        if self._took is not None:
+            figures = f"{self._took / 1e9:.2f} GB, more than its share of {self._share / 1e9:.2f} GB"
+            return Outcome(Status.OOM_HOST, f"took {figures}")
         return Outcome(Status.TIMEOUT, f"not finished within the time limit of {self.timeout:g} s")
 
     def _death(self) -> Outcome:
@@ -185,6 +261,10 @@ class _Child:
         log = self.task.log.relative_to(self.task.folder)
         if code == -signal.SIGKILL:
             return Outcome(Status.KILLED, "killed by SIGKILL, most often because memory ran out")
+        if code == SERVER_DIED:
+            return Outcome(
+                Status.INTERRUPTED, f"the server of processes died with it, or it left with {code}, see {log}"
+            )
         if code is not None and code < 0:
             return Outcome(Status.CRASHED, f"died of {signal.Signals(-code).name}, see {log}")
         return Outcome(Status.CRASHED, f"left with exit code {code} and without a result, see {log}")
@@ -199,32 +279,46 @@ def _context(measure: str) -> BaseContext:
     return context
 
 
-def _child(files: Sequence[Path], content: bytes, log: Path, pipe: Connection) -> None:
-    """The child's main function. The files of users come first: what is unpickled may be defined there."""
+def _child(log: Path, pipe: Connection[Any, Any]) -> None:
+    """The child's main function; it ends at once where the parent has died before it said what to do."""
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _print_into(log)
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    _die_first()
     try:
-        for file in files:
-            load_file(file)
-        task: Task = pickle.loads(content)
+        _print_into(log)
+        variables, files, content = pipe.recv()
+    except EOFError:
+        return
+    except OSError as error:
+        return pipe.send(error)
+    try:
+        task = _unpack(variables, files, content)
     except Exception:
         traceback.print_exc()
         raise SystemExit(1) from None
-    pipe.send(task.execute(pipe.send))
+    try:
+        pipe.send(run_cell(task, pipe.send))
+    except OSError as error:
+        pipe.send(error)
+
+
+def _unpack(variables: Mapping[str, str], files: Sequence[Path], content: bytes) -> Task:
+    """The task. The files of users come first: what is unpickled may be defined there."""
+    os.environ.update(variables)
+    for file in files:
+        load_file(file)
+    task: Task = pickle.loads(content)
+    return task
+
+
+def _die_first() -> None:
+    """Where the machine's memory runs out, the system takes a cell before the process that knows what to do then."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
 
 
 def _print_into(log: Path) -> None:
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
-
-
-def _follow_parent() -> None:
-    """A parent that is killed takes its children with it."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os.killpg(0, signal.SIGKILL)

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from curvbench import store
-from curvbench.identity import cell_id, run_identity
-from curvbench.spec import Cell, Status
+from curvbench.engines.task import ANSWERED
+from curvbench.identity import cell_id, content, run_identity
+from curvbench.registry import probes, problems, source
+from curvbench.spec import Cell, Component, Status
 
-ANSWERED = frozenset({Status.OK, Status.UNSUPPORTED})
 AGAIN = frozenset({Status.INTERRUPTED, Status.SKIPPED})
 FAILED = frozenset(Status) - ANSWERED - AGAIN
 KEY = ("problem", "problem_args", "probe", "probe_args", "seed", "training")
@@ -41,7 +42,8 @@ class Plan:
         for fragment in self.shared.values():
             store.share_cell(fragment, folder / "cells")
         if self.todo or self.shared or self.continued is None:
-            store.write_run(folder, self._record(folder, command, suite_file))
+            with store.locked(folder):
+                store.write_run(folder, self._record(folder, command, suite_file))
         return folder
 
     def _record(self, folder: Path, command: str, suite_file: Path) -> dict[str, Any]:
@@ -53,7 +55,7 @@ class Plan:
             "schema_version": store.SCHEMA_VERSION,
             "run_id": folder.name,
             "suite": self.suite_folder.name,
-            "suite_file": str(suite_file.resolve()),
+            "suite_file": _here(suite_file),
             "command": command,
             "commands": commands,
             "identity": self.run_identity,
@@ -77,15 +79,24 @@ def make(
     by_id = {cell_id(cell, environment): cell for cell in cells}
     if not by_id:
         raise ValueError("the selection is empty: there is no probe, no problem or no seed")
-    if len({(cell.label, cell.training) for cell in by_id.values()}) < len(by_id):
-        raise ValueError("two different components of the selection have the same name and hyperparameters")
+    refuse_unusable("the selection", by_id.values())
     suite_folder = results / next(iter(by_id.values())).suite
     runs = [] if force else store.runs(suite_folder)
     continued = runs[-1] if runs and _continues(runs[-1], by_id, environment) else None
-    done = _done(continued, rerun) if continued else set()
-    shared = _shared(runs, set(by_id) - done - _failed(continued))
+    statuses = store.cell_statuses(continued) if continued else {}
+    done = {i for i, status in statuses.items() if status not in AGAIN and status not in rerun}
+    failed = {i for i, status in statuses.items() if status in FAILED}  # an older success would hide that they fail now
+    shared = _shared(runs, set(by_id) - done - failed)
     todo = tuple(identity for identity in by_id if identity not in done and identity not in shared)
     return Plan(suite_folder, environment, by_id, continued, shared, todo)
+
+
+def refuse_unusable(name: str, cells: Iterable[Cell]) -> None:
+    """Raise ValueError where two of the ``cells`` of something could not be told apart."""
+    labels: dict[Any, Cell] = {}
+    for cell in cells:
+        if labels.setdefault((cell.label, cell.training), cell) != cell:
+            raise ValueError(f"{name}: two different components have the same name and hyperparameters: {cell.label}")
 
 
 def describe(identity: str, cell: Cell) -> dict[str, Any]:
@@ -98,11 +109,25 @@ def describe(identity: str, cell: Cell) -> dict[str, Any]:
             for part in ("problem", "probe", "training")
             if getattr(cell, part)
         },
+        "sources": {"problem": _source(cell.problem, problems()), "probe": _source(cell.probe, probes())},
         "device": cell.device,
         "dtype": cell.dtype,
         "threads": cell.threads,
         "meters": list(cell.meters),
     }
+
+
+def _source(component: Component, shipped: Mapping[str, type[Component]]) -> dict[str, str]:
+    """What tells whether the file of a component has changed since; its name only where it is none of the package's."""
+    kind = type(component)
+    named = {} if kind in shipped.values() else {"file": _here(source(kind))}
+    return {"content": content(source(kind)), **named}
+
+
+def _here(file: Path) -> str:
+    """A file as seen from the working directory, its name alone where it lies elsewhere: results are passed on."""
+    file = file.resolve()
+    return str(file.relative_to(Path.cwd())) if file.is_relative_to(Path.cwd()) else file.name
 
 
 def _key(cell: Cell) -> dict[str, Any]:
@@ -122,15 +147,6 @@ def _continues(run: Path, cells: Mapping[str, Cell], environment: Mapping[str, A
         return False
     known = {tuple(cell.get(name, "") for name in KEY): cell.get("id") for cell in record.get("cells", [])}
     return all(known.get(tuple(_key(cell).values()), identity) == identity for identity, cell in cells.items())
-
-
-def _done(run: Path, rerun: Collection[Status]) -> set[str]:
-    return {i for i, status in store.cell_statuses(run).items() if status not in AGAIN and status not in rerun}
-
-
-def _failed(run: Path | None) -> set[str]:
-    """Cells that the continued run has tried: an older success would hide that they fail now."""
-    return {i for i, status in store.cell_statuses(run).items() if status in FAILED} if run else set()
 
 
 def _shared(runs: Iterable[Path], wanted: set[str]) -> dict[str, Path]:

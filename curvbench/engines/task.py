@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from curvbench import blocks, store
 from curvbench.spec import Cell, Diverged, Row, Skip, Status, Unsupported
 
 Report = Callable[[str], None]
+ANSWERED = frozenset({Status.OK, Status.UNSUPPORTED})  # what is not run again
 
 
 @dataclass(frozen=True)
@@ -48,27 +51,27 @@ class Task:
     @property
     def log(self) -> Path:
         """The file that takes what the task prints."""
-        return self.folder / "logs" / f"{self.id}.log"
+        return store.cell_file(self.folder / "logs", self.id, ".log")
 
-    def execute(self, report: Report) -> Outcome:
-        """Do it, and write the cell's fragment. Only KeyboardInterrupt gets out."""
-        started = datetime.now(UTC)
-        try:
-            rows = self._do(report)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            traceback.print_exc()
-            outcome = describe(error)
-            return self.fail(outcome, started)
-        return self._keep(rows, started) if self.kind == "cell" else Outcome()
+    @property
+    def fragment(self) -> Path:
+        """The file of the cell's rows."""
+        return store.cell_file(self.folder / "cells", self.id)
+
+    def answered(self) -> Outcome | None:
+        """How the cell has ended for good, by whomever it was measured."""
+        status = store.fragment_status(self.fragment) if self.kind == "cell" else None
+        return Outcome(status) if status in ANSWERED else None
 
     def fail(self, outcome: Outcome, started: datetime) -> Outcome:
-        """Write the row of a cell without a value."""
+        """Write the row of a cell without a value, unless there is an answer: what is measured is never lost."""
+        if answer := self.answered():
+            return answer
         row = Row(status=outcome.status, reason=outcome.reason, scope="", epoch=self.cell.problem.epochs)
-        return self._keep([row], started) if self.kind == "cell" else outcome
+        return self.keep([row], started) if self.kind == "cell" else outcome
 
-    def _do(self, report: Report) -> Sequence[Row]:
+    def do(self, report: Report) -> Sequence[Row]:
+        """The cell's rows; none for a reference, which is made."""
         import torch
 
         torch.set_num_threads(self.cell.threads)
@@ -85,14 +88,46 @@ class Task:
             store.write_blocks(self.folder, self.id, kept[-1])
         return rows
 
-    def _keep(self, rows: Sequence[Row], started: datetime) -> Outcome:
+    def keep(self, rows: Sequence[Row], started: datetime) -> Outcome:
+        """Write the cell's rows, and say how it ended."""
         context = store.Context(self.folder.name, self.id, started, self.environment)
         table = store.rows_to_table(self.cell, rows, context)
         store.write_cell(self.folder / "cells", table)
         status = store.table_status(table)
-        return Outcome(status, "" if status is Status.OK else next(row.reason for row in rows if row.status is status))
+        return Outcome(status, "" if status is Status.OK else store.reason(table, status))
 
 
+def run_cell(task: Task, report: Report) -> Outcome:
+    """Carry out a task in this process and write the cell's fragment: what every engine calls.
+
+    Only KeyboardInterrupt gets out, and OSError where the disk is full: that says nothing of the cell.
+    """
+    started = datetime.now(UTC)
+    try:
+        rows = task.do(report)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        if full := _disk_full(error):
+            raise full from error
+        traceback.print_exc()
+        return task.fail(describe(error), started)
+    return task.keep(rows, started) if task.kind == "cell" else Outcome()
+
+
+def _disk_full(error: BaseException) -> OSError | None:
+    """The error of a full disk that stands behind ``error``."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in _FULL:
+            return seen
+        if isinstance(seen, RuntimeError) and "PytorchStreamWriter failed writing" in str(seen):
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _SAID = {Skip: Status.SKIPPED, Unsupported: Status.UNSUPPORTED, Diverged: Status.DIVERGED}  # their text is the reason
 
 

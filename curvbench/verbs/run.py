@@ -25,10 +25,12 @@ if TYPE_CHECKING:
 @option("--dtype", type=click.Choice(["float32", "float64"]), help="Instead of the preset's precision.")
 @option("--threads", type=click.IntRange(1), default=1, help="Threads of torch per cell.")
 @option("-t", "--train", metavar="key=value,...", help="Of the training, instead of the suite's: lr=0.1,epochs=5.")
-@option("--jobs", type=click.IntRange(1), default=1, help="Cells at a time.")
+@option("--jobs", type=click.IntRange(1), default=1, help="Cells at a time, of each job where a cluster runs them.")
 @option("--timeout", metavar="DURATION", help="Time limit of a cell: 90s, 10m, 2h. Without it: 1h.")
 @option("--budget", metavar="DURATION", help="Start no cell after this time.")
-@option("--engine", type=click.Choice(["local", "inline"]), default="local", help="A process per cell, or none.")
+@option(
+    "--engine", type=click.Choice(["local", "slurm", "inline"]), default="local", help="Processes, jobs, or neither."
+)
 @option("--dry-run", is_flag=True, help="Show what would be done.")
 @option("--force", is_flag=True, help="Run every cell again, in a new run.")
 @option("--rerun-failed", metavar="[=STATUS,...]", help="Run failed cells again, all or e.g. oom,timeout.")

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -10,10 +15,12 @@ import pytest
 from fake_measure import Fake, Toy, reference_identity
 
 from curvbench import store
-from curvbench.engines import Engine, Event, Work
+from curvbench.engines import Engine, Event, Work, local, memory
+from curvbench.engines.guard import Guard, watched
 from curvbench.engines.inline import InlineEngine
 from curvbench.engines.local import LocalEngine
-from curvbench.spec import Cell
+from curvbench.engines.task import Outcome
+from curvbench.spec import Cell, Status
 
 ENVIRONMENT = {"git_sha": None, "git_dirty": None, "torch_version": "2", "device_name": "a cpu", "code": "0" * 12}
 ENDS = {
@@ -25,6 +32,7 @@ ENDS = {
     "memory": ("oom_host", "MemoryError: no more"),
     "allocate": ("oom_host", "RuntimeError: [enforce fail] DefaultCPUAllocator: can't allocate memory"),
     "leave": ("error", "SystemExit: 0"),
+    "nan": ("error", "what was measured is not a number"),
     "empty": ("error", "RuntimeError: the cell was measured without a single row"),
 }
 DEATHS = {
@@ -181,3 +189,158 @@ def test_an_interrupt_keeps_what_is_finished_and_gets_out(engine: Engine, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         engine.run(asked, observe)
     assert ends(store.load(asked.folder)) == {"ok0": ("ok", ""), "slow0": ("interrupted", "interrupted")}
+
+
+def test_a_cell_that_outgrows_its_share_is_ended(tmp_path: Path) -> None:
+    asked = work(tmp_path, cells("grow", "ok"), memory=1.5e9, jobs=2)
+    frame, _ = run(LocalEngine(), asked)
+    status, reason = ends(frame)["grow0"]
+    assert status == "oom_host"
+    assert reason.endswith("GB, more than its share of 1.50 GB")
+    assert 1.5 < float(reason.split()[1]) < 4.0
+    assert ends(frame)["ok0"] == ("ok", "")
+
+
+def test_memory_of_a_process_is_its_own_and_its_childrens() -> None:
+    program = "import os, time; x = bytearray(os.urandom(1000)) * 50000; print(1, flush=True); time.sleep(60)"
+    before = memory.used(os.getpid())
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None and child.stdout.readline()
+        alone, all_of_us = memory.used(child.pid), memory.used(os.getpid())
+        child.kill()
+    assert 5e7 < alone < 9e7
+    assert all_of_us - before > 4e7
+    assert memory.used(child.pid) == 0
+    assert 0 < memory.available() < float("inf")
+
+
+def test_a_job_of_slurm_and_a_container_bound_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "10")
+    assert memory.available() == 10 * 2**20
+    (tmp_path / "memory.max").write_text("3000\n")
+    (tmp_path / "memory.current").write_text("1000\n")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    assert memory.available() == 2000
+
+
+PARENT = """
+import sys
+sys.path[:0] = sys.argv[2:]
+from pathlib import Path
+from engines.test_engines import cells, work
+from curvbench.engines.local import LocalEngine
+asked = work(Path(sys.argv[1]), cells("ok", "stop"))
+print(asked.folder.name, flush=True)
+LocalEngine().run(asked, lambda event: None)
+"""
+
+
+def test_a_killed_parent_leaves_results_and_no_process(tmp_path: Path) -> None:
+    """Not even of a cell that can run no code of its own, nor of that cell's children."""
+    tests = Path(__file__).parents[1]
+    arguments = [sys.executable, "-c", PARENT, str(tmp_path), str(tests.parent), str(tests)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None and parent.stdout.readline()
+        pids: list[str] = []
+        for _ in range(600):
+            logs = list(tmp_path.rglob("stop0.log"))
+            pids = logs[0].read_text().split()[1:] if logs else []
+            if len(pids) == 2:
+                break
+            time.sleep(0.1)
+        parent.kill()
+    assert len(pids) == 2 and all(gone(int(pid)) for pid in pids)
+    assert ends(store.load(tmp_path)) == {"ok0": ("ok", "")}
+
+
+def test_the_guard_kills_what_is_left() -> None:
+    assert watched(["+1\n", "+2\n", "-1\n", "+3\n", "-9\n"]) == {2, 3}
+    sleepers = [subprocess.Popen(["sleep", "600"], start_new_session=True) for _ in range(2)]
+    guard = Guard()
+    for sleeper in sleepers:
+        guard.watch(sleeper.pid)
+    guard.release(sleepers[0].pid)
+    guard.close()
+    assert sleepers[1].wait(10) == -signal.SIGKILL
+    assert sleepers[0].poll() is None
+    sleepers[0].kill()
+    sleepers[0].wait()
+
+
+def test_a_second_interrupt_ends_the_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cell that is deaf to a polite request is not waited for: the interrupt that comes meanwhile gets out."""
+    monkeypatch.setattr(local, "GRACE", 60.0)
+    asked = work(tmp_path, cells("hang"))
+
+    def observe(event: Event) -> None:
+        if event.kind == "reported" and event.task.kind == "cell":
+            for _ in range(100):
+                if (asked.folder / "logs" / "hang0.log").read_text():
+                    break
+                time.sleep(0.1)
+            signal.setitimer(signal.ITIMER_REAL, 1.0)
+            raise KeyboardInterrupt
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    begun = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            LocalEngine().run(asked, observe)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - begun < 50
+    assert gone(int((asked.folder / "logs" / "hang0.log").read_text().split()[1]))
+
+
+@pytest.mark.parametrize("engine", [InlineEngine(), LocalEngine()], ids=["inline", "local"])
+def test_a_full_disk_stops_the_run_and_is_no_cells_fault(engine: Engine, tmp_path: Path) -> None:
+    asked = work(tmp_path, cells("ok", "full", "raise"))
+    with pytest.raises(OSError, match="No space left on device"):
+        engine.run(asked, lambda event: None)
+    assert {cell: status for cell, (status, _) in ends(store.load(asked.folder)).items()} in (
+        {"ok0": "ok"},
+        {"ok0": "ok", "full0": "interrupted"},
+    )
+
+
+def test_a_flood_of_words_leaves_a_short_log(tmp_path: Path) -> None:
+    asked = work(tmp_path, cells("flood"))
+    frame, _ = run(LocalEngine(), asked)
+    assert ends(frame) == {"flood0": ("ok", "")}
+    log = asked.folder / "logs" / "flood0.log"
+    assert log.stat().st_size < 2**21
+    assert log.read_text().endswith("the last words\n")
+
+
+def test_what_is_measured_is_never_overwritten_by_a_failure(tmp_path: Path) -> None:
+    asked = work(tmp_path, cells("ok"))
+    run(LocalEngine(), asked)
+    task = next(task for task in asked.tasks() if task.kind == "cell")
+    assert task.fail(Outcome(Status.TIMEOUT, "too late"), datetime.now(UTC)) == Outcome()
+    assert store.cell_statuses(asked.folder) == {"ok0": Status.OK}
+
+
+def test_the_fork_server_has_torch_and_no_cuda(tmp_path: Path) -> None:
+    asked = work(
+        tmp_path, {f"threads{n}": replace(cells("threads")["threads0"], threads=n) for n in (1, 2)} | cells("cuda")
+    )
+    run(LocalEngine(), asked)
+    said = {log.stem: log.read_text() for log in (asked.folder / "logs").iterdir()}
+    assert said["cuda0"].startswith("cuda initialized False")
+    assert (said["threads1"], said["threads2"]) == ("1 threads\n", "2 threads\n")
+
+
+def test_cells_are_spread_over_the_gpus_of_one_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = ["H100", "A100", "H100"]
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    monkeypatch.setattr("torch.cuda.get_device_name", models.__getitem__)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,GPU-6")
+    many = {f"c{k}": replace(cell, device="cuda") for k in range(4) for cell in cells("cuda").values()}
+    asked = work(tmp_path, many, jobs=2)
+    run(LocalEngine(), asked)
+    seen = [(asked.folder / "logs" / f"{name}.log").read_text().split()[-1] for name in many]
+    assert set(seen) == {"4", "GPU-6"}
+    assert local._slots(replace(asked, jobs=1)) == []

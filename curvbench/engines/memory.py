@@ -1,0 +1,60 @@
+"""Host memory: what this process may have, and what another one and its children take."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+PROC = Path("/proc")
+CGROUP = Path("/sys/fs/cgroup")
+_OWN = re.compile(r"Rss(?:Anon|Shmem):\s*(\d+) kB")
+
+
+def available() -> float:
+    """Bytes that can be had now: of the machine, of the container, of the Slurm job; infinite where nothing tells."""
+    return min(_machine(), _container(), _job())
+
+
+def used(pid: int) -> int:
+    """Bytes of a process and its descendants that no file backs; 0 where the system does not tell."""
+    return sum(_kilobytes(process) for process in _family(pid)) * 1024
+
+
+def _machine() -> float:
+    found = re.search(r"MemAvailable:\s*(\d+) kB", _text(PROC / "meminfo"))
+    return int(found[1]) * 1024 if found else float("inf")
+
+
+def _container() -> float:
+    limit, now = _text(CGROUP / "memory.max").strip(), _text(CGROUP / "memory.current").strip()
+    return float(int(limit) - int(now)) if limit.isdigit() and now.isdigit() else float("inf")
+
+
+def _job() -> float:
+    megabytes = os.environ.get("SLURM_MEM_PER_NODE", "")
+    return int(megabytes) * 2.0**20 if megabytes.isdigit() and int(megabytes) else float("inf")
+
+
+def _family(pid: int) -> Iterator[int]:
+    yield pid
+    for task in _children_files(pid):
+        for child in _text(task).split():
+            yield from _family(int(child))
+
+
+def _children_files(pid: int) -> list[Path]:
+    return list((PROC / str(pid) / "task").glob("*/children"))
+
+
+def _kilobytes(pid: int) -> int:
+    return sum(map(int, _OWN.findall(_text(PROC / str(pid) / "status"))))
+
+
+def _text(path: Path) -> str:
+    """What a file of the system says; nothing where it is not there, or its process has ended meanwhile."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

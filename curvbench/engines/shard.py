@@ -1,0 +1,104 @@
+"""Shards: parts of a run that go elsewhere, each carried out there by the local engine; fragments bring the results."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Collection
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from curvbench import store
+from curvbench.engines import Event, Observer, Work
+from curvbench.engines.local import LocalEngine
+from curvbench.engines.task import Outcome, Task
+from curvbench.registry import load_file, loaded_files
+
+Stamp = tuple[int, int] | None
+
+
+def split(work: Work, size: int) -> tuple[list[Work], list[Work]]:
+    """Leaders, each making one reference and measuring one cell; then followers of up to ``size`` cells of one."""
+    work = replace(work, folder=work.folder.resolve(), data=work.data and work.data.resolve(), budget=None)
+    groups: dict[str, list[str]] = {}
+    for identity, cell in work.cells.items():
+        groups.setdefault(work.reference(cell), []).append(identity)
+    leaders = [group[:1] for group in groups.values()]
+    followers = [group[k : k + size] for group in groups.values() for k in range(1, len(group), size)]
+    return [_part(work, ids) for ids in leaders], [_part(work, ids) for ids in followers]
+
+
+def pack(work: Work) -> bytes:
+    """A shard as another process takes it."""
+    return pickle.dumps((loaded_files(), pickle.dumps(work)))
+
+
+def run_shard(content: bytes) -> None:
+    """Carry out a shard in this process and its children; a cluster that takes it back says so by SIGTERM."""
+    files, packed = pickle.loads(content)
+    for file in files:  # first: what is unpickled may be defined there
+        load_file(file)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        LocalEngine().run(pickle.loads(packed), lambda event: None)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def run_apart(content: bytes) -> None:
+    """Carry out a shard in an interpreter of its own; raises CalledProcessError where that dies."""
+    command = [sys.executable, "-m", "curvbench.engines.shard"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    subprocess.run(command, input=content, env=environment, check=True)
+
+
+class Gathering:
+    """The cells of a run that are measured elsewhere: each is finished when its fragment comes, or is given up."""
+
+    def __init__(self, work: Work, observe: Observer) -> None:
+        self.observe = observe
+        self.left = {task.id: task for task in work.tasks() if task.kind == "cell"}
+        self._fragments = {identity: _stamp(task.fragment) for identity, task in self.left.items()}
+        self._logs = {identity: _stamp(task.log) for identity, task in self.left.items()}
+
+    def collect(self) -> None:
+        """Tell of the cells whose fragments have come."""
+        for identity, task in list(self.left.items()):
+            changed = _stamp(task.fragment) != self._fragments[identity]
+            if changed and (status := store.fragment_status(task.fragment)) is not None:
+                self._finish(task, Outcome(status))
+
+    def give_up(self, cells: Collection[str], outcome: Outcome) -> None:
+        """Nothing comes any more: of those that were begun this is the end, the others have none."""
+        self.collect()
+        for identity in [i for i in cells if i in self.left]:
+            task = self.left[identity]
+            if _stamp(task.log) != self._logs[identity]:
+                self._finish(task, task.fail(outcome, datetime.now(UTC)))
+            else:
+                del self.left[identity]
+
+    def _finish(self, task: Task, outcome: Outcome) -> None:
+        del self.left[task.id]
+        self.observe(Event("finished", task, outcome=outcome))
+
+
+def _part(work: Work, ids: Collection[str]) -> Work:
+    return replace(work, cells={identity: work.cells[identity] for identity in ids})
+
+
+def _stamp(path: Path) -> Stamp:
+    """What changes when a file comes or is replaced; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_ino
+
+
+if __name__ == "__main__":
+    run_shard(sys.stdin.buffer.read())
