@@ -133,11 +133,13 @@ def suite_file(path: str | Path) -> Path:
 
 
 def suite_files(path: str | Path) -> list[Path]:
-    """The suites of a folder, by name, or that of a file as ``suite_file`` finds it; raises ValueError for none."""
+    """The suites of a folder, by name, or ``path`` itself where ``suite_file`` finds one; ValueError for none."""
     path = Path(path)
     is_folder = path.is_dir() and not path.with_name(f"{path.name}.py").is_file()
     found = sorted(file for file in path.glob("*.py") if not file.name.startswith("_")) if is_folder else []
-    return found or [suite_file(path)]
+    if not found:
+        suite_file(path)
+    return found or [path]
 
 
 def describe(name: str, component: type[Component]) -> dict[str, Any]:

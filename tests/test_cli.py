@@ -335,3 +335,11 @@ def test_help_does_not_import_torch() -> None:
 )
 def test_exit_codes(statuses: list[Status], code: int) -> None:
     assert exit_code(statuses) == code
+
+
+def test_in_a_folder_of_suites_a_bad_one_stops_no_other(here: Path) -> None:
+    (here / "suites" / "awry.py").write_text("SUITE = 1\n")
+    code, out, err = curvbench(here, "run", "suites", "-p", FAKE, "-m", f"{TOY}[samples=5]")
+    assert code == 2
+    assert err.startswith("curvbench: awry: ") and len(err.splitlines()) == 1
+    assert "[1/1] ok" in out

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from curvbench.exits import INTERRUPTED, OK
-from curvbench.verbs import DATA_FOLDER, folder, option, users_fault
+from curvbench.exits import INTERRUPTED, OK, USAGE
+from curvbench.verbs import DATA_FOLDER, BadInput, folder, option, users_fault
 
 if TYPE_CHECKING:
     from curvbench.runner import Options
@@ -52,7 +52,13 @@ def run(arguments: list[str], /, **given: Any) -> int:
         files = registry.suite_files(given.pop("suite"))
     code = OK
     for file in files:
-        code = max(code, _run(runner.Options(command=command, suite=file, **given)))
+        try:
+            code = max(code, _run(runner.Options(command=command, suite=file, **given)))
+        except BadInput as error:  # of a folder the other suites may still run
+            if len(files) == 1:
+                raise
+            click.echo(f"curvbench: {file.stem}: {error.format_message()}", err=True)
+            code = max(code, USAGE)
         if code == INTERRUPTED:
             break
     return code
