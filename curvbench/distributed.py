@@ -46,6 +46,33 @@ class Ranks:
         if self.count > 1:
             self._together(tensors, partial(dist.broadcast, src=0, async_op=True))
 
+    def first(self, find: Callable[[], Result]) -> Result:
+        """What the first rank finds, for all of them."""
+        if self.count == 1:
+            return find()
+        found: list[Any] = [find() if self.rank == 0 else None]
+        with self._answered():
+            dist.broadcast_object_list(found, src=0)
+        return found[0]
+
+    def all(self, mine: Item) -> list[Item]:
+        """What every rank has, in their order."""
+        return [mine] if self.count == 1 else self._told(mine)
+
+    def total(self, mine: Tensor) -> Tensor:
+        """The sum over ranks."""
+        if self.count == 1:
+            return mine
+        whole = mine.clone()
+        self._sum([whole])
+        return whole
+
+    def mean(self, mine: Tensor, weights: Tensor) -> Tensor:
+        """The mean over ranks, each weighted."""
+        if self.count == 1:
+            return mine
+        return self.total(torch.where(weights > 0, weights * mine, 0.0)) / self.total(weights)
+
     def share(self, *counts: int) -> float:
         """This rank's share of a whole whose parts have so many samples, so many terms, ...; equal parts of nothing.
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from curvbench import numerics, reference, training, trial
+from curvbench import blocks, launch, numerics, reference, training, trial
+from curvbench.blocks import Blocks
 from curvbench.fisher import ExactFisher, exact_fisher
 from curvbench.instance import Instance
 from curvbench.meters.blocks import keep_blocks
@@ -69,7 +71,7 @@ def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list
         Unsupported: the probe does not cover the problem.
     """
     if cell.training is not None:
-        return _trained(cell, folder, data, report)
+        return (_trained if cell.devices == 1 else _trained_together)(cell, folder, data, report)
     instance, fisher, covered = reference.load(cell, folder)
     probe = _seeded(cell.probe, cell.seed)
     refuse_unsupported(probe, instance)
@@ -115,6 +117,21 @@ def _trained(cell: Cell, folder: Path, data: Path | None, report: Report) -> lis
         return list(accuracy_rows(Fitted.of(cell.probe, instance), fisher))
 
     return trial.Trial(cell, model, dataset, inspect).run(trial.checkpoint_path(cell, folder), report)
+
+
+def _trained_together(cell: Cell, folder: Path, data: Path | None, report: Report) -> list[Row]:
+    """The same of a cell that trains on several devices: what the first of its ranks finds."""
+    rows, kept = launch.together(partial(_as_rank, cell, folder, data), cell.devices, cell.device, report)
+    for found in kept:
+        blocks.keep(found)
+    return rows
+
+
+def _as_rank(cell: Cell, folder: Path, data: Path | None, rank: int, report: Report) -> tuple[list[Row], list[Blocks]]:
+    torch.set_num_threads(cell.threads)
+    mine = replace(cell, device=f"cuda:{rank}") if cell.device == "cuda" else cell
+    with blocks.collected() as kept:
+        return _trained(mine, folder, data, report), kept[-1:]
 
 
 def accuracy_rows(

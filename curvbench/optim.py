@@ -94,6 +94,7 @@ class NaturalGradient(torch.optim.Optimizer):
 
     Raises:
         ValueError: an argument out of range, or an average of a probe that keeps no statistics.
+        Unsupported: in a process group, a probe whose states are no means over the batch.
     """
 
     def __init__(
@@ -413,7 +414,7 @@ def _joined(model: nn.Module, probe: Probe) -> Ranks:
         raise ValueError("give the module inside DistributedDataParallel: the optimizer joins the gradients itself")
     ranks = Ranks.here()
     if ranks.count > 1 and probe.joins is None:
-        raise ValueError(
+        raise Unsupported(
             f"{probe.name} trains in one process only: its states for parts of a batch do not make that of the whole"
         )
     ranks.agree(tensor.data for tensor in (*model.parameters(), *model.buffers()))

@@ -409,6 +409,7 @@ class Training(Component):
     and mirrors them. ``valid`` is the share of the training part, drawn by the seed, that is not trained on but judged
     after each epoch: what hyperparameters are chosen by. Training ends at the epoch in which ``metric`` reaches
     ``target``. ``measure_at`` names epochs, 0 the start, after which the probe is held against the exact Fisher.
+    ``devices`` share every batch, as processes of one machine: GPUs, or the CPU with the cell's threads for each.
     """
 
     epochs: int
@@ -430,9 +431,10 @@ class Training(Component):
     target: float | None = None
     metric: str = "test.accuracy"
     measure_at: tuple[int, ...] = ()
+    devices: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch", "stat_every", "refresh_every"):
+        for name in ("epochs", "batch", "stat_every", "refresh_every", "devices"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training: {name} must be at least 1, got {getattr(self, name)}")
         for name in ("lr", "weight_decay", "warmup", "factor", "power"):
@@ -608,6 +610,11 @@ class Cell:
             return
         if self.training.metric not in (known := self.problem.metrics):
             raise ValueError(f"{self.problem.label} has no {self.training.metric}: choose one of {', '.join(known)}")
+
+    @property
+    def devices(self) -> int:
+        """Processes that train together, each on a device of its own."""
+        return self.training.devices if self.training else 1
 
     @property
     def label(self) -> str:

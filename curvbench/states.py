@@ -10,12 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from curvbench.spec import Unsupported
+
 _CLASS, _FIELDS = "class", "fields"
 _PLAIN = (bool, int, float, str, bytes, torch.dtype, torch.device)
 
 
 def blend(old: Any, new: Any, weight: float) -> Any:
-    """Every floating-point tensor of two states of the same make: weight old + (1 - weight) new; the rest is new's."""
+    """Every floating-point tensor of two states of the same make: weight old + (1 - weight) new; the rest is new's.
+
+    Raises:
+        Unsupported: a part says (``averages = False``) that its tensors are no statistics.
+    """
+    if not getattr(new, "averages", True):
+        raise Unsupported("what is too large to be stored is formed anew, and has no running average: leave ema out")
     if isinstance(new, Tensor):
         return weight * old + (1 - weight) * new if new.is_floating_point() else new
     parts = _children(new)

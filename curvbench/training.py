@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from curvbench.augmentation import augmented
+from curvbench.distributed import ALONE, Ranks
 from curvbench.likelihood import likelihood
 from curvbench.meters.clock import Stopwatch
 from curvbench.photos import Photos
@@ -59,7 +60,7 @@ def snapshot(
             _train(model, problem, _train_part(problem.data(root), device), progress)
         elif fresh:
             inputs, _ = _train_part(problem.data(root), device)
-            chosen = _batches(len(inputs), problem.recipe.batch, device)[:CALIBRATION_BATCHES]
+            chosen = _batches(torch.randperm(len(inputs)).to(device), problem.recipe.batch)[:CALIBRATION_BATCHES]
             _calibrate(model, fresh, (_read(inputs[rows]) for rows in chosen))
     return model.eval().to(dtype)
 
@@ -152,7 +153,10 @@ class Epoch(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Course:
-    """What a training goes through: data in shuffled batches of nearly equal size, at most ``batch``, and a loss."""
+    """What a training goes through: data in shuffled batches of nearly equal size, at most ``batch``, and a loss.
+
+    Each of the ``ranks`` takes its part of every batch.
+    """
 
     inputs: Inputs
     targets: Tensor
@@ -160,6 +164,7 @@ class Course:
     batch: int
     epochs: int
     augment: Augmentation = "none"
+    ranks: Ranks = ALONE
 
     @property
     def steps(self) -> int:
@@ -204,9 +209,12 @@ def _epoch(
 ) -> Epoch:
     device = course.targets.device
     judge, clock = likelihood(course.loss), Stopwatch(device)
-    losses, right = [], []
+    ranks = course.ranks
+    losses, terms, right = [], [], []
     with clock.running():
-        for rows in _batches(len(course.inputs), course.batch, device):
+        order = ranks.first(lambda: torch.randperm(len(course.inputs)))
+        for batch in _batches(order.to(device), course.batch):
+            rows = batch.tensor_split(ranks.count)[ranks.rank]
             x, y = augmented(_read(course.inputs[rows]), course.augment), course.targets[rows]
             optimizer.zero_grad()
             outputs = forward(x, y)
@@ -215,10 +223,11 @@ def _epoch(
             optimizer.step()
             schedule.step()
             losses.append(loss.detach())
+            terms.append(judge.valid(y).sum())
             right.append(hits(outputs, y))
-    mean = torch.stack(losses).mean().item()
-    terms = int(judge.valid(course.targets).sum())
-    accuracy = None if course.targets.is_floating_point() else int(torch.stack(right).sum()) / terms
+    mean = ranks.mean(torch.stack(losses), torch.stack(terms)).mean().item()
+    found = int(ranks.total(torch.stack(right).sum()))
+    accuracy = None if course.targets.is_floating_point() else found / int(judge.valid(course.targets).sum())
     return Epoch(number, mean, accuracy, clock.seconds)
 
 
@@ -251,9 +260,9 @@ def _train_part(dataset: Dataset, device: torch.device) -> tuple[Inputs, Tensor]
     return placed(dataset.train_inputs, dataset.train_targets, device, torch.float32)
 
 
-def _batches(count: int, size: int, device: torch.device) -> tuple[Tensor, ...]:
+def _batches(order: Tensor, size: int) -> tuple[Tensor, ...]:
     """Shuffled indices in batches of nearly equal size: a short last batch would be bad for BatchNorm."""
-    return torch.randperm(count).to(device).tensor_split(math.ceil(count / size))
+    return order.tensor_split(math.ceil(len(order) / size))
 
 
 def _train(model: nn.Module, problem: Problem, data: tuple[Inputs, Tensor], progress: Progress | None) -> None:

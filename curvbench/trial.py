@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from curvbench import identity, schedules
+from curvbench.distributed import Ranks
 from curvbench.files import write
 from curvbench.optim import NaturalGradient
 from curvbench.spec import METRICS, Cell, Dataset, Diverged, Probe, Row, Status
 from curvbench.training import Course, Epoch, evaluate, held_out, placed, refuse_targets, seeded, train
 
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 Inspect = Callable[[], Sequence[Row]]
 Report = Callable[[str], None]
 
@@ -37,7 +38,9 @@ class Trial:
         data = placed(self.dataset.train_inputs, self.dataset.train_targets, self.device, dtype)
         self.test = placed(dataset.test_inputs, dataset.test_targets, self.device, dtype)
         self.valid = placed(*held, self.device, dtype) if held else None
-        self.course = Course(*data, loss, self.training.batch, self.training.epochs, self.training.augment)
+        self.ranks = Ranks.here()
+        self.course = Course(*data, loss, self.training.batch, self.training.epochs, self.training.augment, self.ranks)
+        self._refuse_empty_parts()
         self.optimizer = self._optimizer()
         rate = schedules.factor(self.training, self.course.steps)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, rate)
@@ -59,6 +62,10 @@ class Trial:
             ema=settings.ema,
         )
 
+    def _refuse_empty_parts(self) -> None:
+        if (least := len(self.course.inputs) // self.course.steps) < self.ranks.count:
+            raise ValueError(f"a batch of {least} cannot be divided among devices={self.ranks.count}: enlarge batch")
+
     def run(self, checkpoint: Path, report: Report) -> list[Row]:
         """Train from ``checkpoint``, or from the beginning where there is none, to the end: every row.
 
@@ -70,14 +77,15 @@ class Trial:
         """
         for part in filter(None, (self.test, self.valid)):
             refuse_targets(self.model, *part, self.course.loss)
-        with seeded(self.cell.seed, self.device):
+        with seeded(self.cell.seed + (self.ranks.rank << 32), self.device):  # ranks share no dropout
             try:
                 self._train(checkpoint, report)
             except Diverged as error:
                 self._add([Row(status=Status.DIVERGED, reason=str(error), scope="")], self.done + 1)
             else:
                 self._add(self._to_target(), self.done)
-        checkpoint.unlink(missing_ok=True)
+        if self.ranks.rank == 0:
+            checkpoint.unlink(missing_ok=True)
         return self.rows
 
     def _train(self, checkpoint: Path, report: Report) -> None:
@@ -88,25 +96,33 @@ class Trial:
         epochs = train(self.model, self.course, self.optimizer, self.schedule, self.optimizer.forward, self.done)
         while self._reached() is None and (epoch := next(epochs, None)):
             self.done, self.seconds = epoch.number, self.seconds + epoch.seconds
+            self.ranks.agree(buffer.data for buffer in self.model.buffers())
             self._look(epoch)
             self.save(checkpoint)
             report(f"epoch {epoch.number}/{self.training.epochs}, {self._news()}")
 
     def _look(self, epoch: Epoch | None = None) -> None:
-        """Evaluate the model, and measure it where that is asked for."""
+        """Evaluate the model, and measure it where that is asked for: the first rank's work."""
+        values = self.ranks.first(self._judged)
+        if not math.isfinite(loss := values["test.loss"] or 0.0):
+            raise Diverged(f"the test loss is {loss} after epoch {self.done} of {self.training.epochs}")
+        if epoch is not None:
+            values |= {"train.loss": epoch.loss, "train.accuracy": epoch.accuracy, "train.seconds": self.seconds}
+        self._add([Row(metric, value) for metric, value in values.items() if value is not None], self.done)
+        if self.done in self.training.measure_at and self.ranks.rank == 0:
+            with seeded(self.cell.seed, self.device):
+                self._add(self._inspected(), self.done)
+
+    def _judged(self) -> dict[str, float | None]:
+        """Loss, accuracy and scores on what is not trained on; the loss alone where it is not finite."""
         loss, accuracy = evaluate(self.model, *self.test, self.course.loss)
         if not math.isfinite(loss):
-            raise Diverged(f"the test loss is {loss} after epoch {self.done} of {self.training.epochs}")
+            return {"test.loss": loss}
         values = {"test.loss": loss, "test.accuracy": accuracy}
         values |= self.cell.problem.score(self.model, self.dataset)
         if self.valid is not None:
             values["valid.loss"], values["valid.accuracy"] = evaluate(self.model, *self.valid, self.course.loss)
-        if epoch is not None:
-            values |= {"train.loss": epoch.loss, "train.accuracy": epoch.accuracy, "train.seconds": self.seconds}
-        self._add([Row(metric, value) for metric, value in values.items() if value is not None], self.done)
-        if self.done in self.training.measure_at:
-            with seeded(self.cell.seed, self.device):
-                self._add(self._inspected(), self.done)
+        return values
 
     def _inspected(self) -> Sequence[Row]:
         """A measurement that fails is a row with its reason: the training goes on."""
@@ -159,13 +175,14 @@ class Trial:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state(self.device) if on_cuda else None,
+            "random": self.ranks.all(torch.get_rng_state()),
+            "random_cuda": self.ranks.all(torch.cuda.get_rng_state(self.device) if on_cuda else None),
             "done": self.done,
             "seconds": self.seconds,
             "rows": [_plain(row) for row in self.rows],
         }
-        write(content, path)
+        if self.ranks.rank == 0:
+            write(content, path)
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint.
@@ -185,9 +202,9 @@ class Trial:
         except Exception as error:  # torch raises what it happens upon in a damaged file
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"checkpoint {path} cannot be used ({reason}): remove it to train anew") from error
-        torch.set_rng_state(content["random"].cpu())
-        if content["random_cuda"] is not None:
-            torch.cuda.set_rng_state(content["random_cuda"].cpu(), self.device)
+        torch.set_rng_state(content["random"][self.ranks.rank].cpu())
+        if (state := content["random_cuda"][self.ranks.rank]) is not None:
+            torch.cuda.set_rng_state(state.cpu(), self.device)
 
 
 def checkpoint_path(cell: Cell, folder: Path) -> Path:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 import curvbench as cb
 from curvbench.optim import NaturalGradient
+from curvbench.spec import Unsupported
 
 CUTS = (5, 12)  # ranks' samples in a batch of 12: the first five, and the rest
 
@@ -37,6 +38,7 @@ SETTINGS = {
         cb.probe("kfac", damping=0.1, damping_rule="pi"), {"ema": 0.9, "stat_every": 2, "refresh_every": 3}, "cnn"
     ),
     "kfac, clip": Setting(cb.probe("kfac", damping=0.1), {"kl_clip": 1e-3, "weight_decay": 0.1}, "cnn"),
+    "tkfac": Setting(cb.probe("tkfac", damping=0.1), {"ema": 0.9}),
     "thor": Setting(cb.probe("thor", damping=0.1, split=3), {}),
     "eva": Setting(cb.probe("eva", damping=0.1), {}),
     "diag": Setting(cb.probe("diag", damping=0.1), {}),
@@ -93,7 +95,7 @@ def refusals(rank: int, rows: slice) -> dict[str, str]:
     for name, run in bad.items():
         try:
             run()
-        except ValueError as error:
+        except (ValueError, Unsupported) as error:
             said[name] = str(error)
     return said
 

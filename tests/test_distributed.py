@@ -114,6 +114,40 @@ def test_a_rank_that_dies_ends_the_other_with_a_reason(tmp_path: Path) -> None:
     assert "ConnectionError: rank 0: another rank has ended or does not answer" in error
 
 
+SCRIPT = """
+import sys
+sys.path[:0] = sys.argv[2:]
+import torch
+from torch import distributed
+import ranks
+torch.set_num_threads(1)
+distributed.init_process_group("gloo")
+rank = distributed.get_rank()
+found = ranks.trained(ranks.SETTINGS["kfac"], slice(5) if rank == 0 else slice(5, 12), rank)
+torch.save(found, f"{sys.argv[1]}/{rank}.pt")
+distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_a_script_under_torchrun(tmp_path: Path) -> None:
+    script, tests = tmp_path / "train.py", Path(__file__).parent
+    script.write_text(SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(tmp_path), str(tests.parent), str(tests)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    alone = ranks.trained(ranks.SETTINGS["kfac"])
+    for rank in range(2):
+        assert oracles.relative(torch.load(tmp_path / f"{rank}.pt", weights_only=True), alone) <= 1e-10
+
+
 def test_a_rank_alone_does_everything_itself() -> None:
     alone = Ranks.here()
     assert alone == Ranks(0, 1)
@@ -126,7 +160,7 @@ def test_the_dearest_layers_go_to_different_ranks() -> None:
     assert _owners([1.0, 8.0, 2.0, 9.0], 2) == [0, 1, 1, 0]
 
 
-@pytest.mark.parametrize("name", ["kfac", "diag", "thor", "eva", "mbf"])
+@pytest.mark.parametrize("name", ["kfac", "tkfac", "diag", "thor", "eva", "mbf"])
 def test_means_of_parts_are_the_state_of_the_whole(name: str) -> None:
     """What ``joins = "mean"`` says of a probe."""
     ((x, y), *_) = ranks.batches("cnn")

@@ -21,7 +21,7 @@ FLOORS = {
     1: {"tape", "layers", "convolution", "likelihood", "checks", "instance", "operators", "fisher"}
     | {"data", "photos", "text", "summaries", "download"},
     2: {"parts", "probes", "problems", "meters", "states", "schedules", "augmentation", "hyperparameters", "registry"}
-    | {"distributed"},
+    | {"distributed", "launch"},
     3: {"optim", "training", "trial", "identity", "measure", "store", "reference"},
     4: {"engines", "analysis", "plot", "selection", "tables", "baselines", "locate", "tuning"},
     5: {"display", "doctor", "report", "templates", "runner", "verbs", "cli", "__main__"},

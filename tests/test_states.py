@@ -13,7 +13,10 @@ from torch import Tensor
 
 import curvbench as cb
 from curvbench import registry, states
+from curvbench.fisher import collect
+from curvbench.fisher.units import UnitFisher
 from curvbench.parts.factors import Factored
+from curvbench.spec import Unsupported
 
 
 def stored(state: Any, module: str) -> Any:
@@ -62,7 +65,7 @@ def test_blend_is_a_weighted_mean_of_every_tensor() -> None:
 
 @pytest.mark.parametrize("name", [name for name, kind in registry.probes().items() if kind.averages])
 def test_a_blended_state_represents_the_mean_of_linear_statistics(name: str) -> None:
-    """Diagonals and blocks are linear in the statistics; Kronecker products in each of their factors."""
+    """Diagonals, blocks and TKFAC with its trace are linear in the statistics; Kronecker products in each factor."""
     probe = cb.probe(name)
     first, second = (probe.update(None, instance_of(case)) for case in ("mlp_tanh", "mlp_tanh"))
     assert torch.equal(
@@ -70,7 +73,7 @@ def test_a_blended_state_represents_the_mean_of_linear_statistics(name: str) -> 
     ), "weight 0 forgets"
     blended = states.blend(first, scaled(second, 3.0), 0.5)
     dense, base = (probe.operator(s).to_dense() for s in (blended, first))
-    factors = 2 if isinstance(first, Factored) or name in ("eva", "thor") else 1
+    factors = 2 if (isinstance(first, Factored) and name != "tkfac") or name in ("eva", "thor") else 1
     power = 4 if name == "eva" else factors  # its matrix is (g a)(g a)^T
     torch.testing.assert_close(dense, 2.0**power * base, rtol=1e-12, atol=1e-14)
 
@@ -98,3 +101,11 @@ def test_foreign_classes_are_refused() -> None:
 def test_what_cannot_be_stored_is_named() -> None:
     with pytest.raises(TypeError, match="a Generator inside a probe's state cannot be stored"):
         states.pack([torch.Generator()])
+
+
+def test_a_part_that_is_no_statistic_is_not_averaged() -> None:
+    """Blocks of units that are formed anew keep columns, of which there is no mean."""
+    batch = instance_of("mlp_tanh")
+    first = [UnitFisher(columns, batch.terms) for columns in collect(batch, "type-2")]
+    with pytest.raises(Unsupported, match="has no running average: leave ema out"):
+        states.blend(first, first, 0.5)

@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -56,6 +57,7 @@ class _Session:
         self.share = SPARE * memory.available() / work.jobs if work.memory is None else work.memory
         self.slots = _slots(work)
         self.context = _context(work.measure)
+        self.server = _watched_server(self.context, guard)
         self.end = time.monotonic() + work.budget if work.budget is not None else float("inf")
         self.waiting = work.tasks()
         self.running: list[_Child] = []
@@ -86,7 +88,9 @@ class _Session:
                 self._finished(task, task.fail(obstacle, datetime.now(UTC)), 0.0)
                 continue
             try:
-                self.running.append(_Child(self.context, self.guard, task, self.work.timeout, self._slot()))
+                self.running.append(_Child(self.context, self.guard, task, self.work.timeout, self._slot(task)))
+                if self.server is not None:  # it has forked, so that its imports are done
+                    self.guard.release_process(self.server)
             except (pickle.PicklingError, AttributeError, TypeError) as error:
                 self._finished(task, task.fail(describe(error), datetime.now(UTC)), 0.0)
 
@@ -96,10 +100,10 @@ class _Session:
         pending = {task.reference for task in open_tasks if task.kind == "reference"}
         return next((t for t in self.waiting if t.kind == "reference" or t.reference not in pending), None)
 
-    def _slot(self) -> str | None:
-        """The GPU that fewest of the running tasks have; None where they see all there are."""
-        taken = [child.slot for child in self.running]
-        return min(self.slots, key=taken.count, default=None)
+    def _slot(self, task: Task) -> Sequence[str]:
+        """The GPUs that fewest of the running tasks have, as many as the task needs; none where they see all."""
+        taken = [gpu for child in self.running for gpu in child.slot]
+        return sorted(self.slots, key=taken.count)[: task.devices]
 
     def _listen(self) -> None:
         """Sleep until a child speaks or ends, or is to be looked at."""
@@ -156,20 +160,20 @@ def _slots(work: Work) -> list[str]:
 
 
 class _Child:
-    """A process that carries out one task, on the GPU ``slot`` where there is one."""
+    """A process that carries out one task, on the GPUs of ``slot`` where there are any."""
 
-    def __init__(self, context: BaseContext, guard: Guard, task: Task, timeout: float, slot: str | None) -> None:
+    def __init__(self, context: BaseContext, guard: Guard, task: Task, timeout: float, slot: Sequence[str]) -> None:
         self.guard, self.task, self.timeout, self.slot = guard, task, timeout, slot
-        self.started_at, self.started = datetime.now(UTC), time.monotonic()
-        self.deadline = self.started + timeout
         self._said: list[str] = []
         self._result: Outcome | None = None
         self._took: int | None = None
         content = pickle.dumps(task)
-        variables = {"CUDA_VISIBLE_DEVICES": slot} if slot else {}
+        variables = {"CUDA_VISIBLE_DEVICES": ",".join(slot)} if slot else {}
         self._pipe, theirs = context.Pipe()
         self.process = context.Process(target=_child, args=(task.log, theirs))  # type: ignore[attr-defined]
-        self.process.start()
+        self.process.start()  # which waits for the server's imports: they are not the cell's time
+        self.started_at, self.started = datetime.now(UTC), time.monotonic()
+        self.deadline = self.started + timeout
         theirs.close()
         guard.watch(self.process.pid)
         with contextlib.suppress(BrokenPipeError):  # how it died is found where all deaths are
@@ -277,6 +281,16 @@ def _context(measure: str) -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "torch._dynamo", "curvbench.engines.local", measure])
     return context
+
+
+def _watched_server(context: BaseContext, guard: Guard) -> int | None:
+    """The number of the fork server, which begins here: while it imports, it does not see that this process is gone."""
+    if context.get_start_method() != "forkserver":
+        return None
+    forkserver.ensure_running()
+    pid: int = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    guard.watch_process(pid)
+    return pid
 
 
 def _child(log: Path, pipe: Connection[Any, Any]) -> None:

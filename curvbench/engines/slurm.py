@@ -77,12 +77,14 @@ class SlurmEngine:
             raise OSError(f"--engine slurm: sbatch reads no path with quotes or newlines, got {str(work.folder)!r}")
         with _users_words():
             executor = submitit.SlurmExecutor(work.folder.resolve() / "jobs", max_num_timeout=0)
-        more = {"gpus_per_node": asked.gpus} if asked.gpus else {}
+        cells = work.cells.values()
+        gpus = max(asked.gpus, *(cell.devices if cell.device == "cuda" else 0 for cell in cells))
+        more = {"gpus_per_node": gpus} if gpus else {}
         executor.update_parameters(
             job_name=self.name,
             time=asked.time or math.ceil((size + 1) * work.timeout / 60) + MARGIN,
             mem=f"{math.ceil(asked.memory * 1024)}M",
-            cpus_per_task=work.jobs * max(cell.threads for cell in work.cells.values()),
+            cpus_per_task=work.jobs * max(cell.threads * cell.devices for cell in cells),
             signal_delay_s=SIGNAL,
             stderr_to_stdout=True,
             **({"partition": asked.partition} if asked.partition else {}),

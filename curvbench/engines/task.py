@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from curvbench import blocks, store
+from curvbench.launch import RankDied
 from curvbench.spec import Cell, Diverged, Row, Skip, Status, Unsupported
 
 Report = Callable[[str], None]
@@ -47,6 +48,11 @@ class Task:
             return self.cell.label
         made = "start" if self.cell.training else "reference Fisher"
         return f"{made} of {self.cell.problem.label}, seed {self.cell.seed}"
+
+    @property
+    def devices(self) -> int:
+        """How many it takes: a reference is made on one."""
+        return self.cell.devices if self.kind == "cell" else 1
 
     @property
     def log(self) -> Path:
@@ -136,6 +142,8 @@ def describe(error: BaseException) -> Outcome:
     for kind, status in _SAID.items():
         if isinstance(error, kind):
             return Outcome(status, _one_line(str(error)))
+    if isinstance(error, RankDied):
+        return Outcome(error.status, str(error))
     lines = "".join(traceback.format_exception_only(error)).strip()
     return Outcome(_failure(error), _one_line(lines))
 

@@ -10,6 +10,7 @@ import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ from curvbench.operators import Operator
 @dataclass(frozen=True, eq=False)
 class UnitFisher(Operator):
     """Block-diagonal over the G M output units of a layer, D x D each."""
+
+    averages: ClassVar[bool] = False  # of columns there is no mean
 
     columns: Columns
     terms: float

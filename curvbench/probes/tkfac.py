@@ -33,6 +33,7 @@ class Tkfac(FisherProbe):
     damping_rule: TkfacDamping = "factored"
 
     averages: ClassVar[bool] = True
+    joins: ClassVar[Literal["mean"]] = "mean"
 
     about = About(
         represents="t Psi (x) Phi per layer: Psi and Phi of trace 1, t the block's trace with positions as samples",
@@ -62,20 +63,20 @@ class Tkfac(FisherProbe):
             outputs = added(outputs, [second_moment(B_NGMS * root) for B_NGMS, root in pairs])
             weights = added(weights, [B_NGMS.square().sum(2, keepdim=True) for B_NGMS, _ in pairs])
         triples = zip(X_LNGDS, outputs, weights, strict=True)
-        return Factored([_factor(X, moment, weight, batch.terms) for X, moment, weight in triples])
+        return Factored([_traces(X, moment, weight, batch.terms) for X, moment, weight in triples])
 
     @property
     def _solver(self) -> KroneckerDamping:
         return KroneckerDamping(self.damping, self.damping_rule)
 
     def refresh(self, state: Factored) -> Factored:
-        return self._solver.refresh(state)
+        return state._replace(inverses=self._solver.refresh(_scaled(state)).inverses)
 
     def precondition(self, state: Factored, gradient: Tensor) -> Tensor:
         return self._solver.precondition(state, gradient)
 
     def operator(self, state: Factored) -> BlockDiagonal:
-        return BlockDiagonal(state.factors)
+        return BlockDiagonal(_scaled(state).factors)
 
     def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
         b, solver = samples * columns, self._solver
@@ -91,8 +92,17 @@ class Tkfac(FisherProbe):
         }
 
 
-def _factor(X_NGDS: Tensor, outputs: Tensor, weights_NG1S: Tensor, terms: int) -> Kronecker:
+def _traces(X_NGDS: Tensor, outputs: Tensor, weights_NG1S: Tensor, terms: int) -> Kronecker:
+    """The partial traces, which are means over the batch, so that running averages and other ranks' may join them."""
+    return Kronecker(outputs / terms, second_moment(X_NGDS * weights_NG1S.sqrt()) / terms)
+
+
+def _scaled(state: Factored) -> Factored:
     """Both partial traces have the block's trace, and their product divided by it has it again; zero stays zero."""
-    trace = outputs.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]
-    root = torch.where(trace > 0, trace * terms, 1.0).sqrt()
-    return Kronecker(outputs / root, second_moment(X_NGDS * weights_NG1S.sqrt()) / root)
+    return state._replace(factors=[_over_root(factor) for factor in state.factors])
+
+
+def _over_root(factor: Kronecker) -> Kronecker:
+    trace = factor.left.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]
+    root = torch.where(trace > 0, trace, 1.0).sqrt()
+    return Kronecker(factor.left / root, factor.right / root)

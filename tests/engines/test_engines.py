@@ -253,6 +253,42 @@ def test_a_killed_parent_leaves_results_and_no_process(tmp_path: Path) -> None:
     assert ends(store.load(tmp_path)) == {"ok0": ("ok", "")}
 
 
+def test_a_fork_server_that_still_imports_is_no_orphan(tmp_path: Path) -> None:
+    """Its first module takes a minute: only the guard can end it before."""
+    (tmp_path / "torch.py").write_text("import time; time.sleep(60)")
+    command = [sys.executable, "-c", SERVER]
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout is not None
+        server = int(parent.stdout.readline())
+        os.kill(server, 0)
+        parent.kill()
+    assert gone(server)
+
+
+SERVER = """
+import time
+from curvbench.engines.guard import Guard
+from curvbench.engines.local import _context, _watched_server
+guard = Guard()
+print(_watched_server(_context("json"), guard), flush=True)
+time.sleep(60)
+"""
+
+
+def test_the_guard_kills_a_process_and_leaves_its_group() -> None:
+    sleepers = [subprocess.Popen(["sleep", "600"]) for _ in range(2)]
+    guard = Guard()
+    for sleeper in sleepers:
+        guard.watch_process(sleeper.pid)
+    guard.release_process(sleepers[0].pid)
+    guard.close()
+    assert sleepers[1].wait(10) == -signal.SIGKILL
+    assert sleepers[0].poll() is None
+    sleepers[0].kill()
+    sleepers[0].wait()
+
+
 def test_the_guard_kills_what_is_left() -> None:
     assert watched(["+1\n", "+2\n", "-1\n", "+3\n", "-9\n"]) == {2, 3}
     sleepers = [subprocess.Popen(["sleep", "600"], start_new_session=True) for _ in range(2)]
