@@ -16,7 +16,7 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -74,6 +74,7 @@ SCHEMA = pa.schema(
 _DTYPES = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
 _NEVER_NULL = {"schema_version": "int64", "seed": "int64", "threads": "int64"}
 _CELL = ("suite", "run_id", "cell_id")
+_ALWAYS = (*_CELL, "schema_version", "started_at")  # read whatever is asked for
 _COPY, _STATE = "rows.copy", b"curvbench_state"
 _MANY = 32  # fragments that take longer to read than one file to find
 _PART = 100  # files that a thread reads before it asks for more
@@ -135,52 +136,61 @@ def cell_file(folder: Path, cell_id: str, ending: str = ".parquet") -> Path:
     return folder / f"{cell_id}{ending}"
 
 
-def read_cell(path: Path, columns: Sequence[str] = SCHEMA.names) -> pa.Table:
-    """The ``columns`` of a fragment in ``SCHEMA``; others are not read from the file.
-
-    Columns that came after the version of the file are null.
+def read_cell(path: Path) -> pa.Table:
+    """A fragment in ``SCHEMA``; columns that came after the version of the file are null.
 
     Raises:
         ValueError: it is truncated, or no fragment of curvbench.
         NewerSchema: a later curvbench has written it.
     """
+    return _sound(_read(path, SCHEMA), path)
+
+
+def _read(path: Path, wanted: pa.Schema) -> pa.Table:
+    """The columns ``wanted`` of a fragment, ``_ALWAYS`` among them; others are not read. See also ``_sound``."""
     with open(path, "rb") as opened:
         content = opened.read()  # not mapped: a file that is cut meanwhile would end the process
+    every = wanted is SCHEMA  # what is read whole need not be asked for its columns first
     try:
-        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
-        every = columns is SCHEMA.names  # what is read whole need not be asked for its columns first
-        known = [] if every else file.schema_arrow.names
-        present = None if every else [name for name in dict.fromkeys(["schema_version", *columns]) if name in known]
-        table = file.read(present, use_threads=False)  # threads cost more than they bring on some kilobytes
-        known = known or table.schema.names
+        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True, pre_buffer=False)
+        table = file.read(None if every else wanted.names, use_threads=False)  # of some kilobytes: threads cost more
+        known = table.schema.names if every else file.schema_arrow.names
     except (pa.ArrowException, OSError) as error:  # Arrow raises OSError too where the content is damaged
         raise ValueError(f"not readable as Parquet ({' '.join(str(error).split())})") from error
+    fits = known == SCHEMA.names and table.schema.equals(wanted)
+    return table if fits else _fitted(table, known, wanted, path)
+
+
+def _fitted(table: pa.Table, known: Sequence[str], wanted: pa.Schema, path: Path) -> pa.Table:
+    """The table of a file with the columns ``known`` in the schema ``wanted``; raises as ``read_cell``."""
     missing = [name for name in SCHEMA.names if name not in known]
     if missing and not ("schema_version" in known and _version(table) < SCHEMA_VERSION):
         raise ValueError(f"no fragment of curvbench: {len(missing)} columns missing ({', '.join(missing[:3])})")
-    if _version(table) > SCHEMA_VERSION:
-        version = f"schema version {_version(table)}, this curvbench reads up to {SCHEMA_VERSION}"
-        raise NewerSchema(f"{path} was written in {version}: update it")
-    for name in set(missing).intersection(columns):
+    _refuse_newer(table, path)
+    for name in set(missing).intersection(wanted.names):
         table = table.append_column(SCHEMA.field(name), pa.nulls(table.num_rows, SCHEMA.field(name).type))
-    wanted = pa.schema([SCHEMA.field(name) for name in columns], SCHEMA.metadata)
-    table = table.select(columns)
     try:
-        table = table if table.schema.equals(wanted) else table.cast(wanted)
+        return table.select(wanted.names).cast(wanted)
     except pa.ArrowException as error:
         raise ValueError(f"no fragment of curvbench: {str(error).splitlines()[0]}") from error
-    _refuse_odd(table)
-    return table
 
 
-def _refuse_odd(table: pa.Table) -> None:
-    """Raise ValueError for rows that belong to no cell, or end in no known way."""
+def _sound(table: pa.Table, path: Path) -> pa.Table:
+    """The table; raises ValueError for rows that are newer, belong to no cell, or end in no known way."""
+    _refuse_newer(table, path)
     empty = [name for name in (*_NEVER_NULL, *_CELL) if name in table.schema.names and table[name].null_count]
     if empty:
         raise ValueError(f"no fragment of curvbench: rows without {empty[0]}")
     statuses = table["status"].unique().to_pylist() if "status" in table.schema.names else []
     if unknown := [status for status in statuses if status not in _KNOWN]:
         raise ValueError(f"no fragment of curvbench: unknown status {unknown[0]!r}")
+    return table
+
+
+def _refuse_newer(table: pa.Table, path: Path) -> None:
+    if (found := _version(table)) > SCHEMA_VERSION:
+        version = f"schema version {found}, this curvbench reads up to {SCHEMA_VERSION}"
+        raise NewerSchema(f"{path} was written in {version}: update it")
 
 
 class NewerSchema(ValueError):
@@ -201,8 +211,9 @@ def load(path: str | Path | Iterable[str | Path], columns: Sequence[str] = SCHEM
         raise ValueError(f"unknown column {unknown[0]!r}: {near_misses(unknown[0], SCHEMA.names)}")
     paths = [path] if isinstance(path, str | Path) else list(path)
     files = list(dict.fromkeys(file for p in paths for file in _fragments(Path(p))))
-    needed = SCHEMA.names if list(columns) == SCHEMA.names else list(dict.fromkeys([*columns, *_CELL, "started_at"]))
-    return _in_order(_read_all(files, needed)).loc[:, list(columns)]
+    needed = [field for field in SCHEMA if field.name in {*columns, *_ALWAYS}]
+    wanted = SCHEMA if len(needed) == len(SCHEMA) else pa.schema(needed, SCHEMA.metadata)
+    return _in_order(*_read_all(files, wanted)).loc[:, list(columns)]
 
 
 COPIED = [name for name in SCHEMA.names if name != "samples"]
@@ -560,38 +571,58 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _read_all(files: Sequence[Path], columns: Sequence[str]) -> list[pa.Table]:
-    """One table per file, empty, with a warning, where it is damaged or foreign."""
+def _read_all(files: Sequence[Path], wanted: pa.Schema) -> tuple[pa.Table, list[int]]:
+    """The rows of all files, and how many of each; a file that is damaged or foreign is none, with a warning."""
+    parts = [files[start : start + _PART] for start in range(0, len(files), _PART)]
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        found = list(pool.map(lambda part: _read_part(part, wanted), parts))
+    for text in chain.from_iterable(said for _, _, said in found):
+        warnings.warn(text, stacklevel=4)
+    whole = pa.concat_tables([wanted.empty_table(), *(table for table, _, _ in found)])
+    return whole, [count for _, counts, _ in found for count in counts]
 
-    def read(file: Path) -> pa.Table | str:
+
+def _read_part(files: Sequence[Path], wanted: pa.Schema) -> tuple[pa.Table, list[int], list[str]]:
+    """As ``_read_all``, with the warnings. Files are judged together, and each by itself where that finds a fault."""
+    tables, said = _try_each(files, lambda file: _read(file, wanted))
+    whole = pa.concat_tables([wanted.empty_table(), *tables])
+    try:
+        _sound(whole, files[0])
+    except ValueError:
+        tables, said = _try_each(files, lambda file: _sound(_read(file, wanted), file))
+        whole = pa.concat_tables([wanted.empty_table(), *tables])
+    return whole.combine_chunks(), [table.num_rows for table in tables], said
+
+
+def _try_each(files: Sequence[Path], read: Callable[[Path], pa.Table]) -> tuple[list[pa.Table], list[str]]:
+    """The tables that could be read, and what is to say of the other files."""
+    tables, said = [], []
+    for file in files:
         try:
-            return read_cell(file, columns)
+            tables.append(read(file))
         except NewerSchema:
             raise
         except ValueError as error:
-            return f"{file} set aside: {error}"
-
-    parts = [files[start : start + _PART] for start in range(0, len(files), _PART)]
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        found = list(chain.from_iterable(pool.map(lambda part: [read(file) for file in part], parts)))
-    for text in found:
-        if isinstance(text, str):
-            warnings.warn(text, stacklevel=4)
-    return [table for table in found if not isinstance(table, str)]
+            said.append(f"{file} set aside: {error}")
+    return tables, said
 
 
-def _in_order(tables: Sequence[pa.Table]) -> pd.DataFrame:
-    """The rows of all tables, each cell from the first that holds it, the cell that was started first before others."""
-    if not tables:
-        return _frame(SCHEMA.empty_table())
-    frame = _frame(pa.concat_tables(tables))
-    source = np.repeat(np.arange(len(tables)), [table.num_rows for table in tables])
-    cell = frame.groupby(list(_CELL), sort=False, dropna=False).ngroup().to_numpy()
-    by_cell = pd.Series(source).groupby(cell)
-    first = source == by_cell.transform("min").to_numpy()
-    started = frame["started_at"].groupby(cell).transform("first").to_numpy()
-    order = np.lexsort((cell, started))
-    return frame.iloc[order[first[order]]].reset_index(drop=True)
+def _in_order(table: pa.Table, counts: Sequence[int]) -> pd.DataFrame:
+    """The rows of files with ``counts`` rows, each cell from the first that holds it, the cell started first on top."""
+    source, cell = pd.Series(np.repeat(np.arange(len(counts)), counts)), _numbered(table)
+    first = (source == source.groupby(cell).transform("min")).to_numpy()
+    begun = table["started_at"].cast(pa.int64()).fill_null(np.iinfo(np.int64).max).to_pandas()
+    order = np.lexsort((cell, begun.groupby(cell).transform("first")))
+    return _frame(table.take(order[first[order]]))
+
+
+def _numbered(table: pa.Table) -> np.ndarray:
+    """The cell of each row as a number, counted as they come."""
+    number = np.zeros(table.num_rows, np.int64)
+    for name in _CELL:
+        known = table[name].combine_chunks().dictionary_encode()
+        number = number * len(known.dictionary) + known.indices.to_numpy()
+    return pd.factorize(number)[0]
 
 
 def _version(table: pa.Table) -> int:

@@ -64,7 +64,7 @@ def main() -> None:
 def _rows(run: Path) -> pd.DataFrame | None:
     """The rows of a run, if any; what is wrong with its files is said."""
     try:
-        frame, damaged = source.rows(run), source.damaged(run)
+        frame, damaged = source.rows_and_damage(run)
     except (ValueError, OSError) as error:
         st.error(show.plain(error))
         return None

@@ -22,7 +22,8 @@ COLUMNS = (
     "suite run_id cell_id problem problem_args probe probe_args seed status reason metric scope epoch value method "
     "started_at device dtype threads"
 ).split()
-LABELS = ("problem", "problem_args", "probe", "probe_args")
+# Few texts that many rows repeat: compared as numbers.
+REPEATED = ("problem", "problem_args", "probe", "probe_args", "metric", "scope")
 _one_at_a_time = threading.Lock()  # Python's warnings are recorded per process, sessions are threads
 
 
@@ -56,12 +57,12 @@ def rows(run: Path) -> pd.DataFrame:
     Raises:
         ValueError: a fragment is of a later version.
     """
-    return _read(run, store.state(run))[0]
+    return rows_and_damage(run)[0]
 
 
-def damaged(run: Path) -> list[str]:
-    """What is said about fragments of a run that were set aside."""
-    return _read(run, store.state(run))[1]
+def rows_and_damage(run: Path) -> tuple[pd.DataFrame, list[str]]:
+    """``rows``, and what is said about fragments of the run that were set aside."""
+    return _read(run, store.state(run))
 
 
 def cell(run: Path, cell_id: str) -> pd.DataFrame:
@@ -106,7 +107,10 @@ def _read(run: Path, state: tuple[int, int, int]) -> tuple[pd.DataFrame, list[st
     with _one_at_a_time, warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         frame = store.load_run(run, COLUMNS)
-    return frame.astype(dict.fromkeys(LABELS, "category")), [str(warning.message) for warning in said]
+    frame = frame.astype(dict.fromkeys(REPEATED, "category"))
+    if "" not in frame["metric"].cat.categories:  # views look for the rows of cells without a value
+        frame["metric"] = frame["metric"].cat.add_categories("")
+    return frame, [str(warning.message) for warning in said]
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)

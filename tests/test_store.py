@@ -410,6 +410,18 @@ def test_rows_that_make_no_sense_are_set_aside(column: str, value: object, tmp_p
         assert store.load(tmp_path).empty
 
 
+def test_an_odd_fragment_among_others_is_set_aside_alone(tmp_path: Path) -> None:
+    """Fragments are judged many at a time; the one at fault is still named."""
+    run(tmp_path, "r1", "a", "b", "c")
+    place = store.SCHEMA.get_field_index("status")
+    odd = table("odd").set_column(place, store.SCHEMA.field(place), pa.array(["fine"] * 3))
+    pq.write_table(odd, tmp_path / "s" / "r1" / "cells" / "aa.parquet")
+    with pytest.warns(UserWarning) as said:
+        assert set(store.load(tmp_path)["cell_id"]) == {"a", "b", "c"}
+    (warning,) = said
+    assert "aa.parquet set aside: no fragment of curvbench: unknown status 'fine'" in str(warning.message)
+
+
 def test_runs_sort_by_their_begin_when_the_clock_jumps_back(tmp_path: Path) -> None:
     ahead = tmp_path / "s" / "20990101T000000Z-00000000"
     (ahead / "cells").mkdir(parents=True)

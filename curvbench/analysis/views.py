@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from curvbench.analysis.summary import columns, digits, labels, problems, statuses, table
+from curvbench.analysis.summary import Column, digits, labels, problems, statuses
 from curvbench.spec import METRICS, PHASES, Metric, Status
 
 WHOLES = ("network", "layer blocks")
@@ -100,11 +100,10 @@ def status(frame: pd.DataFrame) -> pd.DataFrame:
     return full.astype({"cells": "int64"}).reset_index()
 
 
-def ranking(frame: pd.DataFrame, problem: str, places: int = 3) -> pd.DataFrame:
-    """The best probes per column of the summary: one row per column, the probes with their values in 1st, 2nd, ..."""
-    medians = table(frame, problem)
+def ranking(medians: pd.DataFrame, chosen: Iterable[Column], places: int = 3) -> pd.DataFrame:
+    """The best probes per column of ``summary.table``: one row per column, the probes with their values in 1st, ..."""
     rows = []
-    for name, column in zip(medians.columns, columns(frame, problem), strict=True):
+    for name, column in zip(medians.columns, chosen, strict=True):
         better = column.better
         best = medians[name].dropna().sort_values(ascending=better == "lower", kind="stable").head(places)
         ranked = {ordinal(k): f"{probe}  {digits(value)}" for k, (probe, value) in enumerate(best.items(), 1)}

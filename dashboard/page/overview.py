@@ -42,11 +42,12 @@ if len(failed):
 
 problem = controls.problem()
 mine = views.of_problem(frame, problem)
-medians = summary.table(mine, problem).rename_axis("probe").reset_index()
+medians = summary.table(mine, problem)
 st.subheader(show.plain(summary.title(mine, problem)))
 st.caption(show.plain(summary.legend(mine)))
-medians.insert(1, "status", medians["probe"].map(summary.statuses(mine, problem)))
-show.table(medians if (medians["status"] != "ok").any() else medians.drop(columns="status"), "summary")
+shown = medians.rename_axis("probe").reset_index()
+shown.insert(1, "status", shown["probe"].map(summary.statuses(mine, problem)))
+show.table(shown if (shown["status"] != "ok").any() else shown.drop(columns="status"), "summary")
 
 st.subheader("Best of each column")
-show.table(views.ranking(mine, problem), "ranking")
+show.table(views.ranking(medians, summary.columns(mine, problem)), "ranking")
