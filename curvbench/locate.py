@@ -55,9 +55,12 @@ def commit(run: Path) -> str:
 def choose(
     rows: pd.DataFrame, probes: Collection[str], problems: Collection[str], metrics: Collection[str]
 ) -> pd.DataFrame:
-    """The rows of some probes and problems, each given by its label or its name, and of metrics that begin somehow."""
-    for kind, wanted in (("probe", probes), ("problem", problems)):
-        if wanted:
+    """The rows of some probes and problems, each given by its label or its name, and of metrics that begin somehow.
+
+    The file in front of a label, as ``run`` takes it, is passed over.
+    """
+    for kind, given in (("probe", probes), ("problem", problems)):
+        if wanted := [text.rpartition(".py:")[2] for text in given]:
             rows = rows[labels(rows, kind).isin(wanted) | rows[kind].isin(wanted)]
     metric = rows["metric"].fillna("")
     return rows[metric.str.startswith(tuple(metrics)) | (metric == "")] if metrics else rows

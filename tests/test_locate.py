@@ -71,5 +71,6 @@ def test_filters_take_labels_names_and_beginnings(results: Path) -> None:
     rows = locate.read("r3", results)
     assert set(locate.choose(rows, ["Fake[damping=0.5]"], [], [])["probe_args"]) == {"damping=0.5"}
     assert len(locate.choose(rows, ["Fake"], ["Toy"], [])) == len(rows)
+    assert set(locate.choose(rows, ["mine/my_probe.py:Fake[damping=0.5]"], [], [])["probe_args"]) == {"damping=0.5"}
     assert set(locate.choose(rows, [], [], ["flops.c"])["metric"]) == {"flops.counted"}
     assert locate.choose(rows, ["nobody"], [], []).empty

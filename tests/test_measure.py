@@ -49,7 +49,9 @@ def test_every_metric_is_measured(kfac: pd.DataFrame) -> None:
     assert kfac["value"].notna().all()
 
 
-@pytest.mark.parametrize("family", ["flops.counted", "flops.ratio", "memory.peak", "memory.ratio", "time.ratio"])
+@pytest.mark.parametrize(
+    "family", ["flops.counted", "flops.ratio", "memory.peak", "memory.ratio", "time.cpu", "time.ratio"]
+)
 def test_costs_have_every_phase(kfac: pd.DataFrame, family: str) -> None:
     assert set(kfac.loc[kfac["metric"] == family, "scope"]) == set(PHASES)
 

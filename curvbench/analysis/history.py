@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 
 from curvbench.analysis import views
@@ -32,7 +33,7 @@ def history_table(frame: pd.DataFrame, problem: str, quantity: views.Quantity, s
 
 
 def steps(runs: Mapping[str, pd.DataFrame], worse: pd.DataFrame, limits: Mapping[str, Limit] = LIMITS) -> pd.DataFrame:
-    """The first run since which a measurement is no longer what it was, ``a`` in the rows of ``worse``.
+    """The first run since which a measurement is off ``a`` in the rows of ``worse``, to the side on which ``b`` is.
 
     ``runs``: rows by name, oldest first. One row per measurement that any run holds: ``KEY``, ``run``, and ``before``,
     the run before it, empty where every run has the step.
@@ -43,7 +44,8 @@ def steps(runs: Mapping[str, pd.DataFrame], worse: pd.DataFrame, limits: Mapping
         key = tuple(row[name] for name in KEY)
         values = known.loc[key].dropna() if key in known.index else pd.Series(dtype="float64")
         limit = limit_of(row["metric"], limits=limits)
-        moved = (values - row["a"]).abs() > max(limit.relative * abs(row["a"]), limit.absolute)
+        way = np.sign(row["b"] - row["a"])
+        moved = way * (values - row["a"]) > max(limit.relative * abs(row["a"]), limit.absolute)
         if len(moved) and moved.iloc[-1]:
             still = int((~moved).to_numpy().nonzero()[0].max(initial=-1))
             before = values.index[still] if still >= 0 else ""

@@ -1,4 +1,4 @@
-"""Wall-clock seconds of functions that take turns, so that load on the machine hits all alike."""
+"""Seconds of functions that take turns, so that load on the machine hits all alike."""
 
 from __future__ import annotations
 
@@ -7,15 +7,26 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 
+class Turns(NamedTuple):
+    """Samples by function: seconds of the clock, and CPU seconds of the process with all its threads.
+
+    CPU time does not run while other processes have the core. Of work on CUDA it is what launching and waiting take.
+    """
+
+    wall: dict[str, list[float]]
+    cpu: dict[str, list[float]]
+
+
 def take_turns(
     functions: Mapping[str, Callable[[], object]], device: torch.device | str, turns: int, budget_s: float
-) -> dict[str, list[float]]:
-    """Seconds per function, one raw sample per turn, without loops around short ones.
+) -> Turns:
+    """Seconds by function, one raw sample per turn, without loops around short ones.
 
     In every turn each function runs once, in the given order, after a turn to warm up that does not count. No turn
     starts after ``budget_s`` seconds; where the first has taken them all it is the only sample, for functions so slow
@@ -30,14 +41,16 @@ def take_turns(
     _refuse_modes()
     device = torch.device(device)
     end = time.perf_counter() + budget_s
-    samples: dict[str, list[float]] = {name: [] for name in functions}
+    taken = Turns({name: [] for name in functions}, {name: [] for name in functions})
     with _without_collector():
         for _ in range(1 + turns):
             for name, function in functions.items():
-                samples[name].append(seconds(function, device))
+                before = time.process_time()
+                taken.wall[name].append(seconds(function, device))
+                taken.cpu[name].append(time.process_time() - before)
             if time.perf_counter() >= end:
                 break
-    return {name: taken[1:] or taken for name, taken in samples.items()}
+    return Turns(*({name: found[1:] or found for name, found in samples.items()} for samples in taken))
 
 
 def seconds(function: Callable[[], object], device: torch.device) -> float:

@@ -192,14 +192,18 @@ def state_rows(stepper: Stepper) -> Iterator[Row]:
 
 
 def clock_rows(stepper: Stepper) -> Iterator[Row]:
-    """Raw seconds per phase and their ratio to the SGD step of the same turn."""
+    """Raw seconds per phase, of the clock and of the CPU, and their ratio to the SGD step of the same turn."""
     functions = {BASELINE: stepper.sgd, **stepper.phases()}
-    samples = take_turns(functions, stepper.instance.device, TURNS, BUDGET_SECONDS)
-    samples["step"] = [sum(turn) for turn in zip(*samples.values(), strict=True)]
+    turns = take_turns(functions, stepper.instance.device, TURNS, BUDGET_SECONDS)
+    for taken in turns:
+        taken["step"] = [sum(turn) for turn in zip(*taken.values(), strict=True)]
+    samples, cpu = turns
     method = "one sample" if len(samples["step"]) == 1 else ""
     yield Row("time.wall", median(samples[BASELINE]), BASELINE, samples[BASELINE], method)
     for phase in PHASES:
         yield Row("time.wall", median(samples[phase]), phase, samples[phase], method)
+        if stepper.instance.device.type == "cpu":
+            yield Row("time.cpu", median(cpu[phase]), phase, cpu[phase], method)
         against = ratios(samples[phase], samples[BASELINE])
         yield Row("time.ratio", median(against), phase, against, method)
 

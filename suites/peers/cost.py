@@ -12,7 +12,6 @@ import argparse
 import os
 import platform
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -93,22 +92,10 @@ def _call(function: Callable[..., object], *arguments: Any) -> Callable[[], obje
     return lambda: function(*arguments)
 
 
-def _with_cpu_time(function: Callable[[], object], found: list[float]) -> Callable[[], None]:
-    def run() -> None:
-        start = time.process_time()
-        function()
-        found.append(time.process_time() - start)
-
-    return run
-
-
 def rows(table: Phases, turns: int, budget_s: float) -> Iterator[str]:
     """Markdown, a row per phase and peer: seconds, ratio of CPU and wall seconds, ratio of peak bytes."""
     for phase, functions in table.items():
-        cpu: dict[str, list[float]] = {name: [] for name in functions}
-        timed = {name: _with_cpu_time(function, cpu[name]) for name, function in functions.items()}
-        wall = take_turns(timed, "cpu", turns, budget_s)
-        cpu = {name: found[1:] for name, found in cpu.items()}  # the first is the unmeasured one
+        wall, cpu = take_turns(functions, "cpu", turns, budget_s)
         peak = {name: peak_memory(function, "cpu")[0] for name, function in functions.items()}
         for name in list(functions)[1:]:
             ratio = [median(ratios(samples[OURS], samples[name])) for samples in (cpu, wall)]

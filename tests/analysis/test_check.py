@@ -10,7 +10,6 @@ from regressions import IMPROVED, PLANTED, PROBES, rounds, run
 
 from curvbench.analysis.check import Gate, counts, refuse_incomparable
 from curvbench.analysis.compare import compare
-from curvbench.analysis.history import steps
 
 
 @pytest.fixture
@@ -48,6 +47,15 @@ def test_what_is_new_or_has_no_direction_passes_unless_any_change_fails(base: pd
     assert len(gate(base, other, any_change=True).failing) == 2
 
 
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_a_corrected_formula_is_neither_better_nor_worse(factor: float, base: pd.DataFrame, tmp_path: Path) -> None:
+    other = run(tmp_path, "r2", ("flops.model", "statistics", lambda v: v * factor))
+    found = gate(base, other)
+    assert found.passed
+    assert found.changed["metric"].tolist() == ["flops.model"]
+    assert not gate(base, other, any_change=True).passed
+
+
 def test_a_lost_cell_fails_and_comes_first(base: pd.DataFrame, tmp_path: Path) -> None:
     found = gate(base, run(tmp_path, "r2", ("error.relative", "network", lambda v: v * 100), PROBES[:2])).failing
     assert found["metric"].tolist() == ["", "error.relative"]
@@ -71,13 +79,3 @@ def test_json_of_a_gate_is_json(base: pd.DataFrame, tmp_path: Path) -> None:
     content = json.loads(found.as_json())
     assert content["passed"] is False
     assert [row["b"] for row in content["failing"]] == [None, "inf"]
-
-
-def test_the_first_run_with_the_step_is_named(base: pd.DataFrame, tmp_path: Path) -> None:
-    values = {"r1": None, "r2": PLANTED["flops"], "r3": None, "r4": PLANTED["flops"], "r5": PLANTED["flops"]}
-    runs = {name: run(tmp_path, name, planted) for name, planted in values.items()}
-    (found,) = steps(runs, gate(base, runs["r5"]).failing).to_dict("records")
-    assert (found["metric"], found["run"], found["before"]) == ("flops.counted", "r4", "r3")
-    (always,) = steps({"r4": runs["r4"]}, gate(base, runs["r5"]).failing).to_dict("records")
-    assert (always["run"], always["before"]) == ("r4", "")
-    assert steps({"r3": runs["r3"]}, gate(base, runs["r5"]).failing).empty

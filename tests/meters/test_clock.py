@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+from threading import Thread
 
 import pytest
 import torch
@@ -15,25 +16,44 @@ from curvbench.meters.memory import MemoryMeter
 
 def test_every_function_in_every_turn_after_one_warm_up() -> None:
     calls: list[str] = []
-    samples = take_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, "cpu", 3, 60.0)
+    samples = take_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, "cpu", 3, 60.0).wall
     assert calls == ["a", "b"] * 4
     assert {name: len(values) for name, values in samples.items()} == {"a": 3, "b": 3}
     assert all(value > 0 for values in samples.values() for value in values)
 
 
 def test_samples_are_seconds() -> None:
-    samples = take_turns({"sleep": lambda: time.sleep(0.02), "nothing": lambda: None}, torch.device("cpu"), 2, 60.0)
+    functions = {"sleep": lambda: time.sleep(0.02), "nothing": lambda: None}
+    samples = take_turns(functions, torch.device("cpu"), 2, 60.0).wall
     assert all(value >= 0.02 for value in samples["sleep"])
     assert min(samples["nothing"]) < min(samples["sleep"])
 
 
+def test_cpu_time_is_that_of_work_in_any_thread_and_not_of_waiting() -> None:
+    def work() -> None:
+        end = time.process_time() + 0.05
+        while time.process_time() < end:
+            pass
+
+    def elsewhere() -> None:
+        thread = Thread(target=work)
+        thread.start()
+        thread.join()
+
+    wall, cpu = take_turns({"wait": lambda: time.sleep(0.2), "work": work, "elsewhere": elsewhere}, "cpu", 2, 60.0)
+    assert all(value >= 0.2 for value in wall["wait"])
+    assert all(value < 0.05 for value in cpu["wait"])
+    assert all(value >= 0.05 for name in ("work", "elsewhere") for value in cpu[name])
+    assert {name: len(values) for name, values in cpu.items()} == {"wait": 2, "work": 2, "elsewhere": 2}
+
+
 def test_a_spent_budget_leaves_one_turn() -> None:
-    samples = take_turns({"a": lambda: None, "b": lambda: None}, "cpu", 1000, 0.0)
+    samples = take_turns({"a": lambda: None, "b": lambda: None}, "cpu", 1000, 0.0).wall
     assert [len(values) for values in samples.values()] == [1, 1]
 
 
 def test_budget_ends_between_turns() -> None:
-    samples = take_turns({"a": lambda: time.sleep(0.05), "b": lambda: None}, "cpu", 1000, 0.2)
+    samples = take_turns({"a": lambda: time.sleep(0.05), "b": lambda: None}, "cpu", 1000, 0.2).wall
     assert len(samples["a"]) == len(samples["b"]) < 5
 
 
@@ -71,7 +91,7 @@ def test_the_collector_rests_and_is_left_as_it_was() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_seconds_of_the_device() -> None:
     x = torch.ones(2048, 2048, device="cuda")
-    samples = take_turns({"one": lambda: x @ x, "many": lambda: [x @ x for _ in range(50)]}, "cuda", 5, 60.0)
+    samples = take_turns({"one": lambda: x @ x, "many": lambda: [x @ x for _ in range(50)]}, "cuda", 5, 60.0).wall
     assert 5 < min(ratios(samples["many"], samples["one"]))
 
 
