@@ -665,7 +665,7 @@ METRICS: dict[str, Metric] = {
     "error.sampling": Metric(
         "1", "lower", "relative error minus that of the same probe with the type-2 Fisher; only against an exact Fisher"
     ),
-    "health.condition": Metric("1", "lower", "condition number of the damped operator"),
+    "health.condition": Metric("1", "", "condition number of the damped operator"),
     "health.retries": Metric("1", "lower", "factorizations that had to be repeated in higher precision"),
     "health.asymmetry": Metric("1", "lower", "|v'F^w - w'F^v| / (|v| |F^w|) for random v and w"),
     "direction.cosine": Metric("1", "higher", "cosine of the step with (F + damping I)^-1 g"),
