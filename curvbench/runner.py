@@ -290,4 +290,10 @@ def _why_not(job: Job) -> str:
 
 def _commands(job: Job, statuses: Mapping[str, Status]) -> dict[str, str]:
     again = plan.FAILED | plan.AGAIN
-    return {i: job.rerun_command(cell) for i, cell in job.plan.cells.items() if statuses.get(i) in again}
+    failed = {i: cell for i, cell in job.plan.cells.items() if statuses.get(i) in again}
+    return {i: _repeated(job.options.command) if job.waiting else job.rerun_command(cell) for i, cell in failed.items()}
+
+
+def _repeated(command: str) -> str:
+    """The command that runs failed trials again: the same, for a choice is made among all of them."""
+    return command if "--rerun-failed" in command else f"{command} --rerun-failed"

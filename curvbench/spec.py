@@ -406,10 +406,11 @@ class Training(Component):
     to 1, while it grows linearly over the first ``warmup`` epochs: ``step`` multiplies by ``factor`` at each share
     ``at``; ``cosine`` falls to 0; ``cosine-variant`` is 0.001 + (lr - 0.001) (1 + cos(0.94 pi t)) / 2 and
     ``polynomial`` lr (1 - t)^``power``, both of LNGD's paper. ``augment`` moves images by up to an eighth of their size
-    and mirrors them. ``valid`` is the share of the training part, drawn by the seed, that is not trained on but judged
-    after each epoch: what hyperparameters are chosen by. Training ends at the epoch in which ``metric`` reaches
-    ``target``. ``measure_at`` names epochs, 0 the start, after which the probe is held against the exact Fisher.
-    ``devices`` share every batch, as processes of one machine: GPUs, or the CPU with the cell's threads for each.
+    and mirrors them. ``share`` of the training part, drawn by the seed, is all that there is; ``valid`` is the share of
+    it that is not trained on but judged after each epoch: what hyperparameters are chosen by. Training ends at the
+    epoch in which ``metric`` reaches ``target``. ``measure_at`` names epochs, 0 the start, after which the probe is
+    held against the exact Fisher. ``devices`` share every batch, as processes of one machine: GPUs, or the CPU with the
+    cell's threads for each.
     """
 
     epochs: int
@@ -427,6 +428,7 @@ class Training(Component):
     ema: float = 0.0
     kl_clip: float | None = None
     augment: Augmentation = "none"
+    share: float = 1.0
     valid: float = 0.0
     target: float | None = None
     metric: str = "test.accuracy"
@@ -443,6 +445,8 @@ class Training(Component):
         for name in ("momentum", "ema", "valid"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"training: {name} must lie in [0, 1), got {getattr(self, name)}")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"training: share must lie in (0, 1], got {self.share}")
         for name, known in (("schedule", Schedule), ("augment", Augmentation)):
             if getattr(self, name) not in get_args(known):
                 raise ValueError(
@@ -509,8 +513,7 @@ class Preset:
 
     ``pairs`` are measured besides, unless ``-p`` or ``-m`` choose. Metrics of meters that are not named are no rows.
     ``precision`` is that of the Fisher that probes are held against. With a ``training`` its cells train. ``tuned`` has
-    other values of its fields for some probes, by label or by name. A ``search`` looks for
-    more such values.
+    other values of its fields for some probes, by label or by name. A ``search`` looks for more such values.
     """
 
     problems: Sequence[Problem]

@@ -84,6 +84,17 @@ def batch(
     return _read(inputs), targets
 
 
+def reduced(dataset: Dataset, share: float, seed: int) -> Dataset:
+    """The data with that share of its training part, at least one sample, drawn by the seed."""
+    count = len(dataset.train_inputs)
+    kept = _drawn(count, seed)[: math.ceil(share * count)]
+    if len(kept) == count:
+        return dataset
+    return dataclasses.replace(
+        dataset, train_inputs=dataset.train_inputs[kept], train_targets=dataset.train_targets[kept]
+    )
+
+
 def held_out(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, tuple[Inputs, Tensor] | None]:
     """The data without that share of its training part, and the share: inputs and targets; None for a share of 0.
 

@@ -16,7 +16,7 @@ from curvbench.distributed import Ranks
 from curvbench.files import write
 from curvbench.optim import NaturalGradient
 from curvbench.spec import METRICS, Cell, Dataset, Diverged, Probe, Row, Status
-from curvbench.training import Course, Epoch, evaluate, held_out, placed, refuse_targets, seeded, train
+from curvbench.training import Course, Epoch, evaluate, held_out, placed, reduced, refuse_targets, seeded, train
 
 CHECKPOINT_VERSION = 2
 Inspect = Callable[[], Sequence[Row]]
@@ -34,6 +34,7 @@ class Trial:
         assert cell.training is not None, "the cell trains"
         self.cell, self.training, self.model, self.inspect = cell, cell.training, model, inspect
         self.device, dtype, loss = torch.device(cell.device), getattr(torch, cell.dtype), cell.problem.loss
+        dataset = reduced(dataset, self.training.share, cell.seed)
         self.dataset, held = held_out(dataset, self.training.valid, cell.seed)
         data = placed(self.dataset.train_inputs, self.dataset.train_targets, self.device, dtype)
         self.test = placed(dataset.test_inputs, dataset.test_targets, self.device, dtype)

@@ -1,4 +1,4 @@
-"""The pages under docs/: ``methods`` from the code, ``coverage RUN`` from a run; each is printed, for its file."""
+"""The pages under docs/, printed for their files: ``methods`` from the code, ``coverage`` and ``claims`` from runs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from curvbench import exact_fisher, registry, store
+from curvbench import exact_fisher, registry, store, tuning
 from curvbench.analysis import coverage as analysis
+from curvbench.analysis.claims import efforts, judge
+from curvbench.analysis.papers import Experiment, experiments
 from curvbench.analysis.summary import problems
 from curvbench.fisher.uncovered import covered_trace
 from curvbench.instance import Instance
 from curvbench.problems.layers import Layers, Network
+from curvbench.report import claims as report
 
 COSTS = ("statistics", "invert", "precondition", "memory")
 FORMS = ("{:,.0f}", "{:.1%}", "{:.1%}")  # of ``analysis.SHARES``
@@ -152,6 +155,70 @@ def coverage(frame: pd.DataFrame) -> str:
     return "\n".join(parts)
 
 
+CLAIMS_HEAD = """\
+# Claims
+
+The papers' claims beside what was measured of them: surrogates on digits, then reduced runs on MNIST, CIFAR-10 and
+Multi30k, each a folder of results with a part of its own. This page is printed by
+
+```sh
+curvbench run suites/papers --jobs 2 --results digits
+for suite in cwngd_t1_mnist fngd_t2_time_to_target fngd_f8_multi30k; do
+    curvbench run suites/papers/$suite --preset small --jobs 2 --results reduced --data DIR
+done
+python scripts/make_docs.py claims digits reduced > docs/claims.md
+```
+
+The first table of a part is what was run. Trials are the trainings that looked for rates and dampings; a cell without a
+result diverged, failed or missed its data. Seconds are those of the clock while training, of all cells, evaluation
+apart: cells that ran side by side, and whatever else the machine did, are in them.
+"""
+RAN = ("suite", "problem", "cells", "without a result", "seconds", "trials", "without a result", "seconds")
+
+
+def claims(results: Mapping[str, pd.DataFrame]) -> str:
+    """The page of claims from the rows of folders of results, by name; raises ValueError for one without a suite."""
+    parts, missing = [CLAIMS_HEAD], {experiment.id: experiment for experiment in experiments()}
+    for name, frame in results.items():
+        run = [experiment for experiment in experiments() if (frame["suite"] == experiment.id).any()]
+        if not run:
+            raise ValueError(f"{name}: no suite of suites/papers was run here")
+        judged = judge(frame, run)
+        spent = {experiment.id: efforts(frame, experiment) for experiment in run}
+        versions = {
+            key: ", ".join(map(str, frame[key].unique())) for key in ("device_name", "torch_version", "threads")
+        }
+        parts += [
+            f"## {name}\n",
+            "{device_name}, torch {torch_version}, threads per cell: {threads}.\n".format(**versions),
+        ]
+        parts += [table(RAN, _ran(frame, run)), report.counts(judged) + ".\n", *_apart(report.sections(judged, spent))]
+        missing = {key: experiment for key, experiment in missing.items() if experiment not in run}
+    why = [f"- {key}: {'; '.join({claim.why or 'not run' for claim in e.claims})}\n" for key, e in missing.items()]
+    return (
+        "\n".join([*parts, *(["## Not measured\n", "".join(why)] if why else []), "## Legend\n", report.LEGEND]) + "\n"
+    )
+
+
+def _ran(frame: pd.DataFrame, run: Iterable[Experiment]) -> Iterator[list[str]]:
+    """Rows of the table of what was run."""
+    for experiment in run:
+        trained, tried = (frame[frame["suite"] == experiment.id + end] for end in ("", tuning.FOLDER))
+        yield [experiment.id, ", ".join(map(_code, problems(trained))), *_spent(trained), *_spent(tried)]
+
+
+def _spent(frame: pd.DataFrame) -> list[str]:
+    """Cells, those without a result, and seconds of training; empty where there is none."""
+    lost = frame.loc[frame["metric"].fillna("") == "", "cell_id"].nunique()
+    seconds = frame[frame["metric"] == "train.seconds"].groupby("cell_id")["value"].max()
+    numbers = [frame["cell_id"].nunique(), lost, round(seconds.sum())]
+    return [f"{number:,}" if number else "" for number in numbers]
+
+
+def _apart(paragraphs: Iterable[str]) -> list[str]:
+    return [f"{text}\n" for text in paragraphs]
+
+
 def refusals() -> str:
     """The table of what an instance refuses, with the reasons that it gives."""
     rows = []
@@ -236,14 +303,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pages = parser.add_subparsers(dest="page", required=True)
     pages.add_parser("methods", help="from the code")
     pages.add_parser("coverage", help="from a run of suites/coverage").add_argument("run", type=Path)
+    folders = pages.add_parser("claims", help="from folders of results of suites/papers")
+    folders.add_argument("results", type=Path, nargs="+")
     given = parser.parse_args(arguments)
-    if given.page == "methods":
-        print(methods([registry.describe(*item) for item in registry.probes().items()]), end="")
-        return
     try:
-        print(coverage(store.load(given.run)), end="")
+        print(_page(given), end="")
     except ValueError as error:
         parser.error(str(error))
+
+
+def _page(given: argparse.Namespace) -> str:
+    if given.page == "methods":
+        return methods([registry.describe(*item) for item in registry.probes().items()])
+    if given.page == "coverage":
+        return coverage(store.load(given.run))
+    return claims({folder.name: store.load(store.resolve(str(folder), folder)) for folder in given.results})
 
 
 if __name__ == "__main__":

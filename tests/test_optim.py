@@ -286,7 +286,7 @@ def test_fngd_s_later_step_weighs_the_samples_of_the_training_pass() -> None:
     first, second = images(2)
     optimizer = NaturalGradient(model, cb.probe("fngd", stage="shared"), 0.1)
     naturally(optimizer, [first])
-    coefficients = optimizer._curvature.kept.shared.average[:, 0]
+    coefficients = optimizer._curvature.kept.shared.average
     judge, (x, y) = copy.deepcopy(model), second
     found = dict(zip([n for n, _ in judge.named_parameters()], gradients(judge, x, y), strict=True))
     for (name, layer), c in zip(oracles.covered_layers(judge).items(), coefficients, strict=True):
@@ -333,16 +333,42 @@ def counted(run: Callable[[], None]) -> int:
     return meter.total
 
 
-def test_a_sequence_s_tokens_have_no_common_weight() -> None:
-    """FNGD solves there, as it does where the predicted change is clipped."""
-    model = Tokens().double()
+def test_a_sequence_s_tokens_share_the_mean_of_their_weights() -> None:
+    """FNGD's later step. The judge: coefficients from dense scores of the first batch's tokens, one of them filling."""
+    torch.manual_seed(0)
+    model, probe = Tokens().double(), cb.probe("fngd", stage="shared")
     x, y = torch.randint(7, (5, 4)), torch.randint(3, (5, 4))
-    optimizer = NaturalGradient(model, cb.probe("fngd", stage="shared"), 0.1)
+    y[1, 2] = -100
+    scores = torch.stack([token_score(model, x, y, n, s) for n in range(5) for s in range(4) if y[n, s] >= 0])
+    gram = scores @ scores.T
+    damping = probe.alpha * gram.norm() / 19
+    c = damping * torch.linalg.solve(damping * torch.eye(19).double() + gram / 19, torch.ones(19).double())
+    found = torch.stack([part.mean() for part in c.split([4, 3, 4, 4, 4])])
+    optimizer = NaturalGradient(model, probe, 0.1)
     for _ in range(2):
+        expected = sum(
+            found[n] * token_score(model, x, y, n, s) / 19 for n in range(5) for s in range(4) if y[n, s] >= 0
+        )
+        before = flat(model.last)
         optimizer.zero_grad()
         F.cross_entropy(optimizer.forward(x, y).flatten(0, 1), y.flatten()).backward()
         optimizer.step()
-    assert optimizer._curvature.kept.blocks
+    assert not optimizer._curvature.kept.blocks
+    assert oracles.relative((before - flat(model.last)) / 0.1, expected) <= 1e-10
+
+
+def flat(layer: nn.Linear) -> Tensor:
+    return torch.cat([layer.weight, layer.bias[:, None]], dim=1).detach().flatten()
+
+
+def token_score(model: nn.Module, x: Tensor, y: Tensor, n: int, s: int) -> Tensor:
+    """The gradient of one token's loss by the last layer's ``[W | b]``."""
+    loss = F.cross_entropy(model(x[n : n + 1])[:, s], y[n : n + 1, s])
+    weight, bias = torch.autograd.grad(loss, [model.last.weight, model.last.bias])
+    return torch.cat([weight, bias[:, None]], dim=1).flatten()
+
+
+def test_fngd_solves_where_the_predicted_change_is_clipped() -> None:
     clipped = NaturalGradient(mlp(5, 6, 3).double(), cb.probe("fngd", stage="shared"), 0.1, kl_clip=1e-3)
     naturally(clipped, vectors(2))
     assert clipped._curvature.kept.blocks

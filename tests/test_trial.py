@@ -25,7 +25,7 @@ from curvbench import measure, store, training, trial
 from curvbench.cli import main
 from curvbench.problems.mlp import MLP
 from curvbench.spec import Cell, Dataset, Probe, Problem, Recipe, Row, Status, Training, Unsupported
-from curvbench.training import evaluate, held_out, seeded
+from curvbench.training import evaluate, held_out, reduced, seeded
 
 ROOT = Path(__file__).parent.parent
 TRAINING = Training(epochs=3, lr=0.05, batch=64)
@@ -388,6 +388,7 @@ def test_the_command_line_sets_the_training(tmp_path: Path, capsys: pytest.Captu
         ("metric=test.loss,target=-1", "training: no training reaches the target -1: no loss falls below 0"),
         ("metric=valid.loss", "training: valid.loss needs a part of the training data: set valid, such as valid=0.1"),
         ("valid=1", "training: valid must lie in [0, 1), got 1.0"),
+        ("share=0", "training: share must lie in (0, 1], got 0.0"),
         ("metric=test.bleu,target=20", "mlp[depth=1] has no test.bleu: choose one of train.loss, train.accuracy"),
         ("metric=test.acuracy", "training: metric must be one of train.loss, train.accuracy"),
     ],
@@ -519,6 +520,18 @@ def test_what_is_held_out_is_drawn_by_the_seed_and_was_never_measured() -> None:
     measured = training.batch(MLP(samples=1000), whole, 3)[0]
     assert {tuple(image.flatten().tolist()) for image in measured} <= images[0]
     assert torch.equal(rest.test_inputs, whole.test_inputs)
+
+
+def test_a_share_of_the_training_part_is_all_that_there_is(tmp_path: Path) -> None:
+    rows = trained(cell(cb.probe("identity"), share=0.1, valid=0.25), tmp_path)
+    assert {row.step for row in rows} == {0, 2, 4, 6}, "108 of 144 samples in batches of 64"
+    whole = MLP().data(None)
+    part, other = (reduced(whole, 0.1, seed) for seed in (0, 1))
+    known = {tuple(image.flatten().tolist()) for image in whole.train_inputs}
+    images = [{tuple(image.flatten().tolist()) for image in data.train_inputs} for data in (part, other)]
+    assert len(part.train_inputs) == len(part.train_targets) == 144
+    assert images[0] <= known and images[1] <= known and images[0] != images[1]
+    assert reduced(whole, 1.0, 0) is whole and torch.equal(part.test_inputs, whole.test_inputs)
 
 
 def test_a_share_that_leaves_nothing_is_refused() -> None:

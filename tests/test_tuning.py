@@ -164,6 +164,20 @@ def test_run_tries_chooses_and_trains(tmp_path: Path, capsys: pytest.CaptureFixt
     assert final["cell_id"].nunique() == 2 and not (final["metric"] == "valid.accuracy").any()
 
 
+def test_failed_trials_have_one_command_which_is_the_run_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That of a single trial would choose among it alone."""
+    (tmp_path / "two.py").write_text(SUITE.replace('"sgdm"', '"kfac", damping=0.0'))
+    with pytest.raises(SystemExit):
+        main(["run", str(tmp_path / "two"), "--engine", "inline", "--results", str(tmp_path / "results")])
+    lines = capsys.readouterr().out.splitlines()
+    again = [line.strip() for line in lines if line.startswith("      curvbench run")]
+    command = f"curvbench run {tmp_path / 'two'} --engine inline --results {tmp_path / 'results'} --rerun-failed"
+    assert lines.count("    kfac[damping=0.0] on mlp[depth=1], seed 0, 3 cells") == 1
+    assert again == [command]
+
+
 def test_a_folder_of_suites_is_run_one_after_the_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("one", "two"):
         (tmp_path / f"{name}.py").write_text(SUITE)

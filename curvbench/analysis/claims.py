@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from curvbench import registry
+from curvbench import registry, tuning
 from curvbench.analysis import scaling
 from curvbench.analysis.papers import COMPARE, Claim, Column, Entry, Experiment, blend
 from curvbench.analysis.summary import digits, labels
@@ -100,6 +100,17 @@ class Judged(NamedTuple):
     surrogate: Ruling
 
 
+class Effort(NamedTuple):
+    """What looking for the settings of a row of the paper has cost: trials, and seconds of training in them."""
+
+    row: str
+    trials: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.row} {self.trials} trials, {digits(self.seconds)} s"
+
+
 def judge(frame: pd.DataFrame, experiments: Iterable[Experiment]) -> list[Judged]:
     """A ruling on every claim from the rows of any suites; of each probe, problem and seed the latest cell counts.
 
@@ -115,6 +126,20 @@ def judge(frame: pd.DataFrame, experiments: Iterable[Experiment]) -> list[Judged
         for claim in experiment.claims:
             rulings = rule(original, claim), rule(surrogate, claim)
             found.append(Judged(experiment, claim, reported(experiment, claim), *rulings))
+    return found
+
+
+def efforts(frame: pd.DataFrame, experiment: Experiment) -> list[Effort]:
+    """What tuning has cost, by row of the paper; none of those that were not tuned."""
+    mine = frame[frame["suite"] == experiment.id + tuning.FOLDER]
+    probes, problems = labels(mine, "probe"), labels(mine, "problem")
+    found = []
+    for name, entry in experiment.rows.items():
+        fitting = _matching(probes, entry.probe) if entry.probe else pd.Series(False, index=mine.index)
+        rows = mine[fitting & _matching(problems, entry.problem) if entry.problem else fitting]
+        seconds = rows[rows["metric"] == "train.seconds"].groupby("cell_id")["value"].max().sum()
+        if len(rows):
+            found.append(Effort(name, int(rows["cell_id"].nunique()), float(seconds)))
     return found
 
 
@@ -317,7 +342,8 @@ class _Cells:
 
 def _value(rows: pd.DataFrame, column: Column, surrogate: bool) -> float:
     """What a column takes from the rows of one cell."""
-    metric = column.stand_in if surrogate and column.stand_in else column.metric
+    stands_in = surrogate and column.stand_in and not (rows["metric"] == column.metric).any()
+    metric = column.stand_in if stands_in else column.metric
     mine = rows[(rows["metric"] == metric) & (rows["scope"] == column.scope)].sort_values("epoch", kind="stable")
     if len(mine) and mine["status"].iloc[-1] != Status.OK:
         if metric.endswith("_to_target"):

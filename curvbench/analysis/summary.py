@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import pandas as pd
@@ -213,14 +215,17 @@ def failures(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def digest(frame: pd.DataFrame, commands: Mapping[str, str]) -> list[str]:
-    """Lines on the cells that did not succeed; equal reasons come once, each cell with its command to run it again."""
+    """Lines on the cells that did not succeed: equal reasons come once, and below cells the command to run them again.
+
+    What one command runs again is named before it, trainings that differ in their settings alone by their number.
+    """
     lines: list[str] = []
     for (status, reason), cells in failures(frame).groupby(["status", "reason"], sort=False):
         lines.append(f"{status}: {reason}")
-        for cell, label in zip(cells["cell_id"], cells["label"], strict=True):
-            lines.append(f"    {label}")
-            if cell in commands:
-                lines.append(f"      {commands[cell]}")
+        for command, alike in groupby(cells.itertuples(), lambda cell: commands.get(str(cell.cell_id), "")):
+            counts = Counter(str(cell.label) for cell in alike)
+            lines += [f"    {label}{f', {count} cells' if count > 1 else ''}" for label, count in counts.items()]
+            lines += [f"      {command}"] if command else []
     return lines
 
 

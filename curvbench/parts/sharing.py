@@ -21,10 +21,11 @@ Key = Literal["position", "sample", "layer"]
 
 @dataclass(frozen=True, eq=False)
 class Shared:
-    """Coefficients (L, R, N) averaged over ``batches`` of the largest size; per sample too where ``names`` came.
+    """Coefficients (L, N) averaged over ``batches`` of the largest size; by name too where ``names`` came.
 
-    ``seen`` counts all batches, smaller ones included; ``means`` (L,) and ``dampings`` (L,) are averages over layers'
-    own means and dampings of the batches that count.
+    A sample has one, the mean over its loss terms: a sequence's tokens share it. ``seen`` counts all batches, smaller
+    ones included; ``means`` (L,) and ``dampings`` (L,) are averages over layers' own means and dampings of the batches
+    that count.
     """
 
     average: Tensor
@@ -38,7 +39,7 @@ class Shared:
         """With one more batch: a larger one starts the average anew, a smaller one leaves it as it is."""
         samples, seen = {**self.samples, **other.samples}, self.seen + other.seen
         if other.average.shape != self.average.shape:
-            larger = other if other.average[0].numel() > self.average[0].numel() else self
+            larger = other if other.average.shape[1] > self.average.shape[1] else self
             return replace(larger, samples=samples, seen=seen)
         count = self.batches + 1
         fields = {
@@ -47,23 +48,23 @@ class Shared:
         }
         return Shared(**fields, batches=count, seen=seen, samples=samples)
 
-    def weights(self, columns: int, samples: int, names: list[bytes] | None = None) -> Tensor:
-        """Coefficients (L, R, N) for a batch: of its first N positions, or of its samples; unknown ones the mean."""
-        found = self.means[:, None, None].repeat(1, columns, samples)
+    def weights(self, samples: int, names: list[bytes] | None = None) -> Tensor:
+        """Coefficients (L, N) for a batch: of its first N positions, or of its samples; unknown ones the mean."""
+        found = self.means[:, None].repeat(1, samples)
         if names is None:
-            part = self.average[:, :columns, :samples]
-            found[:, : part.shape[1], : part.shape[2]] = part
+            part = self.average[:, :samples]
+            found[:, : part.shape[1]] = part
         else:
             for n, name in enumerate(names):
-                if name in self.samples and self.samples[name].shape[1] == columns:
-                    found[:, :, n] = self.samples[name]
+                if name in self.samples:
+                    found[:, n] = self.samples[name]
         return found
 
     def pass_weights(self, batch: Instance, key: Key, natural: bool) -> Tensor:
         """What multiplies the gradients of a batch's samples in every layer, (L, N); ``natural``: over the damping."""
         dampings = self.dampings if natural else torch.ones_like(self.dampings)
         scales = torch.where(dampings > 0, dampings, 1.0)
-        return (self.weights(1, batch.samples, sample_names(batch, key))[:, 0] / scales[:, None]).to(batch.dtype)
+        return (self.weights(batch.samples, sample_names(batch, key)) / scales[:, None]).to(batch.dtype)
 
 
 def sample_names(batch: Instance, key: Key) -> list[bytes] | None:
@@ -80,15 +81,16 @@ def sample_names(batch: Instance, key: Key) -> list[bytes] | None:
 
 def exact_coefficients(
     blocks: Sequence[ExactFisher], dampings: Sequence[float], batch: Instance, names: list[bytes] | None = None
-) -> Shared:
-    """One batch's exact coefficients of every layer, by position and, where ``names`` are given, by sample."""
+) -> tuple[Tensor, Shared]:
+    """One batch's exact coefficients (L, R, N), and what is shared of them."""
     per_sample = blocks[0].columns[0].slopes.shape[:2]
     pairs = zip(blocks, dampings, strict=True)
     found = torch.stack([coefficients(b.gram(), b.terms, damping).reshape(per_sample) for b, damping in pairs])
     valid = batch.likelihood.valid(batch.targets).movedim(-1, 0).reshape(per_sample)
     means = (found * valid).sum((1, 2)) / batch.terms
-    samples = {name: found[:, :, n] for n, name in enumerate(names or [])}
-    return Shared(found, means, torch.tensor(dampings, dtype=torch.float64, device=found.device), samples=samples)
+    own = (found * valid).sum(1) / valid.sum(0).clamp(min=1)
+    samples = {name: own[:, n] for n, name in enumerate(names or [])}
+    return found, Shared(own, means, torch.tensor(dampings, dtype=torch.float64, device=found.device), samples=samples)
 
 
 def share(
@@ -103,10 +105,10 @@ def share(
     With ``dampings`` the batch is of the first epoch: its own exact coefficients; else those that are shared.
     """
     if dampings or shared is None:
-        found = exact_coefficients(blocks, dampings, batch, names)
-        return found.average, shared.extend(found) if shared else found
+        found, new = exact_coefficients(blocks, dampings, batch, names)
+        return found, shared.extend(new) if shared else new
     columns, samples = blocks[0].columns[0].slopes.shape[:2]
-    return shared.weights(columns, samples, names), shared
+    return shared.weights(samples, names)[:, None].expand(-1, columns, -1), shared
 
 
 def shared_steps(

@@ -102,7 +102,7 @@ class Fngd(Probe):
 
     def weigh(self, state: State | None, batch: Instance) -> tuple[Tensor, State] | None:
         shared = state.shared if state else None
-        if shared is None or shared.seen < self.batches or not self.accelerated or batch.terms_per_sample > 1:
+        if shared is None or shared.seen < self.batches or not self.accelerated:
             return None
         return shared.pass_weights(batch, self.key, self.scale_mode == "natural"), State([], [], shared=shared)
 

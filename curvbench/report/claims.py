@@ -6,20 +6,21 @@ import html
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from curvbench.analysis.claims import MISSED, Judged, Reading, Ruling, Verdict
+from curvbench.analysis.claims import MISSED, Effort, Judged, Reading, Ruling, Verdict
 from curvbench.analysis.papers import Claim, Experiment
 from curvbench.parts.errata import ERRATA
 
 HEADINGS = ("claim", "the paper", "measured in its setting", "SURROGATE, not the original")
 STYLES = {Verdict.HOLDS: "green", Verdict.DIRECTION: "yellow", Verdict.REFUTED: "red", Verdict.NOT_MEASURED: "dim"}
 WIDTH = 160
+Efforts = Mapping[str, Sequence[Effort]]  # by experiment
 LEGEND = (
     "Numbers are medians over seeds [least, greatest]. A claim is refuted where a comparison is the other way round "
     "and the ranges are apart, and undecided where they meet; it holds in direction only where ranges meet or the "
@@ -28,7 +29,7 @@ LEGEND = (
 )
 
 
-def show(judged: Sequence[Judged], console: Console) -> None:
+def show(judged: Sequence[Judged], efforts: Efforts, console: Console) -> None:
     """Print a table per experiment, what the verdicts mean and how many there are of each."""
     console.width = max(console.width, WIDTH)
     for experiment, mine in _by_experiment(judged):
@@ -39,25 +40,34 @@ def show(judged: Sequence[Judged], console: Console) -> None:
             rulings = [_styled(ruling) for ruling in (found.original, found.surrogate)]
             shown.add_row(Text(_claim(found.claim)), Text(found.reported), *rulings)
         console.print(Text(_title(experiment), style="bold"))
-        for note in _notes(experiment):
+        for note in _notes(experiment, efforts):
             console.print(Text(f"  {note}", style="dim"))
         console.print(shown)
     console.print(Text(LEGEND), Text(counts(judged)), sep="\n")
 
 
-def markdown(judged: Sequence[Judged]) -> str:
-    """A section per experiment."""
+def markdown(judged: Sequence[Judged], efforts: Efforts) -> str:
+    """A section per experiment, what the verdicts mean and how many there are of each."""
+    return "\n\n".join([*sections(judged, efforts), _escaped(LEGEND), _escaped(counts(judged))]) + "\n"
+
+
+def sections(judged: Sequence[Judged], efforts: Efforts) -> list[str]:
+    """Heading, notes and table of each experiment in Markdown."""
     parts = []
     for experiment, mine in _by_experiment(judged):
         rows = [[_claim(found.claim), found.reported, _flat(found.original), _flat(found.surrogate)] for found in mine]
-        parts += [f"### {_escaped(_title(experiment))}", "\n".join(f"- {_escaped(n)}" for n in _notes(experiment))]
+        parts += [
+            f"### {_escaped(_title(experiment))}",
+            "\n".join(f"- {_escaped(n)}" for n in _notes(experiment, efforts)),
+        ]
         parts.append("\n".join([_line(HEADINGS), "| --- " * len(HEADINGS) + "|", *map(_line, rows)]))
-    return "\n\n".join([*parts, _escaped(LEGEND), _escaped(counts(judged))]) + "\n"
+    return parts
 
 
-def as_json(judged: Sequence[Judged]) -> str:
+def as_json(judged: Sequence[Judged], efforts: Efforts) -> str:
     """A list of objects, one per claim."""
-    return json.dumps([_described(found) for found in judged], indent=1, ensure_ascii=False)
+    found = [_described(one) | {"tuning": [e._asdict() for e in efforts[one.experiment.id]]} for one in judged]
+    return json.dumps(found, indent=1, ensure_ascii=False)
 
 
 def counts(judged: Iterable[Judged]) -> str:
@@ -87,10 +97,11 @@ def _title(experiment: Experiment) -> str:
     return f"{experiment.id}: {experiment.paper}, {experiment.source}"
 
 
-def _notes(experiment: Experiment) -> list[str]:
-    """Its setting, what its tables have wrong, and what else has to be known."""
+def _notes(experiment: Experiment, efforts: Efforts) -> list[str]:
+    """Its setting, what its tables have wrong, what else has to be known, and what tuning has cost."""
     errata = [f"erratum {i}: {ERRATA[i].text}" for i in experiment.errata]
-    return [experiment.setting, *errata, *experiment.remarks]
+    tuning = "; ".join(map(str, efforts[experiment.id]))
+    return [experiment.setting, *errata, *experiment.remarks, *([f"tuned by {tuning}"] if tuning else [])]
 
 
 def _claim(claim: Claim) -> str:

@@ -26,7 +26,7 @@ def claims(run: str, form: str, strict: bool, results: Path) -> int:
     from rich.console import Console
 
     from curvbench import store
-    from curvbench.analysis.claims import Verdict, judge
+    from curvbench.analysis.claims import Verdict, efforts, judge
     from curvbench.analysis.papers import experiments
     from curvbench.report import claims as report
 
@@ -36,9 +36,10 @@ def claims(run: str, form: str, strict: bool, results: Path) -> int:
         if frame.empty or not set(frame["suite"]) & {experiment.id for experiment in known}:
             warnings.warn(f"{run}: no experiment of a paper was run here; they are in suites/papers", stacklevel=2)
         judged = judge(frame, known)
+        spent = {experiment.id: efforts(frame, experiment) for experiment in known}
     if form == "table":
-        report.show(judged, Console())
+        report.show(judged, spent, Console())
     else:
-        click.echo(report.markdown(judged) if form == "markdown" else report.as_json(judged))
+        click.echo(report.markdown(judged, spent) if form == "markdown" else report.as_json(judged, spent))
     refuted = [found for found in judged if found.original.verdict is Verdict.REFUTED]
     return REGRESSION if strict and refuted else OK

@@ -5,7 +5,7 @@
 
 from curvbench import Preset, Search, Suite, Training, probe, problem
 
-PROBES = [probe("fngd", stage="shared"), probe("fngd")]
+PROBES = [probe("fngd", stage="shared", gram="raw"), probe("fngd", gram="raw")]
 
 SUITE = Suite(
     "FNGD, Figure 4",

@@ -6,7 +6,7 @@ digits.
 
 from curvbench import Preset, Search, Suite, Training, probe, problem
 
-PROBES = [probe("sgdm"), probe("kfac"), probe("eva"), probe("fngd", stage="shared")]
+PROBES = [probe("sgdm"), probe("kfac"), probe("eva"), probe("fngd", stage="shared", gram="raw")]
 SPARSE = {"epochs": 55, "stat_every": 10, "refresh_every": 100}
 
 SUITE = Suite(
@@ -18,7 +18,7 @@ SUITE = Suite(
             seeds=(0, 1, 2),
             training=Training(epochs=6, lr=0.1, schedule="step", target=0.9),
             tuned={"kfac": {"stat_every": 2, "refresh_every": 10}},
-            search=Search({"lr": (0.01, 0.03, 0.1, 0.3), "damping": (0.03, 0.3)}, seeds=(10,), epochs=3),
+            search=Search({"lr": (0.01, 0.03, 0.1, 0.3, 1.0), "damping": (0.03, 0.3)}, seeds=(10,), epochs=3),
         ),
         "paper": Preset(
             [problem("resnet", depth=50, dataset="imagenet")],

@@ -1,24 +1,24 @@
-"""FNGD, Figure 9: what a step takes, in its phases, over a plain gradient step.
+"""FNGD, Figure 9: what a step takes over one of gradient descent, once the first epoch is over.
 
 ``paper``: ResNet-32 on CIFAR-10 and a Transformer on Multi30k. ``default``: a surrogate, small ones on digits.
 """
 
-from curvbench import Preset, Suite, probe, problem
+from curvbench import Preset, Suite, Training, probe, problem
 
-PROBES = [probe("fngd", stage="shared"), probe("fngd"), probe("sgdm"), probe("adam")]
-METERS = ("clock", "flops")
+PROBES = [probe("sgdm"), probe("fngd", stage="shared", gram="raw"), probe("adam")]
 
 SUITE = Suite(
     "FNGD, Figure 9",
     {
         "default": Preset(
-            [problem("resnet", depth=32, width=4, samples=64), problem("transformer", samples=64)],
+            [problem("resnet", depth=32, width=4), problem("transformer")],
             PROBES,
-            meters=METERS,
+            seeds=(0, 1, 2),
+            training=Training(epochs=3, lr=1e-3, batch=64),
         ),
         "paper": Preset(
             [
-                problem("resnet", depth=32, dataset="cifar10", samples=128),
+                problem("resnet", depth=32, dataset="cifar10"),
                 problem(
                     "transformer",
                     task="multi30k",
@@ -28,11 +28,10 @@ SUITE = Suite(
                     depth=6,
                     vocabulary=10_000,
                     length=32,
-                    samples=64,
                 ),
             ],
             PROBES,
-            meters=METERS,
+            training=Training(epochs=3, lr=1e-3, batch=64),
         ),
     },
     original="paper",

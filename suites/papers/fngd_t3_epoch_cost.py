@@ -6,7 +6,13 @@ narrow networks on digits; so small, what is measured is mostly the cost of call
 
 from curvbench import Preset, Suite, Training, probe, problem
 
-PROBES = [probe("sgdm"), probe("kfac", damping=0.3), probe("shampoo"), probe("eva"), probe("fngd", stage="shared")]
+PROBES = [
+    probe("sgdm"),
+    probe("kfac", damping=0.3),
+    probe("shampoo"),
+    probe("eva"),
+    probe("fngd", stage="shared", gram="raw"),
+]
 SPARSE = {"stat_every": 10, "refresh_every": 100}
 
 SUITE = Suite(

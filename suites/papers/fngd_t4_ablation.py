@@ -7,10 +7,10 @@
 from curvbench import Preset, Search, Suite, Training, probe, problem
 
 PROBES = [
-    probe("fngd", stage="shared"),
-    probe("fngd"),
+    probe("fngd", stage="shared", gram="raw"),
+    probe("fngd", gram="raw"),
     probe("fngd", stage="shared", damping_rule="constant", constant=0.3),
-    probe("fngd", stage="shared", accelerated=False),
+    probe("fngd", stage="shared", gram="raw", accelerated=False),
 ]
 
 SUITE = Suite(
@@ -20,7 +20,7 @@ SUITE = Suite(
             [problem("resnet", depth=32, width=4), problem("resnet", depth=18, width=4)],
             PROBES,
             training=Training(epochs=3, lr=0.1, schedule="step"),
-            search=Search({"lr": (0.03, 0.1, 0.3)}, seeds=(10,), epochs=2),
+            search=Search({"lr": (0.03, 0.1, 0.3, 1.0)}, seeds=(10,), epochs=2),
         ),
         "paper": Preset(
             [problem("resnet", depth=32, dataset="cifar10"), problem("resnet", depth=18, dataset="cifar100")],

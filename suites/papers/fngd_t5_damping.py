@@ -6,7 +6,9 @@
 from curvbench import Preset, Search, Suite, Training, probe, problem
 
 VALUES = (0.01, 0.008, 0.005, 0.003, 0.001)
-PROBES = [probe("fngd", stage="shared", alpha=v) for v in VALUES] + [probe("kfac", damping=v) for v in VALUES]
+PROBES = [probe("fngd", stage="shared", gram="raw", alpha=v) for v in VALUES] + [
+    probe("kfac", damping=v) for v in VALUES
+]
 SPARSE = {"stat_every": 10, "refresh_every": 100}
 
 SUITE = Suite(

@@ -27,7 +27,7 @@ SUITE = Suite(
             _probes(FEW),
             seeds=(0, 1),
             training=Training(epochs=4, lr=0.1),
-            search=Search({"lr": (0.01, 0.05, 0.1, 0.5)}, seeds=(10,), epochs=2),
+            search=Search({"lr": (1e-4, 1e-3, 0.01, 0.1)}, seeds=(10,), epochs=2),
         ),
         "paper": Preset(
             [

@@ -19,7 +19,7 @@ SUITE = Suite(
             PROBES,
             seeds=(0, 1),
             training=Training(epochs=4, lr=0.1),
-            search=Search({"lr": (0.01, 0.1, 0.5)}, seeds=(10,), epochs=2),
+            search=Search({"lr": (1e-4, 1e-3, 0.01, 0.1)}, seeds=(10,), epochs=2),
         ),
         "paper": Preset(
             [problem("resnet", depth=18, dataset="cifar100")],

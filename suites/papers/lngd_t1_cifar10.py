@@ -6,7 +6,10 @@ surrogate, a narrow ResNet-8 on digits.
 
 from curvbench import Preset, Search, Suite, Training, probe, problem
 
-PROBES = [probe(name) for name in ("sgdm", "adam", "kfac", "ekfac", "tkfac", "lngd")]
+PROBES = [
+    *(probe(name) for name in ("sgdm", "adam", "kfac", "ekfac", "tkfac")),
+    probe("lngd", layer_rate="corrected"),
+]
 SPARSE = {"stat_every": 100, "refresh_every": 100}
 AVERAGED = {**SPARSE, "ema": 0.95}
 OFTEN = {"stat_every": 5, "refresh_every": 5}
@@ -20,7 +23,7 @@ SUITE = Suite(
             seeds=(0, 1, 2),
             training=Training(epochs=6, lr=0.1, schedule="cosine", target=0.92),
             tuned={"kfac": {**OFTEN, "ema": 0.9}, "ekfac": OFTEN, "tkfac": {**OFTEN, "ema": 0.9}, "lngd": OFTEN},
-            search=Search({"lr": (0.003, 0.01, 0.03, 0.1, 0.3), "damping": (0.03, 0.3)}, seeds=(10,), epochs=3),
+            search=Search({"lr": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0), "damping": (0.03, 0.3)}, seeds=(10,), epochs=3),
         ),
         "paper": Preset(
             [problem("resnet", depth=18, dataset="cifar10")],

@@ -6,7 +6,7 @@
 
 from curvbench import Preset, Search, Suite, Training, probe, problem
 
-PROBES = [probe("sgdm"), probe("adam"), probe("kfac"), probe("lngd")]
+PROBES = [probe("sgdm"), probe("adam"), probe("kfac"), probe("lngd", layer_rate="corrected")]
 POLYNOMIAL = {"schedule": "polynomial", "power": 4.0}
 SPARSE = {**POLYNOMIAL, "epochs": 50, "stat_every": 500, "refresh_every": 500}
 OFTEN = {"schedule": "polynomial", "stat_every": 5, "refresh_every": 5}
@@ -20,7 +20,7 @@ SUITE = Suite(
             seeds=(0, 1, 2),
             training=Training(epochs=5, lr=0.1, schedule="cosine-variant", target=0.9),
             tuned={"adam": {"schedule": "polynomial"}, "kfac": {**OFTEN, "ema": 0.9}, "lngd": OFTEN},
-            search=Search({"lr": (0.01, 0.03, 0.1, 0.3), "damping": (0.03, 0.3)}, seeds=(10,), epochs=3),
+            search=Search({"lr": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0), "damping": (0.03, 0.3)}, seeds=(10,), epochs=3),
         ),
         "paper": Preset(
             [problem("resnet", depth=50, dataset="imagenet")],

@@ -241,3 +241,26 @@ def test_a_stand_in_metric_has_no_size_to_be_held_against() -> None:
 def test_a_number_of_a_claim_is_shown_once() -> None:
     found = rule(Claim("t", ["K.acc", 50.0], "<"), accuracies(kfac=(0.9,)))
     assert (found.verdict, found.reason, found.measured) == (REFUTED, "K 90.0 > 50.0", "K 90.0")
+
+
+def test_a_stand_in_is_not_taken_where_the_papers_metric_was_measured() -> None:
+    columns = {"acc": Column("BLEU", "test.bleu", stand_in="test.accuracy", take="best")}
+    scores = [
+        row(probe, "test.bleu", value, suite="x", epoch=2, method="surrogate")
+        for probe, value in (("kfac", 3.0), ("adam", 5.0))
+    ]
+    cells = frame(*accuracies(True, kfac=(0.9,), adam=(0.89,)).to_dict("records"), *scores)
+    (found,) = claims.judge(cells, [experiment(Claim("t", ["K.acc", "A.acc"], ">"), columns=columns)])
+    assert found.surrogate.measured == "K 3.00, A 5.00" and found.surrogate.verdict is REFUTED
+
+
+def test_the_cost_of_tuning_is_that_of_all_trials_of_a_row() -> None:
+    rows = [
+        row("kfac", "train.seconds", seconds, suite="x.tuning", cell_id=name, epoch=epoch, probe_args=f"damping={name}")
+        for name in ("0.1", "0.3")
+        for epoch, seconds in ((1, 2.0), (2, 5.0))
+    ]
+    rows.append(row("adam", "", None, suite="x.tuning", cell_id="lost", status="diverged"))
+    rows.append(row("adam", "train.seconds", 9.0, suite="x", cell_id="no trial", epoch=1))
+    known = experiment(Claim("t", ["K.acc", "A.acc"], ">"))
+    assert list(map(str, claims.efforts(frame(*rows), known))) == ["K 2 trials, 10.0 s", "A 1 trials, 0 s"]

@@ -153,6 +153,18 @@ def test_the_digest_gives_reason_and_command() -> None:
     assert summary.digest(rows[:1], {}) == []
 
 
+def test_a_command_that_several_cells_share_comes_once() -> None:
+    rows = frame(*(row(name, "", None, "", status="error", reason="boom") for name in "abc"))
+    assert summary.digest(rows, {"a": "all", "b": "all", "c": "c alone"}) == [
+        "error: boom",
+        "    a on toy[epochs=2], seed 0",
+        "    b on toy[epochs=2], seed 0",
+        "      all",
+        "    c on toy[epochs=2], seed 0",
+        "      c alone",
+    ]
+
+
 def trained(probe: str, seed: int = 0, pace: float = 1.0, status: str = "ok", **other: Any) -> list[dict[str, Any]]:
     """Three epochs, the third without a value where the training has diverged."""
     common = {"seed": seed, "cell_id": f"{probe}{seed}{other}", "method": "lr=0.1"} | other
