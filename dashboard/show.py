@@ -22,7 +22,7 @@ SHORT = {f"{c.metric} ({c.scope})": " ".join(c.heading.split()) for c in (*summa
 
 def plain(text: object) -> str:
     """A text from a result file for a place that reads Markdown: every sign stands for itself."""
-    return re.sub(r"([^\w\s])", r"\\\1", str(text), flags=re.ASCII)
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", str(text))  # Markdown escapes the signs of ASCII alone
 
 
 def figure(drawn: go.Figure, data: pd.DataFrame, name: str) -> None:

@@ -20,7 +20,7 @@ from curvbench import store
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "data" / "sample"
 RUNS = ("suites/training --preset quick", "suites/sweep", "suites/mlp")  # the last is shown first
-PICTURED = ("mlp", ("kfac", "ekfac", "unit", "diag", "eva", "lngd"))  # the suite and the methods whose blocks are kept
+PICTURED = ("mlp", ("kfac", "ekfac", "unit", "diag", "lngd"))  # the suite and the methods whose blocks are kept
 LIMIT = 500_000  # bytes in all
 
 
@@ -50,7 +50,6 @@ def pack(run: Path, target: Path, temporary: str) -> None:
         if blocks := store.read_blocks(run, cell_id):
             store.write_blocks(target, cell_id, blocks)
     record = store.read_run(run)
-    record["suite_file"] = str(Path(record["suite_file"]).relative_to(ROOT))
     record["environment"] = {k: v for k, v in record["environment"].items() if k not in ("host", "load_average")}
     store.write_run(target, _without(record, f" --results {temporary}"))
 

@@ -302,3 +302,9 @@ def test_ids_of_strangers_open_no_other_file(results: Path) -> None:
     (results.parent / "secret.log").write_text("secret")
     run = write_run(results, "r1", [(Fake(), Toy(), fisher_cell())])
     assert store.read_log(run, "../../../../secret") is None
+
+
+def test_every_sign_of_a_text_stands_for_itself() -> None:
+    import show
+
+    assert show.plain("a*b_[c](d) 1 ± 2 é\n") == "a\\*b\\_\\[c\\]\\(d\\) 1 ± 2 é\n"
