@@ -82,7 +82,9 @@ def test_absent_files_are_a_skip_that_says_where_they_are(root: Path | None, mon
 
 
 @pytest.mark.parametrize(
-    "content", [b"plain", gzip.compress(b"a\n")[:-6], gzip.compress(b"\xff\xfe"), gzip.compress(b"")]
+    "content",
+    [b"plain", gzip.compress(b"a\n")[:-6], gzip.compress(b"\xff\xfe"), gzip.compress(b"")],
+    ids=["plain", "cut", "no text", "empty"],
 )
 def test_damage_is_named(tmp_path: Path, content: bytes) -> None:
     file = written(tmp_path) / "multi30k" / "train.de.gz"
