@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -158,17 +157,13 @@ def test_the_time_limit_and_the_users_own_probe(here: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_keeps_what_is_finished(number: signal.Signals, here: Path) -> None:
-    for _ in range(2):  # seen once on a busy machine: the interrupt was lost and the run ended as ever; cause not known
-        process = start(here, "run", "suites/toys", "--preset", "slow", "--force")
-        assert process.stdout is not None
-        while "[1/4] ok" not in process.stdout.readline():
-            assert process.poll() is None
-        time.sleep(0.3)
-        process.send_signal(number)
-        out, err = process.communicate(timeout=60)
-        if process.returncode:
-            break
-        shutil.rmtree(here / "results")
+    process = start(here, "run", "suites/toys", "--preset", "slow", "--force")
+    assert process.stdout is not None
+    while "[1/4] ok" not in process.stdout.readline():
+        assert process.poll() is None
+    time.sleep(0.3)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in err
     assert "the same command continues" in out

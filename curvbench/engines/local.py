@@ -9,7 +9,7 @@ import pickle
 import signal
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
@@ -20,6 +20,7 @@ from typing import Any
 from curvbench import store
 from curvbench.engines import Event, Observer, Work, blocked, memory
 from curvbench.engines.guard import Guard
+from curvbench.engines.interrupts import heard
 from curvbench.engines.task import Outcome, Task, describe, run_cell
 from curvbench.registry import load_file, loaded_files
 from curvbench.spec import Status
@@ -44,7 +45,8 @@ class LocalEngine:
         """
         guard = Guard()
         try:
-            _Session(work, observe, guard).run()
+            with heard() as check:
+                _Session(work, observe, guard).run(check)
         finally:
             guard.close()
 
@@ -63,9 +65,11 @@ class _Session:
         self.running: list[_Child] = []
         self.failed: dict[str, Outcome] = {}
 
-    def run(self) -> None:
+    def run(self, check: Callable[[], None]) -> None:
+        """Until nothing waits or runs; ``check`` raises KeyboardInterrupt where one was lost."""
         try:
             while self.waiting or self.running:
+                check()
                 self._start()
                 self._listen()
                 self._collect()

@@ -39,13 +39,18 @@ def _job() -> float:
 
 def _family(pid: int) -> Iterator[int]:
     yield pid
-    for task in _children_files(pid):
-        for child in _text(task).split():
+    threads = PROC / str(pid) / "task"
+    for thread in _names(threads):
+        for child in _text(threads / thread / "children").split():
             yield from _family(int(child))
 
 
-def _children_files(pid: int) -> list[Path]:
-    return list((PROC / str(pid) / "task").glob("*/children"))
+def _names(folder: Path) -> list[str]:
+    """What is in a folder of the system; nothing where it is not there, or goes away meanwhile."""
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
 
 
 def _kilobytes(pid: int) -> int:

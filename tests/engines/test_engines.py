@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -191,6 +193,20 @@ def test_an_interrupt_keeps_what_is_finished_and_gets_out(engine: Engine, tmp_pa
     assert ends(store.load(asked.folder)) == {"ok0": ("ok", ""), "slow0": ("interrupted", "interrupted")}
 
 
+def test_an_interrupt_that_python_drops_ends_the_run_all_the_same(tmp_path: Path) -> None:
+    asked = work(tmp_path, cells("ok", "slow"))
+
+    def observe(event: Event) -> None:
+        if event.kind == "reported" and event.task.id == "ok0":
+            with contextlib.suppress(KeyboardInterrupt):  # as in a finalizer
+                signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        LocalEngine().run(asked, observe)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert "slow0" not in ends(store.load(asked.folder))
+
+
 def test_a_cell_that_outgrows_its_share_is_ended(tmp_path: Path) -> None:
     asked = work(tmp_path, cells("grow", "ok"), memory=1.5e9, jobs=2)
     frame, _ = run(LocalEngine(), asked)
@@ -214,6 +230,16 @@ def test_memory_of_a_process_is_its_own_and_its_childrens() -> None:
     assert 0 < memory.available() < float("inf")
 
 
+def test_memory_of_a_process_that_ends_meanwhile_is_no_error() -> None:
+    for _ in range(100):
+        with subprocess.Popen(["true"]) as child:
+            end = threading.Thread(target=child.wait)
+            end.start()
+            while end.is_alive():
+                assert memory.used(child.pid) >= 0
+            end.join()
+
+
 def test_a_job_of_slurm_and_a_container_bound_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "10")
     assert memory.available() == 10 * 2**20
@@ -225,6 +251,7 @@ def test_a_job_of_slurm_and_a_container_bound_the_memory(tmp_path: Path, monkeyp
 
 PARENT = """
 import sys
+import threading
 sys.path[:0] = sys.argv[2:]
 from pathlib import Path
 from engines.test_engines import cells, work
