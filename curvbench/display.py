@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console
@@ -22,23 +23,33 @@ Display = AbstractContextManager[Observer]
 class Tally:
     """Finished, failed and remaining cells, and the time that those may take."""
 
-    def __init__(self, total: int) -> None:
-        self.total = total
-        self.finished = self.failed = 0
+    def __init__(self, cells: int, references: int) -> None:
+        self.total = cells
+        self.failed = 0
         self.started = time.monotonic()
+        self._all = {"cell": cells, "reference": references}
+        self._took: dict[str, list[float]] = {"cell": [], "reference": []}
+
+    @property
+    def finished(self) -> int:
+        """Cells that have ended, however they did."""
+        return len(self._took["cell"])
 
     def add(self, event: Event) -> None:
-        """Count a finished cell; references count only by the time they take."""
-        if event.kind == "finished" and event.task.kind == "cell" and event.outcome is not None:
-            self.finished += 1
-            self.failed += event.outcome.status not in GOOD
+        """Count what has finished."""
+        if event.kind == "finished" and event.outcome is not None:
+            self._took[event.task.kind].append(event.seconds)
+            self.failed += event.task.kind == "cell" and event.outcome.status not in GOOD
 
     @property
     def left(self) -> float | None:
-        """Seconds left if the remaining cells take what the finished ones took, references included."""
-        if self.finished == 0:
+        """Seconds left if what remains takes what its like has taken, as many at a time as up to now."""
+        busy = sum(map(sum, self._took.values()))
+        if self.finished == 0 or busy == 0:
             return None
-        return (time.monotonic() - self.started) / self.finished * (self.total - self.finished)
+        seen = {kind: fmean(took) for kind, took in self._took.items() if took}
+        work = sum(mean * max(self._all[kind] - len(self._took[kind]), 0) for kind, mean in seen.items())
+        return work * (time.monotonic() - self.started) / busy
 
     @property
     def note(self) -> str:

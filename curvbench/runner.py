@@ -182,8 +182,9 @@ def execute(job: Job, folder: Path) -> int:
     console = _console()
     try:
         if job.plan.todo:
-            with _display(job, console) as display:
-                job.engine.run(job.work(folder), display)
+            work = job.work(folder)
+            with _display(job, work, console) as display:
+                job.engine.run(work, display)
     except KeyboardInterrupt:
         return _interrupted(job, folder, console)
     finally:
@@ -238,8 +239,8 @@ def _say(console: Console, text: str = "") -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _display(job: Job, console: Console) -> Display:
-    tally = Tally(len(job.plan.todo))
+def _display(job: Job, work: Work, console: Console) -> Display:
+    tally = Tally(len(work.cells), len(set(map(work.reference, work.cells.values()))))
     if job.options.log_json:
         return json_lines(tally)
     return bar(console, tally) if console.is_terminal else lines(lambda text: _say(console, text), tally)
