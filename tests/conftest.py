@@ -1,7 +1,8 @@
-"""The case table as fixtures."""
+"""The case table as fixtures, and one thread per process: several of them share the cores."""
 
 from __future__ import annotations
 
+import os
 import warnings
 
 import pytest
@@ -10,6 +11,9 @@ from cases import ROWS, Case, Truth, instance_of, truth
 from torch.nn import functional
 
 import curvbench as cb
+
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests begin
 
 with warnings.catch_warnings():  # torch says once per process that an even kernel is padded by a copy
     warnings.simplefilter("ignore")

@@ -20,10 +20,12 @@ from curvbench.runner import exit_code
 from curvbench.spec import Status
 
 TESTS = Path(__file__).parent
-# The fake is injected where a user of Python would: as an option.
+# The fake is injected where a user of Python would: as an option. Ctrl-C is heard as at a terminal, also where the
+# tests run in the background of a script, whose shell ignores it.
 DRIVER = """
-import functools
+import functools, signal
 from curvbench import cli, runner
+signal.signal(signal.SIGINT, signal.default_int_handler)
 runner.Options = functools.partial(runner.Options, measure="fake_measure")
 cli.main()
 """

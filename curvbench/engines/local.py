@@ -9,7 +9,7 @@ import pickle
 import signal
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
@@ -20,7 +20,6 @@ from typing import Any
 from curvbench import store
 from curvbench.engines import Event, Observer, Work, blocked, memory
 from curvbench.engines.guard import Guard
-from curvbench.engines.interrupts import heard
 from curvbench.engines.task import Outcome, Task, describe, run_cell
 from curvbench.registry import load_file, loaded_files
 from curvbench.spec import Status
@@ -45,8 +44,7 @@ class LocalEngine:
         """
         guard = Guard()
         try:
-            with heard() as check:
-                _Session(work, observe, guard).run(check)
+            _Session(work, observe, guard).run()
         finally:
             guard.close()
 
@@ -65,11 +63,9 @@ class _Session:
         self.running: list[_Child] = []
         self.failed: dict[str, Outcome] = {}
 
-    def run(self, check: Callable[[], None]) -> None:
-        """Until nothing waits or runs; ``check`` raises KeyboardInterrupt where one was lost."""
+    def run(self) -> None:
         try:
             while self.waiting or self.running:
-                check()
                 self._start()
                 self._listen()
                 self._collect()

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -191,20 +190,6 @@ def test_an_interrupt_keeps_what_is_finished_and_gets_out(engine: Engine, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         engine.run(asked, observe)
     assert ends(store.load(asked.folder)) == {"ok0": ("ok", ""), "slow0": ("interrupted", "interrupted")}
-
-
-def test_an_interrupt_that_python_drops_ends_the_run_all_the_same(tmp_path: Path) -> None:
-    asked = work(tmp_path, cells("ok", "slow"))
-
-    def observe(event: Event) -> None:
-        if event.kind == "reported" and event.task.id == "ok0":
-            with contextlib.suppress(KeyboardInterrupt):  # as in a finalizer
-                signal.raise_signal(signal.SIGINT)
-
-    with pytest.raises(KeyboardInterrupt):
-        LocalEngine().run(asked, observe)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert "slow0" not in ends(store.load(asked.folder))
 
 
 def test_a_cell_that_outgrows_its_share_is_ended(tmp_path: Path) -> None:
