@@ -19,6 +19,8 @@ from curvbench.cli import main
 from curvbench.runner import exit_code
 from curvbench.spec import Status
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(__file__).parent
 # The fake is injected where a user of Python would: as an option. Ctrl-C is heard as at a terminal, also where the
 # tests run in the background of a script, whose shell ignores it.

@@ -15,6 +15,8 @@ from judging import OF_A_PROBE
 
 from curvbench.spec import PHASES
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 PROBE = '''
 from dataclasses import dataclass

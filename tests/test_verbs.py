@@ -18,6 +18,8 @@ from curvbench.engines import fate
 from curvbench.identity import content
 from curvbench.spec import Status
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def here(tmp_path: Path) -> Path:

@@ -23,6 +23,8 @@ from curvbench.engines.local import LocalEngine
 from curvbench.engines.task import Outcome
 from curvbench.spec import Cell, Status
 
+pytestmark = pytest.mark.slow
+
 ENVIRONMENT = {"git_sha": None, "git_dirty": None, "torch_version": "2", "device_name": "a cpu", "code": "0" * 12}
 ENDS = {
     "ok": ("ok", ""),

@@ -24,6 +24,8 @@ from curvbench.engines.slurm import SlurmEngine
 from curvbench.engines.task import Outcome
 from curvbench.spec import Cell, Resources, Status
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(__file__).parents[1]
 slurm = pytest.mark.skipif(
     shutil.which("sinfo") is None or subprocess.run(["sinfo", "-h"], capture_output=True).returncode != 0,
