@@ -192,11 +192,12 @@ def _bytes(folder: Path, file: str) -> tuple[Path, Bytes]:
         try:
             content = gzip.decompress(content)
         except (OSError, EOFError, zlib.error) as error:
-            raise _damaged(path, "a whole gzip file", str(error)) from error
+            raise damaged(path, "a whole gzip file", str(error)) from error
     return path, np.frombuffer(content, np.uint8)
 
 
-def _damaged(path: Path, expected: str, found: str) -> ValueError:
+def damaged(path: Path, expected: str, found: str) -> ValueError:
+    """The error that names a file which is not as it was published."""
     return ValueError(f"{path} is damaged: expected {expected}, found {found}; remove it and get it again")
 
 
@@ -206,11 +207,11 @@ def _idx(folder: Path, file: str, dimensions: tuple[int, ...]) -> tuple[Path, By
     rank = 1 + len(dimensions)
     magic, header, body = content[:4].tobytes(), content[4 : 4 + 4 * rank], content[4 + 4 * rank :]
     if magic != bytes((0, 0, 8, rank)):
-        raise _damaged(path, f"idx magic 0x{0x0800 + rank:08x}", f"0x{magic.hex()}")
+        raise damaged(path, f"idx magic 0x{0x0800 + rank:08x}", f"0x{magic.hex()}")
     sizes = tuple(header[: 4 * (len(header) // 4)].view(">u4").tolist())
     if sizes[1:] != dimensions or len(body) != math.prod(sizes):
         wanted = math.prod(sizes) if sizes[1:] == dimensions else " x ".join(("N", *map(str, dimensions)))
-        raise _damaged(path, f"{wanted} bytes", f"{len(body)} bytes under a header that says {sizes}")
+        raise damaged(path, f"{wanted} bytes", f"{len(body)} bytes under a header that says {sizes}")
     return path, body.reshape(sizes)
 
 
@@ -218,7 +219,7 @@ def _read_mnist(known: Info, folder: Path, files: Sequence[str]) -> tuple[NDArra
     _, images = _idx(folder, files[0], (MNIST.size, MNIST.size))
     path, labels = _idx(folder, files[1], ())
     if len(labels) != len(images):
-        raise _damaged(path, f"{len(images)} labels", str(len(labels)))
+        raise damaged(path, f"{len(images)} labels", str(len(labels)))
     block = MNIST.size // known.size
     pixels = images.reshape(-1, 1, known.size, block, known.size, block).mean((3, 5)) if block > 1 else images[:, None]
     return pixels, _labels(path, labels, known)
@@ -235,14 +236,14 @@ def _records(known: Info, folder: Path, file: str) -> tuple[Bytes, Bytes]:
     head = 2 if known.classes == 100 else 1
     length = head + known.channels * known.size**2
     if len(content) == 0 or len(content) % length:
-        raise _damaged(path, f"whole records of {length} bytes", f"{len(content)} bytes")
+        raise damaged(path, f"whole records of {length} bytes", f"{len(content)} bytes")
     records = content.reshape(-1, length)
     return records[:, head:].reshape(-1, *known.shape), _labels(path, records[:, head - 1], known)
 
 
 def _labels(path: Path, labels: Bytes, known: Info) -> Bytes:
     if labels.size == 0 or labels.max() >= known.classes:
-        raise _damaged(path, f"labels 0 to {known.classes - 1}", str(labels.max()) if labels.size else "none")
+        raise damaged(path, f"labels 0 to {known.classes - 1}", str(labels.max()) if labels.size else "none")
     return labels
 
 

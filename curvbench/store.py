@@ -1,14 +1,14 @@
 """Result files: one Arrow schema, one Parquet fragment per cell, one ``run.json`` per run.
 
-``results/<suite>/<run_id>/cells/<cell_id>.parquet``, beside them ``blocks/``, ``logs/``, ``references/`` and
-``run.json``.
-No other module reads or writes them.
+``results/<suite>/<run_id>/cells/<cell_id>.parquet``, beside them ``blocks/``, ``logs/``, ``references/``, ``run.json``
+and, of many cells, ``rows.copy`` with the rows of all fragments. No other module reads or writes them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -21,9 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -71,6 +70,10 @@ SCHEMA = pa.schema(
     [pa.field(name, kind, metadata={"unit": unit, "description": text}) for name, kind, unit, text in _COLUMNS],
     metadata={"curvbench_schema_version": str(SCHEMA_VERSION)},
 )
+# A fragment repeats no descriptions: of its bytes they would be a third, and each is read with its fragment.
+_LEAN = pa.schema(
+    [pa.field(n, kind, metadata={"unit": unit} if unit else None) for n, kind, unit, _ in _COLUMNS], SCHEMA.metadata
+)
 _DTYPES = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
 _NEVER_NULL = {"schema_version": "int64", "seed": "int64", "threads": "int64"}
 _CELL = ("suite", "run_id", "cell_id")
@@ -78,6 +81,7 @@ _ALWAYS = (*_CELL, "schema_version", "started_at")  # read whatever is asked for
 _COPY, _STATE = "rows.copy", b"curvbench_state"
 _MANY = 32  # fragments that take longer to read than one file to find
 _PART = 100  # files that a thread reads before it asks for more
+_THREADS = min(8, os.cpu_count() or 1)
 _KNOWN = frozenset(map(str, Status))
 _STAMP = "%Y%m%dT%H%M%SZ"
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,100}")
@@ -115,7 +119,7 @@ def write_cell(folder: Path, table: pa.Table) -> Path:
     path = cell_file(folder, table["cell_id"][0].as_py())
     sink = pa.BufferOutputStream()
     # Of some kilobytes dictionaries and statistics only slow the reader; checksums find what flips on a disk.
-    pq.write_table(table, sink, use_dictionary=False, write_statistics=False, write_page_checksum=True)
+    pq.write_table(table.cast(_LEAN), sink, use_dictionary=False, write_statistics=False, write_page_checksum=True)
     _replace(path, sink.getvalue().to_pybytes())
     return path
 
@@ -201,7 +205,8 @@ def load(path: str | Path | Iterable[str | Path], columns: Sequence[str] = SCHEM
     """Every row below ``path``: a fragment, a folder of a run, suite or results, or several of them; oldest cell first.
 
     A cell that several runs share comes once. Fragments that are truncated or foreign are named in a warning and
-    set aside. Only ``columns`` are read, which is faster where there are many rows.
+    set aside. Only ``columns`` are read, which is faster where there are many rows. The fragments of a run are read
+    from its copy where they are those that the copy was made of.
 
     Raises:
         ValueError: there is no such path or column, or a later version of curvbench has written it.
@@ -211,32 +216,29 @@ def load(path: str | Path | Iterable[str | Path], columns: Sequence[str] = SCHEM
         raise ValueError(f"unknown column {unknown[0]!r}: {near_misses(unknown[0], SCHEMA.names)}")
     paths = [path] if isinstance(path, str | Path) else list(path)
     files = list(dict.fromkeys(file for p in paths for file in _fragments(Path(p))))
-    needed = [field for field in SCHEMA if field.name in {*columns, *_ALWAYS}]
-    wanted = SCHEMA if len(needed) == len(SCHEMA) else pa.schema(needed, SCHEMA.metadata)
-    return _in_order(*_read_all(files, wanted)).loc[:, list(columns)]
+    wanted = _wanted(columns)
+    copies = {run: copy for run, of in _by_run(files).items() if (copy := _copy(run, of, wanted)) is not None}
+    direct = _read_all([file for file in files if _run_of(file) not in copies], wanted)
+    found = [*copies.values(), direct]
+    for file, fault in (fault for content in found for fault in content.faults):
+        warnings.warn(f"{file} set aside: {fault}", stacklevel=2)
+    return _frame(_in_order([table for content in found for table in content.tables], wanted)).loc[:, list(columns)]
 
 
-COPIED = [name for name in SCHEMA.names if name != "samples"]
+WITHOUT_SAMPLES = [name for name in SCHEMA.names if name != "samples"]
 
 
-def load_run(run: Path, columns: Sequence[str] = COPIED) -> pd.DataFrame:
-    """``load`` of a run's folder without raw samples: of many cells from a copy in one file, made where it is stale.
+def load_run(run: Path, columns: Sequence[str] = WITHOUT_SAMPLES) -> pd.DataFrame:
+    """``load`` of a run's folder, by default without raw samples; of many cells a copy in one file is kept for it.
 
     Raises:
         ValueError, OSError: as ``load``.
     """
-    before = state(run)
-    copy = _copy(run, before, columns)
-    if copy is not None:
-        return copy
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        frame = load(run, COPIED)
-    for warning in said:
-        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    if not said:  # what is set aside has to be said again each time
-        _remember(run, frame, before)
-    return frame.loc[:, list(columns)]
+    cells = _fragments(run / "cells") if (run / "cells").is_dir() else []
+    if len(cells) >= _MANY and _copy(run, cells, _wanted(_CELL)) is None:
+        of = _state(cells)  # before they are read: what comes meanwhile makes the copy stale
+        _keep_copy(run, _read_all(cells, SCHEMA), of)
+    return load(run, columns)
 
 
 def cell_statuses(folder: Path) -> dict[str, Status]:
@@ -445,9 +447,14 @@ def runs_below(path: str | Path) -> list[Path]:
 
 
 def state(path: Path) -> tuple[int, int, int]:
-    """What changes whenever a fragment below ``path`` comes, goes or is replaced: count, bytes and latest change."""
-    found = [file.stat() for file in _fragments(path)]
-    return len(found), sum(s.st_size for s in found), max((s.st_mtime_ns for s in found), default=0)
+    """What changes whenever a fragment below ``path`` comes, goes or is replaced: count, bytes and a hash."""
+    return _state(_fragments(path))
+
+
+def _state(files: Sequence[Path]) -> tuple[int, int, int]:
+    found = [(file.name, at.st_size, at.st_mtime_ns) for file in files for at in [file.stat()]]
+    digest = hashlib.sha256(repr(found).encode()).digest()
+    return len(found), sum(size for _, size, _ in found), int.from_bytes(digest[:8])
 
 
 def read_log(run: Path, cell_id: str) -> str | None:
@@ -459,24 +466,42 @@ def read_log(run: Path, cell_id: str) -> str | None:
     return path.read_text(errors="replace") if path.is_file() else None
 
 
-def _remember(run: Path, frame: pd.DataFrame, of: tuple[int, int, int]) -> None:
-    """Keep the rows of a run in one file for as long as its ``state`` is ``of``; few cells need none."""
-    if of[0] < _MANY:
-        return
-    schema = pa.schema([SCHEMA.field(name) for name in COPIED], {_STATE: json.dumps([SCHEMA_VERSION, *of])})
+def _keep_copy(run: Path, content: _Content, of: tuple[int, int, int]) -> None:
+    """Keep the content of a run's fragments in one file, which counts as long as their state is ``of``."""
+    faults = [(file.name, fault) for file, fault in content.faults]  # what is set aside has to be said again each time
+    metadata = {_STATE: json.dumps([[SCHEMA_VERSION, *of], faults])}
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pandas(frame, schema, preserve_index=False), sink)
+    table = _in_order(content.tables, SCHEMA).replace_schema_metadata(metadata)
+    pq.write_table(table, sink, write_page_checksum=True)
     with contextlib.suppress(OSError):  # results may be read-only: without a copy they take longer
         _replace(run / _COPY, sink.getvalue().to_pybytes())
 
 
-def _copy(run: Path, of: tuple[int, int, int], columns: Sequence[str]) -> pd.DataFrame | None:
-    try:
-        with pq.ParquetFile(run / _COPY) as file:
-            known = json.loads((file.schema_arrow.metadata or {}).get(_STATE, b"null"))
-            return _frame(file.read(list(columns))) if known == [SCHEMA_VERSION, *of] else None
-    except (pa.ArrowException, OSError, ValueError):
+def _copy(run: Path, files: Sequence[Path], wanted: pa.Schema) -> _Content | None:
+    """The content of ``files``, all fragments of a run, from its copy; None where that is absent, stale or damaged."""
+    if len(files) < _MANY or not (run / _COPY).is_file():
         return None
+    try:
+        with pq.ParquetFile(run / _COPY, page_checksum_verification=True) as file:
+            of, faults = json.loads((file.schema_arrow.metadata or {}).get(_STATE, b"[0, 0]"))
+            if of != [SCHEMA_VERSION, *_state(files)]:
+                return None
+            said = [(run / "cells" / name, fault) for name, fault in faults]
+            return _Content([file.read(wanted.names).cast(wanted)], said)
+    except (pa.ArrowException, OSError, ValueError, TypeError):
+        return None
+
+
+def _by_run(files: Iterable[Path]) -> dict[Path, list[Path]]:
+    found: dict[Path, list[Path]] = {}
+    for file in files:
+        found.setdefault(_run_of(file), []).append(file)
+    return found
+
+
+def _run_of(fragment: Path) -> Path:
+    """The folder of the run in whose ``cells/`` a fragment lies."""
+    return fragment.parent.parent
 
 
 def _latest_runs(folder: Path) -> list[Path]:
@@ -571,49 +596,59 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _read_all(files: Sequence[Path], wanted: pa.Schema) -> tuple[pa.Table, list[int]]:
-    """The rows of all files, and how many of each; a file that is damaged or foreign is none, with a warning."""
+def _wanted(columns: Iterable[str]) -> pa.Schema:
+    """The schema of what is read where ``columns`` are asked for."""
+    needed = [field for field in SCHEMA if field.name in {*columns, *_ALWAYS}]
+    return SCHEMA if len(needed) == len(SCHEMA) else pa.schema(needed, SCHEMA.metadata)
+
+
+class _Content(NamedTuple):
+    """What files hold: the tables of those that are sound, and what is wrong with each of the others."""
+
+    tables: list[pa.Table]
+    faults: list[tuple[Path, str]]
+
+
+def _read_all(files: Sequence[Path], wanted: pa.Schema) -> _Content:
     parts = [files[start : start + _PART] for start in range(0, len(files), _PART)]
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max_workers=_THREADS) as pool:
         found = list(pool.map(lambda part: _read_part(part, wanted), parts))
-    for text in chain.from_iterable(said for _, _, said in found):
-        warnings.warn(text, stacklevel=4)
-    whole = pa.concat_tables([wanted.empty_table(), *(table for table, _, _ in found)])
-    return whole, [count for _, counts, _ in found for count in counts]
+    return _Content([table for part in found for table in part.tables], [f for part in found for f in part.faults])
 
 
-def _read_part(files: Sequence[Path], wanted: pa.Schema) -> tuple[pa.Table, list[int], list[str]]:
-    """As ``_read_all``, with the warnings. Files are judged together, and each by itself where that finds a fault."""
-    tables, said = _try_each(files, lambda file: _read(file, wanted))
-    whole = pa.concat_tables([wanted.empty_table(), *tables])
+def _read_part(files: Sequence[Path], wanted: pa.Schema) -> _Content:
+    """As ``_read_all``. Files are judged together, and each by itself where that finds a fault."""
+    content = _try_each(files, lambda file: _read(file, wanted))
     try:
-        _sound(whole, files[0])
+        _sound(pa.concat_tables([wanted.empty_table(), *content.tables]), files[0])
     except ValueError:
-        tables, said = _try_each(files, lambda file: _sound(_read(file, wanted), file))
-        whole = pa.concat_tables([wanted.empty_table(), *tables])
-    return whole.combine_chunks(), [table.num_rows for table in tables], said
+        return _try_each(files, lambda file: _sound(_read(file, wanted), file))
+    return content
 
 
-def _try_each(files: Sequence[Path], read: Callable[[Path], pa.Table]) -> tuple[list[pa.Table], list[str]]:
-    """The tables that could be read, and what is to say of the other files."""
-    tables, said = [], []
+def _try_each(files: Sequence[Path], read: Callable[[Path], pa.Table]) -> _Content:
+    content = _Content([], [])
     for file in files:
         try:
-            tables.append(read(file))
+            content.tables.append(read(file))
         except NewerSchema:
             raise
         except ValueError as error:
-            said.append(f"{file} set aside: {error}")
-    return tables, said
+            content.faults.append((file, str(error)))
+    return content
 
 
-def _in_order(table: pa.Table, counts: Sequence[int]) -> pd.DataFrame:
-    """The rows of files with ``counts`` rows, each cell from the first that holds it, the cell started first on top."""
-    source, cell = pd.Series(np.repeat(np.arange(len(counts)), counts)), _numbered(table)
+def _in_order(tables: Sequence[pa.Table], wanted: pa.Schema) -> pa.Table:
+    """The rows of all tables, each cell from the first that holds it, the cell started first on top."""
+    whole = pa.concat_tables([wanted.empty_table(), *tables])
+    counts = [table.num_rows for table in tables]
+    source, cell = pd.Series(np.repeat(np.arange(len(counts)), counts)), _numbered(whole)
     first = (source == source.groupby(cell).transform("min")).to_numpy()
-    begun = table["started_at"].cast(pa.int64()).fill_null(np.iinfo(np.int64).max).to_pandas()
+    begun = whole["started_at"].cast(pa.int64()).fill_null(np.iinfo(np.int64).max).to_pandas()
     order = np.lexsort((cell, begun.groupby(cell).transform("first")))
-    return _frame(table.take(order[first[order]]))
+    kept = pa.array(order[first[order]])
+    with ThreadPoolExecutor(max_workers=_THREADS) as pool:
+        return pa.table(list(pool.map(lambda column: column.take(kept), whole.columns)), schema=wanted)
 
 
 def _numbered(table: pa.Table) -> np.ndarray:

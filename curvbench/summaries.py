@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from curvbench.data import damaged
 from curvbench.likelihood import IGNORED
 from curvbench.spec import Skip
 from curvbench.text import Texts, filled, lines, place
@@ -105,13 +107,19 @@ def _pairs(corpus: Corpus, path: Path) -> Pairs:
 def _pair(corpus: Corpus, path: Path, number: int, line: str) -> tuple[str, str]:
     try:
         record = json.loads(line)
-        document, summary = record[corpus.document], record[corpus.summary]
-        if isinstance(document, list):
-            document, summary = " ".join(document), summary[0]
-        return str(document), str(summary)
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        wanted = f'a JSON object with "{corpus.document}" and "{corpus.summary}"'
-        raise ValueError(f"{path} is damaged: line {number} is not {wanted}; remove it and get it again") from error
+        return _text(record[corpus.document], " ".join), _text(record[corpus.summary], itemgetter(0))
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        wanted = f'a JSON object with texts "{corpus.document}" and "{corpus.summary}" in each line'
+        raise damaged(path, wanted, f"another thing in line {number}") from error
+
+
+def _text(value: Any, one: Callable[[list[str]], str]) -> str:
+    """A text, or the one that a list of texts makes; raises ValueError for what no tokenizer reads."""
+    text = one(value) if isinstance(value, list) else value
+    if not isinstance(text, str):
+        raise TypeError
+    text.encode()  # JSON may hold half a character
+    return text
 
 
 def _tiny() -> tuple[Pairs, Pairs]:

@@ -15,6 +15,7 @@ import gzip
 import itertools
 import os
 import re
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from curvbench.data import find
+from curvbench.data import damaged, find
 from curvbench.likelihood import IGNORED
 from curvbench.spec import Dataset, Skip
 
@@ -108,7 +109,7 @@ def _pair(
     source, target = (_rows(path, known, length) for path, known in zip(paths, ids, strict=True))
     if len(source) != len(target):
         counts = f"{len(source)} sentences in {paths[0].name}, {len(target)} in {paths[1].name}"
-        raise ValueError(f"{paths[0].parent} is damaged: {counts}; remove these files and get them again")
+        raise damaged(paths[0].parent, "as many sentences in both languages", counts)
     return translation(source, target, vocabulary, length)
 
 
@@ -169,7 +170,8 @@ def lines(path: Path) -> Iterator[str]:
             for line in file:
                 some = True
                 yield line
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged: {error}; remove it and get it again") from error
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        whole = "a whole gzip file of UTF-8 text" if path.suffix == ".gz" else "UTF-8 text"
+        raise damaged(path, whole, str(error)) from error
     if not some:
-        raise ValueError(f"{path} is damaged: it is empty; remove it and get it again")
+        raise damaged(path, "lines", "none")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -16,13 +17,13 @@ from pathlib import Path
 import pytest
 import torch
 from engines.test_engines import gone
-from test_trial import TRAINING, deterministic, trained
+from test_trial import TRAINING, Normed, deterministic, trained
 
 import curvbench as cb
-from curvbench import blocks
+from curvbench import blocks, measure
 from curvbench.distributed import Ranks
 from curvbench.engines.task import describe
-from curvbench.launch import together
+from curvbench.launch import RankDied, together
 from curvbench.problems.mlp import MLP
 from curvbench.spec import Cell, Diverged, Probe, Row, Status, Training, Unsupported
 
@@ -119,7 +120,7 @@ ALONE = """
 import os, sys, time
 sys.path[:0] = sys.argv[1:]
 import test_launch
-from curvbench.launch import together
+from curvbench.launch import RankDied, together
 if __name__ == "__main__":
     together(test_launch.waits, 2, "cpu", lambda text: print(text, flush=True))
 """
@@ -140,6 +141,24 @@ def test_no_rank_outlives_the_process_that_began_it() -> None:
         parent.kill()
     assert len(ranks) == 2
     assert all(map(gone, ranks))
+
+
+@pytest.mark.slow
+def test_ranks_that_were_killed_go_on_from_the_checkpoint(tmp_path: Path) -> None:
+    """To the numbers of a training that nobody ends, dropout of each rank and running averages included."""
+    subject = cell(cb.probe("kfac", damping=0.1), 2, Normed(), replace(TRAINING, momentum=0.9))
+    whole = deterministic(trained(subject, tmp_path / "whole"))
+
+    def report(text: str) -> None:
+        if text.startswith("epoch 2/"):
+            max(multiprocessing.active_children(), key=lambda rank: rank.pid or 0).kill()
+
+    folder, said = tmp_path / "parts", list[str]()
+    measure.prepare(subject, folder, None, report)
+    with pytest.raises(RankDied, match="was killed by SIGKILL"):
+        measure.measure(subject, folder, None, report)
+    assert deterministic(trained(subject, folder, said)) == whole
+    assert [text[:8] for text in said if text.startswith("epoch")] == ["epoch 3/"]
 
 
 @pytest.mark.slow

@@ -1,21 +1,28 @@
-"""Properties of what comes from outside: filters, suite files, result files."""
+"""Properties of what comes from outside: filters, suite files, result files, data files."""
 
 from __future__ import annotations
 
+import gzip
+import json
 import math
 import string
 import tempfile
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from published import cifar_files, mnist_files, write
 from test_store import run, table
 
-from curvbench import registry, selection, store
+from curvbench import data, registry, selection, store, summaries, text
+from curvbench.spec import Dataset
 
 FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 NAMES = st.sampled_from(sorted(registry.probes()))
@@ -149,3 +156,80 @@ def test_no_id_leads_out_of_the_folder(tmp_path: Path, cell_id: str) -> None:
         store.write_cell(tmp_path, table(cell_id))
     assert list(tmp_path.iterdir()) == []
     assert store.read_log(tmp_path, cell_id) is None
+
+
+class Layout(NamedTuple):
+    """Files as their authors publish them, what reads them, and whether a file tells that it is not whole."""
+
+    files: dict[str, bytes]
+    read: Callable[[Path], Dataset]
+    by_size: bool = True
+    by_checksum: bool = False
+
+    def zipped(self) -> Layout:
+        packed = {f"{name}.gz": gzip.compress(content) for name, content in self.files.items()}
+        return self._replace(files=packed, by_checksum=True)
+
+
+def translations() -> Layout:
+    sides = {"en": "A dog runs.\nA dog, a cat.\n", "de": "Ein Hund läuft.\nEin Hund, eine Katze.\n"}
+    files = {f"multi30k/{part}.{k}": v.encode() for part in ("train", "test_2016_flickr") for k, v in sides.items()}
+    return Layout(files, lambda root: text.parallel("multi30k", root, vocabulary=6, length=6), by_size=False)
+
+
+def documents(task: str, folder: str, document: object, summary: object) -> Layout:
+    keys = summaries.CORPORA[task]
+    line = json.dumps({keys.document: document, keys.summary: summary}).encode() + b"\n"
+    read = partial(summaries.summarisation, task, vocabulary=100, source=12, target=6)
+    return Layout({f"{folder}/{part}.jsonl": 2 * line for part in ("train", "test")}, read, by_size=False)
+
+
+LAYOUTS = {
+    "mnist": Layout(mnist_files(), partial(data.load, "mnist")),
+    "cifar10": Layout(cifar_files("cifar10", 1), partial(data.load, "cifar10")),
+    "cifar100": Layout(cifar_files("cifar100", 1), partial(data.load, "cifar100")),
+    "multi30k": translations(),
+    "scitldr": documents("scitldr", "scitldr-a", ["a deep model", "is caf\u00e9"], ["a model"]),
+    "xsum": documents("xsum", "xsum", "a long story", "a story"),
+}
+LAYOUTS |= {f"{name}.gz": LAYOUTS[name].zipped() for name in ("mnist", "cifar100", "multi30k", "scitldr")}
+PLACES = st.integers(0, 2**20)
+DAMAGES = st.one_of(
+    st.lists(PLACES, min_size=1, max_size=4).map(lambda bits: partial(flipped, bits)),
+    PLACES.map(lambda place: lambda content: content[: place % len(content)]),
+    st.binary(min_size=1, max_size=30).map(lambda more: lambda content: content + more),
+    st.binary(max_size=60).map(lambda other: lambda content: other),
+)
+
+
+def flipped(bits: list[int], content: bytes) -> bytes:
+    damaged = bytearray(content)
+    for bit in bits:
+        damaged[bit // 8 % len(content)] ^= 1 << bit % 8
+    return bytes(damaged)
+
+
+def same(one: Dataset, other: Dataset) -> bool:
+    parts = ("train_inputs", "train_targets", "test_inputs", "test_targets")
+    return all(getattr(one, part).equal(getattr(other, part)) for part in parts)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@FEW
+@given(st.integers(0, 99), DAMAGES)
+def test_damaged_data_is_named_in_one_line(
+    tmp_path: Path, name: str, which: int, damage: Callable[[bytes], bytes]
+) -> None:
+    """What is read all the same is as large as before where a size tells, and the same where a checksum does."""
+    layout = LAYOUTS[name]
+    file = sorted(layout.files)[which % len(layout.files)]
+    after = damage(layout.files[file])
+    try:
+        found = layout.read(write(tmp_path, layout.files | {file: after}))
+    except ValueError as error:
+        refused_in_one_line(error)
+        assert Path(file).name in str(error) and "is damaged: expected " in str(error)
+        return
+    assert len(found.train_inputs) == len(found.train_targets) and len(found.test_inputs) == len(found.test_targets)
+    assert not layout.by_checksum or same(found, layout.read(write(tmp_path, layout.files)))
+    assert not layout.by_size or layout.by_checksum or len(after) == len(layout.files[file])

@@ -79,7 +79,8 @@ def test_units_are_in_the_files(tmp_path: Path) -> None:
     path = store.write_cell(tmp_path, table())
     schema = pq.read_schema(path)
     assert schema.field("started_at").metadata[b"unit"] == b"UTC"
-    assert b"raw repetitions" in schema.field("samples").metadata[b"description"]
+    assert schema.field("samples").metadata == {b"unit": b"column unit"}
+    assert schema.field("reason").metadata is None, "a description in each of ten thousand files only slows the reader"
 
 
 def test_a_failed_cell_has_a_reason_and_no_value(tmp_path: Path) -> None:
@@ -333,36 +334,89 @@ def many(tmp_path: Path) -> Path:
     return run(tmp_path, "r1", *(f"c{k}" for k in range(40)))
 
 
-def test_a_run_of_many_cells_is_read_from_its_copy(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = store.load(many, store.COPIED)
-    pd.testing.assert_frame_equal(store.load_run(many), expected)
-    pd.testing.assert_frame_equal(store.load(many, store.COPIED), expected, obj="the copy is no fragment")
-    monkeypatch.setattr(store, "read_cell", None)
-    pd.testing.assert_frame_equal(store.load_run(many), expected)
-    assert store.load_run(many, ["value"]).columns.tolist() == ["value"]
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The fragments that are read one by one."""
+    read, files = store._read, []
+
+    def noted(path: Path, wanted: pa.Schema) -> pa.Table:
+        files.append(path)
+        return read(path, wanted)
+
+    monkeypatch.setattr(store, "_read", noted)
+    return files
+
+
+def test_a_run_of_many_cells_is_read_from_its_copy(many: Path, opened: list[Path]) -> None:
+    expected = store.load(many)
+    assert len(opened) == 40
+    pd.testing.assert_frame_equal(store.load_run(many), expected[store.WITHOUT_SAMPLES])
+    assert len(opened) == 80
+    pd.testing.assert_frame_equal(store.load_run(many), expected[store.WITHOUT_SAMPLES])
+    pd.testing.assert_frame_equal(store.load(many), expected)
+    pd.testing.assert_frame_equal(store.load(many / "cells", ["value"]), expected[["value"]])
+    assert len(opened) == 80
+
+
+def test_a_copy_stands_for_its_run_alone(many: Path, tmp_path: Path, opened: list[Path]) -> None:
+    """Beside other runs, one that shares its cells, and a part of its own fragments."""
+    store.load_run(many)
+    other = run(tmp_path, "r2", "c1", "c2")
+    for cell in ("c3", "c4"):
+        store.share_cell(many / "cells" / f"{cell}.parquet", other / "cells")
+    opened.clear()
+    frame = store.load(tmp_path)
+    assert len(frame) == 42 * len(ROWS) and not frame.duplicated(["run_id", "cell_id", "metric"]).any()
+    assert {path.parent.parent for path in opened} == {other}
+    assert set(store.load(many / "cells" / f"c{k}.parquet" for k in range(33))["cell_id"]) == {
+        f"c{k}" for k in range(33)
+    }
 
 
 def test_a_copy_is_made_anew_when_a_fragment_changes(many: Path) -> None:
     store.load_run(many)
     store.write_cell(many / "cells", table("c3", rows=FAILED))
-    pd.testing.assert_frame_equal(store.load_run(many), store.load(many, store.COPIED))
+    pd.testing.assert_frame_equal(store.load_run(many), store.load(many, store.WITHOUT_SAMPLES))
     (many / "cells" / "c4.parquet").unlink()
     assert "c4" not in set(store.load_run(many)["cell_id"])
 
 
-def test_a_copy_hides_no_damage(many: Path) -> None:
+def test_a_copy_hides_no_damage(many: Path, tmp_path: Path) -> None:
     (many / "cells" / "c5.parquet").write_bytes(b"x")
     for _ in range(2):
-        with pytest.warns(UserWarning, match="c5.parquet set aside"):
+        with pytest.warns(UserWarning, match="c5.parquet set aside: not readable"):
             assert "c5" not in set(store.load_run(many)["cell_id"])
+    moved = many.rename(tmp_path / "moved")
+    with pytest.warns(UserWarning, match=re.escape(f"{moved / 'cells' / 'c5.parquet'} set aside: not readable")):
+        store.load(moved)
 
 
-@pytest.mark.parametrize("content", [b"", b"PAR1", None])
-def test_a_damaged_copy_is_not_used(content: bytes | None, many: Path) -> None:
+def test_a_fragment_that_is_put_back_with_its_old_time_is_seen(many: Path) -> None:
+    """As from a backup: no fragment is later than before, and as many bytes are there."""
+    store.load_run(many)
+    first, second = (many / "cells" / f"c{k}.parquet" for k in (11, 12))
+    assert first.stat().st_size == second.stat().st_size
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content)
+    latest = (many / "cells" / "c39.parquet").stat()
+    for file in (first, second):
+        os.utime(file, ns=(latest.st_atime_ns, latest.st_mtime_ns - 1))
+    assert store._copy(many, store._fragments(many), store.SCHEMA) is None
+
+
+@pytest.mark.parametrize("damage", ["empty", "foreign", "cut", "bits"])
+def test_a_damaged_copy_is_not_used(damage: str, many: Path) -> None:
+    store.write_cell(many / "cells", table("c7", rows=[Row("error.relative", 0.123456789)]))
+    expected = store.load(many)
     store.load_run(many)
     (copy,) = [path for path in many.iterdir() if path.suffix == ".copy"]
-    copy.write_bytes(copy.read_bytes()[:-200] if content is None else content)
-    pd.testing.assert_frame_equal(store.load_run(many), store.load(many, store.COPIED))
+    content = copy.read_bytes()
+    place = content.index(np.float64(0.123456789).tobytes()) + 6
+    flipped = content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :]
+    copy.write_bytes({"empty": b"", "foreign": b"PAR1", "cut": content[:-200], "bits": flipped}[damage])
+    pd.testing.assert_frame_equal(store.load(many), expected)
+    pd.testing.assert_frame_equal(store.load_run(many), expected[store.WITHOUT_SAMPLES])
 
 
 def test_a_run_of_few_cells_and_one_that_cannot_be_written_have_no_copy(

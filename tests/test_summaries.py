@@ -82,12 +82,27 @@ def test_gzipped_files_are_read(tmp_path: Path) -> None:
     assert len(summarisation("scitldr", tmp_path, vocabulary=100, source=8, target=8).train_inputs) == 3
 
 
-@pytest.mark.parametrize("line", ["{", '{"source": ["a"]}', '{"source": ["a"], "target": []}', "[]", "7"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        '{"source": ["a"]}',
+        '{"source": ["a"], "target": []}',
+        '{"source": ["a", 1], "target": ["a"]}',
+        '{"source": null, "target": "a"}',
+        '{"source": ["a"], "target": ["\\ud800"]}',
+        "[" * 100_000,
+        "[]",
+        "7",
+    ],
+    ids=["cut", "one", "none", "number", "null", "half a character", "deep", "list", "seven"],
+)
 def test_damage_is_named_with_its_line(line: str, tmp_path: Path) -> None:
     file = scitldr(tmp_path) / "scitldr-a" / "train.jsonl"
     file.write_text(f"{file.read_text()}{line}\n")
     wanted = (
-        r'train\.jsonl is damaged: line 4 is not a JSON object with "source" and "target"; remove it and get it again'
+        r'train\.jsonl is damaged: expected a JSON object with texts "source" and "target" in each line, '
+        r"found another thing in line 4; remove it and get it again"
     )
     with pytest.raises(ValueError, match=wanted) as caught:
         summarisation("scitldr", tmp_path, vocabulary=100, source=8, target=8)

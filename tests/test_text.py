@@ -83,20 +83,29 @@ def test_absent_files_are_a_skip_that_says_where_they_are(root: Path | None, mon
 
 @pytest.mark.parametrize(
     "content",
-    [b"plain", gzip.compress(b"a\n")[:-6], gzip.compress(b"\xff\xfe"), gzip.compress(b"")],
-    ids=["plain", "cut", "no text", "empty"],
+    [
+        b"plain",
+        gzip.compress(b"a\n")[:-6],
+        gzip.compress(b"a\n")[:10] + b"\xff" * 20,
+        gzip.compress(b"\xff\xfe"),
+        gzip.compress(b""),
+    ],
+    ids=["plain", "cut", "overwritten", "no text", "empty"],
 )
 def test_damage_is_named(tmp_path: Path, content: bytes) -> None:
     file = written(tmp_path) / "multi30k" / "train.de.gz"
     file.write_bytes(content)
-    with pytest.raises(ValueError, match=r"train\.de\.gz is damaged: .*get it again"):
+    with pytest.raises(ValueError, match=r"train\.de\.gz is damaged: expected .*get it again"):
         text.parallel("multi30k", tmp_path, vocabulary=6, length=6)
 
 
 def test_two_sides_of_different_length_are_damage(tmp_path: Path) -> None:
     file = written(tmp_path) / "multi30k" / "train.de.gz"
     file.write_bytes(gzip.compress(b"Ein Hund\n"))
-    with pytest.raises(ValueError, match=r"3 sentences in train\.en\.gz, 1 in train\.de\.gz"):
+    with pytest.raises(
+        ValueError,
+        match=r"expected as many sentences in both languages, found 3 sentences in train\.en\.gz, 1 in train\.de\.gz",
+    ):
         text.parallel("multi30k", tmp_path, vocabulary=6, length=6)
 
 

@@ -57,7 +57,7 @@ class _Session:
         self.share = SPARE * memory.available() / work.jobs if work.memory is None else work.memory
         self.slots = _slots(work)
         self.context = _context(work.measure)
-        self.server = _watched_server(self.context, guard)
+        self.server, self.forked = _watched_server(self.context, guard), False
         self.end = time.monotonic() + work.budget if work.budget is not None else float("inf")
         self.waiting = work.tasks()
         self.running: list[_Child] = []
@@ -72,6 +72,9 @@ class _Session:
         except BaseException:
             self._abandon()
             raise
+        finally:
+            if self.server is not None and self.forked:  # this process lives on, and its next run uses it
+                self.guard.release_process(self.server)
 
     def _start(self) -> None:
         """Fill the free places. Over budget nothing is started; what is left stays without rows."""
@@ -89,8 +92,7 @@ class _Session:
                 continue
             try:
                 self.running.append(_Child(self.context, self.guard, task, self.work.timeout, self._slot(task)))
-                if self.server is not None:  # it has forked, so that its imports are done
-                    self.guard.release_process(self.server)
+                self.forked = True
             except (pickle.PicklingError, AttributeError, TypeError) as error:
                 self._finished(task, task.fail(describe(error), datetime.now(UTC)), 0.0)
 
