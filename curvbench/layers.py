@@ -85,17 +85,48 @@ def padded(layer: Layer, x: Tensor) -> Tensor:
     return plane
 
 
+def output_size(layer: Layer, planes: Tensor) -> tuple[int, int]:
+    """Height and width of a convolution's output for its padded planes (..., height, width)."""
+    sizes = zip(planes.shape[-2:], layer.kernel, layer.stride, layer.dilation, strict=True)
+    height, width = ((size - d * (k - 1) - 1) // s + 1 for size, k, s, d in sizes)
+    return height, width
+
+
+def _windows(layer: Layer, planes: Tensor) -> Tensor:
+    """What every entry of the kernel reads of padded planes (N, C, H, W), as a view (N, C, k_h, k_w, H', W').
+
+    Copied it is what ``F.unfold`` returns, in a third of the time.
+    """
+    rows, columns = planes.stride()[-2:]
+    (d_h, d_w), (s_h, s_w) = layer.dilation, layer.stride
+    steps = (rows * d_h, columns * d_w, rows * s_h, columns * s_w)
+    size = (*planes.shape[:2], *layer.kernel, *output_size(layer, planes))
+    return planes.as_strided(size, (*planes.stride()[:2], *steps))
+
+
 def patches(layer: Layer, x: Tensor) -> Tensor:
     """The layer's input as the matrix it is multiplied with, (N, ...) -> (N, G, D, S); the bias's 1 comes last."""
     if layer.kind == "linear":
         columns = x.reshape(x.shape[0], -1, x.shape[-1]).mT[:, None]
     else:
-        unfolded = F.unfold(padded(layer, x), layer.kernel, dilation=layer.dilation, stride=layer.stride)
-        columns = unfolded.reshape(x.shape[0], layer.groups, -1, unfolded.shape[-1])
-    if not layer.bias:
-        return columns
-    ones = columns.new_ones(1).expand(*columns.shape[:2], 1, columns.shape[-1])
-    return torch.cat([columns, ones], dim=2)
+        columns = _windows(layer, padded(layer, x)).reshape(x.shape[0], layer.groups, layer.inputs - layer.bias, -1)
+    return _with_ones(columns, 2) if layer.bias else columns
+
+
+def joined_patches(layer: Layer, x: Tensor) -> Tensor:
+    """The same for one product with all samples, (N, ...) -> (G, D, S, N): their numbers lie side by side."""
+    if layer.kind == "linear":
+        columns = x.reshape(x.shape[0], -1, x.shape[-1]).permute(2, 1, 0)[None]
+    else:
+        planes = padded(layer, x).permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2)
+        windows = _windows(layer, planes).permute(1, 2, 3, 4, 5, 0)
+        columns = windows.reshape(layer.groups, layer.inputs - layer.bias, -1, x.shape[0])
+    return _with_ones(columns, 1) if layer.bias else columns
+
+
+def _with_ones(columns: Tensor, dimension: int) -> Tensor:
+    ones = columns.new_ones(()).expand_as(columns.narrow(dimension, 0, 1))
+    return torch.cat([columns, ones], dimension)
 
 
 def slopes(layer: Layer, gradient: Tensor) -> Tensor:

@@ -54,6 +54,10 @@ class Columns:
         """Patches of some samples, (n, G, D, S)."""
         return geometry.patches(self.layer, self.inputs[samples])
 
+    def _joined_patches(self, samples: slice) -> Tensor:
+        """The same as (G, D, S, n)."""
+        return geometry.joined_patches(self.layer, self.inputs[samples])
+
     def _samples_per_tile(self, bytes_per_sample: int) -> Iterator[slice]:
         samples = self.slopes.shape[1]
         step = max(1, TILE_BYTES // max(bytes_per_sample, 1))
@@ -69,7 +73,8 @@ class Columns:
         total = self.slopes.new_zeros(weights.shape[2], *self.layer.shape)
         for part in self._samples_per_tile(self.slopes[0, 0].numel() * weights.shape[2] * self.slopes.element_size()):
             mixed = torch.einsum("rnk,rngms->kngms", weights[:, part].to(self.slopes.dtype), self.slopes[:, part])
-            total += torch.einsum("kngms,ngds->kgmd", mixed, self.patches(part))
+            # i, not s: einsum orders sums by letter, and patches in another order are a copy
+            total += torch.einsum("kngmi,gdin->kgmd", mixed, self._joined_patches(part))
         return total.flatten(1).T
 
     def project(self, V: Tensor) -> Tensor:
@@ -77,8 +82,8 @@ class Columns:
         matrices = V.T.to(self.slopes.dtype).reshape(-1, *self.layer.shape)
         results = []
         for part in self._samples_per_tile(self.slopes[0, 0].numel() * V.shape[1] * self.slopes.element_size()):
-            responses = torch.einsum("kgmd,ngds->kngms", matrices, self.patches(part))
-            results.append(torch.einsum("rngms,kngms->rnk", self.slopes[:, part], responses))
+            responses = torch.einsum("kgmd,gdsn->kgmsn", matrices, self._joined_patches(part))
+            results.append(torch.einsum("rngms,kgmsn->rnk", self.slopes[:, part], responses))
         return torch.cat(results, dim=1)
 
     def squares(self, left_basis: Tensor | None = None, right_basis: Tensor | None = None) -> Tensor:

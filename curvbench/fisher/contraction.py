@@ -19,6 +19,7 @@ from curvbench.spec import LayerSize
 Order = Literal["direct", "kernel"]
 _KERNEL_TILE_BYTES = 2 * 2**20
 _ROW_BLOCKS = 8
+_MIRROR_ROWS = 128
 
 
 def cost(columns: Columns, order: Order) -> float:
@@ -79,7 +80,7 @@ def _direct(a: Columns, b: Columns) -> Tensor:
             else:
                 total += W_a @ form(b.slopes[:, :, one, part], x_b[:, one]).reshape(b.count, -1).T
     if a is b:
-        total = total.tril() + total.tril(-1).T
+        _mirror(total)
     return _sample_last(total, a, b)
 
 
@@ -97,35 +98,46 @@ def _add_lower_products(total: Tensor, W: Tensor) -> None:
         total[first:last, :last] += W[first:last] @ W[:last].T
 
 
+def _mirror(lower: Tensor) -> None:
+    """The transpose of the lower triangle written over the upper one; in blocks, for a whole one is read uncached."""
+    for first in range(0, len(lower), _MIRROR_ROWS):
+        last = min(first + _MIRROR_ROWS, len(lower))
+        corner = lower[first:last, first:last]
+        corner.copy_(corner.tril() + corner.tril(-1).T)
+        lower[:first, first:last] = lower[first:last, :first].T
+
+
 def _kernel(a: Columns, b: Columns) -> Tensor:
+    """Sample by sample of ``b``; of the products T with the samples of ``a`` as many at a time as stay in cache."""
     (R_a, N_a, G, M, S_a), (R_b, N_b, *_, S_b) = a.slopes.shape, b.slopes.shape
-    total = torch.zeros(N_a, R_a, N_b, R_b, dtype=torch.float64, device=a.slopes.device)
-    x_a, x_b = (c.patches().permute(1, 2, 0, 3) for c in (a, b))  # (G, D, N, S)
+    total = torch.zeros(N_b, R_b, N_a * R_a, dtype=torch.float64, device=a.slopes.device)
+    x_a = a.patches()
+    x_b = x_a if a is b else b.patches()
     left = a.slopes.permute(1, 2, 0, 3, 4).reshape(N_a, G, R_a * M, S_a)
     right = b.slopes.permute(1, 0, 2, 3, 4).reshape(N_b, R_b, G * M * S_b)
     itemsize = a.slopes.element_size()
     step = max(1, _KERNEL_TILE_BYTES // (G * R_a * M * S_b * itemsize))
-    block = max(1, TILE_BYTES // (G * S_a * N_b * S_b * itemsize))
-    for first in range(0, N_a, block):
-        kernels = _kernels(x_a[:, :, first : first + block], x_b[:, :, first if a is b else 0 :])
+    block = max(1, TILE_BYTES // (G * S_a * N_a * S_b * itemsize))
+    for first in range(0, N_b, block):
+        before = first if a is b else 0  # samples whose products with this block are the other half
+        kernels = _kernels(x_a[before:], x_b[first : first + block])
         for n, kernel in enumerate(kernels, first):
-            for start in range(n if a is b else 0, N_b, step):
-                part = slice(start, min(start + step, N_b))
-                offset = first if a is b else 0
-                T = left[n] @ kernel[start - offset : part.stop - offset]
-                T = T.reshape(-1, G, R_a, M, S_b).transpose(1, 2).reshape(-1, R_a, G * M * S_b)
-                total[n, :, part] = (T @ right[part].mT).transpose(0, 1)
+            for start in range(n if a is b else 0, N_a, step):
+                part = slice(start, min(start + step, N_a))
+                T = left[part] @ kernel[start - before : part.stop - before]
+                T = T.reshape(-1, G, R_a, M, S_b).transpose(1, 2).reshape(-1, G * M * S_b)
+                total[n, :, R_a * start : R_a * part.stop] = right[n] @ T.T  # faster than T @ right[n].T
+    products = total.reshape(b.count, a.count).T
     if a is b:
-        flat, sample = total.reshape(a.count, b.count), torch.arange(N_a, device=total.device).repeat_interleave(R_a)
-        total = torch.where(sample[:, None] > sample, flat.T, flat)
-    return _sample_last(total, a, b)
+        _mirror(products)
+    return _sample_last(products, a, b)
 
 
 def _kernels(x_a: Tensor, x_b: Tensor) -> Tensor:
-    """X_n^T X_n' for some samples of each side, (G, D, n, S) and (G, D, n', S') give (n, n', G, S, S')."""
-    G, D, n, S = x_a.shape
-    products = x_a.reshape(G, D, n * S).mT @ x_b.reshape(G, D, -1)
-    return products.reshape(G, n, S, x_b.shape[2], -1).permute(1, 3, 0, 2, 4).contiguous()
+    """X_n^T X_n' for patches (n, G, D, S) and (n', G, D, S'), (n', n, G, S, S')."""
+    a, b = (x.permute(1, 2, 0, 3) for x in (x_a, x_b))
+    products = a.flatten(2).mT @ b.flatten(2)
+    return products.reshape(len(a), *a.shape[2:], *b.shape[2:]).permute(3, 1, 0, 2, 4)
 
 
 def gram_cost(size: LayerSize, samples: int, columns: int) -> float:

@@ -16,21 +16,12 @@ def _batched(factor: Tensor) -> Tensor:
     return factor if factor.ndim == 3 else factor[None]
 
 
-def _to_matrices(V: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """(P, K) -> (K, G, M, D)."""
-    return V.T.reshape(V.shape[1], left.shape[0], left.shape[-1], right.shape[-1])
-
-
-def _to_vectors(V: Tensor) -> Tensor:
-    """(K, G, M, D) -> (P, K)."""
-    return V.reshape(V.shape[0], -1).T
-
-
 def _between(left: Tensor, V: Tensor, right: Tensor) -> Tensor:
-    """The product left V right, (K, G, M, D); one matrix in one group skips the slower batched product."""
-    if V.shape[:2] == (1, 1):
-        return (left[0] @ V[0, 0] @ right[0])[None, None]
-    return left @ V @ right
+    """The products left V right for a stack (P, K) of matrices (G, M, D); one skips the slower batched product."""
+    if V.shape[1] == len(left) == 1:
+        return (left[0] @ V.reshape(left.shape[-1], -1) @ right[0]).view(V.shape)
+    matrices = V.T.reshape(-1, len(left), left.shape[-1], right.shape[-1])
+    return (left @ matrices @ right).flatten(1).T
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +38,9 @@ class RotatedDiagonal(Operator):
     def __post_init__(self) -> None:
         for name in ("left_basis", "right_basis", "entries"):
             object.__setattr__(self, name, _batched(getattr(self, name)))
+        fitting = (*self.left_basis.shape[:2], self.right_basis.shape[-1])
+        if self.entries.shape != fitting:
+            raise ValueError(f"entries of these bases have shape {fitting}, got {tuple(self.entries.shape)}")
 
     @property
     def size(self) -> int:
@@ -61,9 +55,8 @@ class RotatedDiagonal(Operator):
         return self.entries.device
 
     def _matmat(self, V: Tensor) -> Tensor:
-        matrices = _to_matrices(V, self.left_basis, self.right_basis)
-        rotated = _between(self.left_basis.mT, matrices, self.right_basis)
-        return _to_vectors(_between(self.left_basis, rotated * self.entries, self.right_basis.mT))
+        rotated = _between(self.left_basis.mT, V, self.right_basis)
+        return _between(self.left_basis, rotated * self.entries.reshape(-1, 1), self.right_basis.mT)
 
     def inverse(self, damping: float) -> RotatedDiagonal:
         """(self + damping I)^-1; raises ValueError where that is singular."""
@@ -132,7 +125,7 @@ class Kronecker(Operator):
         return RotatedDiagonal(left_basis, right_basis, left_values[:, :, None] * right_values[:, None, :])
 
     def _matmat(self, V: Tensor) -> Tensor:
-        return _to_vectors(_between(self.left, _to_matrices(V, self.left, self.right), self.right.mT))
+        return _between(self.left, V, self.right.mT)
 
     def _solve(self, V: Tensor, damping: float) -> Tensor:
         return self.rotated.solve(V, damping)

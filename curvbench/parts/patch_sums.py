@@ -37,7 +37,7 @@ def mean_patch(layer: Layer, x: Tensor) -> Tensor:
     """The mean over positions of each sample's patches, (N, ...) -> (N, G, D); the bias's 1 comes last."""
     planes = _planes(layer, x)
     (k_h, k_w), (s_h, s_w), (d_h, d_w) = layer.kernel, layer.stride, layer.dilation
-    height, width = _output_size(layer, planes)
+    height, width = geometry.output_size(layer, planes)
     columns = torch.stack([planes[..., j * d_w :][..., : s_w * width : s_w].sum(-1) for j in range(k_w)], -2)
     sums = torch.stack([columns[..., i * d_h :][..., : s_h * height : s_h].sum(-1) for i in range(k_h)], -2)
     mean = sums.flatten(2) / (height * width)
@@ -51,15 +51,9 @@ def _planes(layer: Layer, x: Tensor) -> Tensor:
     return geometry.padded(layer, x).unflatten(1, (layer.groups, -1))
 
 
-def _output_size(layer: Layer, planes: Tensor) -> tuple[int, ...]:
-    """Height and width of the layer's output."""
-    sizes = zip(planes.shape[-2:], layer.kernel, layer.stride, layer.dilation, strict=True)
-    return tuple((size - d * (k - 1) - 1) // s + 1 for size, k, s, d in sizes)
-
-
 def _shifted(layer: Layer, planes: Tensor) -> tuple[Tensor, int]:
     """Rows of the padded plane with k_w shifts side by side, (G, channels k_w, rows, N width), and the height."""
-    height, width = _output_size(layer, planes)
+    height, width = geometry.output_size(layer, planes)
     stride, dilation = layer.stride[1], layer.dilation[1]
     lines = planes.permute(1, 2, 3, 0, 4)
     shifts = [lines[..., j * dilation :][..., : stride * width : stride] for j in range(layer.kernel[1])]

@@ -50,6 +50,7 @@ def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
         for module in ("curvbench.fisher.contraction.TILE_BYTES", "curvbench.fisher.columns.TILE_BYTES"):
             monkeypatch.setattr(module, 2000)
         monkeypatch.setattr("curvbench.fisher.contraction._KERNEL_TILE_BYTES", 1500)
+        monkeypatch.setattr("curvbench.fisher.contraction._MIRROR_ROWS", 5)
     return str(request.param)
 
 

@@ -1,0 +1,52 @@
+"""Patches as views of the input, against torch's own unfolding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from curvbench import layers
+from curvbench.spec import Layer
+
+CONVOLUTIONS = {
+    "plain": {},
+    "bias, strided with a rest": {"bias": True, "stride": 2, "padding": (1, 0)},
+    "dilated": {"dilation": (1, 2), "padding": 2},
+    "groups": {"groups": 2, "bias": True, "padding": "same"},
+    "circular": {"padding": 1, "padding_mode": "circular"},
+}
+
+
+def described(module: nn.Module) -> Layer:
+    layer = layers.describe("layer", module)
+    assert layer is not None
+    return layer
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_patches_are_torchs(name: str, layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    options = {"bias": False, **CONVOLUTIONS[name]}
+    module = nn.Conv2d(4, 6, (3, 2), **options)  # type: ignore[arg-type]
+    layer, x = described(module), torch.randn(5, 4, 8, 7).contiguous(memory_format=layout)
+    planes = layers.padded(layer, x)
+    unfolded = F.unfold(planes, layer.kernel, dilation=layer.dilation, stride=layer.stride)
+    found = layers.patches(layer, x)
+    assert torch.equal(found[:, :, : layer.inputs - layer.bias].flatten(1, 2), unfolded)
+    if layer.bias:
+        assert torch.equal(found[:, :, -1], torch.ones_like(found[:, :, -1]))
+
+
+@pytest.mark.parametrize(
+    "module",
+    [nn.Linear(4, 3), *(nn.Conv2d(4, 6, 2, **options) for options in CONVOLUTIONS.values())],  # type: ignore[arg-type]
+    ids=["linear", *CONVOLUTIONS],
+)
+def test_joined_patches_are_the_same(module: nn.Module) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(5, 7, 4) if isinstance(module, nn.Linear) else torch.randn(5, 4, 8, 7)
+    layer = described(module)
+    assert torch.equal(layers.joined_patches(layer, x).permute(3, 0, 1, 2), layers.patches(layer, x))
