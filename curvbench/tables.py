@@ -5,7 +5,8 @@ from __future__ import annotations
 import html
 import json
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,13 +44,22 @@ def _aligned(frame: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[bool]) -> str:
+    """A table of words that are Markdown, see ``escaped``, without a last line break; ``right``: columns of numbers."""
+    lines = [head, ["---:" if number else "---" for number in right], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def escaped(text: object) -> str:
+    """A text as Markdown shows it sign by sign, on one line."""
+    line = html.escape(" ".join(str(text).split()), quote=False)
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", line)
+
+
 def _markdown(frame: pd.DataFrame) -> str:
-    words = [frame.columns, ["---"] * frame.shape[1], *frame.astype(object).where(frame.notna(), "").to_numpy()]
-    return "".join(f"| {' | '.join(_escaped(str(word)) for word in line)} |\n" for line in words)
-
-
-def _escaped(text: str) -> str:
-    return html.escape(" ".join(text.split()), quote=False).replace("|", r"\|").replace("*", r"\*")
+    rows = [list(map(escaped, row)) for row in frame.astype(object).where(frame.notna(), "").to_numpy()]
+    right = [pd.api.types.is_numeric_dtype(kind) for kind in frame.dtypes]
+    return markdown(list(map(escaped, frame)), rows, right) + "\n"
 
 
 def _csv(frame: pd.DataFrame) -> str:

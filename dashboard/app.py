@@ -13,7 +13,6 @@ import streamlit as st
 import controls
 import show
 import source
-from curvbench import store
 
 # Not in a folder "pages": Streamlit runs the files of such a one by themselves until it has seen st.navigation.
 PAGES = {
@@ -36,7 +35,7 @@ def main() -> None:
     st.set_page_config("curvbench", layout="wide")
     page = st.navigation([st.Page(path, title=title) for path, title in PAGES.items()])
     try:
-        runs = source.runs()
+        runs = source.look()
     except (ValueError, OSError) as error:
         st.error(show.plain(error))
         show.empty("Name a folder that `curvbench run` has written.", "curvbench dashboard results")
@@ -76,9 +75,7 @@ def _rows(run: Path) -> pd.DataFrame | None:
 @st.fragment(run_every=5)
 def _follow() -> None:
     """While a run is going on, new cells appear."""
-    state = store.state(source.results())
-    if st.session_state.setdefault("state", state) != state:
-        st.session_state["state"] = state
+    if source.changed():
         st.rerun()
 
 

@@ -25,13 +25,13 @@ def plain(text: object) -> str:
     return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", str(text))  # Markdown escapes the signs of ASCII alone
 
 
-def figure(drawn: go.Figure, data: pd.DataFrame, name: str) -> None:
+def figure(drawn: go.Figure, data: Callable[[], pd.DataFrame], name: str) -> None:
     """A figure, with its data as CSV and itself as HTML; its camera button saves SVG or PNG."""
     image = {"format": st.session_state.get("image") or IMAGES[0], "filename": name, "scale": 2}
     config = {"toImageButtonOptions": image, "displaylogo": False}
     st.plotly_chart(drawn, key=f"figure {name}", config=config)
     with st.container(horizontal=True):
-        _download("Data (CSV)", lambda: _csv(data), f"{name}.csv", "text/csv")
+        _download("Data (CSV)", lambda: _csv(data()), f"{name}.csv", "text/csv")
         _download("Figure (HTML)", lambda: drawn.to_html().encode(), f"{name}.html", "text/html")
 
 

@@ -6,6 +6,7 @@ import os
 import threading
 import warnings
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,18 @@ COLUMNS = (
     "started_at device dtype threads"
 ).split()
 # Few texts that many rows repeat: compared as numbers.
-REPEATED = ("problem", "problem_args", "probe", "probe_args", "metric", "scope")
+REPEATED = ("problem", "problem_args", "probe", "probe_args", "metric", "scope", "cell_id", "method", "suite")
+State = tuple[int, int, int]
 _one_at_a_time = threading.Lock()  # Python's warnings are recorded per process, sessions are threads
+
+
+@dataclass
+class View:
+    """What one run of the script has seen of the folder; to look at thousands of files once is enough."""
+
+    runs: dict[str, Path]
+    states: dict[Path, State] = field(default_factory=dict)
+    is_new: bool = True
 
 
 def results() -> Path:
@@ -37,13 +48,32 @@ def is_sample() -> bool:
     return results() == SAMPLE
 
 
-def runs() -> dict[str, Path]:
-    """The runs below ``results`` by name, latest first; a folder of fragments without a run is one run.
+def look() -> dict[str, Path]:
+    """Look at the folder anew, once per run of the script, and give ``runs``.
 
     Raises:
         ValueError: there is no such folder.
         OSError: it cannot be read.
     """
+    st.session_state["view"] = view = View(_runs())
+    return view.runs
+
+
+def changed() -> bool:
+    """Whether a run came or went since the last ``look``, or cells of one that it showed."""
+    view: View = st.session_state["view"]
+    if view.is_new:
+        view.is_new = False
+        return False
+    return _runs() != view.runs or any(store.state(run) != state for run, state in view.states.items())
+
+
+def runs() -> dict[str, Path]:
+    """The runs below ``results`` by name, latest first; a folder of fragments without a run is one run."""
+    return st.session_state["view"].runs
+
+
+def _runs() -> dict[str, Path]:
     folder = results()
     found = {str(run.relative_to(folder)): run for run in reversed(store.runs_below(folder))}
     if not found and store.state(folder)[0]:
@@ -62,7 +92,26 @@ def rows(run: Path) -> pd.DataFrame:
 
 def rows_and_damage(run: Path) -> tuple[pd.DataFrame, list[str]]:
     """``rows``, and what is said about fragments of the run that were set aside."""
-    return _read(run, store.state(run))
+    return _read(run, _state(run))
+
+
+def latest() -> pd.DataFrame | None:
+    """The rows of the latest run, None without any; for no session, and kept for all of them.
+
+    Raises:
+        ValueError, OSError: the folder or a fragment cannot be read.
+    """
+    run = next(iter(_runs().values()), None)
+    frame = None if run is None else _read(run, store.state(run))[0]
+    return None if frame is None or frame.empty else frame
+
+
+def _state(run: Path) -> State:
+    """``store.state`` as this run of the script has first seen it."""
+    states: dict[Path, State] = st.session_state["view"].states
+    if run not in states:
+        states[run] = store.state(run)
+    return states[run]
 
 
 def cell(run: Path, cell_id: str) -> pd.DataFrame:
@@ -79,14 +128,14 @@ def blocks(run: Path, cell_ids: Iterable[str]) -> dict[str, Blocks]:
     Raises:
         ValueError: a file of blocks is damaged.
     """
-    state = store.state(run)
+    state = _state(run)
     found = {cell_id: _read_blocks(run, cell_id, state) for cell_id in cell_ids}
     return {cell_id: kept for cell_id, kept in found.items() if kept is not None}
 
 
 def growth(run: Path) -> pd.DataFrame:
     """The exponents of every sweep in a run, shared by all sessions: not to be changed."""
-    return _fit(run, store.state(run))
+    return _fit(run, _state(run))
 
 
 def record(run: Path) -> dict[str, Any]:
@@ -103,7 +152,7 @@ def trains(run: Path) -> bool:
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
-def _read(run: Path, state: tuple[int, int, int]) -> tuple[pd.DataFrame, list[str]]:
+def _read(run: Path, state: State) -> tuple[pd.DataFrame, list[str]]:
     with _one_at_a_time, warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         frame = store.load_run(run, COLUMNS)
@@ -114,10 +163,10 @@ def _read(run: Path, state: tuple[int, int, int]) -> tuple[pd.DataFrame, list[st
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
-def _fit(run: Path, state: tuple[int, int, int]) -> pd.DataFrame:
+def _fit(run: Path, state: State) -> pd.DataFrame:
     return scaling.growing(_read(run, state)[0])
 
 
 @st.cache_resource(max_entries=256, show_spinner=False)
-def _read_blocks(run: Path, cell_id: str, state: tuple[int, int, int]) -> Blocks | None:
+def _read_blocks(run: Path, cell_id: str, state: State) -> Blocks | None:
     return store.read_blocks(run, cell_id)

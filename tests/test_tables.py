@@ -29,3 +29,8 @@ def test_csv_and_aligned() -> None:
     assert [row["name"] for row in csv.DictReader(io.StringIO(tables.text(FRAME, "csv")))] == ["a|b", "<c>"]
     head, first, _ = tables.text(FRAME[["name", "value"]], "table").splitlines()
     assert head == "name  value" and first == "a|b     1.5"
+
+
+def test_markdown_says_every_sign_and_puts_numbers_to_the_right() -> None:
+    frame = pd.DataFrame({"probe": ["kfac[a=1]`_*\n"], "n": [2]})
+    assert tables.text(frame, "markdown").splitlines()[1:] == ["| --- | ---: |", r"| kfac\[a=1\]\`\_\* | 2 |"]

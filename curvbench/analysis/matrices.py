@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
 from curvbench.blocks import Array, Blocks
 
+ROUNDING = 1e-5  # of a matrix that was measured in float32
 _quiet = np.errstate(invalid="ignore", over="ignore")  # a matrix that is not finite is shown as it is
 
 
@@ -24,6 +28,29 @@ def fitting_scale(blocks: Blocks) -> float:
     exact, approximation = blocks.exact.astype(np.float64), blocks.approximation.astype(np.float64)
     square = float(np.square(approximation).sum())
     return float((exact * approximation).sum()) / square if square > 0 else 1.0
+
+
+def fitted(blocks: Blocks) -> Blocks:
+    """The blocks after the best scalar multiple of the approximation."""
+    return replace(blocks, approximation=fitting_scale(blocks) * blocks.approximation)
+
+
+@_quiet
+def nearest(kept: Mapping[str, Blocks]) -> list[str]:
+    """The labels of ``kept``, the one nearest to the exact block after the best multiple first.
+
+    What differs by rounding alone is left out, and what is not finite.
+    """
+    off = {probe: structure(fitted(blocks))["norm"].to_list() for probe, blocks in kept.items()}
+    far = {probe: norms[2] / norms[0] for probe, norms in off.items() if norms[0] > 0}
+    return sorted((probe for probe, distance in far.items() if ROUNDING < distance < np.inf), key=far.__getitem__)
+
+
+def entries(blocks: Blocks) -> pd.DataFrame:
+    """One row per entry: row, column, exact, approximation."""
+    n = len(blocks.exact)
+    places = {"row": np.repeat(np.arange(n), n), "column": np.tile(np.arange(n), n)}
+    return pd.DataFrame(places | {"exact": blocks.exact.ravel(), "approximation": blocks.approximation.ravel()})
 
 
 @_quiet
@@ -45,7 +72,7 @@ def _shares(matrix: Array, inputs: int) -> dict[str, float]:
     return found | {f"share {name}": part / whole if whole > 0 else float("nan") for name, part in shares.items()}
 
 
-def spectra(kept: dict[str, Blocks], layer: str) -> pd.DataFrame:
+def spectra(kept: Mapping[str, Blocks], layer: str) -> pd.DataFrame:
     """The largest eigenvalues of one layer: index from 1, ``exact``, and a column per probe that kept them.
 
     ``kept``: blocks by the probe's label, all of the same exact Fisher.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from curvbench.analysis.limits import limit_of
 from curvbench.analysis.summary import labels
 from curvbench.analysis.views import Quantity, meaning
 from curvbench.spec import Status
 
+_PARTS = ("relative", "absolute")
 KEY = ["probe", "problem", "seed", "metric", "scope", "epoch"]
 
 
@@ -42,6 +44,14 @@ def medians(frame: pd.DataFrame) -> pd.Series:
 def of_quantity(table: pd.DataFrame, quantity: Quantity) -> pd.DataFrame:
     """The rows of one metric in one scope."""
     return table[(table["metric"] == quantity.metric) & (table["scope"] == quantity.scope)]
+
+
+def counts(table: pd.DataFrame) -> pd.Series:
+    """Which rows of ``pairs`` differ by more than ``limits.LIMITS`` allow their metric, or are in one run only."""
+    known = {metric: limit_of(metric) for metric in set(table["metric"])}
+    relative, absolute = (table["metric"].map({m: getattr(at, part) for m, at in known.items()}) for part in _PARTS)
+    allowed = np.maximum(relative * table["a"].abs(), absolute)
+    return ~((table["b"] - table["a"]).abs() <= allowed) & (table["verdict"] != "equal")
 
 
 def _verdict(both: pd.DataFrame) -> np.ndarray:

@@ -92,7 +92,7 @@ def labels(frame: pd.DataFrame, kind: str) -> pd.Series:
 
 def problems(frame: pd.DataFrame) -> list[str]:
     """The labels of the problems, in the order of the rows."""
-    return list(dict.fromkeys(labels(frame, "problem")))
+    return list(labels(frame, "problem").unique())
 
 
 def columns(frame: pd.DataFrame, problem: str) -> list[Column]:
@@ -123,7 +123,8 @@ def statuses(frame: pd.DataFrame, problem: str) -> pd.Series:
     cells = _of(frame, problem)
     whole = cells["status"].where(cells["metric"] == "")
     ends = whole.groupby(cells["cell_id"]).transform("first").fillna(str(Status.OK))
-    return ends.groupby(_contenders(cells), sort=False).agg(lambda s: ", ".join(dict.fromkeys(s)))
+    ended = pd.DataFrame({"contender": contenders(cells), "status": ends.astype(object)}).drop_duplicates()
+    return ended.groupby("contender", sort=False)["status"].agg(", ".join)
 
 
 def best(values: pd.DataFrame) -> pd.DataFrame:
@@ -141,15 +142,24 @@ def _of(frame: pd.DataFrame, problem: str) -> pd.DataFrame:
     return frame[labels(frame, "problem") == problem]
 
 
-def _contenders(cells: pd.DataFrame) -> pd.Series:
-    """What has a row of its own: a probe, with its training where it has trained in several ways."""
-    probes = labels(cells, "probe")
-    if not is_trained(cells):
+def contenders(frame: pd.DataFrame) -> pd.Series:
+    """What has a line of its own, for each row: the probe's label; trainings of one problem with what they differ in.
+
+    ``kfac {lr=0.1}`` and ``kfac {lr=0.3}`` are two settings of a training with the probe ``kfac``.
+    """
+    probes = labels(frame, "probe")
+    if not is_trained(frame):
         return probes
-    ways = cells["method"].where(cells["metric"].str.startswith("test."))
-    several = ways.groupby(probes).transform("nunique") > 1
-    own = _own(ways.groupby(cells["cell_id"]).transform("first"))
-    return probes.where(~several, probes + " {" + own + "}")
+    test = frame["metric"].astype(object).fillna("").str.startswith("test.")
+    cells = frame[test].drop_duplicates("cell_id")
+    ways = _own(cells["method"]).str.split(",")
+    alike = ways.groupby([labels(cells, "problem"), labels(cells, "probe")])
+    shared = alike.transform(lambda several: [set.intersection(*map(set, several))] * len(several))
+    own = [",".join(part for part in way if part not in known) for way, known in zip(ways, shared, strict=True)]
+    ended = pd.Series(
+        [f" {{{way}}}" if way else "" for way in own], index=cells["cell_id"].astype(object), dtype=object
+    )
+    return (probes + frame["cell_id"].astype(object).map(ended).fillna("")).astype(object)
 
 
 def title(frame: pd.DataFrame, problem: str) -> str:
@@ -231,7 +241,7 @@ def digest(frame: pd.DataFrame, commands: Mapping[str, str]) -> list[str]:
 
 def _aggregate(frame: pd.DataFrame, problem: str, how: str) -> pd.DataFrame:
     cells = _of(frame, problem)
-    cells = cells.assign(contender=_contenders(cells))
+    cells = cells.assign(contender=contenders(cells))
     order = list(dict.fromkeys(cells["contender"]))
     chosen = columns(frame, problem)
     if is_trained(cells):

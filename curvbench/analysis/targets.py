@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from curvbench.analysis.summary import labels
+from curvbench.analysis.summary import contenders, labels
 from curvbench.analysis.views import meaning
 from curvbench.spec import Status
 
@@ -72,9 +72,10 @@ def profile(table: pd.DataFrame, cost: Cost) -> pd.DataFrame:
 
 
 def _epochs(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The rows of a metric per epoch in order, with labels."""
-    rows = frame[(frame["metric"] == metric) & (frame["status"] == Status.OK) & frame["epoch"].notna()]
-    found = pd.DataFrame({"probe": labels(rows, "probe"), "problem": labels(rows, "problem"), "seed": rows["seed"]})
+    """The rows of a metric per epoch in order, with labels; settings of a training are told apart."""
+    chosen = (frame["metric"] == metric) & (frame["status"] == Status.OK) & frame["epoch"].notna()
+    rows = frame[chosen]
+    found = pd.DataFrame({"probe": contenders(frame)[chosen], "problem": labels(rows, "problem"), "seed": rows["seed"]})
     found = found.assign(cell_id=rows["cell_id"], epoch=rows["epoch"].astype("int64"), value=rows["value"])
     return found.sort_values("epoch", kind="stable")
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from curvbench.analysis.summary import Column, digits, labels, problems, statuses
+from curvbench.analysis.summary import Column, contenders, digits, labels, problems, statuses
 from curvbench.spec import METRICS, PHASES, Metric, Status
 
 WHOLES = ("network", "layer blocks")
@@ -59,7 +59,8 @@ def meaning(metric: str) -> Metric:
 
 def of_problem(frame: pd.DataFrame, problem: str) -> pd.DataFrame:
     """The rows of one problem, given by its label."""
-    return frame[labels(frame, "problem") == problem]
+    chosen = labels(frame, "problem") == problem
+    return frame if chosen.all() else frame[chosen]  # a copy of many rows is dear
 
 
 def surrogates(frame: pd.DataFrame) -> list[str]:
@@ -80,11 +81,11 @@ def quantities(frame: pd.DataFrame, families: Sequence[str]) -> list[Quantity]:
 
 def values(frame: pd.DataFrame, quantity: Quantity) -> pd.DataFrame:
     """Median, least and greatest value over seeds, one row per probe label, in the order of the rows."""
-    chosen = frame[(frame["metric"] == quantity.metric) & (frame["scope"] == quantity.scope)]
-    chosen = chosen[chosen["status"] == Status.OK]
-    shown = 1 - chosen["value"] if quantity.is_gap else chosen["value"]
-    found = shown.groupby(labels(chosen, "probe"), sort=False).agg(["median", "min", "max"])
-    return found.reindex(list(dict.fromkeys(labels(frame, "probe")))).astype("float64")
+    probes = labels(frame, "probe")
+    chosen = (frame["metric"] == quantity.metric) & (frame["scope"] == quantity.scope) & (frame["status"] == Status.OK)
+    shown = 1 - frame.loc[chosen, "value"] if quantity.is_gap else frame.loc[chosen, "value"]
+    found = shown.groupby(probes[chosen], sort=False).agg(["median", "min", "max"])
+    return found.reindex(probes.unique()).astype("float64")
 
 
 def status(frame: pd.DataFrame) -> pd.DataFrame:
@@ -145,7 +146,7 @@ def layers(frame: pd.DataFrame, problem: str, metric: str) -> pd.DataFrame:
     rows = mine[(mine["metric"] == metric) & (mine["status"] == Status.OK)]
     found = rows.pivot_table("value", labels(rows, "probe"), "scope", "median", sort=False)
     scopes = [scope for scope in WHOLES if scope in found] + [scope for scope in found if scope not in WHOLES]
-    probes = list(dict.fromkeys(labels(mine, "probe")))
+    probes = labels(mine, "probe").unique()
     return found.reindex(index=probes, columns=scopes).astype("float64").rename_axis(index="probe", columns=None)
 
 
@@ -175,14 +176,17 @@ def settings(frame: pd.DataFrame, record: Mapping[str, Any] | None = None) -> di
 
 
 def parameters(frame: pd.DataFrame, known: Settings) -> list[str]:
-    """The numeric hyperparameters that take two values or more within one method: what errors can be drawn against."""
-    cells = frame[["cell_id", "probe"]].drop_duplicates()
-    taken: dict[tuple[str, str], set[float]] = {}
-    for cell, probe in cells.itertuples(index=False):
+    """The numeric hyperparameters that take two values or more within one method on one problem, both by name.
+
+    They are what errors can be drawn against.
+    """
+    cells = frame[["cell_id", "probe", "problem"]].drop_duplicates()
+    taken: dict[tuple[str, str, str], set[float]] = {}
+    for cell, probe, problem in cells.itertuples(index=False):
         for key, value in known.get(cell, {}).items():
             if isinstance(value, int | float) and not isinstance(value, bool):
-                taken.setdefault((key, probe), set()).add(value)
-    varied = dict.fromkeys(key for (key, _), seen in taken.items() if len(seen) > 1)
+                taken.setdefault((key, probe, problem), set()).add(value)
+    varied = dict.fromkeys(key for (key, *_), seen in taken.items() if len(seen) > 1)
     return sorted(varied, key=lambda key: key != "epoch")
 
 
@@ -235,15 +239,16 @@ def published(frame: pd.DataFrame, problem: str) -> pd.DataFrame:
 
 
 def curves(frame: pd.DataFrame, problem: str, metric: str) -> pd.DataFrame:
-    """A metric that training writes per epoch: probe, epoch, median, min, max over seeds, and median seconds."""
+    """A metric that training writes per epoch: probe, epoch, median, min, max over seeds, and median seconds.
+
+    ``probe`` is as ``summary.contenders`` has it: settings of a training are told apart.
+    """
     mine = of_problem(frame, problem)
-    rows = mine[(mine["metric"] == metric) & (mine["status"] == Status.OK) & mine["epoch"].notna()]
-    by = [labels(rows, "probe").rename("probe"), rows["epoch"].astype("int64")]
-    found = rows["value"].groupby(by, sort=False).agg(["median", "min", "max"])
-    clock = mine[(mine["metric"] == "train.seconds") & (mine["status"] == Status.OK) & mine["epoch"].notna()]
-    by = [labels(clock, "probe").rename("probe"), clock["epoch"].astype("int64")]
-    seconds = clock["value"].groupby(by, sort=False).median()
-    return found.assign(seconds=seconds.reindex(found.index)).sort_index(level="epoch").reset_index()
+    mine = mine.assign(probe=contenders(mine))[(mine["status"] == Status.OK) & mine["epoch"].notna()]
+    groups = {name: _by_epoch(mine[mine["metric"] == name]) for name in (metric, "train.seconds")}
+    found = groups[metric].agg(["median", "min", "max"])
+    seconds = groups["train.seconds"].median().reindex(found.index)
+    return found.assign(seconds=seconds).sort_index(level="epoch").reset_index()
 
 
 def trained(frame: pd.DataFrame) -> list[str]:
@@ -255,13 +260,16 @@ def trained(frame: pd.DataFrame) -> list[str]:
 def final(frame: pd.DataFrame, problem: str, metrics: Sequence[str]) -> pd.DataFrame:
     """The last value of each metric per probe, and what it took to the target: medians over seeds."""
     mine = of_problem(frame, problem)
+    mine = mine.assign(contender=contenders(mine))
     last = {}
     for metric in metrics:
         found = curves(frame, problem, metric)
         last[metric] = found.drop_duplicates("probe", keep="last").set_index("probe")["median"]
     for metric in ("train.epochs_to_target", "train.seconds_to_target"):
-        if (mine["metric"] == metric).any():
-            last[metric] = values(mine, Quantity(metric, "network"))["median"]
+        rows = mine[mine["metric"] == metric]
+        if len(rows):
+            medians = rows[rows["status"] == Status.OK].groupby("contender")["value"].median()
+            last[metric] = medians.reindex(mine["contender"].unique())
     return pd.DataFrame(last).rename_axis("probe").reset_index()
 
 
@@ -269,9 +277,9 @@ def cells(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per cell: how it ended, why, and what it was, in the order of the rows."""
     kept = ["cell_id", "suite", "seed", "device", "dtype", "threads", "started_at"]
     # A cell in which one metric failed has succeeded; its other rows say so.
-    ok = frame["status"] == Status.OK
-    first = pd.concat([frame[ok].drop_duplicates("cell_id"), frame[~ok]]).drop_duplicates("cell_id").sort_index()
-    shown = first[[column for column in kept if column in first]].copy()
+    ids, ok = frame["cell_id"].reset_index(drop=True), (frame["status"] == Status.OK).to_numpy()
+    first = frame.iloc[pd.concat([ids[ok], ids[~ok]]).drop_duplicates().index.sort_values()]
+    shown = first[[column for column in kept if column in first]].astype({"cell_id": object})
     shown.insert(1, "probe", labels(first, "probe"))
     shown.insert(2, "problem", labels(first, "problem"))
     shown.insert(3, "status", first["status"])
@@ -287,6 +295,11 @@ def differing(table: pd.DataFrame, keep: Iterable[str] = ()) -> pd.DataFrame:
         return table
     kept = {*keep, *(name for name in table if table[name].astype(str).nunique() > 1)}
     return table[[name for name in table if name in kept]]
+
+
+def _by_epoch(rows: pd.DataFrame) -> Any:
+    """The values of some rows, grouped by probe and epoch."""
+    return rows["value"].groupby([rows["probe"], rows["epoch"].astype("int64")], sort=False)
 
 
 def _distinct(texts: pd.Series) -> str:

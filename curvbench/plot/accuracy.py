@@ -12,7 +12,7 @@ from curvbench.analysis import views
 from curvbench.analysis.summary import digits, problems, statuses
 from curvbench.analysis.views import Quantity
 from curvbench.plot import axes
-from curvbench.plot.look import by_family, look
+from curvbench.plot.look import DASHES, by_family, look
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 ROW_HEIGHT = 23
 SLANTED = 36  # pixels for names of layers that a narrow window slants
 WIDEST_WITH_NUMBERS = 14  # columns
-DASHES = ("solid", "dot", "dash", "dashdot", "longdash", "longdashdot")  # one per problem
 
 
 def heatmap(frame: pd.DataFrame, problem: str | None = None, metric: str = "error.relative") -> go.Figure:
@@ -33,9 +32,10 @@ def heatmap(frame: pd.DataFrame, problem: str | None = None, metric: str = "erro
     table = table.loc[by_family(table.index)[::-1]]
     ended = statuses(frame, problem).reindex(table.index)
     missing = pd.DataFrame({"probe": table.index, "value": table.max(axis=1).to_numpy(), "status": ended.to_numpy()})
+    better = views.meaning(metric).better
     figure = axes.new_figure(
-        axes.problem_title(frame, metric, problem, views.meaning(metric).better),
-        axes.not_drawn(missing, "value"),
+        axes.problem_title(frame, metric, problem),
+        [*([f"{better} is better"] if better else []), *axes.not_drawn(missing, "value")],
         height=120 + ROW_HEIGHT * max(len(table), 3),
     )
     texts = table.map(digits)
@@ -77,11 +77,11 @@ def sweep(
     notes = axes.at_the_edge(table.drop_duplicates("probe"), "median", floor)
     title = f"{quantity.metric} against {axes.escaped(parameter)}"
     figure = axes.new_figure(title, notes, names=drawn["name"].unique())
-    dashes = dict(zip(dict.fromkeys(drawn["problem"]), itertools.cycle(DASHES)))
+    of_problem = dict(zip(dict.fromkeys(drawn["problem"]), itertools.cycle(DASHES)))
     for probe in by_family(drawn["probe"].unique()):
         for _, rows in drawn[drawn["probe"] == probe].groupby("problem", sort=False):
             if rows[parameter].nunique() > 1:
-                figure.add_trace(_line(rows, parameter, dashes[rows["problem"].iloc[0]]))
+                figure.add_trace(_line(rows, parameter, of_problem[rows["problem"].iloc[0]]))
     far = len(drawn) > 0 and drawn[parameter].max() >= 30 * drawn[parameter].min() > 0
     figure.update_xaxes(title=axes.escaped(parameter), **axes.scale(drawn[parameter], 0.0 if far else None))
     figure.update_yaxes(title=axes.upright(axes.axis_title(quantity)), **axes.scale(drawn["shown"], floor))

@@ -54,10 +54,10 @@ def metric_title(metric: str, scope: str = "") -> str:
     return _titled(metric, scope, meaning(metric).better)
 
 
-def problem_title(frame: pd.DataFrame, what: str, problem: str, better: str = "") -> str:
+def problem_title(frame: pd.DataFrame, what: str, problem: str) -> str:
     """``Trade-off on mlp``; a small stand-in for a published experiment is called a surrogate."""
     stand_in = " (surrogate)" if problem in surrogates(frame) else ""
-    return f"{what} on {escaped(problem)}{stand_in}" + (f", {better} is better" if better else "")
+    return f"{what} on {escaped(problem)}{stand_in}"
 
 
 def new_figure(title: str, notes: Iterable[str] = (), height: int = 420, names: Iterable[str] = ()) -> go.Figure:

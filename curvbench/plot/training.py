@@ -9,7 +9,7 @@ import pandas as pd
 from curvbench.analysis import targets, views
 from curvbench.analysis.summary import digits, problems
 from curvbench.plot import axes
-from curvbench.plot.look import by_family, look
+from curvbench.plot.look import by_family, dashes, look
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -29,15 +29,14 @@ def curves(
     title, notes = axes.problem_title(frame, metric, problem), _missing(frame, problem, table)
     figure = axes.new_figure(title, notes, names=table["probe"].unique())
     drawn = table.dropna(subset=[against, "median"]).sort_values(against, kind="stable")
-    for probe in by_family(drawn["probe"].unique()):
-        _draw(figure, probe, drawn[drawn["probe"] == probe], against)
+    for probe, dash in dashes(drawn["probe"].unique()).items():
+        _draw(figure, probe, drawn[drawn["probe"] == probe], against, dash)
     figure.update_xaxes(title="epoch" if against == "epoch" else "train.seconds [s], training alone")
     if against == "epoch" and 0 < len(drawn) and drawn["epoch"].max() - drawn["epoch"].min() < FEW:
         figure.update_xaxes(dtick=1)
     positive = len(table) > 0 and bool((table["median"].dropna() > 0).all())
-    figure.update_yaxes(
-        title=axes.upright(axes.metric_title(metric)), type="log" if positive and "loss" in metric else "linear"
-    )
+    scale = axes.scale(table["median"], 0.0 if positive and "loss" in metric else None)
+    figure.update_yaxes(title=axes.upright(axes.metric_title(metric)), **scale)
     return figure
 
 
@@ -55,24 +54,24 @@ def profiles(
     notes = [f"never reached by: {', '.join(by_family(missed))}"] if missed else []
     figure = axes.new_figure(f"{cost} to {metric} {digits(goal)}", notes, height=380, names=table["probe"].unique())
     end = 1.1 * float(table["ratio"].max()) if len(table) else 2.0
-    for probe in by_family(table["probe"].unique()):
+    for probe, dash in dashes(table["probe"].unique()).items():
         rows, (color, symbol) = table[table["probe"] == probe], look(probe)
         figure.add_scatter(
             x=[*rows["ratio"], end],
             y=[*rows["share"], rows["share"].iloc[-1]],
             mode="lines+markers",
-            line={"color": color, "shape": "hv", "dash": "dot" if "[" in probe else "solid"},
+            line={"color": color, "shape": "hv", "dash": dash},
             marker={"symbol": symbol, "size": [8] * len(rows) + [0]},
             name=axes.escaped(probe),
             hovertemplate=f"<b>{axes.escaped(probe)}</b><br>%{{y:.0%}} within %{{x:.3g}} x the best<extra></extra>",
         )
-    title = f"{cost} over those of the best probe on the same problem and seed"
+    title = f"{cost} over the best of the same problem and seed"
     figure.update_xaxes(title=title, type="log", dtick="D2", tickformat="~g")
     figure.update_yaxes(title="share of trainings<br>higher is better", range=[-0.02, 1.05], tickformat=".0%")
     return figure
 
 
-def _draw(figure: go.Figure, probe: str, rows: pd.DataFrame, against: str) -> None:
+def _draw(figure: go.Figure, probe: str, rows: pd.DataFrame, against: str, dash: str) -> None:
     name, (color, symbol) = axes.escaped(probe), look(probe)
     if (rows["max"] > rows["min"]).any():
         figure.add_scatter(
@@ -91,7 +90,7 @@ def _draw(figure: go.Figure, probe: str, rows: pd.DataFrame, against: str) -> No
         x=rows[against],
         y=rows["median"],
         mode="lines+markers",
-        line={"color": color, "dash": "dot" if "[" in probe else "solid"},
+        line={"color": color, "dash": dash},
         marker={"symbol": symbol, "size": 7},
         name=name,
         legendgroup=name,
@@ -103,6 +102,7 @@ def _draw(figure: go.Figure, probe: str, rows: pd.DataFrame, against: str) -> No
 def _missing(frame: pd.DataFrame, problem: str, table: pd.DataFrame) -> list[str]:
     """The probes that failed: those of the other kind of cell have no curve, and are not missed."""
     ended = views.status(views.of_problem(frame, problem))
-    failed = ended[~ended["probe"].isin(table["probe"]) & ended["status"].ne("ok")]
+    drawn = [name.partition(" {")[0] for name in table["probe"]]
+    failed = ended[~ended["probe"].isin(drawn) & ended["status"].ne("ok")]
     names = [f"{probe} ({status})" for probe, status in zip(failed["probe"], failed["status"], strict=True)]
     return [f"not drawn: {', '.join(names)}"] if names else []

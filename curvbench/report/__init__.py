@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,10 +19,23 @@ def read(folders: Sequence[Path]) -> list[Run]:
     Raises:
         ValueError: a run holds no cell, or was written by a later version.
     """
-    found = [Run(folder.name, store.load(folder), store.read_run(folder)) for folder in folders]
+    found = [_read(folder) for folder in folders]
     if empty := [run.name for run in found if run.frame.empty]:
         raise ValueError(f"run {empty[0]} has no cell yet: there is nothing to report")
     return found
+
+
+def _read(folder: Path) -> Run:
+    frame = store.load(folder)
+    first = frame[frame["seed"] == frame["seed"].min()]
+    blocks = {}
+    for cell in first["cell_id"].unique():
+        try:
+            blocks[cell] = store.read_blocks(folder, cell)
+        except ValueError as error:  # a picture less
+            warnings.warn(f"{error}: set aside", stacklevel=3)
+    known = {cell: kept for cell, kept in blocks.items() if kept is not None}
+    return Run(folder.name, frame, store.read_run(folder), known)
 
 
 def write(runs: Sequence[Run], format: str) -> str:

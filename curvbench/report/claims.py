@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import html
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,9 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from curvbench import tables
 from curvbench.analysis.claims import MISSED, Effort, Judged, Reading, Ruling, Verdict
 from curvbench.analysis.papers import Claim, Experiment
 from curvbench.parts.errata import ERRATA
+from curvbench.tables import escaped
 
 HEADINGS = ("claim", "the paper", "measured in its setting", "SURROGATE, not the original")
 STYLES = {Verdict.HOLDS: "green", Verdict.DIRECTION: "yellow", Verdict.REFUTED: "red", Verdict.NOT_MEASURED: "dim"}
@@ -48,7 +48,7 @@ def show(judged: Sequence[Judged], efforts: Efforts, console: Console) -> None:
 
 def markdown(judged: Sequence[Judged], efforts: Efforts) -> str:
     """A section per experiment, what the verdicts mean and how many there are of each."""
-    return "\n\n".join([*sections(judged, efforts), _escaped(LEGEND), _escaped(counts(judged))]) + "\n"
+    return "\n\n".join([*sections(judged, efforts), escaped(LEGEND), escaped(counts(judged))]) + "\n"
 
 
 def sections(judged: Sequence[Judged], efforts: Efforts) -> list[str]:
@@ -57,10 +57,10 @@ def sections(judged: Sequence[Judged], efforts: Efforts) -> list[str]:
     for experiment, mine in _by_experiment(judged):
         rows = [[_claim(found.claim), found.reported, _flat(found.original), _flat(found.surrogate)] for found in mine]
         parts += [
-            f"### {_escaped(_title(experiment))}",
-            "\n".join(f"- {_escaped(n)}" for n in _notes(experiment, efforts)),
+            f"### {escaped(_title(experiment))}",
+            "\n".join(f"- {escaped(n)}" for n in _notes(experiment, efforts)),
         ]
-        parts.append("\n".join([_line(HEADINGS), "| --- " * len(HEADINGS) + "|", *map(_line, rows)]))
+        parts.append(tables.markdown(HEADINGS, [list(map(escaped, row)) for row in rows], [False] * len(HEADINGS)))
     return parts
 
 
@@ -75,15 +75,6 @@ def counts(judged: Iterable[Judged]) -> str:
     kinds = {"in the papers' settings": "original", "surrogates": "surrogate"}
     found = {name: Counter(getattr(j, kind).verdict for j in judged) for name, kind in kinds.items()}
     return "; ".join(f"{name}: {', '.join(f'{n[v]} {v}' for v in Verdict)}" for name, n in found.items())
-
-
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(map(_escaped, cells))} |"
-
-
-def _escaped(text: str) -> str:
-    """Every sign for itself, on one line of Markdown."""
-    return re.sub(r"([\\`*_\[\]|])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
 def _by_experiment(judged: Iterable[Judged]) -> list[tuple[Experiment, list[Judged]]]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import base64
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from html import escape
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from curvbench import __version__, plot
-from curvbench.analysis import scaling, summary, targets, views
+from curvbench.analysis import matrices, scaling, summary, targets, views
 from curvbench.analysis.views import Quantity
+from curvbench.blocks import Blocks
 from curvbench.plot.axes import graph_objects
 from curvbench.report.run import Entry, Run, entries, headings
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 Drawn = tuple[str, "go.Figure", pd.DataFrame]
 QUALITIES = (Quantity("error.relative", "layer blocks"), Quantity("direction.cosine", "network"))
+NEAREST, MATRICES = 3, 12  # figures of matrices per problem, and in a run of many problems
 COSTS = ("flops.counted", "time.wall", "memory.peak")
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c1c1c; background: #fff; max-width: 1080px; margin: 2em auto;
@@ -57,7 +61,7 @@ def _run(run: Run) -> Iterator[str]:
     for problem in summary.problems(run.frame):
         yield f"<h2>{escape(run.title(problem))}</h2>"
         yield _summary(run, problem)
-        for name, figure, data in _figures(run, problem):
+        for name, figure, data in itertools.chain(_figures(run, problem), _matrices(run, problem)):
             yield _figure(f"{name}-{problem}", figure, data)
     for name, figure, data in itertools.chain(_sweeps(run), _growth(run)):
         yield _figure(name, figure, data)
@@ -104,6 +108,29 @@ def _figures(run: Run, problem: str) -> Iterator[Drawn]:
         if metric.startswith("test."):
             trials = targets.trials(mine, metric, targets.usual_target(mine, metric))
             yield f"profiles-{metric}", plot.profiles(mine, metric), targets.to_target(trials)
+
+
+def _matrices(run: Run, problem: str) -> Iterator[Drawn]:
+    """What was kept of the matrices: those of the probes nearest to the exact Fisher, and one layer's spectra.
+
+    Of a block of order 63 figure and data take 0.3 MB: with more problems there are fewer per problem.
+    """
+    kept = run.kept(problem)
+    few = max(1, min(NEAREST, MATRICES // len(summary.problems(run.frame))))
+    for probe in matrices.nearest(kept)[:few]:
+        blocks = _in_single(matrices.fitted(kept[probe]))
+        name = f"{summary.digits(matrices.fitting_scale(kept[probe]))} x {probe}"
+        figure = plot.matrices(blocks.exact, blocks.approximation, blocks.layer, name, blocks.inputs)
+        yield f"matrices-{probe}", figure, matrices.entries(blocks)
+    layers = [layer for blocks in kept.values() for layer in (blocks.layer, *blocks.spectra) if layer in blocks.spectra]
+    if layers:
+        spectra = matrices.spectra(kept, layers[0])
+        yield "spectra", plot.spectra(spectra, layers[0]), spectra
+
+
+def _in_single(blocks: Blocks) -> Blocks:
+    single = np.float32  # halves what the page takes
+    return replace(blocks, exact=blocks.exact.astype(single), approximation=blocks.approximation.astype(single))
 
 
 def _sweeps(run: Run) -> Iterator[Drawn]:

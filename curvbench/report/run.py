@@ -10,17 +10,19 @@ import pandas as pd
 
 from curvbench.analysis import summary, views
 from curvbench.analysis.commands import repeat
+from curvbench.blocks import Blocks
 
 FACTS = ("device_name", "torch_version", "python_version", "platform", "git_sha", "git_dirty", "code", "cpu_count")
 
 
 @dataclass(frozen=True)
 class Run:
-    """Name, rows and record (``run.json``) of a run."""
+    """Name, rows and record (``run.json``) of a run, and the blocks that cells of its first seed kept, by their id."""
 
     name: str
     frame: pd.DataFrame
     record: Mapping[str, Any]
+    blocks: Mapping[str, Blocks]
 
     @property
     def suite(self) -> str:
@@ -52,6 +54,12 @@ class Run:
         file = str(self.record.get("suite_file", f"suites/{self.suite}"))
         commands = [repeat(cells.loc[cell].to_dict(), file) for cell in failed["cell_id"]]
         return failed[["label", "status", "reason"]].assign(command=commands)
+
+    def kept(self, problem: str) -> dict[str, Blocks]:
+        """The blocks of one problem by the probe's label."""
+        cells = views.of_problem(self.frame, problem).drop_duplicates("cell_id")
+        pairs = zip(cells["cell_id"], summary.labels(cells, "probe"), strict=True)
+        return {probe: self.blocks[cell] for cell, probe in pairs if cell in self.blocks}
 
     def title(self, problem: str) -> str:
         """``summary.title``; a small stand-in for a published experiment is called a surrogate."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import html
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 
+from curvbench import tables
 from curvbench.analysis import summary
 from curvbench.report.run import Entry, Run, entries, headings
+from curvbench.tables import escaped
 
 _LATEX = {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "|": r"\textbar{}"}
 _LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"}}
@@ -18,17 +19,20 @@ def markdown(runs: Sequence[Run]) -> str:
     """Per run its tables, what failed, its environment and its commands."""
     parts: list[str] = []
     for run in runs:
-        parts.append(f"## {_md(run.suite)}, {_md(run.name)}")
+        parts.append(f"## {escaped(run.suite)}, {escaped(run.name)}")
         for problem in summary.problems(run.frame):
-            rows = [[_md(name), *(_entry(e, _md_bold, " ± ") for e in found)] for name, found in _rows(run, problem)]
-            head = ["probe", *map(_md, headings(run.frame, problem))]
-            parts += [f"### {_md(run.title(problem))}", _md_table(head, rows)]
-        parts.append(_md(run.legend))
+            rows = [
+                [escaped(name), *(_entry(e, _md_bold, " ± ") for e in found)] for name, found in _rows(run, problem)
+            ]
+            head = ["probe", *map(escaped, headings(run.frame, problem))]
+            right = [name != "probe" for name in head]
+            parts += [f"### {escaped(run.title(problem))}", tables.markdown(head, rows, right)]
+        parts.append(escaped(run.legend))
         if len(run.failures):
-            rows = [list(map(_md, row)) for row in run.failures[["label", "status", "reason"]].to_numpy()]
-            parts += ["### Without a value", _md_table(["cell", "status", "reason"], rows)]
+            failures = run.failures[["label", "status", "reason"]].rename(columns={"label": "cell"})
+            parts += ["### Without a value", tables.text(failures, "markdown").rstrip()]
             parts.append(_md_code(run.failures["command"].drop_duplicates()))
-        parts.append("\n".join(f"- {key}: {_md(value)}" for key, value in run.environment.items()))
+        parts.append("\n".join(f"- {key}: {escaped(value)}" for key, value in run.environment.items()))
         parts.append(_md_code(run.commands))
     return "\n\n".join(parts) + "\n"
 
@@ -57,12 +61,6 @@ def _entry(entry: Entry, bold: Callable[[str], str], between: str) -> str:
     return f"{text}{between}{entry.spread}" if entry.spread else text
 
 
-def _md(text: object) -> str:
-    """Every sign for itself, on one line."""
-    line = html.escape(" ".join(str(text).split()), quote=False)
-    return re.sub(r"([\\`*_\[\]|])", r"\\\1", line)
-
-
 def _md_bold(text: str) -> str:
     return f"**{text}**"
 
@@ -72,11 +70,6 @@ def _md_code(lines: Iterable[str]) -> str:
     text = "\n".join(lines)
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{fence}sh\n{text}\n{fence}"
-
-
-def _md_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _latex_table(run: Run, problem: str) -> str:

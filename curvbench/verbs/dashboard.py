@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import click
@@ -23,13 +24,16 @@ def dashboard(results: Path | None, port: int | None) -> None:
         raise BadInput("the dashboard is in curvbench's checkout: clone it and pip install -e '.[dashboard]'")
     if any(importlib.util.find_spec(name) is None for name in ("streamlit", "plotly")):
         raise BadInput("the dashboard needs streamlit and plotly: pip install 'curvbench[dashboard]'")
-    import plotly.graph_objects  # noqa: F401  (what the first page would wait for)
     from streamlit.web.cli import main as streamlit
-
-    import curvbench.plot  # noqa: F401
 
     if results is not None:
         os.environ["CURVBENCH_RESULTS"] = str(results.resolve())
+    sys.path.insert(0, str(app.parent))  # as Streamlit does
+    importlib.import_module("warm").main()
     options = {"server.address": "127.0.0.1", "server.headless": "true", "browser.gatherUsageStats": "false"}
-    options |= {"client.toolbarMode": "viewer", **({"server.port": str(port)} if port else {})}
+    options |= {
+        "client.toolbarMode": "viewer",
+        "server.fileWatcherType": "none",
+        **({"server.port": str(port)} if port else {}),
+    }
     streamlit(["run", str(app), *(word for key, value in options.items() for word in (f"--{key}", value))])

@@ -22,7 +22,10 @@ if not per_layer:
     st.stop()
 st.subheader("Per layer")
 metric = controls.pick_metric("Metric", per_layer, "layers")
-show.figure(plot.heatmap(mine, problem, metric), views.layers(mine, problem, metric).reset_index(), "layers")
+figure, layers = st.container(), views.layers(mine, problem, metric).reset_index()
+show.table(layers, "per layer")
+with figure:
+    show.figure(plot.heatmap(mine, problem, metric), lambda: layers, "layers")
 
 st.subheader("Against a hyperparameter")
 settings = views.settings(frame, source.record(controls.run()))
@@ -38,5 +41,8 @@ with left:
     quantity = controls.pick_quantity("Quality", views.quantities(frame, ["error", "direction"]), "quality", ERROR)
 with right:
     parameter = st.selectbox("Against", parameters, key="against", **controls.LINKED)
-data = views.sweep(frame, settings, parameter, quantity)
-show.figure(plot.sweep(frame, parameter, quantity, settings), data, "sweep")
+show.figure(
+    plot.sweep(frame, parameter, quantity, settings),
+    lambda: views.sweep(frame, settings, parameter, quantity),
+    "sweep",
+)

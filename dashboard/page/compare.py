@@ -29,7 +29,7 @@ quantity = controls.pick_quantity("Metric", shared, "compared", ERROR)
 changes = pairs.pairs(a, b)
 data = pairs.of_quantity(changes, quantity)
 if data[["a", "b"]].notna().all(axis=1).any():
-    show.figure(plot.comparison(a, b, quantity), data, "comparison")
+    show.figure(plot.comparison(a, b, quantity), lambda: data, "comparison")
 else:
     st.info(
         "No cell of these two runs is the same probe on the same problem with the same seed.", icon=":material/info:"
@@ -38,6 +38,9 @@ else:
 st.subheader("What changed")
 changes = changes.sort_values("change", key=abs, ascending=False, kind="stable", na_position="last")
 if controls.switch("Only what differs", "differs"):
-    changes = changes[changes["verdict"] != "equal"]
-st.caption("Times always differ; FLOPs and errors of one machine and version repeat exactly.")
+    changes = changes[pairs.counts(changes)]
+st.caption(
+    "Verdicts are on B. Left out as no difference: what rounding moves, and times that differ by 10 % or less. FLOPs "
+    "and bytes repeat exactly."
+)
 show.table(changes, "changes")

@@ -24,9 +24,11 @@ with st.container(horizontal=True):
     relative = controls.switch("As multiples of SGD", "relative")
     stacked = metric in ADDITIVE and controls.switch("Stacked", "stacked")
 data = views.phases(mine, problem, metric)
-show.figure(plot.cost(mine, problem, metric, relative, stacked), data, "cost")
+figure = st.container()
 st.caption("A step in which nothing is amortized: statistics and inverse are made anew every time.")
 show.table(views.differing(data, ["probe"]), "phases")
+with figure:
+    show.figure(plot.cost(mine, problem, metric, relative, stacked), lambda: data, "cost")
 
 counts = views.published(mine, problem)
 if len(counts):
@@ -41,6 +43,6 @@ if len(growth):
     st.subheader("Growth with size")
     sweep = st.selectbox("Sweep", growth["problem"].drop_duplicates(), key="sweep", **controls.LINKED)
     exponents = growth[growth["problem"] == sweep]
-    show.figure(plot.growth(growth, sweep), exponents, "growth")
+    show.figure(plot.growth(growth, sweep), lambda: exponents, "growth")
     st.caption(show.plain(scaling.LEGEND.partition("; !")[0]))
     show.table(exponents.drop(columns="problem"), "exponents")

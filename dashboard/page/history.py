@@ -34,6 +34,6 @@ joined = pd.concat(parts)
 if chosen := st.session_state["probes"]:
     joined = joined[summary.labels(joined, "probe").isin(chosen)]
 data = history_table(joined, problem, quantity)
-show.figure(plot.history(joined, quantity, problem), data, "history")
+show.figure(plot.history(joined, quantity, problem), lambda: data, "history")
 st.caption(f"Runs in the order of their beginning; a ring marks a change of more than {STEP:.0%} to the run before.")
 show.table(data[data["step"]].drop(columns="step"), "steps")

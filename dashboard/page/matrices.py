@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import pandas as pd
 import streamlit as st
 
 import controls
@@ -38,13 +35,14 @@ if ends.empty:
 of_probe = {probe: kept[cell_id] for probe, cell_id in zip(ends["probe"], ends["cell_id"], strict=True)}
 left, right = st.columns(2)
 with left:
-    probe = st.selectbox("Approximation", by_family(of_probe), key="approximation", **controls.LINKED)
-blocks = of_probe[probe]
-name, scale = probe, matrices.fitting_scale(blocks)
+    known = by_family(of_probe)
+    usual = next(iter(matrices.nearest(of_probe)), known[0])  # what is exact shows no difference
+    probe = st.selectbox("Approximation", known, known.index(usual), key="approximation", **controls.LINKED)
+name, blocks = probe, of_probe[probe]
 with right:
     scaled = controls.switch("After the best scalar multiple", "scaled")
 if scaled:
-    name, blocks = f"{digits(scale)} x {probe}", replace(blocks, approximation=scale * blocks.approximation)
+    name, blocks = f"{digits(matrices.fitting_scale(blocks))} x {probe}", matrices.fitted(blocks)
 n = len(blocks.exact)
 st.caption(
     show.plain(
@@ -53,15 +51,12 @@ st.caption(
     )
 )
 drawn = (blocks.exact, blocks.approximation)
-entries = pd.DataFrame(
-    {"row": [i // n for i in range(n * n)], "column": [i % n for i in range(n * n)]}
-    | {kind: matrix.ravel() for kind, matrix in zip(("exact", "approximation"), drawn, strict=True)}
-)
-show.figure(plot.matrices(*drawn, blocks.layer, name, blocks.inputs), entries, "matrices")
+
+show.figure(plot.matrices(*drawn, blocks.layer, name, blocks.inputs), lambda: matrices.entries(blocks), "matrices")
 
 st.subheader("Structure of units")
 structure = matrices.structure(blocks)
-show.figure(plot.units(*drawn, blocks.inputs, blocks.layer, name), structure, "units")
+show.figure(plot.units(*drawn, blocks.inputs, blocks.layer, name), lambda: structure, "units")
 st.caption("Shares are of the squared norm: what lies within the blocks of single units, and on the diagonal.")
 show.table(structure, "structure")
 
@@ -70,6 +65,6 @@ layers = list(dict.fromkeys(name for blocks in of_probe.values() for name in blo
 if layers:
     layer = st.selectbox("Layer", layers, key="layer", **controls.LINKED)
     spectra = matrices.spectra(of_probe, layer)
-    show.figure(plot.spectra(spectra, layer), spectra, "spectra")
+    show.figure(plot.spectra(spectra, layer), lambda: spectra, "spectra")
 else:
     st.info("Every layer is too large for its spectrum to be kept.", icon=":material/info:")

@@ -33,9 +33,9 @@ facts |= {key: ", ".join(map(str, ends[key].unique())) for key in ("dtype", "thr
 facts |= {"started": str(ends["started_at"].min())[:19], "run": controls.run().name}
 st.dataframe(pd.DataFrame([facts]), hide_index=True, key="table facts")
 for entry in record.get("commands", []):
-    st.code(str(entry.get("command")), language="sh")
+    st.text(entry.get("command"))
 
-show.figure(plot.status(frame), views.status(frame), "status")
+figure = st.container()
 failed = summary.failures(frame)
 if len(failed):
     show.table(failed[["label", "status", "reason"]], "failures")
@@ -51,3 +51,6 @@ show.table(shown if (shown["status"] != "ok").any() else shown.drop(columns="sta
 
 st.subheader("Best of each column")
 show.table(views.ranking(medians, summary.columns(mine, problem)), "ranking")
+
+with figure:
+    show.figure(plot.status(frame), lambda: views.status(frame), "status")

@@ -28,10 +28,11 @@ with left:
     metric = controls.pick_metric("Metric", [name for name in known if name != "train.seconds"] or known, "trained")
 with right:
     against = controls.pick_one("Against", ("epoch", "seconds"), "time")
-data = views.curves(mine, problem, metric)
-show.figure(plot.curves(mine, problem, metric, against), data, "training")
+figure = st.container()
 st.caption("Median over seeds, with the range as a band. Seconds are those of training alone.")
 show.table(views.final(mine, problem, known), "final")
+with figure:
+    show.figure(plot.curves(mine, problem, metric, against), lambda: views.curves(mine, problem, metric), "training")
 
 usual = targets.usual_target(mine, metric)
 st.subheader("Time to a target")
@@ -48,5 +49,5 @@ trials = targets.trials(frame, metric, target)
 reached = targets.to_target(trials[trials["problem"] == problem])
 st.caption("A miss counts as later than any hit in the median over seeds; ranges are of those that reached the target.")
 show.table(views.differing(reached.drop(columns="problem"), ["probe", "reached", "of", "epochs", "seconds"]), "targets")
-show.figure(plot.profiles(frame, metric, target, cost), targets.profile(trials, cost), "profiles")
+show.figure(plot.profiles(frame, metric, target, cost), lambda: targets.profile(trials, cost), "profiles")
 st.caption("Performance profile over every problem and seed of the run.")

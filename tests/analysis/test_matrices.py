@@ -70,3 +70,18 @@ def test_values_that_are_not_finite_stay_so() -> None:
     table = matrices.structure(made(approximation=np.full((6, 6), math.nan))).set_index("matrix")
     assert math.isnan(table.loc["approximation", "norm"])
     assert math.isnan(table.loc["approximation", "share within units"])
+
+
+def test_the_nearest_come_first_and_what_is_exact_or_not_finite_not_at_all() -> None:
+    def off(error: float) -> Blocks:
+        return made(approximation=3 * (EXACT + error * np.fliplr(np.eye(6))))
+
+    kept = {"far": off(9.0), "near": off(1.0), "exact": off(0.0), "broken": off(math.nan), "zero": off(0.0)}
+    kept["zero"] = made(approximation=np.zeros((6, 6)))
+    assert matrices.nearest(kept) == ["near", "far", "zero"]
+    assert matrices.nearest({"none": made(np.zeros((6, 6)))}) == []
+
+
+def test_entries_name_their_row_and_column() -> None:
+    blocks = made(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[5.0, 6.0], [7.0, 8.0]]))
+    assert matrices.entries(blocks).to_numpy().tolist() == [[0, 0, 1, 5], [0, 1, 2, 6], [1, 0, 3, 7], [1, 1, 4, 8]]

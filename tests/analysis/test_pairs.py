@@ -6,7 +6,7 @@ import pytest
 from frames import frame, row
 
 from curvbench.analysis.history import history_table
-from curvbench.analysis.pairs import of_quantity, pairs
+from curvbench.analysis.pairs import counts, of_quantity, pairs
 from curvbench.analysis.views import Quantity
 
 ERROR = Quantity("error.relative", "network")
@@ -62,3 +62,14 @@ def test_a_step_in_a_history() -> None:
 
 def test_an_empty_history() -> None:
     assert history_table(frame(row("a", "error.relative", 1.0)).head(0), "toy", ERROR).empty
+
+
+def test_what_rounding_moves_and_a_clock_does_not_count() -> None:
+    values = {"health.asymmetry": (1e-17, 9e-17), "error.relative": (0.5, 0.51), "time.wall": (1.0, 1.09)}
+    values |= {"flops.counted": (100.0, 101.0), "time.cpu": (1.0, 1.2), "error.cosine": (0.5, 0.5)}
+    a, b = (frame(*(row("kfac", name, pair[side]) for name, pair in values.items())) for side in (0, 1))
+    table = pairs(a, frame(*b.to_dict("records"), row("new", "error.relative", 1.0)))
+    counted = table[counts(table)]
+    assert set(counted["metric"]) == {"error.relative", "flops.counted", "time.cpu"}
+    assert "new" in set(counted["probe"])
+    assert not counts(table.assign(b=table["a"], verdict="equal")).any()

@@ -257,3 +257,13 @@ def test_a_surrogate_is_called_so_in_the_title_and_nowhere_else() -> None:
         assert summary.title(rows, TOY).startswith("toy[epochs=2], SURROGATE of a published experiment, ")
     assert summary.title(frame(*measured), TOY).endswith("F: exact Fisher")
     assert list(summary.table(frame(*trained), TOY).index) == ["kfac {lr=0.1}", "kfac {lr=0.2}"]
+
+
+def test_trainings_are_told_apart_by_what_differs_within_problem_and_probe() -> None:
+    ways = {"a": "epochs=3,lr=0.1,batch=8", "b": "epochs=3,lr=0.3,batch=8", "c": "surrogate, epochs=3,lr=0.3,batch=8"}
+    rows = [row("kfac", "test.loss", 1.0, cell_id=cell, method=way) for cell, way in ways.items()]
+    rows += [row("kfac", "test.loss", 1.0, cell_id="d", method="epochs=3,batch=8", problem="other")]
+    rows += [row("kfac", "", None, cell_id="e", status="diverged"), row("sgdm", "test.loss", 1.0, method="lr=9")]
+    assert list(summary.contenders(frame(*rows))) == ["kfac {lr=0.1}", *["kfac {lr=0.3}"] * 2, "kfac", "kfac", "sgdm"]
+    missing = frame(*rows[:2], row("kfac", "test.loss", 1.0, cell_id="f", method="epochs=3,batch=8"))
+    assert list(summary.contenders(missing)) == ["kfac {lr=0.1}", "kfac {lr=0.3}", "kfac"]

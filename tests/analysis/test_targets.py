@@ -94,3 +94,8 @@ def test_what_nobody_reaches_and_no_training() -> None:
     assert nothing.empty
     assert targets.to_target(nothing).empty
     assert targets.profile(nothing, "epochs").empty
+
+
+def test_settings_of_a_training_are_trials_of_their_own() -> None:
+    at = [row("kfac", "test.accuracy", lr, cell_id=f"{lr}", epoch=1, method=f"lr={lr}") for lr in (0.25, 0.5)]
+    assert targets.trials(frame(*at), "test.accuracy", 0.4)["probe"].tolist() == ["kfac {lr=0.25}", "kfac {lr=0.5}"]

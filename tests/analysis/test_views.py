@@ -202,3 +202,10 @@ def test_ranks_by_direction() -> None:
 
 def ranked(rows: pd.DataFrame) -> pd.DataFrame:
     return views.ranking(summary.table(rows, "toy"), summary.columns(rows, "toy"))
+
+
+def test_two_problems_of_different_sizes_are_no_sweep() -> None:
+    rows = frame(row("a", "error.relative", 1.0, problem="x"), row("a", "error.relative", 1.0, problem="y", seed=1))
+    known = {cell: {"problem.samples": size} for cell, size in zip(rows["cell_id"], (8, 16), strict=True)}
+    assert views.parameters(rows, known) == []
+    assert views.parameters(rows.assign(problem="x"), known) == ["problem.samples"]

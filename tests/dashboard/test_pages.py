@@ -212,6 +212,38 @@ def test_new_cells_appear(results: Path) -> None:
     assert at.metric[0].value == "2 of 2"
 
 
+def test_a_view_looks_once_at_the_files_of_a_run(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run(results, "r1", [(Fake(), Toy(), fisher_cell())])
+    at, asked, state = show("overview"), [], store.state
+    monkeypatch.setattr(store, "state", lambda run: asked.append(run) or state(run))
+    at.run()
+    assert asked == [results / "s" / "r1"]
+
+
+def test_what_is_read_ahead_is_what_the_first_page_shows(results: Path) -> None:
+    import source
+    import warm
+
+    write_run(results, "r1", [(Fake(), Toy(), fisher_cell())])
+    run = write_run(results, "r2", [(Fake("b"), Toy(), fisher_cell())])
+    warm.main()
+    assert source.latest() is source._read(run, store.state(run))[0]
+
+
+@pytest.mark.parametrize("damage", ["gone", "empty", "newer"])
+def test_nothing_read_ahead_ends_the_dashboard(damage: str, results: Path) -> None:
+    import warm
+
+    if damage == "gone":
+        results.rmdir()
+    if damage == "newer":
+        run = write_run(results, "r1", [(Fake(), Toy(), fisher_cell())])
+        table = pq.read_table(run / "cells" / "c0.parquet")
+        newer = pa.array([store.SCHEMA_VERSION + 1] * len(table), pa.int64())
+        pq.write_table(table.set_column(0, store.SCHEMA.field(0), newer), run / "cells" / "c0.parquet")
+    warm.main()
+
+
 def kept(layer: str = "fc1", value: float = 1.0) -> Blocks:
     exact = np.diag([2.0, 2.0, 2.0, 2.0])
     spectrum = Spectrum(np.array([4.0, 3.0]), np.array([8.0, value]))

@@ -147,7 +147,8 @@ def test_heatmap() -> None:
     assert heat.colorbar.ticktext[-1] != str(heat.colorbar.tickvals[-1]), "ticks are values, not logarithms"
     assert np.isnan(heat.z[list(heat.y).index("ginger")]).all()
     assert "not drawn: ginger (timeout)" in subtitle(figure)
-    assert figure.layout.title.text == "error.relative on toy, lower is better"
+    assert figure.layout.title.text == "error.relative on toy"
+    assert subtitle(figure).startswith("lower is better")
 
 
 def test_a_ratio_is_right_at_one() -> None:
@@ -250,10 +251,11 @@ def test_comparison() -> None:
 
 
 def test_history() -> None:
-    rows = pd.concat([ROWS.assign(run_id="r2", value=ROWS["value"] * 1.5), ROWS])
-    drawn = traces(plot.history(rows, ERROR))
+    changed = ROWS["value"].where(ROWS["probe"] != "identity", ROWS["value"] * 1.5)
+    drawn = traces(plot.history(pd.concat([ROWS.assign(run_id="r2", value=changed), ROWS]), ERROR))
     assert list(drawn["identity"].x) == ["r1", "r2"]
-    assert list(drawn["identity"].marker.line.width) == [0, 3], "the step is ringed"
+    ring = drawn["a step"]
+    assert (list(ring.x), list(ring.y)) == (["r2"], [drawn["identity"].y[1]])
 
 
 def test_matrices() -> None:
@@ -362,3 +364,18 @@ def test_names_are_shown_letter_by_letter(draw: Any) -> None:
 @pytest.mark.parametrize("rows", [frame(*measured("kfac", 0.5, 8.0)), frame(FAILED), ROWS.head(0)])
 def test_one_cell_a_failed_one_and_none(draw: Any, rows: pd.DataFrame) -> None:
     assert draw(rows).layout.title.text
+
+
+def test_settings_of_one_training_are_lines_of_their_own() -> None:
+    rows = [
+        row("kfac", "test.accuracy", lr * epoch, cell_id=f"{lr}", epoch=epoch, method=f"lr={lr},batch=8")
+        for lr in (0.1, 0.3)
+        for epoch in (1, 2)
+    ]
+    figure = plot.curves(frame(*rows), metric="test.accuracy")
+    assert {trace.name: list(trace.y) for trace in figure.data} == {
+        "kfac {lr=0.1}": [0.1, 0.2],
+        "kfac {lr=0.3}": [0.3, 0.6],
+    }
+    assert len({trace.line.dash for trace in figure.data}) == 2
+    assert {trace.line.color for trace in figure.data} == {look("kfac").color}

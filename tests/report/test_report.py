@@ -6,11 +6,13 @@ import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fake_measure import Fake, Toy
 from frames import failed_cell, fisher_cell, write_run
 
-from curvbench import report
+from curvbench import report, store
+from curvbench.blocks import Blocks, Spectrum
 from curvbench.cli import main
 from curvbench.spec import Row
 
@@ -137,3 +139,26 @@ def test_a_run_that_trained_has_the_columns_of_trainings(format: str, tmp_path: 
     assert "0.900" in text
     if format == "html":
         assert "seconds to test.accuracy" in text
+
+
+def test_the_page_shows_the_nearest_matrices_and_their_spectra(tmp_path: Path) -> None:
+    pytest.importorskip("plotly", reason="figures need the extra `dashboard`")
+    probes = {does: Fake(does) for does in ("exact", "near", "far")}
+    run = write_run(tmp_path / "results", "r1", [(probe, Toy(), fisher_cell()) for probe in probes.values()])
+    exact = np.diag([2.0, 1.0, 1.0, 1.0])
+    for k, error in enumerate((0.0, 0.25, 0.5)):
+        spectrum = Spectrum(np.array([2.0, 1.0]), np.array([2.0, 1.0 + error]))
+        store.write_blocks(run, f"c{k}", Blocks("fc1", 2, exact, 4 * (exact + error * (1 - exact)), {"fc1": spectrum}))
+    text = report.write(report.read([run]), "html")
+    names = re.findall(r'download="matrices-([^"]*)-Toy.csv"', text)
+    assert names == ["Fake[does=near]", "Fake[does=far]"], "what is exact after the best multiple shows nothing"
+    assert text.count("Layer fc1: largest eigenvalues") == 1
+
+
+def test_damaged_blocks_are_a_picture_less(run: Path) -> None:
+    pytest.importorskip("plotly", reason="figures need the extra `dashboard`")
+    (run / "blocks").mkdir()
+    (run / "blocks" / "c0.npz").write_bytes(b"PK")
+    with pytest.warns(UserWarning, match="c0.npz"):
+        runs = report.read([run])
+    assert "matrices-" not in report.write(runs, "html")
