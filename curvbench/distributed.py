@@ -74,19 +74,8 @@ class Ranks:
         return self.total(torch.where(weights > 0, weights * mine, 0.0)) / self.total(weights)
 
     def share(self, *counts: int) -> float:
-        """This rank's share of a whole whose parts have so many samples, so many terms, ...; equal parts of nothing.
-
-        Raises:
-            ValueError: the shares differ from one count to the other.
-        """
-        if self.count == 1:
-            return 1.0
-        rows = self._told(counts)
-        columns = zip(*rows, strict=True)
-        shares = [[n / sum(column) if sum(column) else 1 / self.count for n in column] for column in columns]
-        if any(max(row) - min(row) > 1e-12 for row in zip(*shares, strict=True)):
-            raise ValueError(f"give each rank the same number of loss terms per sample, got (terms, samples) {rows}")
-        return shares[0][self.rank]
+        """This rank's of ``shares``; raises ValueError as that does."""
+        return 1.0 if self.count == 1 else shares(self._told(counts))[self.rank]
 
     def join_gradients(self, parameters: Sequence[nn.Parameter], share: float) -> None:
         """Replace ``.grad`` by the sum over ranks, each weighted by its share; none on any rank stays none."""
@@ -166,6 +155,21 @@ class Ranks:
         except RuntimeError as error:
             why = str(error).strip().splitlines()[0]
             raise ConnectionError(f"rank {self.rank}: another rank has ended or does not answer ({why})") from error
+
+
+def shares(parts: Sequence[Sequence[int]]) -> list[float]:
+    """The share of each part in a whole, of which it has so many terms, so many samples, ...; equal parts of nothing.
+
+    Raises:
+        ValueError: the shares differ from one count to the other.
+    """
+    columns = zip(*parts, strict=True)
+    found = [[n / sum(column) if sum(column) else 1 / len(parts) for n in column] for column in columns]
+    if any(max(row) - min(row) > 1e-12 for row in zip(*found, strict=True)):
+        raise ValueError(
+            f"give each part of a batch the same number of loss terms per sample, got (terms, samples) {[*parts]}"
+        )
+    return found[0]
 
 
 ALONE = Ranks()

@@ -17,7 +17,9 @@ from curvbench.engines import memory
 
 EXTRAS = {
     "dashboard": ("streamlit", "plotly"),
+    "photos": ("PIL",),
     "slurm": ("submitit",),
+    "tune": ("optuna",),
     "peers": ("curvlinops", "nngeometry"),
     "test": ("pytest", "hypothesis", "playwright"),
 }

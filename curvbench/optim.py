@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -25,7 +25,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parallel import DistributedDataParallel
 
 from curvbench import numerics, states
-from curvbench.distributed import ALONE, Ranks
+from curvbench.distributed import ALONE, Ranks, shares
 from curvbench.instance import Inputs, Instance, arguments
 from curvbench.likelihood import likelihood
 from curvbench.parts.weighted import weigh_backward
@@ -34,6 +34,7 @@ from curvbench.tape import Tape, evaluation
 
 STATE_VERSION = 1
 _DRAWS = 2**20  # steps of one seed, so that neighbouring seeds share no draws
+_PARTS = 2**48  # and parts of a batch share none with any step
 
 
 class Moved(NamedTuple):
@@ -43,20 +44,30 @@ class Moved(NamedTuple):
     group: Mapping[str, Any]
 
 
+class Part(NamedTuple):
+    """The state after a part of a batch, and how much of it that is."""
+
+    state: Any
+    terms: int
+    samples: int
+
+
 class NaturalGradient(torch.optim.Optimizer):
     """Trains ``model`` by the preconditioned gradients of ``probe``.
 
     The model is called through ``forward``, which remembers the batch for the curvature; the rest is any loop.
-    The gradient is whatever has gathered in ``.grad``; the statistics are those of the batch of the last ``forward``
-    under the likelihood ``loss``. They come from the training pass itself if the model computes the same in training
-    and in evaluation mode. With BatchNorm or dropout it does not: there the gradient is that of training mode, in
-    which BatchNorm couples the samples and no sample has a score of its own, while the statistics come from a pass of
-    their own in evaluation mode, with running means and variances as they are then. A method whose statistic is the
-    batch gradient with data labels (Adam, Shampoo) takes the training gradient. FNGD after its first epoch weighs the
-    samples in the training pass itself and has none besides: ``.grad`` of the covered parameters is then its step
-    (without a ``kl_clip``, which needs the gradient too). Where the pass is shared and the statistics read output
-    gradients for the data's labels (``fisher_type="empirical"``), they are those of the loss's own backward pass if
-    that loss is a multiple of the likelihood's.
+    The gradient is whatever has gathered in ``.grad``; the statistics are those of the same batch under the likelihood
+    ``loss``: of the last ``forward`` or, where gradients of several gather before a step, of all of them, each weighed
+    by its loss terms. A probe whose states are no means over the batch refuses to gather. The statistics come from the
+    training pass itself if the model computes the same in training and in evaluation mode. With BatchNorm or dropout it
+    does not: there the gradient is that of training mode, in which BatchNorm couples the samples and no sample has a
+    score of its own, while the statistics come from a pass of their own in evaluation mode, with running means and
+    variances as they are then. A method whose statistic is the batch gradient with data labels (Adam, Shampoo) takes
+    the training gradient. FNGD after its first epoch weighs the samples in the training pass itself and has none
+    besides: ``.grad`` of the covered parameters is then its step (without a ``kl_clip``, which needs the gradient too).
+    Where the pass is shared and the statistics read output gradients for the data's labels
+    (``fisher_type="empirical"``), they are those of the loss's own backward pass if that loss is a multiple of the
+    likelihood's.
 
     In a process group of torch.distributed (``torchrun``) every rank gives its part of the batch to ``forward``. The
     step is that of the whole batch, of which each rank's part weighs as many loss terms as it has: gradients and
@@ -138,6 +149,8 @@ class NaturalGradient(torch.optim.Optimizer):
             ValueError: the model or the batch has no exact per-sample Fisher, see ``Instance``.
             Unsupported: the probe does not cover the model.
         """
+        if torch.is_grad_enabled() and (self._batch is not None or self._weighed is not None):
+            self._gather()
         if self._ranks.count > 1 and torch.is_grad_enabled():
             self._terms += int(likelihood(self.loss).valid(targets).sum())
         if torch.is_grad_enabled() and self.kl_clip is None and (found := self._weigh(inputs, targets)) is not None:
@@ -153,6 +166,23 @@ class NaturalGradient(torch.optim.Optimizer):
         known.likelihood.check(tape.outputs.detach(), targets)
         self._batch = inputs, targets, tape if self._may_share else None
         return tape.leaf(note=self.probe.reads_gradient) if self._may_share else tape.outputs
+
+    @torch.no_grad()
+    def _gather(self) -> None:
+        """Take in the batch before as a part of this step's, unless its gradient is there no more."""
+        batch, weighed = self._batch, self._weighed
+        self._batch, self._weighed = None, None
+        if all(p.grad is None for group in self.param_groups for p in group["params"]):
+            self._terms = 0
+            self._curvature.drop_parts()
+        elif weighed is not None or self.probe.joins is None:
+            raise ValueError(
+                f"{self.probe.name} makes no step of several batches, for their states are not that of the whole: "
+                "give the whole batch to one forward, or end the one before by step() or zero_grad()"
+            )
+        elif batch is not None and self.probe.joins == "mean":
+            assert self._verified is not None
+            self._curvature.take_part(self._verified.with_batch(*batch))
 
     def _weigh(self, inputs: Inputs, targets: Tensor) -> Tensor | None:
         """The outputs, if the probe knows how to weigh the samples in their backward pass."""
@@ -326,10 +356,15 @@ class Curvature:
         self.ready: Any = None
         self._updates = 0
         self._unrefreshed = False
+        self._parts: list[Part] = []
 
     @property
     def is_due(self) -> bool:
-        """Whether the next solve takes in a batch."""
+        """Whether the next solve needs its batch."""
+        return self._updates_next or self.probe.follows
+
+    @property
+    def _updates_next(self) -> bool:
         return self.steps % self.stat_every == 0
 
     def solve(self, vector: Tensor, batch: Instance | None) -> Tensor:
@@ -337,7 +372,7 @@ class Curvature:
         rule = self.probe.rule
         if self.steps == 0:
             assert batch is not None, "the first step is due"
-            self.kept = self.probe.init(batch)
+            self._begin(batch)
             self.ready = self.probe.refresh(self.kept) if rule.update == "after" else None
         if rule.update == "before":
             self._take_in(batch)
@@ -347,13 +382,27 @@ class Curvature:
         self.steps += 1
         return step.clamp(-rule.clip, rule.clip) if math.isfinite(rule.clip) else step
 
+    def take_part(self, batch: Instance) -> None:
+        """The first part of the next update's batch, or one more; the last goes to ``solve``."""
+        self._begin(batch)
+        new = self._drawing().update(self.kept, batch)
+        self._parts.append(Part(new, batch.terms, batch.samples))
+
+    def drop_parts(self) -> None:
+        """The next update's batch begins anew."""
+        self._parts = []
+
+    def _begin(self, batch: Instance) -> None:
+        if self.kept is None:
+            self.kept = self.probe.init(batch)
+
     def pass_over(self, state: Any) -> None:
         """A step that needed no solve."""
         self.kept = self.ready = state
         self.steps += 1
 
     def _take_in(self, batch: Instance | None) -> None:
-        if batch is not None:
+        if batch is not None and self._updates_next:
             self.kept = self._updated(batch)
             self._updates += 1
             self._unrefreshed = True
@@ -362,6 +411,8 @@ class Curvature:
             with self.ranks.sharing():
                 self.ready = self.probe.refresh(self.kept)
             self._unrefreshed = False
+        elif batch is not None and self.probe.follows:
+            self.ready = self.probe.follow(self.ready, batch)
 
     def _updated(self, batch: Instance) -> Any:
         probe = self._drawing()
@@ -369,15 +420,19 @@ class Curvature:
             return probe.fit(batch)
         new = probe.update(self.kept, batch)
         if probe.joins == "mean":
-            new = self.ranks.join_state(new, self.ranks.share(batch.terms, batch.samples))
+            parts = [*self._parts, Part(new, batch.terms, batch.samples)]
+            new = _joined_parts(parts)
+            terms, samples = (sum(counts) for counts in zip(*(part[1:] for part in parts), strict=True))
+            new = self.ranks.join_state(new, self.ranks.share(terms, samples))
+        self.drop_parts()
         return states.blend(self.kept, new, self.ema) if self.ema and self._updates else new
 
     def _drawing(self) -> Probe:
-        """The probe with draws of this update's own, and of this rank's."""
+        """The probe with draws of this update's own, of this part's of its batch, and of this rank's."""
         if not any(f.name == "seed" for f in dataclasses.fields(self.probe)):  # type: ignore[arg-type]
             return self.probe
         drawn = self.probe.seed * _DRAWS + self._updates  # type: ignore[attr-defined]
-        seed = drawn * self.ranks.count + self.ranks.rank
+        seed = drawn * self.ranks.count + self.ranks.rank + len(self._parts) * _PARTS
         return dataclasses.replace(self.probe, seed=seed)  # type: ignore[type-var]
 
     def state_dict(self) -> dict[str, Any]:
@@ -419,6 +474,14 @@ def _joined(model: nn.Module, probe: Probe) -> Ranks:
         )
     ranks.agree(tensor.data for tensor in (*model.parameters(), *model.buffers()))
     return ranks
+
+
+def _joined_parts(parts: Sequence[Part]) -> Any:
+    """The state of the whole batch, from those of its parts."""
+    if len(parts) == 1:
+        return parts[0].state
+    weights = shares([(part.terms, part.samples) for part in parts])
+    return states.weighted([part.state for part in parts], weights)
 
 
 def _refuse_settings(lr: float, momentum: float, weight_decay: float, kl_clip: float | None) -> None:

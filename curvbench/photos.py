@@ -79,7 +79,7 @@ def labelled(
     try:
         import PIL  # noqa: F401
     except ImportError as error:
-        raise Skip("photos need Pillow: pip install pillow") from error
+        raise Skip("photos need Pillow: pip install 'curvbench[photos]'") from error
     folders = sorted(path for path in folder.iterdir() if path.is_dir())
     if len(folders) != classes:
         raise ValueError(f"expected {classes} folders in {folder}, one per class, found {len(folders)}")

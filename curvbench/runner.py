@@ -10,7 +10,7 @@ import re
 import shlex
 import textwrap
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -60,7 +60,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Job:
-    """Options that have been checked, with what follows from them; ``waiting`` cells need what its trials choose."""
+    """Options that have been checked, with what follows from them.
+
+    ``waiting`` cells need what trials choose; ``tried`` are those of its plan and of all plans before.
+    """
 
     options: Options
     suite: Suite
@@ -68,6 +71,7 @@ class Job:
     timeout: float
     budget: float | None
     waiting: tuple[Cell, ...] = ()
+    tried: tuning.Tried = field(default_factory=dict)
 
     def begin(self) -> Path:
         """The run's folder, with its ``run.json``; raises OSError where it cannot be written."""
@@ -126,36 +130,45 @@ def prepare(options: Options) -> Job:
         raise ValueError("--engine slurm keeps no budget: the suite's resources say how long a job may take")
     if options.engine == "slurm" and importlib.util.find_spec("submitit") is None:
         raise ValueError("--engine slurm needs submitit: pip install 'curvbench[slurm]'")
-    rerun = selection.failed_statuses(options.rerun_failed, plan.FAILED) if options.rerun_failed else ()
+    rerun = _rerun(options)
     timeout = selection.duration(options.timeout or "1h")
     budget = selection.duration(options.budget) if options.budget else None
     name, suite = registry.load_suite(options.suite)
     cells = _cells(options, name, suite)
     search = None if options.train else suite.presets[options.preset].search
-    first = list(tuning.trials(cells, search)) if search else cells
-    made = plan.make(first, options.results, identity.environment(options.device), options.force, rerun)
-    return Job(options, suite, made, timeout, budget, tuple(cells) if search else ())
+    first = tuning.trials(cells, search) if search else {}
+    made = plan.make(first or cells, options.results, identity.environment(options.device), options.force, rerun)
+    tried = {cell_id: first[cell] for cell_id, cell in made.cells.items() if search}
+    return Job(options, suite, made, timeout, budget, tuple(cells) if search else (), tried)
 
 
 def settled(job: Job, folder: Path) -> Job:
-    """The job of the cells that waited for the trials in ``folder``, with what these chose.
+    """The job of further trials after those in ``folder``, or of the cells that waited, with what these chose.
 
     Raises:
         ValueError: no trial of a probe succeeded.
     """
     search = job.suite.presets[job.options.preset].search
     assert search is not None, "cells wait for a search alone"
-    tried = tuning.trials(job.waiting, search)
-    by_id = {cell_id: tried[cell] for cell_id, cell in job.plan.cells.items()}
-    choices = tuning.choose(by_id, search, store.load(folder))
+    frame, rerun = store.load(folder), _rerun(job.options)
+    if more := tuning.trials(job.waiting, search, job.tried, frame):
+        made = plan.make(more, job.options.results, job.plan.environment, rerun=rerun)
+        if job.options.force:  # the run was begun by the first trials
+            made = replace(made, shared={}, todo=(*made.todo, *made.shared))
+        return replace(job, plan=made, tried={**job.tried, **{i: more[cell] for i, cell in made.cells.items()}})
+    choices = tuning.choose(job.tried, search, frame)
     if not job.options.log_json:
         console = _console()
         for line in ["", f"chosen by {search.metric}:", *map(str, choices)]:
             _say(console, line)
     cells = tuning.settled(job.waiting, choices)
-    rerun = selection.failed_statuses(job.options.rerun_failed, plan.FAILED) if job.options.rerun_failed else ()
     made = plan.make(cells, job.options.results, job.plan.environment, job.options.force, rerun)
     return replace(job, plan=made, waiting=())
+
+
+def _rerun(options: Options) -> Collection[Status]:
+    """Statuses whose cells are run again."""
+    return selection.failed_statuses(options.rerun_failed, plan.FAILED) if options.rerun_failed else ()
 
 
 def show(job: Job) -> int:

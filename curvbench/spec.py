@@ -248,7 +248,12 @@ class Probe(Component, ABC):
     @property
     def reads_gradient(self) -> bool:
         """Whether statistics read output gradients for the data's labels, which the training's own pass makes."""
-        return getattr(self, "fisher_type", "") == "empirical"
+        return self.follows or getattr(self, "fisher_type", "") == "empirical"
+
+    @property
+    def follows(self) -> bool:
+        """Whether ``precondition`` takes scores of the batch of its own step, statistics due or not."""
+        return False
 
     def fit(self, instance: Instance) -> Any:
         """The state after ``updates`` updates at frozen parameters; raises Unsupported for too large a batch."""
@@ -278,6 +283,10 @@ class Probe(Component, ABC):
         An optimizer then makes one backward pass with them, which gives the step; nothing is taken in or solved.
         """
         return None
+
+    def follow(self, state: Any, batch: Instance) -> Any:
+        """Of a probe that ``follows``: the refreshed state at a step of which nothing else is taken in."""
+        return state
 
     def refresh(self, state: Any) -> Any:
         """Factorize or invert what ``precondition`` needs; the column ``invert``."""
@@ -485,13 +494,16 @@ class Search:
     """How settings are looked for before a preset trains with them: by trials that a validation part judges.
 
     ``grid``: values by name of a field of the training or of the probe; a name that a probe has not is passed over.
-    ``trials``: so many settings of the grid at most, drawn at random by ``seed``; none of it tries all. ``seeds``: of
-    the trainings of each setting. ``epochs``: of a trial; none takes the training's. ``valid``: share of the training
-    part that is set apart. ``metric``: of that part, whose median over seeds after the last epoch chooses.
+    ``trials``: so many settings of the grid at most, drawn at random by ``seed``; none of it tries all. ``sampler``:
+    ``tpe`` tries so many in rounds that learn from those before, numbers from anywhere between the least and the
+    greatest of the grid (extra ``tune``). ``seeds``: of the trainings of each setting. ``epochs``: of a trial; none
+    takes the training's. ``valid``: share of the training part that is set apart. ``metric``: of that part, whose
+    median over seeds after the last epoch chooses.
     """
 
     grid: Mapping[str, Sequence[Any]]
     trials: int | None = None
+    sampler: Literal["random", "tpe"] = "random"
     seed: int = 0
     seeds: Sequence[int] = (0,)
     epochs: int | None = None
@@ -503,6 +515,10 @@ class Search:
             raise ValueError("a search needs names with values in its grid, and a seed")
         if self.trials is not None and self.trials < 1:
             raise ValueError(f"a search needs one trial at least, or none for all of its grid, got {self.trials}")
+        if self.sampler not in ("random", "tpe"):
+            raise ValueError(f"the sampler of a search is one of random, tpe, got {self.sampler!r}")
+        if self.sampler == "tpe" and self.trials is None:
+            raise ValueError("a search with sampler='tpe' has no end of its own: give trials")
         if not 0 < self.valid < 1:
             raise ValueError(f"a search sets a share of the training part apart, 0 < valid < 1, got {self.valid}")
 

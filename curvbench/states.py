@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,6 +32,18 @@ def blend(old: Any, new: Any, weight: float) -> Any:
     before = _children(old)
     assert before is not None and before.keys() == parts.keys(), "a state keeps its make from one update to the next"
     return _rebuild(new, {key: blend(before[key], part, weight) for key, part in parts.items()})
+
+
+def weighted(parts: Sequence[Any], weights: Sequence[float]) -> Any:
+    """The sum of floating-point tensors of states of the same make, each weighted; the rest is the first one's."""
+    sums = [
+        sum((weight * tensor for weight, tensor in zip(weights, found, strict=True)), torch.zeros_like(found[0]))
+        if found[0].is_floating_point()
+        else found[0]
+        for found in zip(*map(tensors, parts), strict=True)
+    ]
+    following = iter(sums)
+    return mapped(parts[0], lambda _: next(following))
 
 
 def mapped(state: Any, act: Callable[[Tensor], Tensor]) -> Any:

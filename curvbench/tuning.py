@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import random
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from statistics import median
@@ -11,9 +10,11 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from curvbench import proposals
 from curvbench.spec import METRICS, Cell, Search, Status
 
 FOLDER = ".tuning"  # behind the name of a suite: its trials are a suite of their own
+Tried = Mapping[str, tuple[Cell, Mapping[str, Any]]]  # by the trial's cell_id: whose setting is looked for, and it
 
 
 class Choice(NamedTuple):
@@ -39,30 +40,43 @@ class Choice(NamedTuple):
         return f"{where}: {found} ({self.score:.4g}; {self.trials} trials, {self.seconds:.3g} s{lost}{edge})"
 
 
-def trials(cells: Iterable[Cell], search: Search) -> dict[Cell, tuple[Cell, Mapping[str, Any]]]:
-    """The trials of a search, each with the cell that it looks for a setting of, and the setting."""
-    found = {}
+def trials(
+    cells: Iterable[Cell], search: Search, tried: Tried | None = None, frame: pd.DataFrame | None = None
+) -> dict[Cell, tuple[Cell, Mapping[str, Any]]]:
+    """The next trials of a search, each with the cell that it looks for a setting of, and the setting.
+
+    The first ones, or those after what was ``tried`` with the rows ``frame``: none where the search has come to its
+    end, or a trial was not run.
+
+    Raises:
+        ValueError: what the search needs is not installed.
+    """
+    tried, scores = tried or {}, {}
+    if frame is not None:
+        if not tried.keys() <= set(frame["cell_id"]):
+            return {}
+        scores = _last(frame, search.metric)
+    found: dict[Cell, tuple[Cell, Mapping[str, Any]]] = {}
     for cell in _contenders(cells):
-        for setting, seed in product(settings(cell, search), search.seeds):
-            tried = with_setting(cell, setting)
-            assert tried.training is not None
-            changes: dict[str, Any] = {"valid": search.valid, "target": None, "measure_at": ()}
-            training = dataclasses.replace(tried.training, **changes)
-            if search.epochs is not None:
-                training = dataclasses.replace(training, epochs=search.epochs)
-            trial = dataclasses.replace(tried, suite=cell.suite + FOLDER, seed=seed, training=training)
-            found[trial] = cell, setting
+        mine = [(trial, setting) for trial, (place, setting) in tried.items() if place == cell]
+        before = [(dict(setting), score) for setting, score in _medians(mine, scores).items()]
+        for setting, seed in product(proposals.proposed(_grid(cell, search), search, before), search.seeds):
+            found[_trial(with_setting(cell, setting), search, seed)] = cell, setting
     return found
 
 
-def settings(cell: Cell, search: Search) -> list[dict[str, Any]]:
-    """The settings that are tried for a cell: its part of the grid, or so many of it drawn at random."""
+def _trial(cell: Cell, search: Search, seed: int) -> Cell:
+    """A cell as it is tried: on less data, to the end of so many epochs, and without any look at the test part."""
+    assert cell.training is not None
+    epochs = cell.training.epochs if search.epochs is None else search.epochs
+    training = dataclasses.replace(cell.training, valid=search.valid, target=None, measure_at=(), epochs=epochs)
+    return dataclasses.replace(cell, suite=cell.suite + FOLDER, seed=seed, training=training)
+
+
+def _grid(cell: Cell, search: Search) -> dict[str, Sequence[Any]]:
+    """The part of the grid that a cell has fields for."""
     known = {**cell.probe.hyperparameters, **(cell.training.hyperparameters if cell.training else {})}
-    names = [name for name in search.grid if name in known]
-    grid = [dict(zip(names, values, strict=True)) for values in product(*(search.grid[name] for name in names))]
-    if search.trials is None or search.trials >= len(grid):
-        return grid
-    return random.Random(search.seed).sample(grid, search.trials)
+    return {name: values for name, values in search.grid.items() if name in known}
 
 
 def with_setting(cell: Cell, setting: Mapping[str, Any]) -> Cell:
@@ -74,7 +88,7 @@ def with_setting(cell: Cell, setting: Mapping[str, Any]) -> Cell:
     return dataclasses.replace(cell, probe=dataclasses.replace(cell.probe, **rest), training=training)  # type: ignore[type-var]
 
 
-def choose(tried: Mapping[str, tuple[Cell, Mapping[str, Any]]], search: Search, frame: pd.DataFrame) -> list[Choice]:
+def choose(tried: Tried, search: Search, frame: pd.DataFrame) -> list[Choice]:
     """The best setting of each cell, from the rows of its trials by ``cell_id``.
 
     A setting of which a seed failed has no score.
@@ -107,10 +121,7 @@ def _best(
     seconds: Mapping[str, float],
     search: Search,
 ) -> Choice:
-    found: dict[tuple[tuple[str, Any], ...], list[float | None]] = {}
-    for trial, setting in mine:
-        found.setdefault(tuple(setting.items()), []).append(scores.get(trial))
-    whole = {key: median(v for v in values if v is not None) for key, values in found.items() if None not in values}
+    whole = {key: score for key, score in _medians(mine, scores).items() if score is not None}
     if not whole:
         raise ValueError(f"every setting of {cell.probe.label} on {cell.problem.label} failed with one of its seeds")
     pick = max if METRICS[search.metric].better == "higher" else min
@@ -119,6 +130,18 @@ def _best(
     spent = sum(seconds.get(trial, 0.0) for trial, _ in mine)
     edge = tuple(name for name, value in best if _is_edge(value, search.grid[name]))
     return Choice(cell, dict(best), whole[best], len(mine), failed, spent, edge)
+
+
+def _medians(
+    trials: Iterable[tuple[str, Mapping[str, Any]]], scores: Mapping[str, float]
+) -> dict[tuple[tuple[str, Any], ...], float | None]:
+    """The median over seeds of every setting that was tried; None where a seed has no score."""
+    found: dict[tuple[tuple[str, Any], ...], list[float | None]] = {}
+    for trial, setting in trials:
+        found.setdefault(tuple(setting.items()), []).append(scores.get(trial))
+    return {
+        key: None if None in values else median(v for v in values if v is not None) for key, values in found.items()
+    }
 
 
 def _is_edge(value: Any, tried: Sequence[Any]) -> bool:

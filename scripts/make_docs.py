@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from curvbench import exact_fisher, registry, store, tuning
 from curvbench.analysis import coverage as analysis
-from curvbench.analysis.claims import efforts, judge
+from curvbench.analysis.claims import efforts, judge, newest
 from curvbench.analysis.papers import Experiment, experiments
 from curvbench.analysis.summary import problems
 from curvbench.fisher.uncovered import covered_trace
@@ -317,7 +317,7 @@ def _page(given: argparse.Namespace) -> str:
         return methods([registry.describe(*item) for item in registry.probes().items()])
     if given.page == "coverage":
         return coverage(store.load(given.run))
-    return claims({folder.name: store.load(store.resolve(str(folder), folder)) for folder in given.results})
+    return claims({folder.name: newest([*map(store.load, store.runs_below(folder))]) for folder in given.results})
 
 
 if __name__ == "__main__":

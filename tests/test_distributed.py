@@ -97,7 +97,10 @@ def test_ranks_draw_labels_of_their_own(together: list[dict[str, torch.Tensor]])
 @pytest.mark.parametrize(
     ("case", "text"),
     [
-        ("uneven", "give each rank the same number of loss terms per sample, got (terms, samples) [(3, 4), (1, 1)]"),
+        (
+            "uneven",
+            "give each part of a batch the same number of loss terms per sample, got (terms, samples) [(3, 4), (1, 1)]",
+        ),
         ("singular", "the matrix is singular to working precision"),
         ("no mean", "ekfac trains in one process only"),
     ],

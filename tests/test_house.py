@@ -23,7 +23,7 @@ FLOORS = {
     2: {"parts", "probes", "problems", "meters", "states", "schedules", "augmentation", "hyperparameters", "registry"}
     | {"distributed", "launch"},
     3: {"optim", "training", "trial", "identity", "measure", "store", "reference"},
-    4: {"engines", "analysis", "plot", "selection", "tables", "baselines", "locate", "tuning"},
+    4: {"engines", "analysis", "plot", "selection", "tables", "baselines", "locate", "proposals", "tuning"},
     5: {"display", "doctor", "report", "templates", "runner", "verbs", "cli", "__main__"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

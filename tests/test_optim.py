@@ -413,26 +413,25 @@ def tensors(packed: Any) -> list[Tensor]:
     return [t for part in parts for t in tensors(part)]
 
 
-def test_lngd_s_layer_rate_is_its_probe_s() -> None:
-    """Twice the step p would give half the rate: the step does not depend on p's length (mu = 0)."""
-    batches = vectors(1)
+@pytest.mark.parametrize(("stat_every", "refresh_every"), [(1, 1), (4, 1), (2, 4)])
+def test_lngd_s_layer_rate_is_that_of_every_step_s_own_batch(stat_every: int, refresh_every: int) -> None:
+    """Twice the step p would give half the rate: the step does not depend on p's length (mu = 0).
+
+    Also where the factors are those of an earlier batch: Algorithm 1 has the rate outside of their intervals.
+    """
     model = mlp(5, 6, 3).double()
-    before = values(model)
-    optimizer = NaturalGradient(model, cb.probe("lngd", layer_rate="corrected", mu=0.0), 1.0)
-    naturally(optimizer, batches)
-    (x, y) = batches[0]
-    start = copy.deepcopy(model)
-    for p, value in zip(start.parameters(), before, strict=True):
-        p.data.copy_(value)
-    terms = oracles.loss_terms(start, x, y, "cross_entropy")
-    empirical, gradient = (
-        oracles.empirical_fisher(terms, "cross_entropy"),
-        oracles.mean_gradient(terms, "cross_entropy"),
-    )
-    moved = oracles.pack(start, dict(start.named_parameters())) - oracles.pack(model, dict(model.named_parameters()))
-    for part in oracles.layer_slices(start).values():
-        step = moved[part].detach()
-        assert float(step @ gradient[part]) == pytest.approx(float(step @ empirical[part, part] @ step), rel=1e-10)
+    probe = cb.probe("lngd", layer_rate="corrected", mu=0.0)
+    optimizer = NaturalGradient(model, probe, 0.1, stat_every=stat_every, refresh_every=refresh_every)
+    for x, y in vectors(4):
+        start = copy.deepcopy(model)
+        naturally(optimizer, [(x, y)])
+        terms = oracles.loss_terms(start, x, y, "cross_entropy")
+        empirical = oracles.empirical_fisher(terms, "cross_entropy")
+        gradient = oracles.mean_gradient(terms, "cross_entropy")
+        before, after = (oracles.pack(m, dict(m.named_parameters())).detach() for m in (start, model))
+        for part in oracles.layer_slices(start).values():
+            step = (before - after)[part] / 0.1
+            assert float(step @ gradient[part]) == pytest.approx(float(step @ empirical[part, part] @ step), rel=1e-10)
 
 
 def test_lbfgs_fits_every_batch_anew() -> None:
@@ -444,6 +443,82 @@ def test_lbfgs_fits_every_batch_anew() -> None:
         instance = Instance(second.eval(), x, y)
         move(second, 0.1 * probe.precondition(probe.fit(instance), instance.gradient()))
     assert near(first, second, 1e-12)
+
+
+# --- a batch in parts -------------------------------------------------------------------------------------
+
+
+def convolutional() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 49, 3))
+
+
+def accumulated(optimizer: NaturalGradient, batches: list[Batch], sizes: list[int]) -> None:
+    """The loop of those whose batch does not fit into memory."""
+    for batch in batches:
+        optimizer.zero_grad()
+        for x, y in zip(*(whole.split(sizes) for whole in batch), strict=True):
+            share = len(y) / sum(sizes)
+            (share * F.cross_entropy(optimizer.forward(x, y), y)).backward()
+        optimizer.step()
+
+
+JOINING = sorted(name for name, kind in registry.probes().items() if kind.joins is not None)
+
+
+@pytest.mark.parametrize("sizes", [[2, 2, 2], [1, 5]], ids=str)
+@pytest.mark.parametrize(
+    ("model", "draw"), [(lambda: mlp(5, 6, 3), vectors), (convolutional, images)], ids=["mlp", "cnn"]
+)
+@pytest.mark.parametrize("name", JOINING)
+def test_gradients_that_gather_make_the_step_of_the_joined_batch(
+    name: str, model: Callable[[], nn.Module], draw: Callable[[int], list[Batch]], sizes: list[int]
+) -> None:
+    """Also where statistics are due at every other step, and averaged."""
+    first, second = pair(model)
+    batches = draw(4)
+    settings: dict[str, Any] = {"momentum": 0.5, "stat_every": 2} | ({"ema": 0.5} if cb.probe(name).averages else {})
+    before = values(second)
+    accumulated(NaturalGradient(first, cb.probe(name), 1e-3, **settings), batches, sizes)
+    naturally(NaturalGradient(second, cb.probe(name), 1e-3, **settings), batches)
+    assert near(first, second, 1e-10)
+    assert max(float((a - b).abs().max()) for a, b in zip(before, values(second), strict=True)) >= 1e-4
+
+
+@pytest.mark.parametrize("name", sorted(set(registry.probes()) - set(JOINING)))
+def test_a_probe_whose_states_do_not_join_refuses_to_gather(name: str) -> None:
+    optimizer = NaturalGradient(mlp(5, 6, 3).double(), cb.probe(name, **({"rank": 4} if name == "eigen" else {})))
+    with pytest.raises(ValueError, match=f"^{name} makes no step of several batches"):
+        accumulated(optimizer, vectors(1), [3, 3])
+
+
+@pytest.mark.parametrize("name", ["kfac", "lngd"])
+def test_a_batch_whose_gradient_was_thrown_away_is_no_part_of_the_next(name: str) -> None:
+    """A step that was left out, as with an infinite loss: zero_grad ends it."""
+    first, second = pair(lambda: mlp(5, 6, 3))
+    lost, *batches = vectors(2)
+    optimizer = NaturalGradient(first, cb.probe(name), 0.01)
+    F.cross_entropy(optimizer.forward(*lost), lost[1]).backward()
+    naturally(optimizer, batches)
+    naturally(NaturalGradient(second, cb.probe(name), 0.01), batches)
+    assert same(first, second)
+
+
+def test_parts_of_a_batch_draw_labels_of_their_own() -> None:
+    seeds: list[int] = []
+
+    @dataclass(frozen=True)
+    class Drawn(Spy):
+        """Notes the seeds of its updates."""
+
+        seed: int = 3
+        joins = "mean"
+
+        def update(self, state: Any, batch: Instance) -> int:
+            seeds.append(self.seed)
+            return 0
+
+    accumulated(NaturalGradient(mlp(5, 6, 3).double(), Drawn([])), vectors(2), [2, 2, 2])
+    assert len(set(seeds)) == 6
 
 
 # --- statistics -------------------------------------------------------------------------------------------

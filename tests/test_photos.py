@@ -113,5 +113,5 @@ def test_imagenet_is_a_data_set(tmp_path: Path) -> None:
 
 def test_without_pillow_it_is_a_skip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(Skip, match="photos need Pillow: pip install pillow"):
+    with pytest.raises(Skip, match=r"photos need Pillow: pip install 'curvbench\[photos\]'"):
         labelled(tmp_path, 1, 7, MEAN, STD)

@@ -54,6 +54,16 @@ class Point:
     count: int
 
 
+def test_weighted_sums_every_tensor_of_floats_and_keeps_the_make() -> None:
+    parts = [
+        {"a": Pair(torch.tensor(k), [torch.tensor([2 * k, 4.0]), torch.tensor(7)]), "b": (Point(torch.tensor(k), 1),)}
+        for k in (1.0, 3.0)
+    ]
+    found = states.weighted(parts, [0.25, 0.75])
+    assert found["a"].first == 2.5 and torch.equal(found["a"].others[0], torch.tensor([5.0, 4.0]))
+    assert found["a"].others[1] == 7 and found["b"] == (Point(torch.tensor(2.5), 1),)
+
+
 def test_blend_is_a_weighted_mean_of_every_tensor() -> None:
     old = {"a": Pair(torch.tensor(1.0), [torch.tensor([2.0, 4.0])]), "b": (Point(torch.tensor(8.0), 1),)}
     new = {"a": Pair(torch.tensor(3.0), [torch.tensor([6.0, 0.0])]), "b": (Point(torch.tensor(0.0), 2),)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -36,14 +38,6 @@ def test_trials_are_the_grid_for_each_probe_and_seed_with_a_part_set_apart() -> 
         assert trial.training.lr == setting["lr"]
         assert trial.training.momentum == (0.5 if trial.probe.name == "kfac" else 0.9)
         assert trial.probe.hyperparameters.get("damping") == setting.get("damping")
-
-
-def test_a_random_search_tries_some_of_the_grid_the_same_ones_again() -> None:
-    cells = select("s", PRESET)
-    search = Search({"lr": tuple(range(100))}, trials=5, seed=3)
-    found = tuning.settings(cells[0], search)
-    assert len({s["lr"] for s in found}) == 5 and found == tuning.settings(cells[0], search)
-    assert found != tuning.settings(cells[0], Search({"lr": tuple(range(100))}, trials=5, seed=4))
 
 
 def outcome(**scores: float | None) -> pd.DataFrame:
@@ -122,10 +116,17 @@ def test_the_chosen_setting_trains_on_all_data_with_every_seed() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"grid": {}}, {"grid": {"lr": ()}}, {"grid": {"lr": (1.0,)}, "trials": 0}, {"grid": {"lr": (1.0,)}, "valid": 1.0}],
+    [
+        {"grid": {}},
+        {"grid": {"lr": ()}},
+        {"grid": {"lr": (1.0,)}, "trials": 0},
+        {"grid": {"lr": (1.0,)}, "valid": 1.0},
+        {"grid": {"lr": (0.1, 1.0)}, "sampler": "tpe"},
+        {"grid": {"lr": (0.1, 1.0)}, "sampler": "cmaes"},
+    ],
 )
 def test_a_search_refuses_what_it_cannot_do(arguments: dict) -> None:  # type: ignore[type-arg]
-    with pytest.raises(ValueError, match="a search"):
+    with pytest.raises(ValueError, match="search"):
         Search(**arguments)
 
 
@@ -176,6 +177,55 @@ def test_failed_trials_have_one_command_which_is_the_run_itself(
     command = f"curvbench run {tmp_path / 'two'} --engine inline --results {tmp_path / 'results'} --rerun-failed"
     assert lines.count("    kfac[damping=0.0] on mlp[depth=1], seed 0, 3 cells") == 1
     assert again == [command]
+
+
+@pytest.mark.parametrize("extra", ["", "--force"])
+def test_rounds_learn_from_each_other_and_go_on_where_they_were_stopped(
+    extra: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same trials in one run, whether it was stopped after its first round or not."""
+    pytest.importorskip("optuna", reason="the extra `tune`")
+    learning = SUITE.replace("(1e-5, 0.1, 1e5)}", '(1e-4, 1.0)}, trials=6, sampler="tpe"')
+    for folder, trials in (("a", 4), ("b", 6)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "two.py").write_text(learning.replace("trials=6", f"trials={trials}"))
+    told = [_run(tmp_path / "a", capsys, tmp_path / "stopped")]
+    told.append(_run(tmp_path / "b", capsys, tmp_path / "stopped", *filter(None, [extra])))
+    told.append(_run(tmp_path / "b", capsys, tmp_path / "straight"))
+    assert [int(re.findall(r"(\d+) trials", line)[0]) for line in told] == [4, 6, 6]
+    found = {name: store.load(tmp_path / name / "two.tuning") for name in ("stopped", "straight")}
+    rates = {name: set(rows["method"].str.extract(r"lr=([^,]+)")[0]) for name, rows in found.items()}
+    assert rates["stopped"] == rates["straight"] and len(rates["straight"]) == 6
+    assert found["straight"]["run_id"].nunique() == 1
+    assert len(store.runs(tmp_path / "stopped" / "two.tuning")) == (2 if extra else 1)
+
+
+def _run(folder: Path, capsys: pytest.CaptureFixture[str], results: Path, *more: str) -> str:
+    """The line that says what was chosen."""
+    with pytest.raises(SystemExit) as ended:
+        main(["run", str(folder / "two"), "--engine", "inline", "--results", str(results), *more])
+    out = capsys.readouterr().out
+    assert ended.value.code == 0, out
+    return next(line for line in out.splitlines() if line.startswith("sgdm on mlp[depth=1]: lr="))
+
+
+def test_a_search_that_was_not_run_to_its_end_tries_nothing_else() -> None:
+    """A trial that has no row yet must not count as one that failed."""
+    cells = select("s", PRESET)
+    search = Search({"lr": (0.1, 1.0)}, trials=9, sampler="tpe")
+    tried = {"a": (cells[0], {"lr": 0.3}), "b": (cells[0], {"lr": 0.5})}
+    assert tuning.trials(cells[:1], search, tried, outcome(a=0.5)) == {}
+
+
+def test_without_the_extra_a_search_that_learns_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    (tmp_path / "two.py").write_text(SUITE.replace("(1e-5, 0.1, 1e5)}", '(1e-4, 1.0)}, trials=6, sampler="tpe"'))
+    with pytest.raises(SystemExit) as ended:
+        main(["run", str(tmp_path / "two"), "--results", str(tmp_path / "results")])
+    said = "curvbench: a search with sampler='tpe' needs optuna: pip install 'curvbench[tune]'\n"
+    assert (ended.value.code, capsys.readouterr().err) == (2, said)
 
 
 def test_a_folder_of_suites_is_run_one_after_the_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

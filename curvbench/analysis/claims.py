@@ -101,14 +101,35 @@ class Judged(NamedTuple):
 
 
 class Effort(NamedTuple):
-    """What looking for the settings of a row of the paper has cost: trials, and seconds of training in them."""
+    """What looking for the settings of a row of the paper has cost: trials, and seconds of training in them.
+
+    ``surrogate``: in the small stand-in, not in the paper's own setting.
+    """
 
     row: str
     trials: int
     seconds: float
+    surrogate: bool
 
     def __str__(self) -> str:
         return f"{self.row} {self.trials} trials, {digits(self.seconds)} s"
+
+
+def newest(runs: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Of runs, oldest first, the rows of each suite's latest that has originals and of its latest that has surrogates.
+
+    Raises:
+        ValueError: there is no run.
+    """
+    if not runs:
+        raise ValueError("there is no run")
+    latest = {key: rows for run in runs for key, rows in run.groupby([run["suite"], _stands_in(run)], observed=True)}
+    return pd.concat(latest.values(), ignore_index=True) if latest else runs[-1]
+
+
+def _stands_in(frame: pd.DataFrame) -> pd.Series:
+    """Which rows are a surrogate's."""
+    return frame["method"].fillna("").str.startswith(SURROGATE)
 
 
 def judge(frame: pd.DataFrame, experiments: Iterable[Experiment]) -> list[Judged]:
@@ -121,7 +142,7 @@ def judge(frame: pd.DataFrame, experiments: Iterable[Experiment]) -> list[Judged
     found = []
     for experiment in experiments:
         mine = frame[frame["suite"] == experiment.id]
-        stands_in = mine["method"].fillna("").str.startswith(SURROGATE)
+        stands_in = _stands_in(mine)
         original, surrogate = _Cells(experiment, mine[~stands_in]), _Cells(experiment, mine[stands_in], True)
         for claim in experiment.claims:
             rulings = rule(original, claim), rule(surrogate, claim)
@@ -130,17 +151,17 @@ def judge(frame: pd.DataFrame, experiments: Iterable[Experiment]) -> list[Judged
 
 
 def efforts(frame: pd.DataFrame, experiment: Experiment) -> list[Effort]:
-    """What tuning has cost, by row of the paper; none of those that were not tuned."""
+    """What tuning has cost, by row of the paper, originals before surrogates; none of those that were not tuned."""
     mine = frame[frame["suite"] == experiment.id + tuning.FOLDER]
-    probes, problems = labels(mine, "probe"), labels(mine, "problem")
+    probes, problems, stands_in = labels(mine, "probe"), labels(mine, "problem"), _stands_in(mine)
     found = []
     for name, entry in experiment.rows.items():
         fitting = _matching(probes, entry.probe) if entry.probe else pd.Series(False, index=mine.index)
-        rows = mine[fitting & _matching(problems, entry.problem) if entry.problem else fitting]
-        seconds = rows[rows["metric"] == "train.seconds"].groupby("cell_id")["value"].max().sum()
-        if len(rows):
-            found.append(Effort(name, int(rows["cell_id"].nunique()), float(seconds)))
-    return found
+        fitting = fitting & _matching(problems, entry.problem) if entry.problem else fitting
+        for surrogate, rows in mine[fitting].groupby(stands_in):
+            seconds = rows[rows["metric"] == "train.seconds"].groupby("cell_id")["value"].max().sum()
+            found.append(Effort(name, int(rows["cell_id"].nunique()), float(seconds), bool(surrogate)))
+    return sorted(found, key=lambda effort: effort.surrogate)
 
 
 def reported(experiment: Experiment, claim: Claim) -> str:

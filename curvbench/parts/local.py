@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from curvbench import layers as geometry
+from curvbench import numerics
+from curvbench.fisher import ExactFisher
 from curvbench.instance import Instance
 from curvbench.parts.factors import second_moment
 from curvbench.spec import Layer
@@ -158,13 +160,17 @@ def mixed_layer(tape: Tape) -> str | None:
     return next((m.layer for m in maps if m is not None and not m.is_one_to_one()), None)
 
 
-def layer_rates(gains: Sequence[float], curved: Sequence[float] | None, terms: int, mu: float) -> list[float]:
-    """LNGD's Eq. 12: per layer <p, g> / (p^T F p + mu), of gains <p, g> and p^T F p with the empirical Fisher.
+def rated(
+    steps: Sequence[Tensor], gradients: Sequence[Tensor], scores: Sequence[ExactFisher], terms: int, mu: float
+) -> list[Tensor]:
+    """LNGD's Eq. 12: every layer's step p times <p, g> / (p^T F p + mu), F its empirical Fisher; 0 where that is 0.
 
-    Without ``curved`` its printed estimate <p, g>^2 / terms; 0 where the denominator is.
+    Without ``scores`` with the estimate of p^T F p that is printed, <p, g>^2 / terms.
     """
-    found = [gain**2 / terms for gain in gains] if curved is None else curved
-    return [g / (c + mu) if c + mu > 0 else 0.0 for g, c in zip(gains, found, strict=True)]
+    gains = [numerics.inner(p, g) for p, g in zip(steps, gradients, strict=True)]
+    printed = [gain**2 / terms for gain in gains]
+    curved = [f.quadratic(p) for f, p in zip(scores, steps, strict=True)] if scores else printed
+    return [(g / (c + mu) if c + mu > 0 else 0.0) * p for p, g, c in zip(steps, gains, curved, strict=True)]
 
 
 def factors(layer: Layer, x: Tensor, energy: Tensor, terms: int) -> tuple[Tensor, Tensor]:

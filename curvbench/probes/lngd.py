@@ -4,7 +4,9 @@ The Fisher ``lg`` takes for the gradient at a layer's output J^T e, with e ~ N(0
 layer's input in this layer's output; for the output layer J = I, or ``output=likelihood`` the type-2 Fisher. Only
 squares of J^T e are used, whose expectation is known: nothing needs to be sampled. Positions count as samples, ignored
 tokens included. Corrected here: Eq. 13 is a mean of squares, Eq. 14 weighs the old value. The whole method has
-``layer_rate=corrected``; without it is the paper's LNGD-sample, with it and ``fisher_type=mc`` its LNGD-lr.
+``layer_rate=corrected``; without it is the paper's LNGD-sample, with it and ``fisher_type=mc`` its LNGD-lr. The rate is
+made of every step's own batch, however old the factors are (Algorithm 1). It bounds step times gradient by 1, not the
+step: with a small ``mu``, which is not reported, small gradients take the longest steps, and no rate trains better.
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from curvbench import numerics
+from curvbench import numerics, states
 from curvbench.fisher import ExactFisher, collect
 from curvbench.hyperparameters import check, types_of
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
-from curvbench.parts.local import energies, factors, layer_rates, mixed_layer
+from curvbench.parts.local import energies, factors, mixed_layer, rated
 from curvbench.spec import FISHER_ALIASES, About, LayerSize, Probe
 
 LocalFisher = Literal["lg", "lg_mc", "mc", "empirical", "type-2"]
@@ -89,8 +91,8 @@ class Lngd(Probe):
             raise ValueError(f"ema must lie in [0, 1) and mu must be finite and >= 0, got {self.ema} and {self.mu}")
 
     @property
-    def reads_gradient(self) -> bool:
-        return self.layer_rate == "corrected" or super().reads_gradient
+    def follows(self) -> bool:
+        return self.layer_rate == "corrected"
 
     def unsupported(self, instance: Instance) -> str | None:
         mixed = mixed_layer(instance.tape()) if self.phi == "elementwise" and self.fisher_type == "lg" else None
@@ -103,13 +105,13 @@ class Lngd(Probe):
         parts = [factors(la, tape.inputs[la.name], found[la.name], batch.terms) for la in batch.layers]
         phis, psis = [phi for phi, _ in parts], [psi for _, psi in parts]
         if state is not None:
-            phis, psis = self._blend(state.phis, phis), self._blend(state.psis, psis)
-        columns = collect(batch, "empirical") if self.layer_rate == "corrected" else ()
-        return State(phis, psis, batch.terms, scores=[ExactFisher((c,), batch.terms) for c in columns])
+            weight = self.ema if self.ema_rule == "corrected" else 1 - self.ema
+            phis, psis = states.blend([state.phis, state.psis], [phis, psis], weight)
+        return self.follow(State(phis, psis, batch.terms), batch)
 
-    def _blend(self, old: list[Tensor], new: list[Tensor]) -> list[Tensor]:
-        weight = self.ema if self.ema_rule == "corrected" else 1 - self.ema
-        return [weight * o + (1 - weight) * n for o, n in zip(old, new, strict=True)]
+    def follow(self, state: State, batch: Instance) -> State:
+        columns = collect(batch, "empirical") if self.follows else ()
+        return state._replace(scores=[ExactFisher((c,), batch.terms) for c in columns], terms=batch.terms)
 
     def refresh(self, state: State) -> State:
         means = [phi.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(self.nu1, self.nu2) for phi in state.phis]
@@ -122,9 +124,7 @@ class Lngd(Probe):
         triples = zip(parts, state.inverses, state.scales, strict=True)
         steps = [(s[..., None] * (part.reshape(*s.shape, -1) @ inverse)).flatten() for part, inverse, s in triples]
         if self.layer_rate != "none":
-            gains = [numerics.inner(step, part) for step, part in zip(steps, parts, strict=True)]
-            curved = [f.quadratic(p) for f, p in zip(state.scores, steps, strict=True)] if state.scores else None
-            steps = [r * p for r, p in zip(layer_rates(gains, curved, state.terms, self.mu), steps, strict=True)]
+            steps = rated(steps, parts, state.scores, state.terms, self.mu)
         return torch.cat(steps)
 
     def operator(self, state: State) -> BlockDiagonal:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from rich.console import Console
@@ -91,8 +92,9 @@ def _title(experiment: Experiment) -> str:
 def _notes(experiment: Experiment, efforts: Efforts) -> list[str]:
     """Its setting, what its tables have wrong, what else has to be known, and what tuning has cost."""
     errata = [f"erratum {i}: {ERRATA[i].text}" for i in experiment.errata]
-    tuning = "; ".join(map(str, efforts[experiment.id]))
-    return [experiment.setting, *errata, *experiment.remarks, *([f"tuned by {tuning}"] if tuning else [])]
+    groups = groupby(efforts[experiment.id], key=lambda effort: effort.surrogate)
+    tuned = [f"{'surrogate ' * surrogate}tuned by {'; '.join(map(str, mine))}" for surrogate, mine in groups]
+    return [experiment.setting, *errata, *experiment.remarks, *tuned]
 
 
 def _claim(claim: Claim) -> str:

@@ -19,21 +19,22 @@ from curvbench.verbs import folder, option, users_fault
 def claims(run: str, form: str, strict: bool, results: Path) -> int:
     """Hold the claims of the papers against what RUN has measured.
 
-    RUN is a run's folder, a folder of results (the latest run of each suite), a run id, or `latest`. The experiments
-    are the suites of suites/papers. Surrogates have a column of their own and never count as the original, nor as its
-    refutation.
+    RUN is a run's folder, a folder of results (of each suite the latest run in the paper's own setting, and the latest
+    of its surrogate), a run id, or `latest`. The experiments are the suites of suites/papers. Surrogates have a column
+    of their own and never count as the original, nor as its refutation.
     """
     from rich.console import Console
 
     from curvbench import store
-    from curvbench.analysis.claims import Verdict, efforts, judge
+    from curvbench.analysis.claims import Verdict, efforts, judge, newest
     from curvbench.analysis.papers import experiments
     from curvbench.report import claims as report
 
     with users_fault():
         known = experiments()
-        frame = store.load(store.resolve(run, results))
-        if frame.empty or not set(frame["suite"]) & {experiment.id for experiment in known}:
+        below = store.runs_below(run) if Path(run).is_dir() else []
+        frame = newest([store.load(path, store.WITHOUT_SAMPLES) for path in below or store.resolve(run, results)])
+        if not set(frame["suite"]) & {experiment.id for experiment in known}:
             warnings.warn(f"{run}: no experiment of a paper was run here; they are in suites/papers", stacklevel=2)
         judged = judge(frame, known)
         spent = {experiment.id: efforts(frame, experiment) for experiment in known}

@@ -74,9 +74,9 @@ def _run(options: Options) -> int:
             return runner.show(job)
         folder = job.begin()
     code = runner.execute(job, folder)
-    if not job.waiting or code == INTERRUPTED:
-        return code
-    with users_fault():
-        job = runner.settled(job, folder)
-        folder = job.begin()
-    return runner.execute(job, folder)
+    while job.waiting and code != INTERRUPTED:
+        with users_fault():
+            job = runner.settled(job, folder)
+            folder = job.begin()
+        code = runner.execute(job, folder)
+    return code

@@ -23,7 +23,7 @@ SUITE = Suite(
             dtype="float64",
             training=Training(epochs=30, lr=1.0, batch=256, **FITTED),
             tuned={"kfac": {"momentum": 0.9}},
-            search=Search({"lr": (0.01, 0.03, 0.1, 0.3, 1.0, 10.0, 100.0)}, seeds=(10,), epochs=6),
+            search=Search({"lr": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)}, seeds=(10,), epochs=6),
         ),
         "small": Preset(
             [problem("cnn", dataset="mnist", channels=4, hidden=16)],
@@ -32,7 +32,7 @@ SUITE = Suite(
             dtype="float64",
             training=Training(epochs=5, lr=1.0, batch=128, share=0.1, **FITTED),
             tuned={"kfac": {"momentum": 0.9}},
-            search=Search({"lr": (0.01, 0.1, 1.0, 10.0)}, seeds=(10,), epochs=1),
+            search=Search({"lr": (0.003, 0.01, 0.03, 0.1, 1.0, 3.0, 10.0, 30.0)}, seeds=(10,), epochs=1),
         ),
         "paper": Preset(
             [problem("cnn", dataset="mnist", channels=16, hidden=64)],

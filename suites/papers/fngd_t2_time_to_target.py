@@ -19,14 +19,16 @@ SUITE = Suite(
             seeds=(0, 1, 2),
             training=Training(epochs=8, lr=0.1, schedule="step", target=0.92),
             tuned={"kfac": {"stat_every": 2, "refresh_every": 10}, "shampoo": {"stat_every": 2, "refresh_every": 10}},
-            search=Search({"lr": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0), "damping": (0.03, 0.3)}, seeds=(10,), epochs=4),
+            search=Search(
+                {"lr": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0), "damping": (0.03, 0.3, 1.0)}, seeds=(10,), epochs=4
+            ),
         ),
         "small": Preset(
             [problem("resnet", depth=20, width=4, dataset="cifar10")],
             PROBES,
             training=Training(epochs=4, lr=0.1, schedule="step", share=0.1, target=0.3),
             tuned={"kfac": {"stat_every": 2, "refresh_every": 10}, "shampoo": {"stat_every": 2, "refresh_every": 10}},
-            search=Search({"lr": (0.01, 0.1, 1.0)}, seeds=(10,), epochs=1),
+            search=Search({"lr": (0.01, 0.03, 0.1, 0.3)}, seeds=(10,), epochs=1),
         ),
         "paper": Preset(
             [problem("resnet", depth=32, dataset="cifar10")],

@@ -20,7 +20,7 @@ SUITE = Suite(
             seeds=(0, 1, 2),
             training=Training(epochs=5, lr=0.1, schedule="step"),
             tuned={"kfac": {"stat_every": 2, "refresh_every": 10}},
-            search=Search({"lr": (0.003, 0.01, 0.03, 0.1)}, seeds=(10,), epochs=3),
+            search=Search({"lr": (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)}, seeds=(10,), epochs=3),
         ),
         "paper": Preset(
             [problem("resnet", depth=18, dataset="cifar100")],

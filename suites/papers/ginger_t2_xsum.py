@@ -25,7 +25,7 @@ SUITE = Suite(
             [problem("t5", mode="full"), problem("t5", mode="lora")],
             _probes((1, 16), (1, 8, 16)),
             training=Training(epochs=4, lr=0.1, batch=32),
-            search=Search({"lr": (1e-3, 0.01, 0.1, 1.0)}, seeds=(10,), epochs=2),
+            search=Search({"lr": (0.01, 0.1, 1.0, 10.0)}, seeds=(10,), epochs=2),
         ),
         "paper": Preset(
             [problem("t5", size="small", task="xsum", mode=mode, source=512, target=128) for mode in ("lora", "full")],

@@ -1,7 +1,7 @@
 """LNGD, Tables 1 and 6: epochs and time until ResNet-18 has 91 % on CIFAR-10.
 
 ``paper``: as published; the grid of dampings is K-FAC's there, and no other setting is reported. ``default``: a
-surrogate, a narrow ResNet-8 on digits.
+surrogate, a narrow ResNet-8 on digits, in which mu is searched for.
 """
 
 from curvbench import Preset, Search, Suite, Training, probe, problem
@@ -23,7 +23,15 @@ SUITE = Suite(
             seeds=(0, 1, 2),
             training=Training(epochs=6, lr=0.1, schedule="cosine", target=0.92),
             tuned={"kfac": {**OFTEN, "ema": 0.9}, "ekfac": OFTEN, "tkfac": {**OFTEN, "ema": 0.9}, "lngd": OFTEN},
-            search=Search({"lr": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0), "damping": (0.03, 0.3)}, seeds=(10,), epochs=3),
+            search=Search(
+                {
+                    "lr": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
+                    "damping": (0.003, 0.03, 0.3),
+                    "mu": (1e-8, 1e-2),
+                },
+                seeds=(10,),
+                epochs=3,
+            ),
         ),
         "paper": Preset(
             [problem("resnet", depth=18, dataset="cifar10")],

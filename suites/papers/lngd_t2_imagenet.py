@@ -1,7 +1,7 @@
 """LNGD, Table 2: epochs and time until ResNet-50 has 75.9 % on ImageNet.
 
 ``paper``: as published, in the user's folder of ImageNet; the exponent of the polynomial schedule, tuned there, is 4.
-``default``: a surrogate, a narrow ResNet-20 on digits.
+``default``: a surrogate, a narrow ResNet-20 on digits, in which mu is searched for.
 """
 
 from curvbench import Preset, Search, Suite, Training, probe, problem
@@ -20,7 +20,15 @@ SUITE = Suite(
             seeds=(0, 1, 2),
             training=Training(epochs=5, lr=0.1, schedule="cosine-variant", target=0.9),
             tuned={"adam": {"schedule": "polynomial"}, "kfac": {**OFTEN, "ema": 0.9}, "lngd": OFTEN},
-            search=Search({"lr": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0), "damping": (0.03, 0.3)}, seeds=(10,), epochs=3),
+            search=Search(
+                {
+                    "lr": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
+                    "damping": (0.003, 0.03, 0.3),
+                    "mu": (1e-8, 1e-2),
+                },
+                seeds=(10,),
+                epochs=3,
+            ),
         ),
         "paper": Preset(
             [problem("resnet", depth=50, dataset="imagenet")],

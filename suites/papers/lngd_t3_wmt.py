@@ -1,7 +1,7 @@
 """LNGD, Table 3: steps and time until Transformer-Big has BLEU 32 on WMT English-German.
 
 ``paper``: as published, in the user's folder of WMT; vocabulary and length are not reported. ``default``: a surrogate,
-a tiny Transformer that completes digits, judged by the accuracy of its tokens.
+a tiny Transformer that completes digits, judged by the accuracy of its tokens, in which mu is searched for.
 """
 
 from curvbench import Preset, Search, Suite, Training, probe, problem
@@ -20,7 +20,15 @@ SUITE = Suite(
             seeds=(0, 1, 2),
             training=Training(epochs=5, lr=0.1, batch=64, schedule="cosine-variant", target=0.54),
             tuned={"adam": {"schedule": "polynomial"}, "kfac": {**OFTEN, "ema": 0.9}, "lngd": OFTEN},
-            search=Search({"lr": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0), "damping": (0.03, 0.3)}, seeds=(10,), epochs=3),
+            search=Search(
+                {
+                    "lr": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
+                    "damping": (0.03, 0.3, 1.0),
+                    "mu": (1e-8, 1e-2),
+                },
+                seeds=(10,),
+                epochs=3,
+            ),
         ),
         "paper": Preset(
             [

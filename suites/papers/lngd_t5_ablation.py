@@ -1,6 +1,7 @@
 """LNGD, Table 5: what its layer-wise rate and its local Fisher each bring.
 
-``paper``: as Table 2, in the user's folder of ImageNet. ``default``: a surrogate, a narrow ResNet-8 on digits.
+``paper``: as Table 2, in the user's folder of ImageNet. ``default``: a surrogate, a narrow
+ResNet-8 on digits, in which mu, not reported, is searched for.
 """
 
 from curvbench import Preset, Search, Suite, Training, probe, problem
@@ -19,7 +20,7 @@ SUITE = Suite(
             PROBES,
             seeds=(0, 1, 2),
             training=Training(epochs=5, lr=0.03, schedule="polynomial", stat_every=5, refresh_every=5, target=0.9),
-            search=Search({"lr": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)}, seeds=(10,), epochs=3),
+            search=Search({"lr": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0), "mu": (1e-8, 1e-2)}, seeds=(10,), epochs=3),
         ),
         "paper": Preset(
             [problem("resnet", depth=50, dataset="imagenet")],

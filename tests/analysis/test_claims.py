@@ -264,3 +264,35 @@ def test_the_cost_of_tuning_is_that_of_all_trials_of_a_row() -> None:
     rows.append(row("adam", "train.seconds", 9.0, suite="x", cell_id="no trial", epoch=1))
     known = experiment(Claim("t", ["K.acc", "A.acc"], ">"))
     assert list(map(str, claims.efforts(frame(*rows), known))) == ["K 2 trials, 10.0 s", "A 1 trials, 0 s"]
+
+
+def test_the_cost_of_tuning_a_surrogate_stands_apart() -> None:
+    kinds = {"original": "lr=0.1", "stand-in": "surrogate, lr=0.1"}
+    rows = [
+        row("kfac", "train.seconds", seconds, suite="x.tuning", cell_id=kind, method=kinds[kind])
+        for kind, seconds in (("stand-in", 3.0), ("original", 20.0))
+    ]
+    found = claims.efforts(frame(*rows), experiment(Claim("t", ["K.acc", "A.acc"], ">")))
+    assert found == [claims.Effort("K", 1, 20.0, False), claims.Effort("K", 1, 3.0, True)]
+
+
+def test_the_newest_run_of_each_kind_counts_whatever_was_run_later() -> None:
+    """A later run with another setting replaces the earlier of its kind, and hides neither the other nor its tuning."""
+
+    def cells(value: float, surrogate: bool, **other: Any) -> pd.DataFrame:
+        method = "surrogate" if surrogate else ""
+        rows = [row(p, "test.accuracy", v, method=method, **other) for p, v in (("kfac", value), ("adam", 0.5))]
+        return frame(*rows)
+
+    runs = [
+        cells(0.6, False, suite="x", probe_args="damping=0.1"),
+        cells(0.9, False, suite="x"),
+        cells(0.7, True, suite="x", probe_args="damping=0.1"),
+        cells(0.1, True, suite="x.tuning"),
+        cells(0.8, True, suite="x"),
+    ]
+    chosen = claims.newest(runs)
+    assert len(chosen) == 6
+    (found,) = claims.judge(chosen, [experiment(Claim("t", ["K.acc", "A.acc"], ">"))])
+    assert (found.original.measured, found.surrogate.measured) == ("K 90.0, A 50.0", "K 80.0, A 50.0")
+    assert claims.newest([runs[0].iloc[:0]]).empty

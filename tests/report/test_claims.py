@@ -80,10 +80,22 @@ def test_strict_fails_where_the_original_is_refuted_and_for_no_surrogate(
     assert ("1 refuted" in original, "1 refuted" in stands_in) == (not surrogate, surrogate)
 
 
-def test_a_folder_of_results_is_read_as_a_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("below", ["", SUITE])
+def test_of_a_folder_neither_an_original_nor_a_surrogate_hides_the_other(
+    below: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run of the surrogate is the later one by its name."""
     write(tmp_path, surrogate=True)
-    code, out, _ = claims(capsys, tmp_path)
-    assert code == 0 and "SURROGATE, not the original" in out
+    write(tmp_path, surrogate=False)
+    code, out, _ = claims(capsys, tmp_path / below, "--format", "json")
+    mine = [found for found in json.loads(out) if found["suite"] == SUITE]
+    assert code == 0 and {found[kind]["seeds"] for found in mine for kind in ("original", "surrogate")} == {1}
+
+
+def test_a_run_alone_is_judged_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, surrogate=True)
+    _, out, _ = claims(capsys, write(tmp_path, surrogate=False), "--format", "json")
+    assert {found["surrogate"]["seeds"] for found in json.loads(out)} == {0}
 
 
 def test_markdown_tables_have_as_many_cells_in_every_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
