@@ -27,6 +27,7 @@ from curvbench.spec import METERS, Cell, Meter, Probe, Row, Unsupported
 
 __all__ = ["accuracy_rows", "fit", "measure", "prepare", "reference_identity", "refuse_unsupported"]
 
+PRELOAD = ("torch._dynamo",)  # torch imports it at an optimizer's first step: a fork server does so once for all cells
 DEFAULT_DAMPING = 1e-3
 Report = Callable[[str], None]
 

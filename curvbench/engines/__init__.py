@@ -19,7 +19,7 @@ class Work:
     """What an engine is asked to do: cells by id, the run's folder, seconds per cell (``timeout``) and in all.
 
     ``memory``: bytes that a cell may take; without it, an equal share of what can be had. ``measure`` names the module
-    whose ``prepare``, ``measure`` and ``reference_identity`` do it.
+    whose ``prepare``, ``measure`` and ``reference_identity`` do it, and may name modules that they ``PRELOAD``.
     """
 
     cells: Mapping[str, Cell]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import multiprocessing
 import os
 import pickle
@@ -281,7 +282,8 @@ def _context(measure: str) -> BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torch._dynamo", "curvbench.engines.local", measure])
+    also = getattr(importlib.import_module(measure), "PRELOAD", ())
+    context.set_forkserver_preload(["torch", *also, "curvbench.engines.local", measure])
     return context
 
 
