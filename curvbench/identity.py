@@ -19,9 +19,9 @@ from curvbench.spec import Cell, Component
 PACKAGE = Path(__file__).resolve().parent
 # What decides no number. Probes and problems stand here because only the cell's own count: one more changes nothing.
 NOT_DECISIVE = re.compile(
-    r"(__init__|baselines|cli|display|doctor|download|exits|hyperparameters|identity|locate|registry|runner|selection|store)\.py"
+    r"(__init__|baselines|cli|display|doctor|download|exits|hyperparameters|identity|locate|registry|runner|selection)\.py"
     r"|(tables|tuning)\.py"
-    r"|(analysis|engines|plot|report|templates|verbs)/.*|(probes|problems)/[^_].*|parts/errata\.py"
+    r"|(analysis|engines|plot|report|store|templates|verbs)/.*|(probes|problems)/[^_].*|parts/errata\.py"
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -19,7 +20,7 @@ from rich.console import Console
 from curvbench import identity, registry, selection, store, tuning
 from curvbench.analysis import exact, scaling, summary, sweep
 from curvbench.display import GOOD, Display, Tally, bar, json_lines, lines
-from curvbench.engines import MEASURE, REFERENCE, Engine, Work, plan
+from curvbench.engines import MEASURE, REFERENCE, Engine, Event, Observer, Work, plan
 from curvbench.engines.inline import InlineEngine
 from curvbench.engines.local import LocalEngine
 from curvbench.engines.slurm import SlurmEngine
@@ -28,6 +29,7 @@ from curvbench.spec import Cell, Status, Suite
 
 SUMMARIES = {"errors": sweep, "growth": scaling, "exact": exact}
 NARROWEST = 80
+COPIED = 32  # cells between two looks at whether the copy of a run is stale
 PIPED = 1000  # columns where there is no terminal: nothing is folded
 
 
@@ -197,7 +199,7 @@ def execute(job: Job, folder: Path) -> int:
         if job.plan.todo:
             work = job.work(folder)
             with _display(job, work, console) as display:
-                job.engine.run(work, display)
+                job.engine.run(work, _copying(folder, display))
     except KeyboardInterrupt:
         return _interrupted(job, folder, console)
     finally:
@@ -211,6 +213,18 @@ def execute(job: Job, folder: Path) -> int:
     else:
         _report(job, folder, frame, statuses, console)
     return code
+
+
+def _copying(folder: Path, observe: Observer) -> Observer:
+    """An observer that also keeps the copy of the rows, so that a run is read fast while it goes on, and if it dies."""
+    finished = itertools.count(1)
+
+    def both(event: Event) -> None:
+        observe(event)
+        if event.kind == "finished" and next(finished) % COPIED == 0:
+            store.keep_copy(folder)
+
+    return both
 
 
 def exit_code(statuses: Collection[Status]) -> int:

@@ -108,7 +108,7 @@ def test_probes_are_short() -> None:
 
 def test_only_the_store_touches_parquet() -> None:
     users = [m for m, path in MODULES.items() if re.search(r"\bpyarrow\b|to_parquet|read_parquet", path.read_text())]
-    assert users == ["curvbench.store"]
+    assert {module.rpartition(".")[0] for module in users} == {"curvbench.store"}
 
 
 def test_help_does_not_wait_for_torch() -> None:

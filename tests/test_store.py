@@ -17,6 +17,7 @@ from fake_measure import Fake, Toy
 from curvbench import store
 from curvbench.blocks import Blocks
 from curvbench.spec import Cell, Row, Status
+from curvbench.store import copies, fragments
 
 CONTRACT = (
     "schema_version run_id suite cell_id problem problem_args probe probe_args seed status reason metric scope epoch "
@@ -337,13 +338,13 @@ def many(tmp_path: Path) -> Path:
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The fragments that are read one by one."""
-    read, files = store._read, []
+    read, files = fragments.read, []
 
     def noted(path: Path, wanted: pa.Schema) -> pa.Table:
         files.append(path)
         return read(path, wanted)
 
-    monkeypatch.setattr(store, "_read", noted)
+    monkeypatch.setattr(fragments, "read", noted)
     return files
 
 
@@ -373,12 +374,29 @@ def test_a_copy_stands_for_its_run_alone(many: Path, tmp_path: Path, opened: lis
     }
 
 
-def test_a_copy_is_made_anew_when_a_fragment_changes(many: Path) -> None:
+def test_what_came_or_changed_since_the_copy_is_read_beside_it(many: Path, opened: list[Path]) -> None:
     store.load_run(many)
-    store.write_cell(many / "cells", table("c3", rows=FAILED))
-    pd.testing.assert_frame_equal(store.load_run(many), store.load(many, store.WITHOUT_SAMPLES))
-    (many / "cells" / "c4.parquet").unlink()
-    assert "c4" not in set(store.load_run(many)["cell_id"])
+    cells = many / "cells"
+    written = [store.write_cell(cells, table(name, rows=FAILED)) for name in ("c0-new", "c3", "c39")]
+    (cells / "c4.parquet").unlink()
+    opened.clear()
+    frame = store.load_run(many)
+    assert opened == written
+    for copy in many.glob("*.copy"):
+        copy.unlink()
+    pd.testing.assert_frame_equal(frame, store.load(many, store.WITHOUT_SAMPLES))
+    assert "c4" not in set(frame["cell_id"]) and frame["status"].eq("ok").sum() == 37 * len(ROWS)
+
+
+def test_a_copy_is_made_anew_when_much_has_come_since(many: Path, opened: list[Path]) -> None:
+    """One in eight: what a run writes in all grows with its cells, not with their square."""
+    read = []
+    for number in range(40, 60):
+        store.write_cell(many / "cells", table(f"c{number}"))
+        opened.clear()
+        store.keep_copy(many)
+        read.append(len(opened))
+    assert read == [41, *[0] * 5, 6, *[0] * 6, 7, *[0] * 6]
 
 
 def test_a_copy_hides_no_damage(many: Path, tmp_path: Path) -> None:
@@ -402,7 +420,7 @@ def test_a_fragment_that_is_put_back_with_its_old_time_is_seen(many: Path) -> No
     latest = (many / "cells" / "c39.parquet").stat()
     for file in (first, second):
         os.utime(file, ns=(latest.st_atime_ns, latest.st_mtime_ns - 1))
-    assert store._copy(many, store._fragments(many), store.SCHEMA) is None
+    assert copies.known(many, fragments.below(many), store.SCHEMA)[1] == [first, second]
 
 
 @pytest.mark.parametrize("damage", ["empty", "foreign", "cut", "bits"])

@@ -1,0 +1,38 @@
+"""Files that are whole or absent, and names from outside that lead nowhere else."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+_PLAIN = re.compile(r"[A-Za-z0-9_-]{1,100}")
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write to a temporary name, sync, rename, sync the folder: after a crash there is the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def cell_file(folder: Path, cell_id: str, ending: str = ".parquet") -> Path:
+    """Where in ``folder`` the file of a cell belongs; raises ValueError for an id that could lead out of it."""
+    if not _PLAIN.fullmatch(cell_id):
+        raise ValueError(f"expected a cell id of letters, digits, _ and -, 100 at most, got {cell_id[:50]!r}")
+    return folder / f"{cell_id}{ending}"

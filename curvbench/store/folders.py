@@ -1,0 +1,216 @@
+"""Folders of runs: ``run.json``, and what stands beside the fragments."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from curvbench.blocks import Blocks, pack, unpack
+from curvbench.hyperparameters import near_misses
+from curvbench.store import files
+
+_STAMP = "%Y%m%dT%H%M%SZ"
+
+
+def new_run(suite_folder: Path, code: str) -> Path:
+    """A fresh folder for a run, named by the time in UTC and the code; names sort by time."""
+    stem = f"{_after(runs(suite_folder)):{_STAMP}}-{code[:8]}"
+    for name in [stem, *(f"{stem}-{k}" for k in range(2, 100))]:
+        try:
+            (suite_folder / name / "cells").mkdir(parents=True)
+        except FileExistsError:
+            continue
+        (suite_folder / name / "logs").mkdir()
+        return suite_folder / name
+    raise OSError(f"{suite_folder}: a hundred runs were begun in this second")
+
+
+def _after(earlier: Sequence[Path]) -> datetime:
+    """Now, or a second after the latest of some runs: the last that was begun is the last by name if clocks jump."""
+    stamps = [folder.name.partition("-")[0] for folder in earlier if re.match(r"\d{8}T\d{6}Z-", folder.name)]
+    begun = [datetime.strptime(stamp, _STAMP).replace(tzinfo=UTC) + timedelta(seconds=1) for stamp in stamps]
+    return max([datetime.now(UTC), *begun])
+
+
+def runs(suite_folder: Path) -> list[Path]:
+    """The runs of a suite, oldest first."""
+    return [f for f in _folders(suite_folder) if (f / "run.json").is_file()] if suite_folder.is_dir() else []
+
+
+def runs_below(path: str | Path) -> list[Path]:
+    """Every run in a folder of results, of a suite or of one run, oldest first; raises ValueError for no folder."""
+    path = Path(path)
+    if not path.is_dir():
+        raise ValueError(f"no results at {str(path)!r}: expected a folder that `curvbench run` has written")
+    if (path / "run.json").is_file():
+        return [path]
+    return sorted((run for folder in (path, *_folders(path)) for run in runs(folder)), key=lambda run: run.name)
+
+
+def resolve(run: str | Path, results: str | Path = "results") -> list[Path]:
+    """The folders of the runs that ``run`` means.
+
+    A run's folder, that of a suite (its latest run) or of results (the latest of each suite), a run id or ``latest``
+    (of all suites); the last two are looked up in ``results``.
+
+    Raises:
+        ValueError: there is no such run.
+    """
+    path, results = Path(run), Path(results)
+    if (path / "run.json").is_file():
+        return [path]
+    if path.is_dir():
+        return _latest_runs(path)
+    known = {folder.name: folder for suite in _folders(results) for folder in runs(suite)} if results.is_dir() else {}
+    if str(run) == "latest" and known:
+        return [known[max(known)]]
+    if str(run) in known:
+        return [known[str(run)]]
+    raise ValueError(f"no run {str(run)!r} in {str(results)!r}: {near_misses(str(run), known)}")
+
+
+def _latest_runs(folder: Path) -> list[Path]:
+    latest = [found[-1] for found in (runs(f) for f in (folder, *_folders(folder))) if found]
+    if not latest:
+        raise ValueError(f"no runs in {str(folder)!r}")
+    return latest
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """``run.json`` of a run's folder; raises ValueError where it is damaged."""
+    try:
+        content = json.loads((folder / "run.json").read_text())
+    except ValueError as error:
+        raise ValueError(f"{folder / 'run.json'} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{folder / 'run.json'} is damaged: expected an object, got {type(content).__name__}")
+    return content
+
+
+def write_run(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write ``run.json``, whole or not at all."""
+    files.replace(folder / "run.json", (json.dumps(content, indent=1, default=str) + "\n").encode())
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Within, no other process that asks for it changes what stands in a run's ``run.json``."""
+    descriptor = os.open(run, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def read_jobs(run: Path) -> dict[str, list[str]]:
+    """The jobs that a cluster was given for a run, by number, with the ids of their cells."""
+    path = run / "jobs.json"
+    jobs: dict[str, list[str]] = json.loads(path.read_text()) if path.is_file() else {}
+    return jobs
+
+
+def write_jobs(run: Path, jobs: Mapping[str, Sequence[str]]) -> None:
+    """Keep what ``read_jobs`` gives, whole or not at all."""
+    files.replace(run / "jobs.json", json.dumps(jobs).encode())
+
+
+def write_blocks(run: Path, cell_id: str, blocks: Blocks) -> None:
+    """Write the blocks of a cell, whole or not at all."""
+    (run / "blocks").mkdir(exist_ok=True)
+    files.replace(_blocks(run, cell_id), pack(blocks))
+
+
+def read_blocks(run: Path, cell_id: str) -> Blocks | None:
+    """The blocks of a cell; None where it has none. Raises ValueError where they are damaged."""
+    try:
+        path = _blocks(run, cell_id)  # an id comes from a file that anyone may have written
+    except ValueError:
+        return None
+    if not path.is_file():
+        return None
+    try:
+        return unpack(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _blocks(run: Path, cell_id: str) -> Path:
+    return files.cell_file(run / "blocks", cell_id, ".npz")
+
+
+def share_cell(source: Path, folder: Path) -> None:
+    """Bring a finished cell of another run into ``folder``: linked, or copied where links are not possible."""
+    _share(source, folder)
+    blocks = _blocks(source.parents[1], source.stem)
+    if blocks.is_file():
+        (folder.parent / "blocks").mkdir(exist_ok=True)
+        _share(blocks, folder.parent / "blocks")
+
+
+def _share(source: Path, folder: Path) -> None:
+    target = folder / source.name
+    if target.exists():
+        return
+    try:
+        os.link(source, target)
+    except OSError:
+        files.replace(target, source.read_bytes())
+
+
+def drop_large_references(run: Path, limit: int = 10**9) -> None:
+    """Remove the references of a run that take more than ``limit`` bytes each."""
+    references = run / "references"
+    for folder in _folders(references) if references.is_dir() else []:
+        if sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) > limit:
+            shutil.rmtree(folder)
+
+
+def read_log(run: Path, cell_id: str) -> str | None:
+    """What a cell printed while it ran; None where there is no such file."""
+    try:
+        path = files.cell_file(run / "logs", cell_id, ".log")  # an id comes from a file that anyone may have written
+    except ValueError:
+        return None
+    return path.read_text(errors="replace") if path.is_file() else None
+
+
+def shorten_log(path: Path, keep: int = 2**18) -> None:
+    """Cut the middle out of a log that has grown above four times ``keep`` bytes; its writer appends."""
+    if not path.is_file() or path.stat().st_size <= 4 * keep:
+        return
+    with open(path, "r+b") as file:
+        file.seek(-keep, os.SEEK_END)
+        tail = file.read()
+        file.seek(keep)
+        file.truncate()
+        file.write(b"\n... cut here ...\n" + tail)
+
+
+def refuse_unwritable(results: Path) -> Path:
+    """Raise OSError where ``results`` could not be written; the folder, or its nearest parent that is there."""
+    place = next(folder for folder in (results.absolute(), *results.absolute().parents) if folder.exists())
+    with tempfile.TemporaryFile(dir=place) as file:
+        file.write(b"x" * 4096)
+    return place
+
+
+def check_writable(run: Path) -> None:
+    """Raise OSError where a run's cells and logs cannot be written."""
+    for folder in (run / "cells", run / "logs"):
+        folder.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(p for p in path.iterdir() if p.is_dir())

@@ -1,0 +1,129 @@
+"""Fragments: the rows of one cell in one Parquet file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curvbench.spec import Status
+from curvbench.store import files
+from curvbench.store.schema import CELL, LEAN, SCHEMA, SCHEMA_VERSION
+
+NEVER_NULL = {"schema_version": "int64", "seed": "int64", "threads": "int64"}
+_KNOWN = frozenset(map(str, Status))
+
+
+class NewerSchema(ValueError):
+    """A fragment was written by a later version of curvbench."""
+
+
+def write_cell(folder: Path, table: pa.Table) -> Path:
+    """Write a cell's fragment into ``folder``, whole or not at all, and return its path.
+
+    Raises:
+        ValueError: the cell's id is no plain file name.
+    """
+    path = files.cell_file(folder, table["cell_id"][0].as_py())
+    sink = pa.BufferOutputStream()
+    # Of some kilobytes dictionaries and statistics only slow the reader; checksums find what flips on a disk.
+    pq.write_table(table.cast(LEAN), sink, use_dictionary=False, write_statistics=False, write_page_checksum=True)
+    files.replace(path, sink.getvalue().to_pybytes())
+    return path
+
+
+def write_rows(path: Path, rows: pd.DataFrame) -> None:
+    """Write rows, as ``load`` gives them, into one small Parquet file that it reads again; whole or not at all."""
+    sink = pa.BufferOutputStream()
+    table = pa.Table.from_pandas(rows[SCHEMA.names], SCHEMA, preserve_index=False)
+    pq.write_table(table, sink, compression="zstd", compression_level=19)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.replace(path, sink.getvalue().to_pybytes())
+
+
+def read_cell(path: Path) -> pa.Table:
+    """A fragment in ``SCHEMA``; columns that came after the version of the file are null.
+
+    Raises:
+        ValueError: it is truncated, or no fragment of curvbench.
+        NewerSchema: a later curvbench has written it.
+    """
+    return sound(read(path, SCHEMA), path)
+
+
+def read(path: Path, wanted: pa.Schema) -> pa.Table:
+    """The columns ``wanted`` of a fragment, the cell's names among them; others are not read. See also ``sound``."""
+    with open(path, "rb") as opened:
+        content = opened.read()  # not mapped: a file that is cut meanwhile would end the process
+    every = wanted is SCHEMA  # what is read whole need not be asked for its columns first
+    try:
+        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True, pre_buffer=False)
+        table = file.read(None if every else wanted.names, use_threads=False)  # of some kilobytes: threads cost more
+        if every and table.schema.equals(SCHEMA):
+            return table
+        known = table.schema.names if every else file.schema_arrow.names
+    except (pa.ArrowException, OSError) as error:  # Arrow raises OSError too where the content is damaged
+        raise ValueError(f"not readable as Parquet ({' '.join(str(error).split())})") from error
+    fits = known == SCHEMA.names and table.schema.equals(wanted)
+    return table if fits else _fitted(table, known, wanted, path)
+
+
+def _fitted(table: pa.Table, known: Sequence[str], wanted: pa.Schema, path: Path) -> pa.Table:
+    """The table of a file with the columns ``known`` in the schema ``wanted``; raises as ``read_cell``."""
+    missing = [name for name in SCHEMA.names if name not in known]
+    if missing and not ("schema_version" in known and _version(table) < SCHEMA_VERSION):
+        raise ValueError(f"no fragment of curvbench: {len(missing)} columns missing ({', '.join(missing[:3])})")
+    _refuse_newer(table, path)
+    for name in set(missing).intersection(wanted.names):
+        table = table.append_column(SCHEMA.field(name), pa.nulls(table.num_rows, SCHEMA.field(name).type))
+    try:
+        return table.select(wanted.names).cast(wanted)
+    except pa.ArrowException as error:
+        raise ValueError(f"no fragment of curvbench: {str(error).splitlines()[0]}") from error
+
+
+def sound(table: pa.Table, path: Path) -> pa.Table:
+    """The table; raises ValueError for rows that are newer, belong to no cell, or end in no known way."""
+    _refuse_newer(table, path)
+    empty = [name for name in (*NEVER_NULL, *CELL) if name in table.schema.names and table[name].null_count]
+    if empty:
+        raise ValueError(f"no fragment of curvbench: rows without {empty[0]}")
+    statuses = table["status"].unique().to_pylist() if "status" in table.schema.names else []
+    if unknown := [status for status in statuses if status not in _KNOWN]:
+        raise ValueError(f"no fragment of curvbench: unknown status {unknown[0]!r}")
+    return table
+
+
+def _refuse_newer(table: pa.Table, path: Path) -> None:
+    if (found := _version(table)) > SCHEMA_VERSION:
+        version = f"schema version {found}, this curvbench reads up to {SCHEMA_VERSION}"
+        raise NewerSchema(f"{path} was written in {version}: update it")
+
+
+def _version(table: pa.Table) -> int:
+    """The latest schema version that the rows name."""
+    column = table["schema_version"]
+    known = column.drop_null().to_numpy() if pa.types.is_integer(column.type) else ()
+    return int(max(known, default=SCHEMA_VERSION))
+
+
+def below(path: Path) -> list[Path]:
+    """Every fragment in a folder and those in it, by path; raises ValueError where there is none such."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise ValueError(f"no results at {str(path)!r}: expected a Parquet file or a folder")
+    return sorted(
+        Path(folder, name)
+        for folder, _, names in os.walk(path, onerror=_raise)
+        for name in names
+        if name.endswith(".parquet")
+    )
+
+
+def _raise(error: OSError) -> None:
+    raise error

@@ -1,0 +1,123 @@
+"""What a row of results holds: one Arrow schema, and the rows of a cell in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+
+from curvbench.hyperparameters import near_misses
+from curvbench.spec import FLOP_MODEL, METRICS, SURROGATE, Cell, Metric, Row, Status
+
+SCHEMA_VERSION = 1
+
+_COLUMNS: tuple[tuple[str, pa.DataType, str, str], ...] = (
+    ("schema_version", pa.int64(), "1", "version of this schema"),
+    ("run_id", pa.string(), "", "the run in which the cell was measured"),
+    ("suite", pa.string(), "", "name of the suite"),
+    ("cell_id", pa.string(), "", "hash over everything that decides the cell's rows"),
+    ("problem", pa.string(), "", "name of the problem"),
+    ("problem_args", pa.string(), "", "its hyperparameters that differ from the defaults, key=value,..."),
+    ("probe", pa.string(), "", "name of the probe"),
+    ("probe_args", pa.string(), "", "its hyperparameters that differ from the defaults, key=value,..."),
+    ("seed", pa.int64(), "1", "seed of the snapshot and the samples"),
+    ("status", pa.string(), "", f"one of {', '.join(Status)}"),
+    ("reason", pa.string(), "", "why there is no value; names of operations for flops.uncounted_ops"),
+    ("metric", pa.string(), "", "name of the metric; empty where the cell did not succeed"),
+    ("scope", pa.string(), "", "network, layer blocks, a layer's name or a phase"),
+    ("epoch", pa.int64(), "1", "epochs trained before the measurement"),
+    ("step", pa.int64(), "1", "steps trained before the measurement"),
+    ("unit", pa.string(), "", "unit of value and samples"),
+    ("better", pa.string(), "", "lower, higher or empty: which way is better"),
+    ("value", pa.float64(), "column unit", "the measurement"),
+    ("samples", pa.list_(pa.float64()), "column unit", "raw repetitions behind the value"),
+    ("started_at", pa.timestamp("us", "UTC"), "UTC", "when the cell was started"),
+    ("git_sha", pa.string(), "", "commit of curvbench; null outside git"),
+    ("git_dirty", pa.bool_(), "", "whether curvbench's files differed from it"),
+    ("torch_version", pa.string(), "", "version of torch"),
+    ("device", pa.string(), "", "cpu, cuda or cuda:i"),
+    ("device_name", pa.string(), "", "model of the processor"),
+    ("dtype", pa.string(), "", "precision of the measurement"),
+    ("threads", pa.int64(), "1", "threads of torch"),
+    ("flop_model", pa.string(), "", "how floating-point operations are counted"),
+    ("method", pa.string(), "", "how the value was measured; begins with surrogate where it stands in for a paper's"),
+)
+SCHEMA = pa.schema(
+    [pa.field(name, kind, metadata={"unit": unit, "description": text}) for name, kind, unit, text in _COLUMNS],
+    metadata={"curvbench_schema_version": str(SCHEMA_VERSION)},
+)
+# A fragment repeats no descriptions: of its bytes they would be a third, and each is read with its fragment.
+LEAN = pa.schema(
+    [pa.field(n, kind, metadata={"unit": unit} if unit else None) for n, kind, unit, _ in _COLUMNS], SCHEMA.metadata
+)
+CELL = ("suite", "run_id", "cell_id")  # what tells a cell of one run from all others
+WITHOUT_SAMPLES = [name for name in SCHEMA.names if name != "samples"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where and when a cell is measured: what the store adds to its rows. See ``identity.environment``."""
+
+    run_id: str
+    cell_id: str
+    started_at: datetime
+    environment: Mapping[str, Any]
+
+
+def rows_to_table(cell: Cell, rows: Sequence[Row], context: Context) -> pa.Table:
+    """Rows of one cell in ``SCHEMA``, where a NaN is an error and no value.
+
+    Raises:
+        ValueError: a metric that ``spec.METRICS`` does not have.
+    """
+    common = _common(cell, context)
+    measured = [common | _measured(row) for row in rows]
+    if cell.surrogate:
+        measured = [row | {"method": ", ".join(filter(None, [SURROGATE, row["method"]]))} for row in measured]
+    return pa.Table.from_pylist(measured, schema=SCHEMA)
+
+
+def _common(cell: Cell, context: Context) -> dict[str, Any]:
+    columns = ("git_sha", "git_dirty", "torch_version", "device_name")
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": context.run_id,
+        "suite": cell.suite,
+        "cell_id": context.cell_id,
+        "problem": cell.problem.name,
+        "problem_args": cell.problem.arguments,
+        "probe": cell.probe.name,
+        "probe_args": cell.probe.arguments,
+        "seed": cell.seed,
+        "started_at": context.started_at,
+        "device": cell.device,
+        "dtype": cell.dtype,
+        "threads": cell.threads,
+        **{name: context.environment[name] for name in columns},
+    }
+
+
+def _measured(row: Row) -> dict[str, Any]:
+    metric = METRICS.get(row.metric, Metric("", "") if not row.metric else None)
+    if metric is None:
+        raise ValueError(f"unknown metric {row.metric!r}: {near_misses(row.metric, METRICS)}")
+    if row.status is Status.OK and row.value is not None and math.isnan(row.value):
+        row = replace(row, status=Status.ERROR, value=None, reason="what was measured is not a number")
+    return {
+        "status": str(row.status),
+        "reason": row.reason,
+        "metric": row.metric,
+        "scope": row.scope,
+        "epoch": row.epoch,
+        "step": row.step,
+        "unit": metric.unit,
+        "better": metric.better,
+        "value": row.value,
+        "samples": list(row.samples),
+        "flop_model": FLOP_MODEL if row.metric.startswith("flops.") else "",
+        "method": row.method,
+    }
