@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 IMAGES = ("svg", "png")
 TALLEST = 32  # rows that are shown without scrolling
 STYLED = 2000  # rows beyond which numbers are shown as they are
+TABLES_FIRST = 0.7  # seconds in which a browser draws the tables that it was sent
 SHORT = {f"{c.metric} ({c.scope})": " ".join(c.heading.split()) for c in (*summary.COLUMNS, *summary.TRAINED)}
 
 
@@ -27,12 +29,20 @@ def plain(text: object) -> str:
 
 def figure(drawn: go.Figure, data: Callable[[], pd.DataFrame], name: str) -> None:
     """A figure, with its data as CSV and itself as HTML; its camera button saves SVG or PNG."""
+    _give_way()
     image = {"format": st.session_state.get("image") or IMAGES[0], "filename": name, "scale": 2}
     config = {"toImageButtonOptions": image, "displaylogo": False}
     st.plotly_chart(drawn, key=f"figure {name}", config=config)
     with st.container(horizontal=True):
         _download("Data (CSV)", lambda: _csv(data()), f"{name}.csv", "text/csv")
         _download("Figure (HTML)", lambda: drawn.to_html().encode(), f"{name}.html", "text/html")
+
+
+def _give_way() -> None:
+    """Before the first figure of a session: the browser loads what draws figures for a second, tables would wait."""
+    if "figures" not in st.session_state and st.context.url:  # no address: nobody looks, as in tests
+        time.sleep(TABLES_FIRST)
+    st.session_state["figures"] = True
 
 
 def table(data: pd.DataFrame, name: str, **settings: Any) -> None:

@@ -112,17 +112,13 @@ def _version(table: pa.Table) -> int:
 
 
 def below(path: Path) -> list[Path]:
-    """Every fragment in a folder and those in it, by path; raises ValueError where there is none such."""
+    """Every fragment in a folder and those in it, folder by folder; raises ValueError where there is none such."""
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise ValueError(f"no results at {str(path)!r}: expected a Parquet file or a folder")
-    return sorted(
-        Path(folder, name)
-        for folder, _, names in os.walk(path, onerror=_raise)
-        for name in names
-        if name.endswith(".parquet")
-    )
+    found = sorted(os.walk(path, onerror=_raise))  # paths themselves compare slowly, and there may be thousands
+    return [Path(folder, name) for folder, _, names in found for name in sorted(names) if name.endswith(".parquet")]
 
 
 def _raise(error: OSError) -> None:
