@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -386,6 +387,14 @@ def test_what_came_or_changed_since_the_copy_is_read_beside_it(many: Path, opene
         copy.unlink()
     pd.testing.assert_frame_equal(frame, store.load(many, store.WITHOUT_SAMPLES))
     assert "c4" not in set(frame["cell_id"]) and frame["status"].eq("ok").sum() == 37 * len(ROWS)
+
+
+def test_what_was_put_beside_the_fragments_of_a_run_is_not_taken_for_them(many: Path, opened: list[Path]) -> None:
+    store.load_run(many)
+    shutil.copytree(many / "cells", many / "backup")  # with their times
+    opened.clear()
+    assert len(store.load(many / "backup")) == len(opened) * len(ROWS) == 40 * len(ROWS)
+    assert len(store.load(many)) == 40 * len(ROWS)
 
 
 def test_a_copy_is_made_anew_when_much_has_come_since(many: Path, opened: list[Path]) -> None:

@@ -37,25 +37,26 @@ class _Entry(NamedTuple):
 
 def known(run: Path, of: Sequence[Path], schema: pa.Schema) -> tuple[Content, list[Path]]:
     """What the copy of a run holds of some of its fragments, and those that it does not hold as they are now."""
-    if len(of) < _MANY:
-        return content.nothing(schema), list(of)
     try:
-        with _opened(run) as file:
-            entries, seen = _entries(file), _seen(of)
-            table = file.read(schema.names).cast(schema)
+        held = _held(run, of, schema) if len(of) >= _MANY else content.nothing(schema)
     except _DAMAGED:  # an absent one too
-        return content.nothing(schema), list(of)
-    as_now = [seen.get(entry.name) == (entry.size, entry.time) for entry in entries]
+        held = content.nothing(schema)
+    copied = {*held.files, *held.faults}
+    return held, [path for path in of if path not in copied]
+
+
+def _held(run: Path, of: Sequence[Path], schema: pa.Schema) -> Content:
+    with _opened(run) as file:
+        entries, seen = _entries(file), _seen(of)
+        table = file.read(schema.names).cast(schema)
+    paths = [run / "cells" / entry.name for entry in entries]
+    as_now = [seen.get(path) == (entry.size, entry.time) for path, entry in zip(paths, entries, strict=True)]
     if not all(as_now):
         table = table.filter(pa.array(np.repeat(as_now, [entry.rows for entry in entries])))
-    held = [(run / "cells" / entry.name, entry) for entry, now in zip(entries, as_now, strict=True) if now]
-    sound = [(path, entry.rows) for path, entry in held if entry.fault is None]
-    faults = {path: entry.fault for path, entry in held if entry.fault is not None}
-    copied = {path.name for path, _ in held}
-    return (
-        Content(table, [path for path, _ in sound], [rows for _, rows in sound], faults),
-        [path for path in of if path.name not in copied],
-    )
+    kept = [(path, entry) for path, entry, now in zip(paths, entries, as_now, strict=True) if now]
+    sound = [(path, entry.rows) for path, entry in kept if entry.fault is None]
+    faults = {path: entry.fault for path, entry in kept if entry.fault is not None}
+    return Content(table, [path for path, _ in sound], [rows for _, rows in sound], faults)
 
 
 def keep(run: Path) -> None:
@@ -70,10 +71,8 @@ def _write(run: Path, of: Sequence[Path]) -> None:
     seen = _seen(of)  # before they are read: one that changes meanwhile is not taken for copied
     held, rest = known(run, of, SCHEMA)
     whole = content.joined([held, content.read(rest, SCHEMA)], SCHEMA)
-    entries = [
-        _Entry(file.name, *seen[file.name], rows, None) for file, rows in zip(whole.files, whole.counts, strict=True)
-    ]
-    entries += [_Entry(file.name, *seen[file.name], 0, fault) for file, fault in whole.faults.items()]
+    entries = [_Entry(file.name, *seen[file], rows, None) for file, rows in zip(whole.files, whole.counts, strict=True)]
+    entries += [_Entry(file.name, *seen[file], 0, fault) for file, fault in whole.faults.items()]
     metadata = {_INDEX: json.dumps([SCHEMA_VERSION, entries])}
     sink = pa.BufferOutputStream()
     pq.write_table(whole.table.replace_schema_metadata(metadata), sink, write_page_checksum=True)
@@ -84,11 +83,11 @@ def _news(run: Path, of: Sequence[Path]) -> list[Path]:
     """Those of some fragments that the copy does not hold as they are now."""
     try:
         with _opened(run) as file:
-            held = {entry.name: (entry.size, entry.time) for entry in _entries(file)}
+            held = {run / "cells" / entry.name: (entry.size, entry.time) for entry in _entries(file)}
     except _DAMAGED:
         return list(of)
     seen = _seen(of)
-    return [path for path in of if held.get(path.name) != seen[path.name]]
+    return [path for path in of if held.get(path) != seen[path]]
 
 
 def _opened(run: Path) -> pq.ParquetFile:
@@ -103,6 +102,6 @@ def _entries(file: pq.ParquetFile) -> list[_Entry]:
     return entries
 
 
-def _seen(of: Sequence[Path]) -> dict[str, tuple[int, int]]:
-    """Size and time of fragments of one run by name."""
-    return {path.name: (at.st_size, at.st_mtime_ns) for path in of for at in [path.stat()]}
+def _seen(of: Sequence[Path]) -> dict[Path, tuple[int, int]]:
+    """Size and time of fragments."""
+    return {path: (at.st_size, at.st_mtime_ns) for path in of for at in [path.stat()]}
