@@ -6,10 +6,12 @@ import importlib
 import importlib.util
 import itertools
 import json
+import math
 import os
 import re
 import shlex
 import textwrap
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -64,14 +66,15 @@ class Options:
 class Job:
     """Options that have been checked, with what follows from them.
 
-    ``waiting`` cells need what trials choose; ``tried`` are those of its plan and of all plans before.
+    No cell is started after ``end``, in seconds of the monotonic clock. ``waiting`` cells need what trials choose;
+    ``tried`` are those of its plan and of all plans before.
     """
 
     options: Options
     suite: Suite
     plan: plan.Plan
     timeout: float
-    budget: float | None
+    end: float = math.inf
     waiting: tuple[Cell, ...] = ()
     tried: tuning.Tried = field(default_factory=dict)
 
@@ -102,10 +105,15 @@ class Job:
             reference=importlib.import_module(self.options.measure).reference_identity,
             data=self.options.data,
             timeout=self.timeout,
-            budget=self.budget,
+            budget=None if self.end == math.inf else max(self.end - time.monotonic(), 0.0),
             jobs=self.options.jobs,
             measure=self.options.measure,
         )
+
+    @property
+    def spent(self) -> bool:
+        """Whether the budget is; the rounds of a search share it with the trainings that it settles."""
+        return time.monotonic() >= self.end
 
     def rerun_command(self, cell: Cell) -> str:
         """The command that runs one failed cell again."""
@@ -134,14 +142,14 @@ def prepare(options: Options) -> Job:
         raise ValueError("--engine slurm needs submitit: pip install 'curvbench[slurm]'")
     rerun = _rerun(options)
     timeout = selection.duration(options.timeout or "1h")
-    budget = selection.duration(options.budget) if options.budget else None
+    end = time.monotonic() + selection.duration(options.budget) if options.budget else math.inf
     name, suite = registry.load_suite(options.suite)
     cells = _cells(options, name, suite)
     search = None if options.train else suite.presets[options.preset].search
     first = tuning.trials(cells, search) if search else {}
     made = plan.make(first or cells, options.results, identity.environment(options.device), options.force, rerun)
     tried = {cell_id: first[cell] for cell_id, cell in made.cells.items() if search}
-    return Job(options, suite, made, timeout, budget, tuple(cells) if search else (), tried)
+    return Job(options, suite, made, timeout, end, tuple(cells) if search else (), tried)
 
 
 def settled(job: Job, folder: Path) -> Job:
@@ -309,6 +317,8 @@ def _report(job: Job, folder: Path, frame: pd.DataFrame, statuses: Mapping[str, 
         _say(console, line)
     if not_run:
         _say(console, f"{not_run} of {total} cells were not run: {_why_not(job)}")
+    if job.waiting and job.spent:
+        _say(console, f"{len(job.waiting)} cells wait for what these choose: the budget was spent")
     _say(console, f"results: {folder}")
 
 

@@ -32,7 +32,7 @@ runner.Options = functools.partial(runner.Options, measure="fake_measure")
 cli.main()
 """
 SUITE = """
-from curvbench.spec import Preset, Suite
+from curvbench.spec import Preset, Search, Suite, Training
 from fake_measure import Fake, Toy
 
 SUITE = Suite("A suite", {
@@ -46,6 +46,7 @@ SUITE = Suite("A suite", {
     "unusable": Preset([Toy("unusable")], [Fake()]),
     "partly": Preset([Toy("unusable"), Toy()], [Fake()]),
     "empty": Preset([], []),
+    "search": Preset([Toy()], [Fake("slow")], training=Training(epochs=1, lr=0.1), search=Search({"lr": (1, 2, 3)})),
 })
 """
 FAKE = f"{TESTS / 'fake_measure.py'}:Fake"
@@ -195,6 +196,14 @@ def test_over_budget_cells_stay_without_rows(here: Path) -> None:
     missing = 4 - store.load(here / "results")["cell_id"].nunique()
     assert missing > 0
     assert f"{missing} of 4 cells were not run: the budget was spent" in out
+    assert code in (0, 4)
+
+
+def test_a_search_and_what_it_settles_share_a_budget(here: Path) -> None:
+    code, out, _ = curvbench(here, "run", "suites/toys", "--preset", "search", "--budget", "2s")
+    missing = 3 - store.load(here / "results")["cell_id"].nunique()
+    assert f"{missing} of 3 cells were not run: the budget was spent" in out and missing > 0
+    assert out.count("the budget was spent") == 2 and "1 cells wait for what these choose: the budget was spent" in out
     assert code in (0, 4)
 
 

@@ -74,7 +74,7 @@ def _run(options: Options) -> int:
             return runner.show(job)
         folder = job.begin()
     code = runner.execute(job, folder)
-    while job.waiting and code != INTERRUPTED:
+    while job.waiting and code != INTERRUPTED and not job.spent:
         with users_fault():
             job = runner.settled(job, folder)
             folder = job.begin()
