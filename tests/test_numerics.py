@@ -82,13 +82,13 @@ def test_a_factor_of_zeros_is_decomposed_somehow() -> None:
 def test_eigenvalues_that_divide_and_conquer_misses_come_from_the_other_triangle(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    lower = (torch.float64, "L")
-    calls = fail_in(monkeypatch, (torch.float32, "L"), lower)
+    upper = (torch.float64, "U")
+    calls = fail_in(monkeypatch, (torch.float32, "U"), upper)
     matrix = asymmetric()
     symmetric = matrix.tril() + matrix.tril(-1).T
     with numerics.count_retries() as retries:
         values, vectors = numerics.eigh(matrix)
-    assert calls == [lower, (torch.float64, "U")]
+    assert calls == [upper, (torch.float64, "L")]
     assert retries.count == 1
     assert torch.allclose((vectors * values) @ vectors.T, symmetric, atol=1e-13)
     with numerics.count_retries() as retries:

@@ -27,6 +27,21 @@ def form(slopes: Tensor, patches: Tensor) -> Tensor:
     return (stacked @ patches.mT).reshape(n, G, R, M, -1)
 
 
+def form_rotated(slopes: Tensor, patches: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Q_l^T W Q_r for the matrices W of ``form`` and bases (G, M, M) and (G, D, D): (n, G, R, M, D).
+
+    Each basis meets the factor of W or W itself, whichever is smaller.
+    """
+    R, _, _, M, S = slopes.shape
+    early_left, early_right = S < patches.shape[2], S < R * M
+    W = form(
+        torch.einsum("gom,rngos->rngms", left, slopes) if early_left else slopes,
+        torch.einsum("ged,nges->ngds", right, patches) if early_right else patches,
+    )
+    W = W if early_right else torch.einsum("ngrme,ged->ngrmd", W, right)
+    return W if early_left else left.mT[:, None] @ W
+
+
 @dataclass(frozen=True, eq=False)
 class Columns:
     """``inputs`` as the layer read them (N, ...), ``slopes`` (R, N, G, M, S). Products come in the slopes' dtype."""
@@ -89,15 +104,16 @@ class Columns:
     def squares(self, left_basis: Tensor | None = None, right_basis: Tensor | None = None) -> Tensor:
         """The sum over columns of W * W, with W rotated to Q_l^T W Q_r where bases are given; (G, M, D) in float64."""
         total = torch.zeros(self.layer.shape, dtype=torch.float64, device=self.slopes.device)
+        bases = [basis.to(self.slopes.dtype) for basis in (left_basis, right_basis) if basis is not None]
         for B, X in self.tiles():
-            if left_basis is not None and right_basis is not None:
-                X = torch.einsum("ged,nges->ngds", right_basis.to(X.dtype), X)
-                B = torch.einsum("gom,rngos->rngms", left_basis.to(B.dtype), B)
-            if B.shape[-1] == 1:
-                weights = B.square().sum(0)[..., 0].permute(1, 2, 0)
-                total += weights @ X.square()[..., 0].transpose(0, 1)
+            if self._pairs_are_cheaper:
+                if bases:
+                    B = torch.einsum("gom,rngos->rngms", bases[0], B)
+                    X = torch.einsum("ged,nges->ngds", bases[1], X)
+                total += pair_squares(B, X)
             else:
-                total += form(B, X).square().sum((0, 2))
+                W = form_rotated(B, X, *bases) if bases else form(B, X)
+                total += W.square_().sum((0, 2))
         return total
 
     def unit_blocks(self) -> Tensor:
@@ -141,6 +157,13 @@ class Columns:
         return S**2 * (D + R * M) + S * (D**2 + R * M**2) < R * M * D * (2 * S + max(M, D))
 
     @property
+    def _pairs_are_cheaper(self) -> bool:
+        """Whether products of all pairs of positions, which the columns of a sample share, beat squares of each W."""
+        R, _, _, M, S = self.slopes.shape
+        D = self.layer.inputs
+        return S == 1 or S**2 * (R * M + D + M * D) < R * M * D * (S + 1)
+
+    @property
     def unit_row_count(self) -> int:
         """How many rows ``unit_rows`` has per unit: a column each, or a sample each for a layer without positions."""
         return self.count if self.slopes.shape[-1] > 1 else self.slopes.shape[1]
@@ -152,6 +175,16 @@ class Columns:
     def _tile_row_bytes(self) -> int:
         """Bytes of one sample's R columns."""
         return self.slopes.shape[0] * self.layer.size * self.slopes.element_size()
+
+
+def pair_squares(B: Tensor, X: Tensor) -> Tensor:
+    """The sum over columns of W * W as one over pairs of positions, of (B_s B_t) (X_s X_t); (G, M, D).
+
+    Not below zero, which its terms may be.
+    """
+    weights = torch.einsum("rngms,rngmt->ngmst", B, B)
+    pairs = torch.einsum("ngds,ngdt->ngdst", X, X)
+    return torch.einsum("ngmst,ngdst->gmd", weights, pairs).clamp_min(0)
 
 
 def unit_rows(B: Tensor, X: Tensor) -> Tensor:

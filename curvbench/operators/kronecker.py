@@ -17,9 +17,10 @@ def _batched(factor: Tensor) -> Tensor:
 
 
 def _between(left: Tensor, V: Tensor, right: Tensor) -> Tensor:
-    """The products left V right for a stack (P, K) of matrices (G, M, D); one skips the slower batched product."""
+    """The products left V right for a stack (P, K) of matrices (G, M, D); for one a call, not three, and no batches."""
     if V.shape[1] == len(left) == 1:
-        return (left[0] @ V.reshape(left.shape[-1], -1) @ right[0]).view(V.shape)
+        factors = (left[0], V.reshape(left.shape[-1], -1), right[0])
+        return torch.linalg.multi_dot(factors).view(-1, 1)
     matrices = V.T.reshape(-1, len(left), left.shape[-1], right.shape[-1])
     return (left @ matrices @ right).flatten(1).T
 

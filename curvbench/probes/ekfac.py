@@ -38,7 +38,8 @@ class Ekfac(FisherProbe):
         represents="Q diag(s) Q^T per layer: Q = Q_B (x) Q_A of K-FAC's factors, s = (1/N) sum (Q_B^T W Q_A)^2",
         damping="(F^ + damping I)^-1 in the eigenbasis: damping is added to s",
         cost={
-            "statistics": "G (2 S (N D^2 + N R M^2) + 9 (D^3 + M^3) + N R S M D)",
+            "statistics": "G (S N D^2 + S N R M^2 + 9 (D^3 + M^3)"
+            " + N D^2 min(S, R M) + N R M^2 min(S, D) + N S M D min(S, R))",
             "invert": "0",
             "precondition": "2 G M D (M + D)",
             "memory": "G (M^2 + D^2 + M D)",
@@ -90,8 +91,11 @@ class Ekfac(FisherProbe):
         cost = {"statistics": 0.0, "invert": 0.0, "precondition": 0.0, "memory": 0.0}
         for G, M, D, S, _ in sizes:
             moments = S * (samples * D**2 + b * M**2)
-            rotating = moments if self.scalings == "exact" else M * D * (M + D)
-            cost["statistics"] += G * (moments + 9 * (D**3 + M**3) + rotating + b * S * M * D)
+            squares, rotating = b * S * M * D, M * D * (M + D)
+            if self.scalings == "exact":  # by pairs of positions where those are fewer; bases meet the smaller factor
+                squares = samples * S * M * D * min(S, columns)
+                rotating = samples * D**2 * min(S, columns * M) + b * M**2 * min(S, D)
+            cost["statistics"] += G * (moments + 9 * (D**3 + M**3) + rotating + squares)
             cost["precondition"] += 2 * G * M * D * (M + D)
             cost["memory"] += G * (M**2 + D**2 + M * D)
         return cost

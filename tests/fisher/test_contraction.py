@@ -39,6 +39,8 @@ def matrix(columns: Columns) -> torch.Tensor:
 MAKERS = {
     "one position": lambda seed: linear(7, 3, 5, 4, 1, seed),
     "positions": lambda seed: linear(7, 3, 5, 4, 6, seed),
+    "few positions": lambda seed: linear(5, 9, 5, 4, 2, seed),
+    "one column": lambda seed: linear(5, 1, 20, 4, 8, seed),
     "groups": lambda seed: grouped(5, 2, seed),
 }
 
@@ -79,6 +81,11 @@ def test_products_of_columns(name: str, tiles: str) -> None:
     assert torch.allclose(columns.project(vectors).flatten(0, 1), V @ vectors)
     assert torch.allclose(columns.combine(weights), V.T @ weights.flatten(0, 1))
     assert torch.allclose(columns.squares().flatten(), (V**2).sum(0))
+    G, M, D = columns.layer.shape
+    left = torch.linalg.qr(torch.randn(G, M, M, dtype=torch.float64)).Q
+    right = torch.linalg.qr(torch.randn(G, D, D, dtype=torch.float64)).Q
+    rotated = torch.einsum("gom,kgoe,ged->kgmd", left, V.reshape(-1, G, M, D), right)
+    assert torch.allclose(columns.squares(left, right), (rotated**2).sum(0))
     units = V.reshape(len(V), -1, columns.layer.inputs)
     assert torch.allclose(columns.unit_blocks(), torch.einsum("mui,muj->uij", units, units))
 
