@@ -66,7 +66,7 @@ def _rows(run: Path) -> pd.DataFrame | None:
         frame, damaged = source.rows_and_damage(run)
     except (ValueError, OSError) as error:
         st.error(show.plain(error))
-        return None
+        st.stop()
     for text in damaged:
         st.warning(show.plain(text))
     return None if frame.empty else frame

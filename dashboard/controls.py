@@ -56,8 +56,8 @@ def run() -> Path:
     return source.runs()[st.session_state["run"]]
 
 
-def place_of_another() -> int:
-    """The place in the list of runs of the one to compare with: of the same suite or kind, older if there is one."""
+def place_of_baseline() -> int:
+    """The place in the list of runs of the one to compare with: of the same suite or kind, earlier if there is one."""
     runs = source.runs()
     names, chosen = list(runs), st.session_state["run"]
     place = names.index(chosen)

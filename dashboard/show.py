@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 IMAGES = ("svg", "png")
-TALLEST = 32  # rows that are shown without scrolling
+TALLEST = 12  # rows that are shown without scrolling: the figure below stays in sight
+NUMBER = 92  # pixels of the longest number
+WIDEST = 60  # letters of a column that is as wide as its texts
 STYLED = 2000  # rows beyond which numbers are shown as they are
 TABLES_FIRST = 0.7  # seconds in which a browser draws the tables that it was sent
 SHORT = {f"{c.metric} ({c.scope})": " ".join(c.heading.split()) for c in (*summary.COLUMNS, *summary.TRAINED)}
@@ -57,11 +59,15 @@ def table(data: pd.DataFrame, name: str, **settings: Any) -> None:
 def columns(data: pd.DataFrame) -> dict[str, Any]:
     """How the headings of a table are shown: short, with what a metric means where the pointer rests."""
     found: dict[str, Any] = {}
+    pinned = "probe" if "probe" in data else str(next(iter(data), ""))
     for name in map(str, data):
         meaning = views.meaning(name.removeprefix("1 - ").partition(" (")[0])
         help = f"{name}: {meaning.text} ({meaning.better or 'neither way'} is better)" if meaning.text else None
-        if name == "probe":
-            found[name] = st.column_config.Column(pinned=True, width=max(map(len, data[name]), default=5) * 7 + 20)
+        widest = data[name].astype(str).str.len().max()
+        if pd.api.types.is_string_dtype(data[name]) and widest <= WIDEST:
+            found[name] = st.column_config.Column(pinned=name == pinned, width=int(max(widest, len(name))) * 7 + 20)
+        elif name == "value":
+            found[name] = st.column_config.Column(width=NUMBER)
         elif name in SHORT or help:
             found[name] = st.column_config.Column(SHORT.get(name, name), help=help)
     return found

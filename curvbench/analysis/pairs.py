@@ -46,6 +46,13 @@ def of_quantity(table: pd.DataFrame, quantity: Quantity) -> pd.DataFrame:
     return table[(table["metric"] == quantity.metric) & (table["scope"] == quantity.scope)]
 
 
+def largest_first(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of ``pairs`` by the size of their change, what was 0 before first, what is in one run only last."""
+    from_zero = (table["a"] == 0) & table["b"].notna() & (table["b"] != 0)
+    sizes = table["change"].abs().mask(from_zero, np.inf)
+    return table.loc[sizes.sort_values(ascending=False, kind="stable", na_position="last").index]
+
+
 def counts(table: pd.DataFrame) -> pd.Series:
     """Which rows of ``pairs`` differ by more than ``limits.LIMITS`` allow their metric, or are in one run only."""
     known = {metric: limit_of(metric) for metric in set(table["metric"])}

@@ -102,13 +102,17 @@ def status(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def ranking(medians: pd.DataFrame, chosen: Iterable[Column], places: int = 3) -> pd.DataFrame:
-    """The best probes per column of ``summary.table``: one row per column, the probes with their values in 1st, ..."""
+    """The best probes per column of ``summary.table``: one row per column, the probes with their values in 1st, ...
+
+    A column without any value has no row.
+    """
     rows = []
     for name, column in zip(medians.columns, chosen, strict=True):
         better = column.better
         best = medians[name].dropna().sort_values(ascending=better == "lower", kind="stable").head(places)
         ranked = {ordinal(k): f"{probe}  {digits(value)}" for k, (probe, value) in enumerate(best.items(), 1)}
-        rows.append({"metric": column.metric, "scope": column.scope, "better": better, **ranked})
+        if ranked:
+            rows.append({"metric": column.metric, "scope": column.scope, "better": better, **ranked})
     return pd.DataFrame(rows)
 
 
@@ -258,19 +262,19 @@ def trained(frame: pd.DataFrame) -> list[str]:
 
 
 def final(frame: pd.DataFrame, problem: str, metrics: Sequence[str]) -> pd.DataFrame:
-    """The last value of each metric per probe, and what it took to the target: medians over seeds."""
+    """The last value of each metric per probe, what it took to the suite's target, status: medians over seeds.
+
+    A training that reached its target has ended: its last value is that of its own last epoch.
+    """
     mine = of_problem(frame, problem)
-    mine = mine.assign(contender=contenders(mine))
-    last = {}
-    for metric in metrics:
-        found = curves(frame, problem, metric)
-        last[metric] = found.drop_duplicates("probe", keep="last").set_index("probe")["median"]
-    for metric in ("train.epochs_to_target", "train.seconds_to_target"):
-        rows = mine[mine["metric"] == metric]
-        if len(rows):
-            medians = rows[rows["status"] == Status.OK].groupby("contender")["value"].median()
-            last[metric] = medians.reindex(mine["contender"].unique())
-    return pd.DataFrame(last).rename_axis("probe").reset_index()
+    mine = mine.assign(probe=contenders(mine))
+    shown = [*metrics, "train.epochs_to_target", "train.seconds_to_target"]
+    rows = mine[mine["metric"].isin(shown) & (mine["status"] == Status.OK)].astype({"metric": object})
+    last = rows.sort_values("epoch", kind="stable").drop_duplicates(["cell_id", "metric"], keep="last")
+    found = last.pivot_table("value", "probe", "metric", "median")
+    found = found.reindex(index=mine["probe"].unique(), columns=[name for name in shown if name in found])
+    found["status"] = statuses(frame, problem).reindex(found.index)
+    return found.rename_axis(index="probe", columns=None).reset_index()
 
 
 def cells(frame: pd.DataFrame) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,14 +13,17 @@ from curvbench.analysis import views
 from curvbench.analysis.summary import digits, problems, statuses
 from curvbench.analysis.views import Quantity
 from curvbench.plot import axes
-from curvbench.plot.look import DASHES, by_family, look
+from curvbench.plot.look import DASHES, Look, by_family, looks
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 ROW_HEIGHT = 23
 SLANTED = 36  # pixels for names of layers that a narrow window slants
+SCALE = 70  # pixels for the scale of colours
 WIDEST_WITH_NUMBERS = 14  # columns
+# Where a scale of colours is dark, as a share of it: numbers are white there.
+DARK = {"Viridis": lambda share: share < 0.45, "PuOr_r": lambda share: abs(share - 0.5) > 0.32}
 
 
 def heatmap(frame: pd.DataFrame, problem: str | None = None, metric: str = "error.relative") -> go.Figure:
@@ -32,27 +36,32 @@ def heatmap(frame: pd.DataFrame, problem: str | None = None, metric: str = "erro
     table = table.loc[by_family(table.index)[::-1]]
     ended = statuses(frame, problem).reindex(table.index)
     missing = pd.DataFrame({"probe": table.index, "value": table.max(axis=1).to_numpy(), "status": ended.to_numpy()})
-    better = views.meaning(metric).better
     figure = axes.new_figure(
         axes.problem_title(frame, metric, problem),
-        [*([f"{better} is better"] if better else []), *axes.not_drawn(missing, "value")],
-        height=120 + ROW_HEIGHT * max(len(table), 3),
+        axes.not_drawn(missing, "value"),
+        height=120 + SCALE + ROW_HEIGHT * max(len(table), 3),
     )
-    texts = table.map(digits)
-    figure.add_heatmap(
-        z=_colored(table),
-        x=[axes.escaped(scope) for scope in table],
-        y=[axes.escaped(probe) for probe in table.index],
-        text=texts.to_numpy(),
-        texttemplate="%{text}" if table.shape[1] <= WIDEST_WITH_NUMBERS else None,
-        hovertemplate="%{y}, %{x}<br>" + f"{metric}: " + "%{text}<extra></extra>",
-        xgap=1,
-        ygap=1,
-        **_scale(table, metric),
-    )
+    colored, scale, texts = _colored(table), _scale(table, metric), table.map(digits)
+    blanks = texts.map(lambda text: "\u2007" * len(text))  # as wide as digits: both parts get letters of one size
+    dark = _is_dark(colored, scale)
+    for part, color in ((dark, "white"), (~dark, "black")):
+        figure.add_heatmap(
+            z=np.where(part, colored, np.nan),
+            x=[axes.escaped(scope) for scope in table],
+            y=[axes.escaped(probe) for probe in table.index],
+            text=np.where(part, texts, blanks),
+            texttemplate="%{text}" if table.shape[1] <= WIDEST_WITH_NUMBERS else None,
+            textfont={"color": color},
+            hovertemplate="%{y}, %{x}<br>" + f"{metric}: " + "%{text}<extra></extra>",
+            hoverongaps=False,
+            xgap=1,
+            ygap=1,
+            **scale,
+        )
+    figure.update_traces(showscale=False, selector=1)
     figure.update_xaxes(side="top", title=None, tickangle=None if table.shape[1] <= WIDEST_WITH_NUMBERS else -60)
     figure.update_yaxes(automargin=True, title=None, dtick=1)
-    figure.update_layout(margin_b=10, margin_t=figure.layout.margin.t + SLANTED)
+    figure.update_layout(margin_b=SCALE, margin_t=figure.layout.margin.t + SLANTED)
     if len(table.columns) > 2:
         figure.add_vline(x=sum(scope in views.WHOLES for scope in table) - 0.5, line_width=2)
     return figure
@@ -78,18 +87,18 @@ def sweep(
     title = f"{quantity.metric} against {axes.escaped(parameter)}"
     figure = axes.new_figure(title, notes, names=drawn["name"].unique())
     of_problem = dict(zip(dict.fromkeys(drawn["problem"]), itertools.cycle(DASHES)))
-    for probe in by_family(drawn["probe"].unique()):
-        for _, rows in drawn[drawn["probe"] == probe].groupby("problem", sort=False):
+    for probe, seen in looks(drawn["probe"].unique()).items():
+        for problem, rows in drawn[drawn["probe"] == probe].groupby("problem", sort=False):
             if rows[parameter].nunique() > 1:
-                figure.add_trace(_line(rows, parameter, of_problem[rows["problem"].iloc[0]]))
+                figure.add_trace(_line(rows, parameter, seen._replace(dash=of_problem[problem]) if several else seen))
     far = len(drawn) > 0 and drawn[parameter].max() >= 30 * drawn[parameter].min() > 0
     figure.update_xaxes(title=axes.escaped(parameter), **axes.scale(drawn[parameter], 0.0 if far else None))
     figure.update_yaxes(title=axes.upright(axes.axis_title(quantity)), **axes.scale(drawn["shown"], floor))
     return figure
 
 
-def _line(rows: pd.DataFrame, parameter: str, dash: str) -> Any:
-    name, (color, symbol) = axes.escaped(rows["name"].iloc[0]), look(rows["probe"].iloc[0])
+def _line(rows: pd.DataFrame, parameter: str, seen: Look) -> Any:
+    name = axes.escaped(rows["name"].iloc[0])
     ranged = (rows["max"] > rows["min"]).any() and (rows["shown"] == rows["median"]).all()
     bars = {"array": rows["max"] - rows["median"], "arrayminus": rows["median"] - rows["min"], "thickness": 1}
     return axes.graph_objects().Scatter(
@@ -97,8 +106,8 @@ def _line(rows: pd.DataFrame, parameter: str, dash: str) -> Any:
         y=rows["shown"],
         error_y=bars if ranged else None,
         mode="lines+markers",
-        line={"color": color, "dash": dash},
-        marker={"symbol": symbol, "size": 9},
+        line={"color": seen.color, "dash": seen.dash},
+        marker=seen.marker(9),
         name=name,
         text=rows["median"].map(digits),
         hovertemplate=f"<b>{name}</b><br>{axes.escaped(parameter)} = %{{x}}: %{{text}}<extra></extra>",
@@ -122,6 +131,13 @@ def _by_decades(table: pd.DataFrame) -> bool:
     return bool(positive.size and not (finite < 0).any() and positive.max() > 10 * positive.min())
 
 
+def _is_dark(colored: np.ndarray[Any, Any], scale: Mapping[str, Any]) -> np.ndarray[Any, Any]:
+    if not scale["showscale"]:
+        return np.zeros(colored.shape, dtype=bool)
+    share = np.clip((colored - scale["zmin"]) / (scale["zmax"] - scale["zmin"]), 0, 1)
+    return np.asarray(DARK[scale["colorscale"]](share))
+
+
 def _scale(table: pd.DataFrame, metric: str) -> dict[str, Any]:
     """Colours, their range and the ticks of their bar. What has no direction is right at 1: blue below, brown above."""
     colored = _colored(table)
@@ -138,6 +154,8 @@ def _scale(table: pd.DataFrame, metric: str) -> dict[str, Any]:
         low, high = max(low, np.median(known) - 2), min(high, np.median(known) + 1)
     ticks = np.linspace(low, high, 5)
     shown = 10**ticks if _by_decades(table) else ticks
-    bar = {"tickvals": ticks, "ticktext": [digits(float(value)) for value in shown], "thickness": 12}
+    bar = {"tickvals": ticks, "ticktext": [digits(float(value)) for value in shown], "thickness": 12, "len": 0.8}
+    bar |= {"orientation": "h", "y": 0, "yanchor": "top", "ypad": 6}
+    bar |= {"title": {"text": axes.metric_title(metric), "side": "bottom", "font": {"size": 12}}}
     colors = "Viridis" if better else "PuOr_r"
-    return {"colorscale": colors, "zmin": low, "zmax": max(high, low + 1e-9), "colorbar": bar}
+    return {"showscale": True, "colorscale": colors, "zmin": low, "zmax": max(high, low + 1e-9), "colorbar": bar}

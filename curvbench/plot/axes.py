@@ -100,7 +100,7 @@ def logarithmic(values: pd.Series) -> float | None:
 
 def clipped(values: pd.Series, floor: float | None) -> pd.Series:
     """Values with those below the floor at half of it: the lower edge of a logarithmic axis."""
-    return values if floor is None else values.where(values.isna() | (values >= floor), floor / 2)
+    return values if floor is None else values.where(~np.isfinite(values) | (values >= floor), floor / 2)
 
 
 def scale(shown: pd.Series, floor: float | None) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def not_drawn(table: pd.DataFrame, *columns: str) -> list[str]:
 
 def at_the_edge(table: pd.DataFrame, column: str, floor: float | None) -> list[str]:
     """A note that names the probes drawn at the lower edge of a logarithmic axis, with their values."""
-    below = table[table[column] < floor] if floor is not None else table[:0]
+    below = table[np.isfinite(table[column]) & (table[column] < floor)] if floor is not None else table[:0]
     names = [f"{probe} {digits(value)}" for probe, value in zip(below["probe"], below[column], strict=True)]
     return [f"at the edge, for less than the axis shows: {', '.join(names)}"] if names else []
 

@@ -10,7 +10,7 @@ from curvbench.analysis.pairs import pairs
 from curvbench.analysis.summary import digits
 from curvbench.analysis.views import Quantity
 from curvbench.plot import axes
-from curvbench.plot.look import by_family, look
+from curvbench.plot.look import by_family, looks
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -28,13 +28,13 @@ def comparison(a: pd.DataFrame, b: pd.DataFrame, quantity: Quantity, names: tupl
     ends = [float(axes.clipped(shared, floor).min()), float(shared.max())] if len(both) else [0.0, 1.0]
     line = {"color": "#808080", "dash": "dot"}
     figure.add_scatter(x=ends, y=ends, mode="lines", line=line, name="y = x", hoverinfo="skip")
-    for probe in by_family(both["probe"].unique()):
-        rows, (color, symbol) = both[both["probe"] == probe], look(probe)
+    for probe, seen in looks(both["probe"].unique()).items():
+        rows = both[both["probe"] == probe]
         figure.add_scatter(
             x=axes.clipped(rows["a"], floor),
             y=axes.clipped(rows["b"], floor),
             mode="markers",
-            marker={"color": color, "symbol": symbol, "size": 10},
+            marker=seen.marker(10),
             name=axes.escaped(probe),
             text=[
                 f"{axes.escaped(probe)} on {axes.escaped(row['problem'])}, seed {row['seed']}<br>"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from curvbench.analysis import views
 from curvbench.analysis.summary import digits, problems
 from curvbench.plot import axes
 from curvbench.plot.accuracy import ROW_HEIGHT
-from curvbench.plot.look import BLUE, GREEN, GREY, ORANGE, RED
+from curvbench.plot.look import BLUE, GREY, ORANGE, RED, SKY
 from curvbench.spec import PHASES
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 ADDITIVE = ("flops.counted", "time.wall")  # peaks of memory do not add up
 CUT = 4  # times the third quartile
-PARTS = {views.GRADIENT: GREY, "statistics": BLUE, "invert": ORANGE, "precondition": GREEN}
+PARTS = {views.GRADIENT: GREY, "statistics": BLUE, "invert": ORANGE, "precondition": SKY}
 SYMBOLS = dict(zip([*PARTS, "step"], ("line-ns-open", "square", "triangle-up", "circle", "diamond-open"), strict=True))
 
 
@@ -37,7 +38,7 @@ def cost(
     problem = problem or next(iter(problems(frame)), "")
     table = views.phases(frame, problem, metric)
     notes = axes.not_drawn(table, "step")
-    drawn = table[table["step"].notna()].sort_values("step", kind="stable")
+    drawn = table[np.isfinite(table["step"])].sort_values("step", kind="stable")
     if relative:
         phases = [views.GRADIENT, *PHASES]
         drawn[phases] = drawn[phases].div(drawn[views.GRADIENT], axis=0)
@@ -55,7 +56,8 @@ def cost(
         _points(figure, drawn, names)
     unit = f"{metric}, x SGD, lower is better" if relative else axes.metric_title(metric)
     figure.update_xaxes(title=unit + (f", cut at {digits(edge)}" if edge is not None else ""))
-    figure.update_yaxes(automargin=True, dtick=1, title=None, categoryorder="array", categoryarray=names)
+    rows = {"categoryorder": "array", "categoryarray": names, "range": [-0.6, max(len(names), 1) - 0.4]}
+    figure.update_yaxes(automargin=True, dtick=1, title=None, **rows)
     return figure
 
 
@@ -75,7 +77,7 @@ def _bars(figure: go.Figure, drawn: pd.DataFrame, names: list[str], edge: float 
             y=names,
             name=part,
             orientation="h",
-            marker_color=color,
+            marker={"color": color, "line": {"width": 0}},
             customdata=shown,
             hovertemplate=hover,
         )

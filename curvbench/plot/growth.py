@@ -50,5 +50,6 @@ def growth(table: pd.DataFrame, problem: str) -> go.Figure:
             )
     figure.update_xaxes(title="exponent of the swept size, lower is better")
     names = [axes.escaped(probe) for probe in probes]
-    figure.update_yaxes(automargin=True, dtick=1, title=None, categoryorder="array", categoryarray=names)
+    order = {"categoryorder": "array", "categoryarray": names, "range": [-0.6, max(len(names), 1) - 0.4]}
+    figure.update_yaxes(automargin=True, dtick=1, title=None, **order)
     return figure

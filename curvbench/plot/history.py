@@ -10,13 +10,14 @@ from curvbench.analysis.history import STEP, history_table
 from curvbench.analysis.summary import digits, problems
 from curvbench.analysis.views import Quantity
 from curvbench.plot import axes
-from curvbench.plot.look import RED, by_family, look
+from curvbench.plot.look import RED, looks
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
 STEPPED = "a step"
+LINE = 24  # pixels of the second line of a run's name
 
 
 def history(frame: pd.DataFrame, quantity: Quantity, problem: str | None = None, step: float = STEP) -> go.Figure:
@@ -29,14 +30,15 @@ def history(frame: pd.DataFrame, quantity: Quantity, problem: str | None = None,
     figure = axes.new_figure(
         axes.problem_title(frame, quantity.metric, problem), notes, names=[*table["probe"].unique(), STEPPED]
     )
-    for probe in by_family(table["probe"].unique()):
-        rows, (color, symbol) = table[table["probe"] == probe], look(probe)
+    runs = [_tick(run) for run in table["run"].unique()]
+    for probe, seen in looks(table["probe"].unique()).items():
+        rows = table[table["probe"] == probe]
         figure.add_scatter(
-            x=rows["run"].map(axes.escaped),
+            x=rows["run"].map(_tick),
             y=axes.clipped(rows["value"], floor),
             mode="lines+markers",
-            line={"color": color, "width": 1.5},
-            marker={"symbol": symbol, "size": 9},
+            line={"color": seen.color, "width": 1.5, "dash": seen.dash},
+            marker=seen.marker(9),
             name=axes.escaped(probe),
             text=rows["value"].map(digits),
             customdata=rows["change"],
@@ -45,14 +47,22 @@ def history(frame: pd.DataFrame, quantity: Quantity, problem: str | None = None,
     stepped = table[table["step"]]
     if len(stepped):
         figure.add_scatter(
-            x=stepped["run"].map(axes.escaped),
+            x=stepped["run"].map(_tick),
             y=axes.clipped(stepped["value"], floor),
             mode="markers",
             marker={"symbol": "circle-open", "size": 18, "color": RED, "line": {"width": 2}},
             name=STEPPED,
             hoverinfo="skip",
         )
-    figure.update_xaxes(title="run", type="category", categoryorder="array", categoryarray=list(table["run"].unique()))
+    order = {"categoryorder": "array", "categoryarray": runs, "range": [-0.5, len(runs) - 0.5]}
+    figure.update_xaxes(title="run: when it began, and its code", type="category", **order)
+    layout = figure.layout
+    layout.update(height=layout.height + LINE, legend_y=1.45 * layout.legend.y, margin_b=layout.margin.b + LINE)
     shown = axes.clipped(table["value"], floor)
     figure.update_yaxes(title=axes.upright(axes.axis_title(quantity)), **axes.scale(shown, floor))
     return figure
+
+
+def _tick(run: str) -> str:
+    """A run's name in two lines: when it began, and the code."""
+    return axes.escaped(run).replace("-", "<br>", 1)

@@ -12,12 +12,14 @@ from curvbench.analysis.matrices import unit_norms
 from curvbench.analysis.summary import digits
 from curvbench.blocks import Array
 from curvbench.plot import axes
-from curvbench.plot.look import by_family, look
+from curvbench.plot.look import by_family, looks
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 DECADES = 4
+HEIGHT = 400
+SCALE = 80  # pixels below the panels for the scale of colours
 FEW = 9  # rows: each has its number
 GREY = "#808080"
 
@@ -32,7 +34,8 @@ def matrices(
     Raises:
         ValueError: sizes differ.
     """
-    figure = _side_by_side(_panels(exact, approximation, probe), f"Layer {axes.escaped(layer)}: entries by size")
+    title = f"Layer {axes.escaped(layer)}: entries by size"
+    figure = _side_by_side(_panels(exact, approximation, probe), title, "|entry|")
     if inputs is not None:
         for edge in range(inputs, len(exact), inputs):
             figure.add_vline(x=edge - 0.5, line_width=1, line_color="white", opacity=0.6)
@@ -47,7 +50,8 @@ def units(exact: Array, approximation: Array, inputs: int, layer: str = "", prob
         ValueError: sizes differ.
     """
     panels = {name: unit_norms(panel, inputs) for name, panel in _panels(exact, approximation, probe).items()}
-    return _side_by_side(panels, f"Layer {axes.escaped(layer)}: norms of the blocks between units", "unit of ")
+    title = f"Layer {axes.escaped(layer)}: norms of the blocks between units"
+    return _side_by_side(panels, title, "norm of a block", "unit of ")
 
 
 def spectra(table: pd.DataFrame, layer: str = "") -> go.Figure:
@@ -61,11 +65,11 @@ def spectra(table: pd.DataFrame, layer: str = "") -> go.Figure:
     figure = axes.new_figure(title, notes, names=["exact Fisher", *probes])
     if len(table):
         _line(figure, table, "exact", "exact Fisher", {"color": GREY, "width": 6}, {"size": 1}, floor)
-    for probe in probes:
-        color, symbol = look(probe)
-        _line(figure, table, probe, probe, {"color": color, "width": 1}, {"symbol": symbol, "size": 6}, floor)
+    for probe, (color, symbol, dash) in looks(probes).items():
+        line = {"color": color, "width": 1, "dash": dash}
+        _line(figure, table, probe, probe, line, {"symbol": symbol, "size": 7}, floor)
     figure.update_xaxes(title="index, the largest first", rangemode="normal")
-    figure.update_yaxes(title="eigenvalue", **axes.scale(axes.clipped(values, floor), floor))
+    figure.update_yaxes(title="eigenvalue<br>the exact one is best", **axes.scale(axes.clipped(values, floor), floor))
     return figure
 
 
@@ -96,10 +100,10 @@ def _panels(exact: Array, approximation: Array, probe: str) -> dict[str, Array]:
     return {"exact Fisher": exact, probe or "approximation": approximation, "|difference|": approximation - exact}
 
 
-def _side_by_side(panels: Mapping[str, Array], title: str, of: str = "") -> go.Figure:
+def _side_by_side(panels: Mapping[str, Array], title: str, what: str, of: str = "") -> go.Figure:
     from plotly.subplots import make_subplots
 
-    layout = axes.new_figure(title, height=380).layout
+    layout = axes.new_figure(title, height=HEIGHT).layout
     names = [axes.escaped(name) for name in panels]
     shared = {"shared_yaxes": "all", "shared_xaxes": "all", "horizontal_spacing": 0.02}
     grid = make_subplots(rows=1, cols=3, subplot_titles=names, **shared)
@@ -109,14 +113,18 @@ def _side_by_side(panels: Mapping[str, Array], title: str, of: str = "") -> go.F
     top = float(np.log10(largest)) if np.isfinite(largest) else 0.0
     ticks = [top - DECADES + k for k in range(DECADES + 1)]
     bar = {"tickvals": ticks, "ticktext": [digits(10**tick) for tick in ticks], "thickness": 12, "len": 0.6}
-    bar |= {"orientation": "h", "y": -0.08, "yanchor": "top"}
+    bar |= {"orientation": "h", "y": 0, "yanchor": "top", "ypad": 28}
+    bar |= {"title": {"text": f"{what}, by {of}row and {of}column", "side": "bottom", "font": {"size": 12}}}
     hover = f"{of}row %{{y}}, {of}column %{{x}}: %{{customdata:.3g}}<extra></extra>"
     for column, matrix in enumerate(panels.values(), 1):
         size = np.log10(np.maximum(abs(matrix), 10 ** (top - 2 * DECADES)))
         heat = {"z": size, "customdata": matrix, "zmin": top - DECADES, "zmax": top, "colorscale": "Viridis"}
         grid.add_heatmap(**heat, hovertemplate=hover, showscale=column == 3, colorbar=bar, row=1, col=column)
-    ticks_at = {"dtick": 1} if len(first) < FEW else {}
-    grid.update_yaxes(autorange="reversed", constrain="domain", constraintoward="top", **ticks_at)
+    ticks_at = {"dtick": 1} if len(first) < FEW else {"nticks": 4}
+    grid.update_yaxes(autorange="reversed", constrain="domain", constraintoward="bottom", **ticks_at)
     grid.update_yaxes(scaleanchor="x", row=1, col=1)
     grid.update_xaxes(constrain="domain", **ticks_at)
+    grid.update_layout(margin_b=SCALE)
+    for annotation in grid.layout.annotations:  # above its panel, which is low in a narrow window
+        annotation.update(yref="y domain")
     return grid

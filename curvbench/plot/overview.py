@@ -14,7 +14,9 @@ from curvbench.spec import Status
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-ROW_HEIGHT = 30
+ROW_HEIGHT = 19
+TALLEST = 240  # pixels of slanted names
+FLAT = 40  # letters of the names of problems that have room side by side
 # A mark beside the colour: what is told by colour alone is lost on some readers.
 MARKS = {"ok": ("+", "#8CCBB5"), "no value": ("-", "#C9C9C9"), "failed": ("x", "#E9A27A"), "not run": ("", "#EFEFEF")}
 KINDS = list(MARKS)
@@ -22,37 +24,39 @@ NOTE = "+ ok, - unsupported or skipped, x failed or in part failed, blank: not r
 
 
 def status(frame: pd.DataFrame) -> go.Figure:
-    """Problem by probe: how the cells ended, by mark and colour; status and reason where the pointer rests."""
+    """Probe by problem: how the cells ended, by mark and colour; status and reason where the pointer rests."""
     table = views.status(frame)
-    probes, problems = by_family(dict.fromkeys(table["probe"])), list(dict.fromkeys(table["problem"]))[::-1]
-    height = 110 + 6 * max(map(len, probes), default=0) + ROW_HEIGHT * len(problems)
+    probes, problems = by_family(dict.fromkeys(table["probe"]))[::-1], list(dict.fromkeys(table["problem"]))
+    stand_ins = views.surrogates(frame)
+    names = [axes.escaped(name) + (" (surrogate)" if name in stand_ins else "") for name in problems]
+    slanted = sum(map(len, names)) > FLAT
+    height = 110 + (min(6 * max(map(len, names)), TALLEST) if slanted else 0) + ROW_HEIGHT * max(len(probes), 3)
     figure = axes.new_figure("How the cells ended", [NOTE], height=height)
     table["kind"] = table["status"].map(kind)
     table["hover"] = table["reason"].map(lambda reason: f"<br>{axes.escaped(reason)}" if reason else "")
     grid = {
-        key: table.pivot(index="problem", columns="probe", values=key).reindex(index=problems, columns=probes)
+        key: table.pivot(index="probe", columns="problem", values=key).reindex(index=probes, columns=problems)
         for key in ("kind", "status", "hover")
     }
-    stand_ins = views.surrogates(frame)
     figure.add_heatmap(
         z=grid["kind"].map(KINDS.index).to_numpy(),
-        x=[axes.escaped(probe) for probe in probes],
-        y=[axes.escaped(name) + (" (surrogate)" if name in stand_ins else "") for name in problems],
+        x=names,
+        y=[axes.escaped(probe) for probe in probes],
         text=grid["kind"].map(lambda found: MARKS[found][0]).to_numpy(),
         texttemplate="%{text}",
         textfont={"color": "#202020"},
         customdata=(grid["status"] + grid["hover"]).to_numpy(),
-        hovertemplate="%{x} on %{y}: %{customdata}<extra></extra>",
+        hovertemplate="%{y} on %{x}: %{customdata}<extra></extra>",
         colorscale=[(place / 4 + edge, color) for place, (_, color) in enumerate(MARKS.values()) for edge in (0, 0.25)],
         zmin=-0.5,
         zmax=3.5,
         showscale=False,
-        xgap=2,
-        ygap=2,
+        xgap=1,
+        ygap=1,
     )
-    figure.update_xaxes(side="bottom", title=None, tickangle=-60, dtick=1, automargin=True)
+    figure.update_xaxes(side="top", title=None, tickangle=-60 if slanted else 0, dtick=1, automargin=True)
     figure.update_yaxes(automargin=True, title=None, dtick=1)
-    figure.update_layout(margin_b=10)
+    figure.update_layout(margin={"b": 10, "t": figure.layout.margin.t + ROW_HEIGHT})
     return figure
 
 

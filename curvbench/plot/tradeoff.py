@@ -13,7 +13,7 @@ from curvbench.analysis import views
 from curvbench.analysis.summary import digits, problems
 from curvbench.analysis.views import Quantity
 from curvbench.plot import axes
-from curvbench.plot.look import by_family, look
+from curvbench.plot.look import Look, looks
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -45,8 +45,9 @@ def tradeoff(
     _front(figure, drawn[drawn["front"]].sort_values(["x", "y"], ascending=[True, False]))
     sides = _sides(drawn, {axis: floor is not None for axis, floor in floors.items()})
     rows = {row["probe"]: row for row in drawn.to_dict("records")}
-    for probe in by_family(rows):
-        figure.add_trace(_point(rows[probe], x, y, sides.get(probe)))
+    for probe, seen in looks(table["probe"]).items():
+        if probe in rows:
+            figure.add_trace(_point(rows[probe], seen, x, y, sides.get(probe)))
     for axis, quantity in (("x", x), ("y", y)):
         title = axes.axis_title(quantity)
         settings = axes.scale(drawn[f"{axis} shown"], floors[axis])
@@ -67,19 +68,19 @@ def _front(figure: go.Figure, front: pd.DataFrame) -> None:
         )
 
 
-def _point(row: Mapping[Any, Any], x: Quantity, y: Quantity, side: str | None) -> Any:
-    name, (color, symbol) = axes.escaped(row["probe"]), look(row["probe"])
+def _point(row: Mapping[Any, Any], seen: Look, x: Quantity, y: Quantity, side: str | None) -> Any:
+    name = axes.escaped(row["probe"])
     return axes.graph_objects().Scatter(
         x=[row["x shown"]],
         y=[row["y shown"]],
-        error_x=_range(row, "x", color),
-        error_y=_range(row, "y", color),
+        error_x=_range(row, "x", seen.color),
+        error_y=_range(row, "y", seen.color),
         mode="markers+text" if side else "markers",
         text=[f"<b>{name}</b>"],
         textposition=side or "top right",
         textfont={"size": 11},
         cliponaxis=False,
-        marker={"color": color, "symbol": symbol, "size": 11, "line": {"width": 2 if "open" in symbol else 0}},
+        marker=seen.marker(11),
         name=name,
         hovertemplate=(
             f"<b>{name}</b><br>{axes.axis_title(x)}: {digits(row['x'])}<br>{axes.axis_title(y)}: {digits(row['y'])}"
@@ -100,21 +101,35 @@ def _sides(drawn: pd.DataFrame, log: Mapping[str, bool]) -> dict[str, str]:
     """Where names of the front stand: where they cover least. One that would cover another's stays with the pointer."""
     if drawn.empty:
         return {}
-    at = {axis: _pixels(drawn[f"{axis} shown"], log[axis], PIXELS[axis]) for axis in ("x", "y")}
-    places = np.column_stack([at["x"], at["y"]])
-    points = [np.array([x - 6, y - 6, x + 6, y + 6]) for x, y in places]
-    names: list[np.ndarray[Any, Any]] = []
-    named: set[tuple[int, int]] = set()
+    y = _pixels(drawn["y shown"], log["y"], HEIGHT)
+    pages = [np.column_stack([_pixels(drawn["x shown"], log["x"], width), y]) for width in WIDTHS]
+    points = [np.column_stack([places - 6, places + 6]) for places in pages]
+    names: list[list[np.ndarray[Any, Any]]] = []  # the boxes of a name, one per page
+    named: set[tuple[int, ...]] = set()
     sides = {}
-    for probe, front, (x, y) in zip(drawn.index, drawn["front"], places, strict=True):
-        boxes = {side: _box(x, y, len(probe), side) for side in _SIDES}
-        free = {side: box for side, box in boxes.items() if not sum(_overlap(box, name) for name in names)}
-        at_pixel = (round(x), round(y))  # of several probes in one point the first is named
+    for place, (probe, front) in enumerate(zip(drawn.index, drawn["front"], strict=True)):
+        spots = [places[place] for places in pages]
+        boxes = {side: [_box(at[0], at[1], len(probe), side) for at in spots] for side in _SIDES}
+        free = [side for side, mine in boxes.items() if _is_within(mine) and not any(_covered(mine, n) for n in names)]
+        at_pixel = tuple(np.round(spots[0]).astype(int))  # of several probes in one point the first is named
         if front and free and at_pixel not in named:
             named.add(at_pixel)
-            sides[probe] = min(free, key=lambda side: sum(_overlap(free[side], point) for point in points))
+            covered = {
+                side: sum(_covered(boxes[side], list(all_of)) for all_of in zip(*points, strict=True)) for side in free
+            }
+            sides[probe] = min(covered, key=covered.__getitem__)
             names.append(boxes[sides[probe]])
     return sides
+
+
+def _is_within(boxes: list[np.ndarray[Any, Any]]) -> bool:
+    """Whether a name covers neither the numbers beside the plot nor what is right of it, on any page."""
+    return all(box[0] > -MARGIN and box[2] < width + MARGIN for box, width in zip(boxes, WIDTHS, strict=True))
+
+
+def _covered(boxes: list[np.ndarray[Any, Any]], others: list[np.ndarray[Any, Any]]) -> float:
+    """The area that two things share, over all pages."""
+    return sum(_overlap(box, other) for box, other in zip(boxes, others, strict=True))
 
 
 def _pixels(values: pd.Series, log: bool, length: int) -> np.ndarray[Any, Any]:
@@ -138,4 +153,5 @@ def _overlap(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
 
 
 _SIDES = [f"{v} {h}" for v, h in itertools.product(("bottom", "top"), ("left", "center", "right"))] + ["middle right"]
-PIXELS = {"x": 620, "y": 300}  # of a page of middle width
+MARGIN = 25  # pixels between the outermost points and what stands beside the plot
+WIDTHS, HEIGHT = (350, 600, 900), 280  # pixels of the plot on a narrow, a middle and a wide page

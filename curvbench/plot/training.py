@@ -9,7 +9,7 @@ import pandas as pd
 from curvbench.analysis import targets, views
 from curvbench.analysis.summary import digits, problems
 from curvbench.plot import axes
-from curvbench.plot.look import by_family, dashes, look
+from curvbench.plot.look import Look, by_family, looks
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -29,8 +29,8 @@ def curves(
     title, notes = axes.problem_title(frame, metric, problem), _missing(frame, problem, table)
     figure = axes.new_figure(title, notes, names=table["probe"].unique())
     drawn = table.dropna(subset=[against, "median"]).sort_values(against, kind="stable")
-    for probe, dash in dashes(drawn["probe"].unique()).items():
-        _draw(figure, probe, drawn[drawn["probe"] == probe], against, dash)
+    for probe, seen in looks(table["probe"].unique()).items():
+        _draw(figure, probe, drawn[drawn["probe"] == probe], against, seen)
     figure.update_xaxes(title="epoch" if against == "epoch" else "train.seconds [s], training alone")
     if against == "epoch" and 0 < len(drawn) and drawn["epoch"].max() - drawn["epoch"].min() < FEW:
         figure.update_xaxes(dtick=1)
@@ -52,10 +52,14 @@ def profiles(
     table = targets.profile(trials, cost)
     missed = [probe for probe in trials["probe"].unique() if probe not in set(table["probe"])]
     notes = [f"never reached by: {', '.join(by_family(missed))}"] if missed else []
-    figure = axes.new_figure(f"{cost} to {metric} {digits(goal)}", notes, height=380, names=table["probe"].unique())
+    stand_in = " (surrogate)" if len(views.surrogates(frame)) else ""
+    title = f"{cost} to {metric} {digits(goal)}{stand_in}"
+    figure = axes.new_figure(title, notes, height=380, names=table["probe"].unique())
     end = 1.1 * float(table["ratio"].max()) if len(table) else 2.0
-    for probe, dash in dashes(table["probe"].unique()).items():
-        rows, (color, symbol) = table[table["probe"] == probe], look(probe)
+    for probe, (color, symbol, dash) in looks(trials["probe"].unique()).items():
+        rows = table[table["probe"] == probe]
+        if rows.empty:
+            continue
         figure.add_scatter(
             x=[*rows["ratio"], end],
             y=[*rows["share"], rows["share"].iloc[-1]],
@@ -65,20 +69,22 @@ def profiles(
             name=axes.escaped(probe),
             hovertemplate=f"<b>{axes.escaped(probe)}</b><br>%{{y:.0%}} within %{{x:.3g}} x the best<extra></extra>",
         )
-    title = f"{cost} over the best of the same problem and seed"
-    figure.update_xaxes(title=title, type="log", dtick="D2", tickformat="~g")
+    across = f"multiple of the best {cost}, lower is better"
+    figure.update_xaxes(title=across, type="log", dtick="D2", tickformat="~g")
     figure.update_yaxes(title="share of trainings<br>higher is better", range=[-0.02, 1.05], tickformat=".0%")
     return figure
 
 
-def _draw(figure: go.Figure, probe: str, rows: pd.DataFrame, against: str, dash: str) -> None:
-    name, (color, symbol) = axes.escaped(probe), look(probe)
+def _draw(figure: go.Figure, probe: str, rows: pd.DataFrame, against: str, seen: Look) -> None:
+    name = axes.escaped(probe)
+    if rows.empty:
+        return
     if (rows["max"] > rows["min"]).any():
         figure.add_scatter(
             x=[*rows[against], *rows[against][::-1]],
             y=[*rows["max"], *rows["min"][::-1]],
             fill="toself",
-            fillcolor=color,
+            fillcolor=seen.color,
             mode="lines",
             opacity=0.12,
             line={"width": 0},
@@ -90,8 +96,8 @@ def _draw(figure: go.Figure, probe: str, rows: pd.DataFrame, against: str, dash:
         x=rows[against],
         y=rows["median"],
         mode="lines+markers",
-        line={"color": color, "dash": dash},
-        marker={"symbol": symbol, "size": 7},
+        line={"color": seen.color, "dash": seen.dash},
+        marker=seen.marker(9),
         name=name,
         legendgroup=name,
         text=rows["median"].map(digits),

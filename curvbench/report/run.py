@@ -62,9 +62,10 @@ class Run:
         return {probe: self.blocks[cell] for cell, probe in pairs if cell in self.blocks}
 
     def title(self, problem: str) -> str:
-        """``summary.title``; a small stand-in for a published experiment is called a surrogate."""
-        stand_in = " (surrogate)" if problem in views.surrogates(self.frame) else ""
-        return summary.title(self.frame, problem) + stand_in
+        """``summary.title``; a small stand-in for a published experiment is called a surrogate, once."""
+        told = summary.title(self.frame, problem)
+        is_named = "SURROGATE" in told or problem not in views.surrogates(self.frame)
+        return told if is_named else f"{told} (surrogate)"
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,9 @@ if not per_layer:
     st.stop()
 st.subheader("Per layer")
 metric = controls.pick_metric("Metric", per_layer, "layers")
-figure, layers = st.container(), views.layers(mine, problem, metric).reset_index()
+layers = views.layers(mine, problem, metric).reset_index()
 show.table(layers, "per layer")
-with figure:
-    show.figure(plot.heatmap(mine, problem, metric), lambda: layers, "layers")
+show.figure(plot.heatmap(mine, problem, metric), lambda: layers, "layers")
 
 st.subheader("Against a hyperparameter")
 settings = views.settings(frame, source.record(controls.run()))
@@ -41,8 +40,7 @@ with left:
     quantity = controls.pick_quantity("Quality", views.quantities(frame, ["error", "direction"]), "quality", ERROR)
 with right:
     parameter = st.selectbox("Against", parameters, key="against", **controls.LINKED)
-show.figure(
-    plot.sweep(frame, parameter, quantity, settings),
-    lambda: views.sweep(frame, settings, parameter, quantity),
-    "sweep",
-)
+swept = views.sweep(frame, settings, parameter, quantity)
+ranges = [end for end in ("min", "max") if swept[end].equals(swept["median"])]
+show.table(views.differing(swept.drop(columns=ranges), ["probe", parameter, "median"]), "swept")
+show.figure(plot.sweep(frame, parameter, quantity, settings), lambda: swept, "sweep")

@@ -25,7 +25,9 @@ def _open() -> None:
         st.session_state["cell"] = labels.iloc[places[0]]
 
 
-shown = views.differing(ends, ["probe", "problem", "status"])
+stand_ins = ends["problem"].isin(views.surrogates(frame))
+told = ends.assign(problem=ends["problem"].mask(stand_ins, ends["problem"] + " (surrogate)"))
+shown = views.differing(told, ["probe", "problem", "status"])
 show.table(shown, "cells", on_select=_open, selection_mode="single-row")
 label = controls.pick_cell(labels.tolist())
 cell_id = ends["cell_id"][labels == label].iloc[0]

@@ -26,8 +26,8 @@ def table(judged: list[Judged]) -> pd.DataFrame:
     rows = []
     for found in judged:
         rulings = {"in its setting": found.original, "SURROGATE": found.surrogate}
-        row = {name: str(ruling.verdict) for name, ruling in rulings.items()}
-        row |= {"claim": found.claim.text, "the paper": found.reported}
+        row = {"claim": found.claim.text} | {name: str(ruling.verdict) for name, ruling in rulings.items()}
+        row |= {"the paper": found.reported}
         for name, ruling in rulings.items():
             row[f"measured, {name}"] = "; ".join(filter(None, [ruling.measured, ruling.reason]))
         rows.append(row | {"errata": ", ".join(found.experiment.errata), "suite": found.experiment.id})

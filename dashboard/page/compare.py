@@ -11,36 +11,37 @@ from curvbench import plot
 from curvbench.analysis import pairs, summary, views
 from curvbench.plot.tradeoff import ERROR
 
+AGAIN = f"curvbench run {source.record(controls.run()).get('suite_file', 'suites/mlp')} --force"
+
 st.header("Compare")
 if len(source.runs()) < 2:
-    show.empty("There is one run only. After a change, measure again in a new run:", "curvbench run suites/mlp --force")
+    show.empty("There is one run only. After a change, measure again in a new run:", AGAIN)
     st.stop()
-a = controls.frame()
-other = controls.pick_run("The run of the sidebar (A) against (B)", "other", place=controls.place_of_another())
-b = source.rows(other)
+baseline = controls.pick_run("Baseline (A), for the run of the sidebar (B)", "baseline", controls.place_of_baseline())
+a, b = source.rows(baseline), controls.frame()
 if chosen := st.session_state["probes"]:
-    b = b[summary.labels(b, "probe").isin(chosen)]
-st.caption(show.plain(f"A: {controls.run().name}, B: {other.name}"))
+    a = a[summary.labels(a, "probe").isin(chosen)]
+st.caption(show.plain(f"A: {baseline.name}, B: {controls.run().name}"))
 shared = [q for q in views.quantities(a, views.FAMILIES) if q in views.quantities(b, views.FAMILIES)]
 if not shared:
-    st.info("These two runs have no metric in common.", icon=":material/info:")
+    show.empty("These two runs have no metric in common. Measure the suite of one again:", AGAIN)
     st.stop()
-quantity = controls.pick_quantity("Metric", shared, "compared", ERROR)
+
+st.subheader("What changed")
 changes = pairs.pairs(a, b)
+ordered = pairs.largest_first(changes)
+if controls.switch("Only what differs", "differs"):
+    ordered = ordered[pairs.counts(ordered)]
+st.caption(
+    "Verdicts are on B, change is B / A - 1. Left out as no difference: what rounding moves, and times that differ by "
+    "10 % or less. FLOPs and bytes repeat exactly."
+)
+show.table(views.differing(ordered, ["probe", "metric", "scope", "a", "b", "change", "verdict"]), "changes")
+
+st.subheader("One metric")
+quantity = controls.pick_quantity("Metric", shared, "compared", ERROR)
 data = pairs.of_quantity(changes, quantity)
 if data[["a", "b"]].notna().all(axis=1).any():
     show.figure(plot.comparison(a, b, quantity), lambda: data, "comparison")
 else:
-    st.info(
-        "No cell of these two runs is the same probe on the same problem with the same seed.", icon=":material/info:"
-    )
-
-st.subheader("What changed")
-changes = changes.sort_values("change", key=abs, ascending=False, kind="stable", na_position="last")
-if controls.switch("Only what differs", "differs"):
-    changes = changes[pairs.counts(changes)]
-st.caption(
-    "Verdicts are on B. Left out as no difference: what rounding moves, and times that differ by 10 % or less. FLOPs "
-    "and bytes repeat exactly."
-)
-show.table(changes, "changes")
+    show.empty("No cell of these two runs is the same probe on the same problem with the same seed:", AGAIN)

@@ -24,16 +24,17 @@ with st.container(horizontal=True):
     relative = controls.switch("As multiples of SGD", "relative")
     stacked = metric in ADDITIVE and controls.switch("Stacked", "stacked")
 data = views.phases(mine, problem, metric)
-figure = st.container()
-st.caption("A step in which nothing is amortized: statistics and inverse are made anew every time.")
+st.caption(
+    f"A step in which nothing is amortized: statistics and inverse are made anew every time. Columns are in "
+    f"{views.meaning(metric).unit}, {views.meaning(metric).better} is better."
+)
 show.table(views.differing(data, ["probe"]), "phases")
-with figure:
-    show.figure(plot.cost(mine, problem, metric, relative, stacked), lambda: data, "cost")
+show.figure(plot.cost(mine, problem, metric, relative, stacked), lambda: data, "cost")
 
 counts = views.published(mine, problem)
 if len(counts):
     st.subheader("Counted against published")
-    st.caption("Published complexities leave the backward passes out, which are counted.")
+    st.caption("In FLOP. Published complexities leave the backward passes out, which are counted.")
     show.table(counts, "published")
 
 growth = source.growth(controls.run())
@@ -43,6 +44,6 @@ if len(growth):
     st.subheader("Growth with size")
     sweep = st.selectbox("Sweep", growth["problem"].drop_duplicates(), key="sweep", **controls.LINKED)
     exponents = growth[growth["problem"] == sweep]
-    show.figure(plot.growth(growth, sweep), lambda: exponents, "growth")
     st.caption(show.plain(scaling.LEGEND.partition("; !")[0]))
     show.table(exponents.drop(columns="problem"), "exponents")
+    show.figure(plot.growth(growth, sweep), lambda: exponents, "growth")

@@ -28,12 +28,17 @@ quantity = controls.pick_quantity("Metric", views.quantities(frame, views.FAMILI
 parts = []
 for run in runs:
     rows = source.rows(run)
-    rows = rows[(rows["metric"] == quantity.metric) & (rows["scope"] == quantity.scope)]
+    asked = (rows["metric"] == quantity.metric) & (rows["scope"] == quantity.scope)
+    rows = rows[asked | (rows["metric"] == "")]  # a cell without a value is named
     parts.append(rows.assign(run_id=run.name))
 joined = pd.concat(parts)
 if chosen := st.session_state["probes"]:
     joined = joined[summary.labels(joined, "probe").isin(chosen)]
 data = history_table(joined, problem, quantity)
+steps = data.loc[data["step"], ["probe", "run", "value", "change"]]
+st.caption(f"Runs in the order of their beginning; a step is a change of more than {STEP:.0%} to the run before.")
+if len(steps):
+    show.table(steps, "steps")
+else:
+    st.text("No step.")
 show.figure(plot.history(joined, quantity, problem), lambda: data, "history")
-st.caption(f"Runs in the order of their beginning; a ring marks a change of more than {STEP:.0%} to the run before.")
-show.table(data[data["step"]].drop(columns="step"), "steps")

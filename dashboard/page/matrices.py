@@ -23,6 +23,7 @@ try:
 except ValueError as error:
     st.error(show.plain(error))
     st.stop()
+without = ends[~ends["cell_id"].isin(list(kept))]
 ends = ends[ends["cell_id"].isin(list(kept))]
 if ends.empty:
     show.empty(
@@ -51,20 +52,23 @@ st.caption(
     )
 )
 drawn = (blocks.exact, blocks.approximation)
-
+if len(without):
+    names = without["probe"].where(without["status"] == "ok", without["probe"] + " (" + without["status"] + ")")
+    st.caption(show.plain(f"Kept no block: {', '.join(names)}."))
 show.figure(plot.matrices(*drawn, blocks.layer, name, blocks.inputs), lambda: matrices.entries(blocks), "matrices")
 
 st.subheader("Structure of units")
 structure = matrices.structure(blocks)
-show.figure(plot.units(*drawn, blocks.inputs, blocks.layer, name), lambda: structure, "units")
 st.caption("Shares are of the squared norm: what lies within the blocks of single units, and on the diagonal.")
 show.table(structure, "structure")
+show.figure(plot.units(*drawn, blocks.inputs, blocks.layer, name), lambda: structure, "units")
 
 st.subheader("Spectra")
 layers = list(dict.fromkeys(name for blocks in of_probe.values() for name in blocks.spectra))
 if layers:
     layer = st.selectbox("Layer", layers, key="layer", **controls.LINKED)
     spectra = matrices.spectra(of_probe, layer)
+    show.table(spectra, "eigenvalues")
     show.figure(plot.spectra(spectra, layer), lambda: spectra, "spectra")
 else:
-    st.info("Every layer is too large for its spectrum to be kept.", icon=":material/info:")
+    show.empty("Every layer is too large for its spectrum to be kept. Smaller ones:", "curvbench run suites/mlp")

@@ -11,46 +11,47 @@ import source
 from curvbench import plot
 from curvbench.analysis import summary, views
 
+FACTS = ("device_name", "torch_version", "python_version", "git_sha", "platform")
+LONGEST = 24  # letters of a fact
+
 frame, record = controls.frame(), source.record(controls.run())
 ends = views.cells(frame)
 planned = max(len(record.get("cells", [])), len(ends))
 environment = record.get("environment", {})
 
 st.header("Overview")
-with st.container(horizontal=True, gap="large"):
+with st.container(horizontal=True, gap="medium"):
     st.metric("Cells with rows", f"{len(ends)} of {planned}", width="content")
     st.metric("Succeeded", int((ends["status"] == "ok").sum()), width="content")
     st.metric("Without a value", int((ends["status"] != "ok").sum()), width="content")
     st.metric("Rows", f"{len(frame):,}", width="content")
 
 st.subheader("What was run")
-facts = {
-    key: environment[key]
-    for key in ("device_name", "torch_version", "python_version", "platform", "git_sha")
-    if environment.get(key)
-}
+facts = {key: str(environment[key])[:LONGEST] for key in FACTS if environment.get(key)}
 facts |= {key: ", ".join(map(str, ends[key].unique())) for key in ("dtype", "threads")}
-facts |= {"started": str(ends["started_at"].min())[:19], "run": controls.run().name}
+facts = {"started": str(ends["started_at"].min())[:19]} | facts | {"run": controls.run().name}
 st.dataframe(pd.DataFrame([facts]), hide_index=True, key="table facts")
 for entry in record.get("commands", []):
-    st.text(entry.get("command"))
+    st.code(entry.get("command"), language="sh", wrap_lines=True)
 
-figure = st.container()
 failed = summary.failures(frame)
 if len(failed):
     show.table(failed[["label", "status", "reason"]], "failures")
+figure = st.container()
 
 problem = controls.problem()
 mine = views.of_problem(frame, problem)
 medians = summary.table(mine, problem)
-st.subheader(show.plain(summary.title(mine, problem)))
-st.caption(show.plain(summary.legend(mine)))
-shown = medians.rename_axis("probe").reset_index()
+st.subheader(show.plain(summary.title(mine, problem).partition(" ±")[0]))
+st.caption(show.plain(summary.legend(mine).partition("; *")[0]))
+shown = medians.dropna(axis=1, how="all").rename_axis("probe").reset_index()
 shown.insert(1, "status", shown["probe"].map(summary.statuses(mine, problem)))
 show.table(shown if (shown["status"] != "ok").any() else shown.drop(columns="status"), "summary")
 
-st.subheader("Best of each column")
-show.table(views.ranking(medians, summary.columns(mine, problem)), "ranking")
+ranked = views.ranking(medians, summary.columns(mine, problem))
+if len(ranked):
+    st.subheader("Best of each column")
+    show.table(ranked, "ranking")
 
-with figure:
+with figure:  # which comes last: the tables need not wait for it
     show.figure(plot.status(frame), lambda: views.status(frame), "status")

@@ -26,11 +26,8 @@ with right:
     x = controls.pick_quantity("Cost", costs, "x", FLOPS)
 log = controls.switch("Logarithmic axes", "log")
 data = views.tradeoff(mine, problem, x, y)
-figure = st.container()
 st.caption("On the Pareto front no other probe is at least as good in both and better in one.")
 ranges = [f"{axis} {end}" for axis in "xy" for end in ("min", "max") if data[f"{axis} {end}"].equals(data[axis])]
 shown = data.drop(columns=ranges).rename(columns={"x": x.heading, "y": y.heading})
 show.table(views.differing(shown, ["probe", x.heading, y.heading, "front"]), "points")
-
-with figure:
-    show.figure(plot.tradeoff(mine, problem, x, y, log), lambda: data, "tradeoff")
+show.figure(plot.tradeoff(mine, problem, x, y, log), lambda: data, "tradeoff")

@@ -28,16 +28,21 @@ with left:
     metric = controls.pick_metric("Metric", [name for name in known if name != "train.seconds"] or known, "trained")
 with right:
     against = controls.pick_one("Against", ("epoch", "seconds"), "time")
-figure = st.container()
-st.caption("Median over seeds, with the range as a band. Seconds are those of training alone.")
-show.table(views.final(mine, problem, known), "final")
-with figure:
-    show.figure(plot.curves(mine, problem, metric, against), lambda: views.curves(mine, problem, metric), "training")
+st.caption(
+    "After the last epoch of each training, medians over seeds. Curves have the range as a band; one that reached the "
+    "suite's target has ended, and medians go on without it. Seconds are those of training alone."
+)
+last = views.final(mine, problem, known)
+show.table(views.differing(last, [str(name) for name in last if name != "status"]), "final")
+show.figure(plot.curves(mine, problem, metric, against), lambda: views.curves(mine, problem, metric), "training")
 
 usual = targets.usual_target(mine, metric)
 st.subheader("Time to a target")
 if math.isnan(usual):
-    st.info("No training of this problem has come to the end of an epoch.", icon=":material/info:")
+    show.empty(
+        f"No training of this problem has come to the end of an epoch with a value of {metric}. Again:",
+        f"curvbench run suites/{controls.run().parent.name} --rerun-failed",
+    )
     st.stop()
 left, right = st.columns(2)
 with left:
@@ -50,4 +55,4 @@ reached = targets.to_target(trials[trials["problem"] == problem])
 st.caption("A miss counts as later than any hit in the median over seeds; ranges are of those that reached the target.")
 show.table(views.differing(reached.drop(columns="problem"), ["probe", "reached", "of", "epochs", "seconds"]), "targets")
 show.figure(plot.profiles(frame, metric, target, cost), lambda: targets.profile(trials, cost), "profiles")
-st.caption("Performance profile over every problem and seed of the run.")
+st.caption("Performance profile over every problem and seed of the run, each against the best of the same two.")

@@ -6,7 +6,7 @@ import pytest
 from frames import frame, row
 
 from curvbench.analysis.history import history_table
-from curvbench.analysis.pairs import counts, of_quantity, pairs
+from curvbench.analysis.pairs import counts, largest_first, of_quantity, pairs
 from curvbench.analysis.views import Quantity
 
 ERROR = Quantity("error.relative", "network")
@@ -43,6 +43,13 @@ def test_every_measurement_of_either_run_has_a_verdict() -> None:
     assert table.loc["worse", "change"] == pytest.approx(0.5)
     assert math.isnan(table.loc["zero", "change"])
     assert len(of_quantity(pairs(A, B), ERROR)) == 5
+
+
+def test_the_largest_change_comes_first_and_what_is_in_one_run_only_last() -> None:
+    order = largest_first(pairs(A, B))["probe"].tolist()
+    assert order[0] == "zero", "from 0 to anything is no small change"
+    assert set(order[1:4]) == {"worse", "better", "neither"}
+    assert (order[4], set(order[5:])) == ("same", {"gone", "new"})
 
 
 def test_the_same_probe_on_another_problem_is_no_pair() -> None:

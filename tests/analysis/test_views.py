@@ -173,7 +173,29 @@ def test_curves_have_seconds() -> None:
     assert table["seconds"].tolist() == [0.0, 4.0, 8.0]
     assert views.trained(rows) == ["train.loss", "train.seconds"]
     final = views.final(rows, "toy", ["train.loss"]).iloc[0]
-    assert final.to_dict() == {"probe": "a", "train.loss": 1 / 3, "train.epochs_to_target": 2.0}
+    assert final.to_dict() == {"probe": "a", "train.loss": 1 / 3, "train.epochs_to_target": 2.0, "status": "ok"}
+
+
+def test_what_a_training_ended_with_is_of_its_own_last_epoch() -> None:
+    ended = {0: (0.5, 0.9), 1: (0.5, 0.7, 0.8), 2: (0.4, 0.6, 0.7)}  # one reached its target an epoch sooner
+    rows = [
+        row("a", "test.accuracy", value, seed=seed, epoch=epoch)
+        for seed, values in ended.items()
+        for epoch, value in enumerate(values)
+    ]
+    failed = row("b", "", None, "", status="timeout", reason="late")
+    final = views.final(frame(*rows, failed), "toy", ["test.accuracy"]).set_index("probe")
+    assert final.loc["a", "test.accuracy"] == 0.8
+    assert np.isnan(final.loc["b", "test.accuracy"])
+    assert final.loc["b", "status"] == "timeout"
+
+
+def test_a_column_without_a_value_ranks_no_probe() -> None:
+    rows = frame(row("a", "error.relative", 0.5), row("b", "error.relative", 0.25))
+    ranked = views.ranking(summary.table(rows, "toy"), summary.columns(rows, "toy"))
+    assert ranked[["metric", "scope", "1st", "2nd"]].to_numpy().tolist() == [
+        ["error.relative", "network", "b  0.250", "a  0.500"]
+    ]
 
 
 def test_surrogates_are_known_by_their_rows() -> None:

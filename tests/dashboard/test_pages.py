@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -59,6 +61,33 @@ def test_the_shipped_sample(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert at.header[0].value
     assert not at.error
     assert "Shipped sample" in at.sidebar.caption[0].value
+    charts = [element.proto for element in at.get("plotly_chart")]
+    saved = [button.proto.label for button in at.get("download_button")]
+    assert saved.count("Data (CSV)") == saved.count("Figure (HTML)") == len(charts)
+    assert saved.count("Table (CSV)") == len(at.dataframe) - (page in ("overview", "cells")), "facts are in its rows"
+    assert {json.loads(chart.config)["toImageButtonOptions"]["format"] for chart in charts} <= {"svg"}
+    for chart in charts:
+        figure = json.loads(chart.spec)
+        assert untitled(figure) == []
+        said = [text for text in titles(figure) if re.search("is (better|best)", text)]
+        assert said or re.match("How the cells|Layer .*(entries|norms)", figure["layout"]["title"]["text"])
+
+
+def titles(figure: dict[str, Any]) -> list[str]:
+    """The titles of the axes, that of colours too."""
+    scales = [trace["colorbar"] for trace in figure["data"] if trace.get("showscale", True) and "colorbar" in trace]
+    across = [axis for name, axis in figure["layout"].items() if re.match("[xy]axis", name)]
+    return [scale.get("title", {}).get("text", "") for scale in [*scales, *across]]
+
+
+def untitled(figure: dict[str, Any]) -> list[str]:
+    """Axes of numbers that say nothing of what they show; names need no title, nor do rows and columns of a matrix."""
+    numbers = [
+        f"{side}axis"
+        for side in "xy"
+        if any(t["type"] != "heatmap" and not isinstance(t[side], list) for t in figure["data"] if side in t)
+    ]
+    return [name for name in numbers if not figure["layout"][name].get("title", {}).get("text")]
 
 
 def test_the_sample_is_small_and_tells_nothing_of_its_machine() -> None:
@@ -315,11 +344,30 @@ def test_two_runs_are_compared(results: Path) -> None:
     write_run(results, "r1", [(Fake(), Toy(), fisher_cell(0.5))])
     write_run(results, "r2", [(Fake(), Toy(), fisher_cell(0.25))])
     at = show("compare")
+    assert at.selectbox(key="baseline").value == "s/r1"
+    assert "A: r1, B: r2" in at.main.caption[0].value.replace("\\", "")
     changes = at.dataframe[-1].value.set_index(["metric", "scope"])
     row = changes.loc[("error.relative", "network")]
-    assert (row["a"], row["b"], row["verdict"]) == (0.25, 0.5, "worse"), "A is the newer one"
+    assert (row["a"], row["b"], row["verdict"]) == (0.5, 0.25, "better"), "A is the earlier one"
+    assert not {"seed", "problem", "epoch"} & set(changes), "the same in all rows"
     at = show("history")
     assert at.dataframe[0].value["change"].tolist() == [-0.5]
+
+
+def test_history_names_what_has_no_value_any_more(results: Path) -> None:
+    write_run(results, "r1", [(Fake(), Toy(), fisher_cell()), (Fake("b"), Toy(), fisher_cell())])
+    write_run(results, "r2", [(Fake(), Toy(), fisher_cell()), (Fake("b"), Toy(), failed_cell())])
+    (chart,) = show("history").get("plotly_chart")
+    assert "not drawn: Fake[does=b]" in json.loads(chart.proto.spec)["layout"]["title"]["subtitle"]["text"]
+
+
+def test_the_baseline_stands_in_the_link(results: Path) -> None:
+    for k, error in enumerate((0.5, 0.25, 0.1)):
+        write_run(results, f"r{k}", [(Fake(), Toy(), fisher_cell(error))])
+    at = show("compare", run="s/r1", baseline="s/r2")
+    row = at.dataframe[-1].value.set_index(["metric", "scope"]).loc[("error.relative", "network")]
+    assert (row["a"], row["b"]) == (0.1, 0.25)
+    assert show("compare", run="s/r2").selectbox(key="baseline").value == "s/r1"
 
 
 def test_the_command_and_the_log_of_a_cell(results: Path) -> None:

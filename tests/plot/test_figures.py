@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import itertools
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,11 @@ import curvbench as cb
 from curvbench import plot, registry
 from curvbench.analysis.views import Quantity
 from curvbench.plot import axes
-from curvbench.plot.look import COLORS, FAMILIES, by_family, look
+from curvbench.plot.cost import PARTS
+from curvbench.plot.look import COLORS, FAMILIES, Look, by_family, looks
 
 ERROR = Quantity("error.relative", "network")
+SAMPLE = Path(__file__).parents[2] / "data" / "sample"
 
 
 def measured(probe: str, error: float, cost: float, **other: Any) -> list[dict[str, Any]]:
@@ -43,18 +47,70 @@ def subtitle(figure: Any) -> str:
     return (figure.layout.title.subtitle.text or "").replace("<br>", " ")
 
 
+def look(probe: str) -> Look:
+    return looks([probe])[probe]
+
+
 def test_every_shipped_probe_has_a_look_of_its_own() -> None:
-    looks = {name: look(name) for name in registry.probes()}
-    assert len(set(looks.values())) == len(looks)
-    assert not [name for name, seen in looks.items() if seen.symbol.startswith("star")]
-    assert {seen.color for seen in looks.values()} <= set(COLORS)
+    found = looks(registry.probes())
+    assert len(set(found.values())) == len(found) == len(list(registry.probes()))
+    assert not [name for name, seen in found.items() if seen.symbol.startswith("star")]
+    assert {seen.color for seen in found.values()} <= set(COLORS)
 
 
 def test_looks_are_for_good() -> None:
-    assert look("kfac") == ("#0072B2", "circle")
-    assert look("kfac[damping=1.0]") == ("#0072B2", "circle-open")
+    assert look("kfac") == looks(registry.probes())["kfac"] == ("#2878D0", "circle", "solid")
+    assert look("kfac[damping=1.0]") == ("#2878D0", "circle-open", "solid")
     assert look("MyProbe") == look("MyProbe")
     assert look("MyProbe").symbol == "star"
+
+
+def test_variants_of_a_method_differ_within_their_symbol_and_in_their_dash() -> None:
+    found = looks([*(f"kfac[damping={d}]" for d in range(4)), "kfac", "skfac"])
+    assert len({seen.color for probe, seen in found.items() if probe != "skfac"}) == 1
+    assert len({seen.symbol for seen in found.values()}) == len(found)
+    assert [seen.dash for seen in found.values()][:2] == ["solid", "dot"]
+    for seen in looks(f"{name}[x={k}]" for name in registry.probes() for k in range(5)).values():
+        axes.graph_objects().Scatter(marker_symbol=seen.symbol)  # raises at one that plotly does not know
+
+
+def lab(color: str, sees: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """L*, a*, b* of what is seen of a colour."""
+    part = np.array([int(color[k : k + 2], 16) / 255 for k in (1, 3, 5)])
+    linear = np.clip(sees @ np.where(part <= 0.04045, part / 12.92, ((part + 0.055) / 1.055) ** 2.4), 0, 1)
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    x, y, z = np.cbrt(to_xyz @ linear / np.array([0.9505, 1.0, 1.089]))
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+# Machado, Oliveira and Fernandes (2009), table 1 at severity 1.
+SEEN_BY = {
+    "everyone else": np.eye(3),
+    "protanopes": np.array(
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+    ),
+    "deuteranopes": np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+    ),
+    "tritanopes": np.array(
+        [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]
+    ),
+}
+
+
+@pytest.mark.parametrize("reader", SEEN_BY)
+@pytest.mark.parametrize("family", [*FAMILIES, "phases"])
+def test_colours_of_one_symbol_are_told_apart_by_every_reader(family: str, reader: str) -> None:
+    names = FAMILIES[family][1] if family in FAMILIES else ()
+    colors = [look(name).color for name in names] or list(PARTS.values())
+    for a, b in itertools.combinations(colors, 2):
+        assert np.linalg.norm(lab(a, SEEN_BY[reader]) - lab(b, SEEN_BY[reader])) >= 15, (a, b)
+
+
+@pytest.mark.parametrize("color", COLORS)
+def test_colours_stand_out_on_dark_paper(color: str) -> None:
+    light, dark = (((lab(shade, np.eye(3))[0] + 16) / 116) ** 3 for shade in (color, "#1A1A18"))
+    assert (light + 0.05) / (dark + 0.05) >= 3, "WCAG 2.1, 1.4.11"
 
 
 def test_families_and_their_variants_stand_together() -> None:
@@ -83,6 +139,29 @@ def test_tradeoff() -> None:
     assert figure.layout.xaxis.title.text == "flops.ratio, step, lower is better"
     assert figure.layout.yaxis.title.text == "error.relative, layer blocks<br>lower is better"
     assert "not drawn: ginger (timeout)" in subtitle(figure)
+
+
+@pytest.mark.parametrize("width", [350, 600, 900])
+def test_names_on_the_front_cover_no_other_name(width: int) -> None:
+    rows = cb.load(SAMPLE / "mlp")
+    named = [
+        trace
+        for trace in plot.tradeoff(rows, "mlp", y=Quantity("direction.cosine", "network")).data
+        if trace.mode == "markers+text"
+    ]
+    assert len(named) > 3
+    shown = rows[
+        (rows["metric"] == "flops.ratio") & (rows["scope"] == "step") & (rows["problem_args"].fillna("") == "")
+    ]
+    wide = math.log10(shown["value"].max() / shown["value"].min())
+    spans = {}
+    for trace in named:
+        vertical, side = trace.textposition.split()
+        at = width * math.log10(trace.x[0]) / wide
+        low = at + {"left": -8 - 7 * len(trace.name), "center": -3.5 * len(trace.name), "right": 8}[side]
+        spans[trace.name] = (low, low + 7 * len(trace.name), math.log10(trace.y[0]), vertical)
+    for (a, b, y, above), (c, d, z, other) in itertools.combinations(spans.values(), 2):
+        assert min(b, d) <= max(a, c) or above != other or abs(y - z) > 0.02, spans
 
 
 def test_zero_is_at_the_edge_and_named() -> None:
@@ -130,30 +209,38 @@ def test_negative_values_are_drawn_on_a_linear_axis() -> None:
 
 
 def test_infinite_values_are_named() -> None:
-    rows = frame(*measured("kfac", 0.5, 8.0), *measured("adam", math.inf, 2.0))
+    rows = frame(*measured("kfac", 0.5, 8.0), *measured("adam", math.inf, 2.0), *measured("eva", 0.5, -math.inf))
     figure = plot.tradeoff(rows)
-    assert "not drawn: adam (infinite)" in subtitle(figure)
+    assert subtitle(figure) == "not drawn: adam (infinite), eva (infinite)", "and not at the edge"
+    assert list(traces(plot.cost(rows))["gradient"].y) == ["adam", "kfac"]
     json.loads(figure.to_json())
 
 
 def test_heatmap() -> None:
     figure = plot.heatmap(ROWS, metric="error.relative")
-    (heat,) = figure.data
+    dark, heat = figure.data
     assert list(heat.x) == ["network", "layer blocks", *LAYERS]
     assert list(heat.y) == by_family(heat.y)[::-1], "plotly draws from below"
     at = list(heat.y).index("kfac")
-    assert heat.text[at][0] == "0.600"
-    assert heat.z[at][0] == pytest.approx(np.log10(0.6))
-    assert heat.colorbar.ticktext[-1] != str(heat.colorbar.tickvals[-1]), "ticks are values, not logarithms"
+    shown = heat if np.isfinite(heat.z[at][0]) else dark
+    assert shown.text[at][0] == "0.600"
+    assert shown.z[at][0] == pytest.approx(np.log10(0.6))
+    assert dark.colorbar.ticktext[-1] != str(dark.colorbar.tickvals[-1]), "ticks are values, not logarithms"
+    assert (dark.showscale, heat.showscale) == (True, False)
     assert np.isnan(heat.z[list(heat.y).index("ginger")]).all()
+    zero = dark.z[list(dark.y).index("full")]
+    assert np.isfinite(zero).all()
+    assert (np.isfinite(dark.z) ^ np.isfinite(heat.z))[list(heat.y).index("kfac")].all(), "each value in one of the two"
+    assert (dark.textfont.color, heat.textfont.color) == ("white", "black")
+    assert (dark.zmin, dark.zmax, dark.colorscale) == (heat.zmin, heat.zmax, heat.colorscale)
     assert "not drawn: ginger (timeout)" in subtitle(figure)
     assert figure.layout.title.text == "error.relative on toy"
-    assert subtitle(figure).startswith("lower is better")
+    assert dark.colorbar.title.text == "error.relative, lower is better"
 
 
 def test_a_ratio_is_right_at_one() -> None:
     rows = frame(*(row(p, "error.trace_ratio", v) for p, v in (("kfac", 0.01), ("full", 1.0), ("adam", 10.0))))
-    (heat,) = plot.heatmap(rows, metric="error.trace_ratio").data
+    heat, _ = plot.heatmap(rows, metric="error.trace_ratio").data
     assert heat.zmin == pytest.approx(-heat.zmax)
     assert heat.colorscale != plot.heatmap(ROWS).data[0].colorscale
 
@@ -214,13 +301,13 @@ def test_status() -> None:
     rows = pd.concat([ROWS, frame(row("kfac", "error.relative", 1.0, problem_args="surrogate=True"))])
     figure = plot.status(rows)
     (heat,) = figure.data
-    assert list(heat.x) == by_family(heat.x)
-    assert list(heat.y) == ["toy[surrogate=True] (surrogate)", "toy"]
-    at = list(heat.x).index("ginger")
-    assert heat.text[1][at] == "x"
-    assert heat.customdata[1][at] == "timeout<br>not finished in 4 s"
-    assert heat.text[0][at] == ""
-    assert heat.text[1][list(heat.x).index("kfac")] == "+"
+    assert list(heat.y) == by_family(heat.y)[::-1]
+    assert list(heat.x) == ["toy", "toy[surrogate=True] (surrogate)"]
+    at = list(heat.y).index("ginger")
+    assert heat.text[at][0] == "x"
+    assert heat.customdata[at][0] == "timeout<br>not finished in 4 s"
+    assert heat.text[at][1] == ""
+    assert heat.text[list(heat.y).index("kfac")][0] == "+"
 
 
 def test_curves() -> None:
@@ -252,10 +339,10 @@ def test_comparison() -> None:
 
 def test_history() -> None:
     changed = ROWS["value"].where(ROWS["probe"] != "identity", ROWS["value"] * 1.5)
-    drawn = traces(plot.history(pd.concat([ROWS.assign(run_id="r2", value=changed), ROWS]), ERROR))
-    assert list(drawn["identity"].x) == ["r1", "r2"]
+    drawn = traces(plot.history(pd.concat([ROWS.assign(run_id="r2-abc", value=changed), ROWS]), ERROR))
+    assert list(drawn["identity"].x) == ["r1", "r2<br>abc"]
     ring = drawn["a step"]
-    assert (list(ring.x), list(ring.y)) == (["r2"], [drawn["identity"].y[1]])
+    assert (list(ring.x), list(ring.y)) == (["r2<br>abc"], [drawn["identity"].y[1]])
 
 
 def test_matrices() -> None:
