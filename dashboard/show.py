@@ -20,7 +20,7 @@ TALLEST = 12  # rows that are shown without scrolling: the figure below stays in
 NUMBER = 92  # pixels of the longest number
 WIDEST = 60  # letters of a column that is as wide as its texts
 STYLED = 2000  # rows beyond which numbers are shown as they are
-TABLES_FIRST = 0.7  # seconds in which a browser draws the tables that it was sent
+TABLES_FIRST = 1.0  # seconds in which a browser draws the tables that it was sent
 SHORT = {f"{c.metric} ({c.scope})": " ".join(c.heading.split()) for c in (*summary.COLUMNS, *summary.TRAINED)}
 
 
