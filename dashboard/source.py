@@ -146,6 +146,11 @@ def record(run: Path) -> dict[str, Any]:
         return {}
 
 
+def suite(run: Path) -> str:
+    """The suite of a run, as a command names it."""
+    return str(record(run).get("suite_file", f"suites/{run.parent.name}"))
+
+
 def trains(run: Path) -> bool:
     """Whether the cells of a run train rather than measure."""
     return any(cell.get("training") for cell in record(run).get("cells", []))

@@ -38,8 +38,7 @@ st.subheader(show.plain(label))
 if first["status"] != "ok":
     st.error(show.plain(f"{first['status']}: {first['reason']}"))
 st.text("Measure it again, in a run of its own:")
-suite_file = source.record(run).get("suite_file", f"suites/{first['suite']}")
-st.code(commands.repeat(first, suite_file), language="sh")
+st.code(commands.repeat(first, source.suite(run)), language="sh")
 texts = rows.assign(samples=rows["samples"].map(lambda raw: [] if raw is None else [float(f"{x:.4g}") for x in raw]))
 facts = [name for name in rows if texts[name].astype(str).nunique() == 1]
 of_a_row = ["metric", "scope", "value", "unit", "better", "status", "reason", "samples", "method"]

@@ -11,7 +11,7 @@ from curvbench import plot
 from curvbench.analysis import pairs, summary, views
 from curvbench.plot.tradeoff import ERROR
 
-AGAIN = f"curvbench run {source.record(controls.run()).get('suite_file', 'suites/mlp')} --force"
+AGAIN = f"curvbench run {source.suite(controls.run())} --force"
 
 st.header("Compare")
 if len(source.runs()) < 2:

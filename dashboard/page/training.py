@@ -8,6 +8,7 @@ import streamlit as st
 
 import controls
 import show
+import source
 from curvbench import plot
 from curvbench.analysis import targets, views
 
@@ -41,7 +42,7 @@ st.subheader("Time to a target")
 if math.isnan(usual):
     show.empty(
         f"No training of this problem has come to the end of an epoch with a value of {metric}. Again:",
-        f"curvbench run suites/{controls.run().parent.name} --rerun-failed",
+        f"curvbench run {source.suite(controls.run())} --rerun-failed",
     )
     st.stop()
 left, right = st.columns(2)
