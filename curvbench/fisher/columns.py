@@ -78,9 +78,10 @@ class Columns:
         step = max(1, TILE_BYTES // max(bytes_per_sample, 1))
         return (slice(i, min(i + step, samples)) for i in range(0, samples, step))
 
-    def tiles(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Slopes (R, n, G, M, S) and patches (n, G, D, S) of as many samples as make a tile when formed."""
-        for part in self._samples_per_tile(self._tile_row_bytes()):
+    def tiles(self, numbers_per_sample: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Slopes (R, n, G, M, S) and patches (n, G, D, S) of as many samples as make a tile, by default when formed."""
+        numbers = self.slopes.shape[0] * self.layer.size if numbers_per_sample is None else numbers_per_sample
+        for part in self._samples_per_tile(numbers * self.slopes.element_size()):
             yield self.slopes[:, part], self.patches(part)
 
     def combine(self, weights: Tensor) -> Tensor:
@@ -128,33 +129,41 @@ class Columns:
     def contract_inputs(self, middle: Tensor) -> Tensor:
         """The sum over columns of W middle W^T for symmetric ``middle`` (G, D, D); (G, M, M)."""
         groups, outputs, _ = self.layer.shape
-        total = self.slopes.new_zeros(groups, outputs, outputs)
-        for B, X in self.tiles():
-            right = torch.einsum("gde,nges->ngds", middle, X)
+        total = torch.zeros(groups, outputs, outputs, dtype=torch.float64, device=self.slopes.device)
+        for B, X in self._contraction_tiles():
             if self._kernels_are_cheaper:
-                total += torch.einsum("rngms,rngos->gmo", B, B @ (X.mT @ right))
+                kernels = X.mT @ torch.einsum("gde,nges->ngds", middle, X)
+                total += torch.einsum("rngms,rngos->gmo", B, B @ kernels)
             else:
-                total += torch.einsum("ngrmd,ngrod->gmo", form(B, X), form(B, right))
-        return total
+                W = form(B, X)
+                total += torch.einsum("ngrmd,ngrod->gmo", W @ middle[:, None], W)
+        return total.to(self.slopes.dtype)
 
     def contract_outputs(self, middle: Tensor | None = None) -> Tensor:
         """The sum over columns of W^T middle W for symmetric ``middle`` (G, M, M), by default I; (G, D, D)."""
         groups, _, inputs = self.layer.shape
-        total = self.slopes.new_zeros(groups, inputs, inputs)
-        for B, X in self.tiles():
-            left = B if middle is None else torch.einsum("gmo,rngos->rngms", middle, B)
+        total = torch.zeros(groups, inputs, inputs, dtype=torch.float64, device=self.slopes.device)
+        for B, X in self._contraction_tiles():
             if self._kernels_are_cheaper:
+                left = B if middle is None else torch.einsum("gmo,rngos->rngms", middle, B)
                 total += torch.einsum("ngds,nges->gde", X @ torch.einsum("rngms,rngmt->ngst", B, left), X)
             else:
-                total += torch.einsum("ngrmd,ngrme->gde", form(B, X), form(left, X))
-        return total
+                W = form(B, X)
+                total += torch.einsum("ngrmd,ngrme->gde", W, W if middle is None else middle[:, None] @ W)
+        return total.to(self.slopes.dtype)
+
+    def _contraction_tiles(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Tiles of samples whose kernels, or matrices W, are formed at once."""
+        R, _, _, M, S = self.slopes.shape
+        groups, _, inputs = self.layer.shape
+        return self.tiles(2 * groups * S * (R * M + inputs + S) if self._kernels_are_cheaper else None)
 
     @property
     def _kernels_are_cheaper(self) -> bool:
-        """Whether S x S kernels, one per sample, take fewer FLOPs than two matrices W per column."""
+        """Whether S x S kernels, one per sample, take fewer FLOPs than a matrix W per column."""
         R, _, _, M, S = self.slopes.shape
         D = self.layer.inputs
-        return S**2 * (D + R * M) + S * (D**2 + R * M**2) < R * M * D * (2 * S + max(M, D))
+        return S**2 * (D + R * M) + S * (D**2 + R * M**2) < R * M * D * (S + M + D)
 
     @property
     def _pairs_are_cheaper(self) -> bool:
@@ -171,10 +180,6 @@ class Columns:
     def unit_rows(self) -> Tensor:
         """Rows w per output unit whose outer products w w^T sum to its block, (G M, rows, D)."""
         return torch.cat([unit_rows(B, X) for B, X in self.tiles()], dim=1)
-
-    def _tile_row_bytes(self) -> int:
-        """Bytes of one sample's R columns."""
-        return self.slopes.shape[0] * self.layer.size * self.slopes.element_size()
 
 
 def pair_squares(B: Tensor, X: Tensor) -> Tensor:

@@ -10,11 +10,7 @@ from functools import singledispatch
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
 from curvbench import numerics
-from curvbench.fisher.columns import form
 from curvbench.fisher.units import UnitFisher
 from curvbench.operators import (
     BlockDiagonal,
@@ -101,24 +97,9 @@ def _(operator: RotatedDiagonal, fisher: ExactFisher) -> float:
 def _(operator: Kronecker, fisher: ExactFisher) -> float:
     if not _fits((*operator.left.shape[:2], operator.right.shape[-1]), fisher):
         return inner.dispatch(object)(operator, fisher)
-    left, right = operator.left.to(fisher.dtype), operator.right.to(fisher.dtype)
-    return sum(_kronecker_tile(B, X, left, right) for B, X in fisher.columns[0].tiles()) / fisher.terms
+    contracted = fisher.columns[0].contract_inputs(operator.right.to(fisher.dtype))
+    return numerics.inner(contracted, operator.left) / fisher.terms
 
 
 def _fits(shape: tuple[int, ...], fisher: ExactFisher) -> bool:
     return len(fisher.layers) == 1 and tuple(shape) == fisher.layers[0].shape
-
-
-def _kronecker_tile(B: Tensor, X: Tensor, left: Tensor, right: Tensor) -> float:
-    """The sum of v^T F^ v over the columns of some samples: B (R, n, G, M, S), X (n, G, D, S).
-
-    For few positions as <sum_r B_r^T left B_r, X^T right X>, else as <B_r X^T, (left B_r)(right X)^T>.
-    """
-    R, _, _, M, S = B.shape
-    D = X.shape[2]
-    left_B = torch.einsum("gmo,rngos->rngms", left, B)
-    right_X = torch.einsum("gde,nges->ngds", right, X)
-    if R * M * S + D * S < 2 * R * M * D:
-        outer = torch.einsum("rngms,rngmt->ngst", B, left_B)
-        return numerics.inner(outer, torch.einsum("ngds,ngdt->ngst", X, right_X))
-    return numerics.inner(form(B, X), form(left_B, right_X))

@@ -37,11 +37,16 @@ class Operator(ABC):
 
     def matvec(self, v: Tensor) -> Tensor:
         """The product with one vector, (P,) -> (P,). Raises ValueError for another P."""
-        return self.matmat(v[:, None])[:, 0]
+        self._check_length(v)
+        return self._matvec(v)
 
     @abstractmethod
     def _matmat(self, V: Tensor) -> Tensor:
         """``matmat`` for a stack whose length was checked."""
+
+    def _matvec(self, v: Tensor) -> Tensor:
+        """``matvec`` for a vector whose length was checked."""
+        return self._matmat(v[:, None])[:, 0]
 
     def solve(self, v: Tensor, damping: float) -> Tensor:
         """(self + damping I)^-1 v for v of shape (P,) or (P, K).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -16,11 +16,13 @@ def _batched(factor: Tensor) -> Tensor:
     return factor if factor.ndim == 3 else factor[None]
 
 
+def _alone(*tensors: Tensor) -> tuple[Tensor, ...] | None:
+    """The matrices of a single group, taken once: for a product with one small vector views are a third of the time."""
+    return tuple(tensor[0] for tensor in tensors) if len(tensors[0]) == 1 else None
+
+
 def _between(left: Tensor, V: Tensor, right: Tensor) -> Tensor:
-    """The products left V right for a stack (P, K) of matrices (G, M, D); for one a call, not three, and no batches."""
-    if V.shape[1] == len(left) == 1:
-        factors = (left[0], V.reshape(left.shape[-1], -1), right[0])
-        return torch.linalg.multi_dot(factors).view(-1, 1)
+    """The products left V right for a stack (P, K) of matrices (G, M, D)."""
     matrices = V.T.reshape(-1, len(left), left.shape[-1], right.shape[-1])
     return (left @ matrices @ right).flatten(1).T
 
@@ -35,6 +37,7 @@ class RotatedDiagonal(Operator):
     left_basis: Tensor
     right_basis: Tensor
     entries: Tensor
+    _alone: tuple[Tensor, Tensor, Tensor] | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("left_basis", "right_basis", "entries"):
@@ -42,6 +45,7 @@ class RotatedDiagonal(Operator):
         fitting = (*self.left_basis.shape[:2], self.right_basis.shape[-1])
         if self.entries.shape != fitting:
             raise ValueError(f"entries of these bases have shape {fitting}, got {tuple(self.entries.shape)}")
+        object.__setattr__(self, "_alone", _alone(self.left_basis, self.right_basis, self.entries))
 
     @property
     def size(self) -> int:
@@ -58,6 +62,13 @@ class RotatedDiagonal(Operator):
     def _matmat(self, V: Tensor) -> Tensor:
         rotated = _between(self.left_basis.mT, V, self.right_basis)
         return _between(self.left_basis, rotated * self.entries.reshape(-1, 1), self.right_basis.mT)
+
+    def _matvec(self, v: Tensor) -> Tensor:
+        if self._alone is None:
+            return super()._matvec(v)
+        left, right, entries = self._alone
+        rotated = torch.linalg.multi_dot((left.mT, v.reshape(entries.shape), right))
+        return torch.linalg.multi_dot((left, rotated * entries, right.mT)).view(-1)
 
     def inverse(self, damping: float) -> RotatedDiagonal:
         """(self + damping I)^-1; raises ValueError where that is singular."""
@@ -98,6 +109,7 @@ class Kronecker(Operator):
 
     left: Tensor
     right: Tensor
+    _alone: tuple[Tensor, Tensor] | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "left", _batched(self.left))
@@ -105,6 +117,7 @@ class Kronecker(Operator):
         if any(f.shape[-1] != f.shape[-2] for f in (self.left, self.right)) or len(self.left) != len(self.right):
             shapes = f"{tuple(self.left.shape)} and {tuple(self.right.shape)}"
             raise ValueError(f"Kronecker factors must be square, one pair per group, got {shapes}")
+        object.__setattr__(self, "_alone", _alone(self.left, self.right.mT))
 
     @property
     def size(self) -> int:
@@ -127,6 +140,12 @@ class Kronecker(Operator):
 
     def _matmat(self, V: Tensor) -> Tensor:
         return _between(self.left, V, self.right.mT)
+
+    def _matvec(self, v: Tensor) -> Tensor:
+        if self._alone is None:
+            return super()._matvec(v)
+        left, right = self._alone
+        return torch.linalg.multi_dot((left, v.reshape(left.shape[0], -1), right)).view(-1)
 
     def _solve(self, V: Tensor, damping: float) -> Tensor:
         return self.rotated.solve(V, damping)

@@ -15,7 +15,7 @@ from torch import Tensor
 from curvbench import numerics
 from curvbench.distributed import shared_map
 from curvbench.fisher.columns import Columns
-from curvbench.operators import Kronecker, Operator
+from curvbench.operators import BlockDiagonal, Kronecker, Operator
 from curvbench.parts.patch_sums import mean_patch, patch_moment
 from curvbench.spec import Layer
 
@@ -101,8 +101,7 @@ class KroneckerDamping:
 
     def precondition(self, state: Factored, gradient: Tensor) -> Tensor:
         """The damped inverse applied to a parameter vector (P,)."""
-        parts = gradient[:, None].split([factor.size for factor in state.factors])
-        return torch.cat([inverse.matmat(part) for inverse, part in zip(state.inverses, parts, strict=True)])[:, 0]
+        return BlockDiagonal(state.inverses).matvec(gradient)
 
     @property
     def rounds(self) -> int:

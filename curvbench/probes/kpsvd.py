@@ -1,16 +1,18 @@
 """KPSVD: the best Kronecker product of every block in Frobenius norm (Van Loan and Pitsianis 1993).
 
-It is the leading singular pair of the map A -> E[W A W^T] of score matrices W, found by power iteration from the
+It is the leading singular pair of the map A -> E[W A W^T] of score matrices W, found by Lanczos iteration from the
 input factor of K-FAC. The map and its adjoint act on factored score columns: the rearranged block is never formed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from curvbench import numerics
 from curvbench.fisher import collect
 from curvbench.fisher.columns import Columns
 from curvbench.instance import Instance
@@ -23,8 +25,8 @@ from curvbench.spec import About, FisherProbe
 class Kpsvd(FisherProbe):
     """The best Kronecker product per layer: no B (x) A is nearer to the exact block.
 
-    ``iterations``: rounds of the power iteration at most; each comes nearer to the block, and the first is already
-    K-FAC's or better. ``tolerance``: it stops when a round moves no normalized input factor by more (Frobenius).
+    ``iterations``: rounds at most, each one product with the map and one with its adjoint. ``tolerance``: they stop
+    when the residual of the pair, relative to the square of its singular value, is no larger (Frobenius).
     """
 
     iterations: int = 200
@@ -48,15 +50,27 @@ class Kpsvd(FisherProbe):
         return Factored([self._nearest(c, batch.terms) for c in columns])
 
     def _nearest(self, columns: Columns, terms: int) -> Kronecker:
-        inputs = _normalized(input_factor(columns.layer, columns.inputs, "expand"))
-        for _ in range(self.iterations):
-            outputs = _normalized(columns.contract_inputs(inputs))
-            before, inputs = inputs, _normalized(columns.contract_outputs(outputs))
-            if bool((_norms(inputs - before) <= self.tolerance).all()):
-                return Kronecker(columns.contract_inputs(inputs) / terms, inputs)
-        # Short of the best product it would be no lower bound for its family.
-        reason = f"{self.iterations} rounds did not reach the tolerance {self.tolerance:g}"
-        raise ValueError(f"kpsvd of layer {columns.layer.name!r}: {reason}: raise iterations or tolerance")
+        _, outputs, inputs = columns.layer.shape
+        right = _normalized(input_factor(columns.layer, columns.inputs, "expand"))
+        left = columns.contract_inputs(right)
+        scale = _nonzero(_norms(left))  # the square of a small singular value would not fit into float32
+
+        def around_inputs(A: Tensor) -> Tensor:
+            return columns.contract_outputs(columns.contract_inputs(A) / scale) / scale
+
+        def around_outputs(B: Tensor) -> Tensor:
+            return columns.contract_inputs(columns.contract_outputs(B) / scale) / scale
+
+        try:
+            if outputs <= inputs:  # the smaller of the two is the one to keep every round of
+                left = leading(around_outputs, left, self.iterations, self.tolerance)
+                right = _normalized(columns.contract_outputs(left))
+            else:
+                right = leading(around_inputs, right, self.iterations, self.tolerance)
+        except NotReached as error:
+            reason = f"kpsvd of layer {columns.layer.name!r}: {error}: raise iterations or tolerance"
+            raise ValueError(reason) from None
+        return Kronecker(columns.contract_inputs(right) / terms, right)
 
     def refresh(self, state: Factored) -> Factored:
         return KroneckerDamping(self.damping).refresh(state)
@@ -68,11 +82,52 @@ class Kpsvd(FisherProbe):
         return BlockDiagonal(state.factors)
 
 
+class NotReached(Exception):
+    """The rounds did not reach the tolerance: a pair that is not the best would be no lower bound for its family."""
+
+
+def leading(image: Callable[[Tensor], Tensor], start: Tensor, rounds: int, tolerance: float) -> Tensor:
+    """The leading eigenvector of a positive map of symmetric matrices (G, m, m), itself positive semi-definite.
+
+    By Lanczos iteration with full orthogonalization, one problem per group; zero where ``start`` is.
+
+    Raises:
+        NotReached: a residual relative to its eigenvalue is above ``tolerance`` after all ``rounds``.
+    """
+    basis = _normalized(start)[:, None]
+    projected = torch.zeros(len(start), 0, 0, dtype=torch.float64, device=start.device)
+    for _ in range(rounds):
+        projected = nn.functional.pad(projected, (0, 1, 0, 1))
+        found = image(basis[:, -1])
+        for _ in range(2):  # a single pass leaves what it rounds
+            weights = torch.einsum("gkab,gab->gk", basis, found)
+            found = found - torch.einsum("gk,gkab->gab", weights, basis)
+            projected[:, -1] += weights  # LAPACK reads the lower triangle
+        values, vectors = torch.linalg.eigh(projected)
+        limit, rest = tolerance * values[:, -1], _norms(found)
+        if bool((rest[:, 0, 0] * vectors[:, -1, -1].abs() <= limit).all()):
+            return _semidefinite(torch.einsum("gk,gkab->gab", vectors[:, :, -1].to(basis.dtype), basis))
+        # Of a group that has been exhausted only rounding is left, which is no direction.
+        following = torch.where(rest > limit[:, None, None], found / _nonzero(rest), 0.0)
+        basis = torch.cat([basis, following[:, None]], 1)
+    raise NotReached(f"{rounds} rounds did not reach the tolerance {tolerance:g}")
+
+
+def _semidefinite(factors: Tensor) -> Tensor:
+    """Without what rounding and tolerance left below zero, whichever sign the eigenvector came with."""
+    sign = factors.diagonal(dim1=-2, dim2=-1).sum(-1).sign()[:, None, None]
+    values, vectors = numerics.eigh(sign * factors)
+    return (vectors * values[:, None]) @ vectors.mT
+
+
 def _norms(factors: Tensor) -> Tensor:
     return torch.linalg.matrix_norm(factors)[:, None, None]
 
 
+def _nonzero(norms: Tensor) -> Tensor:
+    return torch.where(norms > 0, norms, 1.0)
+
+
 def _normalized(factors: Tensor) -> Tensor:
     """Per group of Frobenius norm 1; zero where nothing flows."""
-    norms = _norms(factors)
-    return factors / torch.where(norms > 0, norms, 1.0)
+    return factors / _nonzero(_norms(factors))
