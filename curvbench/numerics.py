@@ -46,9 +46,7 @@ def _note_retry() -> None:
 def damped(matrix: Tensor, damping: Tensor | float) -> Tensor:
     """A + damping I over the last two dimensions; ``damping`` broadcasts over the batch."""
     result = matrix.clone()
-    result.diagonal(dim1=-2, dim2=-1).add_(
-        torch.as_tensor(damping, dtype=matrix.dtype, device=matrix.device)[..., None]
-    )
+    result.diagonal(dim1=-2, dim2=-1).add_(damping[..., None] if isinstance(damping, Tensor) else damping)
     return result
 
 

@@ -225,7 +225,7 @@ class NaturalGradient(torch.optim.Optimizer):
 
         Raises:
             ValueError: statistics are due and no batch went through ``forward``; or a matrix cannot be factorized.
-            Diverged: so it is, because the gradient is not finite.
+            Diverged: so it is, because the gradient or its square is not finite.
         """
         loss = None
         if closure is not None:
@@ -296,9 +296,12 @@ class NaturalGradient(torch.optim.Optimizer):
         try:
             found = self._verified.unpack(self._curvature.solve(vector, batch))
         except (ValueError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
-            if bool(torch.isfinite(vector).all()):
+            if math.isfinite(vector.square().sum()):
                 raise
-            raise Diverged("the gradient holds NaN or infinity") from error
+            grown = bool(vector.isfinite().all())
+            raise Diverged(
+                "the gradient's square is infinite" if grown else "the gradient holds NaN or infinity"
+            ) from error
         solved = {name: step for name, step in found.items() if name in moved}
         if self.kl_clip is None:
             return solved

@@ -967,3 +967,13 @@ def test_divergence_is_named() -> None:
     optimizer = NaturalGradient(model, cb.probe("kfac"), lr=1e200)
     with pytest.raises(Diverged, match="the gradient holds NaN"):
         naturally(optimizer, vectors(4))
+
+
+@pytest.mark.parametrize("probe", ["shampoo", "fngd", "cwngd"])
+def test_a_gradient_whose_square_overflows_has_diverged(probe: str) -> None:
+    """It is finite itself, but no statistics of it are."""
+    model = mlp(5, 6, 3, activation=nn.ReLU).double()
+    with torch.no_grad():
+        model[-1].weight.mul_(1e160)
+    with pytest.raises(Diverged, match="the gradient's square is infinite"):
+        naturally(NaturalGradient(model, cb.probe(probe)), vectors(1))
