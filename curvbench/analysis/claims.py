@@ -24,6 +24,7 @@ LEAST_SHARE = 0.5
 
 WIDTHS = r"width=[^,\]]*\.\."  # of a sweep's label, where the width is what was swept
 MISSED = math.inf  # epochs and seconds to a target that was not reached: more than any that was
+READ = ["cell_id", "seed", "metric", "scope", "status", "epoch", "value"]  # columns that values are taken from
 
 
 class Verdict(StrEnum):
@@ -275,6 +276,7 @@ class _Cells:
         keys = ["probe_label", "problem_label", "seed"]
         newest = frame.sort_values("started_at", kind="stable").drop_duplicates(keys, keep="last")["cell_id"]
         self.frame = frame[frame["cell_id"].isin(newest)]
+        self._settings = {key: rows[READ] for key, rows in self.frame.groupby(keys[:2], sort=False, observed=True)}
         self._known: dict[str | float, Reading] = {}
 
     def absent(self, member: str | float) -> bool:
@@ -338,14 +340,17 @@ class _Cells:
         """The rows of the cells that a row of the paper stands for."""
         if not entry.probe:
             raise Unread(entry.absent)
-        rows = self.frame[_matching(self.frame["probe_label"], entry.probe)]
-        if entry.problem:
-            rows = rows[_matching(rows["problem_label"], entry.problem)]
-        if rows.empty:
+        found = [
+            (probe, problem)
+            for probe, problem in self._settings
+            if _fits(probe, entry.probe) and (not entry.problem or _fits(problem, entry.problem))
+        ]
+        if not found:
             raise NotRun
-        several = rows[["probe_label", "problem_label"]].drop_duplicates().agg(" on ".join, axis=1)
-        if len(several) > 1:
-            raise Unread(f"{len(several)} settings match: {', '.join(several[:2])}")
+        if len(found) > 1:
+            shown = ", ".join(f"{probe} on {problem}" for probe, problem in found[:2])
+            raise Unread(f"{len(found)} settings match: {shown}")
+        rows = self._settings[found[0]]
         if len(failed := rows[rows["metric"].fillna("") == ""]):
             raise Unread(str(failed["status"].iloc[0]))
         return rows
