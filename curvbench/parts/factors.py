@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Literal, NamedTuple
 
 import torch
@@ -27,22 +28,32 @@ DampingRule = Literal["exact", "factored", "pi"]
 _SMALLEST = 512
 
 
-def second_moment(T: Tensor) -> Tensor:
-    """Sum over samples and positions of t t^T, (N, G, n, S) -> (G, n, n)."""
+def second_moment(T: Tensor, bands: int = 1) -> Tensor:
+    """Sum over samples and positions of t t^T, (N, G, n, S) -> (G, n, n); ``bands`` as in ``self_product``."""
     if T.shape[2] < T.shape[3]:  # a product per sample is smaller than the copy that one product of all takes
-        return self_product(T).sum(0)
-    return self_product(T.permute(1, 2, 0, 3).flatten(2))
+        return self_product(T, bands).sum(0)
+    return self_product(T.permute(1, 2, 0, 3).flatten(2), bands)
 
 
-def self_product(rows: Tensor) -> Tensor:
-    """R R^T over the last two dimensions; of large ones only the lower half is computed, in halves of halves."""
+def self_product(rows: Tensor, bands: int = 1) -> Tensor:
+    """R R^T over the last two dimensions, of large ones only the lower half, in halves of halves.
+
+    ``bands``: into how many bands of rows it is cut at every order; their products below the diagonal serve twice.
+    """
     n = rows.shape[-2]
-    if n < 2 * _SMALLEST:
+    if bands == 1 and n < 2 * _SMALLEST:
         return rows @ rows.mT
-    first, last = rows.tensor_split(2, dim=-2)
-    lower = last @ first.mT
-    upper = torch.cat([self_product(first), lower.mT], -1)
-    return torch.cat([upper, torch.cat([lower, self_product(last)], -1)], -2)
+    parts = rows.tensor_split(max(bands, 2), dim=-2)
+    edges = [0, *accumulate(part.shape[-2] for part in parts)]
+    places = [slice(*pair) for pair in pairwise(edges)]
+    product = rows.new_empty(*rows.shape[:-1], n)
+    for i, lower in enumerate(parts):
+        product[..., places[i], places[i]] = self_product(lower)
+        for j, upper in enumerate(parts[:i]):
+            block = lower @ upper.mT
+            product[..., places[i], places[j]] = block
+            product[..., places[j], places[i]] = block.mT
+    return product
 
 
 def input_factor(layer: Layer, x: Tensor, approx: KfacApprox) -> Tensor:

@@ -179,7 +179,7 @@ def factors(layer: Layer, x: Tensor, energy: Tensor, terms: int) -> tuple[Tensor
     ``x`` is the layer's input, ``energy`` (N, G, M, S) holds g^2. Where every g or a is zero, psi is uniform.
     """
     X = geometry.patches(layer, x)
-    moment = second_moment(X * energy.sum(2, keepdim=True).sqrt())
+    moment = second_moment(X * energy.sum(2, keepdim=True).sqrt(), bands=3)  # weights that vary share no shifts
     shares = torch.einsum("ngms,ngs->gm", energy, X.square().sum(2))
     total = shares.sum(-1, keepdim=True)
     psi = torch.where(total > 0, shares / total, torch.full_like(shares, 1 / layer.outputs))
