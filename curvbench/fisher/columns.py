@@ -136,7 +136,7 @@ class Columns:
                 total += torch.einsum("rngms,rngos->gmo", B, B @ kernels)
             else:
                 W = form(B, X)
-                total += torch.einsum("ngrmd,ngrod->gmo", W @ middle[:, None], W)
+                total += torch.einsum("ngrmd,ngrod->gmo", torch.einsum("ngrmd,gde->ngrme", W, middle), W)
         return total.to(self.slopes.dtype)
 
     def contract_outputs(self, middle: Tensor | None = None) -> Tensor:
