@@ -13,6 +13,7 @@ from judging import group_blocks, near, rescaled
 from torch import Tensor
 
 import curvbench as cb
+from curvbench.probes.kpsvd import leading
 
 KINDS = ("type-2", "empirical")
 
@@ -59,6 +60,25 @@ def test_no_kronecker_product_is_nearer(case: Case, judge: Truth, kind: str) -> 
     assert bool((best <= errors("kfac") + 1e-10).all())
     assert bool((best <= errors("kfac", kfac_approx="reduce") + 1e-10).all())
     assert bool((best <= errors("tkfac") + 1e-10).all())
+
+
+@pytest.mark.parametrize("order", [1, 2, 7])
+def test_leading_eigenvector_of_a_positive_map(order: int) -> None:
+    """B -> sum of W B W^T + W^T B W per group, against its dense matrix; one group is zero, one a multiple of I."""
+    torch.manual_seed(order)
+    W = torch.randn(3, 4, order, order, dtype=torch.float64)
+    W[1], W[2] = 0, torch.eye(order)
+    start = torch.eye(order, dtype=torch.float64).expand(3, -1, -1)
+
+    def image(B: Tensor) -> Tensor:
+        return (W @ B[:, None] @ W.mT + W.mT @ B[:, None] @ W).sum(1)
+
+    found = leading(image, start, rounds=50, tolerance=1e-12)
+    dense = sum(torch.kron(w, w) + torch.kron(w.T, w.T) for w in W[0])
+    expected = torch.linalg.eigh(dense).eigenvectors[:, -1].reshape(order, order)
+    assert near(found[0], expected * expected.trace().sign(), 1e-9)
+    assert near(found[2], start[2] / order**0.5, 1e-12)
+    assert bool(found.isfinite().all())
 
 
 def test_factors_are_positive_semi_definite() -> None:
