@@ -117,12 +117,13 @@ class Columns:
                 total += W.square_().sum((0, 2))
         return total
 
-    def unit_blocks(self) -> Tensor:
-        """Per output unit the sum over columns of w w^T, (G M, D, D)."""
+    def unit_blocks(self, order: int | None = None) -> Tensor:
+        """Per output unit the sum over columns of w w^T, (G M, D, D); or of its runs of ``order`` entries alone."""
         groups, outputs, inputs = self.layer.shape
-        total = self.slopes.new_zeros(groups * outputs, inputs, inputs)
+        runs, order = (1, inputs) if order is None else (inputs // order, order)
+        total = self.slopes.new_zeros(groups * outputs * runs, order, order)
         for B, X in self.tiles():
-            rows = unit_rows(B, X)
+            rows = unit_rows(B, X).unflatten(-1, (runs, order)).transpose(1, 2).flatten(0, 1)
             total.baddbmm_(rows.mT, rows)
         return total
 

@@ -68,11 +68,10 @@ def _(operator: BlockDiagonal, fisher: ExactFisher) -> float:
 
 @inner.register(Dense)
 def _(operator: Dense, fisher: ExactFisher) -> float:
-    groups, outputs, inputs = fisher.layers[0].shape
-    per_unit = len(fisher.layers) == 1 and operator.matrix.shape == (groups * outputs, inputs, inputs)
-    if not per_unit:
+    order, inputs = operator.matrix.shape[-1], fisher.layers[0].inputs
+    if len(fisher.layers) > 1 or inputs % order:
         return inner.dispatch(object)(operator, fisher)
-    return numerics.inner(fisher.columns[0].unit_blocks(), operator.matrix) / fisher.terms
+    return numerics.inner(fisher.columns[0].unit_blocks(order), operator.matrix) / fisher.terms
 
 
 @inner.register(UnitFisher)

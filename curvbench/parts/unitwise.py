@@ -11,10 +11,17 @@ from curvbench.fisher.units import UnitFisher
 from curvbench.parts.storage import fits
 
 
-def factors_of(block: UnitFisher, damping: float) -> Sequence[Tensor] | None:
-    """Cholesky factors per tile of units, or None where they are more than a probe may store."""
-    units = block.size // block.columns.layer.inputs
-    return list(block.factorize(damping)) if fits(units * block.small**2, torch.float64) else None
+def factors_of(layers: Sequence[UnitFisher], damping: float) -> list[Sequence[Tensor] | None]:
+    """Per layer the Cholesky factors per tile of units; None where with them more than may be would be stored."""
+    stored, found = 0, list[Sequence[Tensor] | None]()
+    for block in layers:
+        numbers = block.size // block.columns.layer.inputs * block.small**2
+        if fits(stored + numbers, torch.float64):
+            stored += numbers
+            found.append(list(block.factorize(damping)))
+        else:
+            found.append(None)
+    return found
 
 
 def solved(block: UnitFisher, part: Tensor, damping: float, factors: Sequence[Tensor] | None) -> Tensor:

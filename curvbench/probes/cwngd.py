@@ -82,12 +82,9 @@ class Cwngd(FisherProbe):
         return State([UnitFisher(c, 1 / scale) for c in columns])
 
     def refresh(self, state: State) -> State:
-        return state._replace(factors=[self._factors(m) for m in state.matrices])
-
-    def _factors(self, matrix: Tensor | UnitFisher) -> Tensor | Sequence[Tensor] | None:
-        if isinstance(matrix, UnitFisher):
-            return factors_of(matrix, self.damping)
-        return numerics.damped_cholesky(_small(matrix), self.damping)
+        formed = [m for m in state.matrices if isinstance(m, UnitFisher)]
+        dense = [numerics.damped_cholesky(_small(m), self.damping) for m in state.matrices if isinstance(m, Tensor)]
+        return state._replace(factors=dense or factors_of(formed, self.damping))
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
         parts = gradient.split([_size(m) for m in state.matrices])

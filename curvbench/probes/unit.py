@@ -55,12 +55,10 @@ class Unit(FisherProbe):
         return State([UnitFisher(c, batch.terms) for c in columns])
 
     def refresh(self, state: State) -> State:
-        return state._replace(factors=[self._factors(block) for block in state.blocks])
-
-    def _factors(self, block: Dense | UnitFisher) -> Tensor | Sequence[Tensor] | None:
-        if isinstance(block, UnitFisher):
-            return factors_of(block, self.damping)
-        return numerics.damped_cholesky(block.matrix, self.damping)
+        formed = [block for block in state.blocks if isinstance(block, UnitFisher)]
+        stored = [block.matrix for block in state.blocks if isinstance(block, Dense)]
+        dense = [numerics.damped_cholesky(matrix, self.damping) for matrix in stored]
+        return state._replace(factors=dense or factors_of(formed, self.damping))
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
         parts = gradient.split([block.size for block in state.blocks])

@@ -129,13 +129,19 @@ def per_layer(instance: cb.Instance, kind: str) -> list[operators.Operator]:
             blocks.append(operators.RotatedDiagonal(orthogonal(m, g), orthogonal(d, g), entries))
         elif kind == "units":
             blocks.append(operators.Dense(psd(d, g * m)))
+        elif kind == "runs":
+            order = next((n for n in range(2, d) if d % n == 0), d)
+            blocks.append(operators.Dense(psd(order, layer.size // order)))
         else:
             blocks.append(operators.LowRank(torch.randn(layer.size, 2).double(), torch.rand(2).double(), 0.3))
     return blocks
 
 
 @pytest.fixture(
-    params=("identity", "diagonal", "low_rank", "dense", "kronecker", "rotated", "units", "low_ranks", "subspace")
+    params=[
+        *("identity", "diagonal", "low_rank", "dense", "kronecker", "rotated", "units", "runs", "low_ranks"),
+        "subspace",
+    ]
 )
 def other(request: pytest.FixtureRequest, case: Case) -> operators.Operator:
     instance, kind = instance_of(case.name), request.param

@@ -169,6 +169,18 @@ def test_state_round_trip(probe: Probe, supported: cb.Instance) -> None:
     assert torch.equal(probe.precondition(copy, vector), probe.precondition(state, vector))
 
 
+@pytest.mark.parametrize("name", ["mlp_tanh", "conv1d", "tokens_gaussian"])
+def test_errors_take_no_product_per_column(probe: Probe, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every family has a closed form."""
+    instance = instance_of(name)
+    apart = probe.name == "mbf" and any(layer.kind != "linear" and layer.bias for layer in instance.layers)
+    if apart or probe.unsupported(instance):
+        pytest.skip("not covered, or mini-blocks beside the entry of a bias, which have none")
+    fisher = cb.exact_fisher(instance)
+    monkeypatch.delattr(type(fisher), "stacks")
+    assert cb.errors(cb.fit(probe, instance), fisher)["relative"] >= 0
+
+
 def test_precondition_changes_neither_state_nor_gradient(probe: Probe, supported: cb.Instance) -> None:
     state, vector = state_of(probe, supported), vector_for(supported)
     kept, before = vector.clone(), pickle.dumps(state)

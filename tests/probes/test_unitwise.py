@@ -48,6 +48,21 @@ def test_tiles_give_the_stored_matrix_and_step(
     )
 
 
+def test_factors_of_all_layers_together_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers whose factors would fit alone may not fit together: those that come last are factorized anew."""
+    probe, instance = cb.probe("unit"), instance_of("mlp_tanh")
+    expected = probe.precondition(probe.refresh(probe.fit(instance)), instance.gradient())
+    monkeypatch.setattr(storage, "LIMIT_BYTES", 0)
+    tiled = probe.fit(instance)
+    numbers = [8 * block.size // block.columns.layer.inputs * block.small**2 for block in tiled.blocks]
+    monkeypatch.setattr(storage, "LIMIT_BYTES", max(numbers))
+    tiled = probe.refresh(tiled)
+    kept = [factors is not None for factors in tiled.factors]
+    assert any(kept) and not all(kept)
+    assert sum(n for n, is_kept in zip(numbers, kept, strict=True) if is_kept) <= max(numbers)
+    assert float((probe.precondition(tiled, instance.gradient()) - expected).norm()) <= 1e-8 * float(expected.norm())
+
+
 def test_without_damping_tiles_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "LIMIT_BYTES", 0)
     probe, instance = cb.probe("unit", damping=0.0), instance_of("mlp_tanh")
