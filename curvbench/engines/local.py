@@ -56,6 +56,7 @@ class _Session:
     def __init__(self, work: Work, observe: Observer, guard: Guard) -> None:
         self.work, self.observe, self.guard = work, observe, guard
         self.share = SPARE * memory.available() / work.jobs if work.memory is None else work.memory
+        self.remedy = ": fewer --jobs leave it more" if work.memory is None and work.jobs > 1 else ""
         self.slots = _slots(work)
         self.context = _context(work.measure)
         self.server, self.forked = _watched_server(self.context, guard), False
@@ -115,7 +116,7 @@ class _Session:
         due = min(child.deadline for child in self.running) - time.monotonic()
         wait([source for child in self.running for source in child.sources()], max(min(due, TICK), 0.0))
         for child in self.running:
-            child.look(self.share)
+            child.look(self.share, self.remedy)
 
     def _collect(self) -> None:
         for child in list(self.running):
@@ -169,7 +170,7 @@ class _Child:
         self.guard, self.task, self.timeout, self.slot = guard, task, timeout, slot
         self._said: list[str] = []
         self._result: Outcome | None = None
-        self._took: int | None = None
+        self._excess = ""
         content = pickle.dumps(task)
         variables = {"CUDA_VISIBLE_DEVICES": ",".join(slot)} if slot else {}
         self._pipe, theirs = context.Pipe()
@@ -193,15 +194,15 @@ class _Child:
     def alive(self) -> bool:
         return bool(self.process.is_alive())
 
-    def look(self, share: float) -> None:
-        """Note whether it takes more than ``share`` bytes, and keep its log short."""
-        took = memory.used(self.process.pid)
-        self._took, self._share = (took, share) if took > share else (self._took, share)
+    def look(self, share: float, remedy: str) -> None:
+        """Note whether it takes more than ``share`` bytes, with the ``remedy``, and keep its log short."""
+        if (took := memory.used(self.process.pid)) > share:
+            self._excess = f"took {took / 1e9:.2f} GB, more than its share of {share / 1e9:.2f} GB{remedy}"
         store.shorten_log(self.task.log)
 
     def within_bounds(self) -> bool:
         """Whether it has time and memory left."""
-        return self._took is None and time.monotonic() < self.deadline
+        return not self._excess and time.monotonic() < self.deadline
 
     def reports(self) -> list[str]:
         """What the child has said since the last call."""
@@ -219,7 +220,7 @@ class _Child:
         if self.result() is not None:
             self.process.join(GRACE)
         ended = self.alive()
-        if ended and self._took is None:  # memory that grows waits for nobody
+        if ended and not self._excess:  # memory that grows waits for nobody
             self.ask()
             self.process.join(GRACE)
         self.kill()
@@ -258,9 +259,8 @@ class _Child:
             self._pipe.close()
 
     def _bound(self) -> Outcome:
-        if self._took is not None:
-            figures = f"{self._took / 1e9:.2f} GB, more than its share of {self._share / 1e9:.2f} GB"
-            return Outcome(Status.OOM_HOST, f"took {figures}")
+        if self._excess:
+            return Outcome(Status.OOM_HOST, self._excess)
         return Outcome(Status.TIMEOUT, f"not finished within the time limit of {self.timeout:g} s")
 
     def _death(self) -> Outcome:

@@ -194,6 +194,14 @@ def test_an_interrupt_keeps_what_is_finished_and_gets_out(engine: Engine, tmp_pa
     assert ends(store.load(asked.folder)) == {"ok0": ("ok", ""), "slow0": ("interrupted", "interrupted")}
 
 
+def test_a_share_is_as_large_as_jobs_leave_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available", lambda: 3e9)
+    frame, _ = run(LocalEngine(), work(tmp_path, cells("grow"), jobs=2))
+    status, reason = ends(frame)["grow0"]
+    assert status == "oom_host"
+    assert reason.endswith("more than its share of 1.43 GB: fewer --jobs leave it more")
+
+
 def test_a_cell_that_outgrows_its_share_is_ended(tmp_path: Path) -> None:
     asked = work(tmp_path, cells("grow", "ok"), memory=1.5e9, jobs=2)
     frame, _ = run(LocalEngine(), asked)
