@@ -1,4 +1,4 @@
-"""Factorizations that say when they struggled, and sums that do not lose digits.
+"""Factorizations that say when they struggled, sums that do not lose digits, and products that are symmetric.
 
 Policy: of a symmetric matrix only the lower triangle is read, eigenvalues of positive semi-definite matrices are
 clamped at zero, a factorization that fails in its own precision is repeated in float64, and every repetition counted.
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -129,6 +130,33 @@ def damped_inverse(matrix: Tensor, damping: Tensor | float) -> Tensor:
     """(A + damping I)^-1 over the last two dimensions, in A's dtype; ``damping`` broadcasts over the batch."""
     factor = damped_cholesky(matrix, damping)
     return torch.cholesky_inverse(factor.mT, upper=True).to(matrix.dtype)  # a tenth faster than from the lower one
+
+
+# Order of a product that is not split. Halves pay from order 128 on (0.9 of the seconds, 0.8 at 256, 0.75 at 512), but
+# published costs are n^2 at every order, and counts that thin out from 128 on would grow by another exponent; by count
+# it is 3 % of the products in K-FAC's type-2 statistics of ResNet-18.
+_SMALLEST = 512
+
+
+def self_product(rows: Tensor, bands: int = 1) -> Tensor:
+    """R R^T over the last two dimensions, of large ones only the lower half, in halves of halves.
+
+    ``bands``: into how many bands of rows it is cut at every order; their products below the diagonal serve twice.
+    """
+    n = rows.shape[-2]
+    if bands == 1 and n < 2 * _SMALLEST:
+        return rows @ rows.mT
+    parts = rows.tensor_split(max(bands, 2), dim=-2)
+    edges = [0, *accumulate(part.shape[-2] for part in parts)]
+    places = [slice(*pair) for pair in pairwise(edges)]
+    product = rows.new_empty(*rows.shape[:-1], n)
+    for i, lower in enumerate(parts):
+        product[..., places[i], places[i]] = self_product(lower)
+        for j, upper in enumerate(parts[:i]):
+            block = lower @ upper.mT
+            product[..., places[i], places[j]] = block
+            product[..., places[j], places[i]] = block.mT
+    return product
 
 
 _SLICE = 2**24  # entries that are cast to float64 at a time

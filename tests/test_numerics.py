@@ -1,4 +1,4 @@
-"""Factorizations that are repeated in float64 are counted; sums keep their digits."""
+"""Factorizations repeated in float64 are counted; sums keep their digits; symmetric products are computed by half."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from curvbench import numerics
+from curvbench.meters.flops import FlopMeter
 
 
 def almost_singular() -> torch.Tensor:
@@ -166,3 +167,27 @@ def test_cholesky_solve_is_torchs(shape: tuple[int, ...], columns: int) -> None:
     found = numerics.cholesky_solve(right, factor)
     assert torch.allclose(found, torch.cholesky_solve(right, factor), rtol=1e-12, atol=1e-13)
     assert (matrix @ found - right).abs().max() <= 1e-11
+
+
+@pytest.mark.parametrize("order", [3, 1023, 1024, 2051])
+def test_half_of_a_large_product_is_computed(order: int) -> None:
+    rows = torch.randn(2, order, 3, dtype=torch.float64)
+    with FlopMeter() as meter:
+        found = numerics.self_product(rows)
+    expected = torch.einsum("gis,gjs->gij", rows, rows)
+    assert float((found - expected).norm()) <= 1e-13 * float(expected.norm())
+    share = meter.total / (2 * 2 * 3 * order**2)
+    assert share == 1 if order < 1024 else 0.5 < share <= 0.75 + 1e-3
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 7, 30, 144])
+@pytest.mark.parametrize("bands", [2, 3, 5])
+def test_products_of_bands_serve_twice(order: int, bands: int) -> None:
+    """A share of (bands + 1) / (2 bands) at every order that they divide, so that exponents stay what they are."""
+    rows = torch.randn(2, order, 4, dtype=torch.float64)
+    with FlopMeter() as meter:
+        found = numerics.self_product(rows, bands)
+    expected = torch.einsum("gis,gjs->gij", rows, rows)
+    assert float((found - expected).norm()) <= 1e-13 * float(expected.norm())
+    if order % bands == 0:
+        assert meter.total == 2 * 2 * 4 * order**2 * (bands + 1) / (2 * bands)

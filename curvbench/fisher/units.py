@@ -66,7 +66,7 @@ class UnitFisher(Operator):
         """``rows`` with what stands for the blocks, U U^T or U^T U in float64, (units, n, n)."""
         for part, U in self.rows():
             wide = U.shape[1] < U.shape[2]
-            yield part, U, (U @ U.mT if wide else U.mT @ U).double()
+            yield part, U, numerics.self_product(U if wide else U.mT).double()
 
     def factorize(self, damping: float) -> Iterator[Tensor]:
         """Cholesky factors of the damped small matrices, a tile of units in each turn.
@@ -111,10 +111,24 @@ class UnitFisher(Operator):
         return numerics.sum_squares(self.norms) ** 0.5
 
     def diagonal(self) -> Tensor:
+        return self._diagonal
+
+    @cached_property
+    def _diagonal(self) -> Tensor:
         return self.columns.squares().flatten().div(self.terms).to(self.dtype)
 
     def eigenvalues(self, k: int) -> Tensor:
         """Only blocks whose norm, a bound of their eigenvalues, is above the k-th value so far are decomposed."""
+        if k > len(self._largest):
+            self._largest[:] = self._decomposed(k)
+        return torch.tensor(self._largest[: min(k, self.size)], dtype=torch.float64, device=self.device)
+
+    @cached_property
+    def _largest(self) -> list[float]:
+        """As many of the largest eigenvalues as were asked for so far, descending."""
+        return []
+
+    def _decomposed(self, k: int) -> list[float]:
         best: list[float] = []
         for part, _, matrix in self.matrices():
             for norm, one in zip(self.norms[part].tolist(), matrix, strict=True):
@@ -122,9 +136,7 @@ class UnitFisher(Operator):
                     continue
                 for value in numerics.eigvalsh(one).flip(0)[:k].tolist():
                     best = heapq.nlargest(k, [*best, value])[::-1]
-        wanted = min(k, self.size)
-        found = torch.tensor(best[::-1][:wanted], dtype=torch.float64, device=self.device)
-        return torch.cat([found, found.new_zeros(wanted - len(found))])
+        return best[::-1] + [0.0] * (k - len(best))
 
     def smallest_eigenvalue(self) -> float:
         if self.columns.unit_row_count < self.columns.layer.inputs:

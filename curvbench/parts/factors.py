@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
 from typing import Literal, NamedTuple
 
 import torch
@@ -22,38 +21,13 @@ from curvbench.spec import Layer
 
 KfacApprox = Literal["expand", "reduce"]
 DampingRule = Literal["exact", "factored", "pi"]
-# Order of a product that is not split. Halves pay from order 128 on (0.9 of the seconds, 0.8 at 256, 0.75 at 512), but
-# published costs are n^2 at every order, and counts that thin out from 128 on would grow by another exponent; by count
-# it is 3 % of the products in K-FAC's type-2 statistics of ResNet-18.
-_SMALLEST = 512
 
 
 def second_moment(T: Tensor, bands: int = 1) -> Tensor:
-    """Sum over samples and positions of t t^T, (N, G, n, S) -> (G, n, n); ``bands`` as in ``self_product``."""
+    """Sum over samples and positions of t t^T, (N, G, n, S) -> (G, n, n); ``bands`` as in ``numerics.self_product``."""
     if T.shape[2] < T.shape[3]:  # a product per sample is smaller than the copy that one product of all takes
-        return self_product(T, bands).sum(0)
-    return self_product(T.permute(1, 2, 0, 3).flatten(2), bands)
-
-
-def self_product(rows: Tensor, bands: int = 1) -> Tensor:
-    """R R^T over the last two dimensions, of large ones only the lower half, in halves of halves.
-
-    ``bands``: into how many bands of rows it is cut at every order; their products below the diagonal serve twice.
-    """
-    n = rows.shape[-2]
-    if bands == 1 and n < 2 * _SMALLEST:
-        return rows @ rows.mT
-    parts = rows.tensor_split(max(bands, 2), dim=-2)
-    edges = [0, *accumulate(part.shape[-2] for part in parts)]
-    places = [slice(*pair) for pair in pairwise(edges)]
-    product = rows.new_empty(*rows.shape[:-1], n)
-    for i, lower in enumerate(parts):
-        product[..., places[i], places[i]] = self_product(lower)
-        for j, upper in enumerate(parts[:i]):
-            block = lower @ upper.mT
-            product[..., places[i], places[j]] = block
-            product[..., places[j], places[i]] = block.mT
-    return product
+        return numerics.self_product(T, bands).sum(0)
+    return numerics.self_product(T.permute(1, 2, 0, 3).flatten(2), bands)
 
 
 def input_factor(layer: Layer, x: Tensor, approx: KfacApprox) -> Tensor:

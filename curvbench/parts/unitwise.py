@@ -12,8 +12,9 @@ from curvbench.parts.storage import fits
 
 
 def factors_of(layers: Sequence[UnitFisher], damping: float) -> list[Sequence[Tensor] | None]:
-    """Per layer the Cholesky factors per tile of units; None where with them more than may be would be stored."""
-    stored, found = 0, list[Sequence[Tensor] | None]()
+    """Per layer the Cholesky factors per tile of units; None where with them, and the columns, too much were stored."""
+    kept = (tensor for block in layers for tensor in (block.columns.inputs, block.columns.slopes))
+    stored, found = sum(tensor.nbytes for tensor in kept) // 8, list[Sequence[Tensor] | None]()
     for block in layers:
         numbers = block.size // block.columns.layer.inputs * block.small**2
         if fits(stored + numbers, torch.float64):

@@ -55,7 +55,8 @@ def test_factors_of_all_layers_together_are_limited(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(storage, "LIMIT_BYTES", 0)
     tiled = probe.fit(instance)
     numbers = [8 * block.size // block.columns.layer.inputs * block.small**2 for block in tiled.blocks]
-    monkeypatch.setattr(storage, "LIMIT_BYTES", max(numbers))
+    columns = sum(t.nbytes for block in tiled.blocks for t in (block.columns.inputs, block.columns.slopes))
+    monkeypatch.setattr(storage, "LIMIT_BYTES", columns + max(numbers))
     tiled = probe.refresh(tiled)
     kept = [factors is not None for factors in tiled.factors]
     assert any(kept) and not all(kept)
