@@ -1,6 +1,6 @@
 """Factorizations that say when they struggled, sums that do not lose digits, and products that are symmetric.
 
-Policy: of a symmetric matrix only the lower triangle is read, eigenvalues of positive semi-definite matrices are
+Policy: of a symmetric matrix one triangle is read, eigenvalues of positive semi-definite matrices are
 clamped at zero, a factorization that fails in its own precision is repeated in float64, and every repetition counted.
 """
 
@@ -108,7 +108,11 @@ def damped_cholesky(matrix: Tensor, damping: Tensor | float) -> Tensor:
     Raises:
         ValueError: A + damping I is singular; without damping also where only rounding keeps A from it.
     """
-    factor = cholesky(damped(matrix, damping))
+    factor = damped(matrix.mT, damping)  # in LAPACK's order of entries, so that the factor can take its place
+    failed = torch.empty(matrix.shape[:-2], dtype=torch.int32, device=matrix.device)
+    torch.linalg.cholesky_ex(factor, out=(factor, failed))
+    if failed.any():
+        factor = cholesky(damped(matrix, damping))
     if not isinstance(damping, Tensor) and damping == 0:
         scale = 10 * matrix.shape[-1] * torch.finfo(matrix.dtype).eps
         largest = matrix.diagonal(dim1=-2, dim2=-1).amax(-1, keepdim=True)
