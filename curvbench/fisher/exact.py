@@ -101,7 +101,7 @@ class ExactFisher(Operator):
         """
         if not damping > 0:
             raise ValueError("the exact Fisher of a batch is singular: give a damping above zero")
-        return numerics.cholesky(numerics.damped(self.gram() / self.terms, damping))
+        return numerics.damped_cholesky(self.gram() / self.terms, damping)
 
     def solve_factorized(self, V: Tensor, damping: float, factor: Tensor) -> Tensor:
         """(F + damping I)^-1 V for a stack (P, K) by Woodbury.

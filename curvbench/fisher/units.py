@@ -77,7 +77,7 @@ class UnitFisher(Operator):
         if not damping > 0:
             raise ValueError("the unit blocks of a batch may be singular: give a damping above zero")
         for _, _, matrix in self.matrices():
-            yield numerics.cholesky(numerics.damped(matrix, damping))
+            yield numerics.damped_cholesky(matrix, damping)
 
     def solve_factorized(self, V: Tensor, damping: float, factors: Sequence[Tensor] | Iterator[Tensor]) -> Tensor:
         """(F + damping I)^-1 V for a stack (P, K)."""

@@ -53,7 +53,7 @@ class LowRank(Operator):
         floor = self.shift + damping
         if not floor > 0:
             raise ValueError("a low-rank operator without shift is singular: give a damping above zero")
-        factor = numerics.cholesky(numerics.damped(self._gram, floor))
+        factor = numerics.damped_cholesky(self._gram, floor)
         small = numerics.cholesky_solve((self._scaled.T @ V).double(), factor).to(self.dtype)
         return (V - self._scaled @ small) / floor
 

@@ -35,7 +35,7 @@ class Root(NamedTuple):
     def factorized(self, shift: float) -> Root:
         """With the Cholesky factor of shift I + U^T U."""
         gram = self.columns.mT @ self.columns
-        return self._replace(gram_factor=numerics.cholesky(numerics.damped(gram, shift)))
+        return self._replace(gram_factor=numerics.damped_cholesky(gram, shift))
 
     def solve(self, V: Tensor, shift: float) -> Tensor:
         """(U U^T + shift I)^-1 V for V of shape (G, n, K)."""
