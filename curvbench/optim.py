@@ -298,10 +298,9 @@ class NaturalGradient(torch.optim.Optimizer):
         except (ValueError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             if math.isfinite(vector.square().sum()):
                 raise
-            grown = bool(vector.isfinite().all())
-            raise Diverged(
-                "the gradient's square is infinite" if grown else "the gradient holds NaN or infinity"
-            ) from error
+            finite = bool(vector.isfinite().all())
+            reason = "the gradient's square is infinite" if finite else "the gradient holds NaN or infinity"
+            raise Diverged(reason) from error
         solved = {name: step for name, step in found.items() if name in moved}
         if self.kl_clip is None:
             return solved
