@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,9 @@ def refuse_coupled_samples(model: nn.Module) -> None:
 
 
 def refuse_untracked(model: nn.Module) -> None:
-    """Parameters that autograd cannot follow, or that do not exist yet."""
+    """Parameters that autograd cannot follow, or that do not exist yet; modules that call no hooks."""
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise ValueError("a scripted module cannot be measured: give the eager module that it was made of")
     for name, parameter in model.named_parameters():
         if torch.nn.parameter.is_lazy(parameter):
             raise ValueError(f"parameter {name!r} has no shape yet: run the lazy module once first")
@@ -36,10 +38,13 @@ def refuse_untracked(model: nn.Module) -> None:
             raise ValueError(f"parameter {name!r} was made in torch.inference_mode(): make the model outside it")
 
 
-def refuse_not_finite(named: Mapping[str, Any]) -> None:
-    """NaN or infinity in the inputs, weights or buffers."""
-    for name, value in named.items():
-        if isinstance(value, Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all()):
+def refuse_not_finite(parameters: Mapping[str, Tensor], others: Mapping[str, Any]) -> None:
+    """NaN or infinity in the parameters; in inputs and buffers too, but for the minus infinity of a mask."""
+    for name, value in {**parameters, **others}.items():
+        if not isinstance(value, Tensor) or not (value.is_floating_point() or value.is_complex()):
+            continue
+        bad = ~torch.isfinite(value) if name in parameters or value.is_complex() else value.isnan() | value.isposinf()
+        if bool(bad.any()):
             raise ValueError(f"{name} holds NaN or infinity: nothing can be measured there")
 
 
@@ -90,28 +95,54 @@ def refuse_tied(model: nn.Module, called: Mapping[str, Layer]) -> None:
             raise ValueError(f"tied weights are not supported: {' and '.join(names)} are one parameter")
 
 
-def refuse_coupled_outputs(alone: Tensor, together: Tensor) -> None:
-    """Outputs of samples that change with the other samples of the batch."""
-    if not _agree(alone, together):
-        raise ValueError("a sample's output depends on the other samples of the batch: it has no per-sample Fisher")
-
-
-def refuse_mixed_rows(layer: Layer, together: Tensor, alone: Tensor) -> None:
-    """A layer that sees the samples in another order than they came in."""
-    if not _agree(together, alone):
-        reason = "a row of its input belongs to another sample"
-        raise ValueError(f"layer {layer.name!r} has no per-sample scores: {reason}")
-
-
-def refuse_other_uses(layer: Layer, product: Tensor, gradient: Tensor) -> None:
-    """A weight that the network uses outside its own layer."""
-    if not _agree(product, gradient):
+def refuse_written(parameter: str | None) -> None:
+    """A forward pass that writes to a parameter of its model."""
+    if parameter is not None:
         raise ValueError(
-            f"the weight of layer {layer.name!r} is used outside its layer as well: only one use is supported"
+            f"the forward pass writes to the model's parameter {parameter!r}: nothing can be measured there"
         )
 
 
-def _agree(a: Tensor, b: Tensor) -> bool:
+def refuse_random() -> NoReturn:
+    """A model that draws random numbers in evaluation mode and makes something of them."""
+    raise ValueError(
+        "the model is random in evaluation mode: two passes over the same batch differ (dropout that is always on, a "
+        "sampled latent): make it deterministic there, for else it has no one Fisher"
+    )
+
+
+def refuse_coupled_outputs(place: str, of_no_sample: str | None) -> NoReturn:
+    """What the model makes of a sample changes with the other samples: at its outputs, or in what a layer reads.
+
+    ``of_no_sample``: an input but for which it would not.
+    """
+    if of_no_sample is not None:
+        raise ValueError(
+            f"input {of_no_sample} is as long as the batch, but its rows do not belong to the samples (a mask of "
+            "positions?): make it a buffer of the model, or give a batch of another size"
+        )
+    if place:
+        refuse_mixed_rows(place)
+    raise ValueError("a sample's output depends on the other samples of the batch: it has no per-sample Fisher")
+
+
+def refuse_mixed_rows(layer: str) -> NoReturn:
+    """A layer that sees the samples in another order than they came in, or behind which they meet."""
+    raise ValueError(
+        f"layer {layer!r} has no per-sample scores: a row of its input belongs to another sample, or reaches the "
+        "output of one"
+    )
+
+
+def refuse_other_uses(layer: str) -> NoReturn:
+    """A weight that the network uses outside its own layer."""
+    raise ValueError(f"the weight of layer {layer!r} is used outside its layer as well: only one use is supported")
+
+
+def agree(a: Tensor, b: Tensor) -> bool:
     """Equal up to the rounding of a deep network: eps^0.6 is 7e-5 in float32 and 4e-10 in float64."""
+    if not (a.is_floating_point() or a.is_complex()) or not a.numel():
+        return torch.equal(a, b)
+    a, b = a.detach(), b.detach()
     scale = max(float(b.abs().max()), float(a.abs().max()))
     return float((a - b).abs().max()) <= torch.finfo(a.dtype).eps ** 0.6 * scale

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,25 +15,26 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from curvbench import layers as geometry
 from curvbench.checks import (
-    refuse_coupled_outputs,
     refuse_coupled_samples,
     refuse_layer,
-    refuse_mixed_rows,
     refuse_not_finite,
-    refuse_other_uses,
     refuse_output,
     refuse_tied,
     refuse_uncovered,
     refuse_untracked,
+    refuse_written,
 )
+from curvbench.contents import Contents, RandomStates, leaves, mapped, one_thread
 from curvbench.convolution import FrozenConvolutions
 from curvbench.layers import parameter_names
 from curvbench.likelihood import cotangents, likelihood
 from curvbench.passes import network_pass
 from curvbench.spec import Layer, LayerSize
-from curvbench.tape import Hook, Recorder, Tape, evaluation, hooked
+from curvbench.tape import Hook, Recorder, Tape, evaluation, hooked, unfused_attention
+from curvbench.verification import Seen, refuse_coupled_passes, refuse_random_passes, refuse_wrong_columns
 
-Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
+_COMPLEX = {torch.float16: torch.complex32, torch.float64: torch.complex128}
+Inputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 
 
 class Instance:
@@ -42,9 +43,14 @@ class Instance:
     Covered are Linear, Conv1d and Conv2d layers that are called exactly once; other parameters count in
     ``coverage`` but are compared with nothing. BatchNorm must be in evaluation mode; dropout is off.
 
+    The whole batch is verified once (see ``curvbench.verification``). Afterwards model and batch must stay as they
+    are: every use compares their contents with copies. Each call leaves parameters, buffers, modes and random states as
+    they were, and waits for a call from another thread to end.
+
     Args:
         model: any module; inputs and outputs have the batch first, outputs (N, C) or (N, T, C) with classes last.
-        inputs: what the model is called with: a tensor (N, ...), a tuple of arguments, or a mapping of keywords.
+        inputs: what the model is called with: a tensor (N, ...), a tuple of arguments, or a mapping of keywords; a list
+            is one argument. Tensors in lists and mappings inside count as well.
         targets: int64 class indices (N,) or (N, T) with -100 for ignored tokens, or for ``gaussian`` values
             shaped like the outputs.
         loss: ``cross_entropy`` or ``gaussian`` (1/2 |f - y|^2 summed over outputs, mean over terms).
@@ -70,27 +76,38 @@ class Instance:
         self.parameters = {name: p.detach() for name, p in model.named_parameters()}
         self._trainable = {name for name, p in model.named_parameters() if p.requires_grad}
         self._buffers = {name: b.detach() for name, b in model.named_buffers()}
-        self._versions = self._current_versions()
         refuse_coupled_samples(model)
-        refuse_not_finite({**_named(inputs), **self.parameters, **self._buffers})
+        refuse_not_finite(self.parameters, {**_named(inputs), **self._buffers})
+        self._original: _Original | None = _Original.of(model, inputs, targets)
         self._cloned_inputs: frozenset[str] = frozenset()
-        self._gradient: tuple[Tensor, list[int]] | None = None
+        self._draws = False
+        self._gradient: tuple[Tensor, Tensor] | None = None
         self._recorded: Tape | None = None
         self._known: Mapping[str, Tensor] | None = None
-        self._inspect()
-        self._verify()
+        first = self._inspect()
+        self._double = self._run_in_float64()
+        if self._draws:
+            refuse_random_passes(self, first)
+        refuse_coupled_passes(self, first)
+        refuse_wrong_columns(self)
 
-    def _inspect(self) -> None:
+    def _inspect(self) -> Seen:
         """Find the layers that one forward pass covers, and refuse what it shows to be out of reach."""
         candidates = {n: la for n, m in self.model.named_modules() if (la := geometry.describe(n, m)) is not None}
         seen = Recorder(candidates, frozenset())
+        copies = {name: p.clone() for name, p in self.parameters.items()}  # which the pass may write to without harm
+        before = RandomStates.now(self.device)
         try:
             with torch.no_grad():
-                outputs = self._forward(seen.hooks())
+                outputs = self._forward(seen.hooks(), copies)
+            self._draws = before.drawn_from(RandomStates.now(self.device))
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             raise ValueError(f"the model cannot be run on these inputs: {str(error).splitlines()[0]}") from error
+        finally:
+            before.restore(self.device)
+        refuse_written(Contents(self.parameters).changed(copies))
         refuse_output(outputs, self.samples)
         self.likelihood.check(outputs, self.targets)
         called = {name: layer for name, layer in candidates.items() if seen.calls[name]}
@@ -113,27 +130,33 @@ class Instance:
         self.terms = int(self.likelihood.valid(self.targets).sum())
         self.classes = outputs.shape[-1]
         self.terms_per_sample = outputs[0].numel() // self.classes
-        trained = sum(self.parameters[name].numel() for name in self._trainable)
+        trained = sum(_numbers(self.parameters[name]) for name in self._trainable)
         self.coverage = start / trained
+        return Seen(outputs, {name: seen.inputs[name] for name in called})
 
-    def _verify(self) -> None:
-        """Check on the first samples what no module tells: that a sample's score is its own, and one product.
+    def verify(self) -> None:
+        """Compare the score columns with plain autograd again, after ``with_batch``: see ``refuse_wrong_columns``.
 
-        In float64 where the model runs in it: in float32 a unit near zero may change sign with the batch size.
+        Raises:
+            ValueError: a layer has no per-sample scores in this batch, or its weight another use.
         """
-        pair = self.part(slice(2))
-        self._double = pair._run_in_float64()
-        if self._double:
-            pair = pair.to(torch.float64)
-        single = pair.part(slice(1))
-        refuse_coupled_outputs(single.outputs(), pair.outputs()[:1])
-        together, alone = pair._scores(), single._scores()
-        whole = pair.pack(
-            pair.gradients(lambda out: (out * pair.likelihood.residual(out.detach(), pair.targets)).sum())
-        )
-        for layer in self.layers:
-            refuse_mixed_rows(layer, together[layer.name][0], alone[layer.name][0])
-            refuse_other_uses(layer, together[layer.name].sum(0).flatten(), whole[layer.slice])
+        refuse_wrong_columns(self._copy())
+
+    def seen(self) -> Seen:
+        """What a forward pass shows: outputs and the inputs of the covered layers."""
+        recorder = Recorder({layer.name: layer for layer in self.layers}, self._cloned_inputs)
+        with torch.no_grad():
+            outputs = self._forward(recorder.hooks())
+        return Seen(outputs, recorder.inputs)
+
+    def traced(self) -> tuple[Tape, dict[str, Tensor]]:
+        """One forward pass recorded for gradients at every layer's output and, as leaves, in its parameters."""
+        recorder = Recorder({layer.name: layer for layer in self.layers}, self._cloned_inputs, trace=True)
+        names = [name for layer in self.layers for name in parameter_names(layer)]
+        leaves = {name: self.parameters[name].detach().requires_grad_() for name in names}
+        with torch.enable_grad():
+            outputs = self._forward(recorder.hooks(), leaves)
+        return Tape(outputs, recorder.inputs, recorder.edges, recorder.shapes, recorder.sources), leaves
 
     def record(self, inputs: Inputs, frozen: bool = False) -> Tape:
         """The model's forward pass on other inputs, in the mode that it is in; its graph leads to the parameters.
@@ -164,7 +187,7 @@ class Instance:
         other.inputs, other.targets, other.samples = inputs, targets, _leading_size(inputs)
         other.parameters = {name: p.detach() for name, p in self.model.named_parameters()}
         other._buffers = {name: b.detach() for name, b in self.model.named_buffers()}
-        other._versions = other._current_versions()
+        other._original = None  # of a batch that is gone after its step, no copies are kept
         other.terms = int(self.likelihood.valid(targets).sum())
         if _sample_shapes(inputs) != _sample_shapes(self.inputs):
             other._inspect()
@@ -176,21 +199,18 @@ class Instance:
         return self._double
 
     def _run_in_float64(self) -> bool:
+        """Forward and backward: a checkpointed part runs again in the backward pass, with the model's own weights."""
         try:
-            return self.part(slice(1)).to(torch.float64).outputs().dtype == torch.float64
-        except RuntimeError as error:
+            sample = self.part(slice(1)).to(torch.float64)
+            if sample.seen().outputs.dtype != torch.float64:
+                return False
+            tape = sample.tape()
+            tape.pull(torch.ones_like(tape.outputs))
+            return True
+        except (RuntimeError, ValueError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             return False
-
-    def _scores(self) -> dict[str, Tensor]:
-        """Per layer the gradient of each sample's loss as input times output gradient, (N, G, M, D)."""
-        tape = self.tape()
-        pulled = tape.pull(self.likelihood.residual(tape.outputs.detach(), self.targets))
-        return {
-            layer.name: geometry.slopes(layer, pulled[layer.name]) @ geometry.patches(layer, tape.inputs[layer.name]).mT
-            for layer in self.layers
-        }
 
     def part(self, samples: slice) -> Instance:
         """Some of the samples. ``terms`` stays that of the whole batch: sums over parts add up."""
@@ -211,13 +231,17 @@ class Instance:
             raise ValueError(f"{count} of {self.samples} samples were drawn without any loss term: draw more of them")
         return drawn
 
-    def _take(self, rows: slice | Tensor) -> Instance:
+    def reordered(self, rows: Tensor, leave: Tensor | None = None) -> Instance:
+        """The same batch with the samples ``rows`` (N,), of which some may stand there twice; one input may be left."""
+        return self._take(rows, leave)
+
+    def _take(self, rows: slice | Tensor, leave: Tensor | None = None) -> Instance:
         def cut(value: Any) -> Any:
             sized = isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == self.samples
-            return value[rows] if sized else value
+            return value[rows] if sized and value is not leave else value
 
         other = self._copy()
-        other.inputs, other.targets = _map_inputs(self.inputs, cut), self.targets[rows]
+        other.inputs, other.targets = mapped(self.inputs, cut), self.targets[rows]
         other.samples = len(other.targets)
         return other
 
@@ -236,13 +260,18 @@ class Instance:
         return self.targets.device
 
     def to(self, dtype: torch.dtype) -> Instance:
-        """The same instance with parameters, buffers, inputs and real targets in another floating dtype."""
+        """The same instance with parameters, buffers, inputs and real targets in another floating dtype.
+
+        What is complex becomes so in the precision of that dtype.
+        """
 
         def cast(value: Any) -> Any:
-            return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+            if not isinstance(value, Tensor) or not (value.is_floating_point() or value.is_complex()):
+                return value
+            return value.to(_COMPLEX.get(dtype, torch.complex64) if value.is_complex() else dtype)
 
         other = self._copy()
-        other.inputs = _map_inputs(self.inputs, cast)
+        other.inputs = mapped(self.inputs, cast)
         other.targets = cast(self.targets)
         other.parameters = {name: cast(p) for name, p in self.parameters.items()}
         other._buffers = {name: cast(b) for name, b in self._buffers.items()}
@@ -321,15 +350,16 @@ class Instance:
     def gradient(self) -> Tensor:
         """The gradient of the mean loss as a parameter vector (P,).
 
-        Computed once, as a training step has it before it takes statistics; anew where it or the data were written to.
+        Computed once, as a training step has it before it takes statistics; who writes to it does not change the next.
         """
-        self._refuse_changed()
-        read = [value for value in (*_values(self.inputs), self.targets) if isinstance(value, Tensor)]
-        kept, versions = self._gradient or (None, None)
-        if kept is None or versions != _versions([*read, kept]):
-            kept = self.pack(self.gradients())
-            self._gradient = kept, _versions([*read, kept])
-        return kept
+        self.refuse_changed()
+        if self._gradient is None:
+            packed = self.pack(self.gradients())
+            self._gradient = packed, packed.clone()
+        handed, kept = self._gradient
+        if not torch.equal(handed, kept):
+            self._gradient = kept.clone(), kept
+        return self._gradient[0]
 
     @network_pass()
     def hessian_product(self, vector: Tensor) -> Tensor:
@@ -341,7 +371,7 @@ class Instance:
         directions = self.unpack(vector)
         leaves = {name: self.parameters[name].detach().requires_grad_() for name in directions}
         plain = self._copy()
-        plain.inputs = _map_inputs(self.inputs, lambda x: x.detach() if isinstance(x, Tensor) else x)
+        plain.inputs = mapped(self.inputs, lambda x: x.detach() if isinstance(x, Tensor) else x)
         # Of the kernels of attention only this one can be differentiated twice.
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             loss = self.likelihood.loss(plain._forward({}, leaves), self.targets)
@@ -410,34 +440,59 @@ class Instance:
     def _weight_names(self) -> Iterator[str]:
         return (parameter_names(layer)[0] for layer in self.layers)
 
-    def _current_versions(self) -> list[int]:
-        return _versions([*self.model.parameters(), *self.model.buffers()])
-
-    def _refuse_changed(self) -> None:
-        if self._current_versions() != self._versions:
-            raise ValueError("the model has changed since this Instance was made: make a new one")
+    def refuse_changed(self) -> None:
+        """Raise ValueError where parameters, buffers, inputs or targets are not what they were; it names the tensor."""
+        if self._original is not None:
+            self._original.refuse_changed()
 
     @network_pass()
     def _forward(self, hooks: Mapping[str, Hook], parameters: Mapping[str, Tensor] | None = None) -> Tensor:
         if torch.is_inference_mode_enabled():
             raise ValueError("inside torch.inference_mode() nothing can be differentiated: leave it first")
-        self._refuse_changed()
+        self.refuse_changed()
         state = {**self.parameters, **(parameters or {}), **{name: b.clone() for name, b in self._buffers.items()}}
         args, kwargs = arguments(self.inputs)
-        with evaluation(self.model), hooked(self.model, hooks):
-            return functional_call(self.model, state, args, kwargs)
+        before = RandomStates.now(self.device) if self._draws else None
+        with one_thread(), evaluation(self.model), hooked(self.model, hooks), unfused_attention():
+            try:
+                return functional_call(self.model, state, args, kwargs)
+            finally:
+                if before is not None:
+                    before.restore(self.device)
 
 
-def _versions(tensors: Iterable[Tensor]) -> list[int]:
-    """How often each has been written to."""
-    return [tensor._version for tensor in tensors]
+class _Original(NamedTuple):
+    """What an instance was made of, and its contents at that time."""
+
+    model: nn.Module
+    inputs: Inputs
+    targets: Tensor
+    contents: Contents
+
+    @classmethod
+    def of(cls, model: nn.Module, inputs: Inputs, targets: Tensor) -> _Original:
+        return cls(model, inputs, targets, Contents.of(_watched(model, inputs, targets)))
+
+    def refuse_changed(self) -> None:
+        changed = self.contents.changed(_watched(self.model, self.inputs, self.targets))
+        if changed is not None:
+            raise ValueError(f"{changed} has changed since this Instance was made: make a new one")
+
+
+def _watched(model: nn.Module, inputs: Inputs, targets: Tensor) -> dict[str, Any]:
+    return {
+        **{f"parameter {name!r} of the model": p for name, p in model.named_parameters()},
+        **{f"buffer {name!r} of the model": b for name, b in model.named_buffers()},
+        **_named(inputs),
+        "targets": targets,
+    }
 
 
 def arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What a model is called with: positional arguments and keywords."""
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
-    return inputs if isinstance(inputs, tuple) else (inputs,), {}
+    return inputs if type(inputs) is tuple else (inputs,), {}
 
 
 def _sample_shapes(inputs: Inputs) -> list[torch.Size]:
@@ -453,19 +508,18 @@ def _fetch(tensors: Mapping[str, Tensor], name: str, shape: torch.Size) -> Tenso
 
 
 def _values(inputs: Inputs) -> list[Any]:
-    return [inputs] if isinstance(inputs, Tensor) else list(inputs.values() if isinstance(inputs, Mapping) else inputs)
+    return [value for _, value in leaves(inputs)]
 
 
 def _named(inputs: Inputs) -> dict[str, Any]:
-    return {f"input {i}": value for i, value in enumerate(_values(inputs))}
-
-
-def _map_inputs(inputs: Inputs, act: Callable[[Any], Any]) -> Inputs:
     if isinstance(inputs, Tensor):
-        return act(inputs)
-    if isinstance(inputs, Mapping):
-        return {key: act(value) for key, value in inputs.items()}
-    return tuple(act(value) for value in inputs)
+        return {"the input": inputs}
+    return {f"input {name}": value for name, value in leaves(inputs)}
+
+
+def _numbers(parameter: Tensor) -> int:
+    """Real numbers in a parameter: a complex one has two."""
+    return parameter.numel() * (2 if parameter.is_complex() else 1)
 
 
 def _leading_size(inputs: Inputs) -> int:

@@ -11,8 +11,8 @@ Imports point down only:
     4  engines   plot --> analysis   selection   tuning
     3  measure --> reference   trial --> training   optim   store   identity
     2  probes --> parts   problems   meters   states   schedules   augmentation   registry  hyperparameters
-    1  operators   fisher --> instance --> checks --> tape   layers   convolution   likelihood
-       data   photos   text   summaries   download
+    1  operators   fisher --> instance --> verification --> checks --> tape   contents   layers   convolution
+       likelihood   data   photos   text   summaries   download
     0  spec  numerics  passes  files  blocks
 
 Legend of shape letters, used in names and docstrings everywhere:

@@ -123,16 +123,19 @@ class Recorder:
         return [name for name, x in self.inputs.items() if x._version != self._versions[name]]
 
     def _hook(self, name: str) -> Hook:
-        def record(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        def record(
+            module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor
+        ) -> Tensor | None:
             self.calls[name] += 1
-            x = args[0].detach()
+            read = args[0] if args else kwargs["input"]
+            x = read.detach()
             self.inputs[name] = x.clone() if name in self.cloned else x
             self._versions[name] = x._version
             self.shapes[name] = output.shape
             if not self.trace:
                 return None
-            if args[0].requires_grad:
-                self.sources[name] = get_gradient_edge(args[0])
+            if read.requires_grad:
+                self.sources[name] = get_gradient_edge(read)
             # Nothing before the first layer needs a gradient. A clone, for an in-place activation may follow.
             traced = output if output.requires_grad else output.requires_grad_().clone()
             # The edge, not the tensor: an in-place activation would move the tensor behind itself.
@@ -145,7 +148,10 @@ class Recorder:
 @contextmanager
 def hooked(model: nn.Module, hooks: Mapping[str, Hook]) -> Iterator[None]:
     """Forward hooks by module name, ahead of the user's own, gone afterwards."""
-    handles = [model.get_submodule(name).register_forward_hook(hook, prepend=True) for name, hook in hooks.items()]
+    handles = [
+        model.get_submodule(name).register_forward_hook(hook, prepend=True, with_kwargs=True)
+        for name, hook in hooks.items()
+    ]
     try:
         yield
     finally:
@@ -164,3 +170,14 @@ def evaluation(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def unfused_attention() -> Iterator[None]:
+    """The modules of a Transformer are called one by one: fused, in evaluation mode, they would call no hooks."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

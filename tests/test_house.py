@@ -18,7 +18,18 @@ MODULES = {
 }
 FLOORS = {
     0: {"spec", "exits", "numerics", "passes", "files", "blocks"},
-    1: {"tape", "layers", "convolution", "likelihood", "checks", "instance", "operators", "fisher"}
+    1: {
+        "tape",
+        "layers",
+        "convolution",
+        "likelihood",
+        "checks",
+        "contents",
+        "verification",
+        "instance",
+        "operators",
+        "fisher",
+    }
     | {"data", "photos", "text", "summaries", "download"},
     2: {"parts", "probes", "problems", "meters", "states", "schedules", "augmentation", "hyperparameters", "registry"}
     | {"distributed", "launch"},

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
+from curvbench import numerics
+from curvbench.checks import agree
 from curvbench.fisher.exact import ExactFisher
 from curvbench.instance import Instance
 
@@ -23,18 +26,60 @@ def uncovered_trace(instance: Instance, fisher_type: str = "type-2", mc_samples:
     """The trace of the Fisher's block of the trainable parameters that no covered layer holds.
 
     The mean over terms of squared gradients along the cotangents, one sample at a time: a backward pass of the batch
-    per cotangent, without the gradients of the covered layers' weights.
+    per cotangent, without the gradients of the covered layers' weights. A model that runs differently on one sample
+    takes a backward pass over the whole batch for each. A complex parameter counts as its real and imaginary part.
     """
-    names = instance.uncovered
-    total = torch.zeros((), dtype=torch.float64, device=instance.device)
-    for n in range(instance.samples if names else 0):
+    if not instance.uncovered:
+        return 0.0
+    draws = fisher_type, mc_samples, seed
+    squares = _alone(instance, *draws)
+    return (_together(instance, *draws) if squares is None else squares) / instance.terms
+
+
+def _alone(instance: Instance, fisher_type: str, mc_samples: int, seed: int) -> float | None:
+    """The sum of squared gradients, each sample passing alone; None where it is not what it is in its batch.
+
+    That shows in the sum of all samples' gradients along their first cotangents.
+    """
+    squares, firsts, sums = 0.0, [], torch.zeros(())
+    for n in range(instance.samples):
         sample = instance.part(slice(n, n + 1))
-        outputs, leaves = sample.graph(names)
-        if not outputs.requires_grad:  # none of them is used
-            return 0.0
-        for cotangent in sample.cotangents(outputs, fisher_type, mc_samples, seed + n):
-            found = torch.autograd.grad(
-                outputs, list(leaves.values()), cotangent, retain_graph=True, allow_unused=True, materialize_grads=True
-            )
-            total += torch.cat([gradient.flatten() for gradient in found]).double().square().sum()
-    return float(total) / instance.terms
+        try:
+            outputs, leaves = sample.graph(instance.uncovered)
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            return None
+        if outputs.shape[0] != 1:
+            return None
+        for count, cotangent in enumerate(sample.cotangents(outputs, fisher_type, mc_samples, seed + n)):
+            gradient = _gradient(outputs, leaves, cotangent)
+            squares += numerics.sum_squares(gradient)
+            if count == 0:
+                firsts.append(cotangent)
+                sums = sums.to(gradient) + gradient
+    together = _gradient(*instance.graph(instance.uncovered), torch.cat(firsts))
+    return squares if agree(sums, together) else None
+
+
+def _together(instance: Instance, fisher_type: str, mc_samples: int, seed: int) -> float:
+    """The same, each sample in its batch."""
+    outputs, leaves = instance.graph(instance.uncovered)
+    squares = 0.0
+    for n in range(instance.samples):
+        only = slice(n, n + 1)
+        for cotangent in instance.part(only).cotangents(outputs[only], fisher_type, mc_samples, seed + n):
+            whole = torch.zeros_like(outputs)
+            whole[only] = cotangent
+            squares += numerics.sum_squares(_gradient(outputs, leaves, whole))
+    return squares
+
+
+def _gradient(outputs: Tensor, leaves: dict[str, Tensor], cotangent: Tensor) -> Tensor:
+    """The gradients of all leaves along a cotangent, as one real vector."""
+    if not outputs.requires_grad:  # none of the leaves is used
+        return outputs.new_zeros(1)
+    found = torch.autograd.grad(
+        outputs, list(leaves.values()), cotangent, retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    return torch.cat([(torch.view_as_real(g.resolve_conj()) if g.is_complex() else g).flatten() for g in found])
