@@ -1,0 +1,189 @@
+"""What no module tells of a model, found by passes over the whole batch: samples do not meet, weights have one use.
+
+A layer's score columns are products of what it read and of the gradients at its output, row by row. They are right if
+row n belongs to sample n alone and if the layer is the only user of its weight. Then, for any cotangents u_n and any
+weights w_n, the sum of w_n times sample n's column is the gradient of sum_n w_n <u_n, f_n>. The columns come from a
+backward pass without the weights, the gradient from plain autograd with them, so that a row of another sample shows.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from curvbench import layers as geometry
+from curvbench.checks import agree, refuse_coupled_outputs, refuse_mixed_rows, refuse_other_uses, refuse_random
+from curvbench.contents import RandomStates, leaves
+from curvbench.spec import Layer
+
+if TYPE_CHECKING:
+    from curvbench.instance import Instance
+
+GRAPH_BYTES = 2**32  # what one verifying pass may keep: a batch that needs more is verified in parts
+_TENSORS_PER_OUTPUT = 6  # activations, normalizations and gradients around a layer, in sizes of its output
+_TILE_BYTES = 2**26
+_FEW = 16  # samples up to which a pass more costs nothing
+_NOISE = 100  # units in the last place of the network's gradient, below which a layer's own is rounding
+
+
+class Seen(NamedTuple):
+    """What one forward pass over the batch shows: the outputs (N, ..., C), and each layer's input (N, ...)."""
+
+    outputs: Tensor
+    inputs: Mapping[str, Tensor]
+
+    def difference(self, other: Seen, rows: Tensor | slice = slice(None)) -> str | None:
+        """Where two passes differ for these samples beyond rounding: a layer's name, or none ("") for the outputs.
+
+        None where they do not. What has another shape in the other pass cannot be compared.
+        """
+        pairs = [("", self.outputs, other.outputs)]
+        pairs += [(name, x, other.inputs.get(name, x)) for name, x in self.inputs.items()]
+        return next((name for name, a, b in pairs if a.shape == b.shape and not agree(a[rows], b[rows])), None)
+
+
+def refuse_random_passes(instance: Instance, first: Seen) -> None:
+    """Raise ValueError where other random numbers make other outputs, layer inputs or gradients.
+
+    For a model that was seen to draw random numbers in its first pass, ``first``.
+    """
+    before = RandomStates.now(instance.device)
+    try:
+        gradients = []
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed)
+            if first.difference(instance.seen()) is not None:
+                refuse_random()
+            torch.manual_seed(seed)
+            gradients.append(_sums(instance, unit_weights(instance))[1])
+    finally:
+        before.restore(instance.device)
+    if not all(agree(gradients[0][name], gradients[1][name]) for name in gradients[0]):
+        refuse_random()
+
+
+def refuse_coupled_passes(instance: Instance, first: Seen) -> None:
+    """Raise ValueError where what the model makes of a sample changes with the other samples of the batch.
+
+    Every second sample gives way to its neighbour, so that a batch that is sorted stays so; the others must not notice.
+    """
+    rows = torch.arange(instance.samples, device=instance.device)
+    for kept in (0, 1)[: 2 if instance.samples <= _FEW else 1]:
+        neighbours = (rows + (2 * kept - 1) * (rows % 2 != kept)).clamp_max(instance.samples - 1)
+        place = _difference(first, instance, neighbours, rows[kept::2])
+        if place is None:
+            continue
+        sized = [(name, x) for name, x in leaves(instance.inputs) if _is_sized(x, instance.samples)]
+        others = (name for name, x in sized[1:] if _difference(first, instance, neighbours, rows[kept::2], x) is None)
+        refuse_coupled_outputs(place, next(others, None))
+
+
+def _difference(
+    first: Seen, instance: Instance, order: Tensor, rows: Tensor, leave: Tensor | None = None
+) -> str | None:
+    """What of the samples ``rows`` another order changes; nothing where the model cannot run on it."""
+    try:
+        return first.difference(instance.reordered(order, leave).seen(), rows)
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        return None
+
+
+def _is_sized(value: Any, samples: int) -> bool:
+    return isinstance(value, Tensor) and value.shape[:1] == (samples,)
+
+
+def _agrees_with(first: Seen, instance: Instance, order: Tensor, rows: Tensor, leave: Tensor | None = None) -> bool:
+    """Whether the samples ``rows`` do not notice another order; a model that cannot run on it has none to notice."""
+    try:
+        return first.agrees(instance.reordered(order, leave).seen(), rows)
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        return True
+
+
+def refuse_wrong_columns(instance: Instance) -> None:
+    """Raise ValueError where score columns are not those of plain autograd: one forward and two backward passes.
+
+    In the instance's own precision, or in float32 where that is lower. The same pass serves both sides, so that no unit
+    near zero is on in one of them and off in the other.
+    """
+    for part in _parts(instance):
+        generator = torch.Generator().manual_seed(1)
+        weights = 0.5 + torch.rand(part.samples, generator=generator)
+        columns, gradients = _sums(part, weights)
+        noise = _NOISE * max(float(g.norm()) for g in gradients.values())
+        for layer in part.layers:
+            mine, true = columns[layer.name], gradients[layer.name]
+            eps = torch.finfo(mine.dtype).eps
+            if float((mine - true).norm()) > eps**0.6 * float(true.norm()) + eps * noise:
+                _refuse(part, layer)
+
+
+def _refuse(part: Instance, layer: Layer) -> None:
+    """Say which of the two went wrong: without weights per sample an order of the rows does not show."""
+    columns, gradients = _sums(part, unit_weights(part))
+    if agree(columns[layer.name], gradients[layer.name]):
+        refuse_mixed_rows(layer.name)
+    refuse_other_uses(layer.name)
+
+
+def unit_weights(instance: Instance) -> Tensor:
+    """A weight of one for each sample, (N,)."""
+    return torch.ones(instance.samples)
+
+
+def _parts(instance: Instance) -> Iterator[Instance]:
+    if torch.finfo(instance.dtype).eps > torch.finfo(torch.float32).eps:
+        instance = instance.to(torch.float32)
+    outputs = sum(s.groups * s.outputs * s.positions for s in instance.sizes.values())
+    step = max(1, GRAPH_BYTES // (outputs * _TENSORS_PER_OUTPUT * instance.dtype.itemsize))
+    if step >= instance.samples:
+        yield instance
+        return
+    for start in range(0, instance.samples, step):
+        yield instance.part(slice(start, start + step))
+
+
+def _sums(instance: Instance, weights: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Per layer (G, M, D), for random cotangents u: the weighted sum of score columns, and the gradient it must be."""
+    tape, parameters = instance.traced()
+    u = torch.randn(tape.outputs.shape, generator=torch.Generator().manual_seed(0)).to(tape.outputs)
+    weights = weights.to(u)
+    pulled = tape.pull(u, keep=True)
+    found = torch.autograd.grad(
+        tape.outputs,
+        list(parameters.values()),
+        u * weights.reshape(-1, *[1] * (u.ndim - 1)),
+        allow_unused=True,
+        materialize_grads=True,
+    )
+    parts = instance.pack(dict(zip(parameters, found, strict=True)))
+    gradients = {layer.name: parts[layer.slice].reshape(layer.shape) for layer in instance.layers}
+    columns = {
+        layer.name: _weighted_sum(layer, tape.inputs[layer.name], pulled[layer.name], weights)
+        for layer in instance.layers
+    }
+    return columns, gradients
+
+
+def _weighted_sum(layer: Layer, inputs: Tensor, gradient: Tensor, weights: Tensor) -> Tensor:
+    """The sum of w_n times output gradient times patches of sample n, (G, M, D)."""
+    slopes = geometry.slopes(layer, gradient)
+    positions = slopes.shape[-1]
+    step = max(1, _TILE_BYTES // (layer.groups * layer.inputs * positions * inputs.element_size()))
+    total = slopes.new_zeros(layer.shape)
+    for start in range(0, len(inputs), step):
+        rows = slice(start, start + step)
+        scaled = slopes[rows] * weights[rows, None, None, None]
+        total += torch.einsum("ngms,ngds->gmd", scaled, geometry.patches(layer, inputs[rows]))
+    return total
