@@ -126,6 +126,12 @@ def refuse_coupled_outputs(place: str, of_no_sample: str | None) -> NoReturn:
     raise ValueError("a sample's output depends on the other samples of the batch: it has no per-sample Fisher")
 
 
+def refuse_other_outputs(of_part: Tensor, of_whole: Tensor) -> None:
+    """A batch too large for one pass, of a model that makes something else of a part of it."""
+    if of_part.shape != of_whole.shape or not agree(of_part, of_whole):
+        raise ValueError("the model computes something else on a part of the batch, which is too large for one pass")
+
+
 def refuse_mixed_rows(layer: str) -> NoReturn:
     """A layer that sees the samples in another order than they came in, or behind which they meet."""
     raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -84,12 +85,13 @@ class Instance:
         self._gradient: tuple[Tensor, Tensor] | None = None
         self._recorded: Tape | None = None
         self._known: Mapping[str, Tensor] | None = None
+        self._unverified = False
         first = self._inspect()
-        self._double = self._run_in_float64()
         if self._draws:
             refuse_random_passes(self, first)
         refuse_coupled_passes(self, first)
         refuse_wrong_columns(self)
+        self._double = self._run_in_float64()
 
     def _inspect(self) -> Seen:
         """Find the layers that one forward pass covers, and refuse what it shows to be out of reach."""
@@ -172,7 +174,12 @@ class Instance:
         return Tape(outputs, recorder.inputs, recorder.edges, recorder.shapes, recorder.sources, kept=True)
 
     def with_batch(
-        self, inputs: Inputs, targets: Tensor, tape: Tape | None = None, known: Mapping[str, Tensor] | None = None
+        self,
+        inputs: Inputs,
+        targets: Tensor,
+        tape: Tape | None = None,
+        known: Mapping[str, Tensor] | None = None,
+        verify: bool = False,
     ) -> Instance:
         """The model as it is now with another batch; what is true of the model is not verified again.
 
@@ -182,6 +189,7 @@ class Instance:
             tape: what ``record`` gave for these inputs, where the model computes the same in both of its modes: it
                 stands for every forward pass.
             known: gradients of the mean loss for every trainable parameter, which ``gradients`` then gives.
+            verify: whether ``verify`` runs before the first per-sample score is read.
         """
         other = self._copy()
         other.inputs, other.targets, other.samples = inputs, targets, _leading_size(inputs)
@@ -191,7 +199,7 @@ class Instance:
         other.terms = int(self.likelihood.valid(targets).sum())
         if _sample_shapes(inputs) != _sample_shapes(self.inputs):
             other._inspect()
-        other._recorded, other._known = tape, known
+        other._recorded, other._known, other._unverified = tape, known, verify
         return other
 
     def runs_in_float64(self) -> bool:
@@ -201,12 +209,10 @@ class Instance:
     def _run_in_float64(self) -> bool:
         """Forward and backward: a checkpointed part runs again in the backward pass, with the model's own weights."""
         try:
-            sample = self.part(slice(1)).to(torch.float64)
-            if sample.seen().outputs.dtype != torch.float64:
-                return False
-            tape = sample.tape()
-            tape.pull(torch.ones_like(tape.outputs))
-            return True
+            with warnings.catch_warnings(action="ignore"):  # of one sample alone
+                tape = self.part(slice(1)).to(torch.float64).tape()
+                tape.pull(torch.ones_like(tape.outputs))
+            return tape.outputs.dtype == torch.float64
         except (RuntimeError, ValueError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
@@ -241,6 +247,7 @@ class Instance:
             return value[rows] if sized and value is not leave else value
 
         other = self._copy()
+        other._unverified = self._unverified
         other.inputs, other.targets = mapped(self.inputs, cut), self.targets[rows]
         other.samples = len(other.targets)
         return other
@@ -249,6 +256,7 @@ class Instance:
         """One whose fields may be changed: it knows no gradient yet."""
         other = copy.copy(self)
         other._gradient = other._recorded = other._known = None
+        other._unverified = False
         return other
 
     @property
@@ -271,6 +279,7 @@ class Instance:
             return value.to(_COMPLEX.get(dtype, torch.complex64) if value.is_complex() else dtype)
 
         other = self._copy()
+        other._unverified = self._unverified
         other.inputs = mapped(self.inputs, cast)
         other.targets = cast(self.targets)
         other.parameters = {name: cast(p) for name, p in self.parameters.items()}
@@ -286,6 +295,9 @@ class Instance:
 
     def tape(self, names: Collection[str] | None = None) -> Tape:
         """One forward pass with frozen parameters, recorded for gradients at the outputs of some layers, or of all."""
+        if self._unverified:
+            self._unverified = False
+            self.verify()
         chosen = {layer.name: layer for layer in self.layers if names is None or layer.name in names}
         if self._recorded is not None and len(chosen) == len(self.layers):
             return self._recorded
@@ -483,8 +495,7 @@ def _watched(model: nn.Module, inputs: Inputs, targets: Tensor) -> dict[str, Any
     return {
         **{f"parameter {name!r} of the model": p for name, p in model.named_parameters()},
         **{f"buffer {name!r} of the model": b for name, b in model.named_buffers()},
-        **_named(inputs),
-        "targets": targets,
+        **batch_contents(inputs, targets),
     }
 
 
@@ -493,6 +504,11 @@ def arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     return inputs if type(inputs) is tuple else (inputs,), {}
+
+
+def shapes(inputs: Inputs) -> tuple[torch.Size, ...]:
+    """The shapes of all tensors among the inputs."""
+    return tuple(value.shape for value in _values(inputs) if isinstance(value, Tensor))
 
 
 def _sample_shapes(inputs: Inputs) -> list[torch.Size]:
@@ -515,6 +531,11 @@ def _named(inputs: Inputs) -> dict[str, Any]:
     if isinstance(inputs, Tensor):
         return {"the input": inputs}
     return {f"input {name}": value for name, value in leaves(inputs)}
+
+
+def batch_contents(inputs: Inputs, targets: Tensor) -> dict[str, Any]:
+    """Inputs and targets by the names that messages give them."""
+    return {**_named(inputs), "targets": targets}
 
 
 def _numbers(parameter: Tensor) -> int:

@@ -95,6 +95,7 @@ def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list
     if "exact" in cell.meters:
         report("exact Fisher")
         rows += exact_rows(instance, cell.precision)
+    instance.refuse_changed()
     return [replace(row, epoch=cell.problem.epochs) for row in rows]
 
 

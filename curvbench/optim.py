@@ -25,8 +25,9 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parallel import DistributedDataParallel
 
 from curvbench import numerics, states
+from curvbench.contents import Contents
 from curvbench.distributed import ALONE, Ranks, shares
-from curvbench.instance import Inputs, Instance, arguments
+from curvbench.instance import Inputs, Instance, arguments, batch_contents, shapes
 from curvbench.likelihood import likelihood
 from curvbench.parts.weighted import weigh_backward
 from curvbench.spec import Diverged, Probe, Unsupported
@@ -42,6 +43,22 @@ class Moved(NamedTuple):
 
     parameter: nn.Parameter
     group: Mapping[str, Any]
+
+
+class Batch(NamedTuple):
+    """What went through ``forward``, its contents at that time, and the tape of its pass where statistics share it."""
+
+    inputs: Inputs
+    targets: Tensor
+    tape: Tape | None
+    contents: Contents
+
+    def of(self, model: Instance, known: Mapping[str, Tensor] | None, verify: bool) -> Instance:
+        """The batch as an instance of a model; raises ValueError where it has been overwritten."""
+        changed = self.contents.changed(batch_contents(self.inputs, self.targets))
+        if changed is not None:
+            raise ValueError(f"{changed} was overwritten after optimizer.forward and before step(): give it a copy")
+        return model.with_batch(self.inputs, self.targets, self.tape, known, verify)
 
 
 class Part(NamedTuple):
@@ -137,7 +154,8 @@ class NaturalGradient(torch.optim.Optimizer):
         self._curvature = Curvature(probe, stat_every, refresh_every, ema, self._ranks)
         self._terms = 0
         self._verified: Instance | None = None
-        self._batch: tuple[Inputs, Tensor, Tape | None] | None = None
+        self._batch: Batch | None = None
+        self._checks = Checks()
         self._weighed: Any = None
         self._modes: list[bool] = []
         self._may_share = False
@@ -164,7 +182,8 @@ class NaturalGradient(torch.optim.Optimizer):
         if expected is not None:
             self._may_share = torch.equal(tape.outputs.detach(), expected)
         known.likelihood.check(tape.outputs.detach(), targets)
-        self._batch = inputs, targets, tape if self._may_share else None
+        contents = Contents.of(batch_contents(inputs, targets))
+        self._batch = Batch(inputs, targets, tape if self._may_share else None, contents)
         return tape.leaf(note=self.probe.reads_gradient) if self._may_share else tape.outputs
 
     @torch.no_grad()
@@ -182,7 +201,8 @@ class NaturalGradient(torch.optim.Optimizer):
             )
         elif batch is not None and self.probe.joins == "mean":
             assert self._verified is not None
-            self._curvature.take_part(self._verified.with_batch(*batch))
+            verify = self._checks.due(shapes(batch.inputs), self._curvature.updates)
+            self._curvature.take_part(batch.of(self._verified, None, verify))
 
     def _weigh(self, inputs: Inputs, targets: Tensor) -> Tensor | None:
         """The outputs, if the probe knows how to weigh the samples in their backward pass."""
@@ -191,6 +211,8 @@ class NaturalGradient(torch.optim.Optimizer):
         batch = self._known(inputs, targets).with_batch(inputs, targets)
         if (found := self.probe.weigh(self._curvature.kept, batch)) is None:
             return None
+        if self._checks.due(shapes(inputs), self._curvature.steps):
+            batch.verify()
         weights, self._weighed = found
         tape = batch.record(inputs, frozen=True)
         batch.likelihood.check(tape.outputs.detach(), targets)
@@ -205,6 +227,7 @@ class NaturalGradient(torch.optim.Optimizer):
             if reason := self.probe.unsupported(verified):
                 raise Unsupported(reason)
             self._verified = verified
+            self._checks.shapes.add(shapes(inputs))
         return self._verified
 
     def _expected(self, known: Instance, inputs: Inputs, targets: Tensor) -> Tensor | None:
@@ -312,7 +335,8 @@ class NaturalGradient(torch.optim.Optimizer):
     def _seen(self, gradients: Mapping[str, Tensor]) -> Instance:
         """The batch of the last ``forward``, with the gradients that were made of it."""
         assert self._verified is not None and self._batch is not None
-        return self._verified.with_batch(*self._batch, known=self._complete(gradients))
+        verify = self._checks.due(shapes(self._batch.inputs), self._curvature.updates)
+        return self._batch.of(self._verified, self._complete(gradients), verify)
 
     def _complete(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """With zeros for the trainable parameters that are not among them."""
@@ -333,6 +357,26 @@ class NaturalGradient(torch.optim.Optimizer):
             raise ValueError("this is no state of a NaturalGradient: it has no entry 'curvature'")
         self._curvature.load_state_dict(state_dict["curvature"])
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "curvature"})
+
+
+@dataclasses.dataclass
+class Checks:
+    """When per-sample scores are compared with plain autograd again: at new shapes, and ever more rarely.
+
+    That is at the statistics 1, 2, 4, 8 and so on. Where every batch has a shape of its own, one in fifty suffices
+    after the first eight: a check costs about as much as a plain step.
+    """
+
+    shapes: set[tuple[torch.Size, ...]] = dataclasses.field(default_factory=set)
+    made: int = 0
+
+    def due(self, batch: tuple[torch.Size, ...], statistics: int) -> bool:
+        """Whether this batch is to be compared, after so many ``statistics``; the first was, to begin with."""
+        new = batch not in self.shapes and (self.made < 8 or 50 * self.made <= statistics)
+        power = statistics > 0 and statistics & (statistics - 1) == 0
+        self.shapes.add(batch)
+        self.made += new or power
+        return new or power
 
 
 class Curvature:
@@ -359,6 +403,11 @@ class Curvature:
         self._updates = 0
         self._unrefreshed = False
         self._parts: list[Part] = []
+
+    @property
+    def updates(self) -> int:
+        """How often statistics were taken in."""
+        return self._updates
 
     @property
     def is_due(self) -> bool:

@@ -251,6 +251,15 @@ class Truth:
     def size(self) -> int:
         return sum(oracles.layer_sizes(self.model))
 
+    @property
+    def rounding(self) -> float:
+        """What two ways to one number of this case may differ by, relatively.
+
+        A sum of P terms loses up to P units in the last place, and a softmax as many as its largest logit.
+        """
+        logits = max(float(term.output.abs().max()) for term in self.terms)
+        return torch.finfo(torch.float64).eps * (2 * self.size + 4 * logits)
+
 
 @functools.cache
 def truth(name: str) -> Truth:

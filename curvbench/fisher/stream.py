@@ -9,6 +9,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
+from curvbench.checks import refuse_other_outputs
 from curvbench.fisher.columns import Columns
 from curvbench.fisher.plan import GRAPH_BYTES, column_memory
 from curvbench.instance import Instance
@@ -36,12 +37,16 @@ def collect(
     slopes: dict[str, list[Tensor]] = {layer.name: [] for layer in layers}
     names = {layer.name for layer in layers}
     parts = _parts(instance, samples, graph_bytes)
-    cotangents = None
-    if fisher_type == "mc" and parts != [slice(0, instance.samples)]:  # draws are those of the whole batch, however cut
-        cotangents = torch.stack(list(instance.cotangents(instance.outputs(), "mc", mc_samples, seed)))
+    cotangents = outputs = None
+    if parts != [slice(0, instance.samples)]:
+        outputs = instance.outputs()
+        if fisher_type == "mc":  # draws are those of the whole batch, however cut
+            cotangents = torch.stack(list(instance.cotangents(outputs, "mc", mc_samples, seed)))
     for part in parts:
-        some = instance if parts == [slice(0, instance.samples)] else instance.part(part)
+        some = instance if outputs is None else instance.part(part)
         tape = some.tape(names)
+        if outputs is not None:
+            refuse_other_outputs(tape.outputs, outputs[part])
         if cotangents is None:
             pulled = some.slopes(tape, fisher_type, mc_samples, seed)
         else:

@@ -71,9 +71,9 @@ def test_order_of_the_projections(case: Case, judge: Truth, kind: str) -> None:
     for name, choices in (("layer", {}), ("unit", {}), ("mbf", {"fc": "all"}), ("diag", {})):
         found = cb.fit(cb.probe(name, fisher_type=kind, **choices), instance_of(case.name)).to_dense()
         errors.append(oracles.relative(found, dense))
-        assert float((found / scale).norm()) ** 2 + errors[-1] ** 2 == pytest.approx(1, abs=1e-13)
+        assert float((found / scale).norm()) ** 2 + errors[-1] ** 2 == pytest.approx(1, abs=judge.rounding)
         assert float(found.trace()) == pytest.approx(float(dense.trace()), rel=1e-12)
-    assert all(finer <= coarser + 1e-13 for finer, coarser in itertools.pairwise(errors))
+    assert all(finer <= coarser + judge.rounding for finer, coarser in itertools.pairwise(errors))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -84,8 +84,8 @@ def test_averages_are_projections_too(case: Case, judge: Truth, kind: str) -> No
     for fc, conv in CHOICES:
         found = dense_of(case.name, fisher_type=kind, fc=fc, conv=conv)
         error = oracles.relative(found, dense)
-        assert every <= error + 1e-13
-        assert float((found / scale).norm()) ** 2 + error**2 == pytest.approx(1, abs=1e-12)
+        assert every <= error + judge.rounding
+        assert float((found / scale).norm()) ** 2 + error**2 == pytest.approx(1, abs=judge.rounding)
         assert float(found.trace()) == pytest.approx(float(dense.trace()), rel=1e-12)
 
 

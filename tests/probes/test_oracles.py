@@ -142,11 +142,11 @@ def test_nested_projections(case: Case, judge: Truth, kind: str) -> None:
     }
     errors = [oracles.relative(operator.to_dense(), dense) for operator in operators.values()]
     assert errors[0] <= 1e-10
-    assert all(finer <= coarser + 1e-13 for finer, coarser in itertools.pairwise(errors))
+    assert all(finer <= coarser + judge.rounding for finer, coarser in itertools.pairwise(errors))
     scale = float(dense.abs().max())
     for operator, error in zip(operators.values(), errors, strict=True):
         share = float((operator.to_dense() / scale).norm() / (dense / scale).norm()) ** 2
-        assert share + error**2 == pytest.approx(1, abs=1e-13)
+        assert share + error**2 == pytest.approx(1, abs=judge.rounding)
         assert float(operator.trace()) == pytest.approx(float(dense.trace()), rel=1e-12)
 
 
