@@ -488,7 +488,10 @@ class _Original(NamedTuple):
     def refuse_changed(self) -> None:
         changed = self.contents.changed(_watched(self.model, self.inputs, self.targets))
         if changed is not None:
-            raise ValueError(f"{changed} has changed since this Instance was made: make a new one")
+            raise ValueError(
+                f"the contents of {changed} changed after this Instance was made: a probe must not write to them; "
+                "after training, make a new Instance"
+            )
 
 
 def _watched(model: nn.Module, inputs: Inputs, targets: Tensor) -> dict[str, Any]:
@@ -535,7 +538,7 @@ def _named(inputs: Inputs) -> dict[str, Any]:
 
 def batch_contents(inputs: Inputs, targets: Tensor) -> dict[str, Any]:
     """Inputs and targets by the names that messages give them."""
-    return {**_named(inputs), "targets": targets}
+    return {**_named(inputs), "the targets": targets}
 
 
 def _numbers(parameter: Tensor) -> int:

@@ -116,7 +116,9 @@ def _trained(cell: Cell, folder: Path, data: Path | None, report: Report) -> lis
         instance = Instance(model.eval(), *batch, cell.problem.loss)
         report(f"exact Fisher of {instance.samples} samples")
         fisher = exact_fisher(instance, precision=cell.precision)
-        return list(accuracy_rows(Fitted.of(cell.probe, instance), fisher))
+        rows = list(accuracy_rows(Fitted.of(cell.probe, instance), fisher))
+        instance.refuse_changed()
+        return rows
 
     return trial.Trial(cell, model, dataset, inspect).run(trial.checkpoint_path(cell, folder), report)
 

@@ -57,7 +57,7 @@ class Batch(NamedTuple):
         """The batch as an instance of a model; raises ValueError where it has been overwritten."""
         changed = self.contents.changed(batch_contents(self.inputs, self.targets))
         if changed is not None:
-            raise ValueError(f"{changed} was overwritten after optimizer.forward and before step(): give it a copy")
+            raise ValueError(f"the contents of {changed} changed between optimizer.forward and step(): give it a copy")
         return model.with_batch(self.inputs, self.targets, self.tape, known, verify)
 
 
