@@ -95,6 +95,12 @@ def refuse_tied(model: nn.Module, called: Mapping[str, Layer]) -> None:
             raise ValueError(f"tied weights are not supported: {' and '.join(names)} are one parameter")
 
 
+def refuse_endless(layer: str, gradient: Tensor) -> None:
+    """A gradient that is NaN or infinite although the outputs are finite, such as that of a square root at zero."""
+    if not bool(torch.isfinite(gradient).all()):
+        raise ValueError(f"gradients at layer {layer!r} are NaN or infinite: nothing can be measured there")
+
+
 def refuse_written(parameter: str | None) -> None:
     """A forward pass that writes to a parameter of its model."""
     if parameter is not None:

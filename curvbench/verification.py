@@ -17,7 +17,14 @@ import torch
 from torch import Tensor
 
 from curvbench import layers as geometry
-from curvbench.checks import agree, refuse_coupled_outputs, refuse_mixed_rows, refuse_other_uses, refuse_random
+from curvbench.checks import (
+    agree,
+    refuse_coupled_outputs,
+    refuse_endless,
+    refuse_mixed_rows,
+    refuse_other_uses,
+    refuse_random,
+)
 from curvbench.contents import RandomStates, leaves
 from curvbench.spec import Layer
 
@@ -101,16 +108,6 @@ def _is_sized(value: Any, samples: int) -> bool:
     return isinstance(value, Tensor) and value.shape[:1] == (samples,)
 
 
-def _agrees_with(first: Seen, instance: Instance, order: Tensor, rows: Tensor, leave: Tensor | None = None) -> bool:
-    """Whether the samples ``rows`` do not notice another order; a model that cannot run on it has none to notice."""
-    try:
-        return first.agrees(instance.reordered(order, leave).seen(), rows)
-    except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        return True
-
-
 def refuse_wrong_columns(instance: Instance) -> None:
     """Raise ValueError where score columns are not those of plain autograd: one forward and two backward passes.
 
@@ -124,6 +121,7 @@ def refuse_wrong_columns(instance: Instance) -> None:
         noise = _NOISE * max(float(g.norm()) for g in gradients.values())
         for layer in part.layers:
             mine, true = columns[layer.name], gradients[layer.name]
+            refuse_endless(layer.name, true)
             eps = torch.finfo(mine.dtype).eps
             if float((mine - true).norm()) > eps**0.6 * float(true.norm()) + eps * noise:
                 _refuse(part, layer)

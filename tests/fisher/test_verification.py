@@ -264,6 +264,14 @@ def test_the_trace_outside_of_a_model_that_runs_differently_on_one_sample(fails:
     assert uncovered_trace(instance) == pytest.approx(true, rel=1e-12)
 
 
+def test_gradients_that_are_not_finite_are_one_line() -> None:
+    def root(_: Net, h: Tensor) -> Tensor:
+        return (0 * h).abs().sqrt()
+
+    with pytest.raises(ValueError, match="gradients at layer 'first' are NaN or infinite"):
+        cb.Instance(made(lambda: Net(root)), *batch())
+
+
 # --- contents ----------------------------------------------------------------------------------------------
 
 
