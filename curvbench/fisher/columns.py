@@ -94,12 +94,13 @@ class Columns:
         return total.flatten(1).T
 
     def project(self, V: Tensor) -> Tensor:
-        """V_columns^T V for a stack of vectors (P, K): inner products (R, N, K)."""
-        matrices = V.T.to(self.slopes.dtype).reshape(-1, *self.layer.shape)
+        """V_columns^T V for a stack of vectors (P, K): inner products (R, N, K) in the dtype with more digits."""
+        dtype = torch.promote_types(V.dtype, self.slopes.dtype)
+        matrices = V.T.to(dtype).reshape(-1, *self.layer.shape)
         results = []
-        for part in self._samples_per_tile(self.slopes[0, 0].numel() * V.shape[1] * self.slopes.element_size()):
-            responses = torch.einsum("kgmd,gdsn->kgmsn", matrices, self._joined_patches(part))
-            results.append(torch.einsum("rngms,kgmsn->rnk", self.slopes[:, part], responses))
+        for part in self._samples_per_tile(self.slopes[0, 0].numel() * V.shape[1] * dtype.itemsize):
+            responses = torch.einsum("kgmd,gdsn->kgmsn", matrices, self._joined_patches(part).to(dtype))
+            results.append(torch.einsum("rngms,kgmsn->rnk", self.slopes[:, part].to(dtype), responses))
         return torch.cat(results, dim=1)
 
     def squares(self, left_basis: Tensor | None = None, right_basis: Tensor | None = None) -> Tensor:

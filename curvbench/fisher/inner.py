@@ -10,6 +10,8 @@ from functools import singledispatch
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from curvbench import numerics
 from curvbench.fisher.units import UnitFisher
 from curvbench.operators import (
@@ -47,14 +49,17 @@ def _(operator: Diagonal, fisher: ExactFisher) -> float:
 
 @inner.register(LowRank)
 def _(operator: LowRank, fisher: ExactFisher) -> float:
-    projected = fisher.project(operator.columns * operator.weights.sqrt())
-    return operator.shift * fisher.trace() + numerics.sum_squares(projected) / fisher.terms
+    return operator.shift * fisher.trace() + float(_along(operator.columns, fisher) @ operator.weights.double())
 
 
 @inner.register(Subspace)
 def _(operator: Subspace, fisher: ExactFisher) -> float:
-    squares = fisher.project(operator.basis).double().square().sum((0, 1)) / fisher.terms
-    return operator.rest * fisher.trace() + float(squares @ operator.excess.double())
+    return operator.rest * fisher.trace() + float(_along(operator.basis, fisher) @ operator.excess.double())
+
+
+def _along(vectors: Tensor, fisher: ExactFisher) -> Tensor:
+    """v^T F v for vectors (P, K), (K,) in float64: a matrix of low rank can be near, and a small error cancels."""
+    return fisher.project(vectors.double()).square().sum((0, 1)) / fisher.terms
 
 
 @inner.register(BlockDiagonal)

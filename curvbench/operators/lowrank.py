@@ -43,8 +43,9 @@ class LowRank(Operator):
 
     @cached_property
     def _gram(self) -> Tensor:
-        """Of the scaled columns, (K, K) in float64."""
-        return self._scaled.double().T @ self._scaled.double()
+        """Of the scaled columns, (K, K), as exact as float64 has it: a small error cancels."""
+        columns, scales = self.columns.double(), self.weights.double().sqrt()
+        return scales[:, None] * (columns.T @ columns) * scales
 
     def _matmat(self, V: Tensor) -> Tensor:
         return self.shift * V + self._scaled @ (self._scaled.T @ V)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from curvbench.fisher import contraction
+from curvbench.fisher import ExactFisher, contraction
 from curvbench.fisher.columns import Columns
 from curvbench.meters.flops import FlopMeter
+from curvbench.operators import LowRank, Subspace
 from curvbench.spec import Layer, LayerSize
 
 
@@ -88,6 +89,28 @@ def test_products_of_columns(name: str, tiles: str) -> None:
     assert torch.allclose(columns.squares(left, right), (rotated**2).sum(0))
     units = V.reshape(len(V), -1, columns.layer.inputs)
     assert torch.allclose(columns.unit_blocks(), torch.einsum("mui,muj->uij", units, units))
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_products_with_matrices_of_low_rank_have_the_digits_that_a_small_error_needs(name: str, tiles: str) -> None:
+    """Of float32 columns and operators in float64: |F|^2 - 2 <F, F^> + |F^|^2 cancels where F^ is near."""
+    columns = MAKERS[name](0).to(torch.float32)
+    V, size = matrix(columns.to(torch.float64)), columns.layer.size
+    fisher, dense = ExactFisher((columns,), 7), V.T @ V / 7
+    vectors, weights = torch.randn(size, 3), torch.rand(3)
+    low, U, w = LowRank(vectors, weights, 0.5), vectors.double(), weights.double()
+    expected = U @ torch.diag(w) @ U.T + 0.5 * torch.eye(size, dtype=torch.float64)
+    trace = 0.5 * (fisher.trace() - float(dense.trace()))  # float32 products of columns, as every Gram matrix
+    assert abs(fisher.inner(low) - trace - float((dense * expected).sum())) <= 1e-12 * float(
+        dense.norm() * expected.norm()
+    )
+    assert low.frobenius_norm() == pytest.approx(float(expected.norm()), rel=1e-13)
+    basis = torch.linalg.qr(vectors).Q
+    along = (basis.double().T @ dense @ basis.double()).diagonal()
+    excess = (weights - 0.25).double()
+    assert fisher.inner(Subspace(basis, weights, 0.25)) - 0.25 * fisher.trace() == pytest.approx(
+        float(along @ excess), rel=1e-11, abs=1e-11 * float(dense.norm())
+    )
 
 
 @pytest.mark.parametrize("order", ["direct", "kernel"])
