@@ -25,6 +25,12 @@ def test_cells_are_different(suite: str, preset: str) -> None:
     assert len(set(found)) == len(found) > 0
 
 
+@pytest.mark.parametrize("suite", [suite for (suite, name), p in PRESETS.items() if name == "default" and p.training])
+def test_a_training_that_is_measured_has_a_range(suite: str) -> None:
+    """Training amplifies rounding, and another machine finds another number: of three seeds there is a range."""
+    assert len(set(PRESETS[suite, "default"].seeds)) >= 3
+
+
 def test_convergence_has_updates_rank_and_decay_beside_the_bound_of_every_rank() -> None:
     probes = [
         cell.probe.hyperparameters | {"name": cell.probe.name} for cell in cells("c", PRESETS["convergence", "default"])

@@ -26,6 +26,7 @@ SUITE = Suite(
                 problem("resnet", depth=34, width=4),
             ],
             PROBES,
+            seeds=(0, 1, 2),
             training=Training(epochs=3, lr=1e-3),
             tuned={"kfac": SPARSE, "shampoo": SPARSE},
         ),

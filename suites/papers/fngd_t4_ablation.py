@@ -19,6 +19,7 @@ SUITE = Suite(
         "default": Preset(
             [problem("resnet", depth=32, width=4), problem("resnet", depth=18, width=4)],
             PROBES,
+            seeds=(0, 1, 2),
             training=Training(epochs=3, lr=0.1, schedule="step"),
             search=Search({"lr": (0.03, 0.1, 0.3, 1.0)}, seeds=(10,), epochs=2),
         ),

@@ -25,7 +25,7 @@ SUITE = Suite(
         "default": Preset(
             [problem("resnet", depth=18, width=4)],
             _probes(FEW),
-            seeds=(0, 1),
+            seeds=(0, 1, 2),
             training=Training(epochs=4, lr=0.1),
             search=Search({"lr": (1e-4, 1e-3, 0.01, 0.1)}, seeds=(10,), epochs=2),
         ),

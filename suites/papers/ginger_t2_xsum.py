@@ -24,6 +24,7 @@ SUITE = Suite(
         "default": Preset(
             [problem("t5", mode="full"), problem("t5", mode="lora")],
             _probes((1, 16), (1, 8, 16)),
+            seeds=(0, 1, 2),
             training=Training(epochs=4, lr=0.1, batch=32),
             search=Search({"lr": (0.01, 0.1, 1.0, 10.0)}, seeds=(10,), epochs=2),
         ),
