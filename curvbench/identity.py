@@ -44,6 +44,7 @@ def cell_id(cell: Cell, environment: Mapping[str, Any]) -> str:
             "precision": cell.precision,
             **({"training": cell.training.hyperparameters} if cell.training else {}),
             **({"surrogate": True} if cell.surrogate else {}),
+            **({"weights": cell.weights} if cell.weights else {}),
             **run_identity(cell, environment),
         }
     )

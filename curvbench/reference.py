@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from curvbench import identity, training
+from curvbench import identity, snapshots, training
 from curvbench.files import write
 from curvbench.fisher import ExactFisher, exact_fisher
 from curvbench.fisher.columns import Columns
@@ -37,7 +37,7 @@ def reference_identity(cell: Cell) -> str:
     """A short hash that names the reference of a cell: all cells that share snapshot, batch and precision share it."""
     versions = {"torch_version": torch.__version__, "device_name": identity.device_name(cell.device)}
     parts = identity.run_identity(cell, versions)
-    parts |= {"fisher": needs_fisher(cell), "precision": cell.precision}
+    parts |= {"fisher": needs_fisher(cell), "precision": cell.precision, "weights": cell.weights}
     return identity.short_hash({"problem": identity.component(cell.problem), "seed": cell.seed, **parts})
 
 
@@ -52,27 +52,31 @@ def method(cell: Cell) -> str:
     kind = f"Monte-Carlo Fisher of {draws} draw{'s' * (draws > 1)}" if draws else "exact type-2 Fisher"
     precision = cell.dtype if cell.precision == "native" else cell.precision
     mixed = precision == "mixed" and cell.dtype != "float64"
-    return f"{kind} in {'mixed precision' if mixed else precision.replace('mixed', 'float64')}"
+    return f"{kind} in {'mixed precision' if mixed else precision.replace('mixed', 'float64')}{_at(cell)}"
+
+
+def _at(cell: Cell) -> str:
+    """Whose weights a snapshot has, for those that were trained."""
+    if not cell.problem.epochs:
+        return ""
+    return " at shipped weights" if cell.weights else " at weights trained here"
 
 
 def prepare(cell: Cell, folder: Path, data: Path | None, report: Report) -> None:
-    """Train the problem's snapshot and compute its batch's reference Fisher into ``folder``, whole or not at all.
+    """Take or train the problem's snapshot, and compute its batch's reference Fisher into ``folder``, whole or not.
 
     A cell that trains needs the snapshot alone: there its training begins.
 
     Raises:
         MemoryError, torch.OutOfMemoryError: it would not fit; the text says how many samples would.
+        ValueError: the shipped snapshot that the cell names cannot be used.
     """
     path = folder / _FILE
     if path.exists():
         return
     dtype = getattr(torch, cell.dtype)
     problem = cell.problem
-
-    def tell(epoch: int, epochs: int, loss: float) -> None:
-        report(f"training {problem.label}: epoch {epoch}/{epochs}, loss {loss:.4f}")
-
-    model = training.snapshot(problem, cell.seed, data, cell.device, dtype, tell)
+    model = _snapshot(cell, data, report)
     inputs, targets = training.batch(problem, problem.data(data), cell.seed, cell.device, dtype)
     stored: dict[str, Any] = {"weights": model.state_dict(), "batch": (inputs, targets)}
     if needs_fisher(cell):
@@ -83,6 +87,18 @@ def prepare(cell: Cell, folder: Path, data: Path | None, report: Report) -> None
         stored |= _packed(fisher) | {"covered_trace": covered_trace(instance, fisher, *_fisher_type(cell))}
     folder.mkdir(parents=True, exist_ok=True)
     write(stored, path)
+
+
+def _snapshot(cell: Cell, data: Path | None, report: Report) -> nn.Module:
+    """The model that is measured: the shipped one that the cell names, or one that is made here."""
+    problem, place = cell.problem, (cell.device, getattr(torch, cell.dtype))
+
+    def tell(epoch: int, epochs: int, loss: float) -> None:
+        report(f"training {problem.label}: epoch {epoch}/{epochs}, loss {loss:.4f}")
+
+    if cell.weights:
+        return snapshots.load(problem, cell.seed, cell.weights, data).to(*place)
+    return training.snapshot(problem, cell.seed, data, *place, tell)
 
 
 def load(cell: Cell, folder: Path) -> Reference:

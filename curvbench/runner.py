@@ -49,6 +49,7 @@ class Options:
     dtype: str | None = None
     threads: int = 1
     train: str | None = None
+    retrain: bool = False
     jobs: int = 1
     timeout: str | None = None
     budget: str | None = None
@@ -122,6 +123,7 @@ class Job:
         parts += ["-m", registry.selector(cell.problem), "--seed", str(cell.seed)]
         parts += ["--preset", options.preset] if cell.training else []  # which says how each probe trains
         parts += ["--train", options.train] if options.train else []
+        parts += ["--retrain"] if options.retrain else []
         parts += ["--device", cell.device] if cell.device != "cpu" else []
         parts += ["--dtype", cell.dtype] if cell.dtype != self.suite.presets["default"].dtype else []
         parts += ["--threads", str(cell.threads)] if cell.threads != 1 else []
@@ -261,6 +263,7 @@ def _cells(options: Options, name: str, suite: Suite) -> list[Cell]:
         options.threads,
         options.train,
         suite.presets.get(suite.original),
+        options.retrain,
     )
 
 

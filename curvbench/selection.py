@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from itertools import product
 
+from curvbench import snapshots
 from curvbench.hyperparameters import near_misses
 from curvbench.registry import parse_probe, parse_problem, parse_training
 from curvbench.spec import Cell, Preset, Probe, Problem, Status, Suite, Training
@@ -74,14 +75,16 @@ def select(
     threads: int = 1,
     training: str | None = None,
     original: Preset | None = None,
+    retrain: bool = False,
 ) -> list[Cell]:
     """The cells of a preset, with its probes, problems, seeds and dtype replaced where others are given.
 
     ``training`` replaces hyperparameters of the training, ``key=value,...``. With ``original``, the preset of a
-    published experiment, every cell that is not one of its cells is a surrogate.
+    published experiment, every cell that is not one of its cells is a surrogate. ``retrain``: shipped snapshots are
+    passed over.
 
     Raises:
-        ValueError: an unknown name, a wrong hyperparameter, or nothing is selected.
+        ValueError: an unknown name, a wrong hyperparameter, a damaged snapshot, or nothing is selected.
     """
     chosen_problems = [parse_problem(text) for text in problems] or preset.problems
     chosen_probes = [parse_probe(text) for text in probes] or preset.probes
@@ -94,12 +97,14 @@ def select(
     trainings = {probe: preset.training_of(probe) for *_, probe in places}
     trained = {probe: known and parse_training(training or "", known) for probe, known in trainings.items()}
     published = _published(original) if original else None
+    starts = {(problem, s): "" if retrain else snapshots.shipped(problem, s) for problem, s in _starts(places)}
     cells = [
         Cell(
             *(suite, problem, probe, s, device, dtype or preset.dtype, threads, tuple(preset.meters)),
             training=trained[probe],
             precision=preset.precision,
             surrogate=published is not None and (problem, probe, trained[probe]) not in published,
+            weights=starts[problem, s],
         )
         for problem, s, probe in places
     ]
@@ -107,6 +112,11 @@ def select(
         counts = f"{len(chosen_problems)} problems, {len(chosen_probes)} probes, {len(chosen_seeds)} seeds"
         raise ValueError(f"the selection is empty: {counts}")
     return cells
+
+
+def _starts(places: Sequence[tuple[Problem, int, Probe]]) -> set[tuple[Problem, int]]:
+    """What has a snapshot of its own."""
+    return {(problem, seed) for problem, seed, _ in places}
 
 
 def _published(original: Preset) -> set[tuple[Problem, Probe, Training | None]]:

@@ -9,7 +9,7 @@ Imports point down only:
 
     5  cli --> verbs  runner  display  doctor   report
     4  engines   plot --> analysis   selection   tuning
-    3  measure --> reference   trial --> training   optim   store   identity
+    3  measure --> reference --> snapshots   trial --> training   optim   store   identity
     2  probes --> parts   problems   meters   states   schedules   augmentation   registry  hyperparameters
     1  operators   fisher --> instance --> verification --> checks --> tape   contents   layers   convolution
        likelihood   data   photos   text   summaries   download
@@ -365,6 +365,9 @@ class Problem(Component, ABC):
 
     loss: ClassVar[str] = "cross_entropy"
     recipe: ClassVar[Recipe] = Recipe()
+    measured: ClassVar[frozenset[str]] = frozenset({"samples", "mc_samples"})
+    """Fields that say what is measured and decide no weight: all others belong to the recipe of a snapshot."""
+
     samples: int
     epochs: int
     mc_samples: int = 0
@@ -609,7 +612,8 @@ class Cell:
     """The unit of caching, isolation, failure and distribution: one probe on one problem with one seed.
 
     With a ``training`` it is a training with that probe, else a measurement of it. A ``surrogate`` stands in for a
-    published experiment that is larger.
+    published experiment that is larger. ``weights``: the hash of the shipped snapshot that it starts from; empty where
+    its model is made here.
     """
 
     suite: str
@@ -623,6 +627,7 @@ class Cell:
     training: Training | None = None
     precision: Precision = "mixed"
     surrogate: bool = False
+    weights: str = ""
 
     def __post_init__(self) -> None:
         if self.training is None or self.training.target is None:

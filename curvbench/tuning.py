@@ -70,7 +70,8 @@ def _trial(cell: Cell, search: Search, seed: int) -> Cell:
     assert cell.training is not None
     epochs = cell.training.epochs if search.epochs is None else search.epochs
     training = dataclasses.replace(cell.training, valid=search.valid, target=None, measure_at=(), epochs=epochs)
-    return dataclasses.replace(cell, suite=cell.suite + FOLDER, seed=seed, training=training)
+    # a shipped snapshot is that of another seed
+    return dataclasses.replace(cell, suite=cell.suite + FOLDER, seed=seed, training=training, weights="")
 
 
 def _grid(cell: Cell, search: Search) -> dict[str, Sequence[Any]]:

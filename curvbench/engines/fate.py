@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from curvbench import identity, registry
+from curvbench import identity, registry, snapshots
 from curvbench.engines.plan import AGAIN
 from curvbench.engines.task import ANSWERED
 from curvbench.spec import Status
@@ -33,7 +33,7 @@ def fates(record: Mapping[str, Any], statuses: Mapping[str, Status], now: Mappin
     ]
     for cell in record.get("cells", []):
         sources = list(_sources(cell))
-        changes = [*common, *(f"{name} changed" for name, same in sources if same is False)]
+        changes = [*common, *(f"{name} changed" for name, same in sources if same is False), *_weights(cell)]
         runs, why = _verdict(statuses.get(cell["id"]), changes)
         hidden = ", ".join(name for name, same in sources if same is None)
         yield Fate(
@@ -71,6 +71,20 @@ def _sources(cell: Mapping[str, Any]) -> Iterator[tuple[str, bool | None]]:
             continue
         file = registry.source(known()[name]) if name in known() else Path(recorded["file"])
         yield name, identity.content(file) == recorded["content"] if file.is_file() else None
+
+
+def _weights(cell: Mapping[str, Any]) -> Iterator[str]:
+    """What has become of the shipped snapshot that the cell started from."""
+    if not (planned := cell.get("weights")):
+        return
+    try:
+        problem = registry.parse_problem(_named(cell.get("problem"), cell.get("problem_args")))
+        now = snapshots.shipped(problem, cell["seed"])
+    except ValueError as error:
+        yield str(error)
+    else:
+        if now != planned:
+            yield "the shipped weights changed" if now else "the shipped weights are gone"
 
 
 def _label(cell: Mapping[str, Any]) -> str:

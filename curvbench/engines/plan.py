@@ -114,6 +114,7 @@ def describe(identity: str, cell: Cell) -> dict[str, Any]:
         "dtype": cell.dtype,
         "threads": cell.threads,
         "meters": list(cell.meters),
+        "weights": cell.weights,
     }
 
 

@@ -30,6 +30,7 @@ class Chain(Problem):
     epochs: int = 0
 
     CLASSES: ClassVar[int] = 4
+    measured: ClassVar[frozenset[str]] = frozenset({"mc_samples"})  # all samples that there are train
 
     def __post_init__(self) -> None:
         super().__post_init__()

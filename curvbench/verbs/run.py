@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 @option("--dtype", type=click.Choice(["float32", "float64"]), help="Instead of the preset's precision.")
 @option("--threads", type=click.IntRange(1), default=1, help="Threads of torch per cell.")
 @option("-t", "--train", metavar="key=value,...", help="Of the training, instead of the suite's: lr=0.1,epochs=5.")
+@option("--retrain", is_flag=True, help="Train snapshots here, also those that are shipped.")
 @option("--jobs", type=click.IntRange(1), default=1, help="Cells at a time, of each job where a cluster runs them.")
 @option("--timeout", metavar="DURATION", help="Time limit of a cell: 90s, 10m, 2h. Without it: 1h.")
 @option("--budget", metavar="DURATION", help="Start no cell after this time.")
