@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -47,10 +47,12 @@ def _give_way() -> None:
     st.session_state["figures"] = True
 
 
-def table(data: pd.DataFrame, name: str, **settings: Any) -> None:
-    """A sortable table with its meaning in the headings, and itself as CSV."""
+def table(data: pd.DataFrame, name: str, colours: Mapping[str, str] | None = None, **settings: Any) -> None:
+    """A sortable table with its meaning in the headings, and itself as CSV; texts in ``colours`` have theirs."""
     floats: dict[Any, Any] = {column: summary.digits for column in data.select_dtypes("float")}
     shown: Any = data.style.format(floats, na_rep="") if len(data) <= STYLED else data
+    if colours and len(data) <= STYLED:
+        shown = shown.map(lambda text: f"color: {colours[text]}" if text in colours else "")
     settings |= {"placeholder": "", "height": "content" if len(data) <= TALLEST else "auto"}
     st.dataframe(shown, hide_index=True, column_config=columns(data), key=f"table {name}", **settings)
     _download("Table (CSV)", lambda: _csv(data), f"{name}.csv", "text/csv")

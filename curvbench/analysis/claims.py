@@ -4,36 +4,35 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from statistics import median
+from itertools import product
 from typing import NamedTuple
 
 import pandas as pd
 
 from curvbench import registry, tuning
 from curvbench.analysis import scaling
-from curvbench.analysis.papers import COMPARE, Claim, Column, Entry, Experiment, blend
+from curvbench.analysis.papers import Blend, Claim, Column, Entry, Experiment, blend
 from curvbench.analysis.summary import digits, labels
+from curvbench.analysis.verdicts import (
+    LEAST_SHARE,
+    MISSED,
+    Asked,
+    Finding,
+    Known,
+    Reading,
+    Verdict,
+    compare,
+    effect,
+)
 from curvbench.spec import SURROGATE, Status
 
-LEAST_SHARE = 0.5
-"""Of the paper's effect: a smaller one holds in direction only."""
-
 WIDTHS = r"width=[^,\]]*\.\."  # of a sweep's label, where the width is what was swept
-MISSED = math.inf  # epochs and seconds to a target that was not reached: more than any that was
-READ = ["cell_id", "seed", "metric", "scope", "status", "epoch", "value"]  # columns that values are taken from
-
-
-class Verdict(StrEnum):
-    """What the measurement says of a claim."""
-
-    HOLDS = "holds"
-    DIRECTION = "holds in direction only"
-    REFUTED = "refuted"
-    NOT_MEASURED = "not measured"
+PLANNED = r"\bepochs=(\d+)"  # in the column ``method``
+READ = ["cell_id", "seed", "metric", "scope", "status", "epoch", "value", "method"]  # columns that values are from
+RANKS = (Verdict.REFUTED, Verdict.UNDECIDED, Verdict.NOT_MEASURED, Verdict.DIRECTION, Verdict.HOLDS)  # the first rules
+FLIPPED = {"<": (False,), ">": (True,), "~": (False, True)}  # by an operator's first sign: the left side is larger
 
 
 class Unread(Exception):
@@ -47,34 +46,12 @@ class NotRun(Unread):
         super().__init__("not run")
 
 
-@dataclass(frozen=True)
-class Reading:
-    """A member of a claim as it was measured: a value per seed, or the reason why there is none.
-
-    A number of the claim itself has no name.
-    """
-
-    name: str
-    values: tuple[float, ...] = ()
-    reason: str = ""
-
-    @property
-    def middle(self) -> float:
-        """The median over seeds."""
-        return median(self.values)
-
-    def overlaps(self, other: Reading, slack: float = 0.0) -> bool:
-        """Whether the ranges over seeds meet, once ``slack`` is added to this one."""
-        return min(self.values) + slack <= max(other.values) and min(other.values) <= max(self.values) + slack
-
-    def __str__(self) -> str:
-        low, high = min(self.values), max(self.values)
-        spread = f" [{_shown(low)}, {_shown(high)}]" if low < high else ""
-        return f"{self.name} {_shown(self.middle)}{spread}".lstrip()
+class Failed(Unread):
+    """It was tried; the text is how that ended."""
 
 
 class Ruling(NamedTuple):
-    """A verdict, its reason (empty where the numbers say it), and what was measured of the claim's members."""
+    """A verdict, its reason in numbers, and what was measured of the claim's members."""
 
     verdict: Verdict
     reason: str = ""
@@ -86,9 +63,16 @@ class Ruling(NamedTuple):
         return ", ".join(str(reading) for reading in self.readings if reading.values)
 
     @property
+    def is_counted(self) -> bool:
+        """Whether something was measured, and nothing of it is random."""
+        found = [reading for reading in self.readings if reading.values]
+        return bool(found) and all(reading.counted for reading in found)
+
+    @property
     def seeds(self) -> int:
-        """The fewest seeds behind a member."""
-        return min((len(reading.values) for reading in self.readings), default=0)
+        """The fewest seeds that two random members have in common; 0 where there is none."""
+        found = [reading.values.keys() for reading in self.readings if reading.values and not reading.counted]
+        return min((len(a & b) for a, b in product(found, repeat=2)), default=0)
 
 
 class Judged(NamedTuple):
@@ -136,9 +120,9 @@ def _stands_in(frame: pd.DataFrame) -> pd.Series:
 def judge(frame: pd.DataFrame, experiments: Iterable[Experiment]) -> list[Judged]:
     """A ruling on every claim from the rows of any suites; of each probe, problem and seed the latest cell counts.
 
-    On medians over seeds. A claim is refuted where one of its comparisons is the other way round and the ranges over
-    seeds are apart; undecided, and so not measured, where they meet. It holds in direction only where a comparison's
-    ranges meet, or its effect is smaller than ``LEAST_SHARE`` of the paper's.
+    See ``verdicts.compare`` for a comparison. A claim is refuted where one of its comparisons is, whatever became of
+    the others; else undecided where one is, or where a member's cells failed or gave no number; not measured where one
+    was not run; and it holds in direction only where one does.
     """
     found = []
     for experiment in experiments:
@@ -184,82 +168,44 @@ def rule(cells: _Cells, claim: Claim) -> Ruling:
         return Ruling(Verdict.NOT_MEASURED, "not run")
     if cells.surrogate and claim.original_only:
         return Ruling(Verdict.NOT_MEASURED, "a number of the paper's own setting")
-    chosen = [k for k, member in enumerate(claim.chain) if not cells.absent(member)]
-    readings = {k: cells.read(claim.chain[k]) for k in chosen}
-    pairs = [(chosen[0] if claim.order == "first" else chosen[n], k) for n, k in enumerate(chosen[1:])]
-    verdict, reason = _verdict(cells, claim, readings, pairs)
-    left_out = ", ".join(str(member).rpartition(".")[0] for k, member in enumerate(claim.chain) if k not in readings)
-    reason = "; ".join(filter(None, [reason, f"without {left_out}" if left_out else ""]))
-    return Ruling(verdict, reason, tuple(readings[k] for k in chosen if isinstance(claim.chain[k], str)))
+    readings = {k: cells.read(member) for k, member in enumerate(claim.chain) if not cells.absent(member)}
+    left_out = [str(member).rpartition(".")[0] for k, member in enumerate(claim.chain) if k not in readings]
+    without = f"without {', '.join(left_out)}" if left_out else ""
+    measured = tuple(reading for k, reading in readings.items() if isinstance(claim.chain[k], str))
+    if not (findings := [*_unread(readings.values()), *_findings(cells, claim, readings)]):
+        return Ruling(Verdict.NOT_MEASURED, without, measured)
+    first = min(findings, key=lambda finding: (RANKS.index(finding.verdict), finding.strength))
+    return Ruling(first.verdict, "; ".join(filter(None, [first.reason, without])), measured)
 
 
-def _verdict(
-    cells: _Cells, claim: Claim, readings: Mapping[int, Reading], pairs: Sequence[tuple[int, int]]
-) -> tuple[Verdict, str]:
-    both = [(a, b) for a, b in pairs if readings[a].values and readings[b].values]
-    missed = [(a, b) for a, b in both if readings[a].middle == readings[b].middle == MISSED]
-    wrong = [(a, b) for a, b in both if (a, b) not in missed and not _right(claim, readings[a], readings[b])]
-    apart = [(a, b) for a, b in wrong if claim.op == "~" or not readings[a].overlaps(readings[b], _slack(claim))]
-    if apart:
-        return Verdict.REFUTED, _against(claim, readings, apart[0])
-    if unread := [reading for reading in readings.values() if not reading.values]:
-        return Verdict.NOT_MEASURED, f"{unread[0].name}: {unread[0].reason}"
-    if missed:
-        a, b = missed[0]
-        return Verdict.NOT_MEASURED, f"{readings[a].name} and {readings[b].name} miss the target"
-    if wrong:
-        a, b = wrong[0]
-        return Verdict.NOT_MEASURED, f"undecided: the ranges of {readings[a].name} and {readings[b].name} meet"
-    weak = next((why for a, b in pairs if (why := _weak(cells, claim, readings, a, b))), "")
-    return (Verdict.DIRECTION, weak) if weak else (Verdict.HOLDS, "")
+def _unread(readings: Iterable[Reading]) -> Iterator[Finding]:
+    for reading in readings:
+        if not reading.values:
+            verdict = Verdict.UNDECIDED if reading.failed else Verdict.NOT_MEASURED
+            yield Finding(verdict, f"{reading.name}: {reading.reason}")
 
 
-def _right(claim: Claim, a: Reading, b: Reading) -> bool:
-    if claim.op == "~":
-        return abs(a.middle - b.middle) <= claim.slack
-    return COMPARE[claim.op](a.middle + _slack(claim), b.middle)
+def _findings(cells: _Cells, claim: Claim, readings: Mapping[int, Reading]) -> Iterator[Finding]:
+    """Those of the claim's comparisons of which both members have values."""
+    known = {k: reading for k, reading in readings.items() if reading.values}
+    for i, j in claim.pairs:
+        if i in known and j in known and (known[i].name or known[j].name):
+            for flipped in FLIPPED[claim.op[0]]:
+                small, large = (j, i) if flipped else (i, j)
+                yield compare(known[small], known[large], _asked(cells, claim, small, large, flipped))
 
 
-def _slack(claim: Claim) -> float:
-    """What is added to the left side of a comparison in its favour."""
-    return claim.slack if claim.op.startswith(">") else -claim.slack
-
-
-def _against(claim: Claim, readings: Mapping[int, Reading], pair: tuple[int, int]) -> str:
-    a, b = (readings[k] for k in pair)
-    sign = "=" if a.middle == b.middle else "<" if a.middle < b.middle else ">"
-    return f"{a.name} {_shown(a.middle)} {sign} {b.name} {_shown(b.middle)}".replace("  ", " ")
-
-
-def _weak(cells: _Cells, claim: Claim, readings: Mapping[int, Reading], a: int, b: int) -> str:
-    """Why a comparison that is the right way round does not reach the paper's; empty where it does.
-
-    Effects in another metric than the paper's have no size to be held against.
-    """
-    left, right = readings[a], readings[b]
-    members = claim.chain[a], claim.chain[b]
-    if claim.op in ("~", "<=", ">=") or not all(isinstance(member, str) for member in members):
-        return ""
-    if left.overlaps(right):
-        return f"the ranges of {left.name} and {right.name} meet"
-    column = cells.experiment.column(str(members[0]))
-    numbers = [value for member in members if (value := cells.experiment.reported(member)) is not None]
-    if len(numbers) < len(members) or (cells.surrogate and column.stand_in):
-        return ""
-    is_ratio = column.is_ratio
-    effects = [_effect(a, b, is_ratio) for a, b in ((left.middle, right.middle), (numbers[0], numbers[1]))]
-    if not effects[0] >= LEAST_SHARE * effects[1]:
-        how = "a factor of {:.3g}, the paper's {:.3g}" if is_ratio else "{:.3g} apart, in the paper {:.3g}"
-        shown = [math.exp(effect) if is_ratio else effect for effect in effects]
-        return f"{left.name} and {right.name}: {how.format(*shown)}"
-    return ""
-
-
-def _effect(a: float, b: float, is_ratio: bool) -> float:
-    """How far apart two values are: the logarithm of their ratio, or their difference."""
-    if not is_ratio or min(a, b) <= 0:
-        return abs(a - b)
-    return MISSED if MISSED in (a, b) else abs(math.log(a / b))
+def _asked(cells: _Cells, claim: Claim, small: int, large: int, flipped: bool) -> Asked:
+    """What a comparison asks for: half of the paper's effect, where that has a size and the direction claimed."""
+    unsized = Asked(claim.op in ("<", ">"), claim.slack, 0.0 if claim.op == "~" else None, flipped=flipped)
+    members = claim.chain[small], claim.chain[large]
+    column = cells.experiment.column(next(member for member in members if isinstance(member, str)))
+    low, high = (cells.experiment.reported(member) for member in members)
+    if not unsized.strict or low is None or high is None or cells.stands_in(column):
+        return unsized
+    sized = unsized._replace(is_ratio=column.is_ratio)
+    share = LEAST_SHARE * effect(low, high, sized)
+    return sized._replace(effect=share) if low < high + claim.slack and share < MISSED else unsized
 
 
 class _Cells:
@@ -283,6 +229,10 @@ class _Cells:
         """Whether a member is of a method that there is not here."""
         return isinstance(member, str) and bool(self.experiment.rows[member.rpartition(".")[0]].absent)
 
+    def stands_in(self, column: Column) -> bool:
+        """Whether a surrogate is read in another metric than the paper's."""
+        return bool(self.surrogate and column.stand_in) and not (self.frame["metric"] == column.metric).any()
+
     def read(self, member: str | float) -> Reading:
         """A member of a claim with its values, or the reason why it has none."""
         if member not in self._known:
@@ -291,34 +241,43 @@ class _Cells:
 
     def _read(self, member: str | float) -> Reading:
         if not isinstance(member, str):
-            return Reading("", (float(member),))
-        row, _, column = member.rpartition(".")
+            return Reading("", {0: Known.exactly(float(member))}, counted=True)
+        row, _, name = member.rpartition(".")
         try:
-            return Reading(row, tuple(self._values(row, column).values()))
+            values = self._values(row, name)
         except Unread as error:
-            return Reading(row, reason=str(error))
+            return Reading(row, reason=str(error), failed=isinstance(error, Failed))
+        if lost := [seed for seed, known in values.items() if math.isnan(known.value)]:
+            return Reading(row, reason=f"no number in seed {lost[0]}", failed=True)
+        column = self.experiment.columns[name]
+        is_open = any(known.least < known.most for known in values.values())
+        return Reading(row, values, counted=column.is_counted, note=f"{row} {column.why_open}" if is_open else "")
 
-    def _values(self, row: str, name: str) -> dict[int, float]:
+    def _values(self, row: str, name: str) -> dict[int, Known]:
         """A value per seed."""
         entry, column = self.experiment.rows[row], self.experiment.columns[name]
         if entry.of:
             return self._blended(entry, name)
         if column.exponent:
-            return {0: self._exponent(entry, column.exponent)}
+            return {0: Known.exactly(self._exponent(entry, column.exponent))}
         values = self._measured(entry, column)
         if not column.over:
             return values
         group, dot, _ = row.rpartition(".")
-        base = self._measured(self.experiment.rows[group + dot + column.over], column)
+        if row == (base_row := group + dot + column.over):
+            return dict.fromkeys(values, Known.exactly(1.0))
+        base = self._measured(self.experiment.rows[base_row], column)
         if not (both := values.keys() & base.keys()):
-            raise Unread(f"no seed in common with {column.over}")
-        return {seed: values[seed] / base[seed] for seed in sorted(both)}
+            raise Failed(f"no seed in common with {column.over}")
+        return {seed: values[seed].over(base[seed]) for seed in sorted(both)}
 
-    def _measured(self, entry: Entry, column: Column) -> dict[int, float]:
-        cells = self._of(entry)
-        return {int(rows["seed"].iloc[0]): _value(rows, column, self.surrogate) for _, rows in cells.groupby("cell_id")}
+    def _measured(self, entry: Entry, column: Column) -> dict[int, Known]:
+        metric = column.stand_in if self.stands_in(column) else column.metric
+        budget = (entry.budget or self.experiment.budget) if self.surrogate else 0.0
+        cells = self._of(entry).groupby("cell_id")
+        return {int(rows["seed"].iloc[0]): _value(rows, column, metric, budget) for _, rows in cells}
 
-    def _blended(self, entry: Entry, name: str) -> dict[int, float]:
+    def _blended(self, entry: Entry, name: str) -> dict[int, Known]:
         """Seed by seed over the rows of a group; a surrogate may have fewer of them, and what diverges is no best."""
         found = []
         for row in entry.of:
@@ -332,9 +291,10 @@ class _Cells:
                     raise
         if not found:
             raise NotRun
-        seeds = sorted(set.intersection(*(set(values) for values in found)))
+        if not (seeds := sorted(set.intersection(*(set(values) for values in found)))):
+            raise Failed(f"no seed in common among {', '.join(entry.of)}")
         better = self.experiment.columns[name].better
-        return {seed: blend([values[seed] for values in found], entry.take, better) for seed in seeds}
+        return {seed: _blend([values[seed] for values in found], entry.take, better) for seed in seeds}
 
     def _of(self, entry: Entry) -> pd.DataFrame:
         """The rows of the cells that a row of the paper stands for."""
@@ -352,7 +312,7 @@ class _Cells:
             raise Unread(f"{len(found)} settings match: {shown}")
         rows = self._settings[found[0]]
         if len(failed := rows[rows["metric"].fillna("") == ""]):
-            raise Unread(str(failed["status"].iloc[0]))
+            raise Failed(str(failed["status"].iloc[0]))
         return rows
 
     def _exponent(self, entry: Entry, phase: str) -> float:
@@ -366,33 +326,68 @@ class _Cells:
         return mine[0]
 
 
-def _value(rows: pd.DataFrame, column: Column, surrogate: bool) -> float:
-    """What a column takes from the rows of one cell."""
-    stands_in = surrogate and column.stand_in and not (rows["metric"] == column.metric).any()
-    metric = column.stand_in if stands_in else column.metric
+def _value(rows: pd.DataFrame, column: Column, metric: str, budget: float) -> Known:
+    """What a column takes from the rows of one cell; ``budget``: the epochs of the training that it stands for."""
+    begin = rows["epoch"].astype("float64").min()
     mine = rows[(rows["metric"] == metric) & (rows["scope"] == column.scope)].sort_values("epoch", kind="stable")
+    series = pd.Series(mine["value"].astype("float64").to_numpy(), mine["epoch"].astype("float64") - begin)
     if len(mine) and mine["status"].iloc[-1] != Status.OK:
         if metric.endswith("_to_target"):
-            return MISSED
-        raise Unread(str(mine["status"].iloc[-1]))
-    begin = rows["epoch"].astype("float64").min()
-    epochs = mine["epoch"].astype("float64") - begin
+            return _missed(rows, column, series.index[-1], budget)
+        raise Failed(str(mine["status"].iloc[-1]))
     if column.epoch is not None:
-        mine = mine[epochs == column.epoch]
-    values = mine["value"].astype("float64").to_list()
-    if not values:
+        series = series[series.index == column.epoch]
+    if series.empty:
         raise Unread(f"no {metric or 'metric'} in its rows")
+    found = _finished(_taken(series, column), column)
+    if not math.isfinite(found):
+        raise Failed(f"{metric} is {found}")
+    if column.is_of_all_epochs and _stopped(rows, series.index[-1]):
+        return Known(found, found, MISSED) if column.better == "higher" else Known(found, -MISSED, found)
+    return Known.exactly(found)
+
+
+def _taken(series: pd.Series, column: Column) -> float:
+    """The value that a column takes from those by epoch."""
+    values, epochs = series.to_list(), series.index.to_list()
     if column.take == "best":
-        found = blend(values, "best", column.better)
-    elif column.take == "per epoch":
-        found = values[-1] / epochs.iloc[-1]
-    elif column.take == "per later epoch":
-        if len(values) < 2:
-            raise Unread("trained for one epoch only")
-        found = (values[-1] - values[0]) / (epochs.iloc[-1] - epochs.iloc[0])
-    else:
-        found = values[-1]
-    return column.scale * (math.exp(found) if column.transform == "exp" else found)
+        return math.nan if any(map(math.isnan, values)) else blend(values, "best", column.better)
+    if column.take == "last":
+        return values[-1]
+    if column.take == "per later epoch" and len(values) < 2:
+        raise Unread("trained for one epoch only")
+    value, epoch = (values[0], epochs[0]) if column.take == "per later epoch" else (0.0, 0.0)
+    return (values[-1] - value) / (epochs[-1] - epoch) if epochs[-1] > epoch else math.nan
+
+
+def _finished(value: float, column: Column) -> float:
+    """A value in the unit of its column."""
+    try:
+        return column.scale * (math.exp(value) if column.transform == "exp" else value)
+    except OverflowError:
+        return math.inf
+
+
+def _missed(rows: pd.DataFrame, column: Column, trained: float, budget: float) -> Known:
+    """Never, or where the training was shorter than the one that it stands for, later than its end."""
+    if trained >= budget:
+        return Known.exactly(MISSED)
+    seconds = rows.loc[rows["metric"] == "train.seconds", "value"].max()
+    end = trained if column.metric == "train.epochs_to_target" else seconds
+    return Known(MISSED, column.scale * end if end > 0 else 0.0, MISSED)
+
+
+def _stopped(rows: pd.DataFrame, trained: float) -> bool:
+    """Whether a training ended at its target, before the epochs that were planned."""
+    planned = re.search(PLANNED, str(rows["method"].iloc[-1]))
+    return planned is not None and trained < int(planned[1]) and rows["metric"].str.endswith("_to_target").any()
+
+
+def _blend(values: Sequence[Known], take: Blend, better: str) -> Known:
+    """Of values that are known in part the best and the mean are, too; a range is not."""
+    if take == "range" and any(known.least < known.most for known in values):
+        return Known.exactly(math.nan)
+    return Known(*(blend(side, take, better) for side in zip(*values, strict=True)))
 
 
 def _matching(shown: pd.Series, selector: str) -> pd.Series:
@@ -420,10 +415,6 @@ def _alike(value: object, asked: str) -> bool:
         return float(str(value)) == float(asked)
     except ValueError:
         return str(value).lower() == asked.lower()
-
-
-def _shown(value: float) -> str:
-    return "missed" if value == MISSED else digits(value)
 
 
 def _text(member: str | float, value: float) -> str:

@@ -8,10 +8,12 @@ read from the rows of a training; a ``[rows]`` entry which cells a row of the pa
 from __future__ import annotations
 
 import dataclasses
+import math
 import operator
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -65,6 +67,28 @@ class Column:
         return self.unit not in SCORES
 
     @property
+    def is_counted(self) -> bool:
+        """Whether values are counted, FLOPs and bytes, so that no seed changes them."""
+        return bool(self.exponent) or self.metric.startswith(("flops.", "memory."))
+
+    @property
+    def is_of_all_epochs(self) -> bool:
+        """Whether a longer training may have a better value."""
+        return not self.is_counted and self.epoch is None and self.take in ("best", "last") and not self.waits
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is what a target took."""
+        return self.metric.endswith("_to_target")
+
+    @property
+    def why_open(self) -> str:
+        """What is said of a value that is known in part only."""
+        if self.waits:
+            return "is censored: the target was missed in a shorter training than the paper's"
+        return "stopped at its target, its course beyond is not known"
+
+    @property
     def better(self) -> str:
         """Which way is better: of ratios and exponents the lower."""
         known = [METRICS[metric] for metric in (self.metric, self.stand_in) if metric in METRICS]
@@ -76,7 +100,8 @@ class Entry:
     """A row of a paper: ``values`` by column, and what it stands for here.
 
     ``probe``, ``problem``: cells with these hyperparameters, as ``-p`` and ``-m`` take them; no problem: any. ``of``:
-    rows of which it is the ``take``. ``absent``: why there is no such method here.
+    rows of which it is the ``take``. ``absent``: why there is no such method here. ``budget``: the epochs that the
+    paper trains it for, where they are not the experiment's.
     """
 
     probe: str = ""
@@ -84,6 +109,7 @@ class Entry:
     absent: str = ""
     of: Sequence[str] = ()
     take: Blend = "best"
+    budget: float | None = None
     values: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -94,7 +120,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Claim:
-    """A comparison that a paper makes: each of ``chain`` with the next, or (``first``) the first with all others.
+    """A comparison that a paper makes: each of ``chain`` with all after it, or (``first``) the first with all others.
 
     Members are ``row.column`` or numbers. ``op`` ``~``: within ``slack`` of a number; the others allow for ``slack``
     too. ``reading``: how words without numbers were made a comparison; ``part_of``: the words, where they were split.
@@ -121,14 +147,18 @@ class Claim:
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
-        """The places in the chain that are compared."""
-        ends = range(1, len(self.chain))
-        return [(0 if self.order == "first" else k - 1, k) for k in ends]
+        """The places in the chain that are compared: what is before all of the next is before all after them."""
+        places = range(len(self.chain))
+        return [pair for pair in combinations(places, 2) if self.order == "all" or pair[0] == 0]
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One table or figure of a paper: its place, caption and setting, its numbers and what is claimed of them."""
+    """One table or figure of a paper: its place, caption and setting, its numbers and what is claimed of them.
+
+    ``budget``: the epochs of the paper's trainings. A target that a surrogate misses in fewer is censored; where it is
+    not given, in any number of epochs.
+    """
 
     id: str
     paper: str
@@ -140,6 +170,7 @@ class Experiment:
     claims: Sequence[Claim]
     errata: Sequence[str] = ()
     remarks: Sequence[str] = ()
+    budget: float = math.inf
 
     def column(self, path: str) -> Column:
         """The column of ``row.column``."""

@@ -13,20 +13,31 @@ from rich.table import Table
 from rich.text import Text
 
 from curvbench import tables
-from curvbench.analysis.claims import MISSED, Effort, Judged, Reading, Ruling, Verdict
+from curvbench.analysis.claims import Effort, Judged, Ruling
 from curvbench.analysis.papers import Claim, Experiment
+from curvbench.analysis.verdicts import FEWEST, LEAST_RATIO, MISSED, Reading, Verdict
 from curvbench.parts.errata import ERRATA
 from curvbench.tables import escaped
 
 HEADINGS = ("claim", "the paper", "measured in its setting", "SURROGATE, not the original")
-STYLES = {Verdict.HOLDS: "green", Verdict.DIRECTION: "yellow", Verdict.REFUTED: "red", Verdict.NOT_MEASURED: "dim"}
+STYLES = {
+    Verdict.HOLDS: "green",
+    Verdict.DIRECTION: "yellow",
+    Verdict.REFUTED: "red",
+    Verdict.UNDECIDED: "magenta",
+    Verdict.NOT_MEASURED: "dim",
+}
 WIDTH = 160
 Efforts = Mapping[str, Sequence[Effort]]  # by experiment
 LEGEND = (
-    "Numbers are medians over seeds [least, greatest]. A claim is refuted where a comparison is the other way round "
-    "and the ranges are apart, and undecided where they meet; it holds in direction only where ranges meet or the "
-    "effect is less than half of the paper's. A surrogate is a small stand-in: it says how a claim fares there, and "
-    "neither supports nor refutes the original."
+    "Numbers are medians over seeds [least, greatest]. A comparison holds, or is the other way round, where the ranges "
+    f"of at least {FEWEST} common seeds are apart and the medians by half of the paper's effect or more, or by a ratio "
+    f"of {LEAST_RATIO} where the paper prints none in the metric measured. What is counted (FLOPs, bytes) is the same "
+    "with every seed. A claim holds where all of its comparisons do, and is refuted where one is the other way round. "
+    "It holds in direction only where the medians are in its order without that much behind them; it is undecided "
+    "where they are not, or where a member failed or gave no number. A target missed in a shorter training than the "
+    "paper's is censored: it is later than the end of that training, which can bear a claim out and never refutes one. "
+    "A surrogate is a small stand-in: it says how a claim fares there, and neither supports nor refutes the original."
 )
 
 
@@ -104,7 +115,7 @@ def _claim(claim: Claim) -> str:
 
 
 def _flat(ruling: Ruling) -> str:
-    seeds = f" ({ruling.seeds} seed{'s' * (ruling.seeds > 1)})" if ruling.seeds else ""
+    seeds = f" ({ruling.seeds} seed{'s' * (ruling.seeds > 1)})" if ruling.seeds else " (counted)" * ruling.is_counted
     detail = "; ".join(filter(None, [ruling.measured, ruling.reason]))
     return f"{ruling.verdict}{seeds}{': ' if detail else ''}{detail}"
 
@@ -142,8 +153,13 @@ def _ruled(ruling: Ruling) -> dict[str, Any]:
 
 def _read(reading: Reading) -> dict[str, Any]:
     """A target that was missed has no number in JSON."""
-    if not reading.values:
-        return {"name": reading.name, "values": [], "median": None, "missed": 0, "reason": reading.reason}
-    values = [None if value == MISSED else value for value in reading.values]
-    middle = None if reading.middle == MISSED else reading.middle
-    return {"name": reading.name, "values": values, "median": middle, "missed": values.count(None), "reason": ""}
+    found = {seed: None if known.value == MISSED else known.value for seed, known in reading.values.items()}
+    middle = reading.middle if found and reading.middle != MISSED else None
+    return {
+        "name": reading.name,
+        "values": list(found.values()),
+        "seeds": [] if reading.counted else list(found),
+        "median": middle,
+        "missed": list(found.values()).count(None),
+        "reason": reading.reason or reading.note,
+    }

@@ -10,10 +10,18 @@ import show
 import source
 from curvbench.analysis.claims import Judged, judge
 from curvbench.analysis.papers import Experiment, experiments
+from curvbench.analysis.verdicts import Verdict
 from curvbench.parts.errata import ERRATA
 from curvbench.report.claims import LEGEND, counts
 
 EVERY = "All"
+COLOURS = {  # legible on white and on black
+    Verdict.HOLDS: "#2da44e",
+    Verdict.DIRECTION: "#bf8700",
+    Verdict.REFUTED: "#e5484d",
+    Verdict.UNDECIDED: "#a475f9",
+    Verdict.NOT_MEASURED: "#868e96",
+}
 known = {experiment.id: experiment for experiment in experiments()}
 newest: dict[str, pd.DataFrame] = {}
 for run in source.runs().values():  # the latest first
@@ -50,7 +58,7 @@ chosen = st.selectbox("Experiment", [EVERY, *newest], key="experiment", **contro
 mine = [known[name] for name in newest if chosen in (EVERY, name)]
 judged = judge(pd.concat([newest[experiment.id] for experiment in mine]), mine)
 st.text(counts(judged))
-show.table(table(judged), "claims")
+show.table(table(judged), "claims", COLOURS)
 st.caption(show.plain(LEGEND))
 for experiment in mine:
     with st.expander(show.plain(f"{experiment.id}: {experiment.paper}, {experiment.source}"), expanded=len(mine) == 1):
