@@ -20,6 +20,7 @@ SUITE = Suite(
         "paper": Preset(
             [problem("resnet", depth=32, dataset="cifar10")],
             PROBES,
+            seeds=(0, 1, 2),
             training=Training(epochs=100, lr=0.1, weight_decay=5e-4, schedule="step", augment="crop-flip"),
             search=Search({"lr": (1e-3, 1e-2, 0.1, 1.0)}),
         ),

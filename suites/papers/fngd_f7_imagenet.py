@@ -1,7 +1,7 @@
 """FNGD, Figure 7: time until ResNet-50 has 75 % on ImageNet.
 
-``paper``: in the user's folder of ImageNet; rates are not reported. ``default``: a surrogate, a narrow ResNet-20 on
-digits.
+``paper``: in the user's folder of ImageNet; rates and dampings are not reported and searched for. ``default``: a
+surrogate, a narrow ResNet-20 on digits.
 """
 
 from curvbench import Preset, Search, Suite, Training, probe, problem
@@ -23,11 +23,14 @@ SUITE = Suite(
         "paper": Preset(
             [problem("resnet", depth=50, dataset="imagenet")],
             PROBES,
+            seeds=(0, 1, 2),
             training=Training(
                 epochs=90, lr=0.1, weight_decay=5e-5, schedule="cosine", warmup=5, augment="crop-flip", target=0.75
             ),
             tuned={"kfac": SPARSE, "eva": {"epochs": 55}, "fngd": {"epochs": 55}},
-            search=Search({"lr": (1e-3, 1e-2, 0.1, 1.0)}),
+            search=Search(
+                {"lr": (1e-3, 1e-2, 0.1, 1.0), "damping": (0.03, 0.3), "alpha": (0.001, 0.003, 0.005, 0.008, 0.01)}
+            ),
         ),
     },
     original="paper",

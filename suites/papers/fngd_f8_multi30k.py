@@ -33,6 +33,7 @@ SUITE = Suite(
         "small": Preset(
             [problem("transformer", task="multi30k", width=64, hidden=256, heads=4, length=16)],
             PROBES,
+            seeds=(0, 1, 2),
             training=Training(epochs=4, lr=0.1, batch=32, schedule="step", share=0.05),
             tuned={"kfac": OFTEN, "shampoo": OFTEN},
             search=Search({"lr": (0.003, 0.01, 0.1, 0.3)}, seeds=(10,), epochs=1),
@@ -51,9 +52,12 @@ SUITE = Suite(
                 )
             ],
             PROBES,
+            seeds=(0, 1, 2),
             training=Training(epochs=100, lr=0.1, batch=64, schedule="step"),
             tuned={"kfac": SPARSE, "shampoo": SPARSE},
-            search=Search({"lr": (1e-4, 1e-3, 1e-2, 0.1)}),
+            search=Search(
+                {"lr": (1e-4, 1e-3, 1e-2, 0.1), "damping": (0.03, 0.3), "alpha": (0.001, 0.003, 0.005, 0.008, 0.01)}
+            ),
         ),
     },
     original="paper",

@@ -31,6 +31,7 @@ SUITE = Suite(
                 ),
             ],
             PROBES,
+            seeds=(0, 1, 2),
             training=Training(epochs=3, lr=1e-3, batch=64),
         ),
     },

@@ -38,6 +38,7 @@ SUITE = Suite(
                 problem("resnet", depth=34, dataset="cifar100"),
             ],
             PROBES,
+            seeds=(0, 1, 2),
             training=Training(epochs=3, lr=1e-3, augment="crop-flip"),
             tuned={"kfac": SPARSE, "shampoo": SPARSE},
         ),

@@ -13,7 +13,7 @@ FEW = (1, 4, 16, 32)
 def _probes(ranks):
     return [
         probe("sgdm"),
-        probe("adam"),
+        probe("adam", beta2=0.99),
         *(probe("qng", memory=rank) for rank in ranks),
         *(probe("ginger", rank=rank, damping=0.01) for rank in ranks),
     ]
@@ -35,6 +35,7 @@ SUITE = Suite(
                 problem("resnet", depth=50, dataset="cifar100"),
             ],
             _probes(RANKS),
+            seeds=(0, 1, 2),
             training=Training(epochs=200, lr=0.1, augment="crop-flip"),
             search=Search({"lr": (0.1, 0.5, 0.01, 0.05, 0.001, 0.005, 1e-4, 5e-4)}),
         ),

@@ -12,7 +12,7 @@ RANKS = (1, 2, 4, 8, 16, 32)
 def _probes(memories, ranks):
     return [
         probe("sgdm"),
-        probe("adam"),
+        probe("adam", beta2=0.99),
         *(probe("qng", memory=memory) for memory in memories),
         *(probe("ginger", rank=rank, damping=0.01) for rank in ranks),
     ]
@@ -31,6 +31,7 @@ SUITE = Suite(
         "paper": Preset(
             [problem("t5", size="small", task="xsum", mode=mode, source=512, target=128) for mode in ("lora", "full")],
             _probes(RANKS, RANKS),
+            seeds=(0, 1, 2),
             training=Training(epochs=1, lr=0.1, batch=4),
             search=Search({"lr": (0.1, 0.5, 0.01, 0.05, 0.001, 0.005, 1e-4, 5e-4)}),
         ),

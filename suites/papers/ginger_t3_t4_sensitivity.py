@@ -24,6 +24,7 @@ SUITE = Suite(
         "paper": Preset(
             [problem("resnet", depth=18, dataset="cifar100")],
             PROBES,
+            seeds=(0, 1, 2),
             training=Training(epochs=200, lr=0.1, augment="crop-flip"),
             search=Search({"lr": (0.1, 0.5, 0.01, 0.05, 0.001, 0.005, 1e-4, 5e-4)}),
         ),

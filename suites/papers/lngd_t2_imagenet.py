@@ -1,7 +1,8 @@
 """LNGD, Table 2: epochs and time until ResNet-50 has 75.9 % on ImageNet.
 
-``paper``: as published, in the user's folder of ImageNet; the exponent of the polynomial schedule, tuned there, is 4.
-``default``: a surrogate, a narrow ResNet-20 on digits, in which mu is searched for.
+``paper``: as published, in the user's folder of ImageNet; the grid of dampings is K-FAC's, and the exponent of the
+polynomial schedule, tuned there, is 4. ``default``: a surrogate, a narrow ResNet-20 on digits, in which mu is searched
+for.
 """
 
 from curvbench import Preset, Search, Suite, Training, probe, problem
@@ -33,6 +34,7 @@ SUITE = Suite(
         "paper": Preset(
             [problem("resnet", depth=50, dataset="imagenet")],
             PROBES,
+            seeds=range(5),
             training=Training(
                 epochs=80,
                 lr=0.1,
@@ -48,7 +50,12 @@ SUITE = Suite(
                 "kfac": {**SPARSE, "ema": 0.95},
                 "lngd": {**SPARSE, "warmup": 0.0},
             },
-            search=Search({"lr": (1e-4, 1e-3, 1e-2, 0.1, 1.0)}),
+            search=Search(
+                {
+                    "lr": (1e-4, 1e-3, 1e-2, 0.1, 1.0),
+                    "damping": (1e-6, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3),
+                }
+            ),
         ),
     },
     original="paper",

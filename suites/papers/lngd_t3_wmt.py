@@ -44,6 +44,7 @@ SUITE = Suite(
                 )
             ],
             PROBES,
+            seeds=range(5),
             training=Training(
                 epochs=6,  # 100,000 steps of 256 sentences are 5.7 epochs of the 4.5 million
                 lr=0.1,
@@ -54,7 +55,12 @@ SUITE = Suite(
                 metric="test.bleu",
             ),
             tuned={"adam": POLYNOMIAL, "kfac": {**SPARSE, "ema": 0.95}, "lngd": SPARSE},
-            search=Search({"lr": (1e-4, 1e-3, 1e-2, 0.1, 1.0)}),
+            search=Search(
+                {
+                    "lr": (1e-4, 1e-3, 1e-2, 0.1, 1.0),
+                    "damping": (1e-6, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3),
+                }
+            ),
         ),
     },
     original="paper",

@@ -25,6 +25,7 @@ SUITE = Suite(
         "paper": Preset(
             [problem("resnet", depth=50, dataset="imagenet")],
             PROBES,
+            seeds=range(5),
             training=Training(
                 epochs=50,
                 lr=0.1,

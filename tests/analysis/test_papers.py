@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from curvbench.analysis import papers
 from curvbench.analysis.claims import _fits
 from curvbench.analysis.papers import COMPARE, Experiment
+from curvbench.analysis.verdicts import FEWEST
 from curvbench.registry import load_suite, parse_probe
 from curvbench.selection import select
 from curvbench.spec import METRICS
@@ -114,6 +117,78 @@ def test_other_presets_and_settings_are_surrogates(experiment: Experiment) -> No
     if original.training:
         changed = select(experiment.id, original, training="epochs=2", original=original)
         assert all(cell.surrogate for cell in changed)
+
+
+@pytest.mark.parametrize("experiment", MEASURED, ids=[e.id for e in MEASURED])
+def test_what_is_random_is_trained_with_as_many_seeds_as_a_verdict_takes(experiment: Experiment) -> None:
+    used = {experiment.column(m) for claim in experiment.claims for m in claim.chain if isinstance(m, str)}
+    for preset in load_suite(SUITES / experiment.id)[1].presets.values():
+        assert all(column.is_counted for column in used) or len(set(preset.seeds)) >= FEWEST
+
+
+@pytest.mark.parametrize("experiment", KNOWN.values(), ids=KNOWN)
+def test_what_waits_for_a_target_says_how_long_the_paper_trains(experiment: Experiment) -> None:
+    used = {experiment.column(m) for claim in experiment.claims for m in claim.chain if isinstance(m, str)}
+    assert any(column.waits for column in used) == math.isfinite(experiment.budget)
+
+
+@pytest.mark.parametrize("experiment", [e for e in MEASURED if math.isfinite(e.budget)], ids=lambda e: str(e.id))
+def test_the_papers_preset_trains_as_long_as_the_paper(experiment: Experiment) -> None:
+    """In whole epochs: a target that it misses is missed, and not censored."""
+    suite = load_suite(SUITES / experiment.id)[1]
+    for entry in experiment.rows.values():
+        if entry.probe:
+            training = suite.presets[suite.original].training_of(parse_probe(entry.probe))
+            assert training is not None and training.epochs == math.ceil(entry.budget or experiment.budget)
+
+
+# Copied by hand from the papers' texts: by suite, probe and name, of the probe's or of its training, or as searched for.
+SETTINGS: Mapping[tuple[str, str, str], Any] = {
+    ("cwngd_t1_mnist", "cwngd", "lr"): 1.0,
+    ("cwngd_t1_mnist", "cwngd", "damping"): 1e-4,
+    ("cwngd_t1_mnist", "cwngd", "decay"): (),
+    ("cwngd_t1_mnist", "adam", "beta1"): 0.97,
+    ("cwngd_t1_mnist", "adam", "lr"): 2.24,
+    ("cwngd_t1_mnist", "adam", "epsilon"): 0.183,
+    ("cwngd_t1_mnist", "adam", "decay"): (("lr", 0.9994, 1e-4), ("epsilon", 0.9998, 1e-8)),
+    ("cwngd_t1_mnist", "kfac", "momentum"): 0.98,
+    ("cwngd_t1_mnist", "kfac", "lr"): 0.23,
+    ("cwngd_t1_mnist", "kfac", "damping"): 0.289,
+    ("cwngd_t1_mnist", "kfac", "decay"): (("lr", 0.9989, 1e-4), ("damping", 0.9997, 1e-6)),
+    ("ginger_t1_cifar100", "adam", "beta1"): 0.9,
+    ("ginger_t1_cifar100", "adam", "beta2"): 0.99,
+    ("ginger_t1_cifar100", "ginger", "decay"): 0.99,
+    ("ginger_t1_cifar100", "qng", "decay"): 0.99,
+    ("ginger_t2_xsum", "adam", "beta2"): 0.99,
+    ("ginger_t2_xsum", "ginger", "decay"): 0.99,
+}
+SEARCHED = {
+    ("lngd_t1_cifar10", "kfac", "damping"): (1e-6, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1),
+    ("lngd_t2_imagenet", "kfac", "damping"): (1e-6, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1),
+    ("lngd_t3_wmt", "kfac", "damping"): (1e-6, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1),
+    ("fngd_t2_time_to_target", "fngd", "alpha"): (0.001, 0.003, 0.005, 0.008, 0.01),
+    ("fngd_f7_imagenet", "fngd", "alpha"): (0.001, 0.003, 0.005, 0.008, 0.01),
+    ("fngd_f8_multi30k", "fngd", "alpha"): (0.001, 0.003, 0.005, 0.008, 0.01),
+}
+
+
+@pytest.mark.parametrize(("suite", "name", "field"), SETTINGS)
+def test_settings_are_the_papers(suite: str, name: str, field: str) -> None:
+    loaded = load_suite(SUITES / suite)[1]
+    original = loaded.presets[loaded.original]
+    for probe in (probe for probe in original.probes if probe.name == name):
+        training = original.training_of(probe)
+        assert training is not None
+        holder = probe if field in probe.hyperparameters else training
+        assert getattr(holder, field) == SETTINGS[suite, name, field]
+
+
+@pytest.mark.parametrize(("suite", "name", "field"), SEARCHED)
+def test_what_the_paper_searches_for_is_searched_for(suite: str, name: str, field: str) -> None:
+    loaded = load_suite(SUITES / suite)[1]
+    original = loaded.presets[loaded.original]
+    assert original.search is not None and original.search.grid[field] == SEARCHED[suite, name, field]
+    assert [probe.name for probe in original.probes if field in probe.hyperparameters and probe.name == name] == [name]
 
 
 @pytest.mark.parametrize(
