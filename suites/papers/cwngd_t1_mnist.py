@@ -2,8 +2,9 @@
 
 ``paper``: batch, rates, momenta and dampings as published, with the baselines' decays, which are of a step; the
 network's sizes stand in a picture alone, so that they are curvbench's. ``default``: a surrogate on digits, ``small``:
-another on a tenth of the images in about as many batches, with rates to start from that are searched for and all the
-rest the same. All in float64: CW-NGD's damping of 1e-4 is below the rounding of a sum over the batch in float32.
+another on a tenth of the images in about as many batches, with rates to start from that are searched for, and for K-FAC
+a momentum of 0.9: 0.98 averages over more steps than a trial has. All in float64: CW-NGD's damping of 1e-4 is below the
+rounding of a sum over the batch in float32.
 """
 
 from curvbench import Decay, Preset, Search, Suite, Training, probe, problem
@@ -11,7 +12,7 @@ from curvbench import Decay, Preset, Search, Suite, Training, probe, problem
 PROBES = [probe("cwngd"), probe("adam", beta1=0.97, epsilon=0.183), probe("kfac", damping=0.289)]
 FITTED = {"metric": "train.accuracy", "target": 1.0, "momentum": 0.0}
 ADAM = {"decay": (Decay("lr", 0.9994, 1e-4), Decay("epsilon", 0.9998, 1e-8))}
-KFAC = {"decay": (Decay("lr", 0.9989, 1e-4), Decay("damping", 0.9997, 1e-6)), "momentum": 0.98}
+KFAC = {"decay": (Decay("lr", 0.9989, 1e-4), Decay("damping", 0.9997, 1e-6)), "momentum": 0.9}
 
 SUITE = Suite(
     "CW-NGD, Table I",
@@ -40,7 +41,7 @@ SUITE = Suite(
             seeds=(0, 1, 2),
             dtype="float64",
             training=Training(epochs=100, lr=1.0, batch=1024, **FITTED),
-            tuned={"adam": {"lr": 2.24, **ADAM}, "kfac": {"lr": 0.23, **KFAC}},
+            tuned={"adam": {**ADAM, "lr": 2.24}, "kfac": {**KFAC, "lr": 0.23, "momentum": 0.98}},
         ),
     },
     original="paper",

@@ -142,7 +142,7 @@ def test_the_papers_preset_trains_as_long_as_the_paper(experiment: Experiment) -
             assert training is not None and training.epochs == math.ceil(entry.budget or experiment.budget)
 
 
-# Copied by hand from the papers' texts: by suite, probe and name, of the probe's or of its training, or as searched for.
+# Copied by hand from the papers' texts: by suite, probe and name, of the probe or of its training, or as searched for.
 SETTINGS: Mapping[tuple[str, str, str], Any] = {
     ("cwngd_t1_mnist", "cwngd", "lr"): 1.0,
     ("cwngd_t1_mnist", "cwngd", "damping"): 1e-4,
