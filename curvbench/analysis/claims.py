@@ -209,15 +209,10 @@ def _asked(cells: _Cells, claim: Claim, small: int, large: int, flipped: bool) -
 
 
 class _Cells:
-    """The cells of one experiment, of its own setting or of its surrogate, the latest of each probe, problem and seed.
-
-    Cells that only look for a setting do not count.
-    """
+    """The cells of one experiment, of its own setting or its surrogate, the latest of each probe, problem and seed."""
 
     def __init__(self, experiment: Experiment, frame: pd.DataFrame, surrogate: bool = False) -> None:
         self.experiment, self.surrogate = experiment, surrogate
-        looking = frame["metric"].fillna("").str.startswith("validation.")
-        frame = frame[~frame["cell_id"].isin(frame.loc[looking, "cell_id"])]
         frame = frame.assign(probe_label=labels(frame, "probe"), problem_label=labels(frame, "problem"))
         keys = ["probe_label", "problem_label", "seed"]
         newest = frame.sort_values("started_at", kind="stable").drop_duplicates(keys, keep="last")["cell_id"]
@@ -380,7 +375,8 @@ def _missed(rows: pd.DataFrame, column: Column, trained: float, budget: float) -
 def _stopped(rows: pd.DataFrame, trained: float) -> bool:
     """Whether a training ended at its target, before the epochs that were planned."""
     planned = re.search(PLANNED, str(rows["method"].iloc[-1]))
-    return planned is not None and trained < int(planned[1]) and rows["metric"].str.endswith("_to_target").any()
+    waited = bool(rows["metric"].str.endswith("_to_target").any())
+    return planned is not None and waited and trained < int(planned[1])
 
 
 def _blend(values: Sequence[Known], take: Blend, better: str) -> Known:

@@ -20,14 +20,17 @@ def claims(run: str, form: str, strict: bool, results: Path) -> int:
     """Hold the claims of the papers against what RUN has measured.
 
     RUN is a run's folder, a folder of results (of each suite the latest run in the paper's own setting, and the latest
-    of its surrogate), a run id, or `latest`. The experiments are the suites of suites/papers. Surrogates have a column
-    of their own and never count as the original, nor as its refutation.
+    of its surrogate), a run id, or `latest`. The experiments are the suites of suites/papers. A claim holds, holds in
+    direction only, is refuted, is undecided, or was not measured; what each takes stands below the answer. Surrogates
+    have a column of their own and never count as the original, nor as its refutation. The exit code is 0; with --strict
+    it is 1 where a claim is refuted, and no other verdict changes it.
     """
     from rich.console import Console
 
     from curvbench import store
-    from curvbench.analysis.claims import Verdict, efforts, judge, newest
+    from curvbench.analysis.claims import efforts, judge, newest
     from curvbench.analysis.papers import experiments
+    from curvbench.analysis.verdicts import Verdict
     from curvbench.report import claims as report
 
     with users_fault():

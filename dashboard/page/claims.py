@@ -1,6 +1,8 @@
-"""What the papers claim, beside what was measured in the latest run of each of their experiments."""
+"""What the papers claim, beside the latest run of each of their experiments, and the latest of its surrogate."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import pandas as pd
 import streamlit as st
@@ -8,14 +10,14 @@ import streamlit as st
 import controls
 import show
 import source
-from curvbench.analysis.claims import Judged, judge
+from curvbench.analysis.claims import Judged, judge, newest
 from curvbench.analysis.papers import Experiment, experiments
 from curvbench.analysis.verdicts import Verdict
 from curvbench.parts.errata import ERRATA
 from curvbench.report.claims import LEGEND, counts
 
 EVERY = "All"
-COLOURS = {  # legible on white and on black
+COLOURS: Mapping[str, str] = {  # legible on white and on black
     Verdict.HOLDS: "#2da44e",
     Verdict.DIRECTION: "#bf8700",
     Verdict.REFUTED: "#e5484d",
@@ -23,10 +25,11 @@ COLOURS = {  # legible on white and on black
     Verdict.NOT_MEASURED: "#868e96",
 }
 known = {experiment.id: experiment for experiment in experiments()}
-newest: dict[str, pd.DataFrame] = {}
+runs: dict[str, list[pd.DataFrame]] = {}
 for run in source.runs().values():  # the latest first
-    if run.parent.name in known and run.parent.name not in newest:
-        newest[run.parent.name] = source.rows(run)
+    if run.parent.name in known:
+        runs.setdefault(run.parent.name, []).append(source.rows(run))
+latest = {name: newest(frames[::-1]) for name, frames in runs.items()}
 
 
 def table(judged: list[Judged]) -> pd.DataFrame:
@@ -48,15 +51,15 @@ def notes(experiment: Experiment) -> list[str]:
 
 
 st.header("Claims")
-if not newest:
+if not latest:
     show.empty(
         "No claim of a paper has been held against these results. The suites of the papers repeat their experiments:",
         "curvbench run suites/papers",
     )
     st.stop()
-chosen = st.selectbox("Experiment", [EVERY, *newest], key="experiment", **controls.LINKED)
-mine = [known[name] for name in newest if chosen in (EVERY, name)]
-judged = judge(pd.concat([newest[experiment.id] for experiment in mine]), mine)
+chosen = st.selectbox("Experiment", [EVERY, *latest], key="experiment", **controls.LINKED)
+mine = [known[name] for name in latest if chosen in (EVERY, name)]
+judged = judge(pd.concat([latest[experiment.id] for experiment in mine]), mine)
 st.text(counts(judged))
 show.table(table(judged), "claims", COLOURS)
 st.caption(show.plain(LEGEND))

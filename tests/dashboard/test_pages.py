@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fake_measure import Fake, Toy
-from frames import failed_cell, fisher_cell, write_run
+from frames import START, failed_cell, fisher_cell, write_run
 
-from curvbench import store
+from curvbench import probe, problem, store
 from curvbench.blocks import Blocks, Spectrum
-from curvbench.spec import Row
+from curvbench.spec import Cell, Row, Training
 
 pytest.importorskip("plotly", reason="the dashboard needs the extra `dashboard`")
 testing = pytest.importorskip("streamlit.testing.v1", reason="the dashboard needs the extra `dashboard`")
@@ -388,3 +388,29 @@ def test_every_sign_of_a_text_stands_for_itself() -> None:
     import show
 
     assert show.plain("a*b_[c](d) 1 ± 2 é\n") == "a\\*b\\_\\[c\\]\\(d\\) 1 ± 2 é\n"
+
+
+def test_claims_have_a_colour_for_each_verdict_and_neither_setting_hides_the_other(results: Path) -> None:
+    """K-FAC leads by 20 points in the paper's own setting, and by one in its surrogate, whose run is the later."""
+    for surrogate, lead in ((False, 0.2), (True, 0.01)):
+        cells = [(name, 0.5 + lead * (name == "kfac"), seed) for name in ("adam", "kfac", "cwngd") for seed in range(3)]
+        write_claims(results, "r2" if surrogate else "r1", cells, surrogate)
+    (shown,) = [element for element in show("claims").dataframe if "SURROGATE" in element.value]
+    verdicts = shown.value.set_index("claim")[["in its setting", "SURROGATE"]]
+    assert verdicts.loc["K-FAC leads after epoch 1"].tolist() == ["holds", "holds in direction only"]
+    assert verdicts.loc["CW-NGD leads after epoch 2"].tolist() == ["not measured", "not measured"]
+    colours = set(re.findall(r"color: (#\w+)", shown.proto.arrow_data.styler.styles))
+    assert colours == {"#2da44e", "#bf8700", "#868e96"}
+
+
+def write_claims(results: Path, run_id: str, cells: list[tuple[str, float, int]], surrogate: bool) -> None:
+    """A run of CW-NGD's Table I: probes with their accuracy after the first epoch, and seeds."""
+    folder = results / "cwngd_t1_mnist" / run_id
+    (folder / "cells").mkdir(parents=True)
+    machine = {"git_sha": "abc", "git_dirty": False, "torch_version": "2.13", "device_name": "a cpu"}
+    for name, accuracy, seed in cells:
+        cell = Cell("cwngd_t1_mnist", problem("mlp"), probe(name), seed, training=Training(2, 0.1), surrogate=surrogate)
+        rows = [Row("test.accuracy", 0.1, epoch=0), Row("train.accuracy", accuracy, epoch=1)]
+        context = store.Context(run_id, f"{name}-{seed}", START, machine)
+        store.write_cell(folder / "cells", store.rows_to_table(cell, rows, context))
+    store.write_run(folder, {"run_id": run_id})
