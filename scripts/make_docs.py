@@ -169,7 +169,8 @@ done
 python scripts/make_docs.py claims digits reduced > docs/claims.md
 ```
 
-The first table of a part is what was run. Trials are the trainings that looked for rates and dampings; a cell without a
+What a suite does otherwise than its paper stands below its heading; what a verdict takes, at the end of the page. The
+first table of a part is what was run. Trials are the trainings that looked for rates and dampings; a cell without a
 result diverged, failed or missed its data. Seconds are those of the clock while training, of all cells, evaluation
 apart: cells that ran side by side, and whatever else the machine did, are in them.
 """
