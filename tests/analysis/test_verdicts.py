@@ -190,6 +190,7 @@ MISSES = [
     ({"K": (None,) * 3, "A": (5.0,) * 3}, True, 31.0, UNDECIDED),
     ({"K": (None,) * 3, "A": (5.0,) * 3}, True, 30.0, REFUTED),  # it was trained for as long as the paper's
     ({"K": (None,) * 3, "A": (5.0,) * 3}, False, 30.0, REFUTED),
+    ({"K": (None,) * 3, "A": (5.0,) * 3}, False, 100.0, REFUTED),  # its own setting is as long as the paper's
     ({"K": (5.0,) * 3, "A": (None,) * 3}, True, 100.0, HOLDS),  # a factor of 12 at least
     ({"K": (50.0,) * 3, "A": (None,) * 3}, True, 100.0, DIRECTION),  # of 1.2 at least
     ({"K": (50.0,) * 3, "A": (None,) * 3}, True, 30.0, HOLDS),  # never reached
