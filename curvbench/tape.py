@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from curvbench.passes import network_pass
 from curvbench.spec import Layer
 
-Hook = Callable[[nn.Module, tuple[Any, ...], Any], Any]
+Hook = Callable[[nn.Module, tuple[Any, ...], Mapping[str, Any], Any], Any]
 _ROUNDING = 16  # units in the last place by which two ways to the same gradient at the outputs may differ
 
 
