@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from curvbench.meters.error import errors
     from curvbench.optim import NaturalGradient
     from curvbench.registry import every_probe, probe, problem
-    from curvbench.spec import FisherProbe, Preset, Probe, Problem, Search, Suite, Training
+    from curvbench.spec import Decay, FisherProbe, Preset, Probe, Problem, Search, Suite, Training
     from curvbench.store import load
 
 # Resolved on first use, so that `curvbench --help` does not wait for torch.
@@ -40,6 +40,7 @@ _HOMES = {
     "direction_errors": "meters.direction",
     "load": "store",
     "NaturalGradient": "optim",
+    "Decay": "spec",
     "Search": "spec",
     "Suite": "spec",
     "Preset": "spec",
@@ -49,6 +50,7 @@ _HOMES = {
     "Training": "spec",
 }
 __all__ = [
+    "Decay",
     "FisherProbe",
     "Instance",
     "NaturalGradient",

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from types import NoneType, UnionType
 from typing import Any, Literal, Union
 
-from curvbench.spec import Component
+from curvbench.spec import Component, Decay
 
 FISHER_ALIASES = {"type2": "type-2", "exact": "type-2"}
 BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
@@ -61,6 +61,8 @@ def _readings(text: str, option: Any) -> list[Any]:
     if option is bool:
         return [BOOLEANS[text.lower()]] if text.lower() in BOOLEANS else []
     try:
+        if option is Decay:
+            return [Decay.read(text)]
         return [option(text)] if option in (int, float, str) else []
     except ValueError:
         return []
@@ -95,6 +97,7 @@ def _options(annotation: Any) -> tuple[Any, ...]:
 def describe(annotation: Any) -> str:
     """What an annotation allows, in words: ``a number or none``, ``one of a, b, c``."""
     names = {int: "an integer", float: "a number", str: "a text", bool: "true or false", NoneType: "none"}
+    names[Decay] = "field:rate or field:rate:least"
     parts = []
     for option in _options(annotation):
         if typing.get_origin(option) is tuple:

@@ -111,12 +111,12 @@ def _trained(cell: Cell, folder: Path, data: Path | None, report: Report) -> lis
     cell = replace(cell, probe=_seeded(cell.probe, cell.seed))
     dataset = cell.problem.data(data)
 
-    def inspect() -> list[Row]:
+    def inspect(probe: Probe) -> list[Row]:
         batch = training.batch(cell.problem, dataset, cell.seed, cell.device, getattr(torch, cell.dtype))
         instance = Instance(model.eval(), *batch, cell.problem.loss)
         report(f"exact Fisher of {instance.samples} samples")
         fisher = exact_fisher(instance, precision=cell.precision)
-        rows = list(accuracy_rows(Fitted.of(cell.probe, instance), fisher))
+        rows = list(accuracy_rows(Fitted.of(probe, instance), fisher))
         instance.refuse_changed()
         return rows
 

@@ -30,7 +30,7 @@ from curvbench.distributed import ALONE, Ranks, shares
 from curvbench.instance import Inputs, Instance, arguments, batch_contents, shapes
 from curvbench.likelihood import likelihood
 from curvbench.parts.weighted import weigh_backward
-from curvbench.spec import Diverged, Probe, Unsupported
+from curvbench.spec import Decay, Diverged, Probe, Unsupported, decayed, refuse_decays
 from curvbench.tape import Tape, evaluation
 
 STATE_VERSION = 1
@@ -119,6 +119,8 @@ class NaturalGradient(torch.optim.Optimizer):
         ema: weight of the old statistics in a running average that begins with the first; 0 keeps the latest only.
         decoupled_weight_decay: shrink the parameters (True), or add their multiple to the gradient as
             ``torch.optim.SGD`` does.
+        decay: numbers of the probe, its damping for instance, that fall with every step; a factorization keeps what
+            it was made with until the next.
 
     Raises:
         ValueError: an argument out of range, or an average of a probe that keeps no statistics.
@@ -140,18 +142,19 @@ class NaturalGradient(torch.optim.Optimizer):
         kl_clip: float | None = None,
         ema: float = 0.0,
         decoupled_weight_decay: bool = True,
+        decay: Sequence[Decay] = (),
     ) -> None:
         _refuse_settings(lr, momentum, weight_decay, kl_clip)
         likelihood(loss)
         rates = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(model.parameters() if params is None else params, rates)
-        self.model, self.probe, self.loss = model, probe, loss
+        self.model, self.loss = model, loss
         self.kl_clip, self.decoupled_weight_decay = kl_clip, decoupled_weight_decay
         self._names = {parameter: name for name, parameter in model.named_parameters()}
         if any(parameter not in self._names for group in self.param_groups for parameter in group["params"]):
             raise ValueError("params holds a tensor that is no parameter of the model")
         self._ranks = _joined(model, probe)
-        self._curvature = Curvature(probe, stat_every, refresh_every, ema, self._ranks)
+        self._curvature = Curvature(probe, stat_every, refresh_every, ema, self._ranks, decay)
         self._terms = 0
         self._verified: Instance | None = None
         self._batch: Batch | None = None
@@ -159,6 +162,11 @@ class NaturalGradient(torch.optim.Optimizer):
         self._weighed: Any = None
         self._modes: list[bool] = []
         self._may_share = False
+
+    @property
+    def probe(self) -> Probe:
+        """The probe as it is at the next step."""
+        return self._curvature.probe
 
     def forward(self, inputs: Inputs, targets: Tensor) -> Tensor:
         """The model's outputs, of which the loss is to be made; the batch is remembered where statistics are due.
@@ -386,7 +394,13 @@ class Curvature:
     """
 
     def __init__(
-        self, probe: Probe, stat_every: int = 1, refresh_every: int = 1, ema: float = 0.0, ranks: Ranks = ALONE
+        self,
+        probe: Probe,
+        stat_every: int = 1,
+        refresh_every: int = 1,
+        ema: float = 0.0,
+        ranks: Ranks = ALONE,
+        decay: Sequence[Decay] = (),
     ) -> None:
         for name, value in (("stat_every", stat_every), ("refresh_every", refresh_every)):
             if value < 1:
@@ -395,7 +409,9 @@ class Curvature:
             raise ValueError(f"ema must lie in [0, 1), got {ema}")
         if ema and not probe.averages:
             raise ValueError(f"{probe.name} has no statistics that ema could average: leave ema out")
-        self.probe, self.stat_every, self.refresh_every, self.ema = probe, stat_every, refresh_every, ema
+        refuse_decays(probe, decay)
+        self._start, self.decay = probe, tuple(decay)
+        self.stat_every, self.refresh_every, self.ema = stat_every, refresh_every, ema
         self.ranks = ranks
         self.steps = 0
         self.kept: Any = None
@@ -408,6 +424,11 @@ class Curvature:
     def updates(self) -> int:
         """How often statistics were taken in."""
         return self._updates
+
+    @property
+    def probe(self) -> Probe:
+        """The probe as it is at the next solve."""
+        return decayed(self._start, self.decay, self.steps)
 
     @property
     def is_due(self) -> bool:
@@ -491,7 +512,7 @@ class Curvature:
         same = self.ready is self.kept
         return {
             "version": STATE_VERSION,
-            "probe": self.probe.label,
+            "probe": self._start.label,
             "steps": self.steps,
             "updates": self._updates,
             "unrefreshed": self._unrefreshed,
@@ -506,9 +527,9 @@ class Curvature:
             raise ValueError(
                 f"the state has version {state.get('version')}, this curvbench reads {STATE_VERSION}: train anew"
             )
-        if state["probe"] != self.probe.label:
-            raise ValueError(f"the state is that of {state['probe']}, this optimizer's probe is {self.probe.label}")
-        module = type(self.probe).__module__
+        if state["probe"] != self._start.label:
+            raise ValueError(f"the state is that of {state['probe']}, this optimizer's probe is {self._start.label}")
+        module = type(self._start).__module__
         self.steps, self._updates, self._unrefreshed = state["steps"], state["updates"], state["unrefreshed"]
         self.kept = states.unpack(state["kept"], module)
         self.ready = self.kept if state["same"] else states.unpack(state["ready"], module)

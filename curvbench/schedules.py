@@ -13,9 +13,13 @@ _FLOOR, _SPAN = 1e-3, 0.94  # of LNGD's cosine variant: the rate that it ends ne
 def factor(training: Training, steps_per_epoch: int) -> Callable[[int], float]:
     """The factor of ``training.lr`` at step 0, 1, ..., see ``Training``; the papers' epochs are counted in steps."""
     total, growing = training.epochs * steps_per_epoch, training.warmup * steps_per_epoch
+    falling = next((decay for decay in training.decay if decay.field == "lr"), None)
 
     def at(step: int) -> float:
-        return _decay(training, min(step / total, 1.0)) * min(1.0, (step + 1) / growing if growing else 1.0)
+        warm = min(1.0, (step + 1) / growing if growing else 1.0)
+        if falling is not None and training.lr:
+            return warm * falling.at(training.lr, step) / training.lr
+        return warm * _decay(training, min(step / total, 1.0))
 
     return at
 

@@ -406,6 +406,61 @@ Schedule = Literal["constant", "step", "cosine", "cosine-variant", "polynomial"]
 Augmentation = Literal["none", "crop", "crop-flip"]
 
 
+class Decay(NamedTuple):
+    """What falls with every step t of a training: ``field`` is max(``least``, start ``rate``^t), a function of t alone.
+
+    As text ``field:rate:least``, or ``field:rate`` where it falls towards 0.
+    """
+
+    field: str
+    rate: float
+    least: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.field}:{self.rate!r}:{self.least!r}" if self.least else f"{self.field}:{self.rate!r}"
+
+    @classmethod
+    def read(cls, text: str) -> Decay:
+        """The decay that ``str`` wrote; raises ValueError for any other text."""
+        field, *numbers = text.split(":")
+        if len(numbers) not in (1, 2):
+            raise ValueError(f"a decay is field:rate or field:rate:least, got {text!r}")
+        return cls(field, *map(float, numbers))
+
+    def at(self, start: float, step: int) -> float:
+        """The value at a step, counted from 0."""
+        return max(self.least, start * self.rate**step)
+
+    def refuse(self, start: float) -> None:
+        """Raise ValueError where nothing falls from ``start``."""
+        if not 0 < self.rate < 1 or not 0 <= self.least <= start:
+            raise ValueError(f"decay {self}: expected 0 < rate < 1 and 0 <= least <= {self.field}={start:g}")
+
+
+def decayed(probe: Probe, decays: Sequence[Decay], step: int) -> Probe:
+    """The probe with its fields as they are at a step of a training, counted from 0."""
+    if not decays:
+        return probe
+    values = {decay.field: decay.at(getattr(probe, decay.field), step) for decay in decays}
+    return dataclasses.replace(probe, **values)  # type: ignore[type-var]
+
+
+def refuse_decays(probe: Probe, decays: Sequence[Decay]) -> None:
+    """Raise ValueError where a field of ``decays`` is no number of the probe's, or cannot be what it falls to."""
+    numbers = [f.name for f in dataclasses.fields(probe) if f.type in ("float", float)]  # type: ignore[arg-type]
+    for decay in decays:
+        if decay.field not in numbers:
+            known = ", ".join(numbers) or "none"
+            raise ValueError(
+                f"decay {decay}: {probe.name} has no number {decay.field!r} that could fall; it has {known}"
+            )
+        decay.refuse(getattr(probe, decay.field))
+        try:
+            dataclasses.replace(probe, **{decay.field: decay.least})  # type: ignore[type-var]
+        except ValueError as error:
+            raise ValueError(f"decay {decay} ends where {probe.name} does not work: {error}") from error
+
+
 @dataclass(frozen=True)
 class Training(Component):
     """How a cell trains with its probe, and what is measured on the way.
@@ -414,12 +469,13 @@ class Training(Component):
     ``kl_clip`` are those of ``curvbench.optim.NaturalGradient``. The rate follows ``schedule`` over the steps, t from 0
     to 1, while it grows linearly over the first ``warmup`` epochs: ``step`` multiplies by ``factor`` at each share
     ``at``; ``cosine`` falls to 0; ``cosine-variant`` is 0.001 + (lr - 0.001) (1 + cos(0.94 pi t)) / 2 and
-    ``polynomial`` lr (1 - t)^``power``, both of LNGD's paper. ``augment`` moves images by up to an eighth of their size
-    and mirrors them. ``share`` of the training part, drawn by the seed, is all that there is; ``valid`` is the share of
-    it that is not trained on but judged after each epoch: what hyperparameters are chosen by. Training ends at the
-    epoch in which ``metric`` reaches ``target``. ``measure_at`` names epochs, 0 the start, after which the probe is
-    held against the exact Fisher. ``devices`` share every batch, as processes of one machine: GPUs, or the CPU with the
-    cell's threads for each.
+    ``polynomial`` lr (1 - t)^``power``, both of LNGD's paper. ``decay`` has what falls exponentially with every step,
+    the rate (``lr``) or numbers of the probe (``Decay``): ``lr:0.9994:1e-4/epsilon:0.9998:1e-8``. ``augment`` moves
+    images by up to an eighth of their size and mirrors them. ``share`` of the training part, drawn by the seed, is all
+    that there is; ``valid`` is the share of it that is not trained on but judged after each epoch: what hyperparameters
+    are chosen by. Training ends at the epoch in which ``metric`` reaches ``target``. ``measure_at`` names epochs, 0 the
+    start, after which the probe is held against the exact Fisher. ``devices`` share every batch, as processes of one
+    machine: GPUs, or the CPU with the cell's threads for each.
     """
 
     epochs: int
@@ -432,6 +488,7 @@ class Training(Component):
     factor: float = 0.1
     at: tuple[float, ...] = (0.5, 0.75)
     power: float = 2.0
+    decay: tuple[Decay, ...] = ()
     stat_every: int = 1
     refresh_every: int = 1
     ema: float = 0.0
@@ -469,7 +526,25 @@ class Training(Component):
             raise ValueError(f"training: metric must be one of {', '.join(PER_EPOCH)}, got {self.metric!r}")
         if self.metric.startswith("valid.") and not self.valid:
             raise ValueError(f"training: {self.metric} needs a part of the training data: set valid, such as valid=0.1")
+        self._refuse_decays()
         self._refuse_unreachable()
+
+    def _refuse_decays(self) -> None:
+        if strange := [decay for decay in self.decay if not isinstance(decay, Decay)]:
+            raise ValueError(f"training: decay holds objects of class Decay, got {strange[0]!r}")
+        names = [decay.field for decay in self.decay]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"training: decay names {twice[0]} more than once")
+        for decay in self.decay:
+            if decay.field == "lr" and self.schedule != "constant":
+                raise ValueError(f"training: lr falls by schedule={self.schedule} or by decay={decay}, not by both")
+            if decay.field == "lr":
+                decay.refuse(self.lr)
+
+    @property
+    def probe_decay(self) -> tuple[Decay, ...]:
+        """What falls of the probe's numbers."""
+        return tuple(decay for decay in self.decay if decay.field != "lr")
 
     def _refuse_unreachable(self) -> None:
         if self.target is None:
@@ -625,9 +700,10 @@ class Cell:
     surrogate: bool = False
 
     def __post_init__(self) -> None:
-        if self.training is None or self.training.target is None:
+        if self.training is None:
             return
-        if self.training.metric not in (known := self.problem.metrics):
+        refuse_decays(self.probe, self.training.probe_decay)
+        if self.training.target is not None and self.training.metric not in (known := self.problem.metrics):
             raise ValueError(f"{self.problem.label} has no {self.training.metric}: choose one of {', '.join(known)}")
 
     @property
@@ -637,8 +713,14 @@ class Cell:
 
     @property
     def label(self) -> str:
-        rate = f", lr {self.training.lr:g}" if self.training else ""
-        return f"{self.probe.label} on {self.problem.label}, seed {self.seed}{rate}"
+        return f"{self.probe.label} on {self.problem.label}, seed {self.seed}{self._rates}"
+
+    @property
+    def _rates(self) -> str:
+        if self.training is None:
+            return ""
+        falling = "/".join(map(str, self.training.decay))
+        return f", lr {self.training.lr:g}" + (f", decay {falling}" if falling else "")
 
 
 @dataclass(frozen=True)

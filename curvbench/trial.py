@@ -15,19 +15,19 @@ from curvbench import identity, schedules
 from curvbench.distributed import Ranks
 from curvbench.files import write
 from curvbench.optim import NaturalGradient
-from curvbench.spec import METRICS, Cell, Dataset, Diverged, Probe, Row, Status
+from curvbench.spec import METRICS, Cell, Dataset, Diverged, Probe, Row, Status, decayed
 from curvbench.training import Course, Epoch, evaluate, held_out, placed, reduced, refuse_targets, seeded, train
 
 CHECKPOINT_VERSION = 2
-Inspect = Callable[[], Sequence[Row]]
+Inspect = Callable[[Probe], Sequence[Row]]
 Report = Callable[[str], None]
 
 
 class Trial:
     """A model on its way through the epochs of ``cell.training``, and the rows so far.
 
-    Rows of epoch 0 are those of the model as it came. ``inspect`` measures the model as it is, at the epochs of
-    ``measure_at``. Seconds are those of training alone: evaluation, measurement and checkpoints stand apart.
+    Rows of epoch 0 are those of the model as it came. ``inspect`` measures the model and the probe as they are, at the
+    epochs of ``measure_at``. Seconds are those of training alone: evaluation, measurement and checkpoints stand apart.
     """
 
     def __init__(self, cell: Cell, model: nn.Module, dataset: Dataset, inspect: Inspect) -> None:
@@ -61,6 +61,7 @@ class Trial:
             refresh_every=settings.refresh_every,
             kl_clip=settings.kl_clip,
             ema=settings.ema,
+            decay=settings.probe_decay,
         )
 
     def _refuse_empty_parts(self) -> None:
@@ -128,7 +129,8 @@ class Trial:
     def _inspected(self) -> Sequence[Row]:
         """A measurement that fails is a row with its reason: the training goes on."""
         try:
-            return self.inspect()
+            steps = self.done * self.course.steps
+            return self.inspect(decayed(self.cell.probe, self.training.probe_decay, steps))
         except (ValueError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             return [Row("error.relative", status=Status.ERROR, reason=" ".join(str(error).split()))]
 

@@ -21,10 +21,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import curvbench as cb
-from curvbench import measure, store, training, trial
+from curvbench import identity, measure, store, training, trial
 from curvbench.cli import main
 from curvbench.problems.mlp import MLP
-from curvbench.spec import Cell, Dataset, Probe, Problem, Recipe, Row, Status, Training, Unsupported
+from curvbench.spec import Cell, Dataset, Decay, Probe, Problem, Recipe, Row, Status, Training, Unsupported
 from curvbench.training import evaluate, held_out, reduced, seeded
 
 ROOT = Path(__file__).parent.parent
@@ -231,6 +231,43 @@ def test_fngd_learns_how_long_its_first_epoch_is(tmp_path: Path) -> None:
     assert whole.optimizer.probe.hyperparameters["batches"] == whole.course.steps == 23
 
 
+def test_adam_with_decay_is_torch_s_with_the_values_of_every_step(tmp_path: Path) -> None:
+    decay = (Decay("lr", 0.97, 1e-3), Decay("epsilon", 0.9, 1e-4))
+    rows = trained(cell(cb.probe("adam", beta1=0.97, epsilon=0.183), epochs=1, decay=decay), tmp_path)
+    x, y = PROBLEM.data(None).train_inputs.double(), PROBLEM.data(None).train_targets
+    with seeded(0, torch.device("cpu")):
+        model = PROBLEM.model().double()
+    optimizer = torch.optim.Adam(model.parameters(), betas=(0.97, 0.999))
+    losses = []
+    with seeded(0, torch.device("cpu")):
+        for step, chosen in enumerate(torch.randperm(len(x)).tensor_split(23)):
+            optimizer.param_groups[0]["lr"] = max(1e-3, 0.05 * 0.97**step)
+            optimizer.param_groups[0]["eps"] = max(1e-4, 0.183 * 0.9**step)
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x[chosen]), y[chosen])
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    assert values(rows, "train.loss")[1] == pytest.approx(sum(losses) / 23, rel=1e-10)
+
+
+def test_the_probe_that_is_measured_is_the_one_that_trains_then(tmp_path: Path) -> None:
+    plain, seen = cb.probe("kfac", damping=0.1), []
+    subject = cell(plain, decay=(Decay("damping", 0.9),), measure_at=(0, 2))
+    trial.Trial(subject, PROBLEM.model().double(), PROBLEM.data(None), lambda probe: seen.append(probe) or []).run(
+        tmp_path / "checkpoint.pt", print
+    )
+    assert seen == [plain, replace(plain, damping=0.1 * 0.9**46)]
+
+
+def test_what_falls_is_a_part_of_a_cell_s_name_and_identity() -> None:
+    plain = cell(cb.probe("kfac", damping=0.1))
+    falling = replace(plain, training=replace(plain.training, decay=(Decay("damping", 0.9997, 1e-6),)))
+    assert falling.label == plain.label + ", decay damping:0.9997:1e-06"
+    machine = {"torch_version": "2", "device_name": "a cpu"}
+    assert identity.cell_id(falling, machine) != identity.cell_id(plain, machine)
+
+
 # --- checkpoints ------------------------------------------------------------------------------------------
 
 
@@ -243,6 +280,12 @@ CELLS = {
     "ginger": cell(cb.probe("ginger", damping=0.1), Normed(), schedule="polynomial", warmup=1.0, augment="crop-flip"),
     "fngd": cell(cb.probe("fngd", stage="shared"), Normed(), target=0.99, measure_at=(0, 3)),
     "adam": cell(cb.probe("adam"), Normed(), lr=0.01, schedule="cosine"),
+    "decay": cell(
+        cb.probe("adam", epsilon=0.1),
+        Normed(),
+        measure_at=(0, 3),
+        decay=(Decay("lr", 0.9), Decay("epsilon", 0.8, 1e-3)),
+    ),
 }
 
 
@@ -380,6 +423,15 @@ def test_the_command_line_sets_the_training(tmp_path: Path, capsys: pytest.Captu
         ("epochs=0", "training: epochs must be at least 1, got 0"),
         ("momentum=1", "training: momentum must lie in [0, 1), got 1.0"),
         ("kl_clip=0", "training: kl_clip must be finite and above zero, or none, got 0.0"),
+        ("decay=lr:2", "decay lr:2.0: expected 0 < rate < 1 and 0 <= least <= lr=0.05"),
+        ("decay=lr:0.9:1", "decay lr:0.9:1.0: expected 0 < rate < 1 and 0 <= least <= lr=0.05"),
+        ("decay=lr", "training: decay must be field:rate or field:rate:least, or several with slashes"),
+        ("decay=lr:fast", "training: decay must be field:rate or field:rate:least, or several with slashes"),
+        ("decay=lr:0.9,schedule=cosine", "training: lr falls by schedule=cosine or by decay=lr:0.9, not by both"),
+        ("decay=lr:0.9/lr:0.8", "training: decay names lr more than once"),
+        ("decay=epsilon:0.9", "decay epsilon:0.9: kfac has no number 'epsilon' that could fall; it has damping"),
+        ("decay=mc_samples:0.9", "kfac has no number 'mc_samples' that could fall; it has damping"),
+        ("decay=damping:0.9:0.5", "decay damping:0.9:0.5: expected 0 < rate < 1 and 0 <= least <= damping=0.1"),
         ("schedule=linear", "training: schedule must be one of constant, step, cosine"),
         ("at=0.5/late", "training: at must be a number, or several with slashes between them, got '0.5/late'"),
         ("measure_at=0/9", "training: measure_at must lie in 0..6, got 9"),
