@@ -18,6 +18,7 @@ from curvbench.fisher import collect
 from curvbench.fisher.columns import Columns
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, RotatedDiagonal
+from curvbench.parts.factorizations import EIGH
 from curvbench.parts.factors import kfac_factors
 from curvbench.spec import About, FisherProbe, LayerSize
 
@@ -38,7 +39,7 @@ class Ekfac(FisherProbe):
         represents="Q diag(s) Q^T per layer: Q = Q_B (x) Q_A of K-FAC's factors, s = (1/N) sum (Q_B^T W Q_A)^2",
         damping="(F^ + damping I)^-1 in the eigenbasis: damping is added to s",
         cost={
-            "statistics": "G (S N D^2 + S N R M^2 + 9 (D^3 + M^3)"
+            "statistics": "G (S N D^2 + S N R M^2 + 9 (D^3 + M^3) / 2"
             " + N D^2 min(S, R M) + N R M^2 min(S, D) + N S M D min(S, R))",
             "invert": "0",
             "precondition": "2 G M D (M + D)",
@@ -95,7 +96,7 @@ class Ekfac(FisherProbe):
             if self.scalings == "exact":  # by pairs of positions where those are fewer; bases meet the smaller factor
                 squares = samples * S * M * D * min(S, columns)
                 rotating = samples * D**2 * min(S, columns * M) + b * M**2 * min(S, D)
-            cost["statistics"] += G * (moments + 9 * (D**3 + M**3) + rotating + squares)
+            cost["statistics"] += G * (moments + EIGH * (D**3 + M**3) + rotating + squares)
             cost["precondition"] += 2 * G * M * D * (M + D)
             cost["memory"] += G * (M**2 + D**2 + M * D)
         return cost
