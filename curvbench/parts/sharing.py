@@ -49,8 +49,9 @@ class Shared:
         def joined(old: Tensor, new: Tensor) -> Tensor:
             return old + ((new - old).movedim(0, -1) * other.counts / total).movedim(-1, 0)
 
-        pairs = [(getattr(self, name), getattr(other, name)) for name in ("average", "means", "dampings")]
-        return Shared(*(joined(*pair) for pair in pairs), counts, seen, samples, self.natural)
+        average, means = joined(self.average, other.average), joined(self.means, other.means)
+        dampings = joined(self.dampings, other.dampings)
+        return Shared(average, means, dampings, counts, seen, samples, self.natural)
 
     def weights(self, samples: int, names: list[bytes] | None = None) -> Tensor:
         """Coefficients (L, N) for a batch: of its first N positions, or of its samples; unknown ones the mean."""
