@@ -33,7 +33,7 @@ from curvbench.parts.weighted import weigh_backward
 from curvbench.spec import Decay, Diverged, Probe, Unsupported, decayed, refuse_decays
 from curvbench.tape import Tape, evaluation
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 _DRAWS = 2**20  # steps of one seed, so that neighbouring seeds share no draws
 _PARTS = 2**48  # and parts of a batch share none with any step
 

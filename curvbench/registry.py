@@ -174,6 +174,7 @@ def _method(probe: type[Probe], description: str) -> dict[str, Any]:
         "damping": about.damping,
         "cost": dict(about.cost),
         "source": about.source,
+        "notes": list(about.notes),
         "errata": [erratum for entry in about.errata for erratum in _errata(entry)],
     }
 

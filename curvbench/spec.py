@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from curvbench.photos import Photos
 
 FisherType = Literal["type-2", "mc", "empirical", "forward-only"]
-FLOP_MODEL = "1"  # version of the counting convention in meters/flop_model.py; rows of another one are not comparable
+FLOP_MODEL = "2"  # version of counts (meters/flop_model.py) and cost models; rows of others are not comparable
 FISHER_ALIASES: Mapping[str, FisherType] = {"type2": "type-2", "exact": "type-2"}
 Kind = Literal["linear", "conv1d", "conv2d"]
 Meter = Literal["clock", "flops", "memory", "error", "direction", "health", "exact"]
@@ -184,13 +184,15 @@ class About(NamedTuple):
     ``cost``: the keys of ``complexity`` as formulas, with the default hyperparameters, in shape letters, k = k_h k_w
     entries of a kernel (0 for a Linear) and names of hyperparameters; [condition] is 1 or 0. A term with a letter of a
     layer (S, G, D, M, k) is summed over layers. ``source``: the paper
-    with its equations. ``errata``: ids of ``curvbench.parts.errata``, or one of its papers (``E-F``), or texts.
+    with its equations. ``notes``: what else decides its rows, one sentence or more each. ``errata``: ids of
+    ``curvbench.parts.errata``, or one of its papers (``E-F``), or texts.
     """
 
     represents: str = ""
     damping: str = ""
     cost: Mapping[str, str] = MappingProxyType({})
     source: str = ""
+    notes: Sequence[str] = ()
     errata: Sequence[str] = ()
 
 

@@ -75,6 +75,7 @@ def _section(probe: Mapping[str, Any]) -> str:
         "Damping": _text(probe["damping"]),
         "Cost": "; ".join(f"{key} {_code(formula)}" for key, formula in probe["cost"].items()) or "none published",
         "Source": _text(probe["source"]),
+        "Notes": "".join(f"\n  - {_text(note)}" for note in probe["notes"]),
         "Errata": "".join(f"\n  - {_erratum(e)}" for e in probe["errata"]),
     }
     lines = [f"## {probe['name']}", "", _text(probe["description"]), ""]

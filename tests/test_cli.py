@@ -323,7 +323,7 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     kfac = next(probe for probe in found["probes"] if probe["name"] == "kfac")
     assert kfac["hyperparameters"]["fisher_type"] == "type-2"
     assert kfac["fisher"] == {"default": "type-2", "types": ["type-2", "mc", "empirical", "forward-only"]}
-    assert kfac["cost"]["invert"] == "9 G (D^3 + M^3)" and kfac["errata"][0]["id"] == "E-C8"
+    assert kfac["cost"]["invert"] == "9 G (D^3 + M^3) / 2" and kfac["errata"][0]["id"] == "E-C8"
     assert all(component["description"] for component in (*found["probes"], *found["problems"]))
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -10,9 +11,11 @@ import pytest
 import torch
 
 import curvbench as cb
-from curvbench import registry, training
+from curvbench import numerics, registry, training
 from curvbench.analysis.scaling import QUANTITIES, Growth, growth
 from curvbench.meters.cost import Stepper, flop_rows, state_rows
+from curvbench.meters.flops import FlopMeter
+from curvbench.parts import factorizations
 from curvbench.spec import Preset, Probe, Problem
 
 SUITE = registry.load_suite(Path(__file__).parent.parent / "suites" / "scaling")[1]
@@ -94,3 +97,74 @@ def test_every_other_probe_has_a_model() -> None:
     for probe in cb.every_probe():
         model = probe.complexity(list(sizes), 4, 1)
         assert set(model) == (set() if probe.name in UNPUBLISHED else set(QUANTITIES)), probe.name
+
+
+ORDER = 64
+
+
+@pytest.fixture(scope="module")
+def square() -> cb.Instance:
+    """One layer and a batch, all of one order, so that every factorization is of that order."""
+    torch.manual_seed(0)
+    layer, x = torch.nn.Linear(ORDER - 1, ORDER), torch.randn(ORDER, ORDER - 1)
+    return cb.Instance(layer.double(), x.double(), torch.arange(ORDER))
+
+
+def per_phase(probe: Probe, instance: cb.Instance) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for row in flop_rows(Stepper(probe, instance)):
+        found.setdefault(row.scope, {})[row.metric] = row.value
+    return found
+
+
+FACTORIZED = (
+    *(
+        "kfac",
+        "kfac[damping_rule=factored]",
+        "tkfac",
+        "tkfac[damping_rule=exact]",
+        "thor",
+        "lngd",
+        "shampoo[updates=1]",
+    ),
+    *("full", "layer", "fngd", "hylo[rank=1.0]", "unit", "cwngd", "mbf", "mbf[fc=all]", "skfac"),
+)
+
+
+@pytest.mark.parametrize("label", FACTORIZED)
+def test_a_factorization_is_modelled_as_it_is_counted(label: str, square: cb.Instance) -> None:
+    """Ratio 1, not a constant: multiply-adds are two FLOP on both sides."""
+    probe = registry.parse_probe(label)
+    if "fisher_type" in probe.hyperparameters and probe.name != "lngd":
+        probe = replace(probe, fisher_type="empirical")
+    found = per_phase(probe, square)["invert"]
+    assert found["flops.counted"] / found["flops.model"] == pytest.approx(1, abs=4 / ORDER)
+
+
+def test_ekfac_s_basis_is_modelled_as_it_is_counted() -> None:
+    layer = torch.nn.Linear(ORDER - 1, ORDER).double()
+    found = per_phase(
+        registry.probe("ekfac"), cb.Instance(layer, torch.randn(1, ORDER - 1).double(), torch.tensor([0]))
+    )
+    own = found["statistics"]["flops.counted"] - found["statistics"]["flops.passes"]
+    assert own / found["statistics"]["flops.model"] == pytest.approx(1, abs=8 / ORDER)
+
+
+def test_every_probe_that_factorizes_is_among_them(square: cb.Instance) -> None:
+    sizes = list(square.sizes.values())
+    there = {label.partition("[")[0] for label in FACTORIZED}
+    assert there == {p.name for p in cb.every_probe() if p.complexity(sizes, ORDER, 1).get("invert")}
+
+
+@pytest.mark.parametrize(
+    ("constant", "act"),
+    [
+        (factorizations.CHOLESKY, lambda A: numerics.damped_cholesky(A, 0.0)),
+        (factorizations.INVERSE, lambda A: numerics.damped_inverse(A, 0.0)),
+        (factorizations.EIGH, numerics.eigh),
+    ],
+)
+def test_the_constants_are_the_meter_s(constant: float, act: Callable[[torch.Tensor], object]) -> None:
+    with FlopMeter() as meter:
+        act(torch.eye(240).double())
+    assert meter.total == pytest.approx(2 * constant * 240**3, rel=0.02)

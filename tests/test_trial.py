@@ -280,6 +280,7 @@ CELLS = {
     "ginger": cell(cb.probe("ginger", damping=0.1), Normed(), schedule="polynomial", warmup=1.0, augment="crop-flip"),
     "fngd": cell(cb.probe("fngd", stage="shared"), Normed(), target=0.99, measure_at=(0, 3)),
     "adam": cell(cb.probe("adam"), Normed(), lr=0.01, schedule="cosine"),
+    "ekfac": cell(cb.probe("ekfac", damping=0.1, basis_every=3, ema=0.9, fisher_type="mc"), Normed(), stat_every=2),
     "decay": cell(
         cb.probe("adam", epsilon=0.1),
         Normed(),

@@ -70,6 +70,11 @@ class RotatedDiagonal(Operator):
         rotated = torch.linalg.multi_dot((left.mT, v.reshape(entries.shape), right))
         return torch.linalg.multi_dot((left, rotated * entries, right.mT)).view(-1)
 
+    def entries_in(self, left_basis: Tensor, right_basis: Tensor) -> Tensor:
+        """The diagonal in other orthogonal bases, (G, M, D): what the nearest matrix that is diagonal there has."""
+        left, right = left_basis.mT @ self.left_basis, self.right_basis.mT @ right_basis
+        return left.square() @ self.entries @ right.square()
+
     def inverse(self, damping: float) -> RotatedDiagonal:
         """(self + damping I)^-1; raises ValueError where that is singular."""
         least = 0.0 if damping else self._rounding

@@ -16,6 +16,7 @@ from curvbench import numerics
 from curvbench.distributed import shared_map
 from curvbench.fisher.columns import Columns
 from curvbench.operators import BlockDiagonal, Kronecker, Operator
+from curvbench.parts.factorizations import EIGH, INVERSE
 from curvbench.parts.patch_sums import mean_patch, patch_moment
 from curvbench.spec import Layer
 
@@ -94,9 +95,9 @@ class KroneckerDamping:
         return 2 if self.rule == "exact" else 1
 
     @property
-    def factorizations(self) -> int:
-        """Cost of a decomposition of order n in n^3 multiply-adds: symmetric QR with vectors, or Cholesky."""
-        return 9 if self.rule == "exact" else 1
+    def factorizations(self) -> float:
+        """What is made of a factor of order n, in n^3 multiply-adds: its eigenvectors or its inverse."""
+        return EIGH if self.rule == "exact" else INVERSE
 
 
 def _trace_balance(factor: Kronecker) -> Tensor:

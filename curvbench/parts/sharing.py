@@ -21,19 +21,21 @@ Key = Literal["position", "sample", "layer"]
 
 @dataclass(frozen=True, eq=False)
 class Shared:
-    """Coefficients (L, N) averaged over ``batches`` of the largest size; by name too where ``names`` came.
+    """Coefficients (L, N) averaged over batches of the largest size; by name too where ``names`` came.
 
-    A sample has one, the mean over its loss terms: a sequence's tokens share it. ``seen`` counts all batches, smaller
-    ones included; ``means`` (L,) and ``dampings`` (L,) are averages over layers' own means and dampings of the batches
-    that count.
+    A sample has one, the mean over its loss terms: a sequence's tokens share it. ``means`` (L,) and ``dampings`` (L,)
+    are averages over layers' own means and dampings. ``counts`` (L,): of the batches in an average; one in which a
+    layer has no scores says nothing of it. ``seen`` counts all batches, smaller ones included. Coefficients that are
+    ``natural`` have each been divided by the damping of its own batch.
     """
 
     average: Tensor
     means: Tensor
     dampings: Tensor
-    batches: int = 1
+    counts: Tensor
     seen: int = 1
     samples: dict[bytes, Tensor] = field(default_factory=dict)
+    natural: bool = False
 
     def extend(self, other: Shared) -> Shared:
         """With one more batch: a larger one starts the average anew, a smaller one leaves it as it is."""
@@ -41,12 +43,15 @@ class Shared:
         if other.average.shape != self.average.shape:
             larger = other if other.average.shape[1] > self.average.shape[1] else self
             return replace(larger, samples=samples, seen=seen)
-        count = self.batches + 1
-        fields = {
-            name: getattr(self, name) + (getattr(other, name) - getattr(self, name)) / count
-            for name in ("average", "means", "dampings")
-        }
-        return Shared(**fields, batches=count, seen=seen, samples=samples)
+        counts = self.counts + other.counts
+        total = counts.clamp(min=1)
+
+        def joined(old: Tensor, new: Tensor) -> Tensor:
+            return old + ((new - old).movedim(0, -1) * other.counts / total).movedim(-1, 0)
+
+        average, means = joined(self.average, other.average), joined(self.means, other.means)
+        dampings = joined(self.dampings, other.dampings)
+        return Shared(average, means, dampings, counts, seen, samples, self.natural)
 
     def weights(self, samples: int, names: list[bytes] | None = None) -> Tensor:
         """Coefficients (L, N) for a batch: of its first N positions, or of its samples; unknown ones the mean."""
@@ -60,11 +65,19 @@ class Shared:
                     found[:, n] = self.samples[name]
         return found
 
-    def pass_weights(self, batch: Instance, key: Key, natural: bool) -> Tensor:
-        """What multiplies the gradients of a batch's samples in every layer, (L, N); ``natural``: over the damping."""
-        dampings = self.dampings if natural else torch.ones_like(self.dampings)
-        scales = torch.where(dampings > 0, dampings, 1.0)
-        return (self.weights(batch.samples, sample_names(batch, key)) / scales[:, None]).to(batch.dtype)
+    def pass_weights(self, batch: Instance, key: Key) -> Tensor:
+        """What multiplies the gradients of a batch's samples in every layer, (L, N)."""
+        return self.weights(batch.samples, sample_names(batch, key)).to(batch.dtype)
+
+    def surrogates(self, blocks: Sequence[ExactFisher]) -> list[Diagonal]:
+        """Per layer the multiple of I with F + damping I = damping / c I: what the mean coefficient c stands for."""
+        means = self.means * self.dampings if self.natural else self.means
+        pairs = zip(means.tolist(), self.dampings.tolist(), strict=True)
+        excess = [damping * (1 / c - 1) if 0 < c < 1 else 0.0 for c, damping in pairs]
+        return [
+            Diagonal(torch.full((block.size,), multiple, dtype=block.dtype, device=block.device))
+            for block, multiple in zip(blocks, excess, strict=True)
+        ]
 
 
 def sample_names(batch: Instance, key: Key) -> list[bytes] | None:
@@ -80,17 +93,20 @@ def sample_names(batch: Instance, key: Key) -> list[bytes] | None:
 
 
 def exact_coefficients(
-    blocks: Sequence[ExactFisher], dampings: Sequence[float], batch: Instance, names: list[bytes] | None = None
+    blocks: Sequence[ExactFisher], dampings: Sequence[float], batch: Instance, names: list[bytes] | None, natural: bool
 ) -> tuple[Tensor, Shared]:
-    """One batch's exact coefficients (L, R, N), and what is shared of them."""
+    """One batch's exact coefficients (L, R, N), ``natural`` ones over its own damping, and what is shared of them."""
     per_sample = blocks[0].columns[0].slopes.shape[:2]
     pairs = zip(blocks, dampings, strict=True)
-    found = torch.stack([coefficients(b.gram(), b.terms, damping).reshape(per_sample) for b, damping in pairs])
+    scales = [damping if natural and damping else 1.0 for damping in dampings]
+    weights = [coefficients(b.gram(), b.terms, damping).reshape(per_sample) for b, damping in pairs]
+    found = torch.stack([w / scale for w, scale in zip(weights, scales, strict=True)])
     valid = batch.likelihood.valid(batch.targets).movedim(-1, 0).reshape(per_sample)
     means = (found * valid).sum((1, 2)) / batch.terms
     own = (found * valid).sum(1) / valid.sum(0).clamp(min=1)
     samples = {name: own[:, n] for n, name in enumerate(names or [])}
-    return found, Shared(own, means, torch.tensor(dampings, dtype=torch.float64, device=found.device), samples=samples)
+    used = torch.tensor(dampings, dtype=torch.float64, device=found.device)
+    return found, Shared(own, means, used, (used > 0).to(used.dtype), 1, samples, natural)
 
 
 def share(
@@ -99,13 +115,14 @@ def share(
     dampings: Sequence[float],
     batch: Instance,
     names: list[bytes] | None = None,
+    natural: bool = False,
 ) -> tuple[Tensor, Shared]:
     """The coefficients (L, R, N) that weigh a batch, and what is shared from then on.
 
     With ``dampings`` the batch is of the first epoch: its own exact coefficients; else those that are shared.
     """
     if dampings or shared is None:
-        found, new = exact_coefficients(blocks, dampings, batch, names)
+        found, new = exact_coefficients(blocks, dampings, batch, names, natural)
         return found, shared.extend(new) if shared else new
     columns, samples = blocks[0].columns[0].slopes.shape[:2]
     return shared.weights(samples, names)[:, None].expand(-1, columns, -1), shared
@@ -128,9 +145,3 @@ def shared_steps(
         along = numerics.inner(part, mine) / max(numerics.inner(mine, mine), torch.finfo(torch.float64).tiny)
         steps.append(along * weighted_sum(block.columns[0], w, accelerated) + mean * (part - along * mine))
     return steps
-
-
-def surrogate(block: ExactFisher, mean: float, damping: float) -> Diagonal:
-    """The multiple of the identity F with F + damping I = damping / mean I: what a mean coefficient stands for."""
-    excess = damping * (1 / mean - 1) if 0 < mean < 1 else 0.0
-    return Diagonal(torch.full((block.size,), excess, dtype=block.dtype, device=block.device))

@@ -22,6 +22,7 @@ from curvbench.fisher.units import UnitFisher
 from curvbench.hyperparameters import check, types_of
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Dense
+from curvbench.parts.factorizations import CHOLESKY
 from curvbench.parts.storage import fits
 from curvbench.parts.unitwise import factors_of, solved
 from curvbench.spec import About, FisherProbe, FisherType, LayerSize
@@ -60,7 +61,7 @@ class Cwngd(FisherProbe):
         damping="damping I is added to every block of the sum, which is damping / N to the mean; Cholesky or Woodbury",
         cost={
             "statistics": "G M (N R S D + [N R >= D] N R D^2)",
-            "invert": "G M ([N R >= D] D^3 + [N R < D] ((N R)^2 D + (N R)^3))",
+            "invert": "G M ([N R >= D] D^3 / 6 + [N R < D] ((N R)^2 D + (N R)^3 / 6))",
             "precondition": "G M ([N R >= D] D^2 + [N R < D] 2 N R D)",
             "memory": "G M D min(N R, D)",
         },
@@ -110,7 +111,7 @@ class Cwngd(FisherProbe):
         for G, M, D, S, _ in sizes:
             b, units = samples * (columns if S > 1 else 1), G * M
             cost["statistics"] += units * b * S * D + (units * b * D**2 if b >= D else 0)
-            cost["invert"] += units * (D**3 if b >= D else b**2 * D + b**3)
+            cost["invert"] += units * (CHOLESKY * D**3 if b >= D else b**2 * D + CHOLESKY * b**3)
             cost["precondition"] += units * (D**2 if b >= D else 2 * b * D)
             cost["memory"] += units * D * min(b, D)
         return cost

@@ -1,27 +1,38 @@
 """EKFAC: K-FAC's eigenbasis with the exact second moments in it (George et al. 2018, Algorithm 1).
 
-The second moments need the basis of the same batch, so the eigendecompositions belong to the statistics here. The
-basis is that of ``expand``: the reduced factors of a shared layer have a null space in which scores still lie, and
-the basis of a null space is arbitrary.
+The second moments are taken in the basis, so the eigendecompositions belong to the statistics here: each update whose
+turn it is makes the basis of its own batch, the others keep it. The basis is that of ``expand``: the reduced factors of
+a shared layer have a null space in which scores still lie, and the basis of a null space is arbitrary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
+from curvbench import states
 from curvbench.fisher import collect
 from curvbench.fisher.columns import Columns
 from curvbench.instance import Instance
-from curvbench.operators import BlockDiagonal, RotatedDiagonal
+from curvbench.operators import BlockDiagonal, Kronecker, RotatedDiagonal
+from curvbench.parts.eigenbasis import Followed, squared_means, squared_scores
+from curvbench.parts.factorizations import EIGH
 from curvbench.parts.factors import kfac_factors
+from curvbench.parts.limits import at_least_one, fraction
 from curvbench.spec import About, FisherProbe, LayerSize
 
 Scalings = Literal["exact", "running-average"]
+
+
+class State(NamedTuple):
+    """The layers, and the updates made."""
+
+    layers: list[Followed]
+    taken: int
 
 
 @dataclass(frozen=True)
@@ -30,21 +41,30 @@ class Ekfac(FisherProbe):
 
     ``scalings``: ``exact`` squares the score of each sample; ``running-average`` squares the mean gradient of the
     batch and multiplies it by the number of loss terms, as public code does (one noisy draw, no projection).
+    ``basis_every``: updates from one basis to the next; the eigenvalues in it are those of every update. ``ema``: the
+    weight of the old factors and of the old matrix, whose diagonal in the present basis is averaged with the batch's.
     """
 
     scalings: Scalings = "exact"
+    basis_every: int = 1
+    ema: float = 0.0
 
     about = About(
         represents="Q diag(s) Q^T per layer: Q = Q_B (x) Q_A of K-FAC's factors, s = (1/N) sum (Q_B^T W Q_A)^2",
         damping="(F^ + damping I)^-1 in the eigenbasis: damping is added to s",
         cost={
-            "statistics": "G (S N D^2 + S N R M^2 + 9 (D^3 + M^3)"
+            "statistics": "G ((S N D^2 + S N R M^2 + 9 (D^3 + M^3) / 2) / basis_every"
             " + N D^2 min(S, R M) + N R M^2 min(S, D) + N S M D min(S, R))",
             "invert": "0",
             "precondition": "2 G M D (M + D)",
             "memory": "G (M^2 + D^2 + M D)",
         },
         source="George et al. 2018, Algorithm 1",
+        notes=(
+            "With basis_every above 1 the step that is measured after one update keeps that update's basis; the "
+            "published cost spreads a basis over its updates. In a training bases come every stat_every basis_every "
+            "steps, and refresh_every has no meaning: there is nothing else to factorize.",
+        ),
         errata=("E-L13",),
     )
 
@@ -57,34 +77,54 @@ class Ekfac(FisherProbe):
                 "scalings=running-average squares a mean gradient, and type-2 columns have none: "
                 "give fisher_type=empirical or fisher_type=mc"
             )
+        at_least_one(self, "basis_every")
+        fraction(self, "ema", zero=True)
 
-    def update(self, state: list[RotatedDiagonal] | None, batch: Instance) -> list[RotatedDiagonal]:
+    def update(self, state: State | None, batch: Instance) -> State:
         columns = collect(batch, self.fisher_type, self.mc_samples, self.seed)
-        return [self._rotated(c, batch.terms) for c in columns]
+        taken = state.taken if state else 0
+        olds = state.layers if state else [None] * len(columns)
+        act = self._turned if taken % self.basis_every == 0 else self._kept
+        return State([act(c, batch.terms, old) for c, old in zip(columns, olds, strict=True)], taken + 1)
 
-    def _rotated(self, columns: Columns, terms: int) -> RotatedDiagonal:
-        basis = kfac_factors(columns, terms).rotated
+    def _turned(self, columns: Columns, terms: int, old: Followed | None) -> Followed:
+        """With the basis of this batch, or of the average that ends with it."""
+        basis, factors = self._basis(columns, terms, old)
         left, right = basis.left_basis, basis.right_basis
+        before = old.rotated.entries_in(left, right) if old and self.ema else None
+        return Followed(self._scaled(columns, terms, left, right, before), factors)
+
+    def _basis(self, columns: Columns, terms: int, old: Followed | None) -> tuple[RotatedDiagonal, Kronecker | None]:
+        factors = kfac_factors(columns, terms)
+        if not self.ema:
+            return factors.rotated, None
+        factors = states.blend(old.factors, factors, self.ema) if old else factors
+        return factors.rotated, factors
+
+    def _kept(self, columns: Columns, terms: int, old: Followed | None) -> Followed:
+        """With the basis that was there."""
+        assert old is not None, "the first update makes a basis"
+        was = old.rotated
+        before = was.entries if self.ema else None
+        return Followed(self._scaled(columns, terms, was.left_basis, was.right_basis, before), old.factors)
+
+    def _scaled(
+        self, columns: Columns, terms: int, left: Tensor, right: Tensor, before: Tensor | None
+    ) -> RotatedDiagonal:
+        """The batch's eigenvalues in a basis, averaged with those ``before``."""
         if self.scalings == "exact":
-            squares = columns.squares(left, right) / terms
+            entries = squared_scores(columns, left, right, terms)
         else:
-            means = self._mean_scores(columns) / terms
-            squares = terms * (left.mT @ means @ right).square().sum(0)
-        return RotatedDiagonal(left, right, squares.to(left.dtype))
+            entries = squared_means(columns, left, right, terms, drawn=self.fisher_type == "mc")
+        return RotatedDiagonal(left, right, entries if before is None else states.blend(before, entries, self.ema))
 
-    def _mean_scores(self, columns: Columns) -> Tensor:
-        """Sums of scores: of all terms for data labels, of each draw for sampled ones; (K, G, M, D)."""
-        R, N = columns.slopes.shape[:2]
-        draws = torch.eye(R) if self.fisher_type == "mc" else torch.ones(R, 1)
-        weights = draws.to(columns.slopes)[:, None].expand(R, N, -1)
-        return columns.combine(weights).T.reshape(-1, *columns.layer.shape)
+    def precondition(self, state: State, gradient: Tensor) -> Tensor:
+        found = [layer.rotated for layer in state.layers]
+        parts = gradient.split([rotated.size for rotated in found])
+        return torch.cat([rotated.solve(part, self.damping) for rotated, part in zip(found, parts, strict=True)])
 
-    def precondition(self, state: list[RotatedDiagonal], gradient: Tensor) -> Tensor:
-        parts = gradient.split([rotated.size for rotated in state])
-        return torch.cat([rotated.solve(part, self.damping) for rotated, part in zip(state, parts, strict=True)])
-
-    def operator(self, state: list[RotatedDiagonal]) -> BlockDiagonal:
-        return BlockDiagonal(state)
+    def operator(self, state: State) -> BlockDiagonal:
+        return BlockDiagonal([layer.rotated for layer in state.layers])
 
     def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
         b = samples * columns
@@ -95,7 +135,10 @@ class Ekfac(FisherProbe):
             if self.scalings == "exact":  # by pairs of positions where those are fewer; bases meet the smaller factor
                 squares = samples * S * M * D * min(S, columns)
                 rotating = samples * D**2 * min(S, columns * M) + b * M**2 * min(S, D)
-            cost["statistics"] += G * (moments + 9 * (D**3 + M**3) + rotating + squares)
+            basis = moments + EIGH * (D**3 + M**3)
+            if self.ema:  # the old matrix turned into the new basis
+                basis += D**3 + M**3 + M * D * (M + D)
+            cost["statistics"] += G * (basis / self.basis_every + rotating + squares)
             cost["precondition"] += 2 * G * M * D * (M + D)
-            cost["memory"] += G * (M**2 + D**2 + M * D)
+            cost["memory"] += G * ((2 if self.ema else 1) * (M**2 + D**2) + M * D)
         return cost

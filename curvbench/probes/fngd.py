@@ -19,8 +19,9 @@ from curvbench.fisher import ExactFisher, collect, column_count, gram_cost, prod
 from curvbench.hyperparameters import check, types_of
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal
+from curvbench.parts.factorizations import CHOLESKY
 from curvbench.parts.limits import at_least_one, finite
-from curvbench.parts.sharing import Key, Shared, sample_names, share, shared_steps, surrogate
+from curvbench.parts.sharing import Key, Shared, sample_names, share, shared_steps
 from curvbench.parts.weighted import normalized_step
 from curvbench.spec import About, FisherType, LayerSize, Probe
 
@@ -66,7 +67,7 @@ class Fngd(Probe):
         cost={
             "statistics": "[S = 1] (N R)^2 G (M + D)"
             " + [S > 1] G N min(R M D (N R + 2 S), (N + 1) S (S (D + R M) + R^2 M)) / 2",
-            "invert": "L (N R)^3 / 3",
+            "invert": "L (N R)^3 / 6",
             "precondition": "2 N S G M (D + R) + L (N R)^2",
             "memory": "N S G (D + R M) + 2 L (N R)^2",
         },
@@ -95,7 +96,8 @@ class Fngd(Probe):
         dampings = [self._damping(block, batch.terms) for block in blocks] if exact else []
         if self.stage == "first":
             return State(blocks, dampings)
-        found, shared = share(shared, blocks, dampings, batch, sample_names(batch, self.key))
+        natural = self.scale_mode == "natural"
+        found, shared = share(shared, blocks, dampings, batch, sample_names(batch, self.key), natural)
         weights = [w.to(batch.dtype) / batch.terms for w in found]
         own = batch.gradient().split([block.size for block in blocks])
         return State(blocks, shared.dampings.tolist(), (), shared, weights, own)
@@ -104,7 +106,7 @@ class Fngd(Probe):
         shared = state.shared if state else None
         if shared is None or shared.seen < self.batches or not self.accelerated:
             return None
-        return shared.pass_weights(batch, self.key, self.scale_mode == "natural"), State([], [], shared=shared)
+        return shared.pass_weights(batch, self.key), State([], [], shared=shared)
 
     def _damping(self, block: ExactFisher, terms: int) -> float:
         damping = self.alpha * numerics.sum_squares(block.gram()) ** 0.5 / (terms if self.gram == "mean" else 1)
@@ -122,23 +124,21 @@ class Fngd(Probe):
             raise ValueError("call the model as optimizer.forward: fngd weighs the samples in its backward pass")
         parts = gradient.split([block.size for block in state.blocks])
         if state.shared is None:
-            steps = list(map(normalized_step, state.blocks, state.dampings, state.factors, parts))
-        else:
-            means = state.shared.means.tolist()
-            steps = shared_steps(state.blocks, state.weights, means, state.own, parts, self.accelerated)
-        if self.scale_mode == "natural":
-            steps = [step / damping if damping else step for step, damping in zip(steps, state.dampings, strict=True)]
-        return torch.cat(steps)
+            steps = map(normalized_step, state.blocks, state.dampings, state.factors, parts)
+            scales = [d if d and self.scale_mode == "natural" else 1.0 for d in state.dampings]
+            return torch.cat([step / scale for step, scale in zip(steps, scales, strict=True)])
+        means = state.shared.means.tolist()
+        return torch.cat(shared_steps(state.blocks, state.weights, means, state.own, parts, self.accelerated))
 
     def operator(self, state: State) -> BlockDiagonal:
         if state.shared is None:
             return BlockDiagonal(state.blocks)
-        return BlockDiagonal(list(map(surrogate, state.blocks, state.shared.means.tolist(), state.dampings)))
+        return BlockDiagonal(state.shared.surrogates(state.blocks))
 
     def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
         b, of = samples * columns, [(s, samples, columns) for s in sizes]
         kept, product = sum(column_count(*s) for s in of), sum(product_cost(*s) for s in of)
         if self.stage == "shared":
             return {"invert": 0, "precondition": product, "memory": kept}
-        cost = {"statistics": sum(gram_cost(*s) for s in of), "invert": len(of) * b**3 / 3}
+        cost = {"statistics": sum(gram_cost(*s) for s in of), "invert": CHOLESKY * len(of) * b**3}
         return cost | {"precondition": 2 * product + len(of) * b**2, "memory": kept + 2 * len(of) * b**2}

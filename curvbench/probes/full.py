@@ -10,6 +10,7 @@ from torch import Tensor
 
 from curvbench.fisher import ExactFisher, collect, column_count, gram_cost, product_cost
 from curvbench.instance import Instance
+from curvbench.parts.factorizations import CHOLESKY
 from curvbench.spec import About, FisherProbe, LayerSize
 
 
@@ -30,7 +31,7 @@ class Full(FisherProbe):
         cost={
             "statistics": "[S = 1] (N R)^2 G (M + D)"
             " + [S > 1] G N min(R M D (N R + 2 S), (N + 1) S (S (D + R M) + R^2 M)) / 2",
-            "invert": "(N R)^3",
+            "invert": "(N R)^3 / 6",
             "precondition": "2 N S G M (D + R) + (N R)^2",
             "memory": "N S G (D + R M) + 2 (N R)^2",
         },
@@ -57,7 +58,7 @@ class Full(FisherProbe):
         b = samples * columns
         return {
             "statistics": sum(gram_cost(s, samples, columns) for s in sizes),
-            "invert": b**3,
+            "invert": CHOLESKY * b**3,
             "precondition": b**2 + sum(2 * product_cost(s, samples, columns) for s in sizes),
             "memory": 2 * b**2 + sum(column_count(s, samples, columns) for s in sizes),
         }

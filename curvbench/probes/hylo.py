@@ -22,6 +22,7 @@ from curvbench.fisher.columns import Columns
 from curvbench.hyperparameters import check, types_of
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, LowRank
+from curvbench.parts.factorizations import CHOLESKY
 from curvbench.parts.interpolation import draw, interpolate, outer_kernel, residual_weighted
 from curvbench.parts.storage import too_large
 from curvbench.spec import About, FisherProbe, FisherType, LayerSize
@@ -57,20 +58,26 @@ class Hylo(FisherProbe):
     rank: float = 0.1
     weights: Literal["importance", "none"] = "importance"
 
-    mean_over_samples: ClassVar[bool] = False
-    """The rank is a share of the batch: samples given twice are kept twice as often."""
+    mean_over_samples: ClassVar[bool] = False  # samples given twice are kept twice as often: the rank is a share
 
     about = About(
         represents="per layer U_S T T^T U_S^T / N from K = max(1, floor(rank N R)) scores g (x) a, positions reduced",
         damping="(F^ + damping I)^-1 by Woodbury on the kernel of the kept scores; damping must be above zero",
         cost={
             "statistics": "((N R)^2 + K^2) G (M + D) + L N R K (4 N R + 3 K)",
-            "invert": "L K^3",
+            "invert": "L K^3 / 6",
             "precondition": "2 K P + 3 L K^2",
             "memory": "K G (M + D) + 3 L K^2",
         },
         source="Mu, Soori and Dehnavi 2022, known from its public code and usual definitions, not from its text; "
         "cost as here: scores in factored form, G (M + D) numbers each instead of G M D, and a pivoted QR",
+        notes=(
+            "F is U U^T, but what is kept are columns of U: with fisher_type=type-2 the matrix depends on the root of "
+            "the likelihood's Hessian Lambda that makes them (here its C - 1 columns of curvbench.likelihood), as "
+            "with mc on the draws. Another root, turned by an orthogonal matrix, gives another choice and another "
+            "matrix unless every score is kept. The method's own Fisher is the empirical one, with one score per loss "
+            "term.",
+        ),
     )
 
     def __post_init__(self) -> None:
@@ -133,7 +140,7 @@ class Hylo(FisherProbe):
         sides, entries = sum(s.groups * (s.inputs + s.outputs) for s in sizes), sum(s.entries for s in sizes)
         pivoting = L * (4 * b**2 * r + 3 * b * r**2)  # norms, pivots made orthogonal, projections, T T^T
         choosing = b**2 * sides + pivoting if self.variant != "kis" else b * sides
-        cost = {"statistics": choosing + r**2 * sides, "invert": L * r**3}
+        cost = {"statistics": choosing + r**2 * sides, "invert": CHOLESKY * L * r**3}
         return cost | {"precondition": 2 * r * entries + 3 * L * r**2, "memory": r * sides + 3 * L * r**2}
 
 

@@ -49,7 +49,7 @@ class Kfac(FisherProbe):
         damping="(B (x) A + damping I)^-1 in the eigenbasis; factored and pi damp both factors by its root instead",
         cost={
             "statistics": "G S (N D^2 + N R M^2)",
-            "invert": "9 G (D^3 + M^3)",
+            "invert": "9 G (D^3 + M^3) / 2",
             "precondition": "2 G M D (M + D)",
             "memory": "2 G (M^2 + D^2)",
         },

@@ -12,6 +12,7 @@ from torch import Tensor
 from curvbench.fisher import ExactFisher, collect, column_count, gram_cost, product_cost
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal
+from curvbench.parts.factorizations import CHOLESKY
 from curvbench.spec import About, FisherProbe, LayerSize
 
 
@@ -32,7 +33,7 @@ class LayerProbe(FisherProbe):
         cost={
             "statistics": "[S = 1] (N R)^2 G (M + D)"
             " + [S > 1] G N min(R M D (N R + 2 S), (N + 1) S (S (D + R M) + R^2 M)) / 2",
-            "invert": "L (N R)^3",
+            "invert": "L (N R)^3 / 6",
             "precondition": "2 N S G M (D + R) + L (N R)^2",
             "memory": "N S G (D + R M) + 2 L (N R)^2",
         },
@@ -62,7 +63,7 @@ class LayerProbe(FisherProbe):
         b = samples * columns
         return {
             "statistics": sum(gram_cost(s, samples, columns) for s in sizes),
-            "invert": len(sizes) * b**3,
+            "invert": CHOLESKY * len(sizes) * b**3,
             "precondition": sum(2 * product_cost(s, samples, columns) + b**2 for s in sizes),
             "memory": sum(column_count(s, samples, columns) + 2 * b**2 for s in sizes),
         }

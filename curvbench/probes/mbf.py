@@ -18,6 +18,7 @@ from curvbench.fisher import collect
 from curvbench.fisher.columns import Columns
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal
+from curvbench.parts.factorizations import CHOLESKY
 from curvbench.parts.miniblocks import MiniBlocks, kernel_blocks
 from curvbench.parts.storage import too_large
 from curvbench.spec import About, FisherProbe, LayerSize
@@ -47,7 +48,7 @@ class Mbf(FisherProbe):
         cost={
             "statistics": "[k > 0] N R G M D ([S > 1] S + k) + [k = 0] [S = 1] (N D^2 + N R M)"
             " + [k = 0] [S > 1] min(N R M S^2 + N D S (S + D), N R M D (S + D))",
-            "invert": "[k > 0] floor(G M D / max(k, 1)) k^3 + [k = 0] D^3",
+            "invert": "[k > 0] floor(G M D / max(k, 1)) k^3 / 6 + [k = 0] D^3 / 6",
             "precondition": "G M D ([k > 0] k + [k = 0] D)",
             "memory": "[k > 0] floor(G M D / max(k, 1)) k^2 + [k = 0] D^2",
         },
@@ -105,7 +106,7 @@ class Mbf(FisherProbe):
                 cost["statistics"] += forming + b * G * M * D * order
             else:
                 cost["statistics"] += _averaging(M, D, S, samples, b)
-            cost["invert"] += blocks * order**3
+            cost["invert"] += CHOLESKY * blocks * order**3
             cost["precondition"] += G * M * D * order
             cost["memory"] += blocks * order**2
         return cost

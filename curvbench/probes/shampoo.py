@@ -18,6 +18,7 @@ from curvbench import numerics
 from curvbench.fisher.stochastic import Statistic, batch_gradient
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
+from curvbench.parts.factorizations import POWER
 from curvbench.parts.limits import at_least_one, finite, one_of
 from curvbench.spec import About, LayerSize, Probe
 
@@ -53,7 +54,7 @@ class Shampoo(Probe):
         damping="epsilon I where L and R begin; the step is the inverse root of the matrix, L^(-1/4) V R^(-1/4)",
         cost={
             "statistics": "G M D (M + D)",
-            "invert": "20 G (M^3 + D^3)",
+            "invert": "11 G (M^3 + D^3) / 2",
             "precondition": "G M D (M + D)",
             "memory": "2 G (M^2 + D^2)",
         },
@@ -93,7 +94,7 @@ class Shampoo(Probe):
 
     def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
         products = sum(G * M * D * (M + D) for G, M, D, _, _ in sizes)
-        roots = sum(20 * G * (M**3 + D**3) for G, M, D, _, _ in sizes)
+        roots = sum(POWER * G * (M**3 + D**3) for G, M, D, _, _ in sizes)
         kept = sum(2 * G * (M**2 + D**2) for G, M, D, _, _ in sizes)
         return {"statistics": products, "invert": roots, "precondition": products, "memory": kept}
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from curvbench import numerics
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
+from curvbench.parts.factorizations import CHOLESKY
 from curvbench.parts.patch_sums import mean_patch
 from curvbench.spec import About, FisherProbe, LayerSize
 
@@ -62,7 +63,7 @@ class Skfac(FisherProbe):
         damping="sqrt(damping) I is added to both factors, each inverted by Woodbury; damping must be above zero",
         cost={
             "statistics": "G S (N D + N R M)",
-            "invert": "G (N^2 D + (N R)^2 M + N^3 + (N R)^3)",
+            "invert": "G (N^2 D + (N R)^2 M + (N^3 + (N R)^3) / 6)",
             "precondition": "G (2 (N + N R) M D + N^2 M + (N R)^2 D)",
             "memory": "G (N D + N R M + N^2 + (N R)^2)",
         },
@@ -105,7 +106,7 @@ class Skfac(FisherProbe):
         cost = {"statistics": 0.0, "invert": 0.0, "precondition": 0.0, "memory": 0.0}
         for G, M, D, S, _ in sizes:
             cost["statistics"] += G * S * (samples * D + b * M)
-            cost["invert"] += G * (samples**2 * D + b**2 * M + samples**3 + b**3)
+            cost["invert"] += G * (samples**2 * D + b**2 * M + CHOLESKY * (samples**3 + b**3))
             cost["precondition"] += G * (2 * (samples + b) * M * D + samples**2 * M + b**2 * D)
             cost["memory"] += G * (samples * D + b * M + samples**2 + b**2)
         return cost

@@ -40,7 +40,7 @@ class Tkfac(FisherProbe):
         damping="sqrt(damping) I is added to each of the factors sqrt(t) Psi and sqrt(t) Phi; exact: to their product",
         cost={
             "statistics": "G S (N D^2 + N R M^2 + N D + N R M)",
-            "invert": "G (D^3 + M^3)",
+            "invert": "G (D^3 + M^3) / 2",
             "precondition": "G M D (M + D)",
             "memory": "2 G (M^2 + D^2)",
         },

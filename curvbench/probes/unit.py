@@ -14,6 +14,7 @@ from curvbench.fisher import collect
 from curvbench.fisher.units import UnitFisher
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Dense
+from curvbench.parts.factorizations import CHOLESKY
 from curvbench.parts.storage import fits
 from curvbench.parts.unitwise import factors_of, solved
 from curvbench.spec import About, FisherProbe, LayerSize
@@ -40,7 +41,7 @@ class Unit(FisherProbe):
         damping="(F^ + damping I)^-1, by a Cholesky factor per block",
         cost={
             "statistics": "G M (N R D^2 + [S > 1] N R S D)",
-            "invert": "G M D^3",
+            "invert": "G M D^3 / 6",
             "precondition": "G M D^2",
             "memory": "G M D^2",
         },
@@ -80,7 +81,7 @@ class Unit(FisherProbe):
         units = [(s.groups * s.outputs, s.inputs, s.positions) for s in sizes]
         return {
             "statistics": sum(b * m * d**2 + (b * S * m * d if S > 1 else 0) for m, d, S in units),
-            "invert": sum(m * d**3 for m, d, _ in units),
+            "invert": sum(CHOLESKY * m * d**3 for m, d, _ in units),
             "precondition": sum(m * d**2 for m, d, _ in units),
             "memory": sum(m * d**2 for m, d, _ in units),
         }

@@ -9,9 +9,10 @@ import pytest
 import torch
 from cases import CASES, Case, Truth, instance_of, truth
 from judging import cases_with_regular_factors, group_blocks, near, rescaled
-from torch import Tensor
+from torch import Tensor, nn
 
 import curvbench as cb
+from curvbench.meters.flops import FlopMeter
 
 
 def dense_of(case: str, **hyperparameters: Any) -> Tensor:
@@ -115,3 +116,103 @@ def test_running_average_needs_scores() -> None:
 def test_unknown_scalings_are_refused() -> None:
     with pytest.raises(ValueError, match="scalings"):
         cb.probe("ekfac", scalings="nonsense")
+
+
+# --- bases that are kept, and averages ----------------------------------------------------------------------
+
+
+class Batch:
+    """A layer W and its block by hand: tanh(W [x, 1]) is the output under cross entropy, data labels."""
+
+    def __init__(self, seed: int) -> None:
+        draw = torch.Generator().manual_seed(seed)
+        torch.manual_seed(7)
+        self.model = nn.Sequential(nn.Linear(4, 3), nn.Tanh()).double()
+        x, y = torch.randn(20, 4, generator=draw).double(), torch.randint(3, (20,), generator=draw)
+        self.instance = cb.Instance(self.model, x * (1 + seed), y)
+        a = torch.cat([x * (1 + seed), torch.ones(20, 1).double()], 1)
+        outputs = self.model(x * (1 + seed)).detach()
+        slopes = (outputs.softmax(1) - torch.eye(3).double()[y]) * (1 - outputs.square())
+        self.A, self.B = a.T @ a / 20, slopes.T @ slopes / 20
+        scores = torch.stack([torch.outer(g, v).flatten() for g, v in zip(slopes, a, strict=True)])
+        self.fisher = scores.T @ scores / 20
+
+
+def basis_of(B: Tensor, A: Tensor) -> Tensor:
+    return torch.kron(torch.linalg.eigh(B)[1], torch.linalg.eigh(A)[1])
+
+
+def projected(matrix: Tensor, Q: Tensor) -> Tensor:
+    """The nearest matrix that is diagonal in the basis Q."""
+    return Q @ torch.diag((Q.T @ matrix @ Q).diagonal()) @ Q.T
+
+
+def after(batches: list[Batch], **options: Any) -> Tensor:
+    probe, state = cb.probe("ekfac", fisher_type="empirical", **options), None
+    for batch in batches:
+        state = probe.update(state, batch.instance)
+    return probe.operator(state).to_dense()
+
+
+BATCHES = [Batch(seed) for seed in range(5)]
+
+
+def test_without_averages_every_update_begins_anew() -> None:
+    for count in range(1, 5):
+        assert torch.equal(after(BATCHES[:count]), after(BATCHES[count - 1 : count]))
+
+
+@pytest.mark.parametrize("basis_every", [2, 3])
+def test_a_kept_basis_has_the_exact_diagonal_of_the_batch(basis_every: int) -> None:
+    """And is nearer to the exact block than K-FAC in that basis, the one of the batch that made it."""
+    for count in range(1, 6):
+        last, made = BATCHES[count - 1], BATCHES[(count - 1) // basis_every * basis_every]
+        found, Q = after(BATCHES[:count], basis_every=basis_every), basis_of(made.B, made.A)
+        assert near(found, projected(last.fisher, Q), 1e-10)
+        assert float((found - last.fisher).norm()) <= float((torch.kron(made.B, made.A) - last.fisher).norm())
+        kfac_there = projected(torch.kron(last.B, last.A), Q)
+        assert float((found - last.fisher).norm()) <= float((kfac_there - last.fisher).norm()) + 1e-13
+        assert count <= 1 or (count - 1) % basis_every == 0 or not near(found, after([last]), 1e-3)
+
+
+@pytest.mark.parametrize("basis_every", [1, 2])
+def test_averages_are_of_matrices_and_of_factors(basis_every: int) -> None:
+    """F^ <- the projection of 0.8 F^ + 0.2 F in the present basis, that of the averaged factors."""
+    ema, matrix, A, B = 0.8, None, None, None
+    for count, batch in enumerate(BATCHES):
+        if count % basis_every == 0:
+            A = batch.A if A is None else ema * A + (1 - ema) * batch.A
+            B = batch.B if B is None else ema * B + (1 - ema) * batch.B
+            Q = basis_of(B, A)
+        matrix = projected(batch.fisher if matrix is None else ema * matrix + (1 - ema) * batch.fisher, Q)
+        assert near(after(BATCHES[: count + 1], basis_every=basis_every, ema=ema), matrix, 1e-10)
+
+
+def test_only_updates_with_a_basis_decompose() -> None:
+    probe, state, counted = cb.probe("ekfac", fisher_type="empirical", basis_every=3), None, []
+    for batch in [*BATCHES, *BATCHES[:2]]:
+        with FlopMeter() as meter:
+            state = probe.update(state, batch.instance)
+        counted.append(meter.total - meter.passes)
+    with FlopMeter() as meter:
+        torch.linalg.eigh(BATCHES[0].A), torch.linalg.eigh(BATCHES[0].B)
+    assert counted[0] == counted[3] == counted[6] > counted[1] + meter.total
+    assert counted[1] == counted[2] == counted[4] == counted[5]
+
+
+@pytest.mark.parametrize("options", [{"basis_every": 0}, {"ema": 1.0}, {"ema": -0.1}])
+def test_wrong_bases_and_averages_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        cb.probe("ekfac", **options)
+
+
+@pytest.mark.parametrize("name", ["mlp_tanh", "nasty_cnn"])
+def test_the_diagonal_in_another_basis(name: str) -> None:
+    """Groups of a convolution included: each has bases of its own."""
+    torch.manual_seed(0)
+    for layer in cb.probe("ekfac").fit(instance_of(name)).layers:
+        G, M, D = layer.rotated.entries.shape
+        left, right = (torch.linalg.qr(torch.randn(G, n, n).double())[0] for n in (M, D))
+        Q = torch.block_diag(*[torch.kron(b, a) for b, a in zip(left, right, strict=True)])
+        expected = (Q.T @ layer.rotated.to_dense() @ Q).diagonal()
+        assert near(layer.rotated.entries_in(left, right).flatten(), expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import oracles
@@ -176,12 +177,61 @@ def shuffled(count: int, seed: int = 0, size: int = 32) -> list[cb.Instance]:
     return [cb.Instance(model, inputs[pick], targets[pick]) for pick in picks]
 
 
-def test_first_epoch_is_exact_in_both_stages() -> None:
+@pytest.mark.parametrize("scale_mode", ["normalized", "natural"])
+def test_first_epoch_is_exact_in_both_stages(scale_mode: str) -> None:
     batches = shuffled(3)
     for count in (1, 2, 3):
-        probe, state = after(batches[:count], batches=3)
+        probe, state = after(batches[:count], batches=3, scale_mode=scale_mode)
         gradient = batches[count - 1].gradient()
-        assert near(probe.precondition(state, gradient), step_of(batches[count - 1]), 1e-10)
+        assert near(probe.precondition(state, gradient), step_of(batches[count - 1], scale_mode=scale_mode), 1e-10)
+
+
+def scores_of(batch: cb.Instance) -> list[Tensor]:
+    """Per layer the gradients of the samples' own losses by autograd, (N, P_l)."""
+    found = []
+    for x, y in zip(batch.inputs, batch.targets, strict=True):
+        loss = torch.nn.functional.cross_entropy(batch.model(x[None]), y[None])
+        grads = torch.autograd.grad(loss, list(batch.model.parameters()))
+        pairs = zip(grads[::2], grads[1::2], strict=True)
+        found.append([torch.cat([w, b[:, None]], 1).flatten() for w, b in pairs])
+    return [torch.stack(layer) for layer in zip(*found, strict=True)]
+
+
+@pytest.mark.parametrize("scale_mode", ["normalized", "natural"])
+@pytest.mark.parametrize("key", ["position", "layer"])
+def test_what_is_averaged_is_what_weighs(scale_mode: str, key: str) -> None:
+    """Algorithm 1, line 7: the mean of v (natural) or of lambda M v, each batch with its own damping; by dense solves.
+
+    In the step of ``precondition`` and in the weights of the backward pass alike.
+    """
+    *first, later = shuffled(5, seed=3)
+    weights = []
+    for batch in first:
+        weights.append([])
+        for U in scores_of(batch):
+            gram = U @ U.T
+            damping = 0.005 * gram.norm() / 32
+            v = torch.linalg.solve(32 * damping * torch.eye(32).double() + gram, torch.ones(32).double())
+            weights[-1].append(v if scale_mode == "natural" else damping * 32 * v)
+    averages = [sum(layer) / len(first) for layer in zip(*weights, strict=True)]
+    if key == "layer":
+        averages = [average.mean().expand(32) for average in averages]
+    probe, state = after([*first, later], batches=len(first), scale_mode=scale_mode, key=key)
+    unit = 1 if scale_mode == "natural" else 1 / 32  # what is left of c / M
+    expected = torch.cat([unit * average @ U for average, U in zip(averages, scores_of(later), strict=True)])
+    assert near(probe.precondition(state, later.gradient()), expected, 1e-10)
+    found = probe.weigh(state, later)
+    assert found is not None and near(found[0], torch.stack(averages) * 32 * unit, 1e-10)
+
+
+def test_a_batch_in_which_a_layer_is_dead_says_nothing_of_it() -> None:
+    batches = shuffled(2)
+    for mode in ("normalized", "natural"):
+        alone = after(batches, batches=2, scale_mode=mode)[1].shared
+        dead = replace(alone, average=torch.ones_like(alone.average), means=torch.ones_like(alone.means))
+        dead = replace(dead, dampings=torch.zeros_like(alone.dampings), counts=torch.zeros_like(alone.counts))
+        for joined in (alone.extend(dead), dead.extend(alone)):
+            assert near(joined.average, alone.average) and near(joined.dampings, alone.dampings)
 
 
 def test_later_batches_take_the_average_of_the_first_epoch() -> None:
@@ -207,7 +257,7 @@ def test_a_smaller_batch_of_the_first_epoch_is_left_out() -> None:
     batches = shuffled(2)
     small = cb.Instance(batches[0].model, batches[1].inputs[:7], batches[1].targets[:7])
     whole, mixed = (after(b, batches=len(b))[1].shared for b in (batches, [batches[0], small, batches[1]]))
-    assert torch.equal(whole.average, mixed.average) and mixed.seen == 3 and mixed.batches == 2
+    assert torch.equal(whole.average, mixed.average) and mixed.seen == 3 and mixed.counts.tolist() == [2, 2]
 
 
 def test_shared_coefficients_tend_to_a_constant() -> None:
@@ -260,13 +310,13 @@ def test_one_rate_per_layer_is_the_control_of_sharing() -> None:
     assert cosine(probe.precondition(other, gradient), expected) > 0.95
 
 
-def test_the_surrogate_is_the_mean_coefficient() -> None:
+@pytest.mark.parametrize("scale_mode", ["normalized", "natural"])
+def test_the_surrogate_is_the_mean_coefficient(scale_mode: str) -> None:
     """(F + lambda)^-1 = c / lambda: a multiple of the identity per layer."""
     batch = shuffled(1)[0]
     state = cb.probe("fngd").fit(batch)
-    found = (
-        cb.fit(cb.probe("fngd", stage="shared"), batch).to_dense().diagonal().split(oracles.layer_sizes(batch.model))
-    )
+    found = cb.fit(cb.probe("fngd", stage="shared", scale_mode=scale_mode), batch).to_dense().diagonal()
+    found = found.split(oracles.layer_sizes(batch.model))
     for block, damping, entries in zip(state.blocks, state.dampings, found, strict=True):
         mean = float(coefficients(block.gram(), 32, damping).mean())
         assert near(entries + damping, torch.full_like(entries, damping / mean))

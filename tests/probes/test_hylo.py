@@ -196,3 +196,18 @@ def test_every_operation_is_counted(variant: str) -> None:
     for name in ("nasty_cnn", "conv1d", "tokens"):
         rows = flop_rows(Stepper(cb.probe("hylo", variant=variant, rank=0.5), instance_of(name)))
         assert not [row.reason for row in rows if row.metric == "flops.uncounted_ops" and row.value]
+
+
+@pytest.mark.parametrize(("rank", "same"), [(1.0, True), (0.3, False)])
+def test_a_choice_of_columns_depends_on_the_root_of_the_likelihood_s_curvature(rank: float, same: bool) -> None:
+    """What the notes of ``hylo`` say: U and U Q have one U U^T, and one matrix where all of their columns are kept."""
+    torch.manual_seed(0)
+    N, R, probe = 12, 3, cb.probe("hylo", fisher_type="type-2", rank=rank)
+    a, g = torch.randn(N, 1, 5).double().repeat(R, 1, 1), torch.randn(R, N, 1, 4).double()
+    turned = torch.einsum("rs,rngm->sngm", torch.linalg.qr(torch.randn(R, R).double())[0], g)
+    found = []
+    for slopes in (g, turned):
+        kept = probe._keep(a, slopes.flatten(0, 1), N, torch.Generator())
+        V = torch.einsum("rgm,rgd->gmdr", kept.gradients, kept.inputs).flatten(0, 2) @ kept.mixing
+        found.append(V @ V.T)
+    assert near(found[1], found[0], 1e-10) == same and (same or oracles.relative(found[1], found[0]) > 0.05)
