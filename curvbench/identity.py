@@ -58,6 +58,7 @@ def run_identity(cell: Cell, environment: Mapping[str, Any]) -> dict[str, Any]:
         "device": environment["device_name"],
         "dtype": cell.dtype,
         "threads": cell.threads,
+        "damping": cell.damping,
     }
 
 

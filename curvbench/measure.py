@@ -17,18 +17,17 @@ from curvbench.fisher import ExactFisher, exact_fisher
 from curvbench.instance import Instance
 from curvbench.meters.blocks import keep_blocks
 from curvbench.meters.cost import Stepper, cost_rows
-from curvbench.meters.direction import direction_rows
-from curvbench.meters.error import BLOCKS, error_rows
+from curvbench.meters.direction import direction_rows, how_damped, step_of, with_damping
+from curvbench.meters.error import BLOCKS, NETWORK, error_rows
 from curvbench.meters.exact import exact_rows
 from curvbench.meters.health import health_rows
 from curvbench.operators import Operator
 from curvbench.reference import prepare, reference_identity
-from curvbench.spec import METERS, Cell, Meter, Probe, Row, Unsupported
+from curvbench.spec import DAMPING, METERS, Cell, Meter, Probe, Row, Status, Unsupported
 
 __all__ = ["accuracy_rows", "fit", "measure", "prepare", "reference_identity", "refuse_unsupported"]
 
 PRELOAD = ("torch._dynamo",)  # torch imports it at an optimizer's first step: a fork server does so once for all cells
-DEFAULT_DAMPING = 1e-3
 Report = Callable[[str], None]
 
 
@@ -90,13 +89,19 @@ def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list
     if fisher is not None:
         report("errors")
         rows.append(Row("coverage.trace", covered))
-        found = accuracy_rows(fitted, fisher, cell.problem.mc_samples > 0, cell.meters)
+        found = accuracy_rows(fitted, fisher, cell.problem.mc_samples > 0, cell.meters, cell.damping)
         rows += [_against(reference.method(cell), row) for row in found]
     if "exact" in cell.meters:
         report("exact Fisher")
         rows += exact_rows(instance, cell.precision)
     instance.refuse_changed()
-    return [replace(row, epoch=cell.problem.epochs) for row in rows]
+    return [replace(row, epoch=cell.problem.epochs) for row in [*rows, *_failed(rows)]]
+
+
+def _failed(rows: list[Row]) -> list[Row]:
+    """The row that ends a cell in which a number is no number: it keeps the others, but has not succeeded."""
+    reasons = [row.reason for row in rows if row.status is Status.ERROR]
+    return [Row(status=Status.ERROR, reason=reasons[0], scope="")] if reasons else []
 
 
 def _against(reference: str, row: Row) -> Row:
@@ -116,7 +121,7 @@ def _trained(cell: Cell, folder: Path, data: Path | None, report: Report) -> lis
         instance = Instance(model.eval(), *batch, cell.problem.loss)
         report(f"exact Fisher of {instance.samples} samples")
         fisher = exact_fisher(instance, precision=cell.precision)
-        rows = list(accuracy_rows(Fitted.of(probe, instance), fisher))
+        rows = list(accuracy_rows(Fitted.of(probe, instance), fisher, damping=cell.damping))
         instance.refuse_changed()
         return rows
 
@@ -139,29 +144,36 @@ def _as_rank(cell: Cell, folder: Path, data: Path | None, rank: int, report: Rep
 
 
 def accuracy_rows(
-    fitted: Fitted, fisher: ExactFisher, sampled: bool = False, meters: Collection[Meter] = METERS
+    fitted: Fitted,
+    fisher: ExactFisher,
+    sampled: bool = False,
+    meters: Collection[Meter] = METERS,
+    damping: float = DAMPING,
 ) -> Iterator[Row]:
     """Errors, sampling error, health and directions, as far as asked for, of a fitted probe against a Fisher.
 
-    ``sampled``: that Fisher is itself of drawn labels.
+    ``sampled``: that Fisher is itself of drawn labels. ``damping``: of the exact step, and for its own step of a probe
+    that has such a damping: it is fitted anew where its own is another one. All else is of the probe as it is.
     """
     probe, instance, state, retries = fitted
-    damping = getattr(probe, "damping", DEFAULT_DAMPING)
     gradient = instance.gradient()
     with numerics.count_retries() as repeated:
         state = probe.refresh(state)
-        step = probe.precondition(state, gradient)
+        step = probe.precondition(state, gradient.clone())  # whatever a probe does to it
     operator = probe.operator(state)
     if "error" in meters:
         found = list(error_rows(operator, fisher))
         yield from found
-        keep_blocks(operator, fisher)
-        if not sampled:
-            yield from _sampling_rows(probe, instance, fisher, found)
+        if found[0].status is not Status.ERROR:
+            keep_blocks(operator, fisher)
+            if not sampled:
+                yield from _sampling_rows(probe, instance, fisher, found)
     if "health" in meters:
-        yield from health_rows(operator, damping, retries + repeated.count)
+        yield from health_rows(operator, getattr(probe, "damping", damping), retries + repeated.count)
     if "direction" in meters:
-        yield from direction_rows(step, fisher, gradient, damping)
+        if (judged := with_damping(probe, damping, instance.terms)) != probe:
+            step = step_of(judged, instance, gradient)
+        yield from direction_rows(step, fisher, gradient, damping, how_damped(probe, damping, instance.terms))
 
 
 def _sampling_rows(probe: Probe, instance: Instance, fisher: ExactFisher, found: list[Row]) -> Iterator[Row]:
@@ -169,10 +181,12 @@ def _sampling_rows(probe: Probe, instance: Instance, fisher: ExactFisher, found:
     if getattr(probe, "fisher_type", None) != "mc":
         return
     limit = fit(replace(probe, fisher_type="type-2"), instance)  # type: ignore[type-var]
-    wholes = {row.scope: row.value for row in error_rows(limit, fisher) if row.metric == "error.relative"}
+    wholes = {row.scope: row for row in error_rows(limit, fisher) if row.metric == "error.relative"}
     for row in found:
-        if row.metric == "error.relative" and row.scope in ("network", BLOCKS) and row.value is not None:
-            yield Row("error.sampling", row.value - (wholes[row.scope] or 0.0), row.scope)
+        if row.metric == "error.relative" and row.scope in (NETWORK, BLOCKS) and row.value is not None:
+            whole = wholes.get(row.scope, wholes[NETWORK])
+            gap = None if whole.value is None else row.value - whole.value
+            yield Row("error.sampling", gap, row.scope, status=whole.status, reason=whole.reason)
 
 
 def _seeded(probe: Probe, seed: int) -> Probe:

@@ -44,6 +44,14 @@ def _note_retry() -> None:
         retries.count += 1
 
 
+def flaw(values: Tensor) -> str:
+    """What keeps values from being finite: ``NaN in 3 of 25 entries``; empty where nothing does."""
+    for word, found in (("NaN", values.isnan()), ("infinite", values.isinf())):
+        if count := int(found.sum()):
+            return f"{word} in {count} of {values.numel()} entries"
+    return ""
+
+
 def damped(matrix: Tensor, damping: Tensor | float) -> Tensor:
     """A + damping I over the last two dimensions; ``damping`` broadcasts over the batch."""
     result = matrix.clone()
@@ -65,7 +73,8 @@ def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
         if found is not None:
             values, vectors = (t.to(matrix.dtype) for t in found)
             return values.clamp_min(0), vectors
-    raise ValueError(f"no eigenvalues of a matrix {tuple(matrix.shape)} were found: are its entries finite?")
+    why = flaw(matrix)
+    raise ValueError(f"no eigenvalues of a matrix {tuple(matrix.shape)} were found{why and f': it is {why}'}")
 
 
 def _decomposed(matrix: Tensor, triangle: str) -> tuple[Tensor, Tensor] | None:
@@ -90,7 +99,7 @@ def cholesky(matrix: Tensor) -> Tensor:
     """Lower Cholesky factor (..., n, n), in float64 where the matrix's own precision does not suffice.
 
     Raises:
-        ValueError: the matrix is singular in float64 as well.
+        ValueError: the matrix is not finite, or is singular in float64 as well.
     """
     factor, failed = torch.linalg.cholesky_ex(matrix)
     if not failed.any():
@@ -98,6 +107,8 @@ def cholesky(matrix: Tensor) -> Tensor:
     _note_retry()
     factor, failed = torch.linalg.cholesky_ex(matrix.double())
     if failed.any():
+        if found := flaw(matrix):
+            raise ValueError(f"the matrix to be factorized is {found}: its statistics are not finite")
         raise ValueError("the matrix is singular to working precision: give a damping above zero, or a larger one")
     return factor
 
@@ -168,7 +179,8 @@ _SLICE = 2**24  # entries that are cast to float64 at a time
 
 def sum_squares(tensor: Tensor) -> float:
     """Sum of squares, accumulated in float64 (float32 norms on CPU lose up to 1e-3 on large tensors)."""
-    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) ** 2
+    norm = float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
+    return norm * norm  # infinite, where a power would raise OverflowError
 
 
 def inner(a: Tensor, b: Tensor) -> float:
@@ -181,8 +193,14 @@ def positive(denominator: Tensor, rounding: Tensor | float = 0.0) -> Tensor:
     """The denominator of a solve, checked.
 
     Raises:
-        ValueError: an entry is not above the ``rounding`` that a zero may come out as, so that the matrix is singular.
+        ValueError: an entry is not finite, or not above the ``rounding`` that a zero may come out as, so that the
+            matrix is singular or has negative eigenvalues.
     """
-    if not bool((denominator > rounding).all()):
-        raise ValueError("the operator is singular without damping: give a damping above zero")
-    return denominator
+    if bool((denominator > rounding).all()):
+        return denominator
+    if found := flaw(denominator):
+        raise ValueError(f"the operator is {found}, which no damping mends: its statistics are not finite")
+    least, rest = float(denominator.min()), 10 * torch.finfo(denominator.dtype).eps * float(denominator.abs().max())
+    if least < -rest:
+        raise ValueError(f"the operator is indefinite: with its damping it has the eigenvalue {least:.3g}")
+    raise ValueError("the operator is singular without damping: give a damping above zero")

@@ -47,6 +47,7 @@ class Options:
     preset: str = "default"
     device: str = "cpu"
     dtype: str | None = None
+    damping: float | None = None
     threads: int = 1
     train: str | None = None
     retrain: bool = False
@@ -126,6 +127,8 @@ class Job:
         parts += ["--retrain"] if options.retrain else []
         parts += ["--device", cell.device] if cell.device != "cpu" else []
         parts += ["--dtype", cell.dtype] if cell.dtype != self.suite.presets["default"].dtype else []
+        usual = self.suite.presets[options.preset if cell.training else "default"].damping
+        parts += ["--damping", f"{cell.damping!r}"] if cell.damping != usual else []
         parts += ["--threads", str(cell.threads)] if cell.threads != 1 else []
         parts += ["--results", str(options.results)] if options.results != Path("results") else []
         parts += ["--data", str(options.data)] if options.data and not os.environ.get("CURVBENCH_DATA") else []
@@ -264,6 +267,7 @@ def _cells(options: Options, name: str, suite: Suite) -> list[Cell]:
         options.train,
         suite.presets.get(suite.original),
         options.retrain,
+        options.damping,
     )
 
 

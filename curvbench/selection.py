@@ -76,8 +76,9 @@ def select(
     training: str | None = None,
     original: Preset | None = None,
     retrain: bool = False,
+    damping: float | None = None,
 ) -> list[Cell]:
-    """The cells of a preset, with its probes, problems, seeds and dtype replaced where others are given.
+    """The cells of a preset, with its probes, problems, seeds, dtype and damping replaced where others are given.
 
     ``training`` replaces hyperparameters of the training, ``key=value,...``. With ``original``, the preset of a
     published experiment, every cell that is not one of its cells is a surrogate. ``retrain``: shipped snapshots are
@@ -103,6 +104,7 @@ def select(
             *(suite, problem, probe, s, device, dtype or preset.dtype, threads, tuple(preset.meters)),
             training=trained[probe],
             precision=preset.precision,
+            damping=preset.damping if damping is None else damping,
             surrogate=published is not None and (problem, probe, trained[probe]) not in published,
             weights=starts[problem, s],
         )

@@ -33,6 +33,7 @@ row-major matrix ``[W | b]`` of shape (G * M, D).
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -59,6 +60,7 @@ Precision = Literal["mixed", "native", "float64"]  # of the reference Fisher, se
 Summary = Literal["errors", "growth", "exact"]
 Phase = Literal["statistics", "invert", "precondition", "step"]
 PHASES: tuple[Phase, ...] = ("statistics", "invert", "precondition", "step")
+DAMPING = 1e-3  # of the mean Fisher: what directions are held against, and run at, unless a preset says otherwise
 SURROGATE = "surrogate"  # begins the column ``method`` of every row of a cell that is one
 
 
@@ -246,6 +248,13 @@ class Probe(Component, ABC):
 
     joins: ClassVar[Literal["mean", "gradient"] | None] = None
     """How a batch in parts is one batch: their states' tensors are means over it, or are made of its gradient alone."""
+
+    def damping_unit(self, terms: int) -> float | None:
+        """What a damping of 1 of the mean Fisher of so many loss terms is in the field ``damping``: by default 1.
+
+        None for a method without this field, whose step is judged with what it has in place of a damping.
+        """
+        return 1.0 if "damping" in self.hyperparameters else None
 
     @property
     def reads_gradient(self) -> bool:
@@ -603,6 +612,12 @@ class Search:
             raise ValueError(f"a search sets a share of the training part apart, 0 < valid < 1, got {self.valid}")
 
 
+def refuse_damping(damping: float) -> None:
+    """Raise ValueError unless it is one with which a natural gradient exists: finite and above zero."""
+    if not 0 < damping < math.inf:
+        raise ValueError(f"the damping of the exact step must be finite and above zero, got {damping}")
+
+
 @dataclass(frozen=True)
 class Preset:
     """One size of a suite: every problem with every probe and seed.
@@ -610,6 +625,7 @@ class Preset:
     ``pairs`` are measured besides, unless ``-p`` or ``-m`` choose. Metrics of meters that are not named are no rows.
     ``precision`` is that of the Fisher that probes are held against. With a ``training`` its cells train. ``tuned`` has
     other values of its fields for some probes, by label or by name. A ``search`` looks for more such values.
+    ``damping``, of the mean Fisher, is that of the exact step that all steps are held against, and of those steps.
     """
 
     problems: Sequence[Problem]
@@ -622,8 +638,10 @@ class Preset:
     training: Training | None = None
     tuned: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     search: Search | None = None
+    damping: float = DAMPING
 
     def __post_init__(self) -> None:
+        refuse_damping(self.damping)
         if self.search and (self.training is None or any(problem.epochs for problem in self.problems)):
             raise ValueError("a preset that searches has a training, and problems that are at initialisation: epochs=0")
         if not self.meters or (unknown := [name for name in self.meters if name not in get_args(Meter)]):
@@ -705,8 +723,10 @@ class Cell:
     precision: Precision = "mixed"
     surrogate: bool = False
     weights: str = ""
+    damping: float = DAMPING
 
     def __post_init__(self) -> None:
+        refuse_damping(self.damping)
         if self.training is None:
             return
         refuse_decays(self.probe, self.training.probe_decay)
@@ -732,7 +752,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement, or one reason why there is none. The store adds the cell's identity and environment."""
+    """One measurement, or one reason why there is none. The store adds the cell's identity and environment.
+
+    NaN and infinity are no measurement: a row that would be ``ok`` with one is an ``error`` without a value.
+    """
 
     metric: str = ""
     value: float | None = None
@@ -743,6 +766,15 @@ class Row:
     reason: str = ""
     epoch: int | None = None
     step: int | None = None
+
+    def __post_init__(self) -> None:
+        numbers = [*([] if self.value is None else [self.value]), *self.samples]
+        if self.status != Status.OK or all(map(math.isfinite, numbers)):
+            return
+        what = "not a number" if any(map(math.isnan, numbers)) else "infinite"
+        changes = {"status": Status.ERROR, "value": None, "samples": (), "reason": f"what was measured is {what}"}
+        for name, value in changes.items():
+            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True)
@@ -778,7 +810,17 @@ METRICS: dict[str, Metric] = {
     "health.asymmetry": Metric("1", "lower", "|v'F^w - w'F^v| / (|v| |F^w|) for random v and w"),
     "direction.cosine": Metric("1", "higher", "cosine of the step with (F + damping I)^-1 g"),
     "direction.relative": Metric("1", "lower", "relative distance of the step from (F + damping I)^-1 g"),
-    "direction.decrease": Metric("1", "higher", "share of the optimal decrease of the damped quadratic model"),
+    "direction.quality": Metric(
+        "1", "higher", "share of the best decrease of the damped quadratic model at the step's best length, signed"
+    ),
+    "direction.quality_rates": Metric("1", "higher", "the same share with a free rate per layer"),
+    "direction.gap_closed": Metric(
+        "1", "higher", "quality on the scale where the gradient is 0 and the step by exact layer blocks is 1"
+    ),
+    "direction.length": Metric("1", "", "the best multiple of the step; 1 is right"),
+    "direction.decrease": Metric(
+        "1", "higher", "share of the best decrease at the length that the step has: it ranks lengths"
+    ),
     "direction.gradient": Metric("1", "", "cosine of the step with the gradient; 1 is plain gradient descent"),
     "flops.counted": Metric("FLOP", "lower", "floating-point operations, 2 per multiply-add, counted as dispatched"),
     "flops.passes": Metric("FLOP", "lower", "of the counted ones, passes through the network: not the method's own"),

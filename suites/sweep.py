@@ -1,10 +1,10 @@
-"""Errors and directions on the MLP against rank, memory, damping and epochs of training; float64, one minute."""
+"""Errors and directions on the MLP against label draws, rank, memory and epochs of training; float64, one minute."""
 
 from curvbench import Preset, Suite, probe, problem
 
 PROBES = [
-    *(probe("kfac", damping=damping) for damping in (1e-4, 1e-3, 1e-2, 1e-1, 1.0)),
-    *(probe("ekfac", damping=damping) for damping in (1e-4, 1e-2, 1.0)),
+    *(probe("kfac", fisher_type="mc", mc_samples=draws) for draws in (1, 4, 16, 64, 256)),
+    *(probe("ekfac", fisher_type="mc", mc_samples=draws) for draws in (1, 16, 256)),
     *(probe("ginger", rank=rank) for rank in (2, 4, 8, 16, 32)),
     *(probe("qng", memory=memory) for memory in (4, 16, 64)),
     *(probe("hylo", rank=share) for share in (0.05, 0.1, 0.2, 0.4)),

@@ -29,18 +29,25 @@ def frame(*rows: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(list(rows)).astype({"epoch": "Int64", "value": "float64"})
 
 
+def raw(metric: str, value: float, scope: str = "network", **other: Any) -> Row:
+    """A row with a value that may be no number, as earlier versions stored them."""
+    made = Row(metric, 0.0, scope, **other)
+    object.__setattr__(made, "value", value)
+    return made
+
+
 def fisher_cell(error: float = 0.5, cost: float = 2.0) -> list[Row]:
     """The rows of a cell as ``measure`` writes them, in little."""
-    rows = [Row("problem.samples", 8.0), Row("problem.parameters", 12.0), Row("error.off_block", 0.25)]
+    rows = [raw("problem.samples", 8.0), raw("problem.parameters", 12.0), raw("error.off_block", 0.25)]
     for scope in ("network", "layer blocks", *LAYERS):
-        rows += [Row("error.relative", error, scope), Row("error.scale_optimal", error / 2, scope)]
-    rows += [Row("direction.cosine", 1 - error / 10), Row("direction.decrease", 1 - error)]
+        rows += [raw("error.relative", error, scope), raw("error.scale_optimal", error / 2, scope)]
+    rows += [raw("direction.cosine", 1 - error / 10), raw("direction.quality", 1 - error)]
     for phase, share in {"statistics": 0.5, "invert": 0.25, "precondition": 0.25, "step": 1.0}.items():
         work = cost if phase == "step" else (cost - 1) * share
         for family, unit in (("flops.counted", 1e6), ("time.wall", 1e-3), ("memory.peak", 1e3)):
-            rows.append(Row(family, work * unit, phase, samples=[work * unit] if family == "time.wall" else ()))
-        rows += [Row(f"{family}.ratio", work, phase) for family in ("flops", "time", "memory")]
-    rows += [Row("time.wall", 1e-3, "sgd"), Row("flops.model", 1e5, "statistics")]
+            rows.append(raw(family, work * unit, phase, samples=[work * unit] if family == "time.wall" else ()))
+        rows += [raw(f"{family}.ratio", work, phase) for family in ("flops", "time", "memory")]
+    rows += [raw("time.wall", 1e-3, "sgd"), raw("flops.model", 1e5, "statistics")]
     return rows
 
 

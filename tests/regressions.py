@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 from fake_measure import Fake, Toy
-from frames import fisher_cell, write_run
+from frames import fisher_cell, raw, write_run
 
 from curvbench import store
 from curvbench.spec import Row
@@ -38,7 +38,7 @@ def cell(change: tuple[str, str, Change] | None = None, noise: float = 0.0) -> l
         samples = [row.value * t * 1e3 * (1 + noise) for t in TIMES] if row.metric.startswith("time.") else ()
         row = Row(row.metric, row.value, row.scope, samples, row.method)
         if change is not None and (row.metric, row.scope) == change[:2]:
-            row = Row(row.metric, change[2](row.value), row.scope, [change[2](s) for s in row.samples])
+            row = raw(row.metric, change[2](row.value), row.scope, samples=[change[2](s) for s in row.samples])
         rows.append(row)
     return rows
 

@@ -132,3 +132,8 @@ def test_a_cuda_device_has_to_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     assert identity.device_name("cuda:1") == "gpu 1"
     with pytest.raises(ValueError, match="there are 2 CUDA devices, the last is cuda:1"):
         identity.device_name("cuda:2")
+
+
+def test_the_damping_of_the_directions_is_part_of_a_cell() -> None:
+    other = Cell("s", Toy(), Fake(), 0, damping=0.5)
+    assert identity.cell_id(other, MACHINE) != identity.cell_id(CELL, MACHINE)

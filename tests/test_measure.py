@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from judging import OF_A_PROBE
 import curvbench as cb
 from curvbench import measure, reference
 from curvbench.instance import Instance
-from curvbench.operators import Identity
+from curvbench.meters.direction import direction_errors
+from curvbench.operators import Diagonal, Identity, Operator
 from curvbench.spec import PHASES, Cell, Meter, Probe, Row, Status, Unsupported
 
 PROBLEM = cb.problem("mlp", samples=12, hidden=5, depth=2)
@@ -215,3 +217,87 @@ def test_metrics_of_other_meters_are_no_rows(meters: tuple[Meter, ...], stored: 
     chosen = replace(cell(cb.probe("diag")), meters=meters)
     families = {row.metric.partition(".")[0] for row in measure.measure(chosen, stored, None, silent)}
     assert families == {"problem", "coverage", *meters}
+
+
+@dataclass(frozen=True)
+class Flawed(cb.FisherProbe):
+    """A diagonal, and its step, times a number; all of it none where that is none."""
+
+    matrix: float = 1.0
+    step: float = 1.0
+
+    def update(self, state: None, batch: Instance) -> Diagonal:
+        return Diagonal(cb.exact_fisher(batch).diagonal())
+
+    def precondition(self, state: Diagonal, gradient: torch.Tensor) -> torch.Tensor:
+        return times(state.solve(gradient, self.damping), self.step)
+
+    def operator(self, state: Diagonal) -> Operator:
+        return Diagonal(times(state.entries, self.matrix))
+
+
+def times(values: torch.Tensor, factor: float) -> torch.Tensor:
+    return values * factor if math.isfinite(factor) else torch.full_like(values, factor)
+
+
+NAN, INF = float("nan"), float("inf")
+FLAWS = {
+    "NaN step": (Flawed(step=NAN), "the step is NaN in ", "direction."),
+    "infinite step": (Flawed(step=INF), "the step is infinite in ", "direction."),
+    "NaN operator": (Flawed(matrix=NAN), "the trace of the operator is NaN", ("error.", "health.")),
+    "infinite operator": (Flawed(matrix=INF), "the trace of the operator is infinite", ("error.", "health.")),
+}
+
+
+@pytest.mark.parametrize(("probe", "reason", "families"), FLAWS.values(), ids=FLAWS)
+def test_what_is_not_finite_ends_the_cell_in_an_error(
+    probe: Flawed, reason: str, families: str | tuple[str, ...], stored: Path
+) -> None:
+    """The other rows are kept: what the cell costs is known, and one half of what it is good for."""
+    rows = measure.measure(cell(probe), stored, None, silent)
+    assert (rows[-1].metric, rows[-1].scope, rows[-1].status) == ("", "", Status.ERROR)
+    assert rows[-1].reason.startswith(reason)
+    failed = [row for row in rows[:-1] if row.status is Status.ERROR]
+    assert failed and all(row.metric.startswith(families) and row.reason == rows[-1].reason for row in failed)
+    kept = {row.metric.partition(".")[0] for row in rows if row.status is Status.OK}
+    assert {"flops", "time", "memory", "health"} <= kept
+    assert ("direction" in kept) == (families != "direction.") and ("error" in kept) == (families == "direction.")
+
+
+def test_a_zero_step_is_no_error(stored: Path) -> None:
+    rows = measure.measure(cell(Flawed(step=0.0)), stored, None, silent)
+    assert Status.ERROR not in {row.status for row in rows}
+    (quality,) = [row for row in rows if (row.metric, row.scope) == ("direction.quality", "network")]
+    assert quality.status is Status.SKIPPED and "the step is zero" in quality.reason
+
+
+def directions(probe: Probe, stored: Path, **settings: float) -> pd.DataFrame:
+    chosen = replace(cell(probe), meters=("direction", "error", "health"), **settings)  # type: ignore[arg-type]
+    frame = pd.DataFrame([vars(row) for row in measure.measure(chosen, stored, None, silent)])
+    return frame[frame["metric"] != ""].set_index(["metric", "scope"])
+
+
+@pytest.mark.parametrize("damping", [1e-3, 0.05])
+def test_directions_are_held_against_one_damping_whatever_the_probes(damping: float, stored: Path) -> None:
+    own, usual = (directions(cb.probe("kfac", damping=d), stored, damping=damping) for d in (0.5, damping))
+    judged = [name for name in own.index if name[0].startswith("direction.")]
+    assert own.loc[judged, "value"].tolist() == usual.loc[judged, "value"].tolist()
+    assert own.loc[judged, "method"].str.endswith(f", damping {damping:g}").all()
+    instance = reference.load(cell(cb.probe("kfac")), stored)[0]
+    for name, value in direction_errors(cb.probe("kfac"), instance, damping).items():
+        assert own.loc[(f"direction.{name}", "network"), "value"] == pytest.approx(value, rel=1e-9)
+
+
+def test_all_else_is_of_the_probe_as_it_is(stored: Path) -> None:
+    """A matrix may depend on the damping too, and its condition does."""
+    probe = cb.probe("hylo", variant="kid_public", damping=0.5)
+    here, there = (directions(probe, stored, damping=damping) for damping in (1e-3, 0.1))
+    rest = [name for name in here.index if not name[0].startswith("direction.")]
+    assert here.loc[rest, "value"].tolist() == there.loc[rest, "value"].tolist()
+    assert here.loc[("health.condition", "network"), "method"] == "damping 0.5"
+
+
+def test_rows_say_how_the_probe_was_damped(stored: Path) -> None:
+    for name, words in (("cwngd", "as the probe's damping=0.012"), ("adam", "own damping (epsilon is added")):
+        methods = directions(cb.probe(name), stored).loc["direction.quality", "method"]
+        assert methods.str.startswith(f"exact type-2 Fisher in float64, damping 0.001, {words}").all()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -191,3 +193,33 @@ def test_products_of_bands_serve_twice(order: int, bands: int) -> None:
     assert float((found - expected).norm()) <= 1e-13 * float(expected.norm())
     if order % bands == 0:
         assert meter.total == 2 * 2 * 4 * order**2 * (bands + 1) / (2 * bands)
+
+
+def test_what_is_not_finite_is_named() -> None:
+    assert numerics.flaw(torch.ones(3)) == "" == numerics.flaw(torch.ones(3, dtype=torch.int64))
+    assert numerics.flaw(torch.tensor([1.0, math.nan, math.inf])) == "NaN in 1 of 3 entries"
+    assert numerics.flaw(torch.tensor([[1.0, -math.inf], [math.inf, 0.0]])) == "infinite in 2 of 4 entries"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_factorizations_of_what_is_not_finite_say_so(value: float) -> None:
+    matrix = torch.eye(3, dtype=torch.float64)
+    matrix[1, 1] = value
+    word = "NaN" if math.isnan(value) else "infinite"
+    with pytest.raises(ValueError, match=f"{word} in 1 of 9 entries"):
+        numerics.eigh(matrix)
+    if math.isnan(value):
+        with pytest.raises(ValueError, match="NaN in 1 of 9 entries"):
+            numerics.damped_cholesky(matrix, 1e-3)
+
+
+def test_a_zero_a_negative_and_a_nan_are_three_reasons() -> None:
+    for entries, words in (([1.0, 0.0], "singular"), ([1.0, -1.0], "indefinite"), ([1.0, math.nan], "NaN in 1 of 2")):
+        with pytest.raises(ValueError, match=words):
+            numerics.positive(torch.tensor(entries))
+    with pytest.raises(ValueError, match="singular"):
+        numerics.positive(torch.tensor([1.0, -1e-17], dtype=torch.float64))  # a zero but for rounding
+
+
+def test_sums_of_squares_beyond_all_numbers_are_infinite() -> None:
+    assert numerics.sum_squares(torch.tensor([1e200], dtype=torch.float64)) == math.inf

@@ -110,3 +110,11 @@ def test_unknown_meters_are_refused(meters: tuple[str, ...]) -> None:
 def test_an_unknown_summary_is_refused() -> None:
     with pytest.raises(ValueError, match="the summary of a suite is one of errors, growth, exact, got 'both'"):
         Suite("t", {"default": PRESET}, summary="both")  # type: ignore[arg-type]
+
+
+def test_the_damping_is_the_presets_unless_one_is_given() -> None:
+    preset = Preset([Toy()], [Fake(), Fake("raise")], damping=0.25)
+    assert {cell.damping for cell in selection.select("s", preset)} == {0.25}
+    assert {cell.damping for cell in selection.select("s", preset, damping=0.5)} == {0.5}
+    with pytest.raises(ValueError, match="must be finite and above zero, got 0"):
+        selection.select("s", preset, damping=0.0)

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 
-def repeat(cell: Mapping[str, Any], suite_file: str) -> str:
+def repeat(cell: Mapping[str, Any], suite_file: str, record: Mapping[str, Any]) -> str:
     """``curvbench run ...`` for a cell given by its columns; ``suite_file`` is shown relative to where we are.
+
+    ``record`` is that of its run, whose damping no column holds.
 
     A probe or problem from a user's file is named by its class: ``-p`` needs its file before it.
     """
@@ -17,6 +19,8 @@ def repeat(cell: Mapping[str, Any], suite_file: str) -> str:
     parts += ["-p", _label(cell, "probe"), "-m", _label(cell, "problem"), "--seed", str(cell["seed"])]
     for option, usual in (("dtype", None), ("device", "cpu"), ("threads", 1)):
         parts += [f"--{option}", str(cell[option])] if cell[option] != usual else []
+    damping = record.get("identity", {}).get("damping")
+    parts += ["--damping", str(damping)] if damping is not None else []
     return shlex.join([*parts, "--force"])
 
 

@@ -41,15 +41,17 @@ COLUMNS = (
     Column("error.relative", "layer blocks", "error\nblocks"),
     Column("error.scale_optimal", "layer blocks", "scaled\nblocks"),
     Column("direction.cosine", "network", "step\ncosine"),
-    Column("direction.decrease", "network", "step\ndecr."),
+    Column("direction.quality", "network", "step\nquality"),
+    Column("direction.gap_closed", "network", "gap\nclosed"),
     Column("flops.ratio", "step", "FLOPs\nx SGD"),
     Column("memory.ratio", "step", "memory\nx SGD"),
     Column("time.ratio", "step", "time\nx SGD"),
 )
 LEGEND = (
     "error: |F^ - F| / |F| of the network and of its layer blocks, F as the title says; scaled: after the best scalar "
-    "multiple; step: against (F + damping I)^-1 g, cosine and share of its decrease; x SGD: one step with everything "
-    "refreshed over a plain gradient step; * best of the column"
+    "multiple; step: against (F + damping I)^-1 g, cosine, and as quality the share of its decrease at the step's own "
+    "best length; gap closed: quality where the gradient is 0 and exact layer blocks are 1; x SGD: one step with "
+    "everything refreshed over a plain gradient step; * best of the column"
 )
 TRAINED = (
     Column("test.accuracy", "network", "test\naccuracy"),
@@ -69,7 +71,7 @@ TRAINED_LEGEND = (
     f"x SGD: seconds of an epoch over those of {' or '.join(BASELINES)} in the same optimizer with the same seed, in "
     "one run but not in turn; * best of the column"
 )
-NARROWEST_LABEL = 12
+NARROWEST_LABEL = 10
 
 
 def is_trained(frame: pd.DataFrame) -> bool:
@@ -163,7 +165,7 @@ def contenders(frame: pd.DataFrame) -> pd.Series:
 
 
 def title(frame: pd.DataFrame, problem: str) -> str:
-    """The problem with N and P, the epochs of the snapshot, F itself, the share outside the layer blocks, the seeds."""
+    """The problem, N, P, epochs of the snapshot, F itself, the damping, the share outside the layer blocks, seeds."""
     cells = frame[labels(frame, "problem") == problem]
     parts = [problem]
     parts += ["SURROGATE of a published experiment"] if _told(cells["method"]).str.startswith(SURROGATE).any() else []
@@ -175,6 +177,7 @@ def title(frame: pd.DataFrame, problem: str) -> str:
     else:
         parts += [f"epochs = {epoch}" for epoch in epochs]
     parts += [f"F: {method}" for method in _methods(cells)]
+    parts += [f"damping {damping}" for damping in _dampings(cells)]
     parts += [f"outside layer blocks = {share:.1%} of |F|^2" for share in _facts(cells, "error.off_block")]
     seeds = cells["seed"].nunique()
     parts += [f"median of {seeds} seeds ± half the range"] if seeds > 1 else []
@@ -218,7 +221,7 @@ def failures(frame: pd.DataFrame) -> pd.DataFrame:
     failed = frame[frame["status"] != Status.OK]
     label = labels(failed, "probe") + " on " + labels(failed, "problem") + ", seed " + failed["seed"].astype(str)
     alike = failed.groupby(["cell_id", "status", "reason"])["metric"]
-    metrics = alike.transform(lambda names: ", ".join(dict.fromkeys(names))).astype(object)
+    metrics = alike.transform(_named_metrics).astype(object)
     reason = failed["reason"].where(metrics == "", metrics + ": " + failed["reason"])
     shown = pd.DataFrame({"cell_id": failed["cell_id"], "status": failed["status"], "reason": reason, "label": label})
     return shown.drop_duplicates().reset_index(drop=True)
@@ -237,6 +240,11 @@ def digest(frame: pd.DataFrame, commands: Mapping[str, str]) -> list[str]:
             lines += [f"    {label}{f', {count} cells' if count > 1 else ''}" for label, count in counts.items()]
             lines += [f"      {command}"] if command else []
     return lines
+
+
+def _named_metrics(names: pd.Series) -> str:
+    """The metrics that failed for one reason; none where it is that of the whole cell."""
+    return "" if (names == "").any() else ", ".join(dict.fromkeys(names))
 
 
 def _aggregate(frame: pd.DataFrame, problem: str, how: str) -> pd.DataFrame:
@@ -286,6 +294,12 @@ def _methods(cells: pd.DataFrame) -> list[str]:
     """What the errors were measured against; more than one where the cells differ in it."""
     chosen = (cells["metric"] == "error.relative") & (cells["scope"] == "network")
     return [method for method in _own(cells.loc[chosen, "method"]).unique() if method]
+
+
+def _dampings(cells: pd.DataFrame) -> list[str]:
+    """Those of the exact steps, of which there is one unless cells of several runs are shown."""
+    methods = _told(cells.loc[cells["metric"] == "direction.quality", "method"])
+    return list(methods.str.extract(r"\bdamping ([^,]+)")[0].dropna().unique())
 
 
 def _told(methods: pd.Series) -> pd.Series:

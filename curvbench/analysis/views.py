@@ -280,9 +280,10 @@ def final(frame: pd.DataFrame, problem: str, metrics: Sequence[str]) -> pd.DataF
 def cells(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per cell: how it ended, why, and what it was, in the order of the rows."""
     kept = ["cell_id", "suite", "seed", "device", "dtype", "threads", "started_at"]
-    # A cell in which one metric failed has succeeded; its other rows say so.
+    # A row without a metric says how its cell ended; one in which one metric failed has succeeded otherwise.
     ids, ok = frame["cell_id"].reset_index(drop=True), (frame["status"] == Status.OK).to_numpy()
-    first = frame.iloc[pd.concat([ids[ok], ids[~ok]]).drop_duplicates().index.sort_values()]
+    whole = frame["metric"].fillna("").eq("").to_numpy()
+    first = frame.iloc[pd.concat([ids[whole], ids[ok], ids]).drop_duplicates().index.sort_values()]
     shown = first[[column for column in kept if column in first]].astype({"cell_id": object})
     shown.insert(1, "probe", labels(first, "probe"))
     shown.insert(2, "problem", labels(first, "problem"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 
@@ -13,12 +15,16 @@ from curvbench.operators import BlockDiagonal, Operator
 from curvbench.spec import Row, Status
 
 SPECTRUM = 10
-BLOCKS = "layer blocks"
+NETWORK, BLOCKS = "network", "layer blocks"
 
 
 @dataclass(frozen=True)
 class Products:
-    """The five numbers behind every error: |F|^2, <F, F^>, |F^|^2, tr F and tr F^."""
+    """The five numbers behind every error: |F|^2, <F, F^>, |F^|^2, tr F and tr F^.
+
+    Raises:
+        ValueError: one of them is not finite; the text says which, those of the operator alone first.
+    """
 
     fisher: float
     mixed: float
@@ -26,19 +32,44 @@ class Products:
     fisher_trace: float
     operator_trace: float
 
+    def __post_init__(self) -> None:
+        for name in _SAID:
+            _refuse_not_finite(name, getattr(self, name))
+
     def __add__(self, other: Products) -> Products:
         return Products(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
 
 
+_SAID = {
+    "operator_trace": "the trace of the operator",
+    "operator": "the squared norm of the operator",
+    "fisher": "the squared norm of the exact Fisher",
+    "fisher_trace": "the trace of the exact Fisher",
+    "mixed": "the inner product of the operator with the exact Fisher",
+}
+
+
+def _refuse_not_finite(name: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise ValueError(f"{_SAID[name]} is {'NaN' if math.isnan(value) else 'infinite'}")
+
+
+def refuse_not_finite(operator: Operator) -> None:
+    """Raise ValueError for an operator that is NaN or infinite, with the text that its errors have."""
+    norm = operator.frobenius_norm()
+    _refuse_not_finite("operator_trace", operator.trace())
+    _refuse_not_finite("operator", norm * norm)
+
+
 def products(operator: Operator, fisher: ExactFisher, mixed: float | None = None) -> Products:
-    """The products of an operator and an exact Fisher of the same size; ``mixed`` where it is known already."""
-    return Products(
-        fisher.frobenius_norm() ** 2,
-        fisher.inner(operator) if mixed is None else mixed,
-        operator.frobenius_norm() ** 2,
-        fisher.trace(),
-        operator.trace(),
-    )
+    """The products of an operator and an exact Fisher of the same size; ``mixed`` where it is known already.
+
+    Raises:
+        ValueError: one of them is not finite, or sizes differ.
+    """
+    f, o = fisher.frobenius_norm(), operator.frobenius_norm()
+    mixed = fisher.inner(operator) if mixed is None else mixed
+    return Products(f * f, mixed, o * o, fisher.trace(), operator.trace())
 
 
 def from_products(p: Products) -> dict[str, float]:
@@ -62,7 +93,7 @@ def errors(operator: Operator, fisher: ExactFisher) -> dict[str, float]:
         the exact Fisher is zero.
 
     Raises:
-        ValueError: sizes differ.
+        ValueError: sizes differ, or the operator is not finite.
     """
     return from_products(products(operator, fisher))
 
@@ -89,17 +120,27 @@ def off_block_share(fisher: ExactFisher) -> float:
 
 
 def error_rows(operator: Operator, fisher: ExactFisher) -> Iterator[Row]:
-    """Every error metric in every scope. A layer that the operator has no block for is unsupported there."""
+    """Every error metric in every scope. A layer that the operator has no block for is unsupported there.
+
+    An operator that is not finite has one row, an error that says so.
+    """
+    try:
+        yield from list(_error_rows(operator, fisher))
+    except ValueError as reason:
+        yield Row("error.relative", scope=NETWORK, status=Status.ERROR, reason=str(reason))
+
+
+def _error_rows(operator: Operator, fisher: ExactFisher) -> Iterator[Row]:
     try:
         blocks = {la.name: operator.block(la.start, la.start + la.size) for la in fisher.layers}
     except ValueError as reason:
-        yield from _rows(errors(operator, fisher), "network")
+        yield from _rows(errors(operator, fisher), NETWORK)
         yield Row("error.relative", scope=BLOCKS, status=Status.UNSUPPORTED, reason=str(reason))
     else:
         per_layer = {name: products(block, fisher.layer(name)) for name, block in blocks.items()}
         total = sum(per_layer.values(), Products(0, 0, 0, 0, 0))
-        known = total.mixed if isinstance(operator, BlockDiagonal) else None
-        yield from _rows(from_products(products(operator, fisher, known)), "network")
+        known = total.mixed if _within_layers(operator, fisher) else None
+        yield from _rows(from_products(products(operator, fisher, known)), NETWORK)
         yield from _rows(from_products(total), BLOCKS)
         for name, found in per_layer.items():
             yield from _rows(from_products(found), name)
@@ -107,7 +148,14 @@ def error_rows(operator: Operator, fisher: ExactFisher) -> Iterator[Row]:
     yield from _rows(
         {"diagonal": diagonal_error(operator, fisher), "spectral": spectral_error(operator, fisher)}, "network"
     )
-    yield from _rows({"off_block": off_block_share(fisher)}, "network")
+    yield from _rows({"off_block": off_block_share(fisher)}, NETWORK)
+
+
+def _within_layers(operator: Operator, fisher: ExactFisher) -> bool:
+    """Whether no block of a block-diagonal operator reaches beyond a layer, so that there is nothing between layers."""
+    if not isinstance(operator, BlockDiagonal):
+        return False
+    return set(accumulate(layer.size for layer in fisher.layers)).issubset(accumulate(b.size for b in operator.blocks))
 
 
 def _rows(values: Mapping[str, float], scope: str) -> Iterator[Row]:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import torch
 
 from curvbench import numerics
+from curvbench.meters.error import refuse_not_finite
 from curvbench.operators import Operator
-from curvbench.spec import Row
+from curvbench.spec import Row, Status
 
 
 def condition(operator: Operator, damping: float) -> float:
@@ -28,7 +29,20 @@ def asymmetry(operator: Operator, seed: int = 0) -> float:
 
 
 def health_rows(operator: Operator, damping: float, retries: int) -> Iterator[Row]:
-    """Every health metric."""
-    yield Row("health.condition", condition(operator, damping), method=f"damping {damping:g}")
+    """Every health metric; of an operator that is not finite the retries alone, and an error that says so."""
     yield Row("health.retries", float(retries))
-    yield Row("health.asymmetry", asymmetry(operator))
+    try:
+        refuse_not_finite(operator)
+    except ValueError as reason:
+        yield Row("health.condition", status=Status.ERROR, reason=str(reason))
+    else:
+        yield _condition_row(condition(operator, damping), f"damping {damping:g}")
+        yield Row("health.asymmetry", asymmetry(operator))
+
+
+def _condition_row(value: float, method: str) -> Row:
+    """A singular or indefinite matrix has no condition number."""
+    if value < float("inf"):
+        return Row("health.condition", value, method=method)
+    reason = "the damped operator is not positive definite: it has no condition number"
+    return Row("health.condition", status=Status.SKIPPED, reason=reason, method=method)

@@ -74,9 +74,11 @@ class Cwngd(FisherProbe):
         for name, annotation in types_of(type(self)).items():
             check(name, getattr(self, name), annotation)
 
+    def damping_unit(self, terms: int) -> float:
+        return (terms if self.scaling == "sum" else 1) / (terms**2 if self.score_scale == "divided_by_N" else 1)
+
     def update(self, state: State | None, batch: Instance) -> State:
-        scale = 1.0 if self.scaling == "sum" else 1 / batch.terms
-        scale /= batch.terms**2 if self.score_scale == "divided_by_N" else 1
+        scale = self.damping_unit(batch.terms) / batch.terms
         columns = collect(batch, self.fisher_type, self.mc_samples, self.seed)
         if fits(sum(c.layer.size * min(c.unit_row_count, c.layer.inputs) for c in columns), batch.dtype):
             return State([_matrices(c, scale, roots=self.damping > 0) for c in columns])

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 Drawn = tuple[str, "go.Figure", pd.DataFrame]
-QUALITIES = (Quantity("error.relative", "layer blocks"), Quantity("direction.cosine", "network"))
+QUALITIES = (Quantity("error.relative", "layer blocks"), Quantity("direction.quality", "network"))
 NEAREST, MATRICES = 3, 12  # figures of matrices per problem, and in a run of many problems
 COSTS = ("flops.counted", "time.wall", "memory.peak")
 STYLE = """

@@ -52,7 +52,7 @@ class Run:
         failed = summary.failures(self.frame)
         cells = self.frame.drop_duplicates("cell_id").set_index("cell_id")
         file = str(self.record.get("suite_file", f"suites/{self.suite}"))
-        commands = [repeat(cells.loc[cell].to_dict(), file) for cell in failed["cell_id"]]
+        commands = [repeat(cells.loc[cell].to_dict(), file, self.record) for cell in failed["cell_id"]]
         return failed[["label", "status", "reason"]].assign(command=commands)
 
     def kept(self, problem: str) -> dict[str, Blocks]:

@@ -37,7 +37,7 @@ SUITE = cb.Suite(
     {
         "default": cb.Preset(
             problems=[cb.problem("mlp", samples=64)],
-            probes=[LayerMean(), LayerMean(damping=0.1), cb.probe("diag"), cb.probe("kfac"), cb.probe("identity")],
+            probes=[LayerMean(), LayerMean("empirical"), cb.probe("diag"), cb.probe("kfac"), cb.probe("identity")],
         )
     },
 )

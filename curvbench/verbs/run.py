@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @option("--preset", default="default", help="Size of the suite.")
 @option("--device", default="cpu", metavar="cpu|cuda[:i]", help="Where to measure.")
 @option("--dtype", type=click.Choice(["float32", "float64"]), help="Instead of the preset's precision.")
+@option("--damping", type=float, metavar="NUMBER", help="Of the exact step, and of what is held against it: 1e-3.")
 @option("--threads", type=click.IntRange(1), default=1, help="Threads of torch per cell.")
 @option("-t", "--train", metavar="key=value,...", help="Of the training, instead of the suite's: lr=0.1,epochs=5.")
 @option("--retrain", is_flag=True, help="Train snapshots here, also those that are shipped.")

@@ -14,7 +14,8 @@ from curvbench.spec import METRICS
 
 frame, problem = controls.frame(), controls.problem()
 mine = views.of_problem(frame, problem)
-per_layer = [name for name in METRICS if name.startswith("error.") and name in set(mine["metric"])]
+in_layers = set(mine.loc[~mine["scope"].isin(views.WHOLES), "metric"])
+per_layer = [name for name in METRICS if name.startswith(("error.", "direction.")) and name in in_layers]
 
 st.header("Accuracy")
 if not per_layer:
@@ -32,7 +33,7 @@ parameters = views.parameters(frame, settings)
 if not parameters:
     show.empty(
         "In this run no probe was measured with two values of a hyperparameter. For example:",
-        "curvbench run suites/mlp -p 'kfac[damping=1e-3]' -p 'kfac[damping=1e-2]' -p 'kfac[damping=1e-1]'",
+        "curvbench run suites/mlp -p 'ginger[rank=4]' -p 'ginger[rank=8]' -p 'ginger[rank=16]'",
     )
     st.stop()
 left, right = st.columns(2)

@@ -30,15 +30,15 @@ told = ends.assign(problem=ends["problem"].mask(stand_ins, ends["problem"] + " (
 shown = views.differing(told, ["probe", "problem", "status"])
 show.table(shown, "cells", on_select=_open, selection_mode="single-row")
 label = controls.pick_cell(labels.tolist())
-cell_id = ends["cell_id"][labels == label].iloc[0]
-rows = source.cell(run, cell_id)
+end = ends[labels == label].iloc[0]
+rows = source.cell(run, end["cell_id"])
 first: dict[Any, Any] = rows.iloc[0].to_dict()
 
 st.subheader(show.plain(label))
-if first["status"] != "ok":
-    st.error(show.plain(f"{first['status']}: {first['reason']}"))
+if end["status"] != "ok":
+    st.error(show.plain(f"{end['status']}: {end['reason']}"))
 st.text("Measure it again, in a run of its own:")
-st.code(commands.repeat(first, source.suite(run)), language="sh")
+st.code(commands.repeat(first, source.suite(run), source.record(run)), language="sh")
 texts = rows.assign(samples=rows["samples"].map(lambda raw: [] if raw is None else [float(f"{x:.4g}") for x in raw]))
 facts = [name for name in rows if texts[name].astype(str).nunique() == 1]
 of_a_row = ["metric", "scope", "value", "unit", "better", "status", "reason", "samples", "method"]
@@ -48,7 +48,7 @@ with st.expander("The same in all of its rows"):
     st.dataframe(same, hide_index=True, key="table same", height="content")
 
 st.subheader("Log")
-if log := store.read_log(run, cell_id):
+if log := store.read_log(run, end["cell_id"]):
     st.code(log, language=None)
 else:
     st.text("It printed nothing, or its log is not here.")

@@ -102,6 +102,9 @@ class CurvlinopsKfac(FisherProbe):
         one_of(self, "bias", Bias)
         one_of(self, "damping_rule", Damping)
 
+    def damping_unit(self, terms: int) -> float | None:
+        return None if self.damping_rule == "each" else 1.0  # of a factor, not of the product
+
     def unsupported(self, instance: Instance) -> str | None:
         return refusal("curvlinops", instance)
 

@@ -14,19 +14,20 @@ CELL = {"device": "cpu", "dtype": "float64", "threads": 1, "seed": 3}
 def test_the_command_gives_the_cell_again() -> None:
     kfac, mlp = probe("kfac", damping=0.5, fisher_type="mc"), problem("mlp", epochs=2)
     cell = CELL | {"probe": kfac.name, "probe_args": kfac.arguments, "problem": mlp.name, "problem_args": mlp.arguments}
-    words = shlex.split(repeat(cell, "suites/mlp.py"))
+    words = shlex.split(repeat(cell, "suites/mlp.py", {}))
     assert words[:3] == ["curvbench", "run", "suites/mlp.py"]
     assert parse_probe(words[words.index("-p") + 1]) == kfac
     assert parse_problem(words[words.index("-m") + 1]) == mlp
     assert words[words.index("--seed") + 1] == "3"
     assert words[words.index("--dtype") + 1] == "float64"
-    assert "--device" not in words
+    assert "--device" not in words and "--damping" not in words
 
 
 def test_names_of_strangers_are_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     cell = CELL | {"probe": "x; rm -rf ~", "probe_args": "", "problem": "p", "problem_args": "", "device": "cuda:1"}
-    words = shlex.split(repeat(cell, str(tmp_path / "a suite.py")))
+    words = shlex.split(repeat(cell, str(tmp_path / "a suite.py"), {"identity": {"damping": 0.1}}))
     assert words[2] == "a suite.py"
     assert "x; rm -rf ~" in words
     assert words[words.index("--device") + 1] == "cuda:1"
+    assert words[words.index("--damping") + 1] == "0.1"

@@ -267,3 +267,33 @@ def test_trainings_are_told_apart_by_what_differs_within_problem_and_probe() -> 
     assert list(summary.contenders(frame(*rows))) == ["kfac {lr=0.1}", *["kfac {lr=0.3}"] * 2, "kfac", "kfac", "sgdm"]
     missing = frame(*rows[:2], row("kfac", "test.loss", 1.0, cell_id="f", method="epochs=3,batch=8"))
     assert list(summary.contenders(missing)) == ["kfac {lr=0.1}", "kfac {lr=0.3}", "kfac"]
+
+
+def test_the_title_names_the_damping_of_the_directions() -> None:
+    methods = ("exact Fisher, damping 0.001", "exact Fisher, damping 0.001, own damping (none, or 2)")
+    rows = [row(probe, "direction.quality", 0.5, method=text) for probe, text in zip("ab", methods, strict=True)]
+    shown = summary.title(frame(row("a", "error.relative", 0.5, method="exact Fisher"), *rows), TOY)
+    assert shown == "toy[epochs=2], epochs = 2, F: exact Fisher, damping 0.001"
+
+
+def test_qualities_stand_in_the_table_in_place_of_a_decrease_that_ranks_lengths() -> None:
+    shown = {(column.metric, column.scope) for column in summary.COLUMNS}
+    assert {("direction.quality", "network"), ("direction.gap_closed", "network")} <= shown
+    assert "direction.decrease" not in {metric for metric, _ in shown}
+
+
+def test_a_cell_that_ends_in_an_error_has_one_line_for_it() -> None:
+    said = {"status": "error", "reason": "the step is NaN"}
+    rows = frame(
+        row("a", "error.relative", 0.5),
+        row("a", "direction.quality", None, **said),
+        row("a", "direction.length", None, **said),
+        row("a", "health.condition", None, status="skipped", reason="singular"),
+        row("a", "", None, "", **said),
+    )
+    assert summary.failures(rows)[["status", "reason"]].to_numpy().tolist() == [
+        ["error", "the step is NaN"],
+        ["skipped", "health.condition: singular"],
+    ]
+    assert summary.statuses(rows, TOY)["a"] == "error"
+    assert summary.table(rows, TOY).loc["a", "error.relative (network)"] == 0.5

@@ -231,3 +231,9 @@ def test_two_problems_of_different_sizes_are_no_sweep() -> None:
     known = {cell: {"problem.samples": size} for cell, size in zip(rows["cell_id"], (8, 16), strict=True)}
     assert views.parameters(rows, known) == []
     assert views.parameters(rows.assign(problem="x"), known) == ["problem.samples"]
+
+
+def test_a_row_without_a_metric_says_how_its_cell_ended() -> None:
+    ended = row("a", "", None, "", status="error", reason="the step is NaN")
+    (shown,) = views.cells(frame(row("a", "error.relative", 0.5), ended)).to_dict("records")
+    assert (shown["status"], shown["reason"]) == ("error", "the step is NaN")

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fake_measure import Fake, Toy
-from frames import START, failed_cell, fisher_cell, write_run
+from frames import START, failed_cell, fisher_cell, raw, write_run
 
 from curvbench import probe, problem, store
 from curvbench.blocks import Blocks, Spectrum
@@ -175,7 +175,7 @@ def test_another_run_of_the_folder_can_still_be_chosen(results: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_values_that_are_not_finite(page: str, results: Path) -> None:
-    bad = [Row(r.metric, v, r.scope) for r, v in zip(fisher_cell(), [math.nan, math.inf, -math.inf] * 20, strict=False)]
+    bad = [raw(r.metric, v, r.scope) for r, v in zip(fisher_cell(), [math.nan, math.inf, -math.inf] * 20, strict=False)]
     write_run(results, "r1", [(Fake(), Toy(), fisher_cell()), (Fake("bad"), Toy(), bad)])
     show(page)
 
@@ -318,7 +318,7 @@ def test_blocks_with_hostile_names_and_values_that_are_not_finite(value: float, 
 
 
 def trained(best: float, seconds: float) -> list[Row]:
-    rows = [Row("test.accuracy", value, epoch=epoch) for epoch, value in enumerate((0.1, best / 2, best))]
+    rows = [raw("test.accuracy", value, epoch=epoch) for epoch, value in enumerate((0.1, best / 2, best))]
     return [*rows, *(Row("train.seconds", seconds * epoch, epoch=epoch) for epoch in (1, 2))]
 
 

@@ -164,3 +164,12 @@ def test_trainings_at_several_rates_are_cells_of_one_run(tmp_path: Path) -> None
     carry_out(made)
     recorded = [cell["training"] for cell in store.read_run(folder)["cells"]]
     assert recorded == ["epochs=3,lr=0.1", "epochs=3,lr=0.2", ""]
+
+
+def test_another_damping_is_another_cell_of_another_run(tmp_path: Path) -> None:
+    """One table has one damping, also where its cells were run one after the other."""
+    folder = carry_out(make(tmp_path, cells("a")))
+    for does in ("a", "b"):
+        other = make(tmp_path, cells(does, damping=0.5))
+        assert (other.continued, len(other.todo)) == (None, 1)
+    assert make(tmp_path, cells("b")).continued == folder

@@ -8,10 +8,14 @@ import oracles
 import pytest
 import torch
 from cases import Case, Truth, fisher_of, instance_of, truth
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 import curvbench as cb
 from curvbench import operators
+from curvbench.meters.error import error_rows
+from curvbench.spec import Status
 
 PROBES = ("identity", "diag", "unit", "layer", "full", "kfac")
 KEYS = {"relative", "scale_optimal", "cosine", "trace_ratio"}
@@ -113,3 +117,69 @@ def test_a_zero_operator_has_no_cosine_but_an_error_of_one() -> None:
     assert found["relative"] == pytest.approx(1, rel=1e-12)
     assert found["trace_ratio"] == 0
     assert found["cosine"] is None or math.isnan(found["cosine"]) or found["cosine"] == 0
+
+
+def cut(name: str, ends: list[int]) -> operators.BlockDiagonal:
+    """The dense Fisher of a case without what lies outside blocks that end there."""
+    dense = truth(name).fisher()
+    starts = [0, *ends]
+    return operators.BlockDiagonal(
+        [operators.Dense(dense[a:b, a:b]) for a, b in zip(starts, [*ends, len(dense)], strict=True)]
+    )
+
+
+def same_as_dense(operator: operators.Operator, name: str) -> None:
+    expected = dense_errors(operator.to_dense(), truth(name).fisher())
+    found = {row.metric: row.value for row in error_rows(operator, fisher_of(name)) if row.scope == "network"}
+    called = cb.errors(operator, fisher_of(name))
+    for key in KEYS:
+        assert found[f"error.{key}"] == pytest.approx(called[key], abs=1e-9)
+        assert called[key] == pytest.approx(expected[key], abs=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sets(st.integers(1, truth("mlp_tanh").size - 1), max_size=5))
+def test_rows_are_those_of_the_matrix_wherever_its_blocks_end(ends: set[int]) -> None:
+    same_as_dense(cut("mlp_tanh", sorted(ends)), "mlp_tanh")
+
+
+@pytest.mark.parametrize("name", ["mlp_tanh", "nasty_cnn"])
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_rows_of_blocks_that_span_layers(name: str, width: int) -> None:
+    """Every ``width`` consecutive layers share a block: what lies between them is no error."""
+    ends = [layer.start for layer in instance_of(name).layers][width::width]
+    same_as_dense(cut(name, ends), name)
+    inside = cut(name, ends)
+    same_as_dense(operators.BlockDiagonal([operators.BlockDiagonal(inside.blocks)]), name)
+
+
+@pytest.mark.parametrize(("value", "word"), [(math.nan, "NaN"), (math.inf, "infinite"), (-math.inf, "infinite")])
+@pytest.mark.parametrize("place", [(0, 0), (1, 4)])
+def test_an_operator_that_is_not_finite_is_an_error_that_says_so(
+    value: float, word: str, place: tuple[int, int]
+) -> None:
+    """On the diagonal or beside it; never a cosine of zero, which a matrix may have."""
+    matrix = truth("mlp_tanh").fisher().clone()
+    matrix[place] = matrix[place[::-1]] = value
+    for operator in (operators.Dense(matrix), operators.BlockDiagonal([operators.Dense(matrix)])):
+        (row,) = error_rows(operator, fisher_of("mlp_tanh"))
+        assert (row.metric, row.status, row.value) == ("error.relative", Status.ERROR, None)
+        assert "operator" in row.reason and word in row.reason and "\n" not in row.reason
+        with pytest.raises(ValueError, match=f"of the operator.* is (NaN|{word})"):
+            cb.errors(operator, fisher_of("mlp_tanh"))
+
+
+def test_a_nan_that_neither_trace_nor_norm_show() -> None:
+    """A rotation does not change the norm, so one that is NaN is not seen there."""
+    layer = instance_of("mlp_tanh").layers[0]
+    basis = torch.full((1, layer.outputs, layer.outputs), math.nan, dtype=torch.float64)
+    right = torch.eye(layer.inputs, dtype=torch.float64)[None]
+    operator = operators.RotatedDiagonal(basis, right, torch.ones(layer.shape, dtype=torch.float64))
+    with pytest.raises(ValueError, match="is NaN"):
+        cb.errors(operator, fisher_of("mlp_tanh").layer(layer.name))
+
+
+def test_numbers_too_large_to_square_are_no_crash() -> None:
+    huge = operators.Diagonal(torch.full((truth("mlp_tanh").size,), 1e200, dtype=torch.float64))
+    (row,) = error_rows(huge, fisher_of("mlp_tanh"))
+    assert row.reason == "the squared norm of the operator is infinite"

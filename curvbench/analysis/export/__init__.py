@@ -11,7 +11,7 @@ TRACKED = tuple(
     for metrics, scopes in (
         (("flops.counted", "memory.peak", "memory.state", "time.ratio"), PHASES[-1:]),
         (("error.relative", "error.scale_optimal"), WHOLES),
-        (("direction.cosine", "direction.decrease"), WHOLES[:1]),
+        (("direction.cosine", "direction.quality"), WHOLES[:1]),
     )
     for metric in metrics
     for scope in scopes
