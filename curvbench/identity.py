@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.metadata
 import json
 import os
 import platform
 import re
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from curvbench.libraries import PACKAGE, file_hash, is_users
 from curvbench.registry import source
 from curvbench.spec import Cell, Component
 
-PACKAGE = Path(__file__).resolve().parent
 # What decides no number. Probes and problems stand here because only the cell's own count: one more changes nothing.
 NOT_DECISIVE = re.compile(
     r"(__init__|baselines|cli|display|doctor|download|exits|hyperparameters|identity|locate|registry|runner|selection)\.py"
-    r"|(tables|tuning)\.py"
+    r"|(libraries|syntax|tables|tuning)\.py"
     r"|(analysis|engines|plot|report|store|templates|verbs)/.*|(probes|problems)/[^_].*|parts/errata\.py"
 )
 
 
 @functools.cache
 def code_identity(package: Path = PACKAGE) -> str:
-    """Hash over the package's source files that decide a number: names and contents."""
+    """Hash over the package's files that decide a number: their names, and what their code does."""
     files = {path.relative_to(package).as_posix(): path for path in package.rglob("*.py")}
     return short_hash({name: content(path) for name, path in files.items() if not NOT_DECISIVE.fullmatch(name)})
 
@@ -62,24 +64,60 @@ def run_identity(cell: Cell, environment: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def environment(device: str = "cpu") -> dict[str, Any]:
-    """Where a run is made: commit of the package's checkout (None outside git), versions, machine, load."""
+def environment(device: str = "cpu", suite: Path | None = None) -> dict[str, Any]:
+    """Where a run is made: the commits of the suite's checkout and of curvbench's, versions, machine, load.
+
+    A commit is None outside git.
+    """
     import torch  # slow to import, and `curvbench list` does not need it here
 
-    sha, dirty = _git()
+    (sha, dirty), (own, own_dirty) = commit_of(suite) if suite else (None, None), commit_of(PACKAGE / "spec.py")
     return {
         "git_sha": sha,
         "git_dirty": dirty,
+        "curvbench_version": version(),
+        "curvbench_sha": own,
+        "curvbench_dirty": own_dirty,
         "code": code_identity(),
         "torch_version": torch.__version__,
         "python_version": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": _cpu_model(),
-        "cpu_count": os.cpu_count(),
+        **machine(),
         "load_average": list(os.getloadavg()),
         "device": device,
         "device_name": device_name(device),
     }
+
+
+def machine() -> dict[str, Any]:
+    """The machine at hand, with what asv asks of one."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1024
+    return {
+        "host": platform.node(),
+        "arch": platform.machine(),
+        "os": f"{platform.system()} {platform.release()}",
+        "cpu": _cpu_model(),
+        "cpu_count": os.cpu_count(),
+        "memory_kb": memory,
+    }
+
+
+def version() -> str:
+    """The version of curvbench that is installed; empty where it is only on the path."""
+    try:
+        return importlib.metadata.version("curvbench")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def commit_of(file: Path) -> tuple[str | None, bool | None]:
+    """Commit of the checkout that a file is tracked in, and whether a Python file there differs from it."""
+    folder = file.resolve().parent
+    if _run_git(folder, "ls-files", "--error-unmatch", file.name) is None:
+        return None, None
+    sha = _run_git(folder, "rev-parse", "HEAD")
+    changes = _run_git(folder, "status", "--porcelain", "--untracked-files=no", ":(top)*.py")
+    return sha, bool(changes) if changes is not None else None
 
 
 def device_name(device: str) -> str:
@@ -94,17 +132,18 @@ def short_hash(content: Any) -> str:
 
 
 def component(part: Component) -> dict[str, Any]:
-    """What of a probe or a problem decides a number: name, hyperparameters and the content of its file."""
+    """What of a probe or a problem decides a number: name, hyperparameters and the code of its class and its bases."""
+    files = dict.fromkeys([source(type(part)), *filter(_counts, map(_file, type(part).__mro__))])
     return {
         "name": part.name,
         "hyperparameters": part.hyperparameters,
-        "source": content(source(type(part))),
+        "source": [content(file) for file in files],
     }
 
 
 def content(path: Path) -> str:
-    """Hash over a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """Hash over what the code of a file does: docstrings, comments and layout do not count."""
+    return file_hash(path)
 
 
 @functools.cache
@@ -127,17 +166,20 @@ def _cuda_model(device: str) -> str:
     return torch.cuda.get_device_name(index)
 
 
-def _git() -> tuple[str | None, bool | None]:
-    """Commit of the checkout that holds this package. A package installed inside another checkout is not of it."""
-    if _run_git("ls-files", "--error-unmatch", "spec.py") is None:
-        return None, None
-    sha, changes = _run_git("rev-parse", "HEAD"), _run_git("status", "--porcelain", ".")
-    return sha, bool(changes) if changes is not None else None
+def _file(kind: type) -> Path:
+    return Path(getattr(sys.modules.get(kind.__module__), "__file__", None) or "").resolve()
 
 
-def _run_git(*arguments: str) -> str | None:
+def _counts(file: Path) -> bool:
+    """Whether the file of a base class decides numbers, and ``code_identity`` passes over it."""
+    if file.is_relative_to(PACKAGE):
+        return bool(NOT_DECISIVE.fullmatch(file.relative_to(PACKAGE).as_posix()))
+    return file.is_file() and is_users(file)
+
+
+def _run_git(folder: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", "-C", str(PACKAGE), *arguments], capture_output=True, text=True, check=True)
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()

@@ -17,7 +17,8 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from curvbench.registry import load_file, loaded_files
+from curvbench import libraries
+from curvbench.registry import expect, loaded_files
 from curvbench.spec import Status
 
 ANSWER = timedelta(minutes=30)  # the wait for a rank, in which the first may hold the model against its exact Fisher
@@ -86,7 +87,7 @@ def _refuse(count: int, device: str) -> None:
 
 def _begun(rank: int, group: Sequence[Any], content: bytes) -> _Rank:
     mine, theirs = multiprocessing.Pipe(duplex=False)
-    process = _Rank(target=_main, args=(rank, group, loaded_files(), content, theirs), daemon=True)
+    process = _Rank(target=_main, args=(rank, group, loaded_files(), libraries.root(), content, theirs), daemon=True)
     process.pipe = mine
     process.start()
     theirs.close()
@@ -128,8 +129,17 @@ def _message(process: _Rank, rank: int) -> Any:
     return RankDied(f"rank {rank} {how}", Status.CRASHED)
 
 
-def _main(rank: int, group: Sequence[Any], files: Sequence[Path], content: bytes, pipe: Connection[Any, Any]) -> None:
-    """The main function of a rank. The files of users come first: what is unpickled may be defined there."""
+def _main(
+    rank: int,
+    group: Sequence[Any],
+    files: Sequence[Path],
+    root: Path | None,
+    content: bytes,
+    pipe: Connection[Any, Any],
+) -> None:
+    """The main function of a rank; ``root`` is that of the libraries of this process' parent."""
+    if root is not None:
+        libraries.watch(root)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         pipe.send(_Returned(_worked(rank, group, files, content, pipe.send if rank == 0 else lambda text: None)))
@@ -143,8 +153,7 @@ def _worked(rank: int, group: Sequence[Any], files: Sequence[Path], content: byt
     from torch import distributed
 
     meeting, answer, count, backend = group
-    for file in files:
-        load_file(file)
+    expect(files)
     work = pickle.loads(content)
     if backend == "nccl":
         torch.cuda.set_device(rank)

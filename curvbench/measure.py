@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from curvbench import blocks, launch, numerics, reference, training, trial
+from curvbench import blocks, launch, libraries, numerics, reference, training, trial
 from curvbench.blocks import Blocks
 from curvbench.fisher import ExactFisher, exact_fisher
 from curvbench.instance import Instance
+from curvbench.libraries import Record
 from curvbench.meters.blocks import keep_blocks
 from curvbench.meters.cost import Stepper, cost_rows
 from curvbench.meters.direction import direction_rows, how_damped, step_of, with_damping
@@ -130,17 +131,22 @@ def _trained(cell: Cell, folder: Path, data: Path | None, report: Report) -> lis
 
 def _trained_together(cell: Cell, folder: Path, data: Path | None, report: Report) -> list[Row]:
     """The same of a cell that trains on several devices: what the first of its ranks finds."""
-    rows, kept = launch.together(partial(_as_rank, cell, folder, data), cell.devices, cell.device, report)
+    work = partial(_as_rank, cell, folder, data)
+    rows, kept, loaded = launch.together(work, cell.devices, cell.device, report)
+    libraries.count_in(loaded)
     for found in kept:
         blocks.keep(found)
     return rows
 
 
-def _as_rank(cell: Cell, folder: Path, data: Path | None, rank: int, report: Report) -> tuple[list[Row], list[Blocks]]:
+def _as_rank(
+    cell: Cell, folder: Path, data: Path | None, rank: int, report: Report
+) -> tuple[list[Row], list[Blocks], Record]:
+    """Rows and blocks of a rank, and what it has loaded."""
     torch.set_num_threads(cell.threads)
     mine = replace(cell, device=f"cuda:{rank}") if cell.device == "cuda" else cell
     with blocks.collected() as kept:
-        return _trained(mine, folder, data, report), kept[-1:]
+        return _trained(mine, folder, data, report), kept[-1:], libraries.loaded()
 
 
 def accuracy_rows(

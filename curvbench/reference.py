@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from curvbench import identity, snapshots, training
+from curvbench import identity, libraries, snapshots, training
 from curvbench.files import write
 from curvbench.fisher import ExactFisher, exact_fisher
 from curvbench.fisher.columns import Columns
@@ -65,14 +65,15 @@ def _at(cell: Cell) -> str:
 def prepare(cell: Cell, folder: Path, data: Path | None, report: Report) -> None:
     """Take or train the problem's snapshot, and compute its batch's reference Fisher into ``folder``, whole or not.
 
-    A cell that trains needs the snapshot alone: there its training begins.
+    A cell that trains needs the snapshot alone: there its training begins. One that other libraries have made is made
+    anew.
 
     Raises:
         MemoryError, torch.OutOfMemoryError: it would not fit; the text says how many samples would.
         ValueError: the shipped snapshot that the cell names cannot be used.
     """
     path = folder / _FILE
-    if path.exists():
+    if path.exists() and not libraries.changes(_stored(path, cell)["libraries"]):
         return
     dtype = getattr(torch, cell.dtype)
     problem = cell.problem
@@ -86,7 +87,7 @@ def prepare(cell: Cell, folder: Path, data: Path | None, report: Report) -> None
         fisher = fisher_of(cell, instance)
         stored |= _packed(fisher) | {"covered_trace": covered_trace(instance, fisher, *_fisher_type(cell))}
     folder.mkdir(parents=True, exist_ok=True)
-    write(stored, path)
+    write(stored | {"libraries": libraries.loaded()}, path)
 
 
 def _snapshot(cell: Cell, data: Path | None, report: Report) -> nn.Module:
@@ -119,10 +120,16 @@ def load(cell: Cell, folder: Path) -> Reference:
 
 def load_snapshot(cell: Cell, folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     """The snapshot in evaluation mode, and all that is stored with it."""
-    stored = torch.load(folder / _FILE, map_location=cell.device, mmap=cell.device == "cpu", weights_only=True)
+    stored = _stored(folder / _FILE, cell)
+    libraries.count_in(stored["libraries"])
     model = cell.problem.model().to(cell.device, getattr(torch, cell.dtype)).eval()
     model.load_state_dict(stored["weights"])
     return model, stored
+
+
+def _stored(path: Path, cell: Cell) -> dict[str, Any]:
+    stored: dict[str, Any] = torch.load(path, map_location=cell.device, mmap=cell.device == "cpu", weights_only=True)
+    return stored
 
 
 def fisher_of(cell: Cell, instance: Instance) -> ExactFisher:

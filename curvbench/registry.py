@@ -15,7 +15,9 @@ import re
 import sys
 import typing
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -30,7 +32,9 @@ C = TypeVar("C", bound=Component)
 
 _FORM = re.compile(r"(?P<name>.*?)(\[(?P<arguments>[^\[\]]*)\])?", re.DOTALL)
 _FILE = re.compile(r"(?P<path>.+\.py):(?P<name>\w+)", re.DOTALL)
-_files: dict[Path, ModuleType] = {}
+BY_PATH = "curvbench_file_"  # begins the names of modules that are known by their file alone
+_files: dict[str, Path] = {}  # by the names of their modules
+_suites: set[Path] = set()
 
 
 def probes() -> dict[str, type[Probe]]:
@@ -89,23 +93,50 @@ def source(component: type) -> Path:
     return Path(inspect.getfile(component)).resolve()
 
 
+class _Files(MetaPathFinder):
+    """Finds the modules of files that ``expect`` was told of."""
+
+    def find_spec(self, name: str, path: object, target: object = None) -> ModuleSpec | None:
+        return importlib.util.spec_from_file_location(name, _files[name]) if name in _files else None
+
+
+sys.meta_path.append(_Files())
+
+
+def expect(files: Iterable[Path]) -> None:
+    """Let objects that files define be unpickled: each file is loaded when the first of its objects comes."""
+    _files.update({_module_name(path): path for path in files})
+
+
 def load_file(path: str | Path) -> ModuleType:
     """A Python file as a module, under a name that its absolute path decides, so that its objects can be pickled.
+
+    It can import what lies beside it.
 
     Raises:
         ValueError: the file does not exist or raises on import.
     """
     path = Path(path).resolve()
-    if path not in _files:
-        if not path.is_file():
-            raise ValueError(f"no file {str(path)!r}")
-        _files[path] = _import(path)
-    return _files[path]
+    if not path.is_file():
+        raise ValueError(f"no file {str(path)!r}")
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    expect([path])
+    try:
+        return importlib.import_module(_module_name(path))
+    except (Exception, SystemExit) as error:
+        del _files[_module_name(path)]
+        raise ValueError(f"cannot import {str(path)!r}: {_one_line(error)}") from error
 
 
 def loaded_files() -> list[Path]:
-    """The files that ``load_file`` has loaded, in order: what another process has to load before unpickling."""
-    return list(_files)
+    """The files that ``load_file`` has loaded, in order: what another process has to ``expect`` before unpickling."""
+    return list(_files.values())
+
+
+def loaded_suites() -> set[Path]:
+    """The files of the suites among them."""
+    return set(_suites)
 
 
 def load_suite(path: str | Path) -> tuple[str, Suite]:
@@ -119,6 +150,7 @@ def load_suite(path: str | Path) -> tuple[str, Suite]:
     if not isinstance(suite, Suite):
         found = "is not there" if suite is None else f"is of type {type(suite).__name__}"
         raise ValueError(f"{str(file)!r} must bind a curvbench.spec.Suite to SUITE, which {found}")
+    _suites.add(file.resolve())
     return file.stem, suite
 
 
@@ -258,19 +290,9 @@ def _plugins(group: str, base: type[C]) -> dict[str, type[C]]:
     return found
 
 
-def _import(path: Path) -> ModuleType:
+def _module_name(path: Path) -> str:
     stem = re.sub(r"\W", "_", path.stem)
-    name = f"curvbench_file_{stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        raise ValueError(f"cannot import {str(path)!r}: {_one_line(error)}") from error
-    return module
+    return f"{BY_PATH}{stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
 
 
 def _one_line(error: BaseException) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from curvbench import identity, registry, selection, store, tuning
+from curvbench import identity, libraries, registry, selection, store, tuning
 from curvbench.analysis import exact, scaling, summary, sweep
 from curvbench.display import GOOD, Display, Tally, bar, json_lines, lines
 from curvbench.engines import MEASURE, REFERENCE, Engine, Event, Observer, Work, plan
@@ -62,6 +62,11 @@ class Options:
     data: Path | None = None
     log_json: bool = False
     measure: str = MEASURE
+
+    @property
+    def root(self) -> Path:
+        """The folder of the suite."""
+        return registry.suite_file(self.suite).resolve().parent
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,7 @@ class Job:
             budget=None if self.end == math.inf else max(self.end - time.monotonic(), 0.0),
             jobs=self.options.jobs,
             measure=self.options.measure,
+            root=self.options.root,
         )
 
     @property
@@ -148,11 +154,14 @@ def prepare(options: Options) -> Job:
     rerun = _rerun(options)
     timeout = selection.duration(options.timeout or "1h")
     end = time.monotonic() + selection.duration(options.budget) if options.budget else math.inf
+    if options.engine == "inline":
+        libraries.watch(options.root)
     name, suite = registry.load_suite(options.suite)
     cells = _cells(options, name, suite)
     search = None if options.train else suite.presets[options.preset].search
     first = tuning.trials(cells, search) if search else {}
-    made = plan.make(first or cells, options.results, identity.environment(options.device), options.force, rerun)
+    environment = identity.environment(options.device, registry.suite_file(options.suite))
+    made = plan.make(first or cells, options.results, environment, options.force, rerun, options.root)
     tried = {cell_id: first[cell] for cell_id, cell in made.cells.items() if search}
     return Job(options, suite, made, timeout, end, tuple(cells) if search else (), tried)
 
@@ -167,7 +176,9 @@ def settled(job: Job, folder: Path) -> Job:
     assert search is not None, "cells wait for a search alone"
     frame, rerun = store.load(folder), _rerun(job.options)
     if more := tuning.trials(job.waiting, search, job.tried, frame):
-        made = plan.make(more, job.options.results, job.plan.environment, rerun=rerun)
+        made = plan.make(
+            more, job.options.results, job.plan.environment, rerun=rerun, root=job.options.root, goes_on=folder
+        )
         if job.options.force:  # the run was begun by the first trials
             made = replace(made, shared={}, todo=(*made.todo, *made.shared))
         return replace(job, plan=made, tried={**job.tried, **{i: more[cell] for i, cell in made.cells.items()}})
@@ -177,7 +188,7 @@ def settled(job: Job, folder: Path) -> Job:
         for line in ["", f"chosen by {search.metric}:", *map(str, choices)]:
             _say(console, line)
     cells = tuning.settled(job.waiting, choices)
-    made = plan.make(cells, job.options.results, job.plan.environment, job.options.force, rerun)
+    made = plan.make(cells, job.options.results, job.plan.environment, job.options.force, rerun, job.options.root)
     return replace(job, plan=made, waiting=())
 
 

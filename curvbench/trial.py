@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from curvbench import identity, schedules
+from curvbench import identity, libraries, schedules
 from curvbench.distributed import Ranks
 from curvbench.files import write
 from curvbench.optim import NaturalGradient
 from curvbench.spec import METRICS, Cell, Dataset, Diverged, Probe, Row, Status, decayed
 from curvbench.training import Course, Epoch, evaluate, held_out, placed, reduced, refuse_targets, seeded, train
 
-CHECKPOINT_VERSION = 2
+CHECKPOINT_VERSION = 3
 Inspect = Callable[[Probe], Sequence[Row]]
 Report = Callable[[str], None]
 
@@ -91,9 +91,7 @@ class Trial:
         return self.rows
 
     def _train(self, checkpoint: Path, report: Report) -> None:
-        if checkpoint.exists():
-            self.load(checkpoint)
-        else:
+        if not (checkpoint.exists() and self.load(checkpoint)):
             self._look()
         epochs = train(self.model, self.course, self.optimizer, self.schedule, self.optimizer.forward, self.done)
         while self._reached() is None and (epoch := next(epochs, None)):
@@ -183,12 +181,13 @@ class Trial:
             "done": self.done,
             "seconds": self.seconds,
             "rows": [_plain(row) for row in self.rows],
+            "libraries": libraries.loaded(),
         }
         if self.ranks.rank == 0:
             write(content, path)
 
-    def load(self, path: Path) -> None:
-        """Go on from a checkpoint.
+    def load(self, path: Path) -> bool:
+        """Go on from a checkpoint, unless other libraries have made it; whether that was done.
 
         Raises:
             ValueError: it is damaged, or of another version or probe.
@@ -197,6 +196,8 @@ class Trial:
             content = torch.load(path, map_location=self.device, weights_only=True)
             if content["version"] != CHECKPOINT_VERSION:
                 raise ValueError(f"its version is {content['version']}, not {CHECKPOINT_VERSION}")
+            if libraries.changes(content["libraries"]):
+                return False
             self.model.load_state_dict(content["model"])
             self.optimizer.load_state_dict(content["optimizer"])
             self.schedule.load_state_dict(content["schedule"])
@@ -208,6 +209,8 @@ class Trial:
         torch.set_rng_state(content["random"][self.ranks.rank].cpu())
         if (state := content["random_cuda"][self.ranks.rank]) is not None:
             torch.cuda.set_rng_state(state.cpu(), self.device)
+        libraries.count_in(content["libraries"])
+        return True
 
 
 def checkpoint_path(cell: Cell, folder: Path) -> Path:

@@ -17,7 +17,7 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 FLOORS = {
-    0: {"spec", "exits", "numerics", "passes", "files", "blocks"},
+    0: {"spec", "syntax", "exits", "numerics", "passes", "files", "blocks"},
     1: {
         "tape",
         "layers",
@@ -31,8 +31,18 @@ FLOORS = {
         "fisher",
     }
     | {"data", "photos", "text", "summaries", "download"},
-    2: {"parts", "probes", "problems", "meters", "states", "schedules", "augmentation", "hyperparameters", "registry"}
-    | {"distributed", "launch"},
+    2: {
+        "parts",
+        "probes",
+        "problems",
+        "meters",
+        "states",
+        "schedules",
+        "augmentation",
+        "hyperparameters",
+        "registry",
+    }
+    | {"distributed", "launch", "libraries"},
     3: {"optim", "training", "trial", "identity", "measure", "store", "reference", "snapshots"},
     4: {"engines", "analysis", "plot", "selection", "tables", "baselines", "locate", "proposals", "tuning"},
     5: {"display", "doctor", "report", "templates", "runner", "verbs", "cli", "__main__"},

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from curvbench.engines.task import Outcome, Task
+from curvbench.probes.identity import IdentityProbe
 from curvbench.spec import Cell, Status
 
 MEASURE = "curvbench.measure"
@@ -19,7 +20,8 @@ class Work:
     """What an engine is asked to do: cells by id, the run's folder, seconds per cell (``timeout``) and in all.
 
     ``memory``: bytes that a cell may take; without it, an equal share of what can be had. ``measure`` names the module
-    whose ``prepare``, ``measure`` and ``reference_identity`` do it, and may name modules that they ``PRELOAD``.
+    whose ``prepare``, ``measure`` and ``reference_identity`` do it, and may name modules that they ``PRELOAD``. What
+    cells load is named as seen from ``root``, the suite's folder.
     """
 
     cells: Mapping[str, Cell]
@@ -32,6 +34,7 @@ class Work:
     jobs: int = 1
     memory: float | None = None
     measure: str = MEASURE
+    root: Path = field(default_factory=Path.cwd)
 
     def tasks(self) -> list[Task]:
         """References, each followed by its cells."""
@@ -46,7 +49,9 @@ class Work:
         ]
 
     def _task(self, kind: Literal["reference", "cell"], identity: str, cell: Cell, reference: str) -> Task:
-        return Task(kind, identity, cell, self.folder, reference, self.data, self.environment, self.measure)
+        if kind == "reference":  # which no probe decides: none is loaded with it
+            cell = replace(cell, probe=IdentityProbe())
+        return Task(kind, identity, cell, self.folder, reference, self.data, self.environment, self.measure, self.root)
 
 
 @dataclass(frozen=True)

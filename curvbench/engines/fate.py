@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from curvbench import identity, registry, snapshots
@@ -23,8 +24,16 @@ class Fate(NamedTuple):
     why: str
 
 
-def fates(record: Mapping[str, Any], statuses: Mapping[str, Status], now: Mapping[str, Any]) -> Iterator[Fate]:
-    """The fate of each cell that ``run.json`` names; ``now`` is the identity of a run begun now, as far as known."""
+def fates(
+    record: Mapping[str, Any],
+    statuses: Mapping[str, Status],
+    now: Mapping[str, Any],
+    libraries: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> Iterator[Fate]:
+    """The fate of each cell that ``run.json`` names; ``now`` is the identity of a run begun now, as far as known.
+
+    ``libraries``: what has changed of those of each cell, by its id.
+    """
     then = record.get("identity", {})
     common = [
         f"{name} changed ({then.get(key)}, now {now[key]})"
@@ -34,6 +43,7 @@ def fates(record: Mapping[str, Any], statuses: Mapping[str, Status], now: Mappin
     for cell in record.get("cells", []):
         sources = list(_sources(cell))
         changes = [*common, *(f"{name} changed" for name, same in sources if same is False), *_weights(cell)]
+        changes += libraries.get(cell["id"], [])
         runs, why = _verdict(statuses.get(cell["id"]), changes)
         hidden = ", ".join(name for name, same in sources if same is None)
         yield Fate(

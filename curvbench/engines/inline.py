@@ -6,6 +6,7 @@ import contextlib
 import time
 from datetime import UTC, datetime
 
+from curvbench import libraries
 from curvbench.engines import Event, Observer, Work, blocked
 from curvbench.engines.task import Outcome, Task, run_cell
 from curvbench.spec import Status
@@ -17,6 +18,7 @@ class InlineEngine:
     def run(self, work: Work, observe: Observer) -> None:
         """Run all tasks in order."""
         begun = time.monotonic()
+        libraries.watch(work.root)
         failed: dict[str, Outcome] = {}
         for task in work.tasks():
             if work.budget is not None and time.monotonic() - begun >= work.budget:

@@ -18,11 +18,11 @@ from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
-from curvbench import store
+from curvbench import libraries, store
 from curvbench.engines import Event, Observer, Work, blocked, memory
 from curvbench.engines.guard import Guard
 from curvbench.engines.task import Outcome, Task, describe, run_cell
-from curvbench.registry import load_file, loaded_files
+from curvbench.registry import expect, loaded_files
 from curvbench.spec import Status
 
 GRACE = 2.0  # seconds between the request to end and the kill
@@ -181,7 +181,9 @@ class _Child:
         theirs.close()
         guard.watch(self.process.pid)
         with contextlib.suppress(BrokenPipeError):  # how it died is found where all deaths are
-            self._pipe.send((variables, loaded_files(), content))  # only now: nothing runs that is not watched
+            self._pipe.send(
+                (variables, loaded_files(), task.root, content)
+            )  # only now: nothing runs that is not watched
 
     @property
     def seconds(self) -> float:
@@ -304,12 +306,13 @@ def _child(log: Path, pipe: Connection[Any, Any]) -> None:
     _die_first()
     try:
         _print_into(log)
-        variables, files, content = pipe.recv()
+        variables, files, root, content = pipe.recv()
     except EOFError:
         return
     except OSError as error:
         return pipe.send(error)
     try:
+        libraries.watch(root)
         task = _unpack(variables, files, content)
     except Exception:
         traceback.print_exc()
@@ -321,10 +324,9 @@ def _child(log: Path, pipe: Connection[Any, Any]) -> None:
 
 
 def _unpack(variables: Mapping[str, str], files: Sequence[Path], content: bytes) -> Task:
-    """The task. The files of users come first: what is unpickled may be defined there."""
+    """The task. Of users' files those are loaded that define something of it."""
     os.environ.update(variables)
-    for file in files:
-        load_file(file)
+    expect(files)
     task: Task = pickle.loads(content)
     return task
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from curvbench import store
+from curvbench import libraries, store
 from curvbench.engines.task import ANSWERED
 from curvbench.identity import cell_id, content, run_identity
 from curvbench.registry import probes, problems, source
@@ -70,11 +70,14 @@ def make(
     environment: Mapping[str, Any],
     force: bool = False,
     rerun: Collection[Status] = (),
+    root: Path | None = None,
+    goes_on: Path | None = None,
 ) -> Plan:
     """What has to be done for ``cells`` (one suite, device, dtype and threads); nothing is written.
 
-    The suite's latest run is continued if it was made by the same code on the same machine and holds no other version
-    of one of the cells. Its failed cells are run again if their status is in ``rerun``. ``force`` begins a new run.
+    The suite's latest run is continued if it was made by the same code and libraries on the same machine and holds no
+    other version of one of the cells. Its failed cells are run again if their status is in ``rerun``. ``force`` begins
+    a new run; ``goes_on`` is one that is under way. ``root``: the suite's folder, the working directory without it.
     """
     by_id = {cell_id(cell, environment): cell for cell in cells}
     if not by_id:
@@ -82,13 +85,38 @@ def make(
     refuse_unusable("the selection", by_id.values())
     suite_folder = results / next(iter(by_id.values())).suite
     runs = [] if force else store.runs(suite_folder)
-    continued = runs[-1] if runs and _continues(runs[-1], by_id, environment) else None
+    changes = Changes(root or Path.cwd())
+    latest = runs[-1] if runs and _continues(runs[-1], by_id, environment, changes) else None
+    continued = goes_on or latest
     statuses = store.cell_statuses(continued) if continued else {}
     done = {i for i, status in statuses.items() if status not in AGAIN and status not in rerun}
     failed = {i for i, status in statuses.items() if status in FAILED}  # an older success would hide that they fail now
-    shared = _shared(runs, set(by_id) - done - failed)
+    shared = _shared(runs, set(by_id) - done - failed, changes)
     todo = tuple(identity for identity in by_id if identity not in done and identity not in shared)
     return Plan(suite_folder, environment, by_id, continued, shared, todo)
+
+
+class Changes:
+    """What has changed of the libraries of runs, each set of them looked at once; ``root`` is the suite's folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._known: dict[str, list[str]] = {}
+
+    def of(self, run: Path) -> dict[str, list[str]]:
+        """The changes in each set of libraries in a run's folder, by its name."""
+        records = store.read_libraries(run)
+        for name in records.keys() - self._known:
+            self._known[name] = libraries.changes(records[name], self.root)
+        return {name: self._known[name] for name in records}
+
+    def of_cells(self, run: Path, cells: Iterable[str] | None = None) -> dict[str, list[str]]:
+        """The changes in what each cell of a run had loaded; none where it does not say what that was."""
+        folder, changes = run / "cells", self.of(run)
+        files = [folder] if cells is None else [folder / f"{cell}.parquet" for cell in cells]
+        named = store.load(files, ["cell_id", "libraries"]).dropna().drop_duplicates("cell_id")
+        lost = ["what it had loaded is not known any more"]
+        return {cell: changes.get(name, lost) for cell, name in zip(named["cell_id"], named["libraries"], strict=True)}
 
 
 def refuse_unusable(name: str, cells: Iterable[Cell]) -> None:
@@ -138,7 +166,7 @@ def _key(cell: Cell) -> dict[str, Any]:
     return dict(zip(KEY, values, strict=True))
 
 
-def _continues(run: Path, cells: Mapping[str, Cell], environment: Mapping[str, Any]) -> bool:
+def _continues(run: Path, cells: Mapping[str, Cell], environment: Mapping[str, Any], changes: Changes) -> bool:
     try:
         record = store.read_run(run)
     except ValueError as error:
@@ -147,15 +175,22 @@ def _continues(run: Path, cells: Mapping[str, Cell], environment: Mapping[str, A
     if record.get("identity") != run_identity(next(iter(cells.values())), environment):
         return False
     known = {tuple(cell.get(name, "") for name in KEY): cell.get("id") for cell in record.get("cells", [])}
-    return all(known.get(tuple(_key(cell).values()), identity) == identity for identity, cell in cells.items())
+    same = all(known.get(tuple(_key(cell).values()), identity) == identity for identity, cell in cells.items())
+    return same and not any(changes.of(run).values())
 
 
-def _shared(runs: Iterable[Path], wanted: set[str]) -> dict[str, Path]:
-    """The latest fragment of each wanted cell that is answered."""
+def _shared(runs: Iterable[Path], wanted: set[str], changes: Changes) -> dict[str, Path]:
+    """The latest fragment of each wanted cell that is answered, by the libraries that are here now."""
     shared: dict[str, Path] = {}
     for run in runs:
-        for identity in wanted:
-            fragment = run / "cells" / f"{identity}.parquet"
-            if fragment.is_file() and store.fragment_status(fragment) in ANSWERED:
-                shared[identity] = fragment
+        there = {i: path for i in wanted if (path := run / "cells" / f"{i}.parquet").is_file()}
+        if not there:
+            continue
+        statuses = store.statuses(store.load(there.values(), ["cell_id", "status", "metric"]))
+        changed = changes.of_cells(run, there)
+        for identity in [i for i in there if i in statuses and not changed.get(i)]:
+            if statuses[identity] in ANSWERED:
+                shared[identity] = there[identity]
+            elif statuses[identity] in FAILED:
+                shared.pop(identity, None)
     return shared

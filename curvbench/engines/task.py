@@ -7,13 +7,14 @@ import importlib
 import os
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from curvbench import blocks, store
+from curvbench import blocks, libraries, store
 from curvbench.launch import RankDied
+from curvbench.registry import loaded_suites, source
 from curvbench.spec import Cell, Diverged, Row, Skip, Status, Unsupported
 
 Report = Callable[[str], None]
@@ -40,6 +41,7 @@ class Task:
     data: Path | None
     environment: Mapping[str, Any]
     measure: str
+    root: Path = field(default_factory=Path.cwd)
 
     @property
     def label(self) -> str:
@@ -96,11 +98,19 @@ class Task:
 
     def keep(self, rows: Sequence[Row], started: datetime) -> Outcome:
         """Write the cell's rows, and say how it ended."""
-        context = store.Context(self.folder.name, self.id, started, self.environment)
+        context = store.Context(self.folder.name, self.id, started, self.environment, self._libraries())
         table = store.rows_to_table(self.cell, rows, context)
         store.write_cell(self.folder / "cells", table)
         status = store.table_status(table)
         return Outcome(status, "" if status is Status.OK else store.reason(table, status))
+
+    def _libraries(self) -> str | None:
+        """Keep what this process has loaded to measure the cell; None where it is none that measures."""
+        if libraries.root() is None:
+            return None
+        suites = loaded_suites() - {source(type(part)) for part in (self.cell.probe, self.cell.problem)}
+        record = libraries.loaded(store.read_libraries(self.folder).values(), suites)
+        return store.write_libraries(self.folder, record)
 
 
 def run_cell(task: Task, report: Report) -> Outcome:

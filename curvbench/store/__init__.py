@@ -1,7 +1,7 @@
 """Result files: one Arrow schema, one Parquet fragment per cell, one ``run.json`` per run.
 
-``results/<suite>/<run_id>/cells/<cell_id>.parquet``, beside them ``blocks/``, ``logs/``, ``references/``, ``run.json``
-and, of many cells, ``rows.copy`` with their rows. Nothing else in the package reads or writes them.
+``results/<suite>/<run_id>/cells/<cell_id>.parquet``, beside them ``blocks/``, ``libraries/``, ``logs/``, ``references/``,
+``run.json`` and, of many cells, ``rows.copy`` with their rows. Nothing else in the package reads or writes them.
 """
 
 from curvbench.store.copies import keep as keep_copy
@@ -13,6 +13,7 @@ from curvbench.store.folders import (
     new_run,
     read_blocks,
     read_jobs,
+    read_libraries,
     read_log,
     read_run,
     refuse_unwritable,
@@ -23,6 +24,7 @@ from curvbench.store.folders import (
     shorten_log,
     write_blocks,
     write_jobs,
+    write_libraries,
     write_run,
 )
 from curvbench.store.fragments import NewerSchema, read_cell, write_cell, write_rows
@@ -57,6 +59,7 @@ __all__ = [
     "read_blocks",
     "read_cell",
     "read_jobs",
+    "read_libraries",
     "read_log",
     "read_run",
     "reason",
@@ -73,6 +76,7 @@ __all__ = [
     "write_blocks",
     "write_cell",
     "write_jobs",
+    "write_libraries",
     "write_rows",
     "write_run",
 ]

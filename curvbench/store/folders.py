@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -16,7 +17,7 @@ from typing import Any
 
 from curvbench.blocks import Blocks, pack, unpack
 from curvbench.hyperparameters import near_misses
-from curvbench.store import files
+from curvbench.store import files, fragments
 
 _STAMP = "%Y%m%dT%H%M%SZ"
 
@@ -148,9 +149,35 @@ def _blocks(run: Path, cell_id: str) -> Path:
     return files.cell_file(run / "blocks", cell_id, ".npz")
 
 
+def write_libraries(run: Path, record: Mapping[str, Any]) -> str:
+    """Keep what a cell had loaded, see ``curvbench.libraries``; its name, which the content decides."""
+    content = json.dumps(record, sort_keys=True, indent=1).encode()
+    name = hashlib.sha256(content).hexdigest()[:16]
+    path = files.cell_file(run / "libraries", name, ".json")
+    if not path.is_file():
+        path.parent.mkdir(exist_ok=True)
+        files.replace(path, content)
+    return name
+
+
+def read_libraries(run: Path) -> dict[str, dict[str, Any]]:
+    """All that ``write_libraries`` has kept in a run, by name; raises ValueError where one is damaged."""
+    found = {}
+    for path in sorted((run / "libraries").glob("*.json")):
+        try:
+            found[path.stem] = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: {error}") from error
+    return found
+
+
 def share_cell(source: Path, folder: Path) -> None:
     """Bring a finished cell of another run into ``folder``: linked, or copied where links are not possible."""
     _share(source, folder)
+    if libraries := fragments.libraries(source):
+        record = files.cell_file(source.parents[1] / "libraries", libraries, ".json")
+        (folder.parent / "libraries").mkdir(exist_ok=True)
+        _share(record, folder.parent / "libraries")
     blocks = _blocks(source.parents[1], source.stem)
     if blocks.is_file():
         (folder.parent / "blocks").mkdir(exist_ok=True)

@@ -86,6 +86,13 @@ def _fitted(table: pa.Table, known: Sequence[str], wanted: pa.Schema, path: Path
         raise ValueError(f"no fragment of curvbench: {str(error).splitlines()[0]}") from error
 
 
+def libraries(path: Path) -> str | None:
+    """The name of what the cell of a fragment had loaded; None where the fragment does not say."""
+    table = read(path, pa.schema([SCHEMA.field(name) for name in ("schema_version", "libraries")]))
+    name: str | None = table["libraries"][0].as_py() if table.num_rows else None
+    return name
+
+
 def sound(table: pa.Table, path: Path) -> pa.Table:
     """The table; raises ValueError for rows that are newer, belong to no cell, or end in no known way."""
     _refuse_newer(table, path)

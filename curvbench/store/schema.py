@@ -12,7 +12,7 @@ import pyarrow as pa
 from curvbench.hyperparameters import near_misses
 from curvbench.spec import FLOP_MODEL, METRICS, SURROGATE, Cell, Metric, Row, Status
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _COLUMNS: tuple[tuple[str, pa.DataType, str, str], ...] = (
     ("schema_version", pa.int64(), "1", "version of this schema"),
@@ -35,8 +35,11 @@ _COLUMNS: tuple[tuple[str, pa.DataType, str, str], ...] = (
     ("value", pa.float64(), "column unit", "the measurement"),
     ("samples", pa.list_(pa.float64()), "column unit", "raw repetitions behind the value"),
     ("started_at", pa.timestamp("us", "UTC"), "UTC", "when the cell was started"),
-    ("git_sha", pa.string(), "", "commit of curvbench; null outside git"),
-    ("git_dirty", pa.bool_(), "", "whether curvbench's files differed from it"),
+    ("git_sha", pa.string(), "", "commit of the suite's repository; null outside git"),
+    ("git_dirty", pa.bool_(), "", "whether Python files there differed from it"),
+    ("curvbench_version", pa.string(), "", "version of curvbench"),
+    ("curvbench_sha", pa.string(), "", "commit of curvbench; null outside git"),
+    ("libraries", pa.string(), "", "names what the cell had loaded, in the run's folder of this name"),
     ("torch_version", pa.string(), "", "version of torch"),
     ("device", pa.string(), "", "cpu, cuda or cuda:i"),
     ("device_name", pa.string(), "", "model of the processor"),
@@ -59,12 +62,16 @@ WITHOUT_SAMPLES = [name for name in SCHEMA.names if name != "samples"]
 
 @dataclass(frozen=True)
 class Context:
-    """Where and when a cell is measured: what the store adds to its rows. See ``identity.environment``."""
+    """Where and when a cell is measured, and what it had loaded: what the store adds to its rows.
+
+    ``environment`` as ``identity.environment`` gives it, ``libraries`` as ``write_libraries``.
+    """
 
     run_id: str
     cell_id: str
     started_at: datetime
     environment: Mapping[str, Any]
+    libraries: str | None = None
 
 
 def rows_to_table(cell: Cell, rows: Sequence[Row], context: Context) -> pa.Table:
@@ -97,6 +104,8 @@ def _common(cell: Cell, context: Context) -> dict[str, Any]:
         "dtype": cell.dtype,
         "threads": cell.threads,
         **{name: context.environment[name] for name in columns},
+        **{name: context.environment.get(name) for name in ("curvbench_version", "curvbench_sha")},
+        "libraries": context.libraries,
     }
 
 
