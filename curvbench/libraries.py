@@ -71,18 +71,19 @@ def loaded(known: Iterable[Record] = (), but: Iterable[Path] = ()) -> Record:
         return NOTHING
     names = _names()
     codes = {entry["bytes"]: entry["code"] for record in known for entry in record["files"]}
-    entries: list[dict[str, str]] = []
-    packages: dict[str, str] = {}
+    owners, own = _divided({*names, *_watch.seen})
+    users = [file for file in own if os.path.isfile(file) and not any(map(_owned, names.get(file, ())))]
     apart = {str(path) for path in but}
-    for file in sorted({*names, *filter(os.path.isfile, _watch.seen)} - apart):
-        if _is_pythons(file):
-            continue
-        if owner := _owner(file):
-            packages[owner.name] = _version(owner)
-        elif not any(_owned(name) for name in names.get(file, ())):
-            entries.append(_entry(Path(file), names.get(file, ()), _watch, codes))
+    entries = [_entry(Path(file), names.get(file, ()), _watch, codes) for file in users if file not in apart]
+    packages = dict(map(_identified, owners))
     packages.pop("curvbench", None)
     return merged([{"files": entries, "packages": packages}, *_watch.elsewhere])
+
+
+def look_ahead() -> None:
+    """Find out now what ``loaded`` would find out of the packages that this process has; its children know it then."""
+    for owner in _divided(_names())[0]:
+        _identified(owner)
 
 
 def merged(records: Iterable[Record]) -> Record:
@@ -150,9 +151,16 @@ def _names() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if isinstance(file, str) and os.path.isfile(file) and name not in ("__main__", "__mp_main__"):
-            found.setdefault(os.path.abspath(file), []).append(name)
+        if isinstance(file, str) and name not in ("__main__", "__mp_main__"):
+            found.setdefault(file if os.path.isabs(file) else os.path.abspath(file), []).append(name)
     return found
+
+
+def _divided(files: Iterable[str]) -> tuple[set[Distribution], list[str]]:
+    """The packages to which some files belong, and those that belong to none, nor to Python or curvbench."""
+    others = [file for file in sorted(files) if not _is_pythons(file)]
+    owners = {file: _owner(file) for file in others}
+    return {owner for owner in owners.values() if owner}, [file for file in others if owners[file] is None]
 
 
 def _is_pythons(file: str) -> bool:
@@ -174,6 +182,7 @@ def _owned(name: str) -> bool:
     return isinstance(file, str) and _owner(os.path.abspath(file)) is not None
 
 
+@functools.cache
 def _owner(file: str) -> Distribution | None:
     """The distribution that has installed a file."""
     for place in _places(tuple(sys.path)):
@@ -204,6 +213,12 @@ def _installed(place: str, time: int) -> Mapping[str, Distribution]:
             tops = (listed or one.read_text("top_level.txt") or one.name).splitlines()
             found |= {line.partition("/")[0].partition(",")[0].partition(".")[0]: one for line in tops}
     return found
+
+
+@functools.cache
+def _identified(package: Distribution) -> tuple[str, str]:
+    """Name and version as they were when this process first asked."""
+    return package.name, _version(package)
 
 
 def _version(package: Distribution) -> str:

@@ -181,9 +181,8 @@ class _Child:
         theirs.close()
         guard.watch(self.process.pid)
         with contextlib.suppress(BrokenPipeError):  # how it died is found where all deaths are
-            self._pipe.send(
-                (variables, loaded_files(), task.root, content)
-            )  # only now: nothing runs that is not watched
+            # only now: nothing runs that is not watched
+            self._pipe.send((variables, loaded_files(), task.root, content))
 
     @property
     def seconds(self) -> float:
@@ -285,7 +284,7 @@ def _context(measure: str) -> BaseContext:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     also = getattr(importlib.import_module(measure), "PRELOAD", ())
-    context.set_forkserver_preload(["torch", *also, "curvbench.engines.local", measure])
+    context.set_forkserver_preload(["torch", *also, "curvbench.engines.local", measure, "curvbench.engines.warm"])
     return context
 
 

@@ -1,7 +1,8 @@
 """Result files: one Arrow schema, one Parquet fragment per cell, one ``run.json`` per run.
 
-``results/<suite>/<run_id>/cells/<cell_id>.parquet``, beside them ``blocks/``, ``libraries/``, ``logs/``, ``references/``,
-``run.json`` and, of many cells, ``rows.copy`` with their rows. Nothing else in the package reads or writes them.
+``results/<suite>/<run_id>/cells/<cell_id>.parquet``, beside them ``blocks/``, ``libraries/``, ``logs/``,
+``references/``, ``run.json`` and, of many cells, ``rows.copy`` with their rows. Nothing else in the package reads or
+writes them.
 """
 
 from curvbench.store.copies import keep as keep_copy
