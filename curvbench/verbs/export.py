@@ -56,21 +56,31 @@ def _text(rows: Any, form: str) -> str:
 
 
 def _asv(runs: list[Path], folder: Path) -> int:
-    """One result file per run, beside what the folder holds already; how many."""
+    """One result file per commit and machine, beside what the folder holds already; how many. All of them or none."""
     from curvbench import store
     from curvbench.analysis.export import asv
+
+    content: dict[Path, dict[str, Any]] = {}
+    results: set[Path] = set()
+
+    def known(path: Path) -> dict[str, Any]:
+        return content[path] if path in content else _read(path)
 
     for run in runs:
         if not (run / "run.json").is_file():
             raise ValueError(f"asv needs runs with their commit, and {str(run)!r} is none")
         rows, record = store.load(run), store.read_run(run)
         place = folder / asv.machine(record, {})["machine"]
-        machine = asv.machine(record, _read(place / "machine.json"))
+        machine = asv.machine(record, known(place / "machine.json"))
         commit = asv.results(rows, record, machine)
-        _write(place / "machine.json", machine)
-        _write(place / f"{commit['commit_hash'][:8]}-{asv.ENVIRONMENT}.json", commit)
-        _write(folder / "benchmarks.json", asv.benchmarks(rows, _read(folder / "benchmarks.json")))
-    return len(runs)
+        file = place / asv.file_name(commit)
+        content[place / "machine.json"] = machine
+        content[file] = asv.joined(known(file), commit)
+        content[folder / "benchmarks.json"] = asv.benchmarks(rows, known(folder / "benchmarks.json"))
+        results.add(file)
+    for path, written in content.items():
+        _write(path, written, folder)
+    return len(results)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -81,6 +91,11 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _write(path: Path, content: dict[str, Any]) -> None:
+def _write(path: Path, content: dict[str, Any], folder: Path) -> None:
+    """Write a file of ``folder``, whole or not at all; raises ValueError where a link would lead out of it."""
+    from curvbench.store import files
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    if not path.parent.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{path.parent} leads out of {folder}: nothing is written there")
+    files.replace(path, (json.dumps(content, indent=1) + "\n").encode())

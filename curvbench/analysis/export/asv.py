@@ -84,11 +84,57 @@ def benchmarks(rows: pd.DataFrame, known: Mapping[str, Any]) -> Entry:
 
 
 def machine(record: Mapping[str, Any], known: Mapping[str, Any]) -> Entry:
-    """``machine.json`` of the machine of a run; one that asv ``known``s already stays, or its lines would not join."""
+    """``machine.json`` of the machine of a run; one that asv ``known``s already stays, or its lines would not join.
+
+    Raises:
+        ValueError: its name cannot be that of a folder.
+    """
     environment = record.get("environment", {})
-    facts = {"machine": environment.get("host", "unknown"), "cpu": environment.get("cpu", "")}
-    facts |= {"num_cpu": str(environment.get("cpu_count", "")), "os": environment.get("platform", "")}
+    name = str(environment.get("host") or "unknown")
+    if not name.isprintable() or set(name) & set("/\\") or not name.strip(". "):
+        raise ValueError(f"run {record.get('run_id')} names a machine that cannot be a folder's name: {name[:50]!r}")
+    facts = {"machine": name, "cpu": environment.get("cpu", ""), "arch": environment.get("arch", "")}
+    facts |= {"num_cpu": str(environment.get("cpu_count", "")), "ram": str(environment.get("memory", ""))}
+    facts |= {"os": environment.get("os") or environment.get("platform", "")}
     return {**dict.fromkeys(MACHINE, ""), **facts, "version": MACHINE_API, **known}
+
+
+def file_name(content: Mapping[str, Any]) -> str:
+    """The name of a result file in the folder of its machine."""
+    return f"{content['commit_hash'][:8]}-{content['env_name']}.json"
+
+
+def joined(old: Mapping[str, Any], new: Entry) -> Entry:
+    """Two result files of one commit as one: what both have measured is as ``new`` has it."""
+    if not old:
+        return new
+    columns = list(dict.fromkeys([*new["result_columns"], *old["result_columns"]]))
+    sides = [_by_name(side) for side in (old, new)]
+    found = {name: _joined(*(side.get(name, {}) for side in sides)) for name in {**sides[0], **sides[1]}}
+    rows = {name: [entry.get(column) for column in columns] for name, entry in found.items()}
+    return {**new, "date": min(old["date"], new["date"]), "result_columns": columns, "results": rows}
+
+
+def _by_name(content: Mapping[str, Any]) -> dict[str, Entry]:
+    """The results of a file, each by its columns; asv leaves out empty ones at the end."""
+    columns = content["result_columns"]
+    return {name: dict(zip(columns, entry, strict=False)) for name, entry in content["results"].items()}
+
+
+def _joined(old: Entry, new: Entry) -> Entry:
+    """One benchmark of two files: the values of ``new``, and of ``old`` for parameters that ``new`` has not run."""
+    if not old or not new or old.get("version") != new.get("version"):
+        return new or old
+    values = {**_run(old), **_run(new)}
+    axes = [list(dict.fromkeys([*a, *b])) for a, b in zip(old["params"], new["params"], strict=True)]
+    cells = [values.get(place, float("nan")) for place in itertools.product(*axes)]
+    return {**new, "result": cells, "params": axes}
+
+
+def _run(entry: Entry) -> dict[tuple[str, ...], float | None]:
+    """Values by their parameters, without those that were not run."""
+    cells = zip(itertools.product(*entry["params"]), entry["result"] or [], strict=False)
+    return {place: value for place, value in cells if value is None or value == value}
 
 
 def results(rows: pd.DataFrame, record: Mapping[str, Any], known: Mapping[str, Any]) -> Entry:
@@ -98,7 +144,7 @@ def results(rows: pd.DataFrame, record: Mapping[str, Any], known: Mapping[str, A
         ValueError: the run was made outside git: asv orders results by commit.
     """
     environment = record.get("environment", {})
-    if not environment.get("git_sha"):
+    if not re.fullmatch(r"[0-9a-f]{7,64}", str(environment.get("git_sha"))):
         raise ValueError(f"run {record.get('run_id')} knows no commit, by which asv orders results")
     python = ".".join(str(environment.get("python_version", "")).split(".")[:2])
     started = int(rows["started_at"].min().timestamp() * 1000)
