@@ -30,10 +30,10 @@ def locate(run: str, results: Path, all_runs: bool = False) -> list[Path]:
         return [path]
     try:
         return store.resolve(run, results)
-    except ValueError:
+    except ValueError as error:
         found = _of_revision(run, results)
         if not found:
-            raise
+            raise ValueError(f"{error}; {_of_git(run, results)}") from None
     return found if all_runs else list({folder.parent: folder for folder in found}.values())
 
 
@@ -70,13 +70,25 @@ def _of_revision(text: str, results: Path) -> list[Path]:
     """The runs made at a git revision, oldest first."""
     if not results.is_dir():
         return []
-    sha = text.lower() if re.fullmatch(r"[0-9a-fA-F]{7,40}", text) else _resolved(text)
+    sha = _resolved(text) or (text.lower() if re.fullmatch(r"[0-9a-fA-F]{7,40}", text) else "")
     return [run for run in store.runs_below(results) if sha and commit(run).startswith(sha[:10])]
 
 
+def _of_git(text: str, results: Path) -> str:
+    """What git knows of a revision at which no run was made."""
+    if sha := _resolved(text):
+        return f"git knows it as {sha[:10]}, at which no run in {str(results)!r} was made: measure it there"
+    here = _git("rev-parse", "--is-inside-work-tree")
+    return "git has no such revision" if here else "and no git checkout here that could know it as a revision"
+
+
 def _resolved(text: str) -> str:
-    command = ["git", "rev-parse", "--verify", "--quiet", "--end-of-options", f"{text}^{{commit}}"]
+    return _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{text}^{{commit}}")
+
+
+def _git(*arguments: str) -> str:
+    """What git says in the working directory; empty where it refuses or is not there."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, ValueError, subprocess.CalledProcessError):  # ValueError: a null byte
         return ""

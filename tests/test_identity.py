@@ -73,14 +73,17 @@ def test_which_code_counts(file: str, counts: bool, tmp_path: Path) -> None:
     before = identity.code_identity.__wrapped__(package)
     assert before == identity.code_identity()
     with open(package / file, "a") as source:
-        source.write("\n# edited\n")
+        source.write('\n# edited\n"""Said."""\n')
+    assert identity.code_identity.__wrapped__(package) == before, "what does nothing decides nothing"
+    with open(package / file, "a") as source:
+        source.write("\nEDITED = 1\n")
     assert (identity.code_identity.__wrapped__(package) != before) == counts
 
 
 def test_the_file_of_a_users_probe_counts(tmp_path: Path) -> None:
     text = (Path(__file__).parent / "fake_measure.py").read_text()
     ids = []
-    for name, content in (("one", text), ("two", text), ("three", f"{text}\n# edited\n")):
+    for name, content in (("one", text), ("two", f"{text}\n# edited\n"), ("three", f"{text}\nEDITED = 1\n")):
         (tmp_path / f"{name}.py").write_text(content)
         probe = parse_probe(f"{tmp_path / name}.py:Fake")
         ids.append(identity.cell_id(replace(CELL, probe=probe), MACHINE))
@@ -101,20 +104,32 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
-def test_the_commit_is_that_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "curvbench"
-    package.mkdir()
-    monkeypatch.setattr(identity, "PACKAGE", package)
-    assert identity._git() == (None, None)
-    git(tmp_path, "init")
-    (package / "spec.py").write_text("")
-    (tmp_path / "results").write_text("outside the package: not dirty")
-    assert identity._git() == (None, None), "in a checkout, but not of it"
-    git(tmp_path, "add", "curvbench")
-    git(tmp_path, "commit", "-m", "first")
-    assert identity._git() == (git(tmp_path, "rev-parse", "HEAD"), False)
-    (package / "spec.py").write_text("edited")
-    assert identity._git()[1] is True
+def test_the_commit_is_that_of_the_checkout_that_tracks_the_file(tmp_path: Path) -> None:
+    project, suite = tmp_path / "project", tmp_path / "project" / "suites" / "mine.py"
+    suite.parent.mkdir(parents=True)
+    suite.write_text("")
+    assert identity.commit_of(suite) == (None, None)
+    git(project, "init")
+    assert identity.commit_of(suite) == (None, None), "in a checkout, but not of it"
+    git(project, "add", ".")
+    git(project, "commit", "-m", "first")
+    (project / "results").write_text("no code: not dirty")
+    assert identity.commit_of(suite) == (git(project, "rev-parse", "HEAD"), False)
+    found = identity.environment("cpu", suite)
+    assert found["git_sha"] == git(project, "rev-parse", "HEAD") != found["curvbench_sha"]
+    (project / "suites" / "mine.py").write_text("edited = 1")
+    assert identity.commit_of(suite)[1] is True
+
+
+def test_the_file_of_a_base_class_counts(tmp_path: Path) -> None:
+    """Of a probe that is derived from one of curvbench's, or of the user's, the base decides as well."""
+    (tmp_path / "base_of_mine.py").write_text("from fake_measure import Fake\n\nclass Base(Fake):\n    pass\n")
+    (tmp_path / "mine.py").write_text("from base_of_mine import Base\n\nclass Mine(Base):\n    pass\n")
+    probe = parse_probe(f"{tmp_path / 'mine.py'}:Mine")
+    before = identity.component(probe)
+    assert len(before["source"]) >= 3
+    (tmp_path / "base_of_mine.py").write_text("from fake_measure import Fake\n\nclass Base(Fake):\n    x = 1\n")
+    assert identity.component(probe) != before
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from curvbench.engines.task import Outcome, Task
-from curvbench.probes.identity import IdentityProbe
 from curvbench.spec import Cell, Status
 
 MEASURE = "curvbench.measure"
@@ -49,7 +48,9 @@ class Work:
         ]
 
     def _task(self, kind: Literal["reference", "cell"], identity: str, cell: Cell, reference: str) -> Task:
-        if kind == "reference":  # which no probe decides: none is loaded with it
+        if kind == "reference":  # which no probe decides: that of the cell, and what it imports, is not loaded with it
+            from curvbench.probes.identity import IdentityProbe  # imports torch, which engines need not wait for
+
             cell = replace(cell, probe=IdentityProbe())
         return Task(kind, identity, cell, self.folder, reference, self.data, self.environment, self.measure, self.root)
 
