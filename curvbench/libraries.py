@@ -27,6 +27,7 @@ from curvbench.syntax import code_hash
 PACKAGE = Path(__file__).resolve().parent
 UNKNOWN = "changed while it ran"  # instead of a hash: what was loaded is not known, and nothing is equal to it
 _SITES = ("site-packages", "dist-packages")
+_ALWAYS = ("__main__", "__mp_main__", "_distutils_hack", "__editable__")  # the program, and what begins with Python
 Record = dict[str, Any]  # {"files": [{"name", "file", "bytes", "code"}, ...], "packages": {name: version}}, as JSON
 NOTHING: Record = {"files": [], "packages": {}}
 
@@ -147,11 +148,11 @@ def _hear(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def _names() -> dict[str, list[str]]:
-    """The files of all modules, and the names under which they are loaded; the program's own is none of a cell's."""
+    """The files of all modules that a cell may have asked for, and the names under which they are loaded."""
     found: dict[str, list[str]] = {}
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if isinstance(file, str) and name not in ("__main__", "__mp_main__"):
+        if isinstance(file, str) and not name.startswith(_ALWAYS):
             found.setdefault(file if os.path.isabs(file) else os.path.abspath(file), []).append(name)
     return found
 

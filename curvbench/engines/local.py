@@ -16,7 +16,7 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from curvbench import libraries, store
 from curvbench.engines import Event, Observer, Work, blocked, memory
@@ -48,6 +48,12 @@ class LocalEngine:
             _Session(work, observe, guard).run()
         finally:
             guard.close()
+
+
+class _Loaded(NamedTuple):
+    """What a child has loaded before it begins, for one that cannot say it at its end; see ``Task.loaded``."""
+
+    name: str | None = None
 
 
 class _Session:
@@ -171,6 +177,7 @@ class _Child:
         self._said: list[str] = []
         self._result: Outcome | None = None
         self._excess = ""
+        self._loaded = _Loaded()
         content = pickle.dumps(task)
         variables = {"CUDA_VISIBLE_DEVICES": ",".join(slot)} if slot else {}
         self._pipe, theirs = context.Pipe()
@@ -226,7 +233,7 @@ class _Child:
             self.process.join(GRACE)
         self.kill()
         failure = self._bound() if ended else self._death()
-        return self.result() or self.task.fail(failure, self.started_at)
+        return self.result() or self.task.fail(failure, self.started_at, self._loaded.name)
 
     def ask(self) -> None:
         """Ask the child and its children to end."""
@@ -254,6 +261,8 @@ class _Child:
                     raise message
                 if isinstance(message, Outcome):
                     self._result = message
+                elif isinstance(message, _Loaded):
+                    self._loaded = message
                 else:
                     self._said.append(message)
         except (EOFError, ConnectionResetError):
@@ -317,6 +326,7 @@ def _child(log: Path, pipe: Connection[Any, Any]) -> None:
         traceback.print_exc()
         raise SystemExit(1) from None
     try:
+        pipe.send(_Loaded(task.loaded()))
         pipe.send(run_cell(task, pipe.send))
     except OSError as error:
         pipe.send(error)

@@ -71,12 +71,12 @@ class Task:
         status = store.fragment_status(self.fragment) if self.kind == "cell" else None
         return Outcome(status) if status in ANSWERED else None
 
-    def fail(self, outcome: Outcome, started: datetime) -> Outcome:
+    def fail(self, outcome: Outcome, started: datetime, loaded: str | None = None) -> Outcome:
         """Write the row of a cell without a value, unless there is an answer: what is measured is never lost."""
         if answer := self.answered():
             return answer
         row = Row(status=outcome.status, reason=outcome.reason, scope="", epoch=self.cell.problem.epochs)
-        return self.keep([row], started) if self.kind == "cell" else outcome
+        return self.keep([row], started, loaded) if self.kind == "cell" else outcome
 
     def do(self, report: Report) -> Sequence[Row]:
         """The cell's rows; none for a reference, which is made."""
@@ -96,17 +96,20 @@ class Task:
             store.write_blocks(self.folder, self.id, kept[-1])
         return rows
 
-    def keep(self, rows: Sequence[Row], started: datetime) -> Outcome:
-        """Write the cell's rows, and say how it ended."""
-        context = store.Context(self.folder.name, self.id, started, self.environment, self._libraries())
+    def keep(self, rows: Sequence[Row], started: datetime, loaded: str | None = None) -> Outcome:
+        """Write the cell's rows, and say how it ended; ``loaded`` names what its process had loaded, if that is known.
+
+        See ``loaded``.
+        """
+        context = store.Context(self.folder.name, self.id, started, self.environment, loaded)
         table = store.rows_to_table(self.cell, rows, context)
         store.write_cell(self.folder / "cells", table)
         status = store.table_status(table)
         return Outcome(status, "" if status is Status.OK else store.reason(table, status))
 
-    def _libraries(self) -> str | None:
-        """Keep what this process has loaded to measure the cell; None where it is none that measures."""
-        if libraries.root() is None:
+    def loaded(self) -> str | None:
+        """Keep what this process, which measures the cell, has loaded so far; None for a reference, which says it."""
+        if self.kind == "reference":
             return None
         suites = loaded_suites() - {source(type(part)) for part in (self.cell.probe, self.cell.problem)}
         record = libraries.loaded(store.read_libraries(self.folder).values(), suites)
@@ -127,8 +130,8 @@ def run_cell(task: Task, report: Report) -> Outcome:
         if full := _disk_full(error):
             raise full from error
         traceback.print_exc()
-        return task.fail(describe(error), started)
-    return task.keep(rows, started) if task.kind == "cell" else Outcome()
+        return task.fail(describe(error), started, task.loaded())
+    return task.keep(rows, started, task.loaded()) if task.kind == "cell" else Outcome()
 
 
 def _disk_full(error: BaseException) -> OSError | None:
