@@ -48,8 +48,19 @@ def test_a_name_that_git_knows(results: Path, monkeypatch: pytest.MonkeyPatch, t
     store.write_run(results / "s" / "r3", record | {"environment": {"git_sha": sha, "git_dirty": True}})
     assert names("v1", results) == ["r3"]
     assert locate.commit(results / "s" / "r3") == sha[:10] + "+"
-    with pytest.raises(ValueError, match="no run 'v2'"):
+    with pytest.raises(ValueError, match=r"no run 'v2'.*; git has no such revision"):
         locate.locate("v2", results)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "two"], check=True, capture_output=True)
+    with pytest.raises(ValueError, match=r"git knows it as \w{10}, at which no run in .* was made"):
+        locate.locate("HEAD", results)
+
+
+def test_outside_git_it_is_said(results: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    with pytest.raises(ValueError, match=r"no run 'v2'.* no git checkout here"):
+        locate.locate("v2", results)
+    assert names(SHA, results) == ["r2"], "a hash needs no git"
 
 
 @pytest.mark.parametrize("text", ["", "--help", "abcdef1", "\n", "HEAD; ls", "../results"])

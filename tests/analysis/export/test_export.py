@@ -8,17 +8,19 @@ from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from fake_measure import Fake, Toy
 from frames import failed_cell, write_run
 from hypothesis import given
 from hypothesis import strategies as st
 from regressions import PLANTED, PROBES, cell, run
 
-from curvbench import store
+from curvbench import identity, store
 from curvbench.analysis.check import Gate
 from curvbench.analysis.compare import compare
 from curvbench.analysis.export import TRACKED, asv, github, junit
 from curvbench.analysis.views import Quantity
+from curvbench.cli import cli
 from curvbench.spec import METRICS, Status
 
 RECORD = {"run_id": "r1", "environment": {"git_sha": "a" * 40, "host": "box", "python_version": "3.11.7"}}
@@ -127,3 +129,71 @@ def test_asv_keeps_what_it_knows(rows: pd.DataFrame) -> None:
 def test_the_flop_count_is_a_version() -> None:
     counted, error = Quantity("flops.counted", "step"), ERROR
     assert asv.benchmark("s", counted, [[], []])["version"] != "" and asv.version(error) == "1"
+
+
+def test_asv_runs_of_one_commit_are_one_file(rows: pd.DataFrame) -> None:
+    """What both have run is as the later one has it; what only one has stays, other suites too."""
+    machine = asv.machine(RECORD, {})
+    key = "s.track_error_relative_network"
+    early = asv.results(rows[rows["probe_args"] != "damping=0.5"].assign(value=rows["value"] * 2), RECORD, machine)
+    late = asv.results(rows[rows["probe_args"] != "does=other"], RECORD, machine)
+    other = asv.results(rows.assign(suite="t"), RECORD, machine)
+    both = asv.joined(asv.joined(other, early), late)
+    values, (_, probes), _, _ = both["results"][key]
+    found = dict(zip(probes, values, strict=True))
+    assert found["'Fake'"] == found["'Fake[damping=0.5]'"] == 0.5 and found["'Fake[does=other]'"] == 1.0
+    assert "t.track_error_relative_network" in both["results"]
+    assert json.dumps(asv.joined(both, late)) == json.dumps(both)
+    assert asv.joined({}, late) == late
+
+
+def test_asv_files_of_asv_itself_are_kept(rows: pd.DataFrame) -> None:
+    """Its own columns come in another order, and it leaves out what is empty at the end."""
+    new = asv.results(rows, RECORD, asv.machine(RECORD, {}))
+    old = {**new, "result_columns": ["result", "params", "duration"], "results": {"mine.time_x": [[0.5], []]}}
+    both = asv.joined(old, new)
+    assert both["result_columns"] == ["result", "params", "version", "started_at", "duration"]
+    assert both["results"]["mine.time_x"] == [[0.5], [], None, None, None]
+
+
+@pytest.mark.parametrize("host", ["../../x", "a/b", "..", "c:\\d", "a\nb"])
+def test_asv_writes_nowhere_else(host: str) -> None:
+    with pytest.raises(ValueError, match="cannot be a folder's name"):
+        asv.machine({"run_id": "r", "environment": {"host": host}}, {})
+
+
+@pytest.mark.parametrize("sha", [None, "", "../../../x", "HEAD"])
+def test_asv_takes_commits_alone(sha: str | None, rows: pd.DataFrame) -> None:
+    with pytest.raises(ValueError, match="knows no commit"):
+        asv.results(rows, {"run_id": "r1", "environment": {"git_sha": sha}}, asv.machine(RECORD, {}))
+
+
+def test_asv_reads_what_is_exported(tmp_path: Path) -> None:
+    """By asv's own code; the machine is what asv finds it to be."""
+    results, machines = pytest.importorskip("asv.results"), pytest.importorskip("asv.machine")
+    for name in ("r1", "r2"):
+        folder = run(tmp_path / "stored", name)
+        record = store.read_run(folder)
+        environment = {"git_sha": "a" * 40, "python_version": "3.11.7", **identity.machine()}
+        store.write_run(folder, record | {"environment": environment})
+    command = ["export", str(tmp_path / "stored"), "--all-runs", "--format", "asv", "--output", str(tmp_path / "asv")]
+    done = CliRunner().invoke(cli, command)
+    assert done.output == f"asv: 1 result files in {tmp_path / 'asv'}\n"
+    (found,) = results.iter_results(str(tmp_path / "asv"))
+    assert found.commit_hash == "a" * 40
+    assert found.get_result_value("s.track_flops_counted_step", found.get_result_params("s.track_flops_counted_step"))
+    (file,) = (tmp_path / "asv").glob("*/machine.json")
+    kept = json.loads(file.read_text())
+    assert {name: kept[name] for name in machines.Machine.get_defaults()} == machines.Machine.get_defaults()
+
+
+def test_asv_follows_no_link_out_of_its_folder(tmp_path: Path) -> None:
+    folder = run(tmp_path / "stored", "r1")
+    store.write_run(folder, store.read_run(folder) | {"environment": {"git_sha": "a" * 40, "host": "box"}})
+    (tmp_path / "asv").mkdir()
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "asv" / "box").symlink_to(tmp_path / "outside")
+    command = ["export", str(folder), "--format", "asv", "--output", str(tmp_path / "asv")]
+    done = CliRunner().invoke(cli, command)
+    assert done.exit_code == 2 and "leads out of" in done.output
+    assert list((tmp_path / "outside").iterdir()) == []
