@@ -172,7 +172,8 @@ def test_asv_reads_what_is_exported(tmp_path: Path) -> None:
     """By asv's own code; the machine is what asv finds it to be."""
     results, machines = pytest.importorskip("asv.results"), pytest.importorskip("asv.machine")
     for name in ("r1", "r2"):
-        folder = run(tmp_path / "stored", name)
+        run(tmp_path / "stored", name)
+        folder = tmp_path / "stored" / "s" / name
         record = store.read_run(folder)
         environment = {"git_sha": "a" * 40, "python_version": "3.11.7", **identity.machine()}
         store.write_run(folder, record | {"environment": environment})
@@ -188,7 +189,8 @@ def test_asv_reads_what_is_exported(tmp_path: Path) -> None:
 
 
 def test_asv_follows_no_link_out_of_its_folder(tmp_path: Path) -> None:
-    folder = run(tmp_path / "stored", "r1")
+    run(tmp_path / "stored", "r1")
+    folder = tmp_path / "stored" / "s" / "r1"
     store.write_run(folder, store.read_run(folder) | {"environment": {"git_sha": "a" * 40, "host": "box"}})
     (tmp_path / "asv").mkdir()
     (tmp_path / "outside").mkdir()
