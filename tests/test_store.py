@@ -22,7 +22,8 @@ from curvbench.store import copies, fragments
 
 CONTRACT = (
     "schema_version run_id suite cell_id problem problem_args probe probe_args seed status reason metric scope epoch "
-    "step unit better value samples started_at git_sha git_dirty torch_version device device_name dtype threads "
+    "step unit better value samples started_at git_sha git_dirty curvbench_version curvbench_sha libraries "
+    "torch_version device device_name dtype threads "
     "flop_model method"
 )
 ENVIRONMENT = {"git_sha": "abc", "git_dirty": False, "torch_version": "2.13", "device_name": "a cpu"}
