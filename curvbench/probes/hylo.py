@@ -58,6 +58,7 @@ class Hylo(FisherProbe):
     rank: float = 0.1
     weights: Literal["importance", "none"] = "importance"
 
+    layerwise = True
     mean_over_samples: ClassVar[bool] = False  # samples given twice are kept twice as often: the rank is a share
 
     about = About(
@@ -111,8 +112,9 @@ class Hylo(FisherProbe):
             chosen, root = residual_weighted(outer_kernel(a, g), count, self.damping)
             mixing = root * even**0.5
         else:
-            squares = (a.square().sum(2) * g.square().sum(2)).sum(1)
-            chosen, p = draw(squares, count, self.weights == "importance", generator)
+            chosen, p = draw(
+                (a.square().sum(2) * g.square().sum(2)).sum(1), count, self.weights == "importance", generator
+            )
             weights = 1 / (count * p * terms) if self.weights == "importance" else torch.full_like(p, even)
             mixing = torch.diag(weights.sqrt())
         return Kept(a[chosen], g[chosen], mixing.to(a.dtype), mixing.T @ outer_kernel(a[chosen], g[chosen]) @ mixing)
