@@ -112,9 +112,8 @@ class Hylo(FisherProbe):
             chosen, root = residual_weighted(outer_kernel(a, g), count, self.damping)
             mixing = root * even**0.5
         else:
-            chosen, p = draw(
-                (a.square().sum(2) * g.square().sum(2)).sum(1), count, self.weights == "importance", generator
-            )
+            squares = (a.square().sum(2) * g.square().sum(2)).sum(1)
+            chosen, p = draw(squares, count, self.weights == "importance", generator)
             weights = 1 / (count * p * terms) if self.weights == "importance" else torch.full_like(p, even)
             mixing = torch.diag(weights.sqrt())
         return Kept(a[chosen], g[chosen], mixing.to(a.dtype), mixing.T @ outer_kernel(a[chosen], g[chosen]) @ mixing)
@@ -140,8 +139,7 @@ class Hylo(FisherProbe):
     def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
         b, r, L = samples * columns, self._count(samples * columns), len(sizes)
         sides, entries = sum(s.groups * (s.inputs + s.outputs) for s in sizes), sum(s.entries for s in sizes)
-        pivoting = L * (4 * b**2 * r + 3 * b * r**2)  # norms, pivots made orthogonal, projections, T T^T
-        choosing = b**2 * sides + pivoting if self.variant != "kis" else b * sides
+        choosing = b**2 * sides + L * b * r * (4 * b + 3 * r) if self.variant != "kis" else b * sides  # QR, T T^T
         cost = {"statistics": choosing + r**2 * sides, "invert": CHOLESKY * L * r**3}
         return cost | {"precondition": 2 * r * entries + 3 * L * r**2, "memory": r * sides + 3 * L * r**2}
 

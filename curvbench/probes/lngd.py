@@ -134,9 +134,8 @@ class Lngd(Probe):
         parts = gradient.split([psi.numel() * phi.shape[-1] for phi, psi in zip(state.phis, state.psis, strict=True)])
         triples = zip(parts, state.inverses, state.scales, strict=True)
         steps = [(s[..., None] * (part.reshape(*s.shape, -1) @ inverse)).flatten() for part, inverse, s in triples]
-        return torch.cat(
-            rated(steps, parts, state.scores, state.terms, self.mu) if self.layer_rate != "none" else steps
-        )
+        rate = self.layer_rate != "none"
+        return torch.cat(rated(steps, parts, state.scores, state.terms, self.mu) if rate else steps)
 
     def operator(self, state: State) -> BlockDiagonal:
         return BlockDiagonal([Kronecker(p.diag_embed(), phi) for p, phi in zip(state.psis, state.phis, strict=True)])
