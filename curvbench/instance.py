@@ -65,6 +65,7 @@ class Instance:
         samples: N.
         terms: number of valid loss terms.
         coverage: share of the trainable parameters that the layers hold.
+        reached: names of the layers that recorded passes of this batch have gone through so far.
     """
 
     def __init__(self, model: nn.Module, inputs: Inputs, targets: Tensor, loss: str = "cross_entropy") -> None:
@@ -86,6 +87,7 @@ class Instance:
         self._recorded: Tape | None = None
         self._known: Mapping[str, Tensor] | None = None
         self._unverified = False
+        self.reached: set[str] = set()
         first = self._inspect()
         if self._draws:
             refuse_random_passes(self, first)
@@ -119,6 +121,7 @@ class Instance:
             refuse_layer(layer, seen, self.samples)
         refuse_tied(self.model, called)
         self._cloned_inputs = frozenset(seen.overwritten())
+        self._shapes = {name: (seen.inputs[name].shape[1:], seen.shapes[name][1:]) for name in called}
         start, found, sizes = 0, [], {}
         for name, layer in called.items():
             found.append(replace(layer, start=start))
@@ -158,7 +161,7 @@ class Instance:
         leaves = {name: self.parameters[name].detach().requires_grad_() for name in names}
         with torch.enable_grad():
             outputs = self._forward(recorder.hooks(), leaves)
-        return Tape(outputs, recorder.inputs, recorder.edges, recorder.shapes, recorder.sources), leaves
+        return recorder.tape(outputs, self._shapes), leaves
 
     def record(self, inputs: Inputs, frozen: bool = False) -> Tape:
         """The model's forward pass on other inputs, in the mode that it is in; its graph leads to the parameters.
@@ -171,7 +174,7 @@ class Instance:
         held = {name: self.model.get_parameter(name).detach() for name in covered}
         with hooked(self.model, recorder.hooks()):
             outputs = functional_call(self.model, held, args, kwargs)
-        return Tape(outputs, recorder.inputs, recorder.edges, recorder.shapes, recorder.sources, kept=True)
+        return recorder.tape(outputs, self._shapes, kept=True)
 
     def with_batch(
         self,
@@ -199,7 +202,9 @@ class Instance:
         other.terms = int(self.likelihood.valid(targets).sum())
         if _sample_shapes(inputs) != _sample_shapes(self.inputs):
             other._inspect()
-        other._recorded, other._known, other._unverified = tape, known, verify
+            other.layers, other.size = self.layers, self.size
+            other.sizes, other._shapes = self.sizes | other.sizes, self._shapes | other._shapes
+        other._recorded, other._known, other._unverified, other.reached = tape, known, verify, set()
         return other
 
     def runs_in_float64(self) -> bool:
@@ -300,11 +305,13 @@ class Instance:
             self.verify()
         chosen = {layer.name: layer for layer in self.layers if names is None or layer.name in names}
         if self._recorded is not None and len(chosen) == len(self.layers):
+            self.reached |= self._recorded.edges.keys()
             return self._recorded
         recorder = Recorder(chosen, self._cloned_inputs, trace=True)
         with torch.enable_grad(), FrozenConvolutions():
             outputs = self._forward(recorder.hooks())
-        return Tape(outputs, recorder.inputs, recorder.edges, recorder.shapes, recorder.sources)
+        self.reached |= recorder.edges.keys()
+        return recorder.tape(outputs, self._shapes)
 
     def cotangents(self, outputs: Tensor, fisher_type: str, mc_samples: int = 1, seed: int = 0) -> Iterator[Tensor]:
         """The cotangents of a Fisher type, each (N, ..., C); see ``curvbench.likelihood.cotangents``."""
@@ -316,7 +323,7 @@ class Instance:
 
     def pull(self, tape: Tape, cotangents: Iterator[Tensor]) -> Iterator[dict[str, Tensor]]:
         """Per cotangent, the output gradients (N, G, M, S) of the recorded layers; the last frees the tape's graph."""
-        recorded = [layer for layer in self.layers if layer.name in tape.edges]
+        recorded = [layer for layer in self.layers if layer.name in tape.shapes]
         current = next(cotangents, None)
         while current is not None:
             following = next(cotangents, None)

@@ -24,8 +24,8 @@ def describe(name: str, module: nn.Module) -> Layer | None:
     A subclass that overrides ``forward`` is any other module, and so is a layer whose weight is frozen or computed
     (a parametrization): its gradient is no product of its input and its output gradient.
     """
-    weight = module._parameters.get("weight")
     kind = _kind(module)
+    weight = module._parameters.get("weight") if kind else None
     if kind is None or weight is None or not weight.requires_grad:
         return None
     trained_bias = module._parameters.get("bias")

@@ -14,28 +14,30 @@ trust region. LNGD's layer-wise rate is a hyperparameter of its probe, and so is
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parallel import DistributedDataParallel
 
 from curvbench import numerics, states
 from curvbench.contents import Contents
 from curvbench.distributed import ALONE, Ranks, shares
 from curvbench.instance import Inputs, Instance, arguments, batch_contents, shapes
+from curvbench.layers import describe, parameter_names
 from curvbench.likelihood import likelihood
 from curvbench.parts.weighted import weigh_backward
 from curvbench.spec import Decay, Diverged, Probe, Unsupported, decayed, refuse_decays
-from curvbench.tape import Tape, evaluation
+from curvbench.tape import Tape, evaluation, mode_readers
 
 STATE_VERSION = 2
 _DRAWS = 2**20  # steps of one seed, so that neighbouring seeds share no draws
 _PARTS = 2**48  # and parts of a batch share none with any step
+_COPIED = {"model", "probe", "loss", "kl_clip", "decoupled_weight_decay", "_curvature", "_layers"}
 
 
 class Moved(NamedTuple):
@@ -62,11 +64,12 @@ class Batch(NamedTuple):
 
 
 class Part(NamedTuple):
-    """The state after a part of a batch, and how much of it that is."""
+    """The state after a part of a batch, how much of it that is, and the layers that the part skipped."""
 
     state: Any
     terms: int
     samples: int
+    skipped: frozenset[str]
 
 
 class NaturalGradient(torch.optim.Optimizer):
@@ -76,15 +79,21 @@ class NaturalGradient(torch.optim.Optimizer):
     The gradient is whatever has gathered in ``.grad``; the statistics are those of the same batch under the likelihood
     ``loss``: of the last ``forward`` or, where gradients of several gather before a step, of all of them, each weighed
     by its loss terms. A probe whose states are no means over the batch refuses to gather. The statistics come from the
-    training pass itself if the model computes the same in training and in evaluation mode. With BatchNorm or dropout it
-    does not: there the gradient is that of training mode, in which BatchNorm couples the samples and no sample has a
-    score of its own, while the statistics come from a pass of their own in evaluation mode, with running means and
-    variances as they are then. A method whose statistic is the batch gradient with data labels (Adam, Shampoo) takes
+    training pass itself where no module has looked in it whether it trains: such a pass is that of evaluation mode,
+    whatever the weights. BatchNorm and dropout look: there the gradient is that of training mode, in which BatchNorm
+    couples the samples and no sample has a score of its own, while the statistics come from a pass of their own in
+    evaluation mode, with running means and variances as they are then. Compiled code runs as it was written where
+    statistics are due. A method whose statistic is the batch gradient with data labels (Adam, Shampoo) takes
     the training gradient. FNGD after its first epoch weighs the samples in the training pass itself and has none
     besides: ``.grad`` of the covered parameters is then its step (without a ``kl_clip``, which needs the gradient too).
     Where the pass is shared and the statistics read output gradients for the data's labels
     (``fisher_type="empirical"``), they are those of the loss's own backward pass if that loss is a multiple of the
     likelihood's.
+
+    Layers are those that the first batch calls in evaluation mode; they stay the same, and so does what is frozen of
+    them. One that a later batch skips is not moved and keeps its statistics, momentum and averages; to a probe that has
+    no statistics per layer (``full``, ``eigen``, ``fngd``, ``ginger``, ``lbfgs``, ``qng``) its scores in that batch are
+    zero, which they are.
 
     In a process group of torch.distributed (``torchrun``) every rank gives its part of the batch to ``forward``. The
     step is that of the whole batch, of which each rank's part weighs as many loss terms as it has: gradients and
@@ -144,24 +153,66 @@ class NaturalGradient(torch.optim.Optimizer):
         decoupled_weight_decay: bool = True,
         decay: Sequence[Decay] = (),
     ) -> None:
-        _refuse_settings(lr, momentum, weight_decay, kl_clip)
+        if kl_clip is not None and not 0 < kl_clip < math.inf:
+            raise ValueError(f"kl_clip must be finite and above zero, or None, got {kl_clip}")
         likelihood(loss)
-        rates = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
-        super().__init__(model.parameters() if params is None else params, rates)
         self.model, self.loss = model, loss
         self.kl_clip, self.decoupled_weight_decay = kl_clip, decoupled_weight_decay
-        self._names = {parameter: name for name, parameter in model.named_parameters()}
-        if any(parameter not in self._names for group in self.param_groups for parameter in group["params"]):
-            raise ValueError("params holds a tensor that is no parameter of the model")
+        self._begin()
+        rates = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__(model.parameters() if params is None else params, rates)
         self._ranks = _joined(model, probe)
         self._curvature = Curvature(probe, stat_every, refresh_every, ema, self._ranks, decay)
-        self._terms = 0
+        self._layers: list[list[Any]] | None = None
+
+    def _begin(self) -> None:
+        """As between two steps, with a model that is not verified yet."""
+        self._names = {parameter: name for name, parameter in self.model.named_parameters()}
         self._verified: Instance | None = None
-        self._batch: Batch | None = None
         self._checks = Checks()
-        self._weighed: Any = None
-        self._modes: list[bool] = []
+        self._trained: dict[nn.Parameter, bool] = {}
         self._may_share = False
+        self._drop_batch()
+
+    def _drop_batch(self) -> None:
+        self._terms = 0
+        self._batch: Batch | None = None
+        self._weighed: Any = None
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As torch's; raises ValueError also for a tensor that is no parameter of the model, or a setting out of range.
+
+        Nothing is added then.
+        """
+        super().add_param_group(param_group)
+        try:
+            self._refuse_group(self.param_groups[-1])
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
+    def _refuse_group(self, group: Mapping[str, Any]) -> None:
+        if any(parameter not in self._names for parameter in group["params"]):
+            raise ValueError("params holds a tensor that is no parameter of the model")
+        for name in ("lr", "weight_decay"):
+            if not 0 <= group[name] < math.inf:
+                raise ValueError(f"{name} must be finite and not negative, got {group[name]}")
+        if not 0 <= group["momentum"] < 1:
+            raise ValueError(f"momentum must lie in [0, 1), got {group['momentum']}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What ``copy.deepcopy`` and ``pickle`` take: the model and the curvature too, as they are between two steps.
+
+        A batch that is under way is left behind, as gradients are. Copied together with its model, ``(model,
+        optimizer)``, the copy trains the copied model.
+        """
+        return {**super().__getstate__(), **{name: vars(self)[name] for name in vars(self).keys() & _COPIED}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "model" in state:  # torch comes here with a part of it, too
+            self._ranks = self._curvature.ranks = Ranks.here()
+            self._begin()
 
     @property
     def probe(self) -> Probe:
@@ -181,14 +232,13 @@ class NaturalGradient(torch.optim.Optimizer):
             self._terms += int(likelihood(self.loss).valid(targets).sum())
         if torch.is_grad_enabled() and self.kl_clip is None and (found := self._weigh(inputs, targets)) is not None:
             return found
-        if not self._curvature.is_due or not torch.is_grad_enabled():
+        known = self._known(inputs, targets) if torch.is_grad_enabled() else None
+        if known is None or not self._curvature.is_due:
             args, kwargs = arguments(inputs)
             return self.model(*args, **kwargs)
-        known = self._known(inputs, targets)
-        expected = self._expected(known, inputs, targets)
-        tape = known.record(inputs)
-        if expected is not None:
-            self._may_share = torch.equal(tape.outputs.detach(), expected)
+        with mode_readers(self.model) as readers:
+            tape = known.record(inputs)
+        self._may_share = not readers
         known.likelihood.check(tape.outputs.detach(), targets)
         contents = Contents.of(batch_contents(inputs, targets))
         self._batch = Batch(inputs, targets, tape if self._may_share else None, contents)
@@ -228,27 +278,18 @@ class NaturalGradient(torch.optim.Optimizer):
         return tape.outputs
 
     def _known(self, inputs: Inputs, targets: Tensor) -> Instance:
-        """The model as it was verified on the first batch."""
+        """The model as it was verified on the first batch, or on the first since a state was loaded."""
         if self._verified is None:
             with evaluation(self.model):
                 verified = Instance(self.model, inputs, targets, self.loss)
             if reason := self.probe.unsupported(verified):
                 raise Unsupported(reason)
-            self._verified = verified
+            layers = [[layer.name, *layer.shape] for layer in verified.layers]
+            _refuse_layers(self._layers, layers)
+            self._layers, self._verified = layers, verified
+            self._trained = {p: p.requires_grad for p in self._names}
             self._checks.shapes.add(shapes(inputs))
         return self._verified
-
-    def _expected(self, known: Instance, inputs: Inputs, targets: Tensor) -> Tensor | None:
-        """Where modules have changed their mode: outputs in evaluation mode, which would allow the pass to be shared.
-
-        Dropout counts as different whatever comes out: behind weights that begin at zero it shows only later.
-        """
-        modes = [module.training for module in self.model.modules()]
-        if modes == self._modes:
-            return None
-        self._modes = modes
-        self._may_share = not any(isinstance(m, _DropoutNd) and m.training for m in self.model.modules())
-        return known.with_batch(inputs, targets).outputs() if self._may_share else None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -262,6 +303,7 @@ class NaturalGradient(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._refuse_refrozen()
         trained = [p for group in self.param_groups for p in group["params"]]
         self._ranks.join_gradients(trained, self._ranks.share(self._terms))
         moved = self._moved()
@@ -270,8 +312,22 @@ class NaturalGradient(torch.optim.Optimizer):
             if self.decoupled_weight_decay and group["weight_decay"]:
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.add_(direction, alpha=-group["lr"])
-        self._batch, self._weighed, self._terms = None, None, 0
+        self._drop_batch()
         return loss
+
+    def _refuse_refrozen(self) -> None:
+        """Layers are found once: one that is frozen or released later would be solved for, or not, as it was then."""
+        for parameter, trained in self._trained.items():
+            if parameter.requires_grad != trained and self._is_of_a_layer(name := self._names[parameter]):
+                was, now = ("trained", "frozen") if trained else ("frozen", "trained")
+                raise ValueError(f"{name!r} was {was} in the first batch and is {now} now: make a new NaturalGradient")
+
+    def _is_of_a_layer(self, name: str) -> bool:
+        """Whether a parameter belongs to a layer that is covered, or would be by now."""
+        assert self._verified is not None
+        module = name.rpartition(".")[0]
+        covered = {name for layer in self._verified.layers for name in parameter_names(layer)}
+        return name in covered or describe(module, self.model.get_submodule(module)) is not None
 
     def _moved(self) -> dict[str, Moved]:
         pairs = [(p, group) for group in self.param_groups for p in group["params"]]
@@ -307,8 +363,8 @@ class NaturalGradient(torch.optim.Optimizer):
         weight = 1 - momentum if average else 1.0
         if "momentum_buffer" not in kept:
             kept["momentum_buffer"], kept["taken"] = weight * direction, 0
-        else:
-            kept["momentum_buffer"].mul_(momentum).add_(direction, alpha=weight)
+        else:  # not in place: a state that was asked for stays what it was
+            kept["momentum_buffer"] = kept["momentum_buffer"].mul(momentum).add_(direction, alpha=weight)
         kept["taken"] += 1
         buffer: Tensor = kept["momentum_buffer"]
         return buffer / (1 - momentum ** kept["taken"]) if average else buffer
@@ -321,11 +377,12 @@ class NaturalGradient(torch.optim.Optimizer):
             self._curvature.pass_over(self._weighed)
             return {}
         if self._verified is None or (self._curvature.is_due and self._batch is None):
-            raise ValueError("statistics are due at this step: call the model as optimizer.forward(inputs, targets)")
+            why = "statistics are due at this step" if self._verified else "no batch has been seen yet"
+            raise ValueError(f"{why}: call the model as optimizer.forward(inputs, targets)")
         batch = self._seen(gradients) if self._curvature.is_due else None
         vector = self._verified.pack(self._complete(queried))
         try:
-            found = self._verified.unpack(self._curvature.solve(vector, batch))
+            found = self._verified.unpack(self._curvature.solve(vector, batch, gradients.keys()))
         except (ValueError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             if math.isfinite(vector.square().sum()):
                 raise
@@ -353,7 +410,9 @@ class NaturalGradient(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """The state of every torch optimizer and, as ``curvature``, the probe's; torch loads it ``weights_only``."""
-        return {**super().state_dict(), "curvature": self._curvature.state_dict()}
+        found = super().state_dict()
+        found["state"] = {key: dict(kept) for key, kept in found["state"].items()}
+        return {**found, "curvature": self._curvature.state_dict(), "layers": self._layers}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue bit for bit from ``state_dict`` of an optimizer with the same model, probe and arguments.
@@ -361,10 +420,15 @@ class NaturalGradient(torch.optim.Optimizer):
         Raises:
             ValueError: it comes from another optimizer, probe or version, or from other parameter groups.
         """
-        if "curvature" not in state_dict:
-            raise ValueError("this is no state of a NaturalGradient: it has no entry 'curvature'")
-        self._curvature.load_state_dict(state_dict["curvature"])
-        super().load_state_dict({key: value for key, value in state_dict.items() if key != "curvature"})
+        if not {"curvature", "layers"} <= state_dict.keys():
+            raise ValueError("this is no state of a NaturalGradient: it has no entries 'curvature' and 'layers'")
+        curvature = copy.copy(self._curvature)
+        curvature.load_state_dict(state_dict["curvature"])
+        if self._verified is not None:
+            _refuse_layers(state_dict["layers"], self._layers)
+        super().load_state_dict({key: value for key, value in state_dict.items() if key not in ("curvature", "layers")})
+        self._curvature, self._layers = curvature, state_dict["layers"] or self._layers
+        self._drop_batch()
 
 
 @dataclasses.dataclass
@@ -439,18 +503,21 @@ class Curvature:
     def _updates_next(self) -> bool:
         return self.steps % self.stat_every == 0
 
-    def solve(self, vector: Tensor, batch: Instance | None) -> Tensor:
-        """The damped inverse applied to a vector (P,), with ``batch`` taken in before or after as the rule says."""
+    def solve(self, vector: Tensor, batch: Instance | None, reached: Collection[str]) -> Tensor:
+        """The damped inverse applied to a vector (P,), with ``batch`` taken in before or after as the rule says.
+
+        ``reached``: names of the parameters that have a gradient.
+        """
         rule = self.probe.rule
         if self.steps == 0:
             assert batch is not None, "the first step is due"
             self._begin(batch)
             self.ready = self.probe.refresh(self.kept) if rule.update == "after" else None
         if rule.update == "before":
-            self._take_in(batch)
+            self._take_in(batch, reached)
         step = self.probe.precondition(self.ready, vector)
         if rule.update == "after":
-            self._take_in(batch)
+            self._take_in(batch, reached)
         self.steps += 1
         return step.clamp(-rule.clip, rule.clip) if math.isfinite(rule.clip) else step
 
@@ -458,7 +525,7 @@ class Curvature:
         """The first part of the next update's batch, or one more; the last goes to ``solve``."""
         self._begin(batch)
         new = self._drawing().update(self.kept, batch)
-        self._parts.append(Part(new, batch.terms, batch.samples))
+        self._parts.append(Part(new, batch.terms, batch.samples, _skipped(batch, batch.parameters)))
 
     def drop_parts(self) -> None:
         """The next update's batch begins anew."""
@@ -473,9 +540,9 @@ class Curvature:
         self.kept = self.ready = state
         self.steps += 1
 
-    def _take_in(self, batch: Instance | None) -> None:
+    def _take_in(self, batch: Instance | None, reached: Collection[str]) -> None:
         if batch is not None and self._updates_next:
-            self.kept = self._updated(batch)
+            self.kept = self._updated(batch, reached)
             self._updates += 1
             self._unrefreshed = True
         refreshes = type(self.probe).refresh is not Probe.refresh
@@ -486,18 +553,32 @@ class Curvature:
         elif batch is not None and self.probe.follows:
             self.ready = self.probe.follow(self.ready, batch)
 
-    def _updated(self, batch: Instance) -> Any:
+    def _updated(self, batch: Instance, reached: Collection[str]) -> Any:
         probe = self._drawing()
         if probe.rule.anew:
             return probe.fit(batch)
         new = probe.update(self.kept, batch)
+        skipped = _skipped(batch, reached)
         if probe.joins == "mean":
-            parts = [*self._parts, Part(new, batch.terms, batch.samples)]
+            parts = [*self._parts, Part(new, batch.terms, batch.samples, _skipped(batch, batch.parameters))]
+            skipped = self._agreed([part.skipped for part in parts])
             new = _joined_parts(parts)
-            terms, samples = (sum(counts) for counts in zip(*(part[1:] for part in parts), strict=True))
+            terms, samples = (sum(counts) for counts in zip(*(part[1:3] for part in parts), strict=True))
             new = self.ranks.join_state(new, self.ranks.share(terms, samples))
         self.drop_parts()
-        return states.blend(self.kept, new, self.ema) if self.ema and self._updates else new
+        found = states.blend(self.kept, new, self.ema) if self.ema and self._updates else new
+        if not skipped or self.kept is None or not probe.layerwise:
+            return found
+        numbers = [number for number, layer in enumerate(batch.layers) if layer.name in skipped]
+        return states.kept(self.kept, found, [layer.slice for layer in batch.layers], numbers)
+
+    def _agreed(self, skipped: Sequence[frozenset[str]]) -> frozenset[str]:
+        """The layers that all parts of a batch have skipped, on all ranks; a mean over other parts would be of less."""
+        everywhere = {found for rank in self.ranks.all(skipped) for found in rank}
+        if len(everywhere) > 1:
+            names = ", ".join(map(repr, sorted(frozenset.union(*everywhere) - frozenset.intersection(*everywhere))))
+            raise ValueError(f"some parts of the batch skip layer {names} and others do not: skip it in all of them")
+        return everywhere.pop()
 
     def _drawing(self) -> Probe:
         """The probe with draws of this update's own, of this part's of its batch, and of this rank's."""
@@ -533,6 +614,7 @@ class Curvature:
         self.steps, self._updates, self._unrefreshed = state["steps"], state["updates"], state["unrefreshed"]
         self.kept = states.unpack(state["kept"], module)
         self.ready = self.kept if state["same"] else states.unpack(state["ready"], module)
+        self._parts = []
 
 
 def _joined(model: nn.Module, probe: Probe) -> Ranks:
@@ -548,19 +630,26 @@ def _joined(model: nn.Module, probe: Probe) -> Ranks:
     return ranks
 
 
+def _refuse_layers(kept: Sequence[Any] | None, found: Sequence[Any] | None) -> None:
+    """Layers of a state, if it tells them, that are not those of the model and its batch."""
+    if kept is not None and kept != found:
+        of, now = (", ".join(repr(name) for name, *_ in layers or ()) for layers in (kept, found))
+        raise ValueError(
+            f"the state is that of layers {of}; this batch goes through {now}: continue with the same model, frozen as "
+            "it was, and with a batch that calls every layer"
+        )
+
+
+def _skipped(batch: Instance, moved: Collection[str]) -> frozenset[str]:
+    """Layers that the batch did not go through; to a method that records no pass, those without a gradient."""
+    if batch.reached:
+        return frozenset(layer.name for layer in batch.layers if layer.name not in batch.reached)
+    return frozenset(layer.name for layer in batch.layers if not any(n in moved for n in parameter_names(layer)))
+
+
 def _joined_parts(parts: Sequence[Part]) -> Any:
     """The state of the whole batch, from those of its parts."""
     if len(parts) == 1:
         return parts[0].state
     weights = shares([(part.terms, part.samples) for part in parts])
     return states.weighted([part.state for part in parts], weights)
-
-
-def _refuse_settings(lr: float, momentum: float, weight_decay: float, kl_clip: float | None) -> None:
-    for name, value in (("lr", lr), ("weight_decay", weight_decay)):
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{name} must be finite and not negative, got {value}")
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum must lie in [0, 1), got {momentum}")
-    if kl_clip is not None and not 0 < kl_clip < math.inf:
-        raise ValueError(f"kl_clip must be finite and above zero, or None, got {kl_clip}")

@@ -246,6 +246,12 @@ class Probe(Component, ABC):
     averages: ClassVar[bool] = False
     """Whether the tensors of an unrefreshed state are statistics, so that a running average may blend them."""
 
+    layerwise: ClassVar[bool] = False
+    """Whether lists of an unrefreshed state have an entry per layer, and its vectors one per parameter.
+
+    So a layer that a batch skips keeps its own. To any other probe its scores in that batch are zero, which they are.
+    """
+
     joins: ClassVar[Literal["mean", "gradient"] | None] = None
     """How a batch in parts is one batch: their states' tensors are means over it, or are made of its gradient alone."""
 

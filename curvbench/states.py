@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,6 +44,29 @@ def weighted(parts: Sequence[Any], weights: Sequence[float]) -> Any:
     ]
     following = iter(sums)
     return mapped(parts[0], lambda _: next(following))
+
+
+def kept(old: Any, new: Any, layers: Sequence[slice], skipped: Collection[int]) -> Any:
+    """``new`` with what ``old`` has of the ``skipped`` layers: of lists with an entry per layer, and of vectors (P,).
+
+    ``layers`` are their places in a vector. Both are states of a probe whose state is ``layerwise``.
+    """
+    if isinstance(new, Tensor):
+        return _spliced(old, new, [layers[i] for i in skipped]) if new.shape == (layers[-1].stop,) else new
+    if isinstance(new, list) and len(new) == len(layers):
+        return [old[i] if i in skipped else part for i, part in enumerate(new)]
+    parts = _children(new)
+    if parts is None:
+        return new
+    before = _children(old) or {}
+    return _rebuild(new, {key: kept(before[key], part, layers, skipped) for key, part in parts.items()})
+
+
+def _spliced(old: Tensor, new: Tensor, places: Sequence[slice]) -> Tensor:
+    spliced = new.clone()
+    for place in places:
+        spliced[place] = old[place]
+    return spliced
 
 
 def mapped(state: Any, act: Callable[[Tensor], Tensor]) -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -26,6 +28,7 @@ class Tape:
 
     Mappings are in the order of the calls. ``sources`` holds the place of a layer's input in the graph; a layer whose
     input depends on no other layer has none. The graph of a ``kept`` tape is somebody else's, and no pull frees it.
+    A layer that the pass has skipped stands at the end: it has read zeros, and has no edge, for nothing depends on it.
     """
 
     outputs: Tensor
@@ -79,16 +82,18 @@ class Tape:
 
         ``keep`` allows another pull.
         """
-        names = list(self.edges if layers is None else layers)
+        names = list(self.shapes if layers is None else layers)
+        called = [name for name in names if name in self.edges]
         found: Iterable[Tensor | None]
         if (factor := self._share(cotangent)) is not None:
-            found = [factor * self.passed[name] if name in self.passed else None for name in names]
+            found = [factor * self.passed[name] if name in self.passed else None for name in called]
         else:
-            edges, kept = [self.edges[name] for name in names], keep or self.kept
+            edges, kept = [self.edges[name] for name in called], keep or self.kept
             found = torch.autograd.grad(self.outputs, edges, cotangent, retain_graph=kept, allow_unused=True)
+        made = dict(zip(called, found, strict=True))
         return {
-            name: cotangent.new_zeros(self.shapes[name]) if gradient is None else gradient
-            for name, gradient in zip(names, found, strict=True)
+            name: cotangent.new_zeros(self.shapes[name]) if (gradient := made.get(name)) is None else gradient
+            for name in names
         }
 
     @network_pass()
@@ -97,7 +102,7 @@ class Tape:
 
         ``cotangent`` is shaped like the reader's input, the result like the layer's output; None without a path.
         """
-        if reader not in self.sources:
+        if reader not in self.sources or layer not in self.edges:
             return None
         ends = [self.sources[reader]], [self.edges[layer]]
         return torch.autograd.grad(*ends, [cotangent], retain_graph=True, allow_unused=True)[0]
@@ -117,6 +122,14 @@ class Recorder:
 
     def hooks(self) -> dict[str, Hook]:
         return {name: self._hook(name) for name in self.layers}
+
+    def tape(self, outputs: Tensor, shapes: Mapping[str, tuple[torch.Size, torch.Size]], kept: bool = False) -> Tape:
+        """What was recorded; ``shapes`` of a sample's input and output are for the layers that were not called."""
+        for name in self.layers.keys() - self.calls.keys():
+            read, made = shapes[name]
+            self.inputs[name] = outputs.new_zeros(len(outputs), *read)
+            self.shapes[name] = torch.Size((len(outputs), *made))
+        return Tape(outputs, self.inputs, self.edges, self.shapes, self.sources, kept)
 
     def overwritten(self) -> list[str]:
         """Layers whose input was modified in place after they had read it."""
@@ -147,16 +160,24 @@ class Recorder:
 
 @contextmanager
 def hooked(model: nn.Module, hooks: Mapping[str, Hook]) -> Iterator[None]:
-    """Forward hooks by module name, ahead of the user's own, gone afterwards."""
+    """Forward hooks by module name, ahead of the user's own, gone afterwards; compiled code would pass them by."""
     handles = [
         model.get_submodule(name).register_forward_hook(hook, prepend=True, with_kwargs=True)
         for name, hook in hooks.items()
     ]
     try:
-        yield
+        with uncompiled():
+            yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def uncompiled() -> AbstractContextManager[None]:
+    """Inside, what ``torch.compile`` or ``module.compile`` has compiled runs as it was written."""
+    if "torch._dynamo" not in sys.modules:  # its import takes seconds, and nothing is compiled without it
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
 
 
 @contextmanager
@@ -181,3 +202,46 @@ def unfused_attention() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextmanager
+def mode_readers(model: nn.Module) -> Iterator[list[nn.Module]]:
+    """The modules that look inside whether they train, and do; the list is filled at the end.
+
+    A pass in which none of them looks is that of evaluation mode, whatever its weights.
+    """
+    watched: list[tuple[nn.Module, Any]] = [(module, type(module)) for module in model.modules() if module.training]
+    readers: list[nn.Module] = []
+    try:
+        for module, kind in watched:
+            object.__setattr__(module, "__class__", _watched(kind))
+        yield readers
+    finally:
+        for module, kind in watched:
+            object.__setattr__(module, "__class__", kind)
+        readers += [module for module, _ in watched if vars(module).pop(_LOOKED, False)]
+
+
+_LOOKED = "_curvbench_looked"
+
+
+class _Watched:
+    """Comes before a module's class, and notes where the module's mode is read."""
+
+    def __init_subclass__(cls) -> None:
+        """Not that of the module's class, which may keep a list of its own."""
+
+    @property
+    def training(self) -> bool:
+        vars(self)[_LOOKED] = True
+        mode: bool = vars(self)["training"]
+        return mode
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        vars(self)["training"] = mode
+
+
+@lru_cache(1024)
+def _watched(kind: Any) -> type[Any]:
+    return type(kind.__name__, (_Watched, kind), {"__module__": kind.__module__})

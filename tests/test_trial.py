@@ -287,6 +287,9 @@ CELLS = {
         measure_at=(0, 3),
         decay=(Decay("lr", 0.9), Decay("epsilon", 0.8, 1e-3)),
     ),
+    "between two statistics": cell(
+        cb.probe("ekfac", damping=0.1), Normed(), momentum=0.9, stat_every=5, refresh_every=7
+    ),
 }
 
 

@@ -36,6 +36,7 @@ class Adam(Probe):
     statistic: ClassVar[Statistic] = "bg_data"
     keeps_momentum: ClassVar[bool] = True
     joins = "gradient"
+    layerwise = True
     mean_over_samples: ClassVar[bool] = False
 
     about = About(

@@ -56,6 +56,7 @@ class Cwngd(FisherProbe):
     scaling: Scaling = "sum"
     score_scale: ScoreScale = "per_sample"
 
+    layerwise = True
     about = About(
         represents="per output unit or channel (of a group) sum u u^T of order D: N times the mean's block",
         damping="damping I is added to every block of the sum, which is damping / N to the mean; Cholesky or Woodbury",
@@ -90,8 +91,7 @@ class Cwngd(FisherProbe):
         return state._replace(factors=dense or factors_of(formed, self.damping))
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
-        parts = gradient.split([_size(m) for m in state.matrices])
-        triples = zip(parts, state.matrices, state.factors, strict=True)
+        triples = zip(gradient.split([_size(m) for m in state.matrices]), state.matrices, state.factors, strict=True)
         return torch.cat([self._solve(part, m, factor).flatten().to(part.dtype) for part, m, factor in triples])
 
     def _solve(self, part: Tensor, matrix: Tensor | UnitFisher, factor: Tensor | Sequence[Tensor] | None) -> Tensor:

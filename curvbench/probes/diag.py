@@ -21,6 +21,7 @@ class Diag(FisherProbe):
 
     averages: ClassVar[bool] = True
     joins = "mean"
+    layerwise = True
 
     about = About(
         represents="diag(F), the mean over the batch of the squares of the score columns",

@@ -49,6 +49,7 @@ class Ekfac(FisherProbe):
     basis_every: int = 1
     ema: float = 0.0
 
+    layerwise = True
     about = About(
         represents="Q diag(s) Q^T per layer: Q = Q_B (x) Q_A of K-FAC's factors, s = (1/N) sum (Q_B^T W Q_A)^2",
         damping="(F^ + damping I)^-1 in the eigenbasis: damping is added to s",

@@ -41,6 +41,7 @@ class Eva(FisherProbe):
     fisher_types: ClassVar[tuple[FisherType, ...]] = ("empirical",)
     averages: ClassVar[bool] = True
     joins = "mean"
+    layerwise = True
 
     about = About(
         represents="(g (x) a) (g (x) a)^T per layer (and group): means g of output gradients, a of inputs",

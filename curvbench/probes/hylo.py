@@ -58,6 +58,7 @@ class Hylo(FisherProbe):
     rank: float = 0.1
     weights: Literal["importance", "none"] = "importance"
 
+    layerwise = True
     mean_over_samples: ClassVar[bool] = False  # samples given twice are kept twice as often: the rank is a share
 
     about = About(
@@ -138,8 +139,7 @@ class Hylo(FisherProbe):
     def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
         b, r, L = samples * columns, self._count(samples * columns), len(sizes)
         sides, entries = sum(s.groups * (s.inputs + s.outputs) for s in sizes), sum(s.entries for s in sizes)
-        pivoting = L * (4 * b**2 * r + 3 * b * r**2)  # norms, pivots made orthogonal, projections, T T^T
-        choosing = b**2 * sides + pivoting if self.variant != "kis" else b * sides
+        choosing = b**2 * sides + L * b * r * (4 * b + 3 * r) if self.variant != "kis" else b * sides  # QR, T T^T
         cost = {"statistics": choosing + r**2 * sides, "invert": CHOLESKY * L * r**3}
         return cost | {"precondition": 2 * r * entries + 3 * L * r**2, "memory": r * sides + 3 * L * r**2}
 

@@ -43,6 +43,7 @@ class Kfac(FisherProbe):
     fisher_types: ClassVar[tuple[FisherType, ...]] = get_args(FisherType)
     averages: ClassVar[bool] = True
     joins = "mean"
+    layerwise = True
 
     about = About(
         represents="B (x) A per layer: A = E[a a^T] summed over positions, B = E[g g^T] averaged over them",

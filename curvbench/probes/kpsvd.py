@@ -32,6 +32,7 @@ class Kpsvd(FisherProbe):
     iterations: int = 200
     tolerance: float = 1e-6
 
+    layerwise = True
     about = About(
         represents="the B (x) A nearest to each block of F in Frobenius norm",
         damping="(B (x) A + damping I)^-1 in the eigenbasis",
@@ -68,8 +69,7 @@ class Kpsvd(FisherProbe):
             else:
                 right = leading(around_inputs, right, self.iterations, self.tolerance)
         except NotReached as error:
-            reason = f"kpsvd of layer {columns.layer.name!r}: {error}: raise iterations or tolerance"
-            raise ValueError(reason) from None
+            raise ValueError(f"kpsvd of layer {columns.layer.name!r}: {error}: raise iterations or tolerance") from None
         return Kronecker(columns.contract_inputs(right) / terms, right)
 
     def refresh(self, state: Factored) -> Factored:

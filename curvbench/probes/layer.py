@@ -27,6 +27,7 @@ class State(NamedTuple):
 class LayerProbe(FisherProbe):
     """The exact diagonal blocks of all layers, never formed: Woodbury on their Gram matrices."""
 
+    layerwise = True
     about = About(
         represents="the diagonal blocks of F, one per layer, as their Gram matrices",
         damping="(F^ + damping I)^-1 by Woodbury: a Cholesky factor of each layer's U^T U / N + damping I",

@@ -67,6 +67,7 @@ class Lngd(Probe):
     layer_rate: Literal["none", "corrected", "printed"] = "none"
     mu: float = 1e-8
 
+    layerwise = True
     about = About(
         represents="diag(psi) (x) Phi per layer: Phi = (1/N) sum |g|^2 a a^T, psi ~ sum |a|^2 g^2 with sum 1",
         damping="per factor: its mean eigenvalue within nu1 and nu2 is added to Phi and to psi, whose mean is 1/M",
@@ -133,9 +134,8 @@ class Lngd(Probe):
         parts = gradient.split([psi.numel() * phi.shape[-1] for phi, psi in zip(state.phis, state.psis, strict=True)])
         triples = zip(parts, state.inverses, state.scales, strict=True)
         steps = [(s[..., None] * (part.reshape(*s.shape, -1) @ inverse)).flatten() for part, inverse, s in triples]
-        if self.layer_rate != "none":
-            steps = rated(steps, parts, state.scores, state.terms, self.mu)
-        return torch.cat(steps)
+        rate = self.layer_rate != "none"
+        return torch.cat(rated(steps, parts, state.scores, state.terms, self.mu) if rate else steps)
 
     def operator(self, state: State) -> BlockDiagonal:
         return BlockDiagonal([Kronecker(p.diag_embed(), phi) for p, phi in zip(state.psis, state.phis, strict=True)])

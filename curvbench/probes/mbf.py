@@ -41,6 +41,7 @@ class Mbf(FisherProbe):
 
     averages: ClassVar[bool] = True
     joins = "mean"
+    layerwise = True
 
     about = About(
         represents="Linear: I (x) the mean of the units' blocks; convolutions: one block per kernel, biases apart",

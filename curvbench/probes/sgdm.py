@@ -29,6 +29,7 @@ class Sgdm(Probe):
 
     keeps_momentum: ClassVar[bool] = True
     joins = "gradient"
+    layerwise = True
 
     about = About(
         represents="I",

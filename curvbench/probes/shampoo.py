@@ -49,6 +49,7 @@ class Shampoo(Probe):
     batch_size: int | None = None
     seed: int = 0
 
+    layerwise = True
     about = About(
         represents="L^(1/2) (x) R^(1/2) per layer (and group): L and R sum V V^T and V^T V of the mean gradients V",
         damping="epsilon I where L and R begin; the step is the inverse root of the matrix, L^(-1/4) V R^(-1/4)",

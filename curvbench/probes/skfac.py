@@ -58,6 +58,7 @@ class Skfac(FisherProbe):
 
     damping_rule: ClassVar[str] = "factored"
 
+    layerwise = True
     about = About(
         represents="B (x) A per layer as in K-FAC with reduced positions; the step never forms B and A",
         damping="sqrt(damping) I is added to both factors, each inverted by Woodbury; damping must be above zero",

@@ -64,6 +64,7 @@ class Thor(FisherProbe):
     damping_rule: ClassVar[str] = "factored"
     averages: ClassVar[bool] = True
     joins = "mean"
+    layerwise = True
 
     about = About(
         represents="B (x) A per layer with A and B of K-FAC (expand) cut to diagonal blocks of split rows",

@@ -33,6 +33,7 @@ class Tkfac(FisherProbe):
     damping_rule: TkfacDamping = "factored"
 
     averages: ClassVar[bool] = True
+    layerwise = True
     joins: ClassVar[Literal["mean"]] = "mean"
 
     about = About(

@@ -35,6 +35,7 @@ class Unit(FisherProbe):
     """
 
     averages: ClassVar[bool] = True
+    layerwise = True
 
     about = About(
         represents="per output unit (of a group) the block (1/N) sum u u^T of order D, u its rows of the score columns",
