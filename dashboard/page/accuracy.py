@@ -12,12 +12,10 @@ from curvbench.analysis import views
 from curvbench.plot.tradeoff import ERROR
 from curvbench.spec import METRICS
 
-frame, problem = controls.frame(), controls.problem()
-mine = views.of_problem(frame, problem)
+st.header("Accuracy")
+frame, problem, mine = controls.frame(), controls.problem(), controls.mine()
 in_layers = set(mine.loc[~mine["scope"].isin(views.WHOLES), "metric"])
 per_layer = [name for name in METRICS if name.startswith(("error.", "direction.")) and name in in_layers]
-
-st.header("Accuracy")
 if not per_layer:
     show.empty("No probe of this problem has an error.", "curvbench run suites/mlp")
     st.stop()
@@ -40,7 +38,7 @@ left, right = st.columns(2)
 with left:
     quantity = controls.pick_quantity("Quality", views.quantities(frame, ["error", "direction"]), "quality", ERROR)
 with right:
-    parameter = st.selectbox("Against", parameters, key="against", **controls.LINKED)
+    parameter = controls.pick("Against", parameters, "against")
 swept = views.sweep(frame, settings, parameter, quantity)
 ranges = [end for end in ("min", "max") if swept[end].equals(swept["median"])]
 show.table(views.differing(swept.drop(columns=ranges), ["probe", parameter, "median"]), "swept")
