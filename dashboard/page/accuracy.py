@@ -27,8 +27,8 @@ show.figure(plot.heatmap(mine, problem, metric), lambda: layers, "layers")
 
 st.subheader("Against a hyperparameter")
 settings = views.settings(frame, source.record(controls.run()))
-parameters = views.parameters(frame, settings)
-if not parameters:
+parameters, qualities = views.parameters(frame, settings), views.quantities(frame, ["error", "direction"])
+if not parameters or not qualities:
     show.empty(
         "In this run no probe was measured with two values of a hyperparameter. For example:",
         "curvbench run suites/mlp -p 'ginger[rank=4]' -p 'ginger[rank=8]' -p 'ginger[rank=16]'",
@@ -36,7 +36,7 @@ if not parameters:
     st.stop()
 left, right = st.columns(2)
 with left:
-    quantity = controls.pick_quantity("Quality", views.quantities(frame, ["error", "direction"]), "quality", ERROR)
+    quantity = controls.pick_quantity("Quality", qualities, "quality", ERROR)
 with right:
     parameter = controls.pick("Against", parameters, "against")
 swept = views.sweep(frame, settings, parameter, quantity)

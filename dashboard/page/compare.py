@@ -20,6 +20,9 @@ if len(source.runs()) < 2:
 baseline = controls.pick_run("Baseline (A), for the run of the sidebar (B)", "baseline", controls.place_of_baseline())
 a, b = controls.of_probes(source.rows(baseline)), controls.frame()
 st.caption(show.plain(f"A: {baseline.name}, B: {controls.run().name}"))
+if a.empty:
+    show.nothing("The baseline has none of the chosen probes: choose another one, or other probes.")
+    st.stop()
 shared = [q for q in views.quantities(a, views.FAMILIES) if q in views.quantities(b, views.FAMILIES)]
 if not shared:
     show.empty("These two runs have no metric in common. Measure the suite of one again:", AGAIN)

@@ -24,7 +24,11 @@ if len(runs) < 2:
         f"curvbench run suites/{suite} --force",
     )
     st.stop()
-quantity = controls.pick_quantity("Metric", views.quantities(frame, views.FAMILIES), "followed", ERROR)
+known = views.quantities(frame, views.FAMILIES)
+if not known:
+    show.nothing("These rows have no metric of a whole network or a phase, which a history follows from run to run.")
+    st.stop()
+quantity = controls.pick_quantity("Metric", known, "followed", ERROR)
 parts = []
 for run in runs:
     rows = source.rows(run)
