@@ -10,10 +10,11 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+import show
 import source
 from curvbench.analysis import summary, views
 from curvbench.analysis.views import Quantity
-from curvbench.plot.look import by_family
+from curvbench.plot.look import by_family, method
 
 LINKED: dict[str, Any] = {"bind": "query-params"}
 
@@ -22,6 +23,7 @@ def pick_run(label: str = "Run", key: str = "run", place: int = 0) -> Path:
     """One of the runs, the latest first."""
     runs = source.runs()
     names = list(runs)
+    _say_what_is_not_there(label, key, names)
     return runs[st.selectbox(label, names, index=min(place, len(names) - 1), key=key, **LINKED)]
 
 
@@ -32,23 +34,42 @@ def pick_problem(frame: pd.DataFrame) -> str:
     def shown(name: str) -> str:
         return f"{name} (surrogate)" if name in stand_ins else name
 
-    return st.selectbox("Problem", summary.problems(frame), format_func=shown, key="problem", **LINKED)
+    return pick("Problem", summary.problems(frame), "problem", format_func=shown)
 
 
 def pick_probes(frame: pd.DataFrame) -> list[str]:
     """Some of the probes; none chosen means all."""
     known = by_family(dict.fromkeys(summary.labels(frame, "probe")))
+    _say_what_is_not_there("Probes", "probes", known)
     return st.multiselect("Probes", known, key="probes", placeholder="All", **LINKED)
 
 
 def pick_cell(labels: Sequence[str]) -> str:
     """A cell by its label."""
-    return str(st.selectbox("Cell, also by a click at the left of its row", labels, key="cell", **LINKED))
+    return str(pick("Cell, also by a click at the left of its row", labels, "cell"))
 
 
 def pick_seed(known: Sequence[int]) -> int:
     """One of the seeds; nothing to choose where there is one."""
-    return int(known[0] if len(known) < 2 else st.selectbox("Seed", known, key="seed", **LINKED))
+    if len(known) > 1:
+        return int(pick("Seed", known, "seed"))
+    _say_what_is_not_there("Seed", "seed", known)
+    return int(known[0])
+
+
+def pick(label: str, known: Sequence[Any], key: str, place: int = 0, **settings: Any) -> Any:
+    """One of some options, the one at ``place`` without a choice; a link to another one is answered in a line."""
+    shown = settings.get("format_func", str)
+    _say_what_is_not_there(label, key, [shown(option) for option in known])
+    return st.selectbox(label, known, index=place, key=key, **settings, **LINKED)
+
+
+def _say_what_is_not_there(label: str, key: str, known: Sequence[Any]) -> None:
+    """A line for what the address asks of a widget and it does not have: Streamlit passes over it in silence."""
+    strange = [asked for asked in st.query_params.get_all(key) if asked not in set(map(str, known))]
+    if strange:
+        what, names = label.partition(",")[0], ", ".join(map(show.plain, strange))
+        st.warning(f"{what}: the link asks for {names}, which is not here.", icon=":material/link_off:")
 
 
 def run() -> Path:
@@ -73,28 +94,53 @@ def problem() -> str:
 
 
 def frame() -> pd.DataFrame:
-    """The rows of the chosen run and probes."""
-    rows = source.rows(run())
+    """The rows of the chosen run and probes: there is one at least."""
+    return of_probes(source.rows(run()))
+
+
+def of_probes(rows: pd.DataFrame) -> pd.DataFrame:
+    """Those of some rows that are of the chosen probes."""
     chosen = st.session_state["probes"]
     return rows[summary.labels(rows, "probe").isin(chosen)] if chosen else rows
+
+
+def mine() -> pd.DataFrame:
+    """The rows of the chosen run, probes and problem; where there are none the page ends with a sentence."""
+    rows = views.of_problem(frame(), problem())
+    if rows.empty:
+        say_not_run()
+        st.stop()
+    return rows
+
+
+def say_not_run() -> None:
+    """The sentence for probes that were not run on the problem."""
+    chosen = show.plain(", ".join(st.session_state["probes"]))
+    show.nothing(f"Nothing of {chosen} was run on {show.plain(problem())}: choose another problem, or other probes.")
+
+
+def of_methods(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table whose ``probe`` is a variant of a chosen method."""
+    chosen = {method(probe) for probe in st.session_state["probes"]}
+    return table[[method(probe) in chosen for probe in table["probe"]]] if chosen else table
 
 
 def pick_quantity(label: str, known: Sequence[Quantity], key: str, usual: Quantity) -> Quantity:
     """A metric in a scope; what it means is one hover away."""
     index = known.index(usual) if usual in known else 0
     meaning = "  \n".join(f"`{name}`: {views.meaning(name).text}" for name in dict.fromkeys(q.metric for q in known))
-    names = list(map(str, known))
-    return Quantity.parse(st.selectbox(label, names, index=index, key=key, help=meaning, **LINKED))
+    return Quantity.parse(pick(label, list(map(str, known)), key, index, help=meaning))
 
 
 def pick_metric(label: str, known: Sequence[str], key: str) -> str:
     """A metric by name; what it means is one hover away."""
     meaning = "  \n".join(f"`{name}`: {views.meaning(name).text}" for name in known)
-    return st.selectbox(label, known, key=key, help=meaning, **LINKED)
+    return str(pick(label, known, key, help=meaning))
 
 
 def pick_one(label: str, options: Sequence[str], key: str) -> Any:
     """One of a few words, the first without a choice."""
+    _say_what_is_not_there(label, key, options)
     return st.segmented_control(label, options, default=options[0], key=key, required=True, **LINKED)
 
 

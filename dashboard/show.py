@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import re
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -30,7 +32,14 @@ def plain(text: object) -> str:
 
 
 def figure(drawn: go.Figure, data: Callable[[], pd.DataFrame], name: str) -> None:
-    """A figure, with its data as CSV and itself as HTML; its camera button saves SVG or PNG."""
+    """A figure, with its data as CSV and itself as HTML; its camera button saves SVG or PNG.
+
+    One without a single value gives way to a sentence with the figure's own notes.
+    """
+    if not any(map(_is_seen, drawn.data)):
+        notes = html.unescape((drawn.layout.title.subtitle.text or "").replace("<br>", " "))
+        nothing(f"No finite value is left to draw under these filters. {plain(notes)}".strip())
+        return
     _give_way()
     image = {"format": st.session_state.get("image") or IMAGES[0], "filename": name, "scale": 2}
     config = {"toImageButtonOptions": image, "displaylogo": False}
@@ -38,6 +47,13 @@ def figure(drawn: go.Figure, data: Callable[[], pd.DataFrame], name: str) -> Non
     with st.container(horizontal=True):
         _download("Data (CSV)", lambda: _csv(data()), f"{name}.csv", "text/csv")
         _download("Figure (HTML)", lambda: drawn.to_html().encode(), f"{name}.html", "text/html")
+
+
+def _is_seen(trace: Any) -> bool:
+    """Whether a trace has a finite value: in a heat map a colour, elsewhere a place."""
+    parts = (trace.z,) if trace.type == "heatmap" else (trace.x, trace.y)
+    known = [pd.notna(np.ravel(part)) if part is not None else np.array([], bool) for part in parts]
+    return bool(np.logical_and.reduce(known).any())
 
 
 def _give_way() -> None:
@@ -79,6 +95,11 @@ def empty(what: str, command: str) -> None:
     """A state without data: what is missing, and the command that makes it."""
     st.info(what, icon=":material/info:")
     st.code(command, language="sh")
+
+
+def nothing(why: str) -> None:
+    """A view that shows nothing, for a reason that another choice takes away."""
+    st.info(why, icon=":material/filter_alt:")
 
 
 def _csv(data: pd.DataFrame) -> bytes:

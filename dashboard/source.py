@@ -161,10 +161,7 @@ def _read(run: Path, state: State) -> tuple[pd.DataFrame, list[str]]:
     with _one_at_a_time, warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         frame = store.load_run(run, COLUMNS)
-    frame = frame.astype(dict.fromkeys(REPEATED, "category"))
-    if "" not in frame["metric"].cat.categories:  # views look for the rows of cells without a value
-        frame["metric"] = frame["metric"].cat.add_categories("")
-    return frame, [str(warning.message) for warning in said]
+    return frame.astype(dict.fromkeys(REPEATED, "category")), [str(warning.message) for warning in said]
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)

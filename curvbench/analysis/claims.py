@@ -14,7 +14,7 @@ import pandas as pd
 from curvbench import registry, tuning
 from curvbench.analysis import scaling
 from curvbench.analysis.papers import Blend, Claim, Column, Entry, Experiment, blend
-from curvbench.analysis.summary import digits, labels
+from curvbench.analysis.summary import digits, is_whole, labels, texts
 from curvbench.analysis.verdicts import (
     LEAST_SHARE,
     MISSED,
@@ -114,7 +114,7 @@ def newest(runs: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 def _stands_in(frame: pd.DataFrame) -> pd.Series:
     """Which rows are a surrogate's."""
-    return frame["method"].fillna("").str.startswith(SURROGATE)
+    return texts(frame, "method").str.startswith(SURROGATE)
 
 
 def judge(frame: pd.DataFrame, experiments: Iterable[Experiment]) -> list[Judged]:
@@ -306,7 +306,7 @@ class _Cells:
             shown = ", ".join(f"{probe} on {problem}" for probe, problem in found[:2])
             raise Unread(f"{len(found)} settings match: {shown}")
         rows = self._settings[found[0]]
-        if len(failed := rows[rows["metric"].fillna("") == ""]):
+        if len(failed := rows[is_whole(rows)]):
             raise Failed(str(failed["status"].iloc[0]))
         return rows
 
@@ -375,7 +375,7 @@ def _missed(rows: pd.DataFrame, column: Column, trained: float, budget: float) -
 def _stopped(rows: pd.DataFrame, trained: float) -> bool:
     """Whether a training ended at its target, before the epochs that were planned."""
     planned = re.search(PLANNED, str(rows["method"].iloc[-1]))
-    waited = bool(rows["metric"].str.endswith("_to_target").any())
+    waited = bool(texts(rows, "metric").str.endswith("_to_target").any())
     return planned is not None and waited and trained < int(planned[1])
 
 

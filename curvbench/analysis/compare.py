@@ -13,7 +13,7 @@ from curvbench.analysis.limits import LIMITS, Limit
 from curvbench.analysis.pairs import KEY, measurements, pairs
 from curvbench.analysis.significance import FEWEST, SIGNIFICANT, Samples, compare_samples
 from curvbench.analysis.summary import COLUMNS as SHOWN
-from curvbench.analysis.summary import digits, labels
+from curvbench.analysis.summary import digits, is_whole, labels, texts
 from curvbench.analysis.views import meaning
 from curvbench.spec import Status
 
@@ -142,7 +142,7 @@ def _judged(a: pd.DataFrame, b: pd.DataFrame, limits: Mapping[str, Limit]) -> pd
     alone = pd.MultiIndex.from_frame(whole[CELL])
     table = table[~pd.MultiIndex.from_frame(table[CELL]).isin(alone)].reset_index(drop=True)
     sides = [measurements(side) for side in (a, b)]
-    first = pd.concat(sides)["method"].groupby(level=KEY).first()
+    first = pd.concat([texts(side, "method") for side in sides]).groupby(level=KEY).first()
     table["method"] = first.reindex(pd.MultiIndex.from_frame(table[KEY])).fillna("").to_numpy()
     table = table.join(rules.of_rows(table, limits)).assign(low=np.nan, high=np.nan, p=np.nan, reason="")
     table["unit"] = [meaning(metric).unit for metric in table["metric"]]
@@ -238,8 +238,8 @@ def _status(end: str) -> str:
 def _ends(frame: pd.DataFrame) -> pd.Series:
     """How each cell ended, by ``CELL``: ``ok``, or status and reason. A run that succeeded counts."""
     rows = frame.assign(probe=labels(frame, "probe"), problem=labels(frame, "problem"))
-    whole = rows[rows["metric"].fillna("") == ""]
-    failed = (whole["status"].astype(str) + ": " + whole["reason"].fillna("")).str.removesuffix(": ")
+    whole = rows[is_whole(rows)]
+    failed = (texts(whole, "status") + ": " + texts(whole, "reason")).str.removesuffix(": ")
     succeeded = rows[(rows["status"] == Status.OK) & ~rows["cell_id"].isin(whole["cell_id"])]
     index = pd.MultiIndex.from_frame(pd.concat([succeeded[CELL], whole[CELL]]))
     ends = pd.Series([str(Status.OK)] * len(succeeded) + failed.tolist(), index=index, dtype=object)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from curvbench.analysis.limits import limit_of
-from curvbench.analysis.summary import labels
+from curvbench.analysis.summary import is_whole, labels, texts
 from curvbench.analysis.views import Quantity, meaning
 from curvbench.spec import Status
 
@@ -28,12 +28,11 @@ def pairs(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
 
 def measurements(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows that hold a value, with ``KEY`` as their index."""
-    rows = frame[(frame["status"] == Status.OK) & frame["metric"].fillna("").ne("")]
-    key = rows[["seed", "metric", "scope", "epoch"]].copy()
-    key["epoch"] = key["epoch"].astype("Int64").fillna(-1).astype("int64")
-    key.insert(0, "probe", labels(rows, "probe").astype(object))
-    key.insert(1, "problem", labels(rows, "problem").astype(object))
-    return rows.set_axis(pd.MultiIndex.from_frame(key.astype({"metric": object, "scope": object})))
+    rows = frame[(frame["status"] == Status.OK) & ~is_whole(frame)]
+    named = {"probe": labels(rows, "probe"), "problem": labels(rows, "problem"), "seed": rows["seed"]}
+    named |= {column: texts(rows, column) for column in ("metric", "scope")}
+    epoch = rows["epoch"].astype("Int64").fillna(-1).astype("int64")
+    return rows.set_axis(pd.MultiIndex.from_frame(pd.DataFrame({**named, "epoch": epoch})))
 
 
 def medians(frame: pd.DataFrame) -> pd.Series:

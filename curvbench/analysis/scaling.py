@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from curvbench import registry
-from curvbench.analysis.summary import digits, labels
+from curvbench.analysis.summary import digits, labels, texts
 from curvbench.analysis.views import arguments
 from curvbench.spec import Component, Status
 
@@ -122,8 +122,9 @@ def _may_hold_sweeps(frame: pd.DataFrame) -> bool:
     """Whether some hyperparameter is written with two sizes at least: components need not be imported to see that."""
     seen: dict[tuple[str, str], set[float]] = defaultdict(set)
     for kind in ("problem", "probe"):
-        for name, given in frame[[kind, f"{kind}_args"]].drop_duplicates().itertuples(index=False):
-            for key, value in arguments(given or "").items():
+        cells = frame[[kind, f"{kind}_args"]].drop_duplicates()
+        for name, given in zip(cells[kind], texts(cells, f"{kind}_args"), strict=True):
+            for key, value in arguments(given).items():
                 if isinstance(value, float):
                     seen[name, key].add(value)
     return any(len(values) > 1 for values in seen.values())
@@ -181,8 +182,8 @@ def _sweeps(frame: pd.DataFrame) -> dict[_Sweep, list[_Cost]]:
 
 def _cells(frame: pd.DataFrame) -> dict[tuple[str, str], dict[str, float]]:
     """By labels of problem and probe: medians over seeds, named ``metric scope``."""
-    costs = frame[(frame["status"] == Status.OK) & frame["metric"].str.match(r"(flops|memory)\.")]
-    keys = [labels(costs, "problem"), labels(costs, "probe"), costs["metric"] + " " + costs["scope"]]
+    costs = frame[(frame["status"] == Status.OK) & texts(frame, "metric").str.startswith(("flops.", "memory."))]
+    keys = [labels(costs, "problem"), labels(costs, "probe"), texts(costs, "metric") + " " + texts(costs, "scope")]
     medians = costs["value"].astype("float64").groupby(keys, sort=False).median()
     found: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     for (problem, probe, name), value in zip(medians.index, medians, strict=True):
@@ -193,7 +194,7 @@ def _cells(frame: pd.DataFrame) -> dict[tuple[str, str], dict[str, float]]:
 def _quantities(values: Mapping[str, float]) -> Iterator[tuple[str, float, float]]:
     """Quantity, counted and modelled, as far as they were measured."""
     for phase in PHASES:
-        if f"flops.passes {phase}" in values:
+        if {f"flops.counted {phase}", f"flops.passes {phase}"} <= values.keys():
             own = values[f"flops.counted {phase}"] - values[f"flops.passes {phase}"]
             yield phase, own, values.get(f"flops.model {phase}", math.nan)
     if "memory.state step" in values:

@@ -84,12 +84,32 @@ def legend(frame: pd.DataFrame) -> str:
     return TRAINED_LEGEND if is_trained(frame) else LEGEND
 
 
+def texts(frame: pd.DataFrame, column: str) -> pd.Series:
+    """A column of texts as Python's own, empty where null: what to join, search or fill texts of rows with.
+
+    Rows of many cells come with categories, which refuse a text that is none of them.
+    """
+    place, known = _coded(frame[column])
+    return pd.Series(known[place], index=frame.index, dtype=object)
+
+
+def is_whole(frame: pd.DataFrame) -> pd.Series:
+    """Which rows say how a whole cell ended, having no metric."""
+    return frame["metric"].isna() | frame["metric"].eq("")
+
+
 def labels(frame: pd.DataFrame, kind: str) -> pd.Series:
     """``name[key=value,...]`` of the ``problem`` or ``probe`` of each row."""
-    name, names = pd.factorize(frame[kind])
-    argument, arguments = pd.factorize(frame[f"{kind}_args"])  # few of them, many rows; null is -1, the last
-    texts = np.array([[f"{n}[{a}]" if a else n for a in [*arguments, ""]] for n in names], dtype=object)
-    return pd.Series(texts[name, argument] if len(frame) else [], index=frame.index, dtype=object)
+    name, names = _coded(frame[kind])
+    argument, arguments = _coded(frame[f"{kind}_args"])
+    both = np.array([[f"{n}[{a}]" if a else n for a in arguments] for n in names], dtype=object)
+    return pd.Series(both[name, argument], index=frame.index, dtype=object)
+
+
+def _coded(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """The place of each text among those that there are, few for many rows; null is -1, the last and empty one."""
+    place, known = pd.factorize(column)
+    return place, np.array([*known, ""], dtype=object)
 
 
 def problems(frame: pd.DataFrame) -> list[str]:
@@ -123,9 +143,9 @@ def spread(frame: pd.DataFrame, problem: str) -> pd.DataFrame:
 def statuses(frame: pd.DataFrame, problem: str) -> pd.Series:
     """Per probe the statuses of its cells: ``ok``, or for example ``timeout`` or ``ok, error``."""
     cells = _of(frame, problem)
-    whole = cells["status"].where(cells["metric"] == "")
-    ends = whole.groupby(cells["cell_id"]).transform("first").fillna(str(Status.OK))
-    ended = pd.DataFrame({"contender": contenders(cells), "status": ends.astype(object)}).drop_duplicates()
+    whole = texts(cells, "status").where(is_whole(cells))
+    ends = whole.groupby(texts(cells, "cell_id")).transform("first").fillna(str(Status.OK))
+    ended = pd.DataFrame({"contender": contenders(cells), "status": ends}).drop_duplicates()
     return ended.groupby("contender", sort=False)["status"].agg(", ".join)
 
 
@@ -152,23 +172,21 @@ def contenders(frame: pd.DataFrame) -> pd.Series:
     probes = labels(frame, "probe")
     if not is_trained(frame):
         return probes
-    test = frame["metric"].astype(object).fillna("").str.startswith("test.")
+    test = texts(frame, "metric").str.startswith("test.")
     cells = frame[test].drop_duplicates("cell_id")
-    ways = _own(cells["method"]).str.split(",")
+    ways = _own(texts(cells, "method")).str.split(",")
     alike = ways.groupby([labels(cells, "problem"), labels(cells, "probe")])
     shared = alike.transform(lambda several: [set.intersection(*map(set, several))] * len(several))
     own = [",".join(part for part in way if part not in known) for way, known in zip(ways, shared, strict=True)]
-    ended = pd.Series(
-        [f" {{{way}}}" if way else "" for way in own], index=cells["cell_id"].astype(object), dtype=object
-    )
-    return (probes + frame["cell_id"].astype(object).map(ended).fillna("")).astype(object)
+    ended = pd.Series([f" {{{way}}}" if way else "" for way in own], index=texts(cells, "cell_id"), dtype=object)
+    return (probes + texts(frame, "cell_id").map(ended).fillna("")).astype(object)
 
 
 def title(frame: pd.DataFrame, problem: str) -> str:
     """The problem, N, P, epochs of the snapshot, F itself, the damping, the share outside the layer blocks, seeds."""
     cells = frame[labels(frame, "problem") == problem]
     parts = [problem]
-    parts += ["SURROGATE of a published experiment"] if _told(cells["method"]).str.startswith(SURROGATE).any() else []
+    parts += ["SURROGATE of a published experiment"] if texts(cells, "method").str.startswith(SURROGATE).any() else []
     parts += [f"N = {n:,.0f}" for n in _facts(cells, "problem.samples")]
     parts += [f"P = {p:,.0f}" for p in _facts(cells, "problem.parameters")]
     epochs = sorted(cells["epoch"].dropna().unique())
@@ -220,11 +238,10 @@ def failures(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per cell without a value, and per reason of metrics that failed: cell_id, status, reason, label."""
     failed = frame[frame["status"] != Status.OK]
     label = labels(failed, "probe") + " on " + labels(failed, "problem") + ", seed " + failed["seed"].astype(str)
-    alike = failed.groupby(["cell_id", "status", "reason"])["metric"]
-    metrics = alike.transform(_named_metrics).astype(object)
-    reason = failed["reason"].where(metrics == "", metrics + ": " + failed["reason"])
-    shown = pd.DataFrame({"cell_id": failed["cell_id"], "status": failed["status"], "reason": reason, "label": label})
-    return shown.drop_duplicates().reset_index(drop=True)
+    told = {column: texts(failed, column) for column in ("cell_id", "status", "reason")}
+    metrics = texts(failed, "metric").groupby(list(told.values())).transform(_named_metrics).astype(object)
+    told["reason"] = told["reason"].where(metrics == "", metrics + ": " + told["reason"])
+    return pd.DataFrame({**told, "label": label}).drop_duplicates().reset_index(drop=True)
 
 
 def digest(frame: pd.DataFrame, commands: Mapping[str, str]) -> list[str]:
@@ -264,7 +281,7 @@ def _aggregate(frame: pd.DataFrame, problem: str, how: str) -> pd.DataFrame:
 
 def _outcomes(cells: pd.DataFrame) -> pd.DataFrame:
     """Of every training that came to its end the last row of each metric, and its pace against SGD's."""
-    ended = ~cells["cell_id"].isin(cells.loc[cells["metric"] == "", "cell_id"])
+    ended = ~cells["cell_id"].isin(cells.loc[is_whole(cells), "cell_id"])
     cells = cells[ended]
     last = cells.sort_values("epoch", kind="stable").groupby(["cell_id", "metric", "scope"], sort=False).tail(1)
     seconds = last[last["metric"] == "train.seconds"]
@@ -293,22 +310,18 @@ def _facts(cells: pd.DataFrame, metric: str) -> list[float]:
 def _methods(cells: pd.DataFrame) -> list[str]:
     """What the errors were measured against; more than one where the cells differ in it."""
     chosen = (cells["metric"] == "error.relative") & (cells["scope"] == "network")
-    return [method for method in _own(cells.loc[chosen, "method"]).unique() if method]
+    return [method for method in _own(texts(cells[chosen], "method")).unique() if method]
 
 
 def _dampings(cells: pd.DataFrame) -> list[str]:
     """Those of the exact steps, of which there is one unless cells of several runs are shown."""
-    methods = _told(cells.loc[cells["metric"] == "direction.quality", "method"])
+    methods = texts(cells[cells["metric"] == "direction.quality"], "method")
     return list(methods.str.extract(r"\bdamping ([^,]+)")[0].dropna().unique())
-
-
-def _told(methods: pd.Series) -> pd.Series:
-    return methods.astype(object).fillna("").astype(str)
 
 
 def _own(methods: pd.Series) -> pd.Series:
     """Methods without the mark of a surrogate, which stands in the title."""
-    return _told(methods).str.removeprefix(SURROGATE).str.removeprefix(", ")
+    return methods.str.removeprefix(SURROGATE).str.removeprefix(", ")
 
 
 def _name(probe: str, status: str) -> Text:

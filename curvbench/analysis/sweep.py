@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from curvbench.analysis import summary
-from curvbench.analysis.summary import NARROWEST_LABEL, digits, labels, legend, problems
+from curvbench.analysis.summary import NARROWEST_LABEL, digits, labels, legend, problems, texts
 from curvbench.registry import describe, probes
 from curvbench.spec import METRICS, Status
 
@@ -38,7 +38,7 @@ def tidy(frame: pd.DataFrame) -> pd.DataFrame:
     Columns are numeric where all their values are numbers, and null where a probe has no such hyperparameter. One that
     a row does not name has its default in the curvbench that is installed.
     """
-    frame = frame.assign(probe_args=frame["probe_args"].fillna(""))
+    frame = frame.assign(probe=texts(frame, "probe"), probe_args=texts(frame, "probe_args"))
     pairs = frame[["probe", "probe_args"]].drop_duplicates().reset_index(drop=True)
     keys = list(zip(pairs["probe"], pairs["probe_args"], strict=True))
     columns = pd.DataFrame([_hyperparameters(*key) for key in keys], index=pairs.index).add_prefix("probe.")

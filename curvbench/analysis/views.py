@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from curvbench.analysis.summary import Column, contenders, digits, labels, problems, statuses
+from curvbench.analysis.summary import Column, contenders, digits, is_whole, labels, problems, statuses, texts
 from curvbench.spec import METRICS, PHASES, Metric, Status
 
 WHOLES = ("network", "layer blocks")
@@ -66,13 +66,14 @@ def of_problem(frame: pd.DataFrame, problem: str) -> pd.DataFrame:
 def surrogates(frame: pd.DataFrame) -> list[str]:
     """The labels of problems whose rows are of a small stand-in for a published experiment."""
     told = [column for column in ("suite", "problem", "problem_args", "method") if column in frame]
-    kinds = frame[told].drop_duplicates().astype(object).fillna("")
-    return problems(kinds[kinds.agg(" ".join, axis=1).str.contains("surrogate", regex=False)]) if len(kinds) else []
+    kinds = frame[told].drop_duplicates()
+    named = [any("surrogate" in str(text) for text in kind) for kind in kinds.itertuples(index=False)]
+    return problems(kinds[np.array(named, dtype=bool)])
 
 
 def quantities(frame: pd.DataFrame, families: Sequence[str]) -> list[Quantity]:
     """The metrics of some families in the scopes that mean the same for every problem, in the order of ``METRICS``."""
-    known = frame.loc[frame["scope"].isin([*WHOLES, *PHASES]) & frame["metric"].ne(""), ["metric", "scope"]]
+    known = frame.loc[frame["scope"].isin([*WHOLES, *PHASES]) & ~is_whole(frame), ["metric", "scope"]]
     pairs = [Quantity(*pair) for pair in known.drop_duplicates().itertuples(index=False)]
     order = {metric: place for place, metric in enumerate(METRICS)}
     chosen = [pair for pair in pairs if pair.metric.split(".")[0] in families]
@@ -148,7 +149,7 @@ def layers(frame: pd.DataFrame, problem: str, metric: str) -> pd.DataFrame:
     """Medians over seeds of one metric: one row per probe, one column per scope, the wholes first."""
     mine = of_problem(frame, problem)
     rows = mine[(mine["metric"] == metric) & (mine["status"] == Status.OK)]
-    found = rows.pivot_table("value", labels(rows, "probe"), "scope", "median", sort=False)
+    found = rows.pivot_table("value", labels(rows, "probe"), texts(rows, "scope"), "median", sort=False)
     scopes = [scope for scope in WHOLES if scope in found] + [scope for scope in found if scope not in WHOLES]
     probes = labels(mine, "probe").unique()
     return found.reindex(index=probes, columns=scopes).astype("float64").rename_axis(index="probe", columns=None)
@@ -168,11 +169,12 @@ def settings(frame: pd.DataFrame, record: Mapping[str, Any] | None = None) -> di
     columns = ["cell_id", "problem_args", "probe_args", "epoch"]
     found: dict[str, dict[str, Any]] = {}
     known = {cell["id"]: cell.get("hyperparameters", {}) for cell in (record or {}).get("cells", [])}
-    for cell in frame[columns].drop_duplicates("cell_id").to_dict("records"):
+    cells = frame[columns].drop_duplicates("cell_id")
+    for cell in cells.assign(**{name: texts(cells, name) for name in columns[:3]}).to_dict("records"):
         flat: dict[str, Any] = {}
         for kind in ("problem", "probe"):
             stored = known.get(cell["cell_id"], {}).get(kind, {})
-            changed = arguments(cell[f"{kind}_args"] or "")
+            changed = arguments(cell[f"{kind}_args"])
             flat |= {f"{kind}.{key}": value for key, value in (stored | changed).items()}
         flat["epoch"] = flat.pop("problem.epochs", None if pd.isna(cell["epoch"]) else int(cell["epoch"]))
         found[cell["cell_id"]] = flat
@@ -188,7 +190,7 @@ def parameters(frame: pd.DataFrame, known: Settings) -> list[str]:
     taken: dict[tuple[str, str, str], set[float]] = {}
     for cell, probe, problem in cells.itertuples(index=False):
         for key, value in known.get(cell, {}).items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
+            if _is_size(value):
                 taken.setdefault((key, probe, problem), set()).add(value)
     varied = dict.fromkeys(key for (key, *_), seen in taken.items() if len(seen) > 1)
     return sorted(varied, key=lambda key: key != "epoch")
@@ -201,8 +203,9 @@ def sweep(frame: pd.DataFrame, known: Settings, parameter: str, quantity: Quanti
     """
     rows = frame[(frame["metric"] == quantity.metric) & (frame["scope"] == quantity.scope)]
     rows = rows[rows["status"] == Status.OK]
-    at = rows["cell_id"].map({cell: values.get(parameter) for cell, values in known.items()})
-    rows, at = rows[at.notna()], at[at.notna()].astype("float64")
+    sizes = {cell: found for cell, values in known.items() if _is_size(found := values.get(parameter))}
+    at = texts(rows, "cell_id").map(sizes).astype("float64")
+    rows, at = rows[at.notna()], at[at.notna()]
     shown = 1 - rows["value"] if quantity.is_gap else rows["value"]
     kind, _, key = parameter.rpartition(".")
     without = {"probe": key if kind == "probe" else "", "problem": "epochs" if parameter == "epoch" else key}
@@ -257,7 +260,7 @@ def curves(frame: pd.DataFrame, problem: str, metric: str) -> pd.DataFrame:
 
 def trained(frame: pd.DataFrame) -> list[str]:
     """The metrics that training writes per epoch."""
-    rows = frame[frame["epoch"].notna() & frame["metric"].fillna("").str.startswith(("train.", "test."))]
+    rows = frame[frame["epoch"].notna() & texts(frame, "metric").str.startswith(("train.", "test."))]
     return [metric for metric in dict.fromkeys(rows["metric"]) if not metric.endswith("_to_target")]
 
 
@@ -269,7 +272,8 @@ def final(frame: pd.DataFrame, problem: str, metrics: Sequence[str]) -> pd.DataF
     mine = of_problem(frame, problem)
     mine = mine.assign(probe=contenders(mine))
     shown = [*metrics, "train.epochs_to_target", "train.seconds_to_target"]
-    rows = mine[mine["metric"].isin(shown) & (mine["status"] == Status.OK)].astype({"metric": object})
+    rows = mine[mine["metric"].isin(shown) & (mine["status"] == Status.OK)]
+    rows = rows.assign(metric=texts(rows, "metric"))
     last = rows.sort_values("epoch", kind="stable").drop_duplicates(["cell_id", "metric"], keep="last")
     found = last.pivot_table("value", "probe", "metric", "median")
     found = found.reindex(index=mine["probe"].unique(), columns=[name for name in shown if name in found])
@@ -282,15 +286,14 @@ def cells(frame: pd.DataFrame) -> pd.DataFrame:
     kept = ["cell_id", "suite", "seed", "device", "dtype", "threads", "started_at"]
     # A row without a metric says how its cell ended; one in which one metric failed has succeeded otherwise.
     ids, ok = frame["cell_id"].reset_index(drop=True), (frame["status"] == Status.OK).to_numpy()
-    whole = frame["metric"].fillna("").eq("").to_numpy()
-    first = frame.iloc[pd.concat([ids[whole], ids[ok], ids]).drop_duplicates().index.sort_values()]
-    shown = first[[column for column in kept if column in first]].astype({"cell_id": object})
+    first = frame.iloc[pd.concat([ids[is_whole(frame).to_numpy()], ids[ok], ids]).drop_duplicates().index.sort_values()]
+    shown = first[[column for column in kept if column in first]].assign(cell_id=texts(first, "cell_id"))
     shown.insert(1, "probe", labels(first, "probe"))
     shown.insert(2, "problem", labels(first, "problem"))
-    shown.insert(3, "status", first["status"])
-    shown["reason"] = first["reason"].fillna("").where(first["status"] != Status.OK, "")
-    failed = frame[(frame["status"] != Status.OK) & frame["metric"].fillna("").ne("")]
-    shown["failed metrics"] = shown["cell_id"].map(failed.groupby("cell_id").size()).fillna(0).astype("int64")
+    shown.insert(3, "status", texts(first, "status"))
+    shown["reason"] = texts(first, "reason").where(first["status"] != Status.OK, "")
+    failed = frame[(frame["status"] != Status.OK) & ~is_whole(frame)]
+    shown["failed metrics"] = shown["cell_id"].map(texts(failed, "cell_id").value_counts()).fillna(0).astype("int64")
     return shown.reset_index(drop=True)
 
 
@@ -313,12 +316,17 @@ def _distinct(texts: pd.Series) -> str:
 
 def _without(rows: pd.DataFrame, kind: str, key: str) -> pd.Series:
     """The labels of the probes or problems with one argument left out."""
-    kept = rows[f"{kind}_args"].astype(object).fillna("").map(lambda text: _drop(text, key))
+    kept = texts(rows, f"{kind}_args").map(lambda text: _drop(text, key))
     return labels(rows.assign(**{f"{kind}_args": kept}), kind)
 
 
 def _drop(text: str, key: str) -> str:
     return ",".join(part for part in text.split(",") if part and part.partition("=")[0] != key)
+
+
+def _is_size(value: Any) -> bool:
+    """Whether a hyperparameter's value is a number, which a curve can be drawn against."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _number(text: str) -> Any:

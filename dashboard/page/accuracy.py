@@ -12,12 +12,10 @@ from curvbench.analysis import views
 from curvbench.plot.tradeoff import ERROR
 from curvbench.spec import METRICS
 
-frame, problem = controls.frame(), controls.problem()
-mine = views.of_problem(frame, problem)
+st.header("Accuracy")
+frame, problem, mine = controls.frame(), controls.problem(), controls.mine()
 in_layers = set(mine.loc[~mine["scope"].isin(views.WHOLES), "metric"])
 per_layer = [name for name in METRICS if name.startswith(("error.", "direction.")) and name in in_layers]
-
-st.header("Accuracy")
 if not per_layer:
     show.empty("No probe of this problem has an error.", "curvbench run suites/mlp")
     st.stop()
@@ -29,8 +27,8 @@ show.figure(plot.heatmap(mine, problem, metric), lambda: layers, "layers")
 
 st.subheader("Against a hyperparameter")
 settings = views.settings(frame, source.record(controls.run()))
-parameters = views.parameters(frame, settings)
-if not parameters:
+parameters, qualities = views.parameters(frame, settings), views.quantities(frame, ["error", "direction"])
+if not parameters or not qualities:
     show.empty(
         "In this run no probe was measured with two values of a hyperparameter. For example:",
         "curvbench run suites/mlp -p 'ginger[rank=4]' -p 'ginger[rank=8]' -p 'ginger[rank=16]'",
@@ -38,9 +36,9 @@ if not parameters:
     st.stop()
 left, right = st.columns(2)
 with left:
-    quantity = controls.pick_quantity("Quality", views.quantities(frame, ["error", "direction"]), "quality", ERROR)
+    quantity = controls.pick_quantity("Quality", qualities, "quality", ERROR)
 with right:
-    parameter = st.selectbox("Against", parameters, key="against", **controls.LINKED)
+    parameter = controls.pick("Against", parameters, "against")
 swept = views.sweep(frame, settings, parameter, quantity)
 ranges = [end for end in ("min", "max") if swept[end].equals(swept["median"])]
 show.table(views.differing(swept.drop(columns=ranges), ["probe", parameter, "median"]), "swept")

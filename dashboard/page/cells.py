@@ -32,6 +32,9 @@ show.table(shown, "cells", on_select=_open, selection_mode="single-row")
 label = controls.pick_cell(labels.tolist())
 end = ends[labels == label].iloc[0]
 rows = source.cell(run, end["cell_id"])
+if rows.empty:
+    show.nothing("The file of this cell has gone since the page was opened.")
+    st.stop()
 first: dict[Any, Any] = rows.iloc[0].to_dict()
 
 st.subheader(show.plain(label))

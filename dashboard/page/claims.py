@@ -57,7 +57,7 @@ if not latest:
         "curvbench run suites/papers",
     )
     st.stop()
-chosen = st.selectbox("Experiment", [EVERY, *latest], key="experiment", **controls.LINKED)
+chosen = controls.pick("Experiment", [EVERY, *latest], "experiment")
 mine = [known[name] for name in latest if chosen in (EVERY, name)]
 judged = judge(pd.concat([latest[experiment.id] for experiment in mine]), mine)
 st.text(counts(judged))

@@ -8,7 +8,7 @@ import controls
 import show
 import source
 from curvbench import plot
-from curvbench.analysis import pairs, summary, views
+from curvbench.analysis import pairs, views
 from curvbench.plot.tradeoff import ERROR
 
 AGAIN = f"curvbench run {source.suite(controls.run())} --force"
@@ -18,10 +18,11 @@ if len(source.runs()) < 2:
     show.empty("There is one run only. After a change, measure again in a new run:", AGAIN)
     st.stop()
 baseline = controls.pick_run("Baseline (A), for the run of the sidebar (B)", "baseline", controls.place_of_baseline())
-a, b = source.rows(baseline), controls.frame()
-if chosen := st.session_state["probes"]:
-    a = a[summary.labels(a, "probe").isin(chosen)]
+a, b = controls.of_probes(source.rows(baseline)), controls.frame()
 st.caption(show.plain(f"A: {baseline.name}, B: {controls.run().name}"))
+if a.empty:
+    show.nothing("The baseline has none of the chosen probes: choose another one, or other probes.")
+    st.stop()
 shared = [q for q in views.quantities(a, views.FAMILIES) if q in views.quantities(b, views.FAMILIES)]
 if not shared:
     show.empty("These two runs have no metric in common. Measure the suite of one again:", AGAIN)

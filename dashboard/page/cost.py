@@ -11,11 +11,9 @@ from curvbench import plot
 from curvbench.analysis import scaling, views
 from curvbench.plot.cost import ADDITIVE
 
-problem = controls.problem()
-mine = views.of_problem(controls.frame(), problem)
-known = [name for name in ("flops.counted", "time.wall", "memory.peak") if name in set(mine["metric"])]
-
 st.header("Cost")
+problem, mine = controls.problem(), controls.mine()
+known = [name for name in ("flops.counted", "time.wall", "memory.peak") if name in set(mine["metric"])]
 if not known:
     show.empty("No probe of this problem has a cost.", "curvbench run suites/mlp")
     st.stop()
@@ -37,12 +35,14 @@ if len(counts):
     st.caption("In FLOP. Published complexities leave the backward passes out, which are counted.")
     show.table(counts, "published")
 
-growth = source.growth(controls.run())
-names = {probe.partition("[")[0] for probe in st.session_state["probes"]}
-growth = growth[growth["probe"].str.partition("[")[0].isin(names)] if names else growth
-if len(growth):
+every = source.growth(controls.run())
+growth = controls.of_methods(every)
+if len(every):
     st.subheader("Growth with size")
-    sweep = st.selectbox("Sweep", growth["problem"].drop_duplicates(), key="sweep", **controls.LINKED)
+    if growth.empty:
+        show.nothing("Of the chosen methods none was measured in three sizes or more that change its cost.")
+        st.stop()
+    sweep = controls.pick("Sweep", list(growth["problem"].unique()), "sweep")
     exponents = growth[growth["problem"] == sweep]
     st.caption(show.plain(scaling.LEGEND.partition("; !")[0]))
     show.table(exponents.drop(columns="problem"), "exponents")

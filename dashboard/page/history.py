@@ -24,16 +24,18 @@ if len(runs) < 2:
         f"curvbench run suites/{suite} --force",
     )
     st.stop()
-quantity = controls.pick_quantity("Metric", views.quantities(frame, views.FAMILIES), "followed", ERROR)
+known = views.quantities(frame, views.FAMILIES)
+if not known:
+    show.nothing("These rows have no metric of a whole network or a phase, which a history follows from run to run.")
+    st.stop()
+quantity = controls.pick_quantity("Metric", known, "followed", ERROR)
 parts = []
 for run in runs:
     rows = source.rows(run)
     asked = (rows["metric"] == quantity.metric) & (rows["scope"] == quantity.scope)
-    rows = rows[asked | (rows["metric"] == "")]  # a cell without a value is named
+    rows = rows[asked | summary.is_whole(rows)]  # a cell without a value is named
     parts.append(rows.assign(run_id=run.name))
-joined = pd.concat(parts)
-if chosen := st.session_state["probes"]:
-    joined = joined[summary.labels(joined, "probe").isin(chosen)]
+joined = controls.of_probes(pd.concat(parts))
 data = history_table(joined, problem, quantity)
 steps = data.loc[data["step"], ["probe", "run", "value", "change"]]
 st.caption(f"Runs in the order of their beginning; a step is a change of more than {STEP:.0%} to the run before.")

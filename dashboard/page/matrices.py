@@ -12,10 +12,8 @@ from curvbench.analysis import matrices, views
 from curvbench.analysis.summary import digits
 from curvbench.plot.look import by_family
 
-frame, problem, run = controls.frame(), controls.problem(), controls.run()
-ends = views.cells(views.of_problem(frame, problem))
-
 st.header("The matrices")
+run, ends = controls.run(), views.cells(controls.mine())
 seed = controls.pick_seed(sorted(ends["seed"].unique()))
 ends = ends[ends["seed"] == seed]
 try:
@@ -38,7 +36,7 @@ left, right = st.columns(2)
 with left:
     known = by_family(of_probe)
     usual = next(iter(matrices.nearest(of_probe)), known[0])  # what is exact shows no difference
-    probe = st.selectbox("Approximation", known, known.index(usual), key="approximation", **controls.LINKED)
+    probe = controls.pick("Approximation", known, "approximation", known.index(usual))
 name, blocks = probe, of_probe[probe]
 with right:
     scaled = controls.switch("After the best scalar multiple", "scaled")
@@ -66,7 +64,7 @@ show.figure(plot.units(*drawn, blocks.inputs, blocks.layer, name), lambda: struc
 st.subheader("Spectra")
 layers = list(dict.fromkeys(name for blocks in of_probe.values() for name in blocks.spectra))
 if layers:
-    layer = st.selectbox("Layer", layers, key="layer", **controls.LINKED)
+    layer = controls.pick("Layer", layers, "layer")
     spectra = matrices.spectra(of_probe, layer)
     show.table(spectra, "eigenvalues")
     show.figure(plot.spectra(spectra, layer), lambda: spectra, "spectra")

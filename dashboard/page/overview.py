@@ -41,17 +41,20 @@ figure = st.container()
 
 problem = controls.problem()
 mine = views.of_problem(frame, problem)
-medians = summary.table(mine, problem)
-st.subheader(show.plain(summary.title(mine, problem).partition(" ±")[0]))
-st.caption(show.plain(summary.legend(mine).partition("; *")[0]))
-shown = medians.dropna(axis=1, how="all").rename_axis("probe").reset_index()
-shown.insert(1, "status", shown["probe"].map(summary.statuses(mine, problem)))
-show.table(shown if (shown["status"] != "ok").any() else shown.drop(columns="status"), "summary")
+if mine.empty:
+    controls.say_not_run()
+else:
+    medians = summary.table(mine, problem)
+    st.subheader(show.plain(summary.title(mine, problem).partition(" ±")[0]))
+    st.caption(show.plain(summary.legend(mine).partition("; *")[0]))
+    shown = medians.dropna(axis=1, how="all").rename_axis("probe").reset_index()
+    shown.insert(1, "status", shown["probe"].map(summary.statuses(mine, problem)))
+    show.table(shown if (shown["status"] != "ok").any() else shown.drop(columns="status"), "summary")
 
-ranked = views.ranking(medians, summary.columns(mine, problem))
-if len(ranked):
-    st.subheader("Best of each column")
-    show.table(ranked, "ranking")
+    ranked = views.ranking(medians, summary.columns(mine, problem))
+    if len(ranked):
+        st.subheader("Best of each column")
+        show.table(ranked, "ranking")
 
 with figure:  # which comes last: the tables need not wait for it
     show.figure(plot.status(frame), lambda: views.status(frame), "status")

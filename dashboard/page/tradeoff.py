@@ -10,12 +10,10 @@ from curvbench import plot
 from curvbench.analysis import views
 from curvbench.plot.tradeoff import ERROR, FLOPS
 
-problem = controls.problem()
-mine = views.of_problem(controls.frame(), problem)
+st.header("Trade-off")
+problem, mine = controls.problem(), controls.mine()
 costs = views.quantities(mine, ["flops", "memory", "time"])
 qualities = views.quantities(mine, ["error", "direction", "health"])
-
-st.header("Trade-off")
 if not costs or not qualities:
     show.empty("No probe of this problem has both an error and a cost.", "curvbench run suites/mlp")
     st.stop()

@@ -12,11 +12,9 @@ import source
 from curvbench import plot
 from curvbench.analysis import targets, views
 
-frame, problem = controls.frame(), controls.problem()
-mine = views.of_problem(frame, problem)
-known = views.trained(mine)
-
 st.header("Training")
+frame, problem, mine = controls.frame(), controls.problem(), controls.mine()
+known = views.trained(mine)
 if not known:
     show.empty(
         "Nothing was trained with these probes in this run. A suite that trains writes `train.loss`, `test.accuracy` "

@@ -1,0 +1,139 @@
+"""Every filter of every page of every run of the sample, and of runs of which little is left: no page ends in an error.
+
+A session walks through the options of all widgets of a page at once: the k-th look takes the k-th option of each, so
+that as many looks as the longest widget has options have seen them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_measure import Fake, Toy
+from frames import failed_cell, fisher_cell, write_run
+
+from curvbench import store
+from curvbench.spec import Row, Status
+
+pytest.importorskip("plotly", reason="the dashboard needs the extra `dashboard`")
+testing = pytest.importorskip("streamlit.testing.v1", reason="the dashboard needs the extra `dashboard`")
+
+ROOT = Path(__file__).parents[2]
+APP = ROOT / "dashboard" / "app.py"
+PAGES = sorted(path.stem for path in (APP.parent / "page").glob("*.py"))
+SAMPLE = ROOT / "data" / "sample"
+SAMPLES = [str(run.relative_to(SAMPLE)) for run in store.runs_below(SAMPLE)]
+OFFERING = ("selectbox", "multiselect", "button_group")  # widgets with options; that of the run is the session's
+
+
+def session(page: str, **query: str | list[str]) -> Any:
+    """A page as one sees it who follows a link to it."""
+    at = testing.AppTest.from_file(APP, default_timeout=120)
+    at.query_params.update(query)
+    return look(at.switch_page(f"page/{page}.py"))
+
+
+def look(at: Any) -> Any:
+    """The page once more; what it shows, or why it shows nothing."""
+    at.run()
+    assert not at.exception, at.exception[0].stack_trace
+    assert at.header
+    assert len(at.get("plotly_chart")) + len(at.dataframe) + len(at.info) + len(at.error) > 0, "it says nothing"
+    return at
+
+
+def offered(at: Any) -> Iterator[tuple[Any, list[Any]]]:
+    """The widgets of a page with all that can be chosen in them."""
+    for kind in OFFERING:
+        for widget in at.get(kind):
+            if widget.key != "run":
+                yield widget, [[option] if kind == "multiselect" else option for option in widget.options]
+    for widget in at.toggle:
+        yield widget, [not widget.value, widget.value]
+
+
+def walk(at: Any) -> set[tuple[str, str]]:
+    """Look at a page until every option of every widget that it ever had was chosen; those that were."""
+    seen: set[tuple[str, str]] = set()
+    while True:
+        new = {}
+        for widget, options in offered(at):
+            fresh = [option for option in options if (widget.key, str(option)) not in seen]
+            if fresh:
+                new[widget.key] = widget.set_value(fresh[0])
+                seen.add((widget.key, str(fresh[0])))
+        if not new:
+            return seen
+        look(at)
+
+
+@pytest.mark.slow
+def test_every_filter_of_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one session: what it has read and fitted is read and fitted once."""
+    monkeypatch.delenv("CURVBENCH_RESULTS", raising=False)
+    for run in SAMPLES:
+        for page in PAGES:
+            walk(session(page, run=run))
+
+
+def test_one_method_on_the_page_of_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the method was not swept, and where it was."""
+    monkeypatch.delenv("CURVBENCH_RESULTS", raising=False)
+    (mlp,) = (run for run in SAMPLES if run.startswith("mlp/"))
+    (sweep,) = (run for run in SAMPLES if run.startswith("sweep/"))
+    assert not [part for part in session("cost", run=mlp, probes="adam").subheader if part.value.startswith("Growth")]
+    assert [part for part in session("cost", run=sweep).subheader if part.value.startswith("Growth")]
+    assert "three sizes" in session("cost", run=sweep, probes="kfac").info[-1].value
+
+
+ELSEWHERE = {"cost": "cost", "tradeoff": "y", "accuracy": "layers", "cells": "cell", "matrices": "seed"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_link_to_what_is_not_there_is_answered(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CURVBENCH_RESULTS", raising=False)
+    (mlp,) = (run for run in SAMPLES if run.startswith("mlp/"))
+    at = session(page, run="x/y", problem="gone", probes=["gone", "kfac"])
+    assert [line.value.partition(":")[0] for line in at.sidebar.warning] == ["Run", "Problem", "Probes"]
+    assert all("is not here" in line.value for line in at.sidebar.warning)
+    if page in ELSEWHERE:
+        at = session(page, **{"run": mlp, ELSEWHERE[page]: "99"})
+        assert "99, which is not here" in at.main.warning[0].value
+
+
+def trained(seconds: float, epochs: int = 2) -> list[Row]:
+    rows = [Row("test.accuracy", 0.1 * epoch, epoch=epoch) for epoch in range(epochs + 1)]
+    return [*rows, *(Row("train.seconds", seconds * epoch, epoch=epoch) for epoch in range(1, epochs + 1))]
+
+
+BAD = [Row(r.metric, scope=r.scope, status=Status.ERROR, reason="not a number") for r in fisher_cell()]
+SLOW = failed_cell()
+LEFT: dict[str, list[tuple[Fake, Toy, list[Row]]]] = {
+    "one cell": [(Fake(), Toy(), fisher_cell())],
+    "failed cells": [(Fake(), Toy(), SLOW), (Fake(damping=0.5), Toy(), SLOW), (Fake(), Toy("b"), SLOW)],
+    "trainings": [(Fake(), Toy(), trained(1.0)), (Fake("b"), Toy(), trained(2.0)), (Fake("c"), Toy(), SLOW)],
+    "no value": [(Fake(), Toy(), BAD), (Fake(damping=0.5), Toy(), BAD)],
+    "no value of one": [(Fake(), Toy(), fisher_cell()), (Fake("b"), Toy(), BAD), (Fake("c"), Toy("b"), fisher_cell())],
+    "still going": [(Fake(), Toy(), trained(1.0, 1)), (Fake("b"), Toy(), fisher_cell()[:9]), (Fake("c"), Toy(), SLOW)],
+    "metrics of layers": [(Fake(), Toy(), [Row("error.relative", 0.5, "fc1")])],
+    "sizes and a word": [(Fake(does), Toy(), fisher_cell()) for does in ("1", "2", "auto")],
+}
+
+
+@pytest.mark.parametrize("left", LEFT)
+def test_runs_of_which_little_is_left(left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CURVBENCH_RESULTS", str(tmp_path))
+    for name in ("r1", "r2"):
+        write_run(tmp_path, name, LEFT[left], planned=3 if left == "still going" else 0)
+    for page in PAGES:
+        walk(session(page, run="s/r2"))
+
+
+def test_a_probe_that_was_not_run_on_the_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CURVBENCH_RESULTS", str(tmp_path))
+    write_run(tmp_path, "r1", [(Fake(), Toy(), fisher_cell()), (Fake("b"), Toy("b"), fisher_cell())])
+    for page in ("overview", "tradeoff", "accuracy", "matrices", "cost", "training"):
+        at = session(page, problem="Toy", probes="Fake[does=b]")
+        assert "was run on Toy" in at.main.info[0].value
