@@ -1,6 +1,7 @@
 """Factorizations that say when they struggled, sums that do not lose digits, and products that are symmetric.
 
-Policy: of a symmetric matrix one triangle is read, eigenvalues of positive semi-definite matrices are
+Policy: float16 and bfloat16 are formats to store numbers in, and what is computed with them is ``widened`` first, so that
+no matrix has fewer digits than float32. Of a symmetric matrix one triangle is read, eigenvalues of positive semi-definite matrices are
 clamped at zero, a factorization that fails in its own precision is repeated in float64, and every repetition counted.
 """
 
@@ -12,9 +13,22 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+
+Value = TypeVar("Value")
+
+
+def widened(value: Value) -> Value:
+    """A tensor of fewer digits than float32 in float32, a complex one likewise; anything else as it is."""
+    if not isinstance(value, Tensor):
+        return value
+    if value.dtype == torch.complex32:
+        return value.to(torch.complex64)
+    return value.float() if value.is_floating_point() and value.dtype.itemsize < 4 else value
 
 
 @dataclass

@@ -29,7 +29,9 @@ from curvbench.contents import Contents
 from curvbench.distributed import ALONE, Ranks, shares
 from curvbench.instance import Inputs, Instance, arguments, batch_contents, shapes
 from curvbench.likelihood import likelihood
+from curvbench.numerics import widened
 from curvbench.parts.weighted import weigh_backward
+from curvbench.passes import autocasts, full_precision
 from curvbench.spec import Diverged, Probe, Unsupported
 from curvbench.tape import Tape, evaluation
 
@@ -79,7 +81,8 @@ class NaturalGradient(torch.optim.Optimizer):
     training pass itself if the model computes the same in training and in evaluation mode. With BatchNorm or dropout it
     does not: there the gradient is that of training mode, in which BatchNorm couples the samples and no sample has a
     score of its own, while the statistics come from a pass of their own in evaluation mode, with running means and
-    variances as they are then. A method whose statistic is the batch gradient with data labels (Adam, Shampoo) takes
+    variances as they are then. Under autocast and with weights in float16 or bfloat16 that pass runs in float32, as do
+    factorizations and momentum, and the step is rounded once, where it is added to the weights. A method whose statistic is the batch gradient with data labels (Adam, Shampoo) takes
     the training gradient. FNGD after its first epoch weighs the samples in the training pass itself and has none
     besides: ``.grad`` of the covered parameters is then its step (without a ``kl_clip``, which needs the gradient too).
     Where the pass is shared and the statistics read output gradients for the data's labels
@@ -181,12 +184,13 @@ class NaturalGradient(torch.optim.Optimizer):
         tape = known.record(inputs)
         if expected is not None:
             self._may_share = torch.equal(tape.outputs.detach(), expected)
-        known.likelihood.check(tape.outputs.detach(), targets)
+        known.likelihood.check(widened(tape.outputs.detach()), widened(targets))
         contents = Contents.of(batch_contents(inputs, targets))
         self._batch = Batch(inputs, targets, tape if self._may_share else None, contents)
         return tape.leaf(note=self.probe.reads_gradient) if self._may_share else tape.outputs
 
     @torch.no_grad()
+    @full_precision()
     def _gather(self) -> None:
         """Take in the batch before as a part of this step's, unless its gradient is there no more."""
         batch, weighed = self._batch, self._weighed
@@ -208,17 +212,19 @@ class NaturalGradient(torch.optim.Optimizer):
         """The outputs, if the probe knows how to weigh the samples in their backward pass."""
         if type(self.probe).weigh is Probe.weigh or self._curvature.kept is None:
             return None
-        batch = self._known(inputs, targets).with_batch(inputs, targets)
-        if (found := self.probe.weigh(self._curvature.kept, batch)) is None:
-            return None
-        if self._checks.due(shapes(inputs), self._curvature.steps):
-            batch.verify()
+        with full_precision():
+            batch = self._known(inputs, targets).with_batch(inputs, targets)
+            if (found := self.probe.weigh(self._curvature.kept, batch)) is None:
+                return None
+            if self._checks.due(shapes(inputs), self._curvature.steps):
+                batch.verify()
         weights, self._weighed = found
         tape = batch.record(inputs, frozen=True)
-        batch.likelihood.check(tape.outputs.detach(), targets)
+        batch.likelihood.check(widened(tape.outputs.detach()), batch.targets)
         weigh_backward(batch, tape, weights)
         return tape.outputs
 
+    @full_precision()
     def _known(self, inputs: Inputs, targets: Tensor) -> Instance:
         """The model as it was verified on the first batch."""
         if self._verified is None:
@@ -231,15 +237,17 @@ class NaturalGradient(torch.optim.Optimizer):
         return self._verified
 
     def _expected(self, known: Instance, inputs: Inputs, targets: Tensor) -> Tensor | None:
-        """Where modules have changed their mode: outputs in evaluation mode, which would allow the pass to be shared.
+        """Where modes have changed: outputs in evaluation mode, which would allow the pass to be shared.
 
-        Dropout counts as different whatever comes out: behind weights that begin at zero it shows only later.
+        Dropout and fewer digits count as different whatever comes out: behind weights that begin at zero they show only
+        later.
         """
-        modes = [module.training for module in self.model.modules()]
+        modes = [autocasts(), *(module.training for module in self.model.modules())]
         if modes == self._modes:
             return None
         self._modes = modes
-        self._may_share = not any(isinstance(m, _DropoutNd) and m.training for m in self.model.modules())
+        drops = any(isinstance(m, _DropoutNd) and m.training for m in self.model.modules())
+        self._may_share = known.runs_as_it_is and not autocasts() and not drops
         return known.with_batch(inputs, targets).outputs() if self._may_share else None
 
     @torch.no_grad()
@@ -283,9 +291,10 @@ class NaturalGradient(torch.optim.Optimizer):
     def _gradient(self, moved: Moved) -> Tensor:
         parameter, group = moved
         assert parameter.grad is not None
+        gradient = widened(parameter.grad)
         if self.decoupled_weight_decay or not group["weight_decay"]:
-            return parameter.grad
-        return parameter.grad.add(parameter, alpha=group["weight_decay"])
+            return gradient
+        return gradient.add(parameter, alpha=group["weight_decay"])
 
     def _with_momentum(self, directions: Mapping[str, Tensor], moved: Mapping[str, Moved]) -> dict[str, Tensor]:
         return {name: self._gathered(*moved[name], direction) for name, direction in directions.items()}
@@ -305,6 +314,7 @@ class NaturalGradient(torch.optim.Optimizer):
         buffer: Tensor = kept["momentum_buffer"]
         return buffer / (1 - momentum ** kept["taken"]) if average else buffer
 
+    @full_precision()
     def _solved(
         self, queried: Mapping[str, Tensor], gradients: Mapping[str, Tensor], moved: Mapping[str, Moved]
     ) -> dict[str, Tensor]:
