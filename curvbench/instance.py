@@ -348,8 +348,8 @@ class Instance:
         """Score columns that one sample has in a Fisher type, R."""
         if fisher_type == "mc":
             return mc_samples
-        factors = len(self.likelihood.factor(torch.zeros(1, self.classes))) if fisher_type == "type-2" else 1
-        return factors * self.terms_per_sample
+        rank = self.likelihood.rank(self.classes) if fisher_type == "type-2" else 1
+        return rank * self.terms_per_sample
 
     @network_pass()
     def gradients(self, objective: Callable[[Tensor], Tensor] | None = None) -> dict[str, Tensor]:
