@@ -18,7 +18,7 @@ from curvbench import numerics
 from curvbench.fisher.columns import Columns, form
 from curvbench.fisher.contraction import Order, cross_gram, gram
 from curvbench.fisher.inner import inner
-from curvbench.fisher.stream import Stream, columns_within
+from curvbench.fisher.stream import Stream, collect, columns_within
 from curvbench.instance import Instance
 from curvbench.likelihood import gradient_coefficients
 from curvbench.operators import Operator
@@ -113,8 +113,8 @@ class ExactFisher(Operator):
     def _solve(self, V: Tensor, damping: float) -> Tensor:
         return self.solve_factorized(V, damping, self.factorize(damping))
 
-    def natural_gradient(self, gradient: Tensor, damping: float) -> Tensor:
-        """(F + damping I)^-1 gradient for a vector (P,), exact at any damping above zero.
+    def natural_gradient(self, gradient: Tensor, damping: float, factor: Tensor | None = None) -> Tensor:
+        """(F + damping I)^-1 gradient for a vector (P,), exact at any damping above zero; ``factor`` of ``factorize``.
 
         The part of the gradient along the batch's own, V a, goes by push-through, V (G/terms + damping)^-1 a, which
         does not cancel; only the rest (rounding, if the gradient is the batch's own) goes by Woodbury.
@@ -122,7 +122,7 @@ class ExactFisher(Operator):
         Raises:
             ValueError: damping not above zero.
         """
-        factor = self.factorize(damping)
+        factor = self.factorize(damping) if factor is None else factor
         if self.coefficients is None:
             return self.solve_factorized(gradient[:, None], damping, factor)[:, 0]
         a = self.coefficients[..., None].double()
@@ -271,6 +271,12 @@ def exact_fisher(
     stored = torch.float64 if precision == "float64" else instance.dtype
     columns = columns_within(passed, fisher_type, mc_samples, seed, stored, memory)
     return ExactFisher(columns, instance.terms, coefficients(passed, fisher_type), contraction)
+
+
+def batch_fisher(instance: Instance, fisher_type: str, mc_samples: int = 1, seed: int = 0) -> ExactFisher:
+    """The Fisher of a batch as a training step has it: passes and columns in the instance's dtype, none made again."""
+    columns = collect(instance, fisher_type, mc_samples, seed)
+    return ExactFisher(columns, instance.terms, coefficients(instance, fisher_type))
 
 
 def coefficients(instance: Instance, fisher_type: str) -> Tensor | None:
