@@ -43,7 +43,7 @@ class Likelihood(ABC):
 
     @abstractmethod
     def factor(self, outputs: Tensor, rows: range | None = None) -> Tensor:
-        """Cotangents s_r with sum_r s_r s_r^T = Hessian of a term's loss, (R, N, ..., C), or those in ``rows`` alone."""
+        """Cotangents s_r with sum_r s_r s_r^T = Hessian of a term's loss, (R, N, ..., C), or those of ``rows``."""
 
     @abstractmethod
     def sample(self, outputs: Tensor, draws: int, generator: torch.Generator) -> Tensor:

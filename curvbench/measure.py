@@ -20,8 +20,9 @@ from curvbench.meters.cost import Stepper, cost_rows
 from curvbench.meters.direction import direction_rows
 from curvbench.meters.error import BLOCKS, error_rows
 from curvbench.meters.exact import exact_rows
-from curvbench.meters.health import health_rows
+from curvbench.meters.health import health_rows, residual_row
 from curvbench.operators import Operator
+from curvbench.passes import full_precision
 from curvbench.reference import prepare, reference_identity
 from curvbench.spec import METERS, Cell, Meter, Probe, Row, Unsupported
 
@@ -32,6 +33,7 @@ DEFAULT_DAMPING = 1e-3
 Report = Callable[[str], None]
 
 
+@full_precision()
 def fit(probe: Probe, instance: Instance) -> Operator:
     """The operator of a probe fitted to the whole batch, running averages off.
 
@@ -160,6 +162,7 @@ def accuracy_rows(
             yield from _sampling_rows(probe, instance, fisher, found)
     if "health" in meters:
         yield from health_rows(operator, damping, retries + repeated.count)
+        yield residual_row(operator, step, gradient, probe.solves_with)
     if "direction" in meters:
         yield from direction_rows(step, fisher, gradient, damping)
 

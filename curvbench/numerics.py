@@ -1,8 +1,9 @@
 """Factorizations that say when they struggled, sums that do not lose digits, and products that are symmetric.
 
-Policy: float16 and bfloat16 are formats to store numbers in, and what is computed with them is ``widened`` first, so that
-no matrix has fewer digits than float32. Of a symmetric matrix one triangle is read, eigenvalues of positive semi-definite matrices are
-clamped at zero, a factorization that fails in its own precision is repeated in float64, and every repetition counted.
+Policy: float16 and bfloat16 are formats to store numbers in; what is computed with them is ``widened`` first: no matrix
+has fewer digits than float32. Of a symmetric matrix one triangle is read, eigenvalues of positive semi-definite
+matrices are clamped at zero, a factorization that fails in its own precision is repeated in float64, and every
+repetition counted.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
-
 
 Value = TypeVar("Value")
 

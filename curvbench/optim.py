@@ -82,9 +82,10 @@ class NaturalGradient(torch.optim.Optimizer):
     does not: there the gradient is that of training mode, in which BatchNorm couples the samples and no sample has a
     score of its own, while the statistics come from a pass of their own in evaluation mode, with running means and
     variances as they are then. Under autocast and with weights in float16 or bfloat16 that pass runs in float32, as do
-    factorizations and momentum, and the step is rounded once, where it is added to the weights. A method whose statistic is the batch gradient with data labels (Adam, Shampoo) takes
-    the training gradient. FNGD after its first epoch weighs the samples in the training pass itself and has none
-    besides: ``.grad`` of the covered parameters is then its step (without a ``kl_clip``, which needs the gradient too).
+    factorizations and momentum, and the step is rounded once, where it is added to the weights. A method whose
+    statistic is the batch gradient with data labels (Adam, Shampoo) takes the training gradient. FNGD after its first
+    epoch weighs the samples in the training pass itself and has none besides: ``.grad`` of the covered parameters is
+    then its step (without a ``kl_clip``, which needs the gradient too).
     Where the pass is shared and the statistics read output gradients for the data's labels
     (``fisher_type="empirical"``), they are those of the loss's own backward pass if that loss is a multiple of the
     likelihood's.
@@ -367,6 +368,10 @@ class NaturalGradient(torch.optim.Optimizer):
             raise ValueError("this is no state of a NaturalGradient: it has no entry 'curvature'")
         self._curvature.load_state_dict(state_dict["curvature"])
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "curvature"})
+        trained = [p for group in self.param_groups for p in group["params"]]
+        for index, kept in state_dict["state"].items():  # torch rounds what it loads to the dtype of the weights
+            if "momentum_buffer" in kept:
+                self.state[trained[index]]["momentum_buffer"] = kept["momentum_buffer"].to(trained[index].device)
 
 
 @dataclasses.dataclass

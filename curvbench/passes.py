@@ -1,4 +1,4 @@
-"""Passes through the network: marked, so that a meter can tell them from a method's arithmetic, and without autocast."""
+"""Passes through the network: marked, so that a meter can tell them from a method's own work, and without autocast."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def in_network_pass() -> bool:
 
 
 def autocasts() -> bool:
-    """Whether ``torch.autocast`` is on for some kind of device: products of float32 are rounded to 8 or 11 bits then."""
+    """Whether ``torch.autocast`` is on for some kind of device: products of float32 are rounded to 8 or 11 bits."""
     return any(map(torch.is_autocast_enabled, _KINDS))
 
 

@@ -22,6 +22,7 @@ from curvbench.fisher.stream import Stream, collect, columns_within
 from curvbench.instance import Instance
 from curvbench.likelihood import gradient_coefficients
 from curvbench.operators import Operator
+from curvbench.passes import full_precision
 from curvbench.spec import FISHER_ALIASES, Layer, Precision
 
 
@@ -233,6 +234,7 @@ def _(operator: ExactFisher, fisher: ExactFisher) -> float:
     return numerics.sum_squares(products) / operator.terms / fisher.terms
 
 
+@full_precision()
 def exact_fisher(
     instance: Instance,
     fisher_type: str = "type-2",

@@ -12,6 +12,7 @@ from curvbench import numerics
 from curvbench.fisher import ExactFisher, exact_fisher
 from curvbench.instance import Instance
 from curvbench.meters.error import BLOCKS
+from curvbench.passes import full_precision
 from curvbench.spec import Layer, Probe, Row, Status
 
 
@@ -76,6 +77,7 @@ def step_of(probe: Probe, instance: Instance, gradient: Tensor) -> Tensor:
     return probe.precondition(state, gradient)
 
 
+@full_precision()
 def direction_errors(probe: Probe, instance: Instance, damping: float = 1e-3) -> dict[str, float]:
     """Errors of the probe's step on the instance's gradient against (F + damping I)^-1 g, solved exactly.
 

@@ -1,14 +1,15 @@
-"""Numerical health of an operator: conditioning, repeated factorizations, asymmetry."""
+"""Numerical health of an operator and its solve: conditioning, repeated factorizations, asymmetry, residual."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
 from curvbench import numerics
 from curvbench.operators import Operator
-from curvbench.spec import Row
+from curvbench.spec import Row, Status
 
 
 def condition(operator: Operator, damping: float) -> float:
@@ -27,8 +28,26 @@ def asymmetry(operator: Operator, seed: int = 0) -> float:
     return difference / scale if scale else 0.0
 
 
+def residual(operator: Operator, step: Tensor, gradient: Tensor, damping: float) -> float:
+    """|(F^ + damping I) step - gradient| / |gradient|, the product in the operator's dtype; NaN for a zero gradient."""
+    pushed = operator.matmat(step.to(operator.dtype)[:, None])[:, 0].double() + damping * step.double()
+    length = numerics.sum_squares(gradient) ** 0.5
+    return numerics.sum_squares(pushed - gradient.double()) ** 0.5 / length if length else float("nan")
+
+
 def health_rows(operator: Operator, damping: float, retries: int) -> Iterator[Row]:
-    """Every health metric."""
+    """Every health metric of an operator."""
     yield Row("health.condition", condition(operator, damping), method=f"damping {damping:g}")
     yield Row("health.retries", float(retries))
     yield Row("health.asymmetry", asymmetry(operator))
+
+
+def residual_row(operator: Operator, step: Tensor, gradient: Tensor, damping: float | None) -> Row:
+    """The residual of a probe's step, where it ``solves_with`` a damping."""
+    if damping is None:
+        reason = "the step is no solve of (F^ + damping I) p = g: the method damps or steps in another way"
+        return Row("health.residual", status=Status.SKIPPED, reason=reason)
+    value = residual(operator, step, gradient, damping)
+    if value == value:
+        return Row("health.residual", value, method=f"damping {damping:g}")
+    return Row("health.residual", status=Status.SKIPPED, reason="the gradient is zero, or the step is not finite")

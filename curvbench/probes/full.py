@@ -26,8 +26,8 @@ class Full(FisherProbe):
 
     about = About(
         represents="F itself, the blocks between layers included, as its Gram matrix",
-        damping="(F^ + damping I)^-1: U (U^T U / N + damping I)^-1 a of the batch's own gradient U a, by a Cholesky factor;"
-        " Woodbury of what else a gradient has",
+        damping="(F^ + damping I)^-1 by a Cholesky factor of U^T U / N + damping I, U over all layers: U (.)^-1 a of"
+        " the batch's own gradient U a, Woodbury of what else a gradient has",
         cost={
             "statistics": "[S = 1] (N R)^2 G (M + D)"
             " + [S > 1] G N min(R M D (N R + 2 S), (N + 1) S (S (D + R M) + R^2 M)) / 2",

@@ -28,8 +28,8 @@ class LayerProbe(FisherProbe):
 
     about = About(
         represents="the diagonal blocks of F, one per layer, as their Gram matrices",
-        damping="(F^ + damping I)^-1 by a Cholesky factor of each layer's U^T U / N + damping I: U (.)^-1 a of the batch's"
-        " own gradient U a, Woodbury of what else a gradient has",
+        damping="(F^ + damping I)^-1 by a Cholesky factor of each layer's U^T U / N + damping I: U (.)^-1 a of the"
+        " batch's own gradient U a, Woodbury of what else a gradient has",
         cost={
             "statistics": "[S = 1] (N R)^2 G (M + D)"
             " + [S > 1] G N min(R M D (N R + 2 S), (N + 1) S (S (D + R M) + R^2 M)) / 2",

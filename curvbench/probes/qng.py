@@ -65,6 +65,10 @@ class Qng(Probe):
         fraction(self, "decay")
         one_of(self, "recursion", Recursion)
 
+    @property
+    def solves_with(self) -> float | None:
+        return 0.0 if self.floor else None
+
     def unsupported(self, instance: Instance) -> str | None:
         if self.memory <= instance.size:
             return None

@@ -1,9 +1,9 @@
 """Shampoo (Gupta, Koren, Singer 2018), matrix case: convolutions as matrices, one pair of factors per group.
 
-L and R sum G G^T and G^T G over the updates, G the batch's mean gradient, and begin with epsilon I: it is added to their
-eigenvalues, which are not negative, so that rounding of the largest cannot make a factor singular. The represented matrix is
-L^(1/2) (x) R^(1/2), an upper bound of the summed outer products up to a rank. The step applies its inverse root,
-L^(-1/4) G R^(-1/4); many ports use the exponent -1/2, which is its inverse.
+L and R sum G G^T and G^T G over the updates, G the batch's mean gradient, and begin with epsilon I: it is added to
+their eigenvalues, which are not negative, so that rounding of the largest cannot make a factor singular. The
+represented matrix is L^(1/2) (x) R^(1/2), an upper bound of the summed outer products up to a rank. The step
+applies its inverse root, L^(-1/4) G R^(-1/4); many ports use the exponent -1/2, which is its inverse.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Shampoo(Probe):
 def _power(matrix: Tensor, epsilon: float, exponent: float) -> Tensor:
     """A power of epsilon I + PSD matrices (G, n, n); raises ValueError for a negative power of a singular one.
 
-    Below the rounding of the largest eigenvalue none is known: its inverse would magnify what is rounding of the gradient.
+    Below the rounding of the largest eigenvalue none is known: its inverse would magnify the rounding of gradients.
     """
     values, basis = numerics.eigh(matrix)
     values = values + epsilon
