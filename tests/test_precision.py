@@ -305,7 +305,7 @@ def test_columns_in_groups_are_the_columns(loss: str) -> None:
 
 def test_the_diagonal_never_holds_all_columns() -> None:
     """They would take outputs times the memory of the gradients at the outputs."""
-    samples, outputs = 48, 512
+    samples, outputs = 48, 640
     found = cb.Instance(
         nn.Sequential(nn.Linear(4, outputs)), torch.randn(samples, 4), torch.randn(samples, outputs), loss="gaussian"
     )
