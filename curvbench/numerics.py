@@ -14,15 +14,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-Value = TypeVar("Value")
 
-
-def widened(value: Value) -> Value:
+def widened(value: Any) -> Any:
     """A tensor of fewer digits than float32 in float32, a complex one likewise; anything else as it is."""
     if not isinstance(value, Tensor):
         return value

@@ -18,7 +18,7 @@ from curvbench import numerics
 from curvbench.fisher.columns import Columns, form
 from curvbench.fisher.contraction import Order, cross_gram, gram
 from curvbench.fisher.inner import inner
-from curvbench.fisher.stream import Stream, collect, columns_within
+from curvbench.fisher.stream import Stream, columns_within, with_outputs
 from curvbench.instance import Instance
 from curvbench.likelihood import gradient_coefficients
 from curvbench.operators import Operator
@@ -277,14 +277,15 @@ def exact_fisher(
 
 def batch_fisher(instance: Instance, fisher_type: str, mc_samples: int = 1, seed: int = 0) -> ExactFisher:
     """The Fisher of a batch as a training step has it: passes and columns in the instance's dtype, none made again."""
-    columns = collect(instance, fisher_type, mc_samples, seed)
-    return ExactFisher(columns, instance.terms, coefficients(instance, fisher_type))
+    columns, outputs = with_outputs(instance, fisher_type, mc_samples, seed, instance.dtype)
+    return ExactFisher(columns, instance.terms, coefficients(instance, fisher_type, outputs))
 
 
-def coefficients(instance: Instance, fisher_type: str) -> Tensor | None:
+def coefficients(instance: Instance, fisher_type: str, outputs: Tensor | None = None) -> Tensor | None:
     """Weights (R, N) that combine the columns of a Fisher type to the mean gradient; None for sampled labels."""
     if fisher_type == "type-2":
-        return gradient_coefficients(instance.likelihood, instance.outputs(), instance.targets)
+        outputs = instance.outputs() if outputs is None else outputs
+        return gradient_coefficients(instance.likelihood, outputs, instance.targets)
     if fisher_type == "empirical":
         shape = (instance.terms_per_sample, instance.samples)
         return torch.full(shape, 1 / instance.terms, dtype=instance.dtype, device=instance.device)

@@ -39,11 +39,28 @@ def collect(
 
     Backward passes stop at the first of the layers; of the samples only ``graph_bytes`` worth are recorded at a time.
     """
-    layers, dtype = layers or instance.layers, dtype or instance.dtype
+    dtype = dtype or instance.dtype
+    return with_outputs(instance, fisher_type, mc_samples, seed, dtype, layers, samples, graph_bytes)[0]
+
+
+def with_outputs(
+    instance: Instance,
+    fisher_type: str,
+    mc_samples: int,
+    seed: int,
+    dtype: torch.dtype,
+    layers: Sequence[Layer] | None = None,
+    samples: slice = slice(None),
+    graph_bytes: int = GRAPH_BYTES,
+) -> tuple[tuple[Columns, ...], Tensor]:
+    """What ``collect`` gives, and the outputs (N, ..., C) of the same passes."""
+    layers = layers or instance.layers
+    outputs: list[Tensor] = []
     inputs: dict[str, list[Tensor]] = {layer.name: [] for layer in layers}
     slopes: dict[str, list[Tensor]] = {layer.name: [] for layer in layers}
     names = {layer.name for layer in layers}
     for _, tape, pulled in _passes(instance, fisher_type, mc_samples, seed, names, samples, graph_bytes):
+        outputs.append(tape.outputs.detach())
         found: dict[str, list[Tensor]] = {name: [] for name in names}
         for values in pulled:
             for name, value in values.items():
@@ -51,7 +68,8 @@ def collect(
         for name in names:
             inputs[name].append(tape.inputs[name].to(dtype))
             slopes[name].append(torch.stack(found.pop(name)))
-    return tuple(Columns(layer, _joined(inputs, layer, 0), _joined(slopes, layer, 1)) for layer in layers)
+    columns = tuple(Columns(layer, _joined(inputs, layer, 0), _joined(slopes, layer, 1)) for layer in layers)
+    return columns, outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
 def groups(
