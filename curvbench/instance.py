@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -29,7 +30,8 @@ from curvbench.contents import Contents, RandomStates, leaves, mapped, one_threa
 from curvbench.convolution import FrozenConvolutions
 from curvbench.layers import parameter_names
 from curvbench.likelihood import cotangents, likelihood
-from curvbench.passes import network_pass
+from curvbench.numerics import widened
+from curvbench.passes import Uncast, autocasts, full_precision, network_pass
 from curvbench.spec import Layer, LayerSize
 from curvbench.tape import Hook, Recorder, Tape, evaluation, hooked, unfused_attention
 from curvbench.verification import Seen, refuse_coupled_passes, refuse_random_passes, refuse_wrong_columns
@@ -48,6 +50,9 @@ class Instance:
     are: every use compares their contents with copies. Each call leaves parameters, buffers, modes and random states as
     they were, and waits for a call from another thread to end.
 
+    Weights, buffers, inputs and targets in float16 or bfloat16 are copied into float32, in which the model then runs:
+    what is measured is the Fisher at the rounded numbers. Autocast is off, in the model's own ``forward`` as well.
+
     Args:
         model: any module; inputs and outputs have the batch first, outputs (N, C) or (N, T, C) with classes last.
         inputs: what the model is called with: a tensor (N, ...), a tuple of arguments, or a mapping of keywords; a list
@@ -60,6 +65,7 @@ class Instance:
         ValueError: with a one-line reason for everything whose Fisher this class cannot give exactly.
 
     Attributes:
+        dtype: of passes, gradients and parameter vectors: that of the weights, float32 at least.
         layers: geometry of the covered layers in ``named_modules`` order.
         sizes: per layer what cost models need.
         samples: N.
@@ -68,19 +74,21 @@ class Instance:
         reached: names of the layers that recorded passes of this batch have gone through so far.
     """
 
+    @full_precision()
     def __init__(self, model: nn.Module, inputs: Inputs, targets: Tensor, loss: str = "cross_entropy") -> None:
         self.likelihood = likelihood(loss)
-        self.model, self.inputs, self.targets, self.loss = model, inputs, targets, loss
+        self.model, self.loss = model, loss
+        self.inputs, self.targets = _widened(inputs), widened(targets)
         self.samples = _leading_size(inputs)
         if self.samples == 0:
             raise ValueError("the batch is empty: give at least one sample")
         refuse_untracked(model)
-        self.parameters = {name: p.detach() for name, p in model.named_parameters()}
         self._trainable = {name for name, p in model.named_parameters() if p.requires_grad}
-        self._buffers = {name: b.detach() for name, b in model.named_buffers()}
+        self._read_model()
         refuse_coupled_samples(model)
         refuse_not_finite(self.parameters, {**_named(inputs), **self._buffers})
         self._original: _Original | None = _Original.of(model, inputs, targets)
+        self._enters_autocast = False
         self._cloned_inputs: frozenset[str] = frozenset()
         self._draws = False
         self._gradient: tuple[Tensor, Tensor] | None = None
@@ -95,22 +103,30 @@ class Instance:
         refuse_wrong_columns(self)
         self._double = self._run_in_float64()
 
+    def _read_model(self) -> None:
+        """Take the parameters and buffers of the model as they are now."""
+        self.parameters = {name: widened(p.detach()) for name, p in self.model.named_parameters()}
+        self._buffers = {name: widened(b.detach()) for name, b in self.model.named_buffers()}
+
     def _inspect(self) -> Seen:
         """Find the layers that one forward pass covers, and refuse what it shows to be out of reach."""
         candidates = {n: la for n, m in self.model.named_modules() if (la := geometry.describe(n, m)) is not None}
-        seen = Recorder(candidates, frozenset())
+        seen, uncast = Recorder(candidates, frozenset()), Uncast()
         copies = {name: p.clone() for name, p in self.parameters.items()}  # which the pass may write to without harm
         before = RandomStates.now(self.device)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), uncast:
                 outputs = self._forward(seen.hooks(), copies)
             self._draws = before.drawn_from(RandomStates.now(self.device))
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
-            raise ValueError(f"the model cannot be run on these inputs: {str(error).splitlines()[0]}") from error
+            lowered = uncast.met or any(widened(p) is not p for p in self.model.parameters())
+            note = " (in float32 without autocast: let its forward follow the dtype of its weights)" if lowered else ""
+            raise ValueError(f"the model cannot be run on these inputs{note}: {str(error).splitlines()[0]}") from error
         finally:
             before.restore(self.device)
+        self._enters_autocast = uncast.met
         refuse_written(Contents(self.parameters).changed(copies))
         refuse_output(outputs, self.samples)
         self.likelihood.check(outputs, self.targets)
@@ -195,9 +211,8 @@ class Instance:
             verify: whether ``verify`` runs before the first per-sample score is read.
         """
         other = self._copy()
-        other.inputs, other.targets, other.samples = inputs, targets, _leading_size(inputs)
-        other.parameters = {name: p.detach() for name, p in self.model.named_parameters()}
-        other._buffers = {name: b.detach() for name, b in self.model.named_buffers()}
+        other.inputs, other.targets, other.samples = _widened(inputs), widened(targets), _leading_size(inputs)
+        other._read_model()
         other._original = None  # of a batch that is gone after its step, no copies are kept
         other.terms = int(self.likelihood.valid(targets).sum())
         if _sample_shapes(inputs) != _sample_shapes(self.inputs):
@@ -269,11 +284,16 @@ class Instance:
         return self.parameters[next(iter(self._weight_names()))].dtype
 
     @property
+    def runs_as_it_is(self) -> bool:
+        """Whether its passes are the model's own: in the dtype of its weights, without leaving autocast."""
+        return not self._enters_autocast and all(widened(p) is p for p in self.model.parameters())
+
+    @property
     def device(self) -> torch.device:
         return self.targets.device
 
     def to(self, dtype: torch.dtype) -> Instance:
-        """The same instance with parameters, buffers, inputs and real targets in another floating dtype.
+        """The same instance with parameters, buffers, inputs and real targets rounded to another floating dtype.
 
         What is complex becomes so in the precision of that dtype.
         """
@@ -281,7 +301,7 @@ class Instance:
         def cast(value: Any) -> Any:
             if not isinstance(value, Tensor) or not (value.is_floating_point() or value.is_complex()):
                 return value
-            return value.to(_COMPLEX.get(dtype, torch.complex64) if value.is_complex() else dtype)
+            return widened(value.to(_COMPLEX.get(dtype, torch.complex64) if value.is_complex() else dtype))
 
         other = self._copy()
         other._unverified = self._unverified
@@ -335,8 +355,8 @@ class Instance:
         """Score columns that one sample has in a Fisher type, R."""
         if fisher_type == "mc":
             return mc_samples
-        factors = len(self.likelihood.factor(torch.zeros(1, self.classes))) if fisher_type == "type-2" else 1
-        return factors * self.terms_per_sample
+        rank = self.likelihood.rank(self.classes) if fisher_type == "type-2" else 1
+        return rank * self.terms_per_sample
 
     @network_pass()
     def gradients(self, objective: Callable[[Tensor], Tensor] | None = None) -> dict[str, Tensor]:
@@ -426,7 +446,9 @@ class Instance:
         return self.pack(dict(zip(leaves, found, strict=True)))
 
     def pack(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Named tensors, shaped like the parameters, as a parameter vector (P,); other names are passed over.
+        """Named tensors, shaped like the parameters, as a parameter vector (P,), in float32 at least.
+
+        Other names are passed over.
 
         Raises:
             ValueError: a covered parameter is missing or has another shape.
@@ -468,11 +490,14 @@ class Instance:
     def _forward(self, hooks: Mapping[str, Hook], parameters: Mapping[str, Tensor] | None = None) -> Tensor:
         if torch.is_inference_mode_enabled():
             raise ValueError("inside torch.inference_mode() nothing can be differentiated: leave it first")
+        if autocasts():
+            raise ValueError("inside torch.autocast() statistics would lose digits: leave it first")
         self.refuse_changed()
         state = {**self.parameters, **(parameters or {}), **{name: b.clone() for name, b in self._buffers.items()}}
         args, kwargs = arguments(self.inputs)
         before = RandomStates.now(self.device) if self._draws else None
-        with one_thread(), evaluation(self.model), hooked(self.model, hooks), unfused_attention():
+        uncast = Uncast() if self._enters_autocast else nullcontext()
+        with one_thread(), evaluation(self.model), hooked(self.model, hooks), unfused_attention(), uncast:
             try:
                 return functional_call(self.model, state, args, kwargs)
             finally:
@@ -530,7 +555,7 @@ def _fetch(tensors: Mapping[str, Tensor], name: str, shape: torch.Size) -> Tenso
     if name not in tensors or tensors[name].shape != shape:
         came = tuple(tensors[name].shape) if name in tensors else "nothing"
         raise ValueError(f"pack needs {name!r} of shape {tuple(shape)}, got {came}")
-    return tensors[name]
+    return widened(tensors[name])
 
 
 def _values(inputs: Inputs) -> list[Any]:
@@ -551,6 +576,11 @@ def batch_contents(inputs: Inputs, targets: Tensor) -> dict[str, Any]:
 def _numbers(parameter: Tensor) -> int:
     """Real numbers in a parameter: a complex one has two."""
     return parameter.numel() * (2 if parameter.is_complex() else 1)
+
+
+def _widened(inputs: Inputs) -> Inputs:
+    """The same object where none of its tensors has fewer digits than float32."""
+    return inputs if all(widened(value) is value for value in _values(inputs)) else mapped(inputs, widened)
 
 
 def _leading_size(inputs: Inputs) -> int:

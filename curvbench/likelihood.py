@@ -38,8 +38,12 @@ class Likelihood(ABC):
         """The gradient of each term's loss at its outputs, shaped like the outputs; zero where not valid."""
 
     @abstractmethod
-    def factor(self, outputs: Tensor) -> Tensor:
-        """Cotangents s_r with sum_r s_r s_r^T = Hessian of a term's loss, (R, N, ..., C)."""
+    def rank(self, classes: int) -> int:
+        """The number R of cotangents that a term of so many outputs has in ``factor``."""
+
+    @abstractmethod
+    def factor(self, outputs: Tensor, rows: range | None = None) -> Tensor:
+        """Cotangents s_r with sum_r s_r s_r^T = Hessian of a term's loss, (R, N, ..., C), or those of ``rows``."""
 
     @abstractmethod
     def sample(self, outputs: Tensor, draws: int, generator: torch.Generator) -> Tensor:
@@ -47,7 +51,7 @@ class Likelihood(ABC):
 
     @abstractmethod
     def coefficients(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """A with sum_r a_r s_r = residual, (R, N, ...); 0 where no finite a exists."""
+        """A with sum_r a_r s_r = residual, (R, N, ...); 0 where that would take more than 1 / eps of a small s."""
 
 
 class CrossEntropy(Likelihood):
@@ -79,17 +83,24 @@ class CrossEntropy(Likelihood):
     def residual(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return _scores_at(outputs, targets.clamp_min(0))
 
-    def factor(self, outputs: Tensor) -> Tensor:
+    def rank(self, classes: int) -> int:
+        return classes - 1
+
+    def factor(self, outputs: Tensor, rows: range | None = None) -> Tensor:
         """C - 1 columns of the closed-form Cholesky factor of diag(p) - p p^T.
 
         With the tail sums Q_c = p_c + ... + p_C and q_c = Q_{c+1}: s_c[c] = sqrt(p_c q_c / Q_c) and
         s_c[i > c] = -p_i sqrt(p_c / (q_c Q_c)). Tails are summed, not subtracted: nothing cancels at saturated p.
         """
+        rows = rows or range(outputs.shape[-1] - 1)
+        some = slice(rows.start, rows.stop)
         p, Q, q = _tails(outputs)
-        ratio = (p[..., :-1] / Q[..., :-1]).nan_to_num(0.0).sqrt()  # 0 / 0 where a whole tail underflows
-        below = -ratio[..., :, None] * (p[..., None, :] / q[..., :, None].sqrt()).nan_to_num(0.0)
-        on_diagonal = F.pad(torch.diag_embed(ratio * q.sqrt()), (0, 1))
-        return (below.triu(1) + on_diagonal).movedim(-2, 0)
+        tails = q[..., some]
+        ratio = (p[..., some] / Q[..., some]).nan_to_num(0.0).sqrt()  # 0 / 0 where a whole tail underflows
+        columns = -ratio[..., None] * (p[..., None, :] / tails[..., None].sqrt()).nan_to_num(0.0)
+        columns = columns.triu(rows.start + 1)
+        columns.diagonal(rows.start, -2, -1).copy_(ratio * tails.sqrt())
+        return columns.movedim(-2, 0)
 
     def sample(self, outputs: Tensor, draws: int, generator: torch.Generator) -> Tensor:
         p = torch.softmax(outputs.double(), -1).flatten(0, -2).cpu()
@@ -98,7 +109,10 @@ class CrossEntropy(Likelihood):
         return _scores_at(outputs.expand(draws, *outputs.shape), labels)
 
     def coefficients(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """a_c = sqrt(p_c / (Q_c q_c)) for c < y, -sqrt(q_y / (p_y Q_y)) at c = y, 0 above."""
+        """a_c = sqrt(p_c / (Q_c q_c)) for c < y, -sqrt(q_y / (p_y Q_y)) at c = y, 0 above.
+
+        For a saturated wrong class it grows as s_c shrinks, up to the exponential of half the logit gap.
+        """
         p, Q, q = _tails(outputs)
         p, Q = p[..., :-1], Q[..., :-1]
         classes = torch.arange(p.shape[-1], device=p.device)
@@ -106,7 +120,7 @@ class CrossEntropy(Likelihood):
         before = (p / (Q * q)).sqrt()
         at = -(q / (p * Q)).sqrt()
         a = torch.where(classes < y, before, torch.where(classes == y, at, torch.zeros_like(p)))
-        return torch.where(torch.isfinite(a), a, 0.0).movedim(-1, 0)
+        return torch.where(a.abs() <= 1 / torch.finfo(a.dtype).eps, a, 0.0).movedim(-1, 0)
 
 
 def _tails(outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -145,9 +159,14 @@ class Gaussian(Likelihood):
     def residual(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return outputs - targets
 
-    def factor(self, outputs: Tensor) -> Tensor:
-        eye = torch.eye(outputs.shape[-1], dtype=outputs.dtype, device=outputs.device)
-        return eye.reshape(-1, *[1] * (outputs.ndim - 1), outputs.shape[-1]).expand(-1, *outputs.shape)
+    def rank(self, classes: int) -> int:
+        return classes
+
+    def factor(self, outputs: Tensor, rows: range | None = None) -> Tensor:
+        rows = rows or range(outputs.shape[-1])
+        units = outputs.new_zeros(len(rows), outputs.shape[-1])
+        units.diagonal(rows.start).fill_(1)
+        return units.reshape(-1, *[1] * (outputs.ndim - 1), outputs.shape[-1]).expand(-1, *outputs.shape)
 
     def sample(self, outputs: Tensor, draws: int, generator: torch.Generator) -> Tensor:
         noise = torch.randn(draws, *outputs.shape, generator=generator, dtype=torch.float64)
@@ -167,16 +186,30 @@ def likelihood(loss: str) -> Likelihood:
     return LIKELIHOODS[loss]
 
 
-def _one_term_at_a_time(scores: Tensor) -> Iterator[Tensor]:
-    """(R, N, T, C) -> T R cotangents (N, T, C), each nonzero at one token; (R, N, C) -> R of (N, C)."""
-    if scores.ndim == 3:
-        yield from scores
+_ENTRIES = 2**20  # of a factor at a time
+
+
+def _factor(model: Likelihood, outputs: Tensor) -> Iterator[Tensor]:
+    """The R cotangents (N, C) at outputs (N, C); all of them take R / N times the memory of the outputs."""
+    rank, step = model.rank(outputs.shape[-1]), max(1, _ENTRIES // outputs.numel())
+    for first in range(0, rank, step):
+        yield from model.factor(outputs, range(first, min(first + step, rank)))
+
+
+def _type_2(model: Likelihood, outputs: Tensor, mask: Tensor) -> Iterator[Tensor]:
+    """R cotangents (N, C), or T R of them (N, T, C), each nonzero at one token."""
+    if outputs.ndim == 2:
+        yield from (score * mask for score in _factor(model, outputs))
         return
-    for t in range(scores.shape[2]):
-        for score in scores:
-            only = torch.zeros_like(score)
-            only[:, t] = score[:, t]
-            yield only
+    for t in range(outputs.shape[1]):
+        yield from (_at(t, score * mask[:, t], outputs) for score in _factor(model, outputs[:, t]))
+
+
+def _at(t: int, score: Tensor, outputs: Tensor) -> Tensor:
+    """A cotangent (N, C) at token t, zero at all others: shaped like the outputs (N, T, C)."""
+    only = torch.zeros_like(outputs)
+    only[:, t] = score
+    return only
 
 
 def cotangents(
@@ -192,9 +225,10 @@ def cotangents(
         raise ValueError(f"mc_samples must be at least 1, got {mc_samples}")
     mask = model.valid(targets)[..., None]
     if fisher_type == "type-2":
-        yield from _one_term_at_a_time(model.factor(outputs) * mask)
+        yield from _type_2(model, outputs, mask)
     elif fisher_type == "empirical":
-        yield from _one_term_at_a_time((model.residual(outputs, targets) * mask)[None])
+        scores = model.residual(outputs, targets) * mask
+        yield from [scores] if outputs.ndim == 2 else (_at(t, scores[:, t], outputs) for t in range(outputs.shape[1]))
     elif fisher_type == "mc":
         generator = torch.Generator().manual_seed(seed)
         yield from model.sample(outputs, mc_samples, generator) * mask / mc_samples**0.5

@@ -21,8 +21,9 @@ from curvbench.meters.cost import Stepper, cost_rows
 from curvbench.meters.direction import direction_rows, how_damped, step_of, with_damping
 from curvbench.meters.error import BLOCKS, NETWORK, error_rows
 from curvbench.meters.exact import exact_rows
-from curvbench.meters.health import health_rows
+from curvbench.meters.health import health_rows, residual_row
 from curvbench.operators import Operator
+from curvbench.passes import full_precision
 from curvbench.reference import prepare, reference_identity
 from curvbench.spec import DAMPING, METERS, Cell, Meter, Probe, Row, Status, Unsupported
 
@@ -32,6 +33,7 @@ PRELOAD = ("torch._dynamo",)  # torch imports it at an optimizer's first step: a
 Report = Callable[[str], None]
 
 
+@full_precision()
 def fit(probe: Probe, instance: Instance) -> Operator:
     """The operator of a probe fitted to the whole batch, running averages off.
 
@@ -176,6 +178,7 @@ def accuracy_rows(
                 yield from _sampling_rows(probe, instance, fisher, found)
     if "health" in meters:
         yield from health_rows(operator, getattr(probe, "damping", damping), retries + repeated.count)
+        yield residual_row(operator, step, gradient, probe.solves_with)
     if "direction" in meters:
         if (judged := with_damping(probe, damping, instance.terms)) != probe:
             step = step_of(judged, instance, gradient)

@@ -1,7 +1,9 @@
 """Factorizations that say when they struggled, sums that do not lose digits, and products that are symmetric.
 
-Policy: of a symmetric matrix one triangle is read, eigenvalues of positive semi-definite matrices are
-clamped at zero, a factorization that fails in its own precision is repeated in float64, and every repetition counted.
+Policy: float16 and bfloat16 are formats to store numbers in; what is computed with them is ``widened`` first: no matrix
+has fewer digits than float32. Of a symmetric matrix one triangle is read, eigenvalues of positive semi-definite
+matrices are clamped at zero, a factorization that fails in its own precision is repeated in float64, and every
+repetition counted.
 """
 
 from __future__ import annotations
@@ -12,9 +14,19 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
+
+
+def widened(value: Any) -> Any:
+    """A tensor of fewer digits than float32 in float32, a complex one likewise; anything else as it is."""
+    if not isinstance(value, Tensor):
+        return value
+    if value.dtype == torch.complex32:
+        return value.to(torch.complex64)
+    return value.float() if value.is_floating_point() and value.dtype.itemsize < 4 else value
 
 
 @dataclass

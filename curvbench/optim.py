@@ -30,7 +30,9 @@ from curvbench.distributed import ALONE, Ranks, shares
 from curvbench.instance import Inputs, Instance, arguments, batch_contents, shapes
 from curvbench.layers import describe, parameter_names
 from curvbench.likelihood import likelihood
+from curvbench.numerics import widened
 from curvbench.parts.weighted import weigh_backward
+from curvbench.passes import autocasts, full_precision
 from curvbench.spec import Decay, Diverged, Probe, Unsupported, decayed, refuse_decays
 from curvbench.tape import Tape, evaluation, mode_readers
 
@@ -83,9 +85,11 @@ class NaturalGradient(torch.optim.Optimizer):
     whatever the weights. BatchNorm and dropout look: there the gradient is that of training mode, in which BatchNorm
     couples the samples and no sample has a score of its own, while the statistics come from a pass of their own in
     evaluation mode, with running means and variances as they are then. Compiled code runs as it was written where
-    statistics are due. A method whose statistic is the batch gradient with data labels (Adam, Shampoo) takes
-    the training gradient. FNGD after its first epoch weighs the samples in the training pass itself and has none
-    besides: ``.grad`` of the covered parameters is then its step (without a ``kl_clip``, which needs the gradient too).
+    statistics are due. Under autocast and with weights in float16 or bfloat16 the statistics' pass runs in float32, as
+    do factorizations and momentum, and the step is rounded once, where it is added to the weights. A method whose
+    statistic is the batch gradient with data labels (Adam, Shampoo) takes the training gradient. FNGD after its first
+    epoch weighs the samples in the training pass itself and has none besides: ``.grad`` of the covered parameters is
+    then its step (without a ``kl_clip``, which needs the gradient too).
     Where the pass is shared and the statistics read output gradients for the data's labels
     (``fisher_type="empirical"``), they are those of the loss's own backward pass if that loss is a multiple of the
     likelihood's.
@@ -238,13 +242,14 @@ class NaturalGradient(torch.optim.Optimizer):
             return self.model(*args, **kwargs)
         with mode_readers(self.model) as readers:
             tape = known.record(inputs)
-        self._may_share = not readers
-        known.likelihood.check(tape.outputs.detach(), targets)
+        self._may_share = not readers and known.runs_as_it_is and not autocasts()
+        known.likelihood.check(widened(tape.outputs.detach()), widened(targets))
         contents = Contents.of(batch_contents(inputs, targets))
         self._batch = Batch(inputs, targets, tape if self._may_share else None, contents)
         return tape.leaf(note=self.probe.reads_gradient) if self._may_share else tape.outputs
 
     @torch.no_grad()
+    @full_precision()
     def _gather(self) -> None:
         """Take in the batch before as a part of this step's, unless its gradient is there no more."""
         batch, weighed = self._batch, self._weighed
@@ -266,17 +271,19 @@ class NaturalGradient(torch.optim.Optimizer):
         """The outputs, if the probe knows how to weigh the samples in their backward pass."""
         if type(self.probe).weigh is Probe.weigh or self._curvature.kept is None:
             return None
-        batch = self._known(inputs, targets).with_batch(inputs, targets)
-        if (found := self.probe.weigh(self._curvature.kept, batch)) is None:
-            return None
-        if self._checks.due(shapes(inputs), self._curvature.steps):
-            batch.verify()
+        with full_precision():
+            batch = self._known(inputs, targets).with_batch(inputs, targets)
+            if (found := self.probe.weigh(self._curvature.kept, batch)) is None:
+                return None
+            if self._checks.due(shapes(inputs), self._curvature.steps):
+                batch.verify()
         weights, self._weighed = found
         tape = batch.record(inputs, frozen=True)
-        batch.likelihood.check(tape.outputs.detach(), targets)
+        batch.likelihood.check(widened(tape.outputs.detach()), batch.targets)
         weigh_backward(batch, tape, weights)
         return tape.outputs
 
+    @full_precision()
     def _known(self, inputs: Inputs, targets: Tensor) -> Instance:
         """The model as it was verified on the first batch, or on the first since a state was loaded."""
         if self._verified is None:
@@ -347,9 +354,10 @@ class NaturalGradient(torch.optim.Optimizer):
     def _gradient(self, moved: Moved) -> Tensor:
         parameter, group = moved
         assert parameter.grad is not None
+        gradient = widened(parameter.grad)
         if self.decoupled_weight_decay or not group["weight_decay"]:
-            return parameter.grad
-        return parameter.grad.add(parameter, alpha=group["weight_decay"])
+            return gradient
+        return gradient.add(parameter, alpha=group["weight_decay"])
 
     def _with_momentum(self, directions: Mapping[str, Tensor], moved: Mapping[str, Moved]) -> dict[str, Tensor]:
         return {name: self._gathered(*moved[name], direction) for name, direction in directions.items()}
@@ -369,6 +377,7 @@ class NaturalGradient(torch.optim.Optimizer):
         buffer: Tensor = kept["momentum_buffer"]
         return buffer / (1 - momentum ** kept["taken"]) if average else buffer
 
+    @full_precision()
     def _solved(
         self, queried: Mapping[str, Tensor], gradients: Mapping[str, Tensor], moved: Mapping[str, Moved]
     ) -> dict[str, Tensor]:
@@ -429,6 +438,10 @@ class NaturalGradient(torch.optim.Optimizer):
         super().load_state_dict({key: value for key, value in state_dict.items() if key not in ("curvature", "layers")})
         self._curvature, self._layers = curvature, state_dict["layers"] or self._layers
         self._drop_batch()
+        trained = [p for group in self.param_groups for p in group["params"]]
+        for index, kept in state_dict["state"].items():  # torch rounds what it loads to the dtype of the weights
+            if "momentum_buffer" in kept:
+                self.state[trained[index]]["momentum_buffer"] = kept["momentum_buffer"].to(trained[index].device)
 
 
 @dataclasses.dataclass

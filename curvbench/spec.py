@@ -272,6 +272,11 @@ class Probe(Component, ABC):
         """Whether ``precondition`` takes scores of the batch of its own step, statistics due or not."""
         return False
 
+    @property
+    def solves_with(self) -> float | None:
+        """The damping with which ``precondition`` solves (F^ + damping I) p = g; None where its step is another one."""
+        return getattr(self, "damping", None) if getattr(self, "damping_rule", "exact") == "exact" else None
+
     def fit(self, instance: Instance) -> Any:
         """The state after ``updates`` updates at frozen parameters; raises Unsupported for too large a batch."""
         if self.batch_size is not None and self.batch_size > instance.samples:
@@ -813,6 +818,9 @@ METRICS: dict[str, Metric] = {
     ),
     "health.condition": Metric("1", "", "condition number of the damped operator"),
     "health.retries": Metric("1", "lower", "factorizations that had to be repeated in higher precision"),
+    "health.residual": Metric(
+        "1", "lower", "|(F^ + damping I) p - g| / |g| of the probe's own step p: what its solve has lost to rounding"
+    ),
     "health.asymmetry": Metric("1", "lower", "|v'F^w - w'F^v| / (|v| |F^w|) for random v and w"),
     "direction.cosine": Metric("1", "higher", "cosine of the step with (F + damping I)^-1 g"),
     "direction.relative": Metric("1", "lower", "relative distance of the step from (F + damping I)^-1 g"),

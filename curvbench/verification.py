@@ -111,7 +111,7 @@ def _is_sized(value: Any, samples: int) -> bool:
 def refuse_wrong_columns(instance: Instance) -> None:
     """Raise ValueError where score columns are not those of plain autograd: one forward and two backward passes.
 
-    In the instance's own precision, or in float32 where that is lower. The same pass serves both sides, so that no unit
+    In the instance's own precision. The same pass serves both sides, so that no unit
     near zero is on in one of them and off in the other.
     """
     for part in _parts(instance):
@@ -141,8 +141,6 @@ def unit_weights(instance: Instance) -> Tensor:
 
 
 def _parts(instance: Instance) -> Iterator[Instance]:
-    if torch.finfo(instance.dtype).eps > torch.finfo(torch.float32).eps:
-        instance = instance.to(torch.float32)
     outputs = sum(s.groups * s.outputs * s.positions for s in instance.sizes.values())
     step = max(1, GRAPH_BYTES // (outputs * _TENSORS_PER_OUTPUT * instance.dtype.itemsize))
     if step >= instance.samples:

@@ -152,6 +152,7 @@ def product_cost(size: LayerSize, samples: int, columns: int) -> float:
 
     Papers count b p, for columns that are stored; in factored form the R columns of a sample share N S p. A damped
     solve of any gradient takes two products, and b^2 for the small system; FNGD publishes one, for the batch's own.
+    Both ways, as ``full`` and ``layer`` go for what a gradient has of the batch's and for the rest, take twice that.
     """
     return samples * size.positions * (size.entries + columns * size.groups * size.outputs)
 

@@ -18,10 +18,11 @@ from curvbench import numerics
 from curvbench.fisher.columns import Columns, form
 from curvbench.fisher.contraction import Order, cross_gram, gram
 from curvbench.fisher.inner import inner
-from curvbench.fisher.stream import Stream, columns_within
+from curvbench.fisher.stream import Stream, columns_within, with_outputs
 from curvbench.instance import Instance
 from curvbench.likelihood import gradient_coefficients
 from curvbench.operators import Operator
+from curvbench.passes import full_precision
 from curvbench.spec import FISHER_ALIASES, Layer, Precision
 
 
@@ -113,8 +114,8 @@ class ExactFisher(Operator):
     def _solve(self, V: Tensor, damping: float) -> Tensor:
         return self.solve_factorized(V, damping, self.factorize(damping))
 
-    def natural_gradient(self, gradient: Tensor, damping: float) -> Tensor:
-        """(F + damping I)^-1 gradient for a vector (P,), exact at any damping above zero.
+    def natural_gradient(self, gradient: Tensor, damping: float, factor: Tensor | None = None) -> Tensor:
+        """(F + damping I)^-1 gradient for a vector (P,), exact at any damping above zero; ``factor`` of ``factorize``.
 
         The part of the gradient along the batch's own, V a, goes by push-through, V (G/terms + damping)^-1 a, which
         does not cancel; only the rest (rounding, if the gradient is the batch's own) goes by Woodbury.
@@ -122,7 +123,7 @@ class ExactFisher(Operator):
         Raises:
             ValueError: damping not above zero.
         """
-        factor = self.factorize(damping)
+        factor = self.factorize(damping) if factor is None else factor
         if self.coefficients is None:
             return self.solve_factorized(gradient[:, None], damping, factor)[:, 0]
         a = self.coefficients[..., None].double()
@@ -233,6 +234,7 @@ def _(operator: ExactFisher, fisher: ExactFisher) -> float:
     return numerics.sum_squares(products) / operator.terms / fisher.terms
 
 
+@full_precision()
 def exact_fisher(
     instance: Instance,
     fisher_type: str = "type-2",
@@ -273,10 +275,17 @@ def exact_fisher(
     return ExactFisher(columns, instance.terms, coefficients(passed, fisher_type), contraction)
 
 
-def coefficients(instance: Instance, fisher_type: str) -> Tensor | None:
+def batch_fisher(instance: Instance, fisher_type: str, mc_samples: int = 1, seed: int = 0) -> ExactFisher:
+    """The Fisher of a batch as a training step has it: passes and columns in the instance's dtype, none made again."""
+    columns, outputs = with_outputs(instance, fisher_type, mc_samples, seed, instance.dtype)
+    return ExactFisher(columns, instance.terms, coefficients(instance, fisher_type, outputs))
+
+
+def coefficients(instance: Instance, fisher_type: str, outputs: Tensor | None = None) -> Tensor | None:
     """Weights (R, N) that combine the columns of a Fisher type to the mean gradient; None for sampled labels."""
     if fisher_type == "type-2":
-        return gradient_coefficients(instance.likelihood, instance.outputs(), instance.targets)
+        outputs = instance.outputs() if outputs is None else outputs
+        return gradient_coefficients(instance.likelihood, outputs, instance.targets)
     if fisher_type == "empirical":
         shape = (instance.terms_per_sample, instance.samples)
         return torch.full(shape, 1 / instance.terms, dtype=instance.dtype, device=instance.device)

@@ -1,9 +1,13 @@
-"""Passes through the network that make score columns: all at once, or a segment of layers whenever it is read."""
+"""Passes through the network that make score columns: all at once, some cotangents at a time, or a segment of layers.
+
+A segment is made again whenever it is read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import overload
 
 import torch
@@ -14,7 +18,10 @@ from curvbench.fisher.columns import Columns
 from curvbench.fisher.plan import GRAPH_BYTES, column_memory
 from curvbench.instance import Instance
 from curvbench.spec import Layer
+from curvbench.tape import Tape
 
+GROUP_BYTES = 2**24
+_FEW = 16  # cotangents that share the patches of a layer: above the classes of most problems
 _TENSORS_PER_OUTPUT = 6  # activations, normalizations and gradients around a layer, in sizes of its output
 
 
@@ -32,10 +39,64 @@ def collect(
 
     Backward passes stop at the first of the layers; of the samples only ``graph_bytes`` worth are recorded at a time.
     """
-    layers, dtype = layers or instance.layers, dtype or instance.dtype
+    dtype = dtype or instance.dtype
+    return with_outputs(instance, fisher_type, mc_samples, seed, dtype, layers, samples, graph_bytes)[0]
+
+
+def with_outputs(
+    instance: Instance,
+    fisher_type: str,
+    mc_samples: int,
+    seed: int,
+    dtype: torch.dtype,
+    layers: Sequence[Layer] | None = None,
+    samples: slice = slice(None),
+    graph_bytes: int = GRAPH_BYTES,
+) -> tuple[tuple[Columns, ...], Tensor]:
+    """What ``collect`` gives, and the outputs (N, ..., C) of the same passes."""
+    layers = layers or instance.layers
+    outputs: list[Tensor] = []
     inputs: dict[str, list[Tensor]] = {layer.name: [] for layer in layers}
     slopes: dict[str, list[Tensor]] = {layer.name: [] for layer in layers}
     names = {layer.name for layer in layers}
+    for _, tape, pulled in _passes(instance, fisher_type, mc_samples, seed, names, samples, graph_bytes):
+        outputs.append(tape.outputs.detach())
+        found: dict[str, list[Tensor]] = {name: [] for name in names}
+        for values in pulled:
+            for name, value in values.items():
+                found[name].append(value.to(dtype, copy=True))
+        for name in names:
+            inputs[name].append(tape.inputs[name].to(dtype))
+            slopes[name].append(torch.stack(found.pop(name)))
+    columns = tuple(Columns(layer, _joined(inputs, layer, 0), _joined(slopes, layer, 1)) for layer in layers)
+    return columns, outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def groups(
+    instance: Instance, fisher_type: str, mc_samples: int = 1, seed: int = 0, group_bytes: int = GROUP_BYTES
+) -> Iterator[tuple[Columns, ...]]:
+    """The same columns of all layers, so many cotangents at a time that their slopes take ``group_bytes``, or a few.
+
+    For sums over columns, of which all would take as much more memory as there are outputs.
+    """
+    names = {layer.name for layer in instance.layers}
+    for some, tape, pulled in _passes(instance, fisher_type, mc_samples, seed, names, slice(None), GRAPH_BYTES):
+        one = some.samples * _outputs(instance) * instance.dtype.itemsize
+        while group := list(islice(pulled, max(_FEW, group_bytes // one))):
+            joined = {name: torch.stack([values.pop(name) for values in group]) for name in names}
+            yield tuple(Columns(layer, tape.inputs[layer.name], joined.pop(layer.name)) for layer in instance.layers)
+
+
+def _passes(
+    instance: Instance,
+    fisher_type: str,
+    mc_samples: int,
+    seed: int,
+    names: set[str],
+    samples: slice,
+    graph_bytes: int,
+) -> Iterator[tuple[Instance, Tape, Iterator[dict[str, Tensor]]]]:
+    """Some of the samples, their recorded pass and what is pulled back through it, in each turn."""
     parts = _parts(instance, samples, graph_bytes)
     cotangents = outputs = None
     if parts != [slice(0, instance.samples)]:
@@ -48,22 +109,18 @@ def collect(
         if outputs is not None:
             refuse_other_outputs(tape.outputs, outputs[part])
         if cotangents is None:
-            pulled = some.slopes(tape, fisher_type, mc_samples, seed)
+            yield some, tape, some.slopes(tape, fisher_type, mc_samples, seed)
         else:
-            pulled = some.pull(tape, iter(cotangents[:, part]))
-        found: dict[str, list[Tensor]] = {name: [] for name in names}
-        for values in pulled:
-            for name, value in values.items():
-                found[name].append(value.to(dtype, copy=True))
-        for name in names:
-            inputs[name].append(tape.inputs[name].to(dtype))
-            slopes[name].append(torch.stack(found.pop(name)))
-    return tuple(Columns(layer, _joined(inputs, layer, 0), _joined(slopes, layer, 1)) for layer in layers)
+            yield some, tape, some.pull(tape, iter(cotangents[:, part]))
+
+
+def _outputs(instance: Instance) -> int:
+    """Numbers at the outputs of all layers for one sample."""
+    return sum(s.groups * s.outputs * s.positions for s in instance.sizes.values())
 
 
 def _parts(instance: Instance, samples: slice, graph_bytes: int) -> list[slice]:
-    outputs = sum(s.groups * s.outputs * s.positions for s in instance.sizes.values())
-    step = max(1, graph_bytes // (outputs * _TENSORS_PER_OUTPUT * instance.dtype.itemsize))
+    step = max(1, graph_bytes // (_outputs(instance) * _TENSORS_PER_OUTPUT * instance.dtype.itemsize))
     start, stop, _ = samples.indices(instance.samples)
     return [slice(first, min(first + step, stop)) for first in range(start, stop, step)]
 

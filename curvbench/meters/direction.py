@@ -20,6 +20,7 @@ from curvbench import numerics
 from curvbench.fisher import ExactFisher, exact_fisher
 from curvbench.instance import Instance
 from curvbench.meters.error import BLOCKS, NETWORK
+from curvbench.passes import full_precision
 from curvbench.spec import DAMPING, Probe, Row, Status, refuse_damping
 
 LEAST_GAP = 1e-3  # of quality: a share of less is rounding
@@ -209,6 +210,7 @@ def step_of(probe: Probe, instance: Instance, gradient: Tensor) -> Tensor:
     return probe.precondition(state, gradient.clone())
 
 
+@full_precision()
 def direction_errors(probe: Probe, instance: Instance, damping: float = DAMPING) -> dict[str, float]:
     """How good the probe's step on the instance's gradient is against (F + damping I)^-1 g, solved exactly.
 

@@ -12,6 +12,7 @@ import torch
 from curvbench import numerics
 from curvbench.fisher import ExactFisher
 from curvbench.operators import BlockDiagonal, Operator
+from curvbench.passes import full_precision
 from curvbench.spec import Row, Status
 
 SPECTRUM = 10
@@ -85,6 +86,7 @@ def from_products(p: Products) -> dict[str, float]:
     }
 
 
+@full_precision()
 def errors(operator: Operator, fisher: ExactFisher) -> dict[str, float]:
     """The errors of an operator against the exact Fisher of the same parameters.
 

@@ -1,10 +1,11 @@
-"""Numerical health of an operator: conditioning, repeated factorizations, asymmetry."""
+"""Numerical health of an operator and its solve: conditioning, repeated factorizations, asymmetry, residual."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
 from curvbench import numerics
 from curvbench.meters.error import refuse_not_finite
@@ -28,6 +29,13 @@ def asymmetry(operator: Operator, seed: int = 0) -> float:
     return difference / scale if scale else 0.0
 
 
+def residual(operator: Operator, step: Tensor, gradient: Tensor, damping: float) -> float:
+    """|(F^ + damping I) step - gradient| / |gradient|, the product in the operator's dtype; NaN for a zero gradient."""
+    pushed = operator.matmat(step.to(operator.dtype)[:, None])[:, 0].double() + damping * step.double()
+    length = numerics.sum_squares(gradient) ** 0.5
+    return numerics.sum_squares(pushed - gradient.double()) ** 0.5 / length if length else float("nan")
+
+
 def health_rows(operator: Operator, damping: float, retries: int) -> Iterator[Row]:
     """Every health metric; of an operator that is not finite the retries alone, and an error that says so."""
     yield Row("health.retries", float(retries))
@@ -46,3 +54,13 @@ def _condition_row(value: float, method: str) -> Row:
         return Row("health.condition", value, method=method)
     reason = "the damped operator is not positive definite: it has no condition number"
     return Row("health.condition", status=Status.SKIPPED, reason=reason, method=method)
+
+
+def residual_row(operator: Operator, step: Tensor, gradient: Tensor, damping: float | None) -> Row:
+    """The residual of a probe's step, where it ``solves_with`` a damping."""
+    if damping is None:
+        reason = "the step is no solve of (F^ + damping I) p = g: the method damps or steps in another way"
+        return Row("health.residual", status=Status.SKIPPED, reason=reason)
+    if not gradient.any():
+        return Row("health.residual", status=Status.SKIPPED, reason="the gradient is zero")
+    return Row("health.residual", residual(operator, step, gradient, damping), method=f"damping {damping:g}")

@@ -37,22 +37,57 @@ def input_factor(layer: Layer, x: Tensor, approx: KfacApprox) -> Tensor:
     return total / len(x)
 
 
-def output_factor(B_NGMS: Tensor, approx: KfacApprox) -> Tensor:
-    """B of K-FAC times the number of terms: mean over positions of g g^T, or g g^T of their sum."""
-    if approx == "reduce":
-        return second_moment(B_NGMS.sum(-1, keepdim=True))
-    return second_moment(B_NGMS) / B_NGMS.shape[-1]
+class MomentSum:
+    """The sum of second moments of tensors (N, G, n, S) that come one by one, such as slopes of every cotangent.
+
+    Rows wait until there are n of them: a product of fewer is soon made, and writing and adding its (n, n) is not.
+    """
+
+    def __init__(self) -> None:
+        self._sum: Tensor | None = None
+        self._waiting: list[Tensor] = []
+
+    def add(self, T: Tensor) -> None:
+        """Take in one more, of the same G, n and S."""
+        self._waiting.append(T)
+        if sum(len(t) for t in self._waiting) * T.shape[3] >= T.shape[2]:
+            self._take_in()
+
+    def _take_in(self) -> None:
+        found = second_moment(self._waiting[0] if len(self._waiting) == 1 else torch.cat(self._waiting))
+        self._sum = found if self._sum is None else self._sum.add_(found)
+        self._waiting = []
+
+    def total(self) -> Tensor:
+        """Of all that came, one at least; (G, n, n)."""
+        if self._waiting:
+            self._take_in()
+        assert self._sum is not None
+        return self._sum
 
 
-def added(sums: Sequence[Tensor], found: Sequence[Tensor]) -> list[Tensor]:
-    """Per layer the sum over pulled-back cotangents so far; an empty ``sums`` begins it."""
-    return [a + b for a, b in zip(sums, found, strict=True)] if sums else list(found)
+class OutputFactor:
+    """B of K-FAC from the slopes of one cotangent after the other: means over positions of g g^T, or of their sum."""
+
+    def __init__(self, approx: KfacApprox) -> None:
+        self._reduces, self._positions, self._moment = approx == "reduce", 1, MomentSum()
+
+    def add(self, B_NGMS: Tensor) -> None:
+        """Take in the slopes of one more cotangent."""
+        self._positions = 1 if self._reduces else B_NGMS.shape[-1]
+        self._moment.add(B_NGMS.sum(-1, keepdim=True) if self._reduces else B_NGMS)
+
+    def mean(self, terms: int) -> Tensor:
+        """The factor for a batch of so many loss terms, (G, M, M)."""
+        return self._moment.total() / (terms * self._positions)
 
 
 def kfac_factors(columns: Columns, terms: int, approx: KfacApprox = "expand") -> Kronecker:
     """The Kronecker product of K-FAC for a layer whose columns are at hand."""
-    outputs = torch.stack([output_factor(B_NGMS, approx) for B_NGMS in columns.slopes]).sum(0)
-    return Kronecker(outputs / terms, input_factor(columns.layer, columns.inputs, approx))
+    outputs = OutputFactor(approx)
+    for B_NGMS in columns.slopes:
+        outputs.add(B_NGMS)
+    return Kronecker(outputs.mean(terms), input_factor(columns.layer, columns.inputs, approx))
 
 
 class Factored(NamedTuple):

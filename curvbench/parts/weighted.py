@@ -15,6 +15,8 @@ from curvbench import numerics
 from curvbench.fisher import ExactFisher
 from curvbench.fisher.columns import Columns, form
 from curvbench.instance import Instance
+from curvbench.numerics import widened
+from curvbench.passes import full_precision
 from curvbench.spec import Layer
 from curvbench.tape import Tape
 
@@ -50,17 +52,20 @@ def weigh_backward(instance: Instance, tape: Tape, weights: Tensor) -> None:
 
     ``weights`` (L, N) multiply each sample's share of the gradient; 1 gives the plain one. The gradient is that of the
     pass itself, in training mode with BatchNorm as it is there, while what is measured is in evaluation mode. What does
-    not come through the layers (penalties, coupled weight decay) stays as it is.
+    not come through the layers (penalties, coupled weight decay) stays as it is. Of fewer digits than float32 the sums
+    are made in float32.
     """
     by_layer = {layer.name: (layer, w) for layer, w in zip(instance.layers, weights, strict=True)}
 
+    @full_precision()
     def gather(name: str, gradient: Tensor) -> None:
         layer, w = by_layer[name]
-        total = weighted_gradient(layer, tape.inputs[name], geometry.slopes(layer, gradient), w).flatten(0, 1)
+        slopes = widened(geometry.slopes(layer, gradient))
+        total = weighted_gradient(layer, widened(tape.inputs[name]), slopes, w).flatten(0, 1)
         parts = total[:, : layer.inputs - layer.bias], total[:, -1]
         for parameter_name, part in zip(geometry.parameter_names(layer), parts, strict=False):
             parameter = instance.model.get_parameter(parameter_name)
-            part = part.reshape(parameter.shape)
+            part = part.reshape(parameter.shape).to(parameter.dtype)
             parameter.grad = part if parameter.grad is None else parameter.grad + part
 
     tape.watch(gather)

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from curvbench.fisher import collect
+from curvbench.fisher import groups
 from curvbench.instance import Instance
 from curvbench.operators import Diagonal
 from curvbench.spec import About, FisherProbe, LayerSize
@@ -31,8 +31,10 @@ class Diag(FisherProbe):
     )
 
     def update(self, state: Diagonal | None, batch: Instance) -> Diagonal:
-        columns = collect(batch, self.fisher_type, self.mc_samples, self.seed)
-        squares = torch.cat([c.squares().flatten() for c in columns])
+        squares = torch.zeros(batch.size, dtype=torch.float64, device=batch.device)
+        for columns in groups(batch, self.fisher_type, self.mc_samples, self.seed):
+            for c in columns:
+                squares[c.layer.slice] += c.squares().flatten()
         return Diagonal((squares / batch.terms).to(batch.dtype))
 
     def precondition(self, state: Diagonal, gradient: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from curvbench.fisher import ExactFisher, collect, column_count, gram_cost, product_cost
+from curvbench.fisher import ExactFisher, batch_fisher, column_count, gram_cost, product_cost
 from curvbench.instance import Instance
 from curvbench.parts.factorizations import CHOLESKY
 from curvbench.spec import About, FisherProbe, LayerSize
@@ -27,12 +27,13 @@ class Full(FisherProbe):
 
     about = About(
         represents="F itself, the blocks between layers included, as its Gram matrix",
-        damping="(F^ + damping I)^-1 by Woodbury: a Cholesky factor of U^T U / N + damping I, U over all layers",
+        damping="(F^ + damping I)^-1 by a Cholesky factor of U^T U / N + damping I, U over all layers: U (.)^-1 a of"
+        " the batch's own gradient U a, Woodbury of what else a gradient has",
         cost={
             "statistics": "[S = 1] (N R)^2 G (M + D)"
             " + [S > 1] G N min(R M D (N R + 2 S), (N + 1) S (S (D + R M) + R^2 M)) / 2",
             "invert": "(N R)^3 / 6",
-            "precondition": "2 N S G M (D + R) + (N R)^2",
+            "precondition": "4 N S G M (D + R) + 2 (N R)^2",
             "memory": "N S G (D + R M) + 2 (N R)^2",
         },
         source="F = U U^T / N, solved through U^T U: Ou et al. 2024, Eqs. 3, 4 and 6; "
@@ -40,7 +41,7 @@ class Full(FisherProbe):
     )
 
     def update(self, state: State | None, batch: Instance) -> State:
-        fisher = ExactFisher(collect(batch, self.fisher_type, self.mc_samples, self.seed), batch.terms)
+        fisher = batch_fisher(batch, self.fisher_type, self.mc_samples, self.seed)
         fisher.gram()  # cached: the Gram matrix belongs to the statistics
         return State(fisher, None)
 
@@ -49,7 +50,7 @@ class Full(FisherProbe):
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
         assert state.factor is not None, "refresh comes before precondition"
-        return state.fisher.solve_factorized(gradient[:, None], self.damping, state.factor)[:, 0]
+        return state.fisher.natural_gradient(gradient, self.damping, state.factor)
 
     def operator(self, state: State) -> ExactFisher:
         return state.fisher
@@ -59,6 +60,6 @@ class Full(FisherProbe):
         return {
             "statistics": sum(gram_cost(s, samples, columns) for s in sizes),
             "invert": CHOLESKY * b**3,
-            "precondition": b**2 + sum(2 * product_cost(s, samples, columns) for s in sizes),
+            "precondition": 2 * b**2 + sum(4 * product_cost(s, samples, columns) for s in sizes),
             "memory": 2 * b**2 + sum(column_count(s, samples, columns) for s in sizes),
         }

@@ -24,6 +24,10 @@ class IdentityProbe(Probe):
         cost={"statistics": "0", "invert": "0", "precondition": "0", "memory": "0"},
     )
 
+    @property
+    def solves_with(self) -> float:
+        return 0.0
+
     def update(self, state: Identity | None, batch: Instance) -> Identity:
         return Identity(batch.size, batch.dtype, batch.device)
 

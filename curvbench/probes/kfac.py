@@ -20,9 +20,8 @@ from curvbench.parts.factors import (
     Factored,
     KfacApprox,
     KroneckerDamping,
-    added,
+    OutputFactor,
     input_factor,
-    output_factor,
 )
 from curvbench.spec import About, FisherProbe, FisherType, LayerSize
 from curvbench.tape import Tape
@@ -73,10 +72,11 @@ class Kfac(FisherProbe):
     def _output_factors(self, tape: Tape, batch: Instance) -> list[Tensor]:
         if self.fisher_type == "forward-only":
             return [_identities(layer.groups, layer.outputs, batch) for layer in batch.layers]
-        moments: list[Tensor] = []
+        factors = {layer.name: OutputFactor(self.kfac_approx) for layer in batch.layers}
         for slopes in batch.slopes(tape, self.fisher_type, self.mc_samples, self.seed):
-            moments = added(moments, [output_factor(B_NGMS, self.kfac_approx) for B_NGMS in slopes.values()])
-        return [moment / batch.terms for moment in moments]
+            for name, B_NGMS in slopes.items():
+                factors[name].add(B_NGMS)
+        return [factor.mean(batch.terms) for factor in factors.values()]
 
     @property
     def _solver(self) -> KroneckerDamping:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from curvbench.fisher import ExactFisher, collect, column_count, gram_cost, product_cost
+from curvbench.fisher import ExactFisher, batch_fisher, column_count, gram_cost, product_cost
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal
 from curvbench.parts.factorizations import CHOLESKY
@@ -30,12 +30,13 @@ class LayerProbe(FisherProbe):
     layerwise = True
     about = About(
         represents="the diagonal blocks of F, one per layer, as their Gram matrices",
-        damping="(F^ + damping I)^-1 by Woodbury: a Cholesky factor of each layer's U^T U / N + damping I",
+        damping="(F^ + damping I)^-1 by a Cholesky factor of each layer's U^T U / N + damping I: U (.)^-1 a of the"
+        " batch's own gradient U a, Woodbury of what else a gradient has",
         cost={
             "statistics": "[S = 1] (N R)^2 G (M + D)"
             " + [S > 1] G N min(R M D (N R + 2 S), (N + 1) S (S (D + R M) + R^2 M)) / 2",
             "invert": "L (N R)^3 / 6",
-            "precondition": "2 N S G M (D + R) + L (N R)^2",
+            "precondition": "4 N S G M (D + R) + 2 L (N R)^2",
             "memory": "N S G (D + R M) + 2 L (N R)^2",
         },
         source="F_l = U_l U_l^T / N, solved through U_l^T U_l: Ou et al. 2024, Eqs. 5 to 8; "
@@ -43,8 +44,8 @@ class LayerProbe(FisherProbe):
     )
 
     def update(self, state: State | None, batch: Instance) -> State:
-        columns = collect(batch, self.fisher_type, self.mc_samples, self.seed)
-        blocks = [ExactFisher((c,), batch.terms) for c in columns]
+        fisher = batch_fisher(batch, self.fisher_type, self.mc_samples, self.seed)
+        blocks = [fisher.layer(layer.name) for layer in fisher.layers]
         for block in blocks:
             block.gram()  # cached: the Gram matrix belongs to the statistics
         return State(blocks, [])
@@ -53,9 +54,9 @@ class LayerProbe(FisherProbe):
         return state._replace(factors=[block.factorize(self.damping) for block in state.blocks])
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
-        parts = gradient[:, None].split([block.size for block in state.blocks])
+        parts = gradient.split([block.size for block in state.blocks])
         triples = zip(state.blocks, parts, state.factors, strict=True)
-        return torch.cat([block.solve_factorized(part, self.damping, factor) for block, part, factor in triples])[:, 0]
+        return torch.cat([block.natural_gradient(part, self.damping, factor) for block, part, factor in triples])
 
     def operator(self, state: State) -> BlockDiagonal:
         return BlockDiagonal(state.blocks)
@@ -65,6 +66,6 @@ class LayerProbe(FisherProbe):
         return {
             "statistics": sum(gram_cost(s, samples, columns) for s in sizes),
             "invert": CHOLESKY * len(sizes) * b**3,
-            "precondition": sum(2 * product_cost(s, samples, columns) + b**2 for s in sizes),
+            "precondition": sum(4 * product_cost(s, samples, columns) + 2 * b**2 for s in sizes),
             "memory": sum(column_count(s, samples, columns) + 2 * b**2 for s in sizes),
         }

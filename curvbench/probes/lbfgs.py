@@ -56,6 +56,10 @@ class Lbfgs(Probe):
     def __post_init__(self) -> None:
         at_least_one(self, "memory", "updates")
 
+    @property
+    def solves_with(self) -> float:
+        return 0.0
+
     def unsupported(self, instance: Instance) -> str | None:
         try:
             instance.hessian_product(torch.zeros(instance.size, dtype=instance.dtype, device=instance.device))

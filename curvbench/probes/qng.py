@@ -65,10 +65,12 @@ class Qng(Probe):
         fraction(self, "decay")
         one_of(self, "recursion", Recursion)
 
+    @property
+    def solves_with(self) -> float | None:
+        return 0.0 if self.floor else None
+
     def unsupported(self, instance: Instance) -> str | None:
-        if self.memory <= instance.size:
-            return None
-        return f"memory {self.memory} is more than the {instance.size} parameters"
+        return None if self.memory <= instance.size else f"memory {self.memory} is more than {instance.size} parameters"
 
     def init(self, instance: Instance) -> State:
         empty = torch.zeros(0, dtype=instance.dtype, device=instance.device)
@@ -96,16 +98,14 @@ class Qng(Probe):
         """The product of the factors K, oldest first, in the coordinates of a basis of the vectors (n, n)."""
         root = eye = torch.eye(vectors.shape[1], dtype=vectors.dtype, device=vectors.device)
         for q in vectors:
-            size = q @ q
-            beta = (1 - self.decay) / ((self.decay + (1 - self.decay) * size).sqrt() + self.decay**0.5)
+            beta = (1 - self.decay) / ((self.decay + (1 - self.decay) * (q @ q)).sqrt() + self.decay**0.5)
             root = root @ (self.decay**0.5 * eye + beta * torch.outer(q, q))
         return root
 
     def _root_of_sum(self, vectors: Tensor) -> Tensor:
         """The inverse of the symmetric matrix that ``sum`` applies; one that is singular is far out, not infinite."""
-        weights = _shrinkage(vectors.square().sum(1), self.decay)
         eye = torch.eye(vectors.shape[1], dtype=vectors.dtype, device=vectors.device)
-        values, basis = torch.linalg.eigh(eye - (vectors.T * weights) @ vectors)
+        values, basis = torch.linalg.eigh(eye - (vectors.T * _shrinkage(vectors.square().sum(1), self.decay)) @ vectors)
         away = values.abs().clamp_min(torch.finfo(values.dtype).eps)
         return self.decay ** (len(vectors) / 2) * (basis / away) @ basis.T
 

@@ -1,8 +1,9 @@
 """Shampoo (Gupta, Koren, Singer 2018), matrix case: convolutions as matrices, one pair of factors per group.
 
-L and R sum G G^T and G^T G over the updates, G the batch's mean gradient. The represented matrix is
-L^(1/2) (x) R^(1/2), an upper bound of the summed outer products up to a rank. The step applies its inverse root,
-L^(-1/4) G R^(-1/4); many ports use the exponent -1/2, which is its inverse.
+L and R sum G G^T and G^T G over the updates, G the batch's mean gradient, and begin with epsilon I: it is added to
+their eigenvalues, which are not negative, so that rounding of the largest cannot make a factor singular. The
+represented matrix is L^(1/2) (x) R^(1/2), an upper bound of the summed outer products up to a rank. The step
+applies its inverse root, L^(-1/4) G R^(-1/4); many ports use the exponent -1/2, which is its inverse.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Exponent = Literal["paper", "ports"]
 
 
 class State(NamedTuple):
-    """Per layer the sums L (G, M, M) and R (G, D, D), their inverse roots, and the number of updates."""
+    """Per layer the sums L (G, M, M) and R (G, D, D) without epsilon I, their inverse roots; the number of updates."""
 
     sums: list[tuple[Tensor, Tensor]]
     taken: int
@@ -69,12 +70,11 @@ class Shampoo(Probe):
         at_least_one(self, "updates", "batch_size")
 
     def init(self, instance: Instance) -> State:
-        def start(groups: int, order: int) -> Tensor:
-            eye = torch.eye(order, dtype=instance.dtype, device=instance.device)
-            return self.epsilon * eye.repeat(groups, 1, 1)
+        def zeros(groups: int, order: int) -> Tensor:
+            return torch.zeros(groups, order, order, dtype=instance.dtype, device=instance.device)
 
         shapes = [layer.shape for layer in instance.layers]
-        return State([(start(G, M), start(G, D)) for G, M, D in shapes], 0)
+        return State([(zeros(G, M), zeros(G, D)) for G, M, D in shapes], 0)
 
     def update(self, state: State, batch: Instance) -> State:
         mean = batch_gradient(batch, self.statistic, self.seed, state.taken) / batch.terms**0.5
@@ -84,14 +84,18 @@ class Shampoo(Probe):
 
     def refresh(self, state: State) -> State:
         power = -1 / 4 if self.exponent == "paper" else -1 / 2
-        return state._replace(roots=[Kronecker(_power(L, power), _power(R, power)) for L, R in state.sums])
+        return state._replace(roots=self._powers(state, power))
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
         parts = gradient.split([root.size for root in state.roots])
         return torch.cat([root.matvec(part) for root, part in zip(state.roots, parts, strict=True)])
 
     def operator(self, state: State) -> BlockDiagonal:
-        return BlockDiagonal([Kronecker(_power(L, 1 / 2), _power(R, 1 / 2)) for L, R in state.sums])
+        return BlockDiagonal(self._powers(state, 1 / 2))
+
+    def _powers(self, state: State, exponent: float) -> list[Kronecker]:
+        epsilon = self.epsilon
+        return [Kronecker(_power(L, epsilon, exponent), _power(R, epsilon, exponent)) for L, R in state.sums]
 
     def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
         products = sum(G * M * D * (M + D) for G, M, D, _, _ in sizes)
@@ -100,8 +104,14 @@ class Shampoo(Probe):
         return {"statistics": products, "invert": roots, "precondition": products, "memory": kept}
 
 
-def _power(matrix: Tensor, exponent: float) -> Tensor:
-    """A power of PSD matrices (G, n, n); raises ValueError for a negative power of a singular one."""
+def _power(matrix: Tensor, epsilon: float, exponent: float) -> Tensor:
+    """A power of epsilon I + PSD matrices (G, n, n); raises ValueError for a negative power of a singular one.
+
+    Below the rounding of the largest eigenvalue none is known: its inverse would magnify the rounding of gradients.
+    """
     values, basis = numerics.eigh(matrix)
-    powers = (values if exponent > 0 else numerics.positive(values)) ** exponent
-    return (basis * powers[:, None, :]) @ basis.mT
+    values = values + epsilon
+    if exponent < 0:
+        rounding = values.shape[-1] * torch.finfo(values.dtype).eps * values.amax(-1, keepdim=True)
+        values = torch.maximum(numerics.positive(values), rounding)
+    return (basis * values[:, None, :] ** exponent) @ basis.mT

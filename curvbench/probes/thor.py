@@ -18,7 +18,7 @@ from curvbench.distributed import shared_map
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
 from curvbench.parts.factorizations import INVERSE
-from curvbench.parts.factors import added, second_moment
+from curvbench.parts.factors import MomentSum, second_moment
 from curvbench.spec import About, FisherProbe, LayerSize
 
 
@@ -92,12 +92,14 @@ class Thor(FisherProbe):
         tape = batch.tape()
         patches = (geometry.patches(layer, tape.inputs[layer.name]) for layer in batch.layers)
         inputs = [Split([block / batch.samples for block in self._moments(X_NGDS)]) for X_NGDS in patches]
-        sums: dict[str, list[Tensor]] = {layer.name: [] for layer in batch.layers}
+        sums = {la.name: [MomentSum() for _ in range(0, la.outputs, self.split)] for la in batch.layers}
         for slopes in batch.slopes(tape, self.fisher_type, self.mc_samples, self.seed):
             for name, B_NGMS in slopes.items():
-                sums[name] = added(sums[name], self._moments(B_NGMS))
+                for moment, part in zip(sums[name], B_NGMS.split(self.split, dim=2), strict=True):
+                    moment.add(part)
         terms = [batch.terms * batch.sizes[name].positions for name in sums]
-        outputs = [Split([b / count for b in blocks]) for blocks, count in zip(sums.values(), terms, strict=True)]
+        pairs = zip(sums.values(), terms, strict=True)
+        outputs = [Split([moment.total() / count for moment in moments]) for moments, count in pairs]
         return State(list(zip(outputs, inputs, strict=True)), [])
 
     def _moments(self, T: Tensor) -> list[Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from curvbench import layers as geometry
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
-from curvbench.parts.factors import Factored, KroneckerDamping, added, second_moment
+from curvbench.parts.factors import Factored, KroneckerDamping, MomentSum, second_moment
 from curvbench.spec import About, FisherProbe, LayerSize
 
 TkfacDamping = Literal["factored", "exact"]
@@ -57,14 +57,13 @@ class Tkfac(FisherProbe):
         tape = batch.tape()
         X_LNGDS = [geometry.patches(layer, tape.inputs[layer.name]) for layer in batch.layers]
         roots = [X.square().sum(2, keepdim=True).sqrt() for X in X_LNGDS]
-        outputs: list[Tensor] = []
-        weights: list[Tensor] = []
+        outputs, weights = [MomentSum() for _ in roots], [torch.zeros_like(root) for root in roots]
         for slopes in batch.slopes(tape, self.fisher_type, self.mc_samples, self.seed):
-            pairs = list(zip(slopes.values(), roots, strict=True))
-            outputs = added(outputs, [second_moment(B_NGMS * root) for B_NGMS, root in pairs])
-            weights = added(weights, [B_NGMS.square().sum(2, keepdim=True) for B_NGMS, _ in pairs])
+            for B_NGMS, root, moment, weight in zip(slopes.values(), roots, outputs, weights, strict=True):
+                moment.add(B_NGMS * root)
+                weight += B_NGMS.square().sum(2, keepdim=True)
         triples = zip(X_LNGDS, outputs, weights, strict=True)
-        return Factored([_traces(X, moment, weight, batch.terms) for X, moment, weight in triples])
+        return Factored([_traces(X, moment.total(), weight, batch.terms) for X, moment, weight in triples])
 
     @property
     def _solver(self) -> KroneckerDamping:

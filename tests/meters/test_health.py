@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+import curvbench as cb
+from curvbench.measure import Fitted, accuracy_rows
 from curvbench.meters import health
 from curvbench.operators import Dense, Diagonal, Identity
-from curvbench.spec import Status
+from curvbench.spec import Row, Status
 
 
 def test_condition_is_that_of_the_damped_operator() -> None:
@@ -51,3 +53,74 @@ def test_what_is_singular_or_indefinite_has_no_condition_number(entries: list[fl
     assert (row.status, row.value) == (Status.SKIPPED, None)
     assert "not positive definite" in row.reason
     assert rows["health.asymmetry"].status is Status.OK
+
+
+def row_of(probe: cb.Probe, dtype: torch.dtype) -> tuple[Row, float]:
+    """The residual's row, and the residual by a dense float64 product of the represented matrix."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(6, 7), torch.nn.Tanh(), torch.nn.Linear(7, 4)).to(dtype)
+        instance = cb.Instance(model, torch.randn(12, 6).to(dtype), torch.arange(12) % 4)
+    fitted = Fitted.of(probe, instance)
+    rows = accuracy_rows(fitted, cb.exact_fisher(instance), meters=("health",))
+    [row] = [row for row in rows if row.metric == "health.residual"]
+    state, gradient = probe.refresh(fitted.state), instance.gradient()
+    matrix = probe.operator(state).to_dense().double()
+    step = probe.precondition(state, gradient).double()
+    shift = getattr(probe, "damping", 0.0)
+    return row, float((matrix @ step + shift * step - gradient.double()).norm() / gradient.double().norm())
+
+
+SOLVERS = (
+    "cwngd",
+    "diag",
+    "eigen",
+    "ekfac",
+    "eva",
+    "full",
+    "ginger",
+    "hylo",
+    "identity",
+    "kfac",
+    "kpsvd",
+    "layer",
+    "lbfgs",
+)
+
+
+@pytest.mark.parametrize("name", [*SOLVERS, "mbf", "qng", "unit"])
+def test_residual_of_a_solve_is_rounding(name: str) -> None:
+    probe = cb.probe(name)
+    row, expected = row_of(probe, torch.float64)
+    assert row.value is not None and row.value <= 1e-11 and expected <= 1e-11
+    assert row.method == f"damping {getattr(probe, 'damping', 0.0):g}"
+    row, expected = row_of(probe, torch.float32)
+    assert row.value == pytest.approx(expected, abs=1e-5)
+    assert row.value <= 1e-3
+
+
+def test_residual_shows_lost_digits() -> None:
+    """Below the rounding of the Gram matrix float32 has none left."""
+    row, expected = row_of(cb.probe("full", damping=1e-6), torch.float32)
+    assert row.value == pytest.approx(expected, rel=0.5)
+    assert row.value is not None and row.value >= 1e-5
+
+
+@pytest.mark.parametrize(
+    "probe",
+    [
+        *(cb.probe(name) for name in ("adam", "adamw", "fngd", "lngd", "sgdm", "shampoo", "skfac", "thor", "tkfac")),
+        cb.probe("kfac", damping_rule="pi"),
+        cb.probe("qng", floor=False),
+    ],
+    ids=lambda probe: probe.label,
+)
+def test_residual_is_skipped_where_the_step_is_no_such_solve(probe: cb.Probe) -> None:
+    row, _ = row_of(probe, torch.float64)
+    assert (row.value, row.status) == (None, Status.SKIPPED)
+    assert "no solve" in row.reason
+
+
+def test_residual_without_a_gradient_is_skipped() -> None:
+    row = health.residual_row(Identity(3), torch.zeros(3), torch.zeros(3), 0.0)
+    assert row.status == Status.SKIPPED and "gradient is zero" in row.reason
