@@ -24,8 +24,8 @@ def history_table(frame: pd.DataFrame, problem: str, quantity: views.Quantity, s
         found = views.values(views.of_problem(rows, problem), quantity)["median"].rename("value")
         parts.append(found.rename_axis("probe").reset_index().assign(run=run))
     if not parts:
-        kinds = {"run": object, "probe": object, "value": "float64", "change": "float64", "step": bool}
-        return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in kinds.items()})
+        empty = pd.DataFrame(columns=["run", "probe", "value", "change", "step"])
+        return empty.astype({"value": "float64", "change": "float64", "step": bool})
     table = pd.concat(parts, ignore_index=True)[["run", "probe", "value"]]
     before = table.groupby("probe", sort=False)["value"].shift()
     table["change"] = table["value"] / before.where(before != 0) - 1

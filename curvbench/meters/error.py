@@ -77,7 +77,7 @@ def from_products(p: Products) -> dict[str, float]:
     """Relative and scale-optimal error, cosine and trace ratio; NaN where the exact Fisher is zero."""
     if p.fisher == 0:
         return dict.fromkeys(("relative", "scale_optimal", "cosine", "trace_ratio"), float("nan"))
-    cosine = p.mixed / (p.fisher * p.operator) ** 0.5 if p.operator > 0 else 0.0
+    cosine = p.mixed / p.fisher**0.5 / p.operator**0.5 if p.operator > 0 else 0.0  # their product may vanish
     return {
         "relative": (max(p.fisher - 2 * p.mixed + p.operator, 0.0) / p.fisher) ** 0.5,
         "scale_optimal": max(1 - cosine**2, 0.0) ** 0.5,
