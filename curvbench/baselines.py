@@ -13,7 +13,7 @@ from curvbench.spec import FLOP_MODEL
 
 
 def files(folder: Path, rows: pd.DataFrame) -> dict[str, Path]:
-    """Where the baseline of each suite of ``rows`` stands in ``folder``: ``SUITE/torch-2.13.0-flops-1.parquet``."""
+    """Where the baseline of each suite of ``rows`` stands in ``folder``: ``SUITE/torch-2.13.0-flops-2.parquet``."""
     return {suite: folder / suite / f"{_versions(part)}.parquet" for suite, part in by_suite(rows).items()}
 
 
@@ -49,7 +49,7 @@ def write(file: Path, rows: pd.DataFrame) -> None:
 
 
 def _versions(rows: pd.DataFrame) -> str:
-    """``torch-2.13.0-flops-1``; raises ValueError where the rows are of several."""
+    """``torch-2.13.0-flops-2``; raises ValueError where the rows are of several."""
     torch = sorted({version.partition("+")[0] for version in rows["torch_version"].dropna()})
     counts = sorted({count for count in rows["flop_model"].dropna() if count}) or [FLOP_MODEL]
     if len(torch) != 1 or len(counts) != 1:

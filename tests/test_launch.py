@@ -20,7 +20,7 @@ from engines.test_engines import gone
 from test_trial import TRAINING, Normed, deterministic, trained
 
 import curvbench as cb
-from curvbench import blocks, measure
+from curvbench import blocks, libraries, measure
 from curvbench.distributed import Ranks
 from curvbench.engines.task import describe
 from curvbench.launch import RankDied, together
@@ -144,8 +144,9 @@ def test_no_rank_outlives_the_process_that_began_it() -> None:
 
 
 @pytest.mark.slow
-def test_ranks_that_were_killed_go_on_from_the_checkpoint(tmp_path: Path) -> None:
+def test_ranks_that_were_killed_go_on_from_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To the numbers of a training that nobody ends, dropout of each rank and running averages included."""
+    monkeypatch.setattr(libraries, "_watch", None)  # what other tests have loaded into this process is not asked for
     subject = cell(cb.probe("kfac", damping=0.1), 2, Normed(), replace(TRAINING, momentum=0.9))
     whole = deterministic(trained(subject, tmp_path / "whole"))
 

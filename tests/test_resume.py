@@ -57,7 +57,7 @@ class Plan:
             refresh_every=self.refresh_every,
             kl_clip=self.kl_clip,
             ema=self.ema if self.probe.averages else 0.0,
-            decay=(Decay("damping", 0.9),) if self.decays and "damping" in self.probe.hyperparameters else (),
+            decay=(Decay("damping", 0.9, 1e-5),) if self.decays and "damping" in self.probe.hyperparameters else (),
         )
 
     def train(self, optimizer: NaturalGradient, steps: range) -> None:

@@ -26,7 +26,7 @@ CONTRACT = (
     "torch_version device device_name dtype threads "
     "flop_model method"
 )
-ENVIRONMENT = {"git_sha": "abc", "git_dirty": False, "torch_version": "2.13", "device_name": "a cpu"}
+ENVIRONMENT = {"git_sha": "abcdef0", "git_dirty": False, "torch_version": "2.13", "device_name": "a cpu"}
 ROWS = (
     Row("error.relative", 0.5, epoch=3),
     Row("flops.uncounted_ops", 0.0, "step", reason=""),

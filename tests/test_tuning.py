@@ -197,7 +197,7 @@ def test_rounds_learn_from_each_other_and_go_on_where_they_were_stopped(
     rates = {name: set(rows["method"].str.extract(r"lr=([^,]+)")[0]) for name, rows in found.items()}
     assert rates["stopped"] == rates["straight"] and len(rates["straight"]) == 6
     assert found["straight"]["run_id"].nunique() == 1
-    assert len(store.runs(tmp_path / "stopped" / "two.tuning")) == (2 if extra else 1)
+    assert len(store.runs(tmp_path / "stopped" / "two.tuning")) == 2  # its cells had loaded the file, which has changed
 
 
 def _run(folder: Path, capsys: pytest.CaptureFixture[str], results: Path, *more: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -63,4 +64,6 @@ def residual_row(operator: Operator, step: Tensor, gradient: Tensor, damping: fl
         return Row("health.residual", status=Status.SKIPPED, reason=reason)
     if not gradient.any():
         return Row("health.residual", status=Status.SKIPPED, reason="the gradient is zero")
+    if not (step.isfinite().all() and math.isfinite(operator.trace())):
+        return Row("health.residual", status=Status.SKIPPED, reason="the step or the operator is not finite")
     return Row("health.residual", residual(operator, step, gradient, damping), method=f"damping {damping:g}")

@@ -121,7 +121,7 @@ def test_a_metric_that_one_cell_has_lost_is_lost(base: pd.DataFrame) -> None:
     ("column", "value", "families"),
     [
         ("torch_version", "2.14.0", {"memory", "flops"}),
-        ("flop_model", "2", {"flops"}),
+        ("flop_model", "0", {"flops"}),
         ("dtype", "float32", {"memory", "flops", "error", "direction", "time", "problem"}),
         ("device_name", "another", {"time"}),
     ],

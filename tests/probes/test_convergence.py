@@ -12,7 +12,6 @@ from torch import Tensor
 
 import curvbench as cb
 from curvbench.fisher.stochastic import Statistic, batch_gradient
-from curvbench.meters.direction import gradient_cosines
 from curvbench.registry import every_probe
 
 LEARNING = [p.name for p in every_probe() if "batch_size" in p.hyperparameters]
@@ -22,6 +21,12 @@ BATCH = 4
 
 def drawn(name: str, count: int, statistic: Statistic = "bg", size: int = BATCH) -> list[Tensor]:
     return [batch_gradient(instance_of(name).draw(size, seed=t), statistic, 0, t) for t in range(count)]
+
+
+def gradient_cosines(step: Tensor, instance: cb.Instance) -> dict[str, float]:
+    """The cosine of the step with the gradient in each layer."""
+    pairs = {layer.name: (step[layer.slice], instance.gradient()[layer.slice]) for layer in instance.layers}
+    return {name: float(torch.cosine_similarity(p, g, dim=0)) for name, (p, g) in pairs.items()}
 
 
 def fitted(probe: str, name: str, **hyperparameters: Any) -> Tensor:
@@ -198,12 +203,12 @@ def test_fngd_turns_into_gradient_descent_when_its_first_epoch_is_over() -> None
     def cosines(updates: int) -> dict[str, float]:
         probe = cb.probe("fngd", stage="shared", batches=16, updates=updates, batch_size=96)
         step = probe.precondition(probe.refresh(probe.fit(instance)), instance.gradient())
-        return gradient_cosines(step, instance.gradient(), instance.layers)
+        return gradient_cosines(step, instance)
 
     first, still, later = (cosines(updates) for updates in (1, 16, 17))
     exact = cb.probe("fngd")
     step = exact.precondition(exact.refresh(exact.fit(instance)), instance.gradient())
-    assert first == pytest.approx(gradient_cosines(step, instance.gradient(), instance.layers), abs=1e-10)
+    assert first == pytest.approx(gradient_cosines(step, instance), abs=1e-10)
     assert still == pytest.approx(first, abs=1e-10)
     for layer in instance.layers:
         assert later[layer.name] > 0.97 > 0.9 > still[layer.name]
