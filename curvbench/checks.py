@@ -132,6 +132,26 @@ def refuse_coupled_outputs(place: str, of_no_sample: str | None) -> NoReturn:
     raise ValueError("a sample's output depends on the other samples of the batch: it has no per-sample Fisher")
 
 
+def refuse_rerun(layer: str) -> NoReturn:
+    """A part of the model that its backward pass runs again, with other weights than those that are measured."""
+    raise ValueError(
+        f"gradients at layer {layer!r} change when its weights are held, as in a part that runs again in the backward "
+        "pass (torch.utils.checkpoint): switch checkpointing off"
+    )
+
+
+def refuse_other_model(outputs: Tensor, before: Tensor) -> None:
+    """Outputs that are not those of the same batch before, of a pass in the same or in another precision."""
+    if outputs.dtype == before.dtype and outputs.shape == before.shape and agree(outputs, before):
+        return
+    if outputs.dtype != before.dtype and outputs.shape == before.shape:
+        eps = max(torch.finfo(x.dtype).eps for x in (outputs, before))
+        difference = float((outputs.detach().double() - before.double()).abs().max())
+        if difference <= eps**0.3 * float(before.abs().max()):  # units near zero change sign: 8e-3 from float32 on
+            return
+    raise ValueError("the model computes something else than when this Instance was made: make a new one")
+
+
 def refuse_other_outputs(of_part: Tensor, of_whole: Tensor) -> None:
     """A batch too large for one pass, of a model that makes something else of a part of it."""
     if of_part.shape != of_whole.shape or not agree(of_part, of_whole):

@@ -20,6 +20,7 @@ from curvbench.checks import (
     refuse_coupled_samples,
     refuse_layer,
     refuse_not_finite,
+    refuse_other_model,
     refuse_output,
     refuse_tied,
     refuse_uncovered,
@@ -34,7 +35,13 @@ from curvbench.numerics import widened
 from curvbench.passes import Uncast, autocasts, full_precision, network_pass
 from curvbench.spec import Layer, LayerSize
 from curvbench.tape import Hook, Recorder, Tape, evaluation, hooked, unfused_attention
-from curvbench.verification import Seen, refuse_coupled_passes, refuse_random_passes, refuse_wrong_columns
+from curvbench.verification import (
+    Seen,
+    refuse_coupled_passes,
+    refuse_random_passes,
+    refuse_wrong_columns,
+    refuse_wrong_tape,
+)
 
 _COMPLEX = {torch.float16: torch.complex32, torch.float64: torch.complex128}
 Inputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
@@ -96,11 +103,19 @@ class Instance:
         self._known: Mapping[str, Tensor] | None = None
         self._unverified = False
         self.reached: set[str] = set()
+        self._computed: Tensor | None = None
         first = self._inspect()
         if self._draws:
             refuse_random_passes(self, first)
         refuse_coupled_passes(self, first)
-        refuse_wrong_columns(self)
+        try:
+            refuse_wrong_columns(self)
+            refuse_wrong_tape(self)
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise ValueError(f"the model cannot be differentiated: {str(error).splitlines()[0]}") from error
+        self._computed = first.outputs.detach().clone()
         self._double = self._run_in_float64()
 
     def _read_model(self) -> None:
@@ -213,7 +228,7 @@ class Instance:
         other = self._copy()
         other.inputs, other.targets, other.samples = _widened(inputs), widened(targets), _leading_size(inputs)
         other._read_model()
-        other._original = None  # of a batch that is gone after its step, no copies are kept
+        other._original = other._computed = None  # of a batch that is gone after its step, no copies are kept
         other.terms = int(self.likelihood.valid(targets).sum())
         if _sample_shapes(inputs) != _sample_shapes(self.inputs):
             other._inspect()
@@ -267,7 +282,7 @@ class Instance:
             return value[rows] if sized and value is not leave else value
 
         other = self._copy()
-        other._unverified = self._unverified
+        other._unverified, other._computed = self._unverified, None
         other.inputs, other.targets = mapped(self.inputs, cut), self.targets[rows]
         other.samples = len(other.targets)
         return other
@@ -316,7 +331,14 @@ class Instance:
         if self._recorded is not None:
             return self._recorded.outputs.detach()
         with torch.no_grad(), FrozenConvolutions():
-            return self._forward({})
+            outputs = self._forward({})
+        self._refuse_another_model(outputs)
+        return outputs
+
+    def _refuse_another_model(self, outputs: Tensor) -> None:
+        """What is no tensor of the model may have changed too: an attribute, a module that was exchanged."""
+        if self._computed is not None:
+            refuse_other_model(outputs, self._computed)
 
     def tape(self, names: Collection[str] | None = None) -> Tape:
         """One forward pass with frozen parameters, recorded for gradients at the outputs of some layers, or of all."""
@@ -330,6 +352,7 @@ class Instance:
         recorder = Recorder(chosen, self._cloned_inputs, trace=True)
         with torch.enable_grad(), FrozenConvolutions():
             outputs = self._forward(recorder.hooks())
+        self._refuse_another_model(outputs)
         self.reached |= recorder.edges.keys()
         return recorder.tape(outputs, self._shapes)
 

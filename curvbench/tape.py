@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.utils.checkpoint import CheckpointError
 from torch.utils.hooks import RemovableHandle
 
 from curvbench.passes import network_pass
@@ -89,7 +90,13 @@ class Tape:
             found = [factor * self.passed[name] if name in self.passed else None for name in called]
         else:
             edges, kept = [self.edges[name] for name in called], keep or self.kept
-            found = torch.autograd.grad(self.outputs, edges, cotangent, retain_graph=kept, allow_unused=True)
+            try:
+                found = torch.autograd.grad(self.outputs, edges, cotangent, retain_graph=kept, allow_unused=True)
+            except CheckpointError as error:
+                raise ValueError(
+                    "the model runs a part of itself again in its backward pass (torch.utils.checkpoint), where its "
+                    "weights are not those that are measured: switch checkpointing off"
+                ) from error
         made = dict(zip(called, found, strict=True))
         return {
             name: cotangent.new_zeros(self.shapes[name]) if (gradient := made.get(name)) is None else gradient

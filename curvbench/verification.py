@@ -9,7 +9,8 @@ backward pass without the weights, the gradient from plain autograd with them, s
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ from curvbench.checks import (
     refuse_mixed_rows,
     refuse_other_uses,
     refuse_random,
+    refuse_rerun,
 )
 from curvbench.contents import RandomStates, leaves
 from curvbench.spec import Layer
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
 GRAPH_BYTES = 2**32  # what one verifying pass may keep: a batch that needs more is verified in parts
 _TENSORS_PER_OUTPUT = 6  # activations, normalizations and gradients around a layer, in sizes of its output
 _TILE_BYTES = 2**26
-_FEW = 16  # samples up to which a pass more costs nothing
 _NOISE = 100  # units in the last place of the network's gradient, below which a layer's own is rounding
 
 
@@ -79,29 +80,47 @@ def refuse_random_passes(instance: Instance, first: Seen) -> None:
 def refuse_coupled_passes(instance: Instance, first: Seen) -> None:
     """Raise ValueError where what the model makes of a sample changes with the other samples of the batch.
 
-    Every second sample gives way to its neighbour, so that a batch that is sorted stays so; the others must not notice.
+    A random half of the samples gives way to samples of the other half, which must not notice; then the other does.
+    A model that cannot run on that, for it wants its samples sorted, has neighbours exchanged.
     """
-    rows = torch.arange(instance.samples, device=instance.device)
-    for kept in (0, 1)[: 2 if instance.samples <= _FEW else 1]:
-        neighbours = (rows + (2 * kept - 1) * (rows % 2 != kept)).clamp_max(instance.samples - 1)
-        place = _difference(first, instance, neighbours, rows[kept::2])
-        if place is None:
+    if instance.samples < 2:
+        return
+    rows = torch.arange(instance.samples)
+    order = torch.randperm(instance.samples, generator=torch.Generator().manual_seed(0))
+    halves = order.tensor_split(2)
+    for kept, gone in (halves, halves[::-1]):
+        mixed = rows.clone()
+        mixed[gone] = kept[torch.arange(len(gone)) % len(kept)]
+        sorted_rows = kept.sort().values
+        beside = sorted_rows[(torch.searchsorted(sorted_rows, rows, right=True) - 1).clamp_min(0)]
+        _refuse_noticed(
+            first, instance, [mixed.to(instance.device), beside.to(instance.device)], kept.to(instance.device)
+        )
+
+
+def _refuse_noticed(first: Seen, instance: Instance, orders: Sequence[Tensor], kept: Tensor) -> None:
+    """Refuse what the samples ``kept`` notice of the first of the orders on which the model can run."""
+    for order in orders:
+        try:
+            place = first.difference(instance.reordered(order).seen(), kept)
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
             continue
-        sized = [(name, x) for name, x in leaves(instance.inputs) if _is_sized(x, instance.samples)]
-        others = (name for name, x in sized[1:] if _difference(first, instance, neighbours, rows[kept::2], x) is None)
-        refuse_coupled_outputs(place, next(others, None))
+        if place is not None:
+            refuse_coupled_outputs(place, _of_no_sample(first, instance, order, kept))
+        return
 
 
-def _difference(
-    first: Seen, instance: Instance, order: Tensor, rows: Tensor, leave: Tensor | None = None
-) -> str | None:
-    """What of the samples ``rows`` another order changes; nothing where the model cannot run on it."""
-    try:
-        return first.difference(instance.reordered(order, leave).seen(), rows)
-    except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        return None
+def _of_no_sample(first: Seen, instance: Instance, order: Tensor, kept: Tensor) -> str | None:
+    """The input but for which the samples would not notice: as long as the batch, but perhaps a mask of positions."""
+    for name, x in [(name, x) for name, x in leaves(instance.inputs) if _is_sized(x, instance.samples)][1:]:
+        try:
+            if first.difference(instance.reordered(order, x).seen(), kept) is None:
+                return name
+        except RuntimeError:
+            continue
+    return None
 
 
 def _is_sized(value: Any, samples: int) -> bool:
@@ -125,6 +144,29 @@ def refuse_wrong_columns(instance: Instance) -> None:
             eps = torch.finfo(mine.dtype).eps
             if float((mine - true).norm()) > eps**0.6 * float(true.norm()) + eps * noise:
                 _refuse(part, layer)
+
+
+def refuse_wrong_tape(instance: Instance) -> None:
+    """Raise ValueError where a recorded pass with held weights has other gradients at a layer than one without.
+
+    On one sample, or on the batch where the model cannot run on one.
+    """
+    with warnings.catch_warnings(action="ignore"):  # of one sample alone
+        try:
+            some = instance.part(slice(1))
+            free, _ = some.traced()
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            some = instance
+            free, _ = some.traced()
+        u = torch.randn(free.outputs.shape, generator=torch.Generator().manual_seed(0)).to(free.outputs)
+        expected, found = free.pull(u), some.tape().pull(u)
+    eps = torch.finfo(u.dtype).eps
+    noise = _NOISE * eps * max(float(g.norm()) for g in expected.values())
+    for name, gradient in expected.items():
+        if float((found[name] - gradient).norm()) > eps**0.6 * float(gradient.norm()) + noise:
+            refuse_rerun(name)
 
 
 def _refuse(part: Instance, layer: Layer) -> None:

@@ -6,6 +6,7 @@ are those of G / terms, with G = V^T V (Pearlmutter-type products and the push-t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -68,6 +69,8 @@ class ExactFisher(Operator):
         total = first.clone() if others else first
         for other in others:
             total += other
+        if not math.isfinite(total.trace()):
+            raise ValueError("the score columns' squares are not finite: scale the inputs, or use precision='float64'")
         return total
 
     def gram(self) -> Tensor:
