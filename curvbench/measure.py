@@ -178,7 +178,8 @@ def accuracy_rows(
                 yield from _sampling_rows(probe, instance, fisher, found)
     if "health" in meters:
         yield from health_rows(operator, getattr(probe, "damping", damping), retries + repeated.count)
-        yield residual_row(operator, step, gradient, probe.solves_with)
+        if probe.solves_with is not None:
+            yield residual_row(operator, step, gradient, probe.solves_with)
     if "direction" in meters:
         if (judged := with_damping(probe, damping, instance.terms)) != probe:
             step = step_of(judged, instance, gradient)

@@ -57,11 +57,8 @@ def _condition_row(value: float, method: str) -> Row:
     return Row("health.condition", status=Status.SKIPPED, reason=reason, method=method)
 
 
-def residual_row(operator: Operator, step: Tensor, gradient: Tensor, damping: float | None) -> Row:
-    """The residual of a probe's step, where it ``solves_with`` a damping."""
-    if damping is None:
-        reason = "the step is no solve of (F^ + damping I) p = g: the method damps or steps in another way"
-        return Row("health.residual", status=Status.SKIPPED, reason=reason)
+def residual_row(operator: Operator, step: Tensor, gradient: Tensor, damping: float) -> Row:
+    """The residual of a probe's step that is a solve with this damping."""
     if not gradient.any():
         return Row("health.residual", status=Status.SKIPPED, reason="the gradient is zero")
     if not (step.isfinite().all() and math.isfinite(operator.trace())):
