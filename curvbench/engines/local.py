@@ -251,7 +251,8 @@ class _Child:
             os.killpg(self.process.pid, number)
         except ProcessLookupError:  # the group is empty, or the child has not yet made it
             if self.alive():
-                os.kill(self.process.pid, number)
+                with contextlib.suppress(ProcessLookupError):  # it may end between the look and the signal
+                    os.kill(self.process.pid, number)
 
     def _receive(self) -> None:
         try:
