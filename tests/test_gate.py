@@ -167,13 +167,14 @@ def test_exports(curvbench: Typed) -> None:
     assert curvbench("export", "r1", "--format", "github", "--output", "github.json")[0] == 0
     assert json.loads(Path("github.json").read_text())[0]["unit"] == "FLOP"
     assert curvbench("export", "all.parquet", "--format", "junit")[1].startswith("<?xml")
-    code, out, error = curvbench("export", "results", "--format", "asv", "--output", "asv", "--all-runs")
-    assert not error
+    record = store.read_run(Path("results/s/r1"))
+    store.write_run(Path("results/s/r1"), record | {"environment": record["environment"] | {"git_sha": "abcdef0"}})
+    code, out, _ = curvbench("export", "results", "--format", "asv", "--output", "asv", "--all-runs")
     assert (code, out) == (0, "asv: 1 result files in asv\n")
     assert {path.name for path in Path("asv").rglob("*.json")} == {
         "benchmarks.json",
         "machine.json",
-        "abc-curvbench.json",
+        "abcdef0-curvbench.json",
     }
 
 
