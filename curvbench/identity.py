@@ -132,11 +132,10 @@ def short_hash(content: Any) -> str:
 
 def component(part: Component) -> dict[str, Any]:
     """What of a probe or a problem decides a number: name, hyperparameters and the code of its class and its bases."""
-    files = dict.fromkeys([source(type(part)), *filter(_counts, map(_file, type(part).__mro__))])
     return {
         "name": part.name,
         "hyperparameters": part.hyperparameters,
-        "source": [content(file) for file in files],
+        "source": [content(file) for file in _sources(type(part))],
     }
 
 
@@ -163,6 +162,12 @@ def _cuda_model(device: str) -> str:
     if index >= count:
         raise ValueError(f"--device {device}: there are {count} CUDA devices, the last is cuda:{count - 1}")
     return torch.cuda.get_device_name(index)
+
+
+@functools.cache
+def _sources(kind: type[Component]) -> tuple[Path, ...]:
+    """The files that define a component: its own, and those of its bases that decide numbers."""
+    return tuple(dict.fromkeys([source(kind), *filter(_counts, map(_file, kind.__mro__))]))
 
 
 def _file(kind: type) -> Path:
