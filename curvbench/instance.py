@@ -203,7 +203,7 @@ class Instance:
         args, kwargs = arguments(inputs)
         covered = [name for layer in self.layers for name in parameter_names(layer)] if frozen else []
         held = {name: self.model.get_parameter(name).detach() for name in covered}
-        with hooked(self.model, recorder.hooks()):
+        with one_thread(), hooked(self.model, recorder.hooks()):
             outputs = functional_call(self.model, held, args, kwargs)
         return recorder.tape(outputs, self._shapes, kept=True)
 
