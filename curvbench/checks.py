@@ -113,7 +113,7 @@ def refuse_random() -> NoReturn:
     """A model that draws random numbers in evaluation mode and makes something of them."""
     raise ValueError(
         "the model is random in evaluation mode: two passes over the same batch differ (dropout that is always on, a "
-        "sampled latent): make it deterministic there, for else it has no one Fisher"
+        "sampled latent): make it deterministic there, because a random model has no single Fisher"
     )
 
 
