@@ -50,18 +50,25 @@ class Moved(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What went through ``forward``, its contents at that time, and the tape of its pass where statistics share it."""
+    """What went through ``forward``, and the tape of its pass where statistics share it.
+
+    ``watched``: the tensors by name that must be at ``step`` as they were, and their ``contents`` then.
+    """
 
     inputs: Inputs
     targets: Tensor
     tape: Tape | None
+    watched: Mapping[str, Any]
     contents: Contents
 
     def of(self, model: Instance, known: Mapping[str, Tensor] | None, verify: bool) -> Instance:
-        """The batch as an instance of a model; raises ValueError where it has been overwritten."""
-        changed = self.contents.changed(batch_contents(self.inputs, self.targets))
+        """The batch as an instance of a model; raises ValueError where what is watched has been overwritten."""
+        changed = self.contents.changed(self.watched)
         if changed is not None:
-            raise ValueError(f"the contents of {changed} changed between optimizer.forward and step(): give it a copy")
+            raise ValueError(
+                f"the contents of {changed} changed between optimizer.forward and step(), and statistics would be of "
+                "another pass: give forward a copy of its batch, and write to weights after step()"
+            )
         return model.with_batch(self.inputs, self.targets, self.tape, known, verify)
 
 
@@ -244,8 +251,9 @@ class NaturalGradient(torch.optim.Optimizer):
             tape = known.record(inputs)
         self._may_share = not readers and known.runs_as_it_is and not autocasts()
         known.likelihood.check(widened(tape.outputs.detach()), widened(targets))
-        contents = Contents.of(batch_contents(inputs, targets))
-        self._batch = Batch(inputs, targets, tape if self._may_share else None, contents)
+        weights = {f"parameter {name!r}": parameter for parameter, name in self._names.items()}
+        watched = {**batch_contents(inputs, targets), **weights}  # the statistics' backward passes come at step()
+        self._batch = Batch(inputs, targets, tape if self._may_share else None, watched, Contents.of(watched))
         return tape.leaf(note=self.probe.reads_gradient) if self._may_share else tape.outputs
 
     @torch.no_grad()

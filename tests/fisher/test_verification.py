@@ -541,5 +541,18 @@ def test_a_batch_buffer_that_is_reused_too_early_is_named(gathered: bool) -> Non
     x, y = batch()
     F.cross_entropy(optimizer.forward(x, y), y).backward()
     x.numpy()[...] += 1
-    with pytest.raises(ValueError, match=r"the input changed between .* copy"):
+    with pytest.raises(ValueError, match=r"the input changed between .* copy of its batch"):
         optimizer.forward(x, y) if gathered else optimizer.step()
+
+
+@pytest.mark.parametrize("dropout", [False, True])
+def test_weights_written_to_before_the_step_are_named(dropout: bool) -> None:
+    """Whether statistics share the training's pass or have one of their own, their backward passes come at the step."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), *[nn.Dropout()] * dropout, nn.Linear(5, 4)).double()
+    optimizer = cb.NaturalGradient(model, cb.probe("kfac"), lr=1e-3)
+    x, y = batch()
+    F.cross_entropy(optimizer.forward(x, y), y).backward()
+    model[-1].weight.data.mul_(5)
+    with pytest.raises(ValueError, match=r"parameter '\d\.weight' changed between"):
+        optimizer.step()
