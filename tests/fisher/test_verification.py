@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import curvbench as cb
+from curvbench.contents import Contents
 from curvbench.fisher.uncovered import uncovered_trace
 
 
@@ -543,6 +544,18 @@ def test_a_batch_buffer_that_is_reused_too_early_is_named(gathered: bool) -> Non
     x.numpy()[...] += 1
     with pytest.raises(ValueError, match=r"the input changed between .* copy of its batch"):
         optimizer.forward(x, y) if gathered else optimizer.step()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64])
+def test_a_nan_that_stays_is_no_change(dtype: torch.dtype) -> None:
+    """Weights that diverged are NaN before and after; one that comes, goes or becomes infinite is a change."""
+    x = torch.tensor([1.0, torch.nan, torch.inf, 0.0]).to(dtype)
+    contents = Contents.of({"x": x})
+    assert contents.changed({"x": x.clone()}) is None
+    for place, value in [(0, torch.nan), (1, 1.0), (1, torch.inf), (2, -torch.inf), (2, torch.nan)]:
+        changed = x.clone()
+        changed[place] = value
+        assert contents.changed({"x": changed}) == "x"
 
 
 @pytest.mark.parametrize("dropout", [False, True])
