@@ -18,9 +18,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from curvbench import plot
+    from curvbench.cells.measure import fit
     from curvbench.fisher import exact_fisher
     from curvbench.instance import Instance
-    from curvbench.measure import fit
     from curvbench.meters.direction import direction_errors
     from curvbench.meters.error import errors
     from curvbench.optim import NaturalGradient
@@ -35,7 +35,7 @@ _HOMES = {
     "probe": "registry",
     "problem": "registry",
     "every_probe": "registry",
-    "fit": "measure",
+    "fit": "cells.measure",
     "errors": "meters.error",
     "direction_errors": "meters.direction",
     "load": "store",

@@ -1,5 +1,5 @@
 """``python -m curvbench`` is the command ``curvbench``."""
 
-from curvbench.cli import main
+from curvbench.cli.app import main
 
 main()

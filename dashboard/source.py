@@ -15,7 +15,7 @@ import streamlit as st
 
 from curvbench import store
 from curvbench.analysis import scaling
-from curvbench.blocks import Blocks
+from curvbench.spec.pictures import Blocks
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample"
 # What the pages need of every row; a cell's other columns are read when it is opened.

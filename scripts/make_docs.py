@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from curvbench import exact_fisher, registry, store, tuning
+from curvbench import exact_fisher, registry, store
 from curvbench.analysis import coverage as analysis
 from curvbench.analysis.claims import efforts, judge, newest
 from curvbench.analysis.papers import Experiment, experiments
@@ -22,6 +22,7 @@ from curvbench.fisher.uncovered import covered_trace
 from curvbench.instance import Instance
 from curvbench.problems.layers import Layers, Network
 from curvbench.report import claims as report
+from curvbench.spec import TRIALS
 
 COSTS = ("statistics", "invert", "precondition", "memory")
 FORMS = ("{:,.0f}", "{:.1%}", "{:.1%}")  # of ``analysis.SHARES``
@@ -205,7 +206,7 @@ def claims(results: Mapping[str, pd.DataFrame]) -> str:
 def _ran(frame: pd.DataFrame, run: Iterable[Experiment]) -> Iterator[list[str]]:
     """Rows of the table of what was run."""
     for experiment in run:
-        trained, tried = (frame[frame["suite"] == experiment.id + end] for end in ("", tuning.FOLDER))
+        trained, tried = (frame[frame["suite"] == experiment.id + end] for end in ("", TRIALS))
         yield [experiment.id, ", ".join(map(_code, problems(trained))), *_spent(trained), *_spent(tried)]
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from curvbench import identity, snapshots, training
+from curvbench import identity, training
+from curvbench.cells import shipped
 from curvbench.registry import load_suite
 from curvbench.spec import Problem
 
@@ -29,19 +30,19 @@ def main() -> None:
     made = set()
     for problem, seed in sorted(wanted(), key=lambda pair: (pair[0].label, pair[1])):
         model = training.snapshot(problem, seed, None)
-        made.add(snapshots.save(model, problem, seed, None, origin))
-        print(snapshots.in_words(problem, seed))
-    for left in set(snapshots.FOLDER.iterdir()) - made:
+        made.add(shipped.save(model, problem, seed, None, origin))
+        print(shipped.in_words(problem, seed))
+    for left in set(shipped.FOLDER.iterdir()) - made:
         left.unlink()
     size = sum(file.stat().st_size for file in made)
-    print(f"{snapshots.FOLDER}: {len(made)} files, {size / 1000:.0f} kB")
+    print(f"{shipped.FOLDER}: {len(made)} files, {size / 1000:.0f} kB")
     if size > LIMIT:
         raise SystemExit(f"more than {LIMIT / 1000:.0f} kB: measure fewer of them")
 
 
 def wanted() -> set[tuple[Problem, int]]:
     """Problems with their seeds, one of those that differ in what is measured alone."""
-    return set({snapshots.path(*place): place for place in _named()}.values())
+    return set({shipped.path(*place): place for place in _named()}.values())
 
 
 def _named() -> Iterator[tuple[Problem, int]]:

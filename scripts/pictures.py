@@ -14,7 +14,7 @@ from typing import Any
 from curvbench import plot, store
 from curvbench.analysis import summary
 from curvbench.analysis.views import Quantity
-from curvbench.plot.tradeoff import FLOPS
+from curvbench.plot.frontier import FLOPS
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"

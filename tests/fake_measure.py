@@ -1,4 +1,4 @@
-"""An official fake of ``curvbench.measure``: cells that do what their probe says."""
+"""An official fake of ``curvbench.cells.measure``: cells that do what their probe says."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from curvbench import blocks
 from curvbench.spec import Cell, Dataset, Diverged, Probe, Problem, Row, Skip, Unsupported
+from curvbench.spec.pictures import Blocks, keep
 
 
 @dataclass(frozen=True)
@@ -145,5 +145,5 @@ _ACT: dict[str, Callable[[], object]] = {
     "cuda": lambda: print(f"cuda initialized {torch.cuda.is_initialized()}, {os.environ.get('CUDA_VISIBLE_DEVICES')}"),
     "threads": lambda: print(f"{torch.get_num_threads()} threads"),
     "slow": lambda: time.sleep(1.0),
-    "keep": lambda: blocks.keep(blocks.Blocks("fc", 1, np.eye(2), np.zeros((2, 2)), {})),
+    "keep": lambda: keep(Blocks("fc", 1, np.eye(2), np.zeros((2, 2)), {})),
 }

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from curvbench.augmentation import augmented
+from curvbench.data.augmentation import augmented
 
 
 def shifted(image: Tensor, down: int, right: int) -> Tensor:

@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 from regressions import run
 
-from curvbench import baselines, store
+from curvbench import store
 from curvbench.analysis.compare import compare
+from curvbench.cli import baselines
 
 
 @pytest.fixture

@@ -10,9 +10,8 @@ from pathlib import Path
 import click
 import pytest
 
-from curvbench import registry
-from curvbench.cli import cli
-from curvbench.registry import load_suite
+from curvbench.cli.app import cli
+from curvbench.registry import files, load_suite
 
 ROOT = Path(__file__).parent.parent
 TEXTS = {name: (ROOT / name).read_text() for name in (".github/workflows/curvbench.yml", "docs/ci.md", ".ci/run")}
@@ -42,7 +41,7 @@ def test_the_suite_of_the_page_is_a_suite(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "my_probe.py").write_text(probe)
     (tmp_path / "curvbench_suite.py").write_text(suite)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(registry, "_files", {})  # ranks of other tests would read the files of this one again
+    monkeypatch.setattr(files, "_files", {})  # ranks of other tests would read the files of this one again
     assert set(load_suite("curvbench_suite")[1].presets) == {"default", "times"}
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from curvbench import store
-from curvbench.cli import main
-from curvbench.runner import exit_code
+from curvbench.cli.app import main
+from curvbench.cli.runner import exit_code
 from curvbench.spec import Status
 
 pytestmark = pytest.mark.slow

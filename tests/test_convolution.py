@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from curvbench.convolution import TILE_COLUMNS, FrozenConvolutions, convolve
+from curvbench.instance.convolution import TILE_COLUMNS, FrozenConvolutions, convolve
+from curvbench.instance.passes import network_pass
 from curvbench.meters.flops import FlopMeter
-from curvbench.passes import network_pass
 
 GEOMETRIES = [
     {"kernel": (3, 3), "padding": 1},

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from fake_measure import Fake, Toy
 
-from curvbench.display import Tally
+from curvbench.cli.display import Tally
 from curvbench.engines import Event
 from curvbench.engines.task import Outcome, Task
 from curvbench.spec import Cell, Status

@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 import curvbench as cb
-from curvbench.distributed import Ranks, _owners, shared_map
 from curvbench.instance import Instance
 from curvbench.optim import NaturalGradient
 from curvbench.states import tensors
+from curvbench.states.ranks import Ranks, _owners, shared_map
 
 SECONDS = 100  # for processes that take 5 on an idle machine
 

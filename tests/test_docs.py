@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 
 from curvbench import registry
-from curvbench.parts.errata import ERRATA
 from curvbench.problems.layers import Network
+from curvbench.registry.errata import ERRATA
 from curvbench.spec import LayerSize, Probe
 
 ROOT = Path(__file__).parent.parent

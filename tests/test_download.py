@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from published import CIFAR_FILES, cifar_files, mnist_files, write
 
-from curvbench import data, download
+from curvbench import data
+from curvbench.data import download
 
 
 def offer(folder: Path, files: dict[str, bytes]) -> tuple[download.Source, ...]:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from regressions import IMPROVED, PLANTED, PROBES, rounds, run
 
 from curvbench import store
-from curvbench.cli import main
+from curvbench.cli.app import main
 
 Typed = Callable[..., tuple[int, str, str]]
 

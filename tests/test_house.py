@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -16,40 +18,26 @@ MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(PACKAGE.rglob("*.py"))
 }
-FLOORS = {
-    0: {"spec", "syntax", "exits", "numerics", "passes", "files", "blocks"},
-    1: {
-        "tape",
-        "layers",
-        "convolution",
-        "likelihood",
-        "checks",
-        "contents",
-        "verification",
-        "instance",
-        "operators",
-        "fisher",
-    }
-    | {"data", "photos", "text", "summaries", "download"},
-    2: {
-        "parts",
-        "probes",
-        "problems",
-        "meters",
-        "states",
-        "schedules",
-        "augmentation",
-        "hyperparameters",
-        "registry",
-    }
-    | {"distributed", "launch", "libraries"},
-    3: {"optim", "training", "trial", "identity", "measure", "store", "reference", "snapshots"},
-    4: {"engines", "analysis", "plot", "selection", "tables", "baselines", "locate", "proposals", "tuning"},
-    5: {"display", "doctor", "report", "templates", "runner", "verbs", "cli", "__main__"},
-}
-FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
-OF_OWN_PROCESSES = ("curvbench.engines.local", "curvbench.engines.shard", "curvbench.launch")  # may unpickle
+MAP = re.search(r"The map of the house.*?::\n\n(.*?)\n\n", (PACKAGE / "spec" / "__init__.py").read_text(), re.DOTALL)
+OF_OWN_PROCESSES = ("curvbench.engines.local", "curvbench.engines.shard", "curvbench.cells.launch")  # may unpickle
 PREFIXES = ("time_", "mem_", "peakmem_", "track_")
+
+
+AT_THE_ROOT = {path.stem for path in PACKAGE.glob("*.py")}
+
+
+def floors() -> dict[str, int]:
+    """The floor of every room, as the map in the contracts draws it: entries stand two spaces or more apart."""
+    assert MAP is not None
+    drawn, floor = {}, -1
+    for line in MAP[1].splitlines():
+        first, *others = re.split(r"\s{2,}", line.strip())
+        floor = int(first) if first.isdigit() else floor
+        drawn |= {entry: floor for entry in (first, *others) if (PACKAGE / entry).is_dir() or entry in AT_THE_ROOT}
+    return drawn
+
+
+FLOOR_OF = floors()
 
 
 def room(module: str) -> str:
@@ -60,9 +48,9 @@ def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
 
-def runtime_imports(module: str) -> Iterator[str]:
-    """Modules of the package that ``module`` imports when it is imported itself."""
-    for node in top_level(parse(MODULES[module])):
+def imports(module: str, types: bool) -> Iterator[str]:
+    """Modules of the package that the file of ``module`` imports at its top; those of annotations too, if ``types``."""
+    for node in ast.walk(parse(MODULES[module])) if types else top_level(parse(MODULES[module])):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in MODULES)
         elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("curvbench"):
@@ -78,21 +66,33 @@ def top_level(tree: ast.Module) -> Iterator[ast.stmt]:
         yield node
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if room(m)])
+def test_the_map_has_every_room() -> None:
+    rooms = {room(module) for module in MODULES if room(module)}
+    assert rooms - {"__main__"} == set(FLOOR_OF)
+    assert len([path for path in PACKAGE.glob("*.py")]) <= 4, "at most four modules at the root"
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if room(m) not in ("", "__main__", "spec")])
 def test_imports_point_down(module: str) -> None:
-    assert room(module) in FLOOR_OF, f"{module} has no floor: give its room one"
-    for imported in runtime_imports(module):
+    for imported in imports(module, types=True):
         if room(imported) and room(imported) != room(module):
             assert FLOOR_OF[room(imported)] <= FLOOR_OF[room(module)], f"{module} imports {imported} from above"
 
 
-def test_no_import_cycle() -> None:
+def test_contracts_import_nothing_but_types() -> None:
+    """The contracts name what stands above them in annotations alone, and torch not at all at run time."""
+    for module in (module for module in MODULES if room(module) == "spec"):
+        assert {room(imported) for imported in imports(module, types=False)} <= {"spec"}, module
+
+
+@pytest.mark.parametrize("types", [False, True])
+def test_no_import_circle(types: bool) -> None:
     done: set[str] = set()
 
     def visit(module: str, path: tuple[str, ...]) -> None:
         assert module not in path, " -> ".join([*path, module])
         if module not in done:
-            for imported in runtime_imports(module):
+            for imported in imports(module, types):
                 if imported != module:
                     visit(imported, (*path, module))
             done.add(module)
@@ -101,11 +101,22 @@ def test_no_import_cycle() -> None:
         visit(module, ())
 
 
+def test_no_file_bears_the_name_of_a_public_function() -> None:
+    """``curvbench.fit`` is a function; a file of that name would take its place when it is imported."""
+    package = importlib.import_module("curvbench")
+    functions = {name for name in package.__all__ if callable(getattr(package, name))} | {"measure", "cost"}
+    assert functions.isdisjoint(path.stem for path in PACKAGE.iterdir())
+    for face in (module for module, path in MODULES.items() if path.name == "__init__.py"):
+        named = importlib.import_module(face)
+        files = {module.rpartition(".")[2] for module in MODULES if module.rpartition(".")[0] == face}
+        assert not [name for name in files & set(vars(named)) if not isinstance(vars(named)[name], ModuleType)], face
+
+
 @pytest.mark.parametrize("package", ["probes", "problems"])
 def test_components_never_import_each_other(package: str) -> None:
     for module in MODULES:
         if module.startswith(f"curvbench.{package}."):
-            others = [m for m in runtime_imports(module) if m.startswith(f"curvbench.{package}.")]
+            others = [m for m in imports(module, types=False) if m.startswith(f"curvbench.{package}.")]
             assert not others, f"{module} imports {others}"
 
 
@@ -134,7 +145,7 @@ def test_only_the_store_touches_parquet() -> None:
 
 def test_help_does_not_wait_for_torch() -> None:
     """Neither the package nor the command line imports torch at its top."""
-    for module in ("curvbench", "curvbench.cli", "curvbench.spec"):
+    for module in ("curvbench", "curvbench.cli.app", "curvbench.spec"):
         source = MODULES[module].read_text()
         imported = [n for n in top_level(ast.parse(source)) if isinstance(n, ast.Import | ast.ImportFrom)]
         assert "torch" not in " ".join(ast.unparse(n) for n in imported)

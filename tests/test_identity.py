@@ -10,6 +10,7 @@ import torch
 from fake_measure import Fake, Toy
 
 from curvbench import identity
+from curvbench.identity.libraries import PACKAGE
 from curvbench.registry import parse_probe
 from curvbench.spec import Cell, Training
 
@@ -52,16 +53,16 @@ def test_the_machine_counts(key: str) -> None:
 @pytest.mark.parametrize(
     ("file", "counts"),
     [
-        ("spec.py", True),
-        ("measure.py", True),
+        ("numerics.py", True),
+        ("cells/measure.py", True),
         ("fisher/exact.py", True),
         ("meters/new.py", True),
         ("a_new_room.py", True),
         ("probes/__init__.py", True),
         ("probes/kfac.py", False),
         ("problems/mlp.py", False),
-        ("cli.py", False),
-        ("verbs/run.py", False),
+        ("__init__.py", False),
+        ("cli/verbs/run.py", False),
         ("store/rows.py", False),
         ("engines/local.py", False),
         ("analysis/summary.py", False),
@@ -69,7 +70,7 @@ def test_the_machine_counts(key: str) -> None:
 )
 def test_which_code_counts(file: str, counts: bool, tmp_path: Path) -> None:
     package = tmp_path / "curvbench"
-    shutil.copytree(identity.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
     before = identity.code_identity.__wrapped__(package)
     assert before == identity.code_identity()
     if (package / file).is_file():

@@ -20,12 +20,14 @@ from engines.test_engines import gone
 from test_trial import TRAINING, Normed, deterministic, trained
 
 import curvbench as cb
-from curvbench import blocks, libraries, measure
-from curvbench.distributed import Ranks
+from curvbench.cells import measure
+from curvbench.cells.launch import RankDied, together
 from curvbench.engines.task import describe
-from curvbench.launch import RankDied, together
+from curvbench.identity import libraries
 from curvbench.problems.mlp import MLP
 from curvbench.spec import Cell, Diverged, Probe, Row, Status, Training, Unsupported
+from curvbench.spec.pictures import collected
+from curvbench.states.ranks import Ranks
 
 SMALL = MLP(samples=16, hidden=8, depth=1)
 SHORT = replace(TRAINING, epochs=2, batch=300, measure_at=(1,))
@@ -47,7 +49,7 @@ def test_two_ranks_give_the_rows_of_one(probe: Probe, tmp_path: Path) -> None:
     found = []
     for devices in (1, 2):
         said: list[str] = []
-        with blocks.collected() as kept:
+        with collected() as kept:
             rows = trained(cell(probe, devices), tmp_path / str(devices), said)
         found.append((rows, said[-3:], [b.layer for b in kept]))
     (alone, told, layers), (both, *same) = found
@@ -120,7 +122,7 @@ ALONE = """
 import os, sys, time
 sys.path[:0] = sys.argv[1:]
 import test_launch
-from curvbench.launch import RankDied, together
+from curvbench.cells.launch import RankDied, together
 if __name__ == "__main__":
     together(test_launch.waits, 2, "cpu", lambda text: print(text, flush=True))
 """

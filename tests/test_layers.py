@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from curvbench import layers
+from curvbench.instance import layers
 from curvbench.spec import Layer
 
 CONVOLUTIONS = {

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from curvbench import libraries
+from curvbench.identity import libraries
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = """

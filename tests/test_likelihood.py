@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from curvbench.likelihood import cotangents, gradient_coefficients, likelihood
+from curvbench.instance.likelihood import cotangents, gradient_coefficients, likelihood
 
 CROSS = likelihood("cross_entropy")
 

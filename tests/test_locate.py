@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from regressions import run
 
-from curvbench import locate, store
+from curvbench import store
+from curvbench.cli import locate
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 

@@ -12,7 +12,7 @@ import torch
 from judging import OF_A_PROBE
 
 import curvbench as cb
-from curvbench import measure, reference
+from curvbench.cells import measure, reference
 from curvbench.instance import Instance
 from curvbench.meters.direction import direction_errors
 from curvbench.operators import Diagonal, Identity, Operator

@@ -20,7 +20,8 @@ from curvbench import registry
 from curvbench.instance import Instance
 from curvbench.meters.flops import FlopMeter
 from curvbench.operators import Identity
-from curvbench.optim import Checks, NaturalGradient
+from curvbench.optim import NaturalGradient
+from curvbench.optim.curvature import Checks
 from curvbench.spec import Diverged, Probe, StepRule, Unsupported
 
 Batch = tuple[Tensor, Tensor]

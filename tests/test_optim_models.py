@@ -17,8 +17,9 @@ from torch.nn import functional as F
 import curvbench as cb
 from curvbench import registry, states
 from curvbench.instance import Instance
+from curvbench.instance.tape import mode_readers
 from curvbench.optim import NaturalGradient
-from curvbench.tape import mode_readers
+from curvbench.states import trees
 
 Batch = tuple[Tensor, Tensor]
 
@@ -195,7 +196,7 @@ def own(state: Any, number: int, layer: Any, optimizer: NaturalGradient) -> list
         return [state[layer.slice]] if state.shape == (optimizer._verified.size,) else []
     if isinstance(state, list) and len(state) == len(optimizer._verified.layers):
         return states.tensors(state[number])
-    return [t for part in (states._children(state) or {}).values() for t in own(part, number, layer, optimizer)]
+    return [t for part in (trees._children(state) or {}).values() for t in own(part, number, layer, optimizer)]
 
 
 @pytest.mark.parametrize("name", sorted(registry.probes()))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from curvbench import data, training
-from curvbench.photos import Photos, labelled
+from curvbench.data.photos import Photos, labelled
 from curvbench.spec import Dataset, Skip
 
 image = pytest.importorskip("PIL.Image")

@@ -21,7 +21,9 @@ from hypothesis import strategies as st
 from published import cifar_files, mnist_files, write
 from test_store import run, table
 
-from curvbench import data, registry, selection, store, summaries, text
+from curvbench import data, registry, store
+from curvbench.data import documents, sentences
+from curvbench.planning import selection
 from curvbench.spec import Dataset
 
 FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -38,7 +40,7 @@ def refused_in_one_line(error: ValueError) -> None:
 @given(st.one_of(st.text(max_size=40), st.text(alphabet="kfac[]=,.:py/\n \0", max_size=30)))
 def test_any_filter_is_read_or_refused_in_one_line(text: str) -> None:
     try:
-        registry.parse_probe(text)
+        registry.parse_probe(sentences)
     except ValueError as error:
         refused_in_one_line(error)
 
@@ -46,9 +48,9 @@ def test_any_filter_is_read_or_refused_in_one_line(text: str) -> None:
 @FEW
 @given(NAMES, st.lists(st.tuples(KEYS, VALUES), max_size=3))
 def test_a_filter_that_is_read_comes_back_from_its_label(name: str, pairs: list[tuple[str, str]]) -> None:
-    text = f"{name}[{','.join(f'{key}={value}' for key, value in pairs)}]"
+    sentences = f"{name}[{','.join(f'{key}={value}' for key, value in pairs)}]"
     try:
-        probe = registry.parse_probe(text)
+        probe = registry.parse_probe(sentences)
     except ValueError as error:
         return refused_in_one_line(error)
     assert registry.parse_probe(registry.selector(probe)) == probe
@@ -67,9 +69,9 @@ def test_numbers_survive_the_filter(damping: float, draws: int) -> None:
 def test_durations_and_seeds_are_read_or_refused(text: str) -> None:
     for read in (selection.duration, selection.seeds):
         try:
-            found = read(text)
+            found = read(sentences)
         except ValueError as error:
-            assert repr(text) in str(error)
+            assert repr(sentences) in str(error)
         else:
             numbers = found if isinstance(found, tuple) else (found,)
             assert numbers and all(math.isfinite(number) and number >= 0 for number in numbers)
@@ -174,13 +176,13 @@ class Layout(NamedTuple):
 def translations() -> Layout:
     sides = {"en": "A dog runs.\nA dog, a cat.\n", "de": "Ein Hund läuft.\nEin Hund, eine Katze.\n"}
     files = {f"multi30k/{part}.{k}": v.encode() for part in ("train", "test_2016_flickr") for k, v in sides.items()}
-    return Layout(files, lambda root: text.parallel("multi30k", root, vocabulary=6, length=6), by_size=False)
+    return Layout(files, lambda root: sentences.parallel("multi30k", root, vocabulary=6, length=6), by_size=False)
 
 
-def documents(task: str, folder: str, document: object, summary: object) -> Layout:
-    keys = summaries.CORPORA[task]
+def summaries(task: str, folder: str, document: object, summary: object) -> Layout:
+    keys = documents.CORPORA[task]
     line = json.dumps({keys.document: document, keys.summary: summary}).encode() + b"\n"
-    read = partial(summaries.summarisation, task, vocabulary=100, source=12, target=6)
+    read = partial(documents.summarisation, task, vocabulary=100, source=12, target=6)
     return Layout({f"{folder}/{part}.jsonl": 2 * line for part in ("train", "test")}, read, by_size=False)
 
 
@@ -189,8 +191,8 @@ LAYOUTS = {
     "cifar10": Layout(cifar_files("cifar10", 1), partial(data.load, "cifar10")),
     "cifar100": Layout(cifar_files("cifar100", 1), partial(data.load, "cifar100")),
     "multi30k": translations(),
-    "scitldr": documents("scitldr", "scitldr-a", ["a deep model", "is caf\u00e9"], ["a model"]),
-    "xsum": documents("xsum", "xsum", "a long story", "a story"),
+    "scitldr": summaries("scitldr", "scitldr-a", ["a deep model", "is caf\u00e9"], ["a model"]),
+    "xsum": summaries("xsum", "xsum", "a long story", "a story"),
 }
 LAYOUTS |= {f"{name}.gz": LAYOUTS[name].zipped() for name in ("mnist", "cifar100", "multi30k", "scitldr")}
 PLACES = st.integers(0, 2**20)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from curvbench.proposals import ROUND, Grid, proposed
+from curvbench.planning.proposals import ROUND, Grid, proposed
 from curvbench.spec import Search
 
 GRID: Grid = {"lr": (1e-4, 0.1, 10.0), "damping": (0.3, 0.03)}

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 import curvbench as cb
-from curvbench import measure, reference
+from curvbench.cells import measure, reference
 from curvbench.fisher.uncovered import covered_trace
-from curvbench.selection import select
+from curvbench.planning.selection import select
 from curvbench.spec import Cell, Meter, Precision, Probe
 
 PROBLEM = cb.problem("mlp", samples=12, hidden=5, depth=2)

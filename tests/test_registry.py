@@ -11,7 +11,8 @@ from typing import Literal
 import pytest
 
 from curvbench import registry
-from curvbench.hyperparameters import check, read
+from curvbench.registry import components
+from curvbench.registry.fields import check, read
 from curvbench.spec import About, Component, Probe, Problem
 
 MINE = '''
@@ -52,7 +53,7 @@ def mine(tmp_path: Path) -> Path:
 
 
 def test_every_file_is_a_component() -> None:
-    package = Path(registry.__file__).parent
+    package = Path(registry.__file__).parents[1]
     for folder, found in (("probes", registry.probes()), ("problems", registry.problems())):
         files = {path.stem for path in (package / folder).glob("*.py") if not path.name.startswith("_")}
         assert files <= set(found)
@@ -264,9 +265,9 @@ def test_a_broken_entry_point_is_named_and_set_aside(monkeypatch: pytest.MonkeyP
 
     good = registry.probes()["identity"]
     entries = [Entry("good", good), Entry("bad", ImportError("gone")), Entry("odd", Outside)]
-    monkeypatch.setattr(registry, "entry_points", lambda group: entries)
+    monkeypatch.setattr(components, "entry_points", lambda group: entries)
     with pytest.warns(UserWarning) as caught:
-        found = registry._plugins("curvbench.probes", Probe)
+        found = components._plugins("curvbench.probes", Probe)
     assert found == {"good": good}
     assert [str(w.message) for w in caught] == [
         "entry point bad = package:bad set aside: ImportError: gone",

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import curvbench as cb
-from curvbench.schedules import factor
 from curvbench.spec import Decay, Training
+from curvbench.training.schedules import factor
 
 
 def rates(training: Training, steps: int) -> list[float]:

@@ -5,8 +5,8 @@ import re
 import pytest
 from fake_measure import Fake, Toy
 
-from curvbench import selection
-from curvbench.engines.plan import FAILED
+from curvbench.planning import selection
+from curvbench.planning.plan import FAILED
 from curvbench.spec import Preset, Status, Suite, Training
 
 PRESET = Preset([Toy(), Toy(samples=4)], [Fake(), Fake("raise")], seeds=(0, 1), dtype="float64")

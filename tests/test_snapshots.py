@@ -16,18 +16,19 @@ from test_suites import PRESETS
 from torch import nn
 
 import curvbench as cb
-from curvbench import identity, measure, reference, snapshots, training
-from curvbench.cli import main
-from curvbench.engines import plan
-from curvbench.engines.fate import fates
+from curvbench import identity, training
+from curvbench.cells import measure, reference, shipped
+from curvbench.cli.app import main
+from curvbench.planning import plan
+from curvbench.planning.fate import fates
+from curvbench.planning.selection import select
 from curvbench.problems.chain import Chain
 from curvbench.problems.mlp import MLP
 from curvbench.registry import problems
-from curvbench.selection import select
 from curvbench.spec import Cell, Preset, Problem, Row, Status
 
 TRAINED = MLP(epochs=2)
-DATA = snapshots.FOLDER
+DATA = shipped.FOLDER
 
 
 def silent(text: str) -> None:
@@ -64,28 +65,28 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of snapshots that a test may spoil."""
     folder = tmp_path / "snapshots"
     shutil.copytree(DATA, folder)
-    monkeypatch.setattr(snapshots, "FOLDER", folder)
+    monkeypatch.setattr(shipped, "FOLDER", folder)
     return folder
 
 
 def test_every_trained_network_of_a_default_is_shipped_and_no_other() -> None:
     assert len(PLACES) >= 7
-    assert {snapshots.path(*place) for place in PLACES} == set(DATA.iterdir())
-    assert all(snapshots.shipped(*place) for place in PLACES)
+    assert {shipped.path(*place) for place in PLACES} == set(DATA.iterdir())
+    assert all(shipped.shipped(*place) for place in PLACES)
     assert sum(file.stat().st_size for file in DATA.iterdir()) < 4e6
 
 
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: f"{place[0].label}-{place[1]}")
 def test_a_file_holds_the_network_and_tells_how_it_was_made(place: tuple[Problem, int]) -> None:
     problem, seed = place
-    model = snapshots.load(problem, seed, snapshots.shipped(problem, seed), None)
-    expected = stored(snapshots.path(problem, seed))
+    model = shipped.load(problem, seed, shipped.shipped(problem, seed), None)
+    expected = stored(shipped.path(problem, seed))
     expected.pop("outputs")
     assert model.state_dict().keys() == expected.keys()
     assert all(np.array_equal(tensor.numpy(), expected[name]) for name, tensor in model.state_dict().items())
     assert not any(module.training for module in model.modules())
-    told = snapshots.told(problem, seed)
-    assert told["recipe"] == snapshots.recipe(problem, seed)
+    told = shipped.told(problem, seed)
+    assert told["recipe"] == shipped.recipe(problem, seed)
     assert {"words", "commit", "torch", "processor", "sha256"} <= told.keys()
     data = problem.data(None)
     loss, accuracy = training.evaluate(model, data.test_inputs, data.test_targets, problem.loss)
@@ -104,7 +105,7 @@ def test_the_reference_has_the_same_bits_on_any_number_of_threads(threads: int, 
         model, _ = reference.load_snapshot(cell, tmp_path)
     finally:
         torch.set_num_threads(before)
-    expected = stored(snapshots.path(TRAINED, 0))
+    expected = stored(shipped.path(TRAINED, 0))
     for name, tensor in model.state_dict().items():
         assert np.array_equal(tensor.numpy(), expected[name].astype(np.float64))
 
@@ -150,7 +151,7 @@ def test_eigen_on_the_shipped_network_is_eckart_and_youngs_number(dtype: str, to
     reference.prepare(cell, tmp_path, None, silent)
     found = relative(measure.measure(cell, tmp_path, None, silent))
     inputs, _ = training.batch(cell.problem, cell.problem.data(None), 0)
-    expected = low_rank_error(stored(snapshots.path(cell.problem, 0)), inputs.numpy(), rank=16)
+    expected = low_rank_error(stored(shipped.path(cell.problem, 0)), inputs.numpy(), rank=16)
     assert found.value == pytest.approx(expected, rel=tolerance)
     assert found.method.endswith("at shipped weights")
 
@@ -165,12 +166,12 @@ OTHERS = [replace(TRAINED, epochs=3), replace(TRAINED, hidden=21), replace(TRAIN
 
 @pytest.mark.parametrize("other", OTHERS, ids=lambda problem: problem.label)
 def test_what_decides_the_weights_decides_the_file(other: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = snapshots.path(TRAINED, 0)
-    assert snapshots.path(other, 0) != name != snapshots.path(TRAINED, 1)
-    assert snapshots.path(replace(TRAINED, samples=9), 0) == name
+    name = shipped.path(TRAINED, 0)
+    assert shipped.path(other, 0) != name != shipped.path(TRAINED, 1)
+    assert shipped.path(replace(TRAINED, samples=9), 0) == name
     monkeypatch.setattr(MLP, "recipe", replace(MLP.recipe, momentum=0.8))
-    assert snapshots.path(TRAINED, 0) != name
-    assert not snapshots.shipped(TRAINED, 0)
+    assert shipped.path(TRAINED, 0) != name
+    assert not shipped.shipped(TRAINED, 0)
 
 
 @pytest.mark.parametrize("kind", problems().values(), ids=list(problems()))
@@ -184,12 +185,12 @@ def test_what_is_measured_is_not_what_is_trained_on(kind: type[Problem]) -> None
 
 
 def test_a_chain_is_trained_on_what_is_measured() -> None:
-    assert snapshots.recipe(Chain(epochs=1, samples=2), 0) != snapshots.recipe(Chain(epochs=1, samples=3), 0)
+    assert shipped.recipe(Chain(epochs=1, samples=2), 0) != shipped.recipe(Chain(epochs=1, samples=3), 0)
 
 
 def test_rows_of_shipped_and_of_own_weights_are_apart(tmp_path: Path) -> None:
     shipped, own = measured(TRAINED, samples=6), measured(TRAINED, samples=6, retrain=True)
-    assert shipped.weights == snapshots.shipped(TRAINED, 0) and own.weights == ""
+    assert shipped.weights == shipped.shipped(TRAINED, 0) and own.weights == ""
     here = identity.environment()
     assert identity.cell_id(shipped, here) != identity.cell_id(own, here)
     assert reference.reference_identity(shipped) != reference.reference_identity(own)
@@ -208,7 +209,7 @@ def test_other_networks_are_made_here(problem: Problem) -> None:
 
 
 def test_without_the_folder_networks_are_trained_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(snapshots, "FOLDER", tmp_path / "not there")
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path / "not there")
     assert measured(TRAINED).weights == ""
 
 
@@ -217,8 +218,8 @@ def test_a_problem_of_the_same_name_that_is_not_the_packages_has_no_snapshot() -
     class mlp(MLP):
         """As the package's, of another file."""
 
-    assert snapshots.path(mlp(epochs=2), 0) == snapshots.path(TRAINED, 0)
-    assert not snapshots.shipped(mlp(epochs=2), 0)
+    assert shipped.path(mlp(epochs=2), 0) == shipped.path(TRAINED, 0)
+    assert not shipped.shipped(mlp(epochs=2), 0)
 
 
 def cut(file: Path) -> None:
@@ -240,14 +241,14 @@ def pointer(file: Path) -> None:
 
 
 def of_another_seed(file: Path) -> None:
-    shutil.copy(snapshots.path(MLP(epochs=5), 1), file)
+    shutil.copy(shipped.path(MLP(epochs=5), 1), file)
 
 
 @pytest.mark.parametrize("spoil", [cut, empty, flip, pointer, of_another_seed], ids=lambda spoil: spoil.__name__)
 def test_a_damaged_file_is_refused_in_one_line(
     spoil: Callable[[Path], None], elsewhere: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spoil(snapshots.path(TRAINED, 0))
+    spoil(shipped.path(TRAINED, 0))
     arguments = ["run", str(DATA.parents[1] / "suites" / "mlp.py"), "-m", TRAINED.label, "--results", str(tmp_path)]
     with pytest.raises(SystemExit) as ended:
         main([*arguments, "--dry-run"])
@@ -264,7 +265,7 @@ def test_weights_that_were_replaced_after_the_plan_are_refused(elsewhere: Path, 
     cell = measured(TRAINED, samples=6)
     with pytest.raises(ValueError, match=r"not 00 as was planned; restore it .* or train anew with --retrain"):
         reference.prepare(replace(cell, weights="00"), tmp_path, None, silent)
-    snapshots.path(TRAINED, 0).unlink()
+    shipped.path(TRAINED, 0).unlink()
     with pytest.raises(ValueError, match=r"snapshot mlp-epochs-2-seed-0-.* cannot be used: "):
         reference.prepare(cell, tmp_path, None, silent)
     assert not any(tmp_path.glob("*.pt"))
@@ -272,7 +273,7 @@ def test_weights_that_were_replaced_after_the_plan_are_refused(elsewhere: Path, 
 
 def test_a_network_that_has_changed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other names, other shapes; and a function that is another one with the same names and shapes."""
-    made, known = MLP.model, snapshots.shipped(TRAINED, 0)
+    made, known = MLP.model, shipped.shipped(TRAINED, 0)
 
     def wide(self: MLP) -> nn.Module:
         return made(replace(self, hidden=21))
@@ -283,24 +284,24 @@ def test_a_network_that_has_changed_is_refused(monkeypatch: pytest.MonkeyPatch) 
     for changed, why in ((wide, "size mismatch"), (smooth, "outputs move by")):
         monkeypatch.setattr(MLP, "model", changed)
         with pytest.raises(ValueError, match=f"the network has changed: .*{why}") as caught:
-            snapshots.load(TRAINED, 0, known, None)
+            shipped.load(TRAINED, 0, known, None)
         assert "\n" not in str(caught.value)
 
 
 def test_data_that_have_changed_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    data, known = TRAINED.data(None), snapshots.shipped(TRAINED, 0)
+    data, known = TRAINED.data(None), shipped.shipped(TRAINED, 0)
     inputs = data.train_inputs
     assert isinstance(inputs, torch.Tensor)
     monkeypatch.setattr(MLP, "data", lambda self, root: replace(data, train_inputs=inputs.flip(0)))
     with pytest.raises(ValueError, match="the network has changed"):
-        snapshots.load(TRAINED, 0, known, None)
+        shipped.load(TRAINED, 0, known, None)
 
 
 def test_the_loop_still_means_what_the_files_were_made_by() -> None:
     """Two epochs amplify rounding little. Where this fails, raise ``VERSION`` and make the snapshots anew."""
-    shipped = parameters(snapshots.load(TRAINED, 0, snapshots.shipped(TRAINED, 0), None))
-    assert (parameters(training.snapshot(TRAINED, 0, None)) - shipped).norm() <= 1e-2 * shipped.norm()
-    assert (parameters(training.snapshot(TRAINED, 1, None)) - shipped).norm() > 0.1 * shipped.norm()
+    as_shipped = parameters(shipped.load(TRAINED, 0, shipped.shipped(TRAINED, 0), None))
+    assert (parameters(training.snapshot(TRAINED, 0, None)) - as_shipped).norm() <= 1e-2 * as_shipped.norm()
+    assert (parameters(training.snapshot(TRAINED, 1, None)) - as_shipped).norm() > 0.1 * as_shipped.norm()
 
 
 def parameters(model: nn.Module) -> torch.Tensor:
@@ -310,10 +311,10 @@ def parameters(model: nn.Module) -> torch.Tensor:
 def test_what_is_saved_is_loaded(elsewhere: Path) -> None:
     problem = replace(TRAINED, hidden=5)
     model = training.snapshot(problem, 4, None)
-    file = snapshots.save(model, problem, 4, None, {"commit": "abc"})
+    file = shipped.save(model, problem, 4, None, {"commit": "abc"})
     first = file.read_bytes()
-    assert snapshots.save(model, problem, 4, None, {"commit": "abc"}).read_bytes() == first
-    again = snapshots.load(problem, 4, snapshots.shipped(problem, 4), None)
+    assert shipped.save(model, problem, 4, None, {"commit": "abc"}).read_bytes() == first
+    again = shipped.load(problem, 4, shipped.shipped(problem, 4), None)
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.state_dict().items())
 
 
@@ -321,21 +322,21 @@ def test_loading_leaves_the_generator_alone() -> None:
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    snapshots.load(TRAINED, 0, snapshots.shipped(TRAINED, 0), None)
+    shipped.load(TRAINED, 0, shipped.shipped(TRAINED, 0), None)
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_status_says_what_became_of_the_weights(elsewhere: Path) -> None:
     cell = measured(TRAINED, samples=6)
     record = {"cells": [plan.describe("c", cell)]}
-    file = snapshots.path(TRAINED, 0)
+    file = shipped.path(TRAINED, 0)
 
     def why() -> str:
         (fate,) = fates(record, {"c": Status.OK}, {})
         return fate.why
 
     assert why() == "ok"
-    snapshots.save(training.snapshot(TRAINED, 1, None), TRAINED, 0, None, {})
+    shipped.save(training.snapshot(TRAINED, 1, None), TRAINED, 0, None, {})
     assert why() == "the shipped weights changed"
     cut(file)
     assert "cannot be used" in why()

@@ -16,8 +16,8 @@ import pytest
 from fake_measure import Fake, Toy
 
 from curvbench import store
-from curvbench.blocks import Blocks
 from curvbench.spec import Cell, Row, Status
+from curvbench.spec.pictures import Blocks
 from curvbench.store import copies, fragments
 
 CONTRACT = (

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from curvbench.planning.selection import select
 from curvbench.registry import load_suite
-from curvbench.selection import select
 from curvbench.spec import Cell, Preset
 
 SUITES = Path(__file__).parent.parent / "suites"

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from curvbench.likelihood import IGNORED
+from curvbench.data.documents import END, PAD, UNKNOWN, summarisation
+from curvbench.instance.likelihood import IGNORED
 from curvbench.spec import Skip
-from curvbench.summaries import END, PAD, UNKNOWN, summarisation
 
 pytest.importorskip("tokenizers")
 

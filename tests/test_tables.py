@@ -6,7 +6,7 @@ import json
 
 import pandas as pd
 
-from curvbench import tables
+from curvbench.analysis import tables
 
 FRAME = pd.DataFrame({"name": ["a|b", "<c>"], "value": [1.5, float("nan")], "raw": [[1.0, float("inf")], []]})
 

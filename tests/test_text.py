@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import curvbench as cb
-from curvbench import text
-from curvbench.likelihood import IGNORED, likelihood
+from curvbench.data import sentences
+from curvbench.instance.likelihood import IGNORED, likelihood
 from curvbench.problems.transformer import Transformer, greedy
 from curvbench.spec import Skip
 
@@ -31,10 +31,10 @@ def written(root: Path) -> Path:
 
 
 def test_frequent_words_have_ids_in_the_order_of_their_counts(tmp_path: Path) -> None:
-    data = text.parallel("multi30k", written(tmp_path), vocabulary=6, length=6)
-    begin, pad = text.begin(6), text.padding(6)
+    data = sentences.parallel("multi30k", written(tmp_path), vocabulary=6, length=6)
+    begin, pad = sentences.begin(6), sentences.padding(6)
     a, dog, full_stop, runs = 2, 3, 4, 5  # a 4 times, dog and . twice, runs the first of those that occur once
-    unknown, end = text.UNKNOWN, text.END
+    unknown, end = sentences.UNKNOWN, sentences.END
     ein, hund, stop, laeuft = 2, 3, 4, 5
     assert data.train_inputs[:, :6].tolist() == [
         [a, dog, runs, full_stop, end, pad],
@@ -96,7 +96,7 @@ def test_damage_is_named(tmp_path: Path, content: bytes) -> None:
     file = written(tmp_path) / "multi30k" / "train.de.gz"
     file.write_bytes(content)
     with pytest.raises(ValueError, match=r"train\.de\.gz is damaged: expected .*get it again"):
-        text.parallel("multi30k", tmp_path, vocabulary=6, length=6)
+        sentences.parallel("multi30k", tmp_path, vocabulary=6, length=6)
 
 
 def test_two_sides_of_different_length_are_damage(tmp_path: Path) -> None:
@@ -106,15 +106,15 @@ def test_two_sides_of_different_length_are_damage(tmp_path: Path) -> None:
         ValueError,
         match=r"expected as many sentences in both languages, found 3 sentences in train\.en\.gz, 1 in train\.de\.gz",
     ):
-        text.parallel("multi30k", tmp_path, vocabulary=6, length=6)
+        sentences.parallel("multi30k", tmp_path, vocabulary=6, length=6)
 
 
 def test_plain_files_are_read_as_well_as_gzipped_ones(tmp_path: Path) -> None:
-    expected = text.parallel("multi30k", written(tmp_path), vocabulary=6, length=6)
+    expected = sentences.parallel("multi30k", written(tmp_path), vocabulary=6, length=6)
     for file in (tmp_path / "multi30k").glob("*.gz"):
         file.with_suffix("").write_bytes(gzip.decompress(file.read_bytes()))
         file.unlink()
-    found = text.parallel("multi30k", tmp_path, vocabulary=6, length=6)
+    found = sentences.parallel("multi30k", tmp_path, vocabulary=6, length=6)
     assert torch.equal(found.train_inputs, expected.train_inputs)
 
 
@@ -130,8 +130,8 @@ def test_wmt_is_read_in_the_layout_in_which_it_is_given(tmp_path: Path) -> None:
         (folder / name).write_text(f"{line}\n")
     problem = Transformer(task="wmt14", vocabulary=4, length=3)
     data = problem.data(tmp_path)
-    assert isinstance(data, text.Texts)
-    assert data.train_targets.tolist() == [[2, 3, text.END]]
+    assert isinstance(data, sentences.Texts)
+    assert data.train_targets.tolist() == [[2, 3, sentences.END]]
     assert data.references == ["Ein"]
     with pytest.raises(
         Skip, match=r"wmt14 is absent .*newstest2014\.en.* from https://nlp\.stanford\.edu/projects/nmt/"
@@ -140,9 +140,9 @@ def test_wmt_is_read_in_the_layout_in_which_it_is_given(tmp_path: Path) -> None:
 
 
 def test_references_are_whole_lines_and_ids_become_words_again(tmp_path: Path) -> None:
-    data = text.parallel("multi30k", written(tmp_path), vocabulary=6, length=3)
+    data = sentences.parallel("multi30k", written(tmp_path), vocabulary=6, length=3)
     assert data.references == ["A zebra runs."], "neither cut nor without unknown words"
-    assert data.decode([2, text.UNKNOWN, 3, text.END, 4]) == "ein <unk> hund"
+    assert data.decode([2, sentences.UNKNOWN, 3, sentences.END, 4]) == "ein <unk> hund"
 
 
 def test_a_translation_by_heart_scores_what_its_vocabulary_allows(tmp_path: Path) -> None:
@@ -170,8 +170,8 @@ def test_greedy_is_what_the_network_says_of_its_own_tokens() -> None:
     torch.manual_seed(0)
     model = problem.model().eval()
     source = problem.data(None).test_inputs[:20, :6]
-    found = greedy(model, source, text.begin(problem.classes))
-    read = torch.cat([torch.full((20, 1), text.begin(problem.classes)), found[:, :-1]], dim=1)
+    found = greedy(model, source, sentences.begin(problem.classes))
+    read = torch.cat([torch.full((20, 1), sentences.begin(problem.classes)), found[:, :-1]], dim=1)
     with torch.no_grad():
         assert torch.equal(model(torch.cat([source, read], dim=1)).argmax(-1), found)
     assert len({tuple(row) for row in found.tolist()}) > 1

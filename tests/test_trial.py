@@ -21,8 +21,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import curvbench as cb
-from curvbench import identity, measure, store, training, trial
-from curvbench.cli import main
+from curvbench import identity, store, training
+from curvbench.cells import measure, trial
+from curvbench.cli.app import main
 from curvbench.problems.mlp import MLP
 from curvbench.spec import Cell, Dataset, Decay, Probe, Problem, Recipe, Row, Status, Training, Unsupported
 from curvbench.training import evaluate, held_out, reduced, seeded

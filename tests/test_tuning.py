@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 from frames import frame, row
 
-from curvbench import probe, problem, store, tuning
-from curvbench.cli import main
-from curvbench.selection import select
+from curvbench import probe, problem, store
+from curvbench.cli.app import main
+from curvbench.planning import tuning
+from curvbench.planning.selection import select
+from curvbench.planning.tuning import Choice
 from curvbench.spec import Preset, Search, Training
-from curvbench.tuning import Choice
 
 GRID = Search({"lr": (0.1, 0.01, 1.0), "damping": (0.3, 0.03)}, seeds=(7, 8), epochs=2)
 PRESET = Preset(

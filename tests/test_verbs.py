@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from test_cli import SUITE, curvbench, run_folder, start
 
-from curvbench import doctor, registry, store
-from curvbench.cli import main
-from curvbench.engines import fate
+from curvbench import registry, store
+from curvbench.cli import doctor
+from curvbench.cli.app import main
 from curvbench.identity import content
+from curvbench.planning import fate
 from curvbench.spec import Status
 
 pytestmark = pytest.mark.slow

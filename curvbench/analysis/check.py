@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from curvbench import tables
+from curvbench.analysis import tables
 from curvbench.analysis.compare import NOT_JUDGED, SAME, differences
 
 FAILS = ("worse", "only in A")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from curvbench import registry, tuning
+from curvbench import registry
 from curvbench.analysis import scaling
 from curvbench.analysis.papers import Blend, Claim, Column, Entry, Experiment, blend
 from curvbench.analysis.summary import digits, is_whole, labels, texts
@@ -26,7 +26,7 @@ from curvbench.analysis.verdicts import (
     compare,
     effect,
 )
-from curvbench.spec import SURROGATE, Status
+from curvbench.spec import SURROGATE, TRIALS, Status
 
 WIDTHS = r"width=[^,\]]*\.\."  # of a sweep's label, where the width is what was swept
 PLANNED = r"\bepochs=(\d+)"  # in the column ``method``
@@ -137,7 +137,7 @@ def judge(frame: pd.DataFrame, experiments: Iterable[Experiment]) -> list[Judged
 
 def efforts(frame: pd.DataFrame, experiment: Experiment) -> list[Effort]:
     """What tuning has cost, by row of the paper, originals before surrogates; none of those that were not tuned."""
-    mine = frame[frame["suite"] == experiment.id + tuning.FOLDER]
+    mine = frame[frame["suite"] == experiment.id + TRIALS]
     probes, problems, stands_in = labels(mine, "probe"), labels(mine, "problem"), _stands_in(mine)
     found = []
     for name, entry in experiment.rows.items():

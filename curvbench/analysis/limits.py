@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from curvbench.hyperparameters import near_misses
 from curvbench.spec import METRICS
+from curvbench.words import near_misses
 
 
 class Limit(NamedTuple):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from curvbench.blocks import Array, Blocks
+from curvbench.spec.pictures import Array, Blocks
 
 ROUNDING = 1e-5  # of a matrix that was measured in float32
 _quiet = np.errstate(invalid="ignore", over="ignore")  # a matrix that is not finite is shown as it is

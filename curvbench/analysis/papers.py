@@ -17,9 +17,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-from curvbench.hyperparameters import near_misses
-from curvbench.parts.errata import ERRATA
+from curvbench.registry.errata import ERRATA
 from curvbench.spec import METRICS
+from curvbench.words import near_misses
 
 FOLDER = Path(__file__).parents[2] / "data" / "papers"
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 from curvbench.engines.task import Outcome, Task
 from curvbench.spec import Cell, Status
 
-MEASURE = "curvbench.measure"
+MEASURE = "curvbench.cells.measure"
 REFERENCE = "reference: "  # begins the reason of a cell that failed with its problem's reference
 
 

@@ -6,9 +6,9 @@ import contextlib
 import time
 from datetime import UTC, datetime
 
-from curvbench import libraries
 from curvbench.engines import Event, Observer, Work, blocked
 from curvbench.engines.task import Outcome, Task, run_cell
+from curvbench.identity import libraries
 from curvbench.spec import Status
 
 

@@ -18,10 +18,11 @@ from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from curvbench import libraries, store
-from curvbench.engines import Event, Observer, Work, blocked, memory
+from curvbench import store
+from curvbench.engines import Event, Observer, Work, blocked, usage
 from curvbench.engines.guard import Guard
 from curvbench.engines.task import Outcome, Task, describe, run_cell
+from curvbench.identity import libraries
 from curvbench.registry import expect, loaded_files
 from curvbench.spec import Status
 
@@ -61,7 +62,7 @@ class _Session:
 
     def __init__(self, work: Work, observe: Observer, guard: Guard) -> None:
         self.work, self.observe, self.guard = work, observe, guard
-        self.share = SPARE * memory.available() / work.jobs if work.memory is None else work.memory
+        self.share = SPARE * usage.available() / work.jobs if work.memory is None else work.memory
         self.remedy = ": fewer --jobs leave it more" if work.memory is None and work.jobs > 1 else ""
         self.slots = _slots(work)
         self.context = _context(work.measure)
@@ -204,7 +205,7 @@ class _Child:
 
     def look(self, share: float, remedy: str) -> None:
         """Note whether it takes more than ``share`` bytes, with the ``remedy``, and keep its log short."""
-        if (took := memory.used(self.process.pid)) > share:
+        if (took := usage.used(self.process.pid)) > share:
             self._excess = f"took {took / 1e9:.2f} GB, more than its share of {share / 1e9:.2f} GB{remedy}"
         store.shorten_log(self.task.log)
 

@@ -12,10 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from curvbench import blocks, libraries, store
-from curvbench.launch import RankDied
+from curvbench import store
+from curvbench.cells.launch import RankDied
+from curvbench.identity import libraries
 from curvbench.registry import loaded_suites, source
 from curvbench.spec import Cell, Diverged, Row, Skip, Status, Unsupported
+from curvbench.spec.pictures import collected
 
 Report = Callable[[str], None]
 ANSWERED = frozenset({Status.OK, Status.UNSUPPORTED})  # what is not run again
@@ -88,7 +90,7 @@ class Task:
         if self.kind == "reference":
             module.prepare(self.cell, reference, self.data, report)
             return []
-        with blocks.collected() as kept:
+        with collected() as kept:
             rows: list[Row] = module.measure(self.cell, reference, self.data, report)
         if not rows:
             raise RuntimeError("the cell was measured without a single row")

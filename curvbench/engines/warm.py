@@ -1,5 +1,5 @@
 """What a fork server finds out once for all its cells: it imports this last."""
 
-from curvbench import libraries
+from curvbench.identity import libraries
 
 libraries.look_ahead()

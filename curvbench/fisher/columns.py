@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from curvbench import layers as geometry
+from curvbench.instance import layers as geometry
 from curvbench.spec import Layer
 
 TILE_BYTES = 64 * 2**20

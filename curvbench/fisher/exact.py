@@ -21,9 +21,9 @@ from curvbench.fisher.contraction import Order, cross_gram, gram
 from curvbench.fisher.inner import inner
 from curvbench.fisher.stream import Stream, columns_within, with_outputs
 from curvbench.instance import Instance
-from curvbench.likelihood import gradient_coefficients
+from curvbench.instance.likelihood import gradient_coefficients
+from curvbench.instance.passes import full_precision
 from curvbench.operators import Operator
-from curvbench.passes import full_precision
 from curvbench.spec import FISHER_ALIASES, Layer, Precision
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from functools import singledispatch
 from itertools import accumulate
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from curvbench import numerics
+from curvbench.fisher.scores import Scores
 from curvbench.fisher.units import UnitFisher
 from curvbench.operators import (
     BlockDiagonal,
@@ -26,44 +26,41 @@ from curvbench.operators import (
     Subspace,
 )
 
-if TYPE_CHECKING:
-    from curvbench.fisher.exact import ExactFisher
-
 
 @singledispatch
-def inner(operator: Operator, fisher: ExactFisher) -> float:
+def inner(operator: Operator, fisher: Scores) -> float:
     """<F, operator> for an operator of the Fisher's size; this is the way that works for any operator."""
     dtype = operator.dtype if isinstance(operator, Operator) else fisher.dtype
     return sum(numerics.inner(V, operator.matmat(V.to(dtype))) for V in fisher.stacks()) / fisher.terms
 
 
 @inner.register(Identity)
-def _(operator: Identity, fisher: ExactFisher) -> float:
+def _(operator: Identity, fisher: Scores) -> float:
     return fisher.trace()
 
 
 @inner.register(Diagonal)
-def _(operator: Diagonal, fisher: ExactFisher) -> float:
+def _(operator: Diagonal, fisher: Scores) -> float:
     return numerics.inner(fisher.diagonal(), operator.entries)
 
 
 @inner.register(LowRank)
-def _(operator: LowRank, fisher: ExactFisher) -> float:
+def _(operator: LowRank, fisher: Scores) -> float:
     return operator.shift * fisher.trace() + float(_along(operator.columns, fisher) @ operator.weights.double())
 
 
 @inner.register(Subspace)
-def _(operator: Subspace, fisher: ExactFisher) -> float:
+def _(operator: Subspace, fisher: Scores) -> float:
     return operator.rest * fisher.trace() + float(_along(operator.basis, fisher) @ operator.excess.double())
 
 
-def _along(vectors: Tensor, fisher: ExactFisher) -> Tensor:
+def _along(vectors: Tensor, fisher: Scores) -> Tensor:
     """v^T F v for vectors (P, K), (K,) in float64: a matrix of low rank can be near, and a small error cancels."""
     return fisher.project(vectors.double()).square().sum((0, 1)) / fisher.terms
 
 
 @inner.register(BlockDiagonal)
-def _(operator: BlockDiagonal, fisher: ExactFisher) -> float:
+def _(operator: BlockDiagonal, fisher: Scores) -> float:
     ends = list(accumulate(block.size for block in operator.blocks))
     if ends != list(accumulate(layer.size for layer in fisher.layers)):
         return inner.dispatch(object)(operator, fisher)
@@ -72,7 +69,7 @@ def _(operator: BlockDiagonal, fisher: ExactFisher) -> float:
 
 
 @inner.register(Dense)
-def _(operator: Dense, fisher: ExactFisher) -> float:
+def _(operator: Dense, fisher: Scores) -> float:
     order, inputs = operator.matrix.shape[-1], fisher.layers[0].inputs
     if len(fisher.layers) > 1 or inputs % order:
         return inner.dispatch(object)(operator, fisher)
@@ -80,7 +77,7 @@ def _(operator: Dense, fisher: ExactFisher) -> float:
 
 
 @inner.register(UnitFisher)
-def _(operator: UnitFisher, fisher: ExactFisher) -> float:
+def _(operator: UnitFisher, fisher: Scores) -> float:
     if not _fits(operator.columns.layer.shape, fisher):
         return inner.dispatch(object)(operator, fisher)
     exact = UnitFisher(fisher.columns[0], fisher.terms)
@@ -90,7 +87,7 @@ def _(operator: UnitFisher, fisher: ExactFisher) -> float:
 
 
 @inner.register(RotatedDiagonal)
-def _(operator: RotatedDiagonal, fisher: ExactFisher) -> float:
+def _(operator: RotatedDiagonal, fisher: Scores) -> float:
     if not _fits(operator.entries.shape, fisher):
         return inner.dispatch(object)(operator, fisher)
     squares = fisher.columns[0].squares(operator.left_basis, operator.right_basis)
@@ -98,12 +95,12 @@ def _(operator: RotatedDiagonal, fisher: ExactFisher) -> float:
 
 
 @inner.register(Kronecker)
-def _(operator: Kronecker, fisher: ExactFisher) -> float:
+def _(operator: Kronecker, fisher: Scores) -> float:
     if not _fits((*operator.left.shape[:2], operator.right.shape[-1]), fisher):
         return inner.dispatch(object)(operator, fisher)
     contracted = fisher.columns[0].contract_inputs(operator.right.to(fisher.dtype))
     return numerics.inner(contracted, operator.left) / fisher.terms
 
 
-def _fits(shape: tuple[int, ...], fisher: ExactFisher) -> bool:
+def _fits(shape: tuple[int, ...], fisher: Scores) -> bool:
     return len(fisher.layers) == 1 and tuple(shape) == fisher.layers[0].shape

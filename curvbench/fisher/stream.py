@@ -13,12 +13,12 @@ from typing import overload
 import torch
 from torch import Tensor
 
-from curvbench.checks import refuse_other_outputs
+from curvbench.fisher.budget import GRAPH_BYTES, column_memory
 from curvbench.fisher.columns import Columns
-from curvbench.fisher.plan import GRAPH_BYTES, column_memory
 from curvbench.instance import Instance
+from curvbench.instance.refusals import refuse_other_outputs
+from curvbench.instance.tape import Tape
 from curvbench.spec import Layer
-from curvbench.tape import Tape
 
 GROUP_BYTES = 2**24
 _FEW = 16  # cotangents that share the patches of a layer: above the classes of most problems

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from curvbench import numerics
-from curvbench.checks import agree
 from curvbench.fisher.exact import ExactFisher
 from curvbench.instance import Instance
+from curvbench.instance.refusals import agree
 
 
 def covered_trace(

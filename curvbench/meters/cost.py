@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from curvbench.instance import Instance
+from curvbench.instance.passes import network_pass
 from curvbench.meters.clock import ratios, take_turns
 from curvbench.meters.flops import FlopMeter
 from curvbench.meters.memory import AllocatorMeter, MemoryMeter, memory_meter, state_bytes
-from curvbench.passes import network_pass
 from curvbench.spec import METERS, PHASES, Meter, Probe, Row
 
 TURNS = 5

@@ -19,8 +19,8 @@ from torch import Tensor
 from curvbench import numerics
 from curvbench.fisher import ExactFisher, exact_fisher
 from curvbench.instance import Instance
+from curvbench.instance.passes import full_precision
 from curvbench.meters.error import BLOCKS, NETWORK
-from curvbench.passes import full_precision
 from curvbench.spec import DAMPING, Probe, Row, Status, refuse_damping
 
 LEAST_GAP = 1e-3  # of quality: a share of less is rounding

@@ -11,8 +11,8 @@ import torch
 
 from curvbench import numerics
 from curvbench.fisher import ExactFisher
+from curvbench.instance.passes import full_precision
 from curvbench.operators import BlockDiagonal, Operator
-from curvbench.passes import full_precision
 from curvbench.spec import Row, Status
 
 SPECTRUM = 10

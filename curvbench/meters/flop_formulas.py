@@ -108,7 +108,7 @@ def convolution(a: Arguments, out: Any) -> int:
 def convolution_backward(a: Arguments, out: Any) -> int:
     """One forward pass for each of the input's and the weight's gradient that is asked for."""
     small = a["input"] if a.get("transposed") else a["grad_output"]
-    mask = a.get("output_mask", (True, False))  # that of ``curvbench.convolution`` is the input's alone
+    mask = a.get("output_mask", (True, False))  # that of ``curvbench.instance.convolution`` is the input's alone
     return (mask[0] + mask[1]) * _convolution(small, a["weight"])
 
 

@@ -14,9 +14,9 @@ from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from curvbench.instance.passes import in_network_pass
 from curvbench.meters.flop_formulas import Formula
 from curvbench.meters.flop_model import FORMULAS, FREE, VALUES_ONLY
-from curvbench.passes import in_network_pass
 
 
 class FlopMeter(TorchDispatchMode):
@@ -52,7 +52,7 @@ class FlopMeter(TorchDispatchMode):
 
     @property
     def passes(self) -> int:
-        """Those of passes through the network, which ``curvbench.passes`` marks."""
+        """Those of passes through the network, which ``curvbench.instance.passes`` marks."""
         return self._passes
 
     @property

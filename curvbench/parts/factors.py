@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from curvbench import numerics
-from curvbench.distributed import shared_map
 from curvbench.fisher.columns import Columns
 from curvbench.operators import BlockDiagonal, Kronecker, Operator
 from curvbench.parts.factorizations import EIGH, INVERSE
 from curvbench.parts.patch_sums import mean_patch, patch_moment
 from curvbench.spec import Layer
+from curvbench.states.ranks import shared_map
 
 KfacApprox = Literal["expand", "reduce"]
 DampingRule = Literal["exact", "factored", "pi"]

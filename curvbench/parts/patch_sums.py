@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from curvbench import layers as geometry
+from curvbench.instance import layers as geometry
 from curvbench.spec import Layer
 
 

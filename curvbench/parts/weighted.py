@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
-from curvbench import layers as geometry
 from curvbench import numerics
 from curvbench.fisher import ExactFisher
 from curvbench.fisher.columns import Columns, form
 from curvbench.instance import Instance
+from curvbench.instance import layers as geometry
+from curvbench.instance.passes import full_precision
+from curvbench.instance.tape import Tape
 from curvbench.numerics import widened
-from curvbench.passes import full_precision
 from curvbench.spec import Layer
-from curvbench.tape import Tape
 
 
 def weighted_gradient(layer: Layer, x: Tensor, slopes: Tensor, weights: Tensor) -> Tensor:

@@ -10,13 +10,13 @@ could not draw.
 """
 
 from curvbench.plot.accuracy import heatmap, sweep
-from curvbench.plot.comparison import comparison
-from curvbench.plot.cost import cost
-from curvbench.plot.growth import growth
-from curvbench.plot.history import history
-from curvbench.plot.matrices import matrices, spectra, units
+from curvbench.plot.blockwise import matrices, spectra, units
+from curvbench.plot.exponents import growth
+from curvbench.plot.frontier import tradeoff
 from curvbench.plot.overview import status
-from curvbench.plot.tradeoff import tradeoff
+from curvbench.plot.phases import cost
+from curvbench.plot.runs import comparison
+from curvbench.plot.timeline import history
 from curvbench.plot.training import curves, profiles
 
 __all__ = [

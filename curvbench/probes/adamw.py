@@ -14,8 +14,8 @@ from torch import Tensor
 from curvbench.fisher.stochastic import Statistic
 from curvbench.instance import Instance
 from curvbench.operators import Diagonal
-from curvbench.parts.limits import at_least_one, finite, fraction
 from curvbench.parts.moments import Moments, Rates
+from curvbench.parts.ranges import at_least_one, finite, fraction
 from curvbench.spec import About, LayerSize, Probe
 
 

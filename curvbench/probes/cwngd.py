@@ -19,12 +19,12 @@ from curvbench import numerics
 from curvbench.fisher import collect
 from curvbench.fisher.columns import Columns
 from curvbench.fisher.units import UnitFisher
-from curvbench.hyperparameters import check, types_of
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Dense
 from curvbench.parts.factorizations import CHOLESKY
 from curvbench.parts.storage import fits
 from curvbench.parts.unitwise import factors_of, solved
+from curvbench.registry.fields import check, types_of
 from curvbench.spec import About, FisherProbe, FisherType, LayerSize
 
 Scaling = Literal["sum", "mean"]

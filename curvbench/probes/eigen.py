@@ -18,7 +18,7 @@ from curvbench.fisher import ExactFisher, collect
 from curvbench.instance import Instance
 from curvbench.operators import LowRank
 from curvbench.parts import brand
-from curvbench.parts.limits import at_least_one
+from curvbench.parts.ranges import at_least_one
 from curvbench.spec import About, FisherProbe
 
 

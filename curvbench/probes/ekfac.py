@@ -22,7 +22,7 @@ from curvbench.operators import BlockDiagonal, Kronecker, RotatedDiagonal
 from curvbench.parts.eigenbasis import Followed, squared_means, squared_scores
 from curvbench.parts.factorizations import EIGH
 from curvbench.parts.factors import kfac_factors
-from curvbench.parts.limits import at_least_one, fraction
+from curvbench.parts.ranges import at_least_one, fraction
 from curvbench.spec import About, FisherProbe, LayerSize
 
 Scalings = Literal["exact", "running-average"]

@@ -12,8 +12,8 @@ from typing import ClassVar, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from curvbench import layers as geometry
 from curvbench.instance import Instance
+from curvbench.instance import layers as geometry
 from curvbench.operators import BlockDiagonal, LowRank
 from curvbench.spec import About, FisherProbe, FisherType, Layer, LayerSize
 

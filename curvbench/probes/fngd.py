@@ -16,13 +16,13 @@ from torch import Tensor
 
 from curvbench import numerics
 from curvbench.fisher import ExactFisher, collect, column_count, gram_cost, product_cost
-from curvbench.hyperparameters import check, types_of
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal
 from curvbench.parts.factorizations import CHOLESKY
-from curvbench.parts.limits import at_least_one, finite
+from curvbench.parts.ranges import at_least_one, finite
 from curvbench.parts.sharing import Key, Shared, sample_names, share, shared_steps
 from curvbench.parts.weighted import normalized_step
+from curvbench.registry.fields import check, types_of
 from curvbench.spec import About, FisherType, LayerSize, Probe
 
 

@@ -18,7 +18,7 @@ from curvbench.fisher.stochastic import Statistic, batch_gradient
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, LowRank, Operator
 from curvbench.parts import brand
-from curvbench.parts.limits import at_least_one, finite, fraction, one_of
+from curvbench.parts.ranges import at_least_one, finite, fraction, one_of
 from curvbench.spec import About, LayerSize, Probe, StepRule
 
 Scope = Literal["joint", "per_tensor"]

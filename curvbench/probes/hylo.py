@@ -19,12 +19,12 @@ from torch import Tensor
 from curvbench import numerics
 from curvbench.fisher import collect
 from curvbench.fisher.columns import Columns
-from curvbench.hyperparameters import check, types_of
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, LowRank
 from curvbench.parts.factorizations import CHOLESKY
 from curvbench.parts.interpolation import draw, interpolate, outer_kernel, residual_weighted
 from curvbench.parts.storage import too_large
+from curvbench.registry.fields import check, types_of
 from curvbench.spec import About, FisherProbe, FisherType, LayerSize
 
 
@@ -74,7 +74,7 @@ class Hylo(FisherProbe):
         "cost as here: scores in factored form, G (M + D) numbers each instead of G M D, and a pivoted QR",
         notes=(
             "F is U U^T, but what is kept are columns of U: with fisher_type=type-2 the matrix depends on the root of "
-            "the likelihood's Hessian Lambda that makes them (here its C - 1 columns of curvbench.likelihood), as "
+            "the likelihood's Hessian Lambda that makes them (here its C - 1 columns of instance/likelihood.py), as "
             "with mc on the draws. Another root, turned by an orthogonal matrix, gives another choice and another "
             "matrix unless every score is kept. The method's own Fisher is the empirical one, with one score per loss "
             "term.",

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from curvbench.instance import Instance
+from curvbench.instance.tape import Tape
 from curvbench.operators import BlockDiagonal, Kronecker
 from curvbench.parts.factors import (
     DampingRule,
@@ -24,7 +25,6 @@ from curvbench.parts.factors import (
     input_factor,
 )
 from curvbench.spec import About, FisherProbe, FisherType, LayerSize
-from curvbench.tape import Tape
 
 
 @dataclass(frozen=True)

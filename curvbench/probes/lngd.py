@@ -20,11 +20,11 @@ from torch import Tensor
 
 from curvbench import numerics, states
 from curvbench.fisher import ExactFisher, collect
-from curvbench.hyperparameters import check, types_of
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
 from curvbench.parts.factorizations import INVERSE
-from curvbench.parts.local import energies, factors, mixed_layer, rated
+from curvbench.parts.jacobian import energies, factors, mixed_layer, rated
+from curvbench.registry.fields import check, types_of
 from curvbench.spec import FISHER_ALIASES, About, LayerSize, Probe
 
 LocalFisher = Literal["lg", "lg_mc", "mc", "empirical", "type-2"]

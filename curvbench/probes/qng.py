@@ -17,7 +17,7 @@ from torch import Tensor
 from curvbench.fisher.stochastic import Statistic, batch_gradient
 from curvbench.instance import Instance
 from curvbench.operators import Subspace
-from curvbench.parts.limits import at_least_one, fraction, one_of
+from curvbench.parts.ranges import at_least_one, fraction, one_of
 from curvbench.parts.storage import appended
 from curvbench.spec import About, LayerSize, Probe, StepRule
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from curvbench.instance import Instance
 from curvbench.operators import Identity
-from curvbench.parts.limits import at_least_one, finite, fraction
+from curvbench.parts.ranges import at_least_one, finite, fraction
 from curvbench.spec import About, LayerSize, Probe
 
 

@@ -20,7 +20,7 @@ from curvbench.fisher.stochastic import Statistic, batch_gradient
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
 from curvbench.parts.factorizations import POWER
-from curvbench.parts.limits import at_least_one, finite, one_of
+from curvbench.parts.ranges import at_least_one, finite, one_of
 from curvbench.spec import About, LayerSize, Probe
 
 Exponent = Literal["paper", "ports"]

@@ -12,14 +12,14 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from curvbench import layers as geometry
 from curvbench import numerics
-from curvbench.distributed import shared_map
 from curvbench.instance import Instance
+from curvbench.instance import layers as geometry
 from curvbench.operators import BlockDiagonal, Kronecker
 from curvbench.parts.factorizations import INVERSE
 from curvbench.parts.factors import MomentSum, second_moment
 from curvbench.spec import About, FisherProbe, LayerSize
+from curvbench.states.ranks import shared_map
 
 
 class Split(NamedTuple):

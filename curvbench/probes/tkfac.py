@@ -13,8 +13,8 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from curvbench import layers as geometry
 from curvbench.instance import Instance
+from curvbench.instance import layers as geometry
 from curvbench.operators import BlockDiagonal, Kronecker
 from curvbench.parts.factors import Factored, KroneckerDamping, MomentSum, second_moment
 from curvbench.spec import About, FisherProbe, LayerSize

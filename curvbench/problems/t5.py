@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from curvbench import summaries
-from curvbench.meters.overlap import rouge
+from curvbench.data import documents
+from curvbench.data.scores import rouge
+from curvbench.data.sentences import Texts
 from curvbench.spec import Dataset, Problem, Recipe, Skip
-from curvbench.text import Texts
 
 # Of a T5Config, what differs from the published configuration of "small".
 SIZES: dict[str, dict[str, Any]] = {
@@ -32,7 +32,7 @@ class T5(Problem):
     """T5 that summarises, drawn anew from its configuration: no published weights, and a tokenizer of the data.
 
     ``size``: tiny or small, whose 60,506,624 parameters are those of T5-small. ``task``: tiny (embedded sentences),
-    scitldr or xsum, see ``curvbench.summaries``. ``mode``: full, or lora: adapters beside queries and values are
+    scitldr or xsum, see ``curvbench.data.documents``. ``mode``: full, or lora: adapters beside queries and values are
     trained and all else is frozen as it was drawn. ``rank``: of the adapters. ``source``: tokens of a document at most.
     ``target``: tokens of a summary at most. ``vocabulary``: tokens told apart; 0 takes 128 for tiny, 32,128 for small.
 
@@ -54,15 +54,15 @@ class T5(Problem):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, known in (("size", tuple(SIZES)), ("task", summaries.TASKS), ("mode", ("full", "lora"))):
+        for name, known in (("size", tuple(SIZES)), ("task", documents.TASKS), ("mode", ("full", "lora"))):
             if getattr(self, name) not in known:
                 raise ValueError(f"t5: {name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
         if self.rank < 1 or min(self.source, self.target) < 2:
             came = f"rank={self.rank}, source={self.source}, target={self.target}"
             raise ValueError(f"t5: rank >= 1, source >= 2 and target >= 2 expected, got {came}")
-        if self.classes < summaries.LEAST_VOCABULARY:
+        if self.classes < documents.LEAST_VOCABULARY:
             raise ValueError(
-                f"t5: vocabulary must be at least {summaries.LEAST_VOCABULARY}, or 0, got {self.vocabulary}"
+                f"t5: vocabulary must be at least {documents.LEAST_VOCABULARY}, or 0, got {self.vocabulary}"
             )
 
     @property
@@ -75,8 +75,8 @@ class T5(Problem):
         return Network(_drawn(self.classes, SIZES[self.size], self.rank if self.mode == "lora" else 0), self.source)
 
     def data(self, root: Path | None) -> Dataset:
-        """Inputs (N, source + target) and targets (N, target), both int64; see ``curvbench.summaries``."""
-        return summaries.summarisation(self.task, root, self.classes, self.source, self.target)
+        """Inputs (N, source + target) and targets (N, target), both int64; see ``curvbench.data.documents``."""
+        return documents.summarisation(self.task, root, self.classes, self.source, self.target)
 
     @property
     def scores(self) -> tuple[str, ...]:
@@ -101,20 +101,20 @@ class Network(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """(N, source + target) int64 -> (N, target, C)."""
         document, read = tokens[:, : self.source], tokens[:, self.source :]
-        seen = (document != summaries.PAD).long()
+        seen = (document != documents.PAD).long()
         outputs: Tensor = self.t5(
             input_ids=document, attention_mask=seen, decoder_input_ids=read, use_cache=False
         ).logits
         return outputs
 
     @torch.no_grad()
-    def summarise(self, documents: Tensor, length: int) -> Tensor:
+    def summarise(self, texts: Tensor, length: int) -> Tensor:
         """Greedy summaries, on the model's device: (N, source) -> (N, length)."""
         found = []
-        for part in documents.to(self.t5.device).split(DECODED):
-            seen = (part != summaries.PAD).long()
+        for part in texts.to(self.t5.device).split(DECODED):
+            seen = (part != documents.PAD).long()
             made = self.t5.generate(part, attention_mask=seen, max_new_tokens=length, do_sample=False)[:, 1:]
-            found.append(F.pad(made, (0, length - made.shape[1]), value=summaries.PAD))
+            found.append(F.pad(made, (0, length - made.shape[1]), value=documents.PAD))
         return torch.cat(found)
 
 
@@ -137,7 +137,7 @@ def _drawn(classes: int, size: dict[str, Any], rank: int) -> Any:
         from transformers import T5Config, T5ForConditionalGeneration
     except ImportError as error:
         raise Skip(f"t5 needs {error.name}: pip install 'curvbench[text]'") from error
-    settings: dict[str, Any] = {"vocab_size": classes, "decoder_start_token_id": summaries.PAD, **size}
+    settings: dict[str, Any] = {"vocab_size": classes, "decoder_start_token_id": documents.PAD, **size}
     config = T5Config(**settings)
     t5 = T5ForConditionalGeneration(config)
     _compute_in_own_dtype(t5, config.layer_norm_epsilon)

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from curvbench import data, text
-from curvbench.meters.overlap import bleu
+from curvbench import data
+from curvbench.data import sentences
+from curvbench.data.scores import bleu
 from curvbench.spec import Dataset, Problem, Recipe
 
 GREY_LEVELS = 17
@@ -28,7 +29,7 @@ class Transformer(Problem):
     Of digits, the pixels that follow the upper half (at most 32), given as many before; classes are the 17 grey levels.
     Every target token is a loss term, so that a sample has length (C - 1) score columns; filling is none.
 
-    ``task``: digits, multi30k or wmt14 (see ``curvbench.text``). ``length``: tokens of a sequence at most.
+    ``task``: digits, multi30k or wmt14 (see ``curvbench.data.sentences``). ``length``: tokens of a sequence at most.
     ``vocabulary``: most frequent words that are told apart; 0 takes 1,000. ``width``: of the embedding. ``hidden``: of
     the feed-forward networks. ``heads``: of each attention. ``depth``: layers of the encoder, and of the decoder.
 
@@ -53,7 +54,7 @@ class Transformer(Problem):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.task not in (known := ("digits", *text.CORPORA)):
+        if self.task not in (known := ("digits", *sentences.CORPORA)):
             raise ValueError(f"transformer: task must be one of {', '.join(known)}, got {self.task!r}")
         if min(self.width, self.hidden, self.heads, self.depth, self.length) < 1:
             raise ValueError("transformer: width, hidden, heads, depth and length must be at least 1")
@@ -62,8 +63,8 @@ class Transformer(Problem):
         if self.task == "digits" and (self.vocabulary or self.length > HALF_IMAGE):
             expected = f"digits have {GREY_LEVELS} grey levels (vocabulary=0) and length <= {HALF_IMAGE}"
             raise ValueError(f"transformer: {expected}, got vocabulary={self.vocabulary}, length={self.length}")
-        if self.classes < text.LEAST_VOCABULARY:
-            raise ValueError(f"transformer: vocabulary must be at least {text.LEAST_VOCABULARY}, or 0 for {WORDS}")
+        if self.classes < sentences.LEAST_VOCABULARY:
+            raise ValueError(f"transformer: vocabulary must be at least {sentences.LEAST_VOCABULARY}, or 0 for {WORDS}")
 
     @property
     def classes(self) -> int:
@@ -75,10 +76,10 @@ class Transformer(Problem):
         return Network(self.classes, self.length, self.width, self.hidden, self.heads, self.depth)
 
     def data(self, root: Path | None) -> Dataset:
-        """Inputs (N, 2 length) and targets (N, length), both int64; see ``curvbench.text``."""
+        """Inputs (N, 2 length) and targets (N, length), both int64; see ``curvbench.data.sentences``."""
         if self.task == "digits":
             return _halves(self.length)
-        return text.parallel(self.task, root, self.classes, self.length)
+        return sentences.parallel(self.task, root, self.classes, self.length)
 
     @property
     def scores(self) -> tuple[str, ...]:
@@ -87,10 +88,10 @@ class Transformer(Problem):
 
     def score(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:
         """Of greedy translations of the test part."""
-        if not isinstance(dataset, text.Texts):
+        if not isinstance(dataset, sentences.Texts):
             return {}
         assert isinstance(model, Network)
-        found = greedy(model, dataset.test_inputs[:, : self.length], text.begin(self.classes))
+        found = greedy(model, dataset.test_inputs[:, : self.length], sentences.begin(self.classes))
         return {"test.bleu": bleu([dataset.decode(ids) for ids in found.tolist()], dataset.references)}
 
 
@@ -101,7 +102,7 @@ def _halves(length: int) -> Dataset:
     pixels = torch.cat([images.train_inputs, images.test_inputs]).flatten(1)
     levels = pixels.unique(return_inverse=True)[1]
     source, target = levels[:, HALF_IMAGE - length : HALF_IMAGE], levels[:, HALF_IMAGE : HALF_IMAGE + length]
-    inputs, targets = text.translation(source.tolist(), target.tolist(), GREY_LEVELS, length)
+    inputs, targets = sentences.translation(source.tolist(), target.tolist(), GREY_LEVELS, length)
     train = len(images.train_inputs)
     return Dataset(inputs[:train], targets[:train], inputs[train:], targets[train:])
 
@@ -113,7 +114,7 @@ class Network(nn.Module):
 
     def __init__(self, classes: int, length: int, width: int, hidden: int, heads: int, depth: int) -> None:
         super().__init__()
-        self.length, self.padding, self.scale = length, text.padding(classes), math.sqrt(width)
+        self.length, self.padding, self.scale = length, sentences.padding(classes), math.sqrt(width)
         self.source, self.target = (_embedding(classes + 2, width) for _ in range(2))
         self.register_buffer("positions", _sinusoids(length, width))
         self.encoder = nn.ModuleList(EncoderLayer(width, hidden, heads) for _ in range(depth))

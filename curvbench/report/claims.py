@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from curvbench import tables
+from curvbench.analysis import tables
 from curvbench.analysis.claims import Effort, Judged, Ruling
 from curvbench.analysis.papers import Claim, Experiment
+from curvbench.analysis.tables import escaped
 from curvbench.analysis.verdicts import FEWEST, LEAST_RATIO, MISSED, Reading, Verdict
-from curvbench.parts.errata import ERRATA
-from curvbench.tables import escaped
+from curvbench.registry.errata import ERRATA
 
 HEADINGS = ("claim", "the paper", "measured in its setting", "SURROGATE, not the original")
 STYLES = {

@@ -15,9 +15,9 @@ import pandas as pd
 from curvbench import __version__, plot
 from curvbench.analysis import matrices, scaling, summary, targets, views
 from curvbench.analysis.views import Quantity
-from curvbench.blocks import Blocks
 from curvbench.plot.axes import graph_objects
 from curvbench.report.run import Entry, Run, entries, headings
+from curvbench.spec.pictures import Blocks
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -10,7 +10,7 @@ import pandas as pd
 
 from curvbench.analysis import summary, views
 from curvbench.analysis.commands import repeat
-from curvbench.blocks import Blocks
+from curvbench.spec.pictures import Blocks
 
 FACTS = ("device_name", "torch_version", "python_version", "platform", "git_sha", "git_dirty", "code", "cpu_count")
 

@@ -6,10 +6,9 @@ import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 
-from curvbench import tables
-from curvbench.analysis import summary
+from curvbench.analysis import summary, tables
+from curvbench.analysis.tables import escaped
 from curvbench.report.run import Entry, Run, entries, headings
-from curvbench.tables import escaped
 
 _LATEX = {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "|": r"\textbar{}"}
 _LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"}}

@@ -15,9 +15,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from curvbench.blocks import Blocks, pack, unpack
-from curvbench.hyperparameters import near_misses
+from curvbench.spec.pictures import Blocks
 from curvbench.store import files, fragments
+from curvbench.store.arrays import pack, unpack
+from curvbench.words import near_misses
 
 _STAMP = "%Y%m%dT%H%M%SZ"
 
@@ -150,7 +151,7 @@ def _blocks(run: Path, cell_id: str) -> Path:
 
 
 def write_libraries(run: Path, record: Mapping[str, Any]) -> str:
-    """Keep what a cell had loaded, see ``curvbench.libraries``; its name, which the content decides."""
+    """Keep what a cell had loaded, see ``curvbench.identity.libraries``; its name, which the content decides."""
     content = json.dumps(record, sort_keys=True, indent=1).encode()
     name = hashlib.sha256(content).hexdigest()[:16]
     path = files.cell_file(run / "libraries", name, ".json")

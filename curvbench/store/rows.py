@@ -10,10 +10,10 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from curvbench.hyperparameters import near_misses
 from curvbench.spec import Status
 from curvbench.store import content, copies, fragments
 from curvbench.store.schema import SCHEMA, WITHOUT_SAMPLES
+from curvbench.words import near_misses
 
 _DTYPES = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
 

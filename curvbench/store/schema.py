@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from curvbench.hyperparameters import near_misses
 from curvbench.spec import FLOP_MODEL, METRICS, SURROGATE, Cell, Metric, Row, Status
+from curvbench.words import near_misses
 
 SCHEMA_VERSION = 2
 

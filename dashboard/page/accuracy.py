@@ -9,7 +9,7 @@ import show
 import source
 from curvbench import plot
 from curvbench.analysis import views
-from curvbench.plot.tradeoff import ERROR
+from curvbench.plot.frontier import ERROR
 from curvbench.spec import METRICS
 
 st.header("Accuracy")

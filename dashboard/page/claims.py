@@ -13,7 +13,7 @@ import source
 from curvbench.analysis.claims import Judged, judge, newest
 from curvbench.analysis.papers import Experiment, experiments
 from curvbench.analysis.verdicts import Verdict
-from curvbench.parts.errata import ERRATA
+from curvbench.registry.errata import ERRATA
 from curvbench.report.claims import LEGEND, counts
 
 EVERY = "All"

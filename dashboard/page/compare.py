@@ -9,7 +9,7 @@ import show
 import source
 from curvbench import plot
 from curvbench.analysis import pairs, views
-from curvbench.plot.tradeoff import ERROR
+from curvbench.plot.frontier import ERROR
 
 AGAIN = f"curvbench run {source.suite(controls.run())} --force"
 

@@ -9,7 +9,7 @@ import show
 import source
 from curvbench import plot
 from curvbench.analysis import scaling, views
-from curvbench.plot.cost import ADDITIVE
+from curvbench.plot.phases import ADDITIVE
 
 st.header("Cost")
 problem, mine = controls.problem(), controls.mine()

@@ -11,7 +11,7 @@ import source
 from curvbench import plot
 from curvbench.analysis import summary, views
 from curvbench.analysis.history import STEP, history_table
-from curvbench.plot.tradeoff import ERROR
+from curvbench.plot.frontier import ERROR
 
 frame, problem = controls.frame(), controls.problem()
 suite = str(frame["suite"].iloc[0])

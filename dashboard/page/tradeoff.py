@@ -8,7 +8,7 @@ import controls
 import show
 from curvbench import plot
 from curvbench.analysis import views
-from curvbench.plot.tradeoff import ERROR, FLOPS
+from curvbench.plot.frontier import ERROR, FLOPS
 
 st.header("Trade-off")
 problem, mine = controls.problem(), controls.mine()

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from curvbench import FisherProbe, Instance
+from curvbench.instance.tape import evaluation
 from curvbench.operators import BlockDiagonal, Dense, Kronecker, RotatedDiagonal
-from curvbench.parts.limits import one_of
+from curvbench.parts.ranges import one_of
 from curvbench.spec import Layer
-from curvbench.tape import evaluation
 
 Bias = Literal["joint", "separate"]
 Approx = Literal["expand", "reduce"]

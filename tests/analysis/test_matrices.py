@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from curvbench.analysis import matrices
-from curvbench.blocks import Blocks, Spectrum
+from curvbench.spec.pictures import Blocks, Spectrum
 
 EXACT = np.arange(36.0).reshape(6, 6) + np.arange(36.0).reshape(6, 6).T + 1
 

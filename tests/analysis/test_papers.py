@@ -13,8 +13,8 @@ from curvbench.analysis import papers
 from curvbench.analysis.claims import _fits
 from curvbench.analysis.papers import COMPARE, Experiment
 from curvbench.analysis.verdicts import FEWEST
+from curvbench.planning.selection import select
 from curvbench.registry import load_suite, parse_probe
-from curvbench.selection import select
 from curvbench.spec import METRICS
 
 SUITES = Path(__file__).parents[2] / "suites" / "papers"

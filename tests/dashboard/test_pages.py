@@ -16,8 +16,8 @@ from fake_measure import Fake, Toy
 from frames import START, failed_cell, fisher_cell, raw, write_run
 
 from curvbench import probe, problem, store
-from curvbench.blocks import Blocks, Spectrum
 from curvbench.spec import Cell, Row, Training
+from curvbench.spec.pictures import Blocks, Spectrum
 
 pytest.importorskip("plotly", reason="the dashboard needs the extra `dashboard`")
 testing = pytest.importorskip("streamlit.testing.v1", reason="the dashboard needs the extra `dashboard`")

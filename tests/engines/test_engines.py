@@ -16,7 +16,7 @@ import pytest
 from fake_measure import Fake, Toy, reference_identity
 
 from curvbench import store
-from curvbench.engines import Engine, Event, Work, local, memory
+from curvbench.engines import Engine, Event, Work, local, usage
 from curvbench.engines.guard import Guard, watched
 from curvbench.engines.inline import InlineEngine
 from curvbench.engines.local import LocalEngine
@@ -195,7 +195,7 @@ def test_an_interrupt_keeps_what_is_finished_and_gets_out(engine: Engine, tmp_pa
 
 
 def test_a_share_is_as_large_as_jobs_leave_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "available", lambda: 3e9)
+    monkeypatch.setattr(usage, "available", lambda: 3e9)
     frame, _ = run(LocalEngine(), work(tmp_path, cells("grow"), jobs=2))
     status, reason = ends(frame)["grow0"]
     assert status == "oom_host"
@@ -214,15 +214,15 @@ def test_a_cell_that_outgrows_its_share_is_ended(tmp_path: Path) -> None:
 
 def test_memory_of_a_process_is_its_own_and_its_childrens() -> None:
     program = "import os, time; x = bytearray(os.urandom(1000)) * 50000; print(1, flush=True); time.sleep(60)"
-    before = memory.used(os.getpid())
+    before = usage.used(os.getpid())
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as child:
         assert child.stdout is not None and child.stdout.readline()
-        alone, all_of_us = memory.used(child.pid), memory.used(os.getpid())
+        alone, all_of_us = usage.used(child.pid), usage.used(os.getpid())
         child.kill()
     assert 5e7 < alone < 9e7
     assert all_of_us - before > 4e7
-    assert memory.used(child.pid) == 0
-    assert 0 < memory.available() < float("inf")
+    assert usage.used(child.pid) == 0
+    assert 0 < usage.available() < float("inf")
 
 
 def test_memory_of_a_process_that_ends_meanwhile_is_no_error() -> None:
@@ -231,17 +231,17 @@ def test_memory_of_a_process_that_ends_meanwhile_is_no_error() -> None:
             end = threading.Thread(target=child.wait)
             end.start()
             while end.is_alive():
-                assert memory.used(child.pid) >= 0
+                assert usage.used(child.pid) >= 0
             end.join()
 
 
 def test_a_job_of_slurm_and_a_container_bound_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "10")
-    assert memory.available() == 10 * 2**20
+    assert usage.available() == 10 * 2**20
     (tmp_path / "memory.max").write_text("3000\n")
     (tmp_path / "memory.current").write_text("1000\n")
-    monkeypatch.setattr(memory, "CGROUP", tmp_path)
-    assert memory.available() == 2000
+    monkeypatch.setattr(usage, "CGROUP", tmp_path)
+    assert usage.available() == 2000
 
 
 PARENT = """

@@ -12,11 +12,14 @@ import pytest
 from fake_measure import Fake, Toy, reference_identity
 
 import curvbench as cb
-from curvbench import libraries, reference, store
-from curvbench.engines import Engine, Work, fate, plan
+from curvbench import store
+from curvbench.cells import reference
+from curvbench.engines import Engine, Work
 from curvbench.engines.inline import InlineEngine
 from curvbench.engines.local import LocalEngine
 from curvbench.engines.task import Outcome
+from curvbench.identity import libraries
+from curvbench.planning import fate, plan
 from curvbench.registry import load_suite, parse_probe
 from curvbench.spec import Cell, Status
 

@@ -10,7 +10,8 @@ import pytest
 from fake_measure import Fake, Toy
 
 from curvbench import identity, store
-from curvbench.engines import plan
+from curvbench.identity import cell as of_cell
+from curvbench.planning import plan
 from curvbench.spec import Cell, Row, Status, Training
 
 ENVIRONMENT = {
@@ -85,7 +86,7 @@ def test_back_in_the_first_environment_cells_are_shared(tmp_path: Path) -> None:
 def test_another_version_of_a_cell_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     carry_out(make(tmp_path, cells("a", "b")))
     whole = identity.component
-    monkeypatch.setattr(identity, "component", lambda c: whole(c) | ({"edited": 1} if c == Fake("a") else {}))
+    monkeypatch.setattr(of_cell, "component", lambda c: whole(c) | ({"edited": 1} if c == Fake("a") else {}))
     edited = make(tmp_path, cells("a", "b"))
     assert edited.continued is None
     assert [edited.cells[i].probe for i in edited.todo] == [Fake("a")]

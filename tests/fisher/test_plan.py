@@ -9,7 +9,7 @@ import torch
 
 import curvbench as cb
 from curvbench import training
-from curvbench.fisher.plan import GRAPH_BYTES, SCRATCH, available_bytes, largest_batch, planned_bytes
+from curvbench.fisher.budget import GRAPH_BYTES, SCRATCH, available_bytes, largest_batch, planned_bytes
 from curvbench.meters.memory import MemoryMeter
 from curvbench.spec import LayerSize, Problem
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import curvbench as cb
-from curvbench.contents import Contents
 from curvbench.fisher.uncovered import uncovered_trace
+from curvbench.instance.contents import Contents
 
 
 class Net(nn.Module):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import curvbench as cb
-from curvbench.measure import Fitted, accuracy_rows
+from curvbench.cells.measure import Fitted, accuracy_rows
 from curvbench.meters import health
 from curvbench.operators import Dense, Diagonal, Identity
 from curvbench.spec import Row, Status

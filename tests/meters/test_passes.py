@@ -8,9 +8,9 @@ from judging import OF_THE_EXACT_FISHER
 from torch import Tensor, nn
 
 import curvbench as cb
+from curvbench.instance.passes import in_network_pass, network_pass
 from curvbench.meters.cost import Stepper, cost_rows, flop_rows
 from curvbench.meters.flops import FlopMeter
-from curvbench.passes import in_network_pass, network_pass
 from curvbench.spec import METERS, METRICS, PHASES, Meter, Probe
 
 WIDTH, SAMPLES, CLASSES = 6, 5, 3

@@ -5,7 +5,7 @@ import torch
 from cases import CASES, instance_of
 from torch import Tensor, nn
 
-from curvbench import layers as geometry
+from curvbench.instance import layers as geometry
 from curvbench.meters.memory import peak_memory
 from curvbench.parts.patch_sums import mean_patch, patch_moment
 from curvbench.spec import Layer

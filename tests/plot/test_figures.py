@@ -17,8 +17,8 @@ import curvbench as cb
 from curvbench import plot, registry
 from curvbench.analysis.views import Quantity
 from curvbench.plot import axes
-from curvbench.plot.cost import PARTS
 from curvbench.plot.look import COLORS, FAMILIES, Look, by_family, looks
+from curvbench.plot.phases import PARTS
 
 ERROR = Quantity("error.relative", "network")
 SAMPLE = Path(__file__).parents[2] / "data" / "sample"

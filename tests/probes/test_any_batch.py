@@ -12,7 +12,7 @@ from torch import nn
 
 import curvbench as cb
 from curvbench import registry
-from curvbench.measure import Fitted, accuracy_rows
+from curvbench.cells.measure import Fitted, accuracy_rows
 from curvbench.spec import Row, Status, Unsupported
 
 KINDS = ("permuted", "tied", "saturated", "confident", "dead", "tiny")

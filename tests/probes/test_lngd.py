@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import curvbench as cb
 from curvbench.meters.cost import Stepper, flop_rows
-from curvbench.parts.local import local_map
+from curvbench.parts.jacobian import local_map
 from curvbench.spec import Unsupported
 
 SOURCES = ("lg", "lg_mc", "mc", "empirical", "type-2")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import curvbench as cb
 import curvbench.problems
 from curvbench import data
-from curvbench.likelihood import IGNORED
+from curvbench.instance.likelihood import IGNORED
 from curvbench.problems.cnn import CNN
 from curvbench.problems.mlp import MLP
 from curvbench.problems.resnet import ResNet

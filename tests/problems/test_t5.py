@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import curvbench as cb
-from curvbench.likelihood import likelihood
+from curvbench.data.sentences import Texts
+from curvbench.instance.likelihood import likelihood
 from curvbench.problems.t5 import T5
 from curvbench.spec import Skip
-from curvbench.text import Texts
 
 pytest.importorskip("transformers")
 pytest.importorskip("peft")

@@ -13,7 +13,7 @@ from frames import START
 
 from curvbench import probe, problem, store
 from curvbench.analysis.claims import Verdict
-from curvbench.cli import main
+from curvbench.cli.app import main
 from curvbench.spec import Cell, Row, Status, Training
 
 SUITE = "cwngd_t1_mnist"

@@ -12,9 +12,9 @@ from fake_measure import Fake, Toy
 from frames import failed_cell, fisher_cell, write_run
 
 from curvbench import report, store
-from curvbench.blocks import Blocks, Spectrum
-from curvbench.cli import main
+from curvbench.cli.app import main
 from curvbench.spec import Row
+from curvbench.spec.pictures import Blocks, Spectrum
 
 HOSTILE = "<img src=x onerror=alert(1)>|_&%$"
 CELLS = [

@@ -20,7 +20,7 @@ from curvbench.analysis.check import Gate
 from curvbench.analysis.compare import compare
 from curvbench.analysis.export import TRACKED, asv, github, junit
 from curvbench.analysis.views import Quantity
-from curvbench.cli import cli
+from curvbench.cli.app import cli
 from curvbench.spec import METRICS, Status
 
 RECORD = {"run_id": "r1", "environment": {"git_sha": "a" * 40, "host": "box", "python_version": "3.11.7"}}

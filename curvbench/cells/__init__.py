@@ -1,0 +1,1 @@
+"""How one cell becomes rows: what identifies it, its reference, its measurement or its training."""

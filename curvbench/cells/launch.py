@@ -1,0 +1,177 @@
+"""Ranks of one model on one machine: processes that are started, heard and ended together."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from curvbench.identity import libraries
+from curvbench.registry import expect, loaded_files
+from curvbench.spec import Status
+
+ANSWER = timedelta(minutes=30)  # the wait for a rank, in which the first may hold the model against its exact Fisher
+GRACE = 2.0  # seconds in which the rank that is to blame may be heard after one that missed it
+Result = TypeVar("Result")
+Report = Callable[[str], None]
+
+
+class RankDied(Exception):
+    """A rank that ended without a word; ``status``: killed or crashed."""
+
+    def __init__(self, text: str, status: Status) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class _Returned(Generic[Result]):
+    value: Result
+
+
+class _Rank(SpawnProcess):
+    """A process and the pipe through which it speaks."""
+
+    pipe: Connection[Any, Any]
+
+
+def together(
+    work: Callable[[int, Report], Result], count: int, device: str, report: Report, answer: timedelta = ANSWER
+) -> Result:
+    """What ``work(rank, report)`` returns in the first of ``count`` processes that form torch's default group.
+
+    Each has a CPU's threads or, for ``cuda``, the GPU of its number; ``answer`` is the group's timeout. They are
+    children of this process and in its process group, and none of them outlives the call or this process.
+
+    Raises:
+        ValueError: there are fewer GPUs, or ``device`` is one of them.
+        RankDied: a rank was killed or crashed.
+        Exception: what a rank raised; of several, none that only missed another.
+    """
+    _refuse(count, device)
+    with tempfile.TemporaryDirectory() as folder:
+        group = (f"file://{folder}/meeting", answer, count, "gloo" if device == "cpu" else "nccl")
+        ranks: list[_Rank] = []
+        try:
+            for rank in range(count):
+                ranks.append(_begun(rank, group, pickle.dumps(work)))
+            return _heard(ranks, report)
+        finally:
+            for process in ranks:
+                process.kill()
+                process.join()
+
+
+def _refuse(count: int, device: str) -> None:
+    if device == "cpu":
+        return
+    import torch
+
+    if device != "cuda" or count > torch.cuda.device_count():
+        raise ValueError(
+            f"training: devices={count} needs --device cuda and so many GPUs, "
+            f"got --device {device} and {torch.cuda.device_count()} of them: lower devices"
+        )
+
+
+def _begun(rank: int, group: Sequence[Any], content: bytes) -> _Rank:
+    mine, theirs = multiprocessing.Pipe(duplex=False)
+    process = _Rank(target=_main, args=(rank, group, loaded_files(), libraries.root(), content, theirs), daemon=True)
+    process.pipe = mine
+    process.start()
+    theirs.close()
+    return process
+
+
+def _heard(ranks: Sequence[_Rank], report: Report) -> Any:
+    """Pass on what the first rank says until all have returned or one has failed."""
+    waiting = {process.pipe: rank for rank, process in enumerate(ranks)}
+    returned: dict[int, Any] = {}
+    failures: list[Exception] = []
+    while waiting and (ready := wait(list(waiting), GRACE if failures else None)):
+        for pipe in ready:
+            rank = waiting[pipe]  # type: ignore[index]
+            message = _message(ranks[rank], rank)
+            if isinstance(message, str):
+                report(message)
+                continue
+            del waiting[pipe]  # type: ignore[arg-type]
+            if isinstance(message, _Returned):
+                returned[rank] = message.value
+            else:
+                failures.append(message)
+    if failures:
+        raise min(failures, key=lambda error: (not isinstance(error, RankDied), isinstance(error, ConnectionError)))
+    return returned[0]
+
+
+def _message(process: _Rank, rank: int) -> Any:
+    """What the rank says next, or how it died."""
+    try:
+        return process.pipe.recv()
+    except (EOFError, ConnectionResetError):
+        process.join()
+    code = process.exitcode or 0
+    if code == -signal.SIGKILL:
+        return RankDied(f"rank {rank} was killed by SIGKILL, most often because memory ran out", Status.KILLED)
+    how = f"died of {signal.Signals(-code).name}" if code < 0 else f"left with exit code {code} and without a result"
+    return RankDied(f"rank {rank} {how}", Status.CRASHED)
+
+
+def _main(
+    rank: int,
+    group: Sequence[Any],
+    files: Sequence[Path],
+    root: Path | None,
+    content: bytes,
+    pipe: Connection[Any, Any],
+) -> None:
+    """The main function of a rank; ``root`` is that of the libraries of this process' parent."""
+    if root is not None:
+        libraries.watch(root)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        pipe.send(_Returned(_worked(rank, group, files, content, pipe.send if rank == 0 else lambda text: None)))
+    except Exception as error:
+        traceback.print_exc()
+        pipe.send(_sendable(error))
+
+
+def _worked(rank: int, group: Sequence[Any], files: Sequence[Path], content: bytes, report: Report) -> Any:
+    import torch
+    from torch import distributed
+
+    meeting, answer, count, backend = group
+    expect(files)
+    work = pickle.loads(content)
+    if backend == "nccl":
+        torch.cuda.set_device(rank)
+    distributed.init_process_group(backend, meeting, answer, count, rank)
+    return work(rank, report)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _sendable(error: Exception) -> Exception:
+    """The exception, or what it says where it cannot be pickled."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError("".join(traceback.format_exception_only(error)).strip())
+    return error

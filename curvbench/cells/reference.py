@@ -1,0 +1,169 @@
+"""What the cells of a problem share: its snapshot, its batch and its reference Fisher, made once and stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from curvbench import identity, training
+from curvbench.cells import shipped
+from curvbench.cells.tensors import write
+from curvbench.fisher import ExactFisher, exact_fisher
+from curvbench.fisher.budget import available_bytes, largest_batch, planned_bytes
+from curvbench.fisher.columns import Columns
+from curvbench.fisher.stream import Stream
+from curvbench.fisher.uncovered import covered_trace
+from curvbench.identity import libraries
+from curvbench.instance import Instance
+from curvbench.spec import Cell, Meter
+
+STREAM = 2**31  # above the seeds of probes and cells; torch's generator takes a seed modulo 2^32
+JUDGED: frozenset[Meter] = frozenset({"error", "direction", "health"})
+_FILE = "reference.pt"
+Report = Callable[[str], None]
+
+
+class Reference(NamedTuple):
+    """What ``prepare`` has stored: the batch at its snapshot, and the Fisher with the share of the trace it covers."""
+
+    instance: Instance
+    fisher: ExactFisher | None
+    covered: float
+
+
+def reference_identity(cell: Cell) -> str:
+    """A short hash that names the reference of a cell: all cells that share snapshot, batch and precision share it."""
+    versions = {"torch_version": torch.__version__, "device_name": identity.device_name(cell.device)}
+    parts = identity.run_identity(cell, versions)
+    parts |= {"fisher": needs_fisher(cell), "precision": cell.precision, "weights": cell.weights}
+    return identity.short_hash({"problem": identity.component(cell.problem), "seed": cell.seed, **parts})
+
+
+def needs_fisher(cell: Cell) -> bool:
+    """Whether a meter of the cell compares with the reference Fisher."""
+    return cell.training is None and not JUDGED.isdisjoint(cell.meters)
+
+
+def method(cell: Cell) -> str:
+    """What the probes of a cell are held against, as the column ``method`` says it."""
+    draws = cell.problem.mc_samples
+    kind = f"Monte-Carlo Fisher of {draws} draw{'s' * (draws > 1)}" if draws else "exact type-2 Fisher"
+    precision = cell.dtype if cell.precision == "native" else cell.precision
+    mixed = precision == "mixed" and cell.dtype != "float64"
+    return f"{kind} in {'mixed precision' if mixed else precision.replace('mixed', 'float64')}{_at(cell)}"
+
+
+def _at(cell: Cell) -> str:
+    """Whose weights a snapshot has, for those that were trained."""
+    if not cell.problem.epochs:
+        return ""
+    return " at shipped weights" if cell.weights else " at weights trained here"
+
+
+def prepare(cell: Cell, folder: Path, data: Path | None, report: Report) -> None:
+    """Take or train the problem's snapshot, and compute its batch's reference Fisher into ``folder``, whole or not.
+
+    A cell that trains needs the snapshot alone: there its training begins. One that other libraries have made is made
+    anew.
+
+    Raises:
+        MemoryError, torch.OutOfMemoryError: it would not fit; the text says how many samples would.
+        ValueError: the shipped snapshot that the cell names cannot be used.
+    """
+    path = folder / _FILE
+    if path.exists() and not libraries.changes(_stored(path, cell)["libraries"]):
+        return
+    dtype = getattr(torch, cell.dtype)
+    problem = cell.problem
+    model = _snapshot(cell, data, report)
+    inputs, targets = training.batch(problem, problem.data(data), cell.seed, cell.device, dtype)
+    stored: dict[str, Any] = {"weights": model.state_dict(), "batch": (inputs, targets)}
+    if needs_fisher(cell):
+        instance = Instance(model, inputs, targets, problem.loss)
+        refuse_oversized(instance, cell)
+        report(f"{method(cell)} of {problem.label}: {len(inputs)} samples")
+        fisher = fisher_of(cell, instance)
+        stored |= _packed(fisher) | {"covered_trace": covered_trace(instance, fisher, *_fisher_type(cell))}
+    folder.mkdir(parents=True, exist_ok=True)
+    write(stored | {"libraries": libraries.loaded()}, path)
+
+
+def _snapshot(cell: Cell, data: Path | None, report: Report) -> nn.Module:
+    """The model that is measured: the shipped one that the cell names, or one that is made here."""
+    problem, place = cell.problem, (cell.device, getattr(torch, cell.dtype))
+
+    def tell(epoch: int, epochs: int, loss: float) -> None:
+        report(f"training {problem.label}: epoch {epoch}/{epochs}, loss {loss:.4f}")
+
+    if cell.weights:
+        return shipped.load(problem, cell.seed, cell.weights, data).to(*place)
+    return training.snapshot(problem, cell.seed, data, *place, tell)
+
+
+def load(cell: Cell, folder: Path) -> Reference:
+    """The reference of a cell, no Fisher where no meter needs one; large tensors stay on disk until they are used."""
+    model, stored = load_snapshot(cell, folder)
+    inputs, targets = stored["batch"]
+    instance = Instance(model, inputs, targets, cell.problem.loss)
+    if not needs_fisher(cell):
+        return Reference(instance, None, float("nan"))
+    if stored["columns"] is None:
+        fisher = fisher_of(cell, instance)
+    else:
+        columns = tuple(Columns(la, *pair) for la, pair in zip(instance.layers, stored["columns"], strict=True))
+        fisher = ExactFisher(columns, instance.terms, stored["coefficients"])
+    fisher.restore(stored["cache"])
+    return Reference(instance, fisher, stored["covered_trace"])
+
+
+def load_snapshot(cell: Cell, folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The snapshot in evaluation mode, and all that is stored with it."""
+    stored = _stored(folder / _FILE, cell)
+    libraries.count_in(stored["libraries"])
+    model = cell.problem.model().to(cell.device, getattr(torch, cell.dtype)).eval()
+    model.load_state_dict(stored["weights"])
+    return model, stored
+
+
+def _stored(path: Path, cell: Cell) -> dict[str, Any]:
+    stored: dict[str, Any] = torch.load(path, map_location=cell.device, mmap=cell.device == "cpu", weights_only=True)
+    return stored
+
+
+def fisher_of(cell: Cell, instance: Instance) -> ExactFisher:
+    """The Fisher that the cell's probe is held against, on an instance of its problem."""
+    return exact_fisher(instance, *_fisher_type(cell), precision=cell.precision)
+
+
+def refuse_oversized(instance: Instance, cell: Cell) -> None:
+    """Raise an out-of-memory error where the reference would not fit into what is free; the text says what would."""
+    mc_samples = cell.problem.mc_samples
+    columns = instance.columns_per_sample("mc" if mc_samples else "type-2", mc_samples)
+    itemsize = 8 if cell.precision == "float64" else instance.dtype.itemsize
+    sizes, free = list(instance.sizes.values()), available_bytes(instance.device)
+    needed = planned_bytes(sizes, instance.samples, columns, itemsize)
+    if needed <= free:
+        return
+    most = largest_batch(sizes, columns, itemsize, free, instance.samples)
+    advice = f"samples={most} would fit" if most else "not even one sample would fit: mc_samples takes fewer columns"
+    text = f"{instance.samples} samples of {columns} columns need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+    raise (MemoryError if instance.device.type == "cpu" else torch.OutOfMemoryError)(f"{text}; {advice}")
+
+
+def _fisher_type(cell: Cell) -> tuple[str, int, int]:
+    """Fisher type, draws and their seed: of a stream of its own, for no probe may share labels with its judge."""
+    draws = cell.problem.mc_samples
+    return ("mc", draws, STREAM + cell.seed) if draws else ("type-2", 1, 0)
+
+
+def _packed(fisher: ExactFisher) -> dict[str, Any]:
+    return {
+        # a stream is made again by each reader
+        "columns": None if isinstance(fisher.columns, Stream) else [(c.inputs, c.slopes) for c in fisher.columns],
+        "coefficients": fisher.coefficients,
+        "cache": fisher.cache(),
+    }

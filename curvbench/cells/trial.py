@@ -1,0 +1,243 @@
+"""Trials: the cells that train. Epoch by epoch with the cell's probe, from a checkpoint where one is left."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from curvbench import identity
+from curvbench.cells.tensors import write
+from curvbench.identity import libraries
+from curvbench.optim import NaturalGradient
+from curvbench.spec import METRICS, Cell, Dataset, Diverged, Probe, Row, Status, decayed
+from curvbench.states.ranks import Ranks
+from curvbench.training import (
+    Course,
+    Epoch,
+    evaluate,
+    held_out,
+    placed,
+    reduced,
+    refuse_targets,
+    schedules,
+    seeded,
+    train,
+)
+
+CHECKPOINT_VERSION = 3
+Inspect = Callable[[Probe], Sequence[Row]]
+Report = Callable[[str], None]
+
+
+class Trial:
+    """A model on its way through the epochs of ``cell.training``, and the rows so far.
+
+    Rows of epoch 0 are those of the model as it came. ``inspect`` measures the model and the probe as they are, at the
+    epochs of ``measure_at``. Seconds are those of training alone: evaluation, measurement and checkpoints stand apart.
+    """
+
+    def __init__(self, cell: Cell, model: nn.Module, dataset: Dataset, inspect: Inspect) -> None:
+        assert cell.training is not None, "the cell trains"
+        self.cell, self.training, self.model, self.inspect = cell, cell.training, model, inspect
+        self.device, dtype, loss = torch.device(cell.device), getattr(torch, cell.dtype), cell.problem.loss
+        dataset = reduced(dataset, self.training.share, cell.seed)
+        self.dataset, held = held_out(dataset, self.training.valid, cell.seed)
+        data = placed(self.dataset.train_inputs, self.dataset.train_targets, self.device, dtype)
+        self.test = placed(dataset.test_inputs, dataset.test_targets, self.device, dtype)
+        self.valid = placed(*held, self.device, dtype) if held else None
+        self.ranks = Ranks.here()
+        self.course = Course(*data, loss, self.training.batch, self.training.epochs, self.training.augment, self.ranks)
+        self._refuse_empty_parts()
+        self.optimizer = self._optimizer()
+        rate = schedules.factor(self.training, self.course.steps)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, rate)
+        self.done, self.seconds = 0, 0.0
+        self.rows: list[Row] = []
+
+    def _optimizer(self) -> NaturalGradient:
+        settings = self.training
+        return NaturalGradient(
+            self.model,
+            _told(self.cell.probe, batches=self.course.steps),
+            settings.lr,
+            settings.momentum,
+            settings.weight_decay,
+            loss=self.course.loss,
+            stat_every=settings.stat_every,
+            refresh_every=settings.refresh_every,
+            kl_clip=settings.kl_clip,
+            ema=settings.ema,
+            decay=settings.probe_decay,
+        )
+
+    def _refuse_empty_parts(self) -> None:
+        if (least := len(self.course.inputs) // self.course.steps) < self.ranks.count:
+            raise ValueError(f"a batch of {least} cannot be divided among devices={self.ranks.count}: enlarge batch")
+
+    def run(self, checkpoint: Path, report: Report) -> list[Row]:
+        """Train from ``checkpoint``, or from the beginning where there is none, to the end: every row.
+
+        A training that diverges keeps the rows up to then and ends in one that says so.
+
+        Raises:
+            Unsupported: the probe does not cover the model.
+            ValueError: the checkpoint is damaged, or of another version; targets do not fit the model's outputs.
+        """
+        for part in filter(None, (self.test, self.valid)):
+            refuse_targets(self.model, *part, self.course.loss)
+        with seeded(self.cell.seed + (self.ranks.rank << 32), self.device):  # ranks share no dropout
+            try:
+                self._train(checkpoint, report)
+            except Diverged as error:
+                self._add([Row(status=Status.DIVERGED, reason=str(error), scope="")], self.done + 1)
+            else:
+                self._add(self._to_target(), self.done)
+        if self.ranks.rank == 0:
+            checkpoint.unlink(missing_ok=True)
+        return self.rows
+
+    def _train(self, checkpoint: Path, report: Report) -> None:
+        if not (checkpoint.exists() and self.load(checkpoint)):
+            self._look()
+        epochs = train(self.model, self.course, self.optimizer, self.schedule, self.optimizer.forward, self.done)
+        while self._reached() is None and (epoch := next(epochs, None)):
+            self.done, self.seconds = epoch.number, self.seconds + epoch.seconds
+            self.ranks.agree(buffer.data for buffer in self.model.buffers())
+            self._look(epoch)
+            self.save(checkpoint)
+            report(f"epoch {epoch.number}/{self.training.epochs}, {self._news()}")
+
+    def _look(self, epoch: Epoch | None = None) -> None:
+        """Evaluate the model, and measure it where that is asked for: the first rank's work."""
+        values = self.ranks.first(self._judged)
+        if not math.isfinite(loss := values["test.loss"] or 0.0):
+            raise Diverged(f"the test loss is {loss} after epoch {self.done} of {self.training.epochs}")
+        if epoch is not None:
+            values |= {"train.loss": epoch.loss, "train.accuracy": epoch.accuracy, "train.seconds": self.seconds}
+        self._add([Row(metric, value) for metric, value in values.items() if value is not None], self.done)
+        if self.done in self.training.measure_at and self.ranks.rank == 0:
+            with seeded(self.cell.seed, self.device):
+                self._add(self._inspected(), self.done)
+
+    def _judged(self) -> dict[str, float | None]:
+        """Loss, accuracy and scores on what is not trained on; the loss alone where it is not finite."""
+        loss, accuracy = evaluate(self.model, *self.test, self.course.loss)
+        if not math.isfinite(loss):
+            return {"test.loss": loss}
+        values = {"test.loss": loss, "test.accuracy": accuracy}
+        values |= self.cell.problem.score(self.model, self.dataset)
+        if self.valid is not None:
+            values["valid.loss"], values["valid.accuracy"] = evaluate(self.model, *self.valid, self.course.loss)
+        return values
+
+    def _inspected(self) -> Sequence[Row]:
+        """A measurement that fails is a row with its reason: the training goes on."""
+        try:
+            steps = self.done * self.course.steps
+            return self.inspect(decayed(self.cell.probe, self.training.probe_decay, steps))
+        except (ValueError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
+            return [Row("error.relative", status=Status.ERROR, reason=" ".join(str(error).split()))]
+
+    def _add(self, rows: Iterable[Row], epoch: int) -> None:
+        """Rows with their place: epochs count on from the snapshot's, steps from this training's first."""
+        count, step = self.cell.problem.epochs + epoch, epoch * self.course.steps
+        how = self.training.arguments
+        self.rows += [dataclasses.replace(row, epoch=count, step=step, method=row.method or how) for row in rows]
+
+    def _news(self) -> str:
+        last = self.rows[-1].epoch
+        shown = {row.metric: row.value for row in self.rows if row.epoch == last and row.metric.startswith("t")}
+        names = ("train.loss", "test.accuracy", *self.cell.problem.scores)
+        return ", ".join(f"{name} {shown[name]:.4g}" for name in names if name in shown)
+
+    def _reached(self) -> Row | None:
+        """The row that reached the target, if there is a target and one did."""
+        target = self.training.target
+        if target is None:
+            return None
+        sign = 1 if METRICS[self.training.metric].better == "higher" else -1
+        return next((row for row in self._watched() if sign * (row.value or 0.0) >= sign * target), None)
+
+    def _watched(self) -> list[Row]:
+        """The rows of the metric that may have a target."""
+        return [row for row in self.rows if row.metric == self.training.metric]
+
+    def _to_target(self) -> Iterator[Row]:
+        """What the target took; a reason where it was not reached."""
+        if self.training.target is None:
+            return
+        reached = self._reached()
+        goal = f"{self.training.metric} {self.training.target:g}"
+        reason = "" if reached else f"{goal} was not reached in {self.training.epochs} epochs"
+        status = Status.OK if reached else Status.UNSUPPORTED
+        values = {"train.epochs_to_target": float(self.done), "train.seconds_to_target": self.seconds}
+        for metric, value in values.items():
+            yield Row(metric, value if reached else None, status=status, reason=reason)
+
+    def save(self, path: Path) -> None:
+        """Everything that the rest of the training depends on, whole or not at all."""
+        on_cuda = self.device.type == "cuda"
+        content = {
+            "version": CHECKPOINT_VERSION,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "random": self.ranks.all(torch.get_rng_state()),
+            "random_cuda": self.ranks.all(torch.cuda.get_rng_state(self.device) if on_cuda else None),
+            "done": self.done,
+            "seconds": self.seconds,
+            "rows": [_plain(row) for row in self.rows],
+            "libraries": libraries.loaded(),
+        }
+        if self.ranks.rank == 0:
+            write(content, path)
+
+    def load(self, path: Path) -> bool:
+        """Go on from a checkpoint, unless other libraries have made it; whether that was done.
+
+        Raises:
+            ValueError: it is damaged, or of another version or probe.
+        """
+        try:
+            content = torch.load(path, map_location=self.device, weights_only=True)
+            if content["version"] != CHECKPOINT_VERSION:
+                raise ValueError(f"its version is {content['version']}, not {CHECKPOINT_VERSION}")
+            if libraries.changes(content["libraries"]):
+                return False
+            self.model.load_state_dict(content["model"])
+            self.optimizer.load_state_dict(content["optimizer"])
+            self.schedule.load_state_dict(content["schedule"])
+            self.done, self.seconds = content["done"], content["seconds"]
+            self.rows = [Row(**{**row, "status": Status(row["status"])}) for row in content["rows"]]
+        except Exception as error:  # torch raises what it happens upon in a damaged file
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"checkpoint {path} cannot be used ({reason}): remove it to train anew") from error
+        torch.set_rng_state(content["random"][self.ranks.rank].cpu())
+        if (state := content["random_cuda"][self.ranks.rank]) is not None:
+            torch.cuda.set_rng_state(state.cpu(), self.device)
+        libraries.count_in(content["libraries"])
+        return True
+
+
+def checkpoint_path(cell: Cell, folder: Path) -> Path:
+    """Where in the folder of its reference a cell keeps its checkpoint."""
+    assert cell.training is not None
+    parts = {"probe": identity.component(cell.probe), "training": cell.training.hyperparameters}
+    return folder / f"checkpoint-{identity.short_hash(parts)}.pt"
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    """A row as numbers, texts and lists."""
+    return {**vars(row), "status": str(row.status), "samples": list(row.samples)}
+
+
+def _told(probe: Probe, **values: Any) -> Probe:
+    """The probe with those of ``values`` for which it has a field."""
+    known = {f.name for f in dataclasses.fields(probe)}  # type: ignore[arg-type]
+    return dataclasses.replace(probe, **{k: v for k, v in values.items() if k in known})  # type: ignore[type-var]

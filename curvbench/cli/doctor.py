@@ -1,0 +1,103 @@
+"""What curvbench finds on this machine, and whether it is enough."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from curvbench import identity, registry, store
+from curvbench.engines import usage
+
+EXTRAS = {
+    "dashboard": ("streamlit", "plotly"),
+    "photos": ("PIL",),
+    "slurm": ("submitit",),
+    "tune": ("optuna",),
+    "peers": ("curvlinops", "nngeometry"),
+    "test": ("pytest", "hypothesis", "playwright"),
+}
+LEAST_MEMORY, LEAST_DISK = 1e9, 1e8  # bytes below which the shipped suites do not get far
+
+
+class Finding(NamedTuple):
+    """One line: what was looked at, what was found, and whether that is enough."""
+
+    name: str
+    text: str
+    good: bool = True
+
+
+def findings(results: Path) -> list[Finding]:
+    """Everything, in the order in which it is shown; what cannot be looked at is a finding as well."""
+    looks: list[tuple[str, Callable[[], Finding]]] = [
+        ("curvbench", _package),
+        ("python", lambda: Finding("python", f"{platform.python_version()} on {platform.platform()}")),
+        ("torch", _torch),
+        ("cpu", lambda: Finding("cpu", f"{identity.device_name('cpu')}, {os.cpu_count()} processors")),
+        ("cuda", _cuda),
+        ("parts", _parts),
+        ("extras", _extras),
+        ("memory", _memory),
+        ("results", lambda: _results(results)),
+    ]
+    return [_careful(name, look) for name, look in looks]
+
+
+def _careful(name: str, look: Callable[[], Finding]) -> Finding:
+    try:
+        return look()
+    except Exception as error:
+        return Finding(name, f"{type(error).__name__}: {' '.join(str(error).split())}", good=False)
+
+
+def _package() -> Finding:
+    return Finding("curvbench", f"{importlib.metadata.version('curvbench')}, code {identity.code_identity()}")
+
+
+def _torch() -> Finding:
+    import torch
+
+    blas = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
+    square = torch.eye(3, dtype=torch.float64) * 2
+    works = bool(torch.equal(square @ square, 2 * square))
+    text = f"{torch.__version__}, BLAS {blas[1] if blas else 'unknown'}, {torch.get_num_threads()} threads"
+    return Finding("torch", text if works else f"{text}: a matrix product is wrong", works)
+
+
+def _cuda() -> Finding:
+    import torch
+
+    if not torch.cuda.is_available():
+        return Finding("cuda", "none: --device cpu")
+    names = [f"cuda:{k} {torch.cuda.get_device_name(k)}" for k in range(torch.cuda.device_count())]
+    free = [f"{torch.cuda.mem_get_info(k)[0] / 1e9:.1f} GB free" for k in range(len(names))]
+    return Finding("cuda", ", ".join(f"{name} ({space})" for name, space in zip(names, free, strict=True)))
+
+
+def _parts() -> Finding:
+    return Finding("parts", f"{len(registry.probes())} probes, {len(registry.problems())} problems")
+
+
+def _extras() -> Finding:
+    missing = {extra: [m for m in modules if importlib.util.find_spec(m) is None] for extra, modules in EXTRAS.items()}
+    told = [f"{extra} (no {', '.join(absent)})" if absent else extra for extra, absent in missing.items()]
+    return Finding("extras", ", ".join(told))
+
+
+def _memory() -> Finding:
+    free = usage.available()
+    return Finding("memory", f"{free / 1e9:.1f} GB can be had", free >= LEAST_MEMORY)
+
+
+def _results(results: Path) -> Finding:
+    """Space where results go; a folder that does not exist yet is asked for at its nearest parent."""
+    place = store.refuse_unwritable(results)
+    free = shutil.disk_usage(place).free
+    return Finding("results", f"{free / 1e9:.1f} GB free at {str(results)!r}, which can be written", free >= LEAST_DISK)

@@ -1,0 +1,62 @@
+"""The verbs of the command line, one file each; what they share stands here.
+
+A verb's file binds a ``click.Command`` by the verb's name, with ``_`` after it where Python has the word already. What
+needs torch is imported within the command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from curvbench.cli.exits import USAGE
+
+DATA_FOLDER: dict[str, Any] = {"envvar": "CURVBENCH_DATA", "show_envvar": True, "help": "Folder of the data sets."}
+THRESHOLD = "What a metric, or all that begin so, may change: error=1e-3, time.wall=0.2; repeatable."
+Verb = Callable[..., Any]
+
+
+class BadInput(click.ClickException):
+    """What the user gave cannot be used; the text is one line."""
+
+    exit_code = USAGE
+
+
+def option(*names: str, **settings: Any) -> Callable[[Verb], Verb]:
+    """An option of a verb, with its default in the help where it has one."""
+    return click.option(*names, **{"show_default": settings.get("default") is not None, **settings})
+
+
+def folder(*names: str, **settings: Any) -> Callable[[Verb], Verb]:
+    """An option that takes a folder."""
+    return option(*names, type=click.Path(path_type=Path), metavar="DIR", **settings)
+
+
+def compared(verb: Verb) -> Verb:
+    """The options of verbs that hold rows against others."""
+    options = [
+        option("-p", "probes", multiple=True, metavar="PROBE", help="Only this probe, by label or name; repeatable."),
+        option("-m", "problems", multiple=True, metavar="PROBLEM", help="Only this problem; repeatable."),
+        option("--metric", "metrics", multiple=True, metavar="PREFIX", help="Only metrics that begin so; repeatable."),
+        option("--threshold", "thresholds", multiple=True, metavar="METRIC=SHARE", help=THRESHOLD),
+        option("--all-runs", is_flag=True, help="Every run of a folder or revision, as rounds taken in turn."),
+        folder("--results", default=Path("results"), help="Folder in which ids, `latest` and revisions are looked up."),
+    ]
+    for add in reversed(options):
+        verb = add(verb)
+    return verb
+
+
+@contextmanager
+def users_fault() -> Iterator[None]:
+    """Within, a ValueError or OSError comes from what the user gave, an ImportError from an extra: exit code 2."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except (ValueError, OSError, ImportError) as error:
+        raise BadInput(str(error)) from error

@@ -1,0 +1,139 @@
+"""The verb ``check``: a gate."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from curvbench.cli.exits import OK, REGRESSION
+from curvbench.cli.verbs import BadInput, compared, option, users_fault
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from curvbench.analysis.check import Gate
+
+FORMS = ("table", "markdown", "json", "csv", "junit")
+
+
+@click.command()
+@click.argument("run")
+@option("--against", "baseline", required=True, metavar="BASELINE", help="Folder of baselines, or a run as RUN.")
+@option("--update", is_flag=True, help="Make RUN the baseline in that folder, and say what changed.")
+@option("--any-change", is_flag=True, help="Fail on improvements too: the baseline has to be what the code does.")
+@compared
+@option("--format", "form", type=click.Choice(FORMS), default="table", help="Of what is said.")
+@option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to write; without it, the terminal.")
+def check(run: str, baseline: str, update: bool, form: str, output: Path | None, **given: Any) -> int:
+    """Hold RUN against BASELINE, and fail where it is worse.
+
+    FLOPs and live bytes have to be equal, errors to a relative tolerance, peaks of CUDA to 1 %. Times are judged where
+    both sides have five samples taken in turn. RUN is a run's folder, a folder of results (the latest run of each
+    suite), a Parquet file, a run id, `latest`, or a git revision with stored runs. Exit codes: 0 passed, 1 regression,
+    2 bad input.
+    """
+    from curvbench.cli.locate import choose, read
+
+    with users_fault():
+        rows = read(run, given["results"], given["all_runs"])
+        if update:
+            if given["probes"] or given["problems"] or given["metrics"]:
+                raise BadInput("--update takes the whole run: leave out -p, -m and --metric")
+            click.echo(_update(rows, Path(baseline)), nl=False)
+            return OK
+        filters = (given["probes"], given["problems"], given["metrics"])
+        held = choose(_baseline(baseline, rows, given), *filters)
+        gate = _judged(choose(rows, *filters), held, run, given)
+        text = _text(gate, run, baseline, form)
+        if output is not None:
+            output.write_text(text)
+            text = _text(gate, run, baseline, "table")  # a log without the reason helps nobody
+    click.echo(text, nl=False)
+    return OK if gate.passed else REGRESSION
+
+
+def _baseline(baseline: str, rows: pd.DataFrame, given: dict[str, Any]) -> pd.DataFrame:
+    from curvbench import store
+    from curvbench.cli import baselines
+    from curvbench.cli.locate import read
+
+    if baselines.holds(Path(baseline)):
+        return store.load(baselines.find(Path(baseline), rows))
+    return read(baseline, given["results"], given["all_runs"])
+
+
+def _update(rows: pd.DataFrame, folder: Path) -> str:
+    """Write the baselines whose numbers differ from those of ``rows``; what changed in them."""
+    from curvbench import store
+    from curvbench.analysis import tables
+    from curvbench.analysis.check import by_size, counts
+    from curvbench.analysis.compare import compare, described, shares_cells
+    from curvbench.cli import baselines
+    from curvbench.spec import Status
+
+    if not (rows["status"] == Status.OK).any():
+        raise ValueError("nothing of this run succeeded: it is no baseline")
+    parts = []
+    for suite, file in baselines.files(folder, rows).items():
+        new = baselines.repeatable(rows[rows["suite"] == suite])
+        old = store.load(file) if file.is_file() else new.head(0)
+        if not shares_cells(old, new):
+            parts.append(f"{file} is new: {new['cell_id'].nunique()} cells\n")
+        else:
+            table = compare(old, new)
+            changed = by_size(table[table["verdict"] != "equal"])
+            parts += [tables.text(described(changed), "table")] if len(changed) else []
+            parts.append(f"{file} is {'rewritten' if len(changed) else 'left as it is'}: {counts(table)}\n")
+            if changed.empty:
+                continue
+        baselines.write(file, new)
+    return "\n".join(parts)
+
+
+def _judged(rows: pd.DataFrame, held: pd.DataFrame, run: str, given: dict[str, Any]) -> Gate:
+    from curvbench.analysis.check import Gate, refuse_incomparable
+    from curvbench.analysis.compare import compare, described_differences
+    from curvbench.analysis.history import steps
+    from curvbench.analysis.limits import with_thresholds
+
+    limits = with_thresholds(given["thresholds"])
+    refuse_incomparable(held, rows)
+    table = compare(held, rows, limits)
+    gate = Gate(table, given["any_change"], described_differences(held, rows))
+    return gate if gate.passed else replace(gate, steps=steps(_history(run, given["results"]), gate.failing, limits))
+
+
+def _history(run: str, results: Path) -> dict[str, pd.DataFrame]:
+    """The rows of every run beside RUN, by name and commit, oldest first."""
+    from curvbench import store
+    from curvbench.cli.locate import commit, locate
+
+    found = {}
+    for place in locate(run, results):
+        for other in store.runs(place.parent) if (place / "run.json").is_file() else []:
+            made = commit(other)
+            found[other.name + (f" (commit {made})" if made else "")] = store.load(other)
+    return found
+
+
+def _text(gate: Gate, run: str, baseline: str, form: str) -> str:
+    from curvbench.analysis import tables
+    from curvbench.analysis.check import counts
+    from curvbench.analysis.compare import described
+    from curvbench.analysis.export import junit
+
+    if form == "junit":
+        return junit.of_gate(gate)
+    if form == "csv":
+        return tables.text(gate.table, "csv")
+    if form == "json":
+        return gate.as_json()
+    parts = [f"A: {baseline}\nB: {run}\n", *(f"differs: {line}\n" for line in gate.differences)]
+    for title, rows in (("fails", gate.failing), ("better", gate.improved), ("changed", gate.changed)):
+        parts += [f"{title}:\n\n{tables.text(described(rows), form)}"] if len(rows) else []
+    parts += [f"first seen:\n\n{tables.text(gate.steps, form)}"] if len(gate.steps) else []
+    outcome = "passed" if gate.passed else f"FAILED, {len(gate.failing)} of them"
+    return "\n".join([*parts, f"{counts(gate.table)}\ncheck: {outcome}\n"])

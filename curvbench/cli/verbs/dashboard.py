@@ -1,0 +1,39 @@
+"""The verb ``dashboard``: results in a browser."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from curvbench.cli.verbs import BadInput, option
+
+
+@click.command()
+@click.argument("results", type=click.Path(path_type=Path), required=False)
+@option("--port", type=click.IntRange(1, 65535), help="Port on loopback; without it, the first free one from 8501 on.")
+def dashboard(results: Path | None, port: int | None) -> None:
+    """Look at RESULTS, or at the shipped sample, in a browser on this machine."""
+    if results is not None and not results.is_dir():
+        raise BadInput(f"no results at {str(results)!r}: expected a folder that `curvbench run` has written")
+    app = Path(__file__).parents[3] / "dashboard" / "app.py"
+    if not app.is_file():
+        raise BadInput("the dashboard is in curvbench's checkout: clone it and pip install -e '.[dashboard]'")
+    if any(importlib.util.find_spec(name) is None for name in ("streamlit", "plotly")):
+        raise BadInput("the dashboard needs streamlit and plotly: pip install 'curvbench[dashboard]'")
+    from streamlit.web.cli import main as streamlit
+
+    if results is not None:
+        os.environ["CURVBENCH_RESULTS"] = str(results.resolve())
+    sys.path.insert(0, str(app.parent))  # as Streamlit does
+    importlib.import_module("warm").main()
+    options = {"server.address": "127.0.0.1", "server.headless": "true", "browser.gatherUsageStats": "false"}
+    options |= {
+        "client.toolbarMode": "viewer",
+        "server.fileWatcherType": "none",
+        **({"server.port": str(port)} if port else {}),
+    }
+    streamlit(["run", str(app), *(word for key, value in options.items() for word in (f"--{key}", value))])

@@ -1,0 +1,25 @@
+"""The verb ``doctor``: what curvbench finds on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from curvbench.cli.exits import OK, USAGE
+from curvbench.cli.verbs import folder
+
+
+@click.command()
+@folder("--results", default=Path("results"), help="Folder of the results: whether it can be written, its free space.")
+def doctor(results: Path) -> int:
+    """Show environment, torch, devices, extras, memory and disk, a line each.
+
+    Exit codes: 0 suites can be run here, 2 something that they need is missing.
+    """
+    from curvbench.cli import doctor as examination
+
+    findings = examination.findings(results)
+    for finding in findings:
+        click.echo(f"{'ok' if finding.good else 'BAD':3} {finding.name:10} {finding.text}")
+    return OK if all(finding.good for finding in findings) else USAGE

@@ -1,0 +1,102 @@
+"""The verb ``export``: a run in the format of another tool."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from curvbench.cli.verbs import BadInput, folder, option, users_fault
+
+FORMS = ("csv", "json", "parquet", "asv", "github", "junit")
+
+
+@click.command()
+@click.argument("run")
+@option("--format", "form", type=click.Choice(FORMS), required=True, help="Of what is written.")
+@option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to write; asv: its results folder.")
+@option("--all-runs", is_flag=True, help="Every run of a folder or revision, not the latest of each suite.")
+@folder("--results", default=Path("results"), help="Folder in which ids, `latest` and revisions are looked up.")
+def export(run: str, form: str, output: Path | None, all_runs: bool, results: Path) -> None:
+    """Write RUN as CSV, JSON or one Parquet file, for asv, for github-action-benchmark, or as JUnit's XML.
+
+    RUN is a run's folder, a folder of results (the latest run of each suite), a Parquet file, a run id, `latest`, or a
+    git revision with stored runs.
+    """
+    from curvbench import store
+    from curvbench.cli import locate
+
+    with users_fault():
+        if output is None and form in ("parquet", "asv"):
+            raise BadInput(f"--format {form} writes files: say where with --output")
+        if form == "asv":
+            assert output is not None
+            count = _asv(locate.locate(run, results, all_runs), output)
+            click.echo(f"asv: {count} result files in {output}")
+            return
+        rows = locate.read(run, results, all_runs)
+        if output is None:
+            click.echo(_text(rows, form), nl=False)
+            return
+        if form == "parquet":
+            store.write_rows(output, rows)
+        else:
+            output.write_text(_text(rows, form))
+    click.echo(f"{form}: {output}")
+
+
+def _text(rows: Any, form: str) -> str:
+    from curvbench.analysis import tables
+    from curvbench.analysis.export import github, junit
+
+    if form in ("csv", "json"):
+        return tables.text(rows, form)
+    return github.of_rows(rows) if form == "github" else junit.of_rows(rows)
+
+
+def _asv(runs: list[Path], folder: Path) -> int:
+    """One result file per commit and machine, beside what the folder holds already; how many. All of them or none."""
+    from curvbench import store
+    from curvbench.analysis.export import asv
+
+    content: dict[Path, dict[str, Any]] = {}
+    results: set[Path] = set()
+
+    def known(path: Path) -> dict[str, Any]:
+        return content[path] if path in content else _read(path)
+
+    for run in runs:
+        if not (run / "run.json").is_file():
+            raise ValueError(f"asv needs runs with their commit, and {str(run)!r} is none")
+        rows, record = store.load(run), store.read_run(run)
+        place = folder / asv.machine(record, {})["machine"]
+        machine = asv.machine(record, known(place / "machine.json"))
+        commit = asv.results(rows, record, machine)
+        file = place / asv.file_name(commit)
+        content[place / "machine.json"] = machine
+        content[file] = asv.joined(known(file), commit)
+        content[folder / "benchmarks.json"] = asv.benchmarks(rows, known(folder / "benchmarks.json"))
+        results.add(file)
+    for path, written in content.items():
+        _write(path, written, folder)
+    return len(results)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    return content
+
+
+def _write(path: Path, content: dict[str, Any], folder: Path) -> None:
+    """Write a file of ``folder``, whole or not at all; raises ValueError where a link would lead out of it."""
+    from curvbench.store import files
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{path.parent} leads out of {folder}: nothing is written there")
+    files.replace(path, (json.dumps(content, indent=1) + "\n").encode())

@@ -1,0 +1,85 @@
+"""The verb ``run``: measure or train the cells of a suite."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from curvbench.cli.exits import INTERRUPTED, OK, USAGE
+from curvbench.cli.verbs import DATA_FOLDER, BadInput, folder, option, users_fault
+
+if TYPE_CHECKING:
+    from curvbench.cli.runner import Options
+
+
+@click.command()
+@click.argument("suite", type=click.Path(path_type=Path))
+@option("-p", "probes", multiple=True, metavar="PROBE[key=value,...]", help="Instead of the suite's; repeatable.")
+@option("-m", "problems", multiple=True, metavar="PROBLEM[...]", help="Instead of the suite's; repeatable.")
+@option("--seed", metavar="SEEDS", help="Instead of the suite's seeds: 3, 0-4 or 0,2.")
+@option("--preset", default="default", help="Size of the suite.")
+@option("--device", default="cpu", metavar="cpu|cuda[:i]", help="Where to measure.")
+@option("--dtype", type=click.Choice(["float32", "float64"]), help="Instead of the preset's precision.")
+@option("--damping", type=float, metavar="NUMBER", help="Of the exact step, and of what is held against it: 1e-3.")
+@option("--threads", type=click.IntRange(1), default=1, help="Threads of torch per cell.")
+@option("-t", "--train", metavar="key=value,...", help="Of the training, instead of the suite's: lr=0.1,epochs=5.")
+@option("--retrain", is_flag=True, help="Train snapshots here, also those that are shipped.")
+@option("--jobs", type=click.IntRange(1), default=1, help="Cells at a time, of each job where a cluster runs them.")
+@option("--timeout", metavar="DURATION", help="Time limit of a cell: 90s, 10m, 2h. Without it: 1h.")
+@option("--budget", metavar="DURATION", help="Start no cell after this time.")
+@option(
+    "--engine", type=click.Choice(["local", "slurm", "inline"]), default="local", help="Processes, jobs, or neither."
+)
+@option("--dry-run", is_flag=True, help="Show what would be done.")
+@option("--force", is_flag=True, help="Run every cell again, in a new run.")
+@option("--rerun-failed", metavar="[=STATUS,...]", help="Run failed cells again, all or e.g. oom,timeout.")
+@folder("--results", default=Path("results"), help="Folder of the results.")
+@folder("--data", **DATA_FOLDER)
+@option("--log-json", is_flag=True, help="One JSON object per event on standard output, nothing else.")
+@click.pass_obj
+def run(arguments: list[str], /, **given: Any) -> int:
+    """Measure or train the cells of SUITE, a Python file with or without .py, or a folder of them.
+
+    PROBE and PROBLEM are names that `curvbench list` shows, or FILE.py:CLASS for your own. Cells that are in the
+    results already are not run again. Exit codes: 0 all cells succeeded, 2 bad input, 3 some failed, 4 nothing
+    succeeded, 130 interrupted.
+    """
+    from curvbench import registry
+    from curvbench.cli import runner
+
+    command = shlex.join(["curvbench", *arguments])
+    with users_fault():
+        files = registry.suite_files(given.pop("suite"))
+    code = OK
+    for file in files:
+        try:
+            code = max(code, _run(runner.Options(command=command, suite=file, **given)))
+        except BadInput as error:  # of a folder the other suites may still run
+            if len(files) == 1:
+                raise
+            click.echo(f"curvbench: {file.stem}: {error.format_message()}", err=True)
+            code = max(code, USAGE)
+        if code == INTERRUPTED:
+            break
+    return code
+
+
+def _run(options: Options) -> int:
+    """One suite: with a search its trials first, then the trainings with what these chose."""
+    from curvbench.cli import runner
+
+    with users_fault():
+        job = runner.prepare(options)
+        if options.dry_run:
+            return runner.show(job)
+        folder = job.begin()
+    code = runner.execute(job, folder)
+    while job.waiting and code != INTERRUPTED and not job.spent:
+        with users_fault():
+            job = runner.settled(job, folder)
+            folder = job.begin()
+        code = runner.execute(job, folder)
+    return code

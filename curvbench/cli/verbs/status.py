@@ -1,0 +1,36 @@
+"""The verb ``status``: what of a run is there, and what would be run again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from curvbench.cli.verbs import folder, users_fault
+
+
+@click.command()
+@click.argument("run")
+@folder("--results", default=Path("results"), help="Folder in which a run id or `latest` is looked up.")
+def status(run: str, results: Path) -> None:
+    """Say why each cell of RUN will or will not be run again.
+
+    RUN is a run's folder, a folder of results (the latest run of each suite), a run id, or `latest`.
+    """
+    from curvbench import store
+    from curvbench.planning import fate, plan
+
+    with users_fault():
+        for place in store.resolve(run, results):
+            record = store.read_run(place)
+            suite = Path(record.get("suite_file") or "?")
+            changed = plan.Changes(suite.resolve().parent).of_cells(place) if suite.is_file() else {}
+            found = list(fate.fates(record, store.cell_statuses(place), fate.current(record), changed))
+            for cell in found:
+                click.echo(f"{'runs' if cell.runs else 'stays':5} {cell.id} {cell.label}: {cell.why}")
+            click.echo(
+                f"{sum(cell.runs for cell in found)} of {len(found)} cells would be run: {record.get('command')}"
+            )
+            if not suite.is_file():
+                click.echo(f"{suite} is not here: whether libraries of its cells have changed is not known")
+            click.echo(f"{place}")

@@ -1,0 +1,39 @@
+"""What a number depends on, as a short hash."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from curvbench.identity.code import code_identity, component, short_hash
+from curvbench.spec import Cell
+
+
+def cell_id(cell: Cell, environment: Mapping[str, Any]) -> str:
+    """Hash over everything that decides the rows of ``cell``; ``environment`` as ``environment()`` gives it."""
+    return short_hash(
+        {
+            "suite": cell.suite,
+            "problem": component(cell.problem),
+            "probe": component(cell.probe),
+            "seed": cell.seed,
+            "meters": cell.meters,
+            "precision": cell.precision,
+            **({"training": cell.training.hyperparameters} if cell.training else {}),
+            **({"surrogate": True} if cell.surrogate else {}),
+            **({"weights": cell.weights} if cell.weights else {}),
+            **run_identity(cell, environment),
+        }
+    )
+
+
+def run_identity(cell: Cell, environment: Mapping[str, Any]) -> dict[str, Any]:
+    """What the cells of one run have in common."""
+    return {
+        "code": code_identity(),
+        "torch": environment["torch_version"],
+        "device": environment["device_name"],
+        "dtype": cell.dtype,
+        "threads": cell.threads,
+        "damping": cell.damping,
+    }

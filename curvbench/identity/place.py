@@ -1,0 +1,102 @@
+"""Where a run is made: commits, versions, processor, memory."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from curvbench.identity.code import code_identity
+from curvbench.identity.libraries import PACKAGE
+
+
+def environment(device: str = "cpu", suite: Path | None = None) -> dict[str, Any]:
+    """Where a run is made: the commits of the suite's checkout and of curvbench's, versions, machine, load.
+
+    A commit is None outside git.
+    """
+    import torch  # slow to import, and `curvbench list` does not need it here
+
+    (sha, dirty), (own, own_dirty) = commit_of(suite) if suite else (None, None), commit_of(PACKAGE / "__init__.py")
+    return {
+        "git_sha": sha,
+        "git_dirty": dirty,
+        "curvbench_version": version(),
+        "curvbench_sha": own,
+        "curvbench_dirty": own_dirty,
+        "code": code_identity(),
+        "torch_version": torch.__version__,
+        "python_version": platform.python_version(),
+        "platform": platform.platform(),
+        **machine(),
+        "load_average": list(os.getloadavg()),
+        "device": device,
+        "device_name": device_name(device),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """The machine at hand, in bytes where it is memory, with all that asv asks of one."""
+    return {
+        "host": platform.node(),
+        "arch": platform.machine(),
+        "os": f"{platform.system()} {platform.release()}",
+        "cpu": _cpu_model(),
+        "cpu_count": os.cpu_count(),
+        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    }
+
+
+def version() -> str:
+    """The version of curvbench that is installed; empty where it is only on the path."""
+    try:
+        return importlib.metadata.version("curvbench")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def commit_of(file: Path) -> tuple[str | None, bool | None]:
+    """Commit of the checkout that a file is tracked in, and whether a Python file there differs from it."""
+    folder = file.resolve().parent
+    if _run_git(folder, "ls-files", "--error-unmatch", file.name) is None:
+        return None, None
+    sha = _run_git(folder, "rev-parse", "HEAD")
+    changes = _run_git(folder, "status", "--porcelain", "--untracked-files=no", ":(top)*.py")
+    return sha, bool(changes) if changes is not None else None
+
+
+def device_name(device: str) -> str:
+    """The model of the processor that ``device`` names; raises ValueError for CUDA that is not there."""
+    return _cpu_model() if device == "cpu" else _cuda_model(device)
+
+
+@functools.cache
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def _cuda_model(device: str) -> str:
+    import torch  # slow to import, and needed for CUDA alone
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 0:
+        raise ValueError(f"--device {device}: torch {torch.__version__} sees no CUDA device here; use --device cpu")
+    index = int(device.partition(":")[2] or torch.cuda.current_device())
+    if index >= count:
+        raise ValueError(f"--device {device}: there are {count} CUDA devices, the last is cuda:{count - 1}")
+    return torch.cuda.get_device_name(index)
+
+
+def _run_git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

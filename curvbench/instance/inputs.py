@@ -1,0 +1,65 @@
+"""What a model is called with: a tensor, a tuple of arguments, or a mapping of keywords."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from curvbench.instance.contents import leaves, mapped
+from curvbench.numerics import widened
+
+Inputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
+
+
+def arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a model is called with: positional arguments and keywords."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return inputs if type(inputs) is tuple else (inputs,), {}
+
+
+def shapes(inputs: Inputs) -> tuple[torch.Size, ...]:
+    """The shapes of all tensors among the inputs."""
+    return tuple(value.shape for value in _values(inputs) if isinstance(value, Tensor))
+
+
+def _sample_shapes(inputs: Inputs) -> list[torch.Size]:
+    """The shapes of one sample's tensors."""
+    return [value.shape[1:] for value in _values(inputs) if isinstance(value, Tensor)]
+
+
+def _fetch(tensors: Mapping[str, Tensor], name: str, shape: torch.Size) -> Tensor:
+    if name not in tensors or tensors[name].shape != shape:
+        came = tuple(tensors[name].shape) if name in tensors else "nothing"
+        raise ValueError(f"pack needs {name!r} of shape {tuple(shape)}, got {came}")
+    return widened(tensors[name])
+
+
+def _values(inputs: Inputs) -> list[Any]:
+    return [value for _, value in leaves(inputs)]
+
+
+def _named(inputs: Inputs) -> dict[str, Any]:
+    if isinstance(inputs, Tensor):
+        return {"the input": inputs}
+    return {f"input {name}": value for name, value in leaves(inputs)}
+
+
+def batch_contents(inputs: Inputs, targets: Tensor) -> dict[str, Any]:
+    """Inputs and targets by the names that messages give them."""
+    return {**_named(inputs), "the targets": targets}
+
+
+def _widened(inputs: Inputs) -> Inputs:
+    """The same object where none of its tensors has fewer digits than float32."""
+    return inputs if all(widened(value) is value for value in _values(inputs)) else mapped(inputs, widened)
+
+
+def _leading_size(inputs: Inputs) -> int:
+    tensors = [value for value in _values(inputs) if isinstance(value, Tensor) and value.ndim]
+    if not tensors:
+        raise ValueError("inputs must hold a tensor whose first dimension is the batch")
+    return tensors[0].shape[0]

@@ -1,0 +1,181 @@
+"""Refusals: what has no exact per-sample Fisher, each with a one-line ValueError that says why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from curvbench.instance.layers import parameter_names
+from curvbench.instance.tape import Recorder
+from curvbench.spec.geometry import Layer
+
+
+def refuse_coupled_samples(model: nn.Module) -> None:
+    """BatchNorm that couples the samples has no per-sample scores."""
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.modules.batchnorm._BatchNorm):
+            continue
+        if module.training:
+            raise ValueError(
+                f"BatchNorm {name!r} is in training mode, which couples the samples: call model.eval() first"
+            )
+        if module.running_mean is None:
+            reason = "keeps no running statistics and so couples the samples: it has no per-sample Fisher"
+            raise ValueError(f"BatchNorm {name!r} {reason}")
+
+
+def refuse_untracked(model: nn.Module) -> None:
+    """Parameters that autograd cannot follow, or that do not exist yet; modules that call no hooks."""
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise ValueError("a scripted module cannot be measured: give the eager module that it was made of")
+    for name, parameter in model.named_parameters():
+        if torch.nn.parameter.is_lazy(parameter):
+            raise ValueError(f"parameter {name!r} has no shape yet: run the lazy module once first")
+        if parameter.is_inference():
+            raise ValueError(f"parameter {name!r} was made in torch.inference_mode(): make the model outside it")
+
+
+def refuse_not_finite(parameters: Mapping[str, Tensor], others: Mapping[str, Any]) -> None:
+    """NaN or infinity in the parameters; in inputs and buffers too, but for the minus infinity of a mask."""
+    for name, value in {**parameters, **others}.items():
+        if not isinstance(value, Tensor) or not (value.is_floating_point() or value.is_complex()):
+            continue
+        bad = ~torch.isfinite(value) if name in parameters or value.is_complex() else value.isnan() | value.isposinf()
+        if bool(bad.any()):
+            raise ValueError(f"{name} holds NaN or infinity: nothing can be measured there")
+
+
+def refuse_output(outputs: Any, samples: int) -> None:
+    """Outputs that are no (N, C) or (N, T, C) tensor of finite numbers."""
+    if not isinstance(outputs, Tensor):
+        raise ValueError(f"the model must return one tensor, got {type(outputs).__name__}: wrap it")
+    if outputs.ndim not in (2, 3) or outputs.shape[0] != samples:
+        shape = tuple(outputs.shape)
+        raise ValueError(f"outputs must be (N, C) or (N, T, C), N = {samples} samples first, classes last; got {shape}")
+    if not bool(torch.isfinite(outputs).all()):
+        raise ValueError("the model's outputs hold NaN or infinity: nothing can be measured there")
+
+
+def refuse_uncovered(model: nn.Module) -> None:
+    """A model of which nothing is covered, with the modules that hold its parameters."""
+    owners = {name: module for name, module in model.named_modules() if list(module.parameters(recurse=False))}
+    outermost = {n: m for n, m in owners.items() if not any(n.startswith(f"{other}.") for other in owners if other)}
+    held = ", ".join(f"{type(module).__name__} {name!r}" for name, module in outermost.items()) or "nothing"
+    raise ValueError(
+        "the model has no covered layer: no Linear, Conv1d or Conv2d module is trained and called; "
+        f"its parameters are in {held}"
+    )
+
+
+def refuse_layer(layer: Layer, seen: Recorder, samples: int) -> None:
+    """A layer whose scores are no product of one input and one output gradient per sample."""
+    if seen.calls[layer.name] > 1:
+        calls = seen.calls[layer.name]
+        raise ValueError(f"layer {layer.name!r} is called {calls} times in a forward pass: only one call is supported")
+    rows, rank = seen.inputs[layer.name].shape[0], seen.inputs[layer.name].ndim
+    least = {"linear": 2, "conv1d": 3, "conv2d": 4}[layer.kind]
+    if rows != samples or rank < least:
+        shape = tuple(seen.inputs[layer.name].shape)
+        raise ValueError(
+            f"layer {layer.name!r} sees an input {shape} whose rows cannot be told apart as {samples} samples"
+        )
+
+
+def refuse_tied(model: nn.Module, called: Mapping[str, Layer]) -> None:
+    """Weights that a covered layer shares with another module."""
+    owners: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(parameter), []).append(name)
+    covered = {name for layer in called.values() for name in parameter_names(layer)}
+    for names in owners.values():
+        if len(names) > 1 and covered.intersection(names):
+            raise ValueError(f"tied weights are not supported: {' and '.join(names)} are one parameter")
+
+
+def refuse_endless(layer: str, gradient: Tensor) -> None:
+    """A gradient that is NaN or infinite although the outputs are finite, such as that of a square root at zero."""
+    if not bool(torch.isfinite(gradient).all()):
+        raise ValueError(f"gradients at layer {layer!r} are NaN or infinite: nothing can be measured there")
+
+
+def refuse_written(parameter: str | None) -> None:
+    """A forward pass that writes to a parameter of its model."""
+    if parameter is not None:
+        raise ValueError(
+            f"the forward pass writes to the model's parameter {parameter!r}: nothing can be measured there"
+        )
+
+
+def refuse_random() -> NoReturn:
+    """A model that draws random numbers in evaluation mode and makes something of them."""
+    raise ValueError(
+        "the model is random in evaluation mode: two passes over the same batch differ (dropout that is always on, a "
+        "sampled latent): make it deterministic there, because a random model has no single Fisher"
+    )
+
+
+def refuse_coupled_outputs(place: str, of_no_sample: str | None) -> NoReturn:
+    """What the model makes of a sample changes with the other samples: at its outputs, or in what a layer reads.
+
+    ``of_no_sample``: an input but for which it would not.
+    """
+    if of_no_sample is not None:
+        raise ValueError(
+            f"input {of_no_sample} is as long as the batch, but its rows do not belong to the samples (a mask of "
+            "positions?): make it a buffer of the model, or give a batch of another size"
+        )
+    if place:
+        refuse_mixed_rows(place)
+    raise ValueError("a sample's output depends on the other samples of the batch: it has no per-sample Fisher")
+
+
+def refuse_rerun(layer: str) -> NoReturn:
+    """A part of the model that its backward pass runs again, with other weights than those that are measured."""
+    raise ValueError(
+        f"gradients at layer {layer!r} change when its weights are held, as in a part that runs again in the backward "
+        "pass (torch.utils.checkpoint): switch checkpointing off"
+    )
+
+
+def refuse_other_model(outputs: Tensor, before: Tensor) -> None:
+    """Outputs that are not those of the same batch before, of a pass in the same or in another precision."""
+    changed = "the model computes something else than when this Instance was made"
+    if outputs.dtype == before.dtype:
+        if outputs.shape != before.shape or not agree(outputs, before):
+            raise ValueError(f"{changed}: make a new one")
+        return
+    eps = max(torch.finfo(x.dtype).eps for x in (outputs, before))
+    difference = float((outputs.detach().double() - before.double()).abs().max())
+    if difference > 0.1 * float(before.abs().max()) + 100 * eps:  # some units near zero may be on in one of them alone
+        raise ValueError(f"{changed}, or in {outputs.dtype} than in {before.dtype}: make a new one, or use 'native'")
+
+
+def refuse_other_outputs(of_part: Tensor, of_whole: Tensor) -> None:
+    """A batch too large for one pass, of a model that makes something else of a part of it."""
+    if of_part.shape != of_whole.shape or not agree(of_part, of_whole):
+        raise ValueError("the model computes something else on a part of the batch, which is too large for one pass")
+
+
+def refuse_mixed_rows(layer: str) -> NoReturn:
+    """A layer that sees the samples in another order than they came in, or behind which they meet."""
+    raise ValueError(
+        f"layer {layer!r} has no per-sample scores: a row of its input belongs to another sample, or reaches the "
+        "output of one"
+    )
+
+
+def refuse_other_uses(layer: str) -> NoReturn:
+    """A weight that the network uses outside its own layer."""
+    raise ValueError(f"the weight of layer {layer!r} is used outside its layer as well: only one use is supported")
+
+
+def agree(a: Tensor, b: Tensor) -> bool:
+    """Equal up to the rounding of a deep network: eps^0.6 is 7e-5 in float32 and 4e-10 in float64."""
+    if not (a.is_floating_point() or a.is_complex()) or not a.numel():
+        return torch.equal(a, b)
+    a, b = a.detach(), b.detach()
+    scale = max(float(b.abs().max()), float(a.abs().max()))
+    return float((a - b).abs().max()) <= torch.finfo(a.dtype).eps ** 0.6 * scale

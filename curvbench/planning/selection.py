@@ -1,0 +1,127 @@
+"""From the options of the command line to cells."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import product
+
+from curvbench.cells import shipped
+from curvbench.registry import parse_probe, parse_problem, parse_training
+from curvbench.spec import Cell, Preset, Probe, Problem, Status, Suite, Training
+from curvbench.words import near_misses
+
+SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+MOST_SEEDS = 1000
+OOM = (Status.OOM_HOST, Status.OOM_DEVICE)
+
+
+def duration(text: str) -> float:
+    """Seconds in ``90``, ``90s``, ``10m`` or ``2h``; raises ValueError."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*", text)
+    if match is None or float(match[1]) == 0:
+        raise ValueError(f"expected a duration such as 90s, 10m or 2h, got {text!r}")
+    return float(match[1]) * SECONDS[match[2]]
+
+
+def seeds(text: str) -> tuple[int, ...]:
+    """Seeds in ``3``, ``0-4`` or ``0,2,5-7``, each once; raises ValueError."""
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,9})(?:\s*-\s*(\d{1,9}))?\s*", part)
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            raise ValueError(f"expected seeds such as 3, 0-4 or 0,2, got {text!r}")
+        if int(match[2] or match[1]) - int(match[1]) >= MOST_SEEDS:
+            raise ValueError(f"expected at most {MOST_SEEDS} seeds, got {text!r}")
+        found += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return tuple(dict.fromkeys(found))
+
+
+def failed_statuses(text: str, all_failed: frozenset[Status]) -> frozenset[Status]:
+    """Statuses in ``all`` or ``oom,timeout`` (``oom`` stands for both kinds); raises ValueError."""
+    names = {str(status): [status] for status in all_failed} | {"oom": list(OOM), "all": list(all_failed)}
+    chosen = [part.strip() for part in text.split(",")]
+    if unknown := [name for name in chosen if name not in names]:
+        raise ValueError(f"unknown failure {unknown[0]!r}: {near_misses(unknown[0], names)}")
+    return frozenset(status for name in chosen for status in names[name])
+
+
+def counts(cells: Sequence[Cell]) -> str:
+    """How many cells, of how many problems, probes and seeds."""
+    parts = [("problem", len({c.problem for c in cells})), ("probe", len({c.probe for c in cells}))]
+    parts += [("seed", len({c.seed for c in cells}))]
+    return f"{_number(len(cells), 'cell')} of {', '.join(_number(count, name) for name, count in parts)}"
+
+
+def _number(count: int, name: str) -> str:
+    return f"{count} {name}{'s' * (count != 1)}"
+
+
+def preset(suite: Suite, name: str) -> Preset:
+    """A preset of a suite; raises ValueError for an unknown one."""
+    if name not in suite.presets:
+        raise ValueError(f"no preset {name!r} in this suite; there are {', '.join(suite.presets)}")
+    return suite.presets[name]
+
+
+def select(
+    suite: str,
+    preset: Preset,
+    probes: Sequence[str] = (),
+    problems: Sequence[str] = (),
+    seed: str | None = None,
+    device: str = "cpu",
+    dtype: str | None = None,
+    threads: int = 1,
+    training: str | None = None,
+    original: Preset | None = None,
+    retrain: bool = False,
+    damping: float | None = None,
+) -> list[Cell]:
+    """The cells of a preset, with its probes, problems, seeds, dtype and damping replaced where others are given.
+
+    ``training`` replaces hyperparameters of the training, ``key=value,...``. With ``original``, the preset of a
+    published experiment, every cell that is not one of its cells is a surrogate. ``retrain``: shipped snapshots are
+    passed over.
+
+    Raises:
+        ValueError: an unknown name, a wrong hyperparameter, a damaged snapshot, or nothing is selected.
+    """
+    chosen_problems = [parse_problem(text) for text in problems] or preset.problems
+    chosen_probes = [parse_probe(text) for text in probes] or preset.probes
+    chosen_seeds = seeds(seed) if seed is not None else preset.seeds
+    places = list(product(chosen_problems, chosen_seeds, chosen_probes))
+    if not (probes or problems):
+        places += [(problem, s, probe) for problem, probe in preset.pairs for s in chosen_seeds]
+    if training is not None and preset.training is None:
+        raise ValueError("this preset measures and trains nothing: leave out --train")
+    trainings = {probe: preset.training_of(probe) for *_, probe in places}
+    trained = {probe: known and parse_training(training or "", known) for probe, known in trainings.items()}
+    published = _published(original) if original else None
+    starts = {(problem, s): "" if retrain else shipped.shipped(problem, s) for problem, s in _starts(places)}
+    cells = [
+        Cell(
+            *(suite, problem, probe, s, device, dtype or preset.dtype, threads, tuple(preset.meters)),
+            training=trained[probe],
+            precision=preset.precision,
+            damping=preset.damping if damping is None else damping,
+            surrogate=published is not None and (problem, probe, trained[probe]) not in published,
+            weights=starts[problem, s],
+        )
+        for problem, s, probe in places
+    ]
+    if not cells:
+        counts = f"{len(chosen_problems)} problems, {len(chosen_probes)} probes, {len(chosen_seeds)} seeds"
+        raise ValueError(f"the selection is empty: {counts}")
+    return cells
+
+
+def _starts(places: Sequence[tuple[Problem, int, Probe]]) -> set[tuple[Problem, int]]:
+    """What has a snapshot of its own."""
+    return {(problem, seed) for problem, seed, _ in places}
+
+
+def _published(original: Preset) -> set[tuple[Problem, Probe, Training | None]]:
+    """What the cells of a published experiment are, seeds apart."""
+    places = [*product(original.problems, original.probes), *original.pairs]
+    return {(problem, probe, original.training_of(probe)) for problem, probe in places}

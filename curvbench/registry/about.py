@@ -1,0 +1,83 @@
+"""What a component says of itself, as `curvbench list --json` and the docs show it."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import operator
+import re
+import typing
+from typing import Any, Literal
+
+from curvbench.registry import fields
+from curvbench.registry.errata import ERRATA
+from curvbench.registry.fields import types_of
+from curvbench.spec import Component, Probe
+
+
+def describe(name: str, component: type[Component]) -> dict[str, Any]:
+    """A component as ``curvbench list --json`` shows it; of a probe its method as well.
+
+    Always name, first line of the docstring, and the hyperparameters: their defaults (None: must be given), what they
+    may be, what they mean.
+    """
+    defaults = {f.name: f.default for f in dataclasses.fields(component)}  # type: ignore[arg-type]
+    description = (inspect.getdoc(component) or "").partition("\n")[0]
+    known = {
+        "name": name,
+        "description": description,
+        "hyperparameters": {key: None if value is dataclasses.MISSING else value for key, value in defaults.items()},
+        "allowed": {key: fields.describe(annotation) for key, annotation in _narrowed(component).items()},
+        "meanings": _meanings(component),
+    }
+    return known | _method(component, description) if issubclass(component, Probe) else known
+
+
+def _narrowed(component: type[Component]) -> dict[str, Any]:
+    """Annotations of the fields, that of ``fisher_type`` with what the probe takes."""
+    kinds = getattr(component, "fisher_types", None)
+    return types_of(component) | ({"fisher_type": operator.getitem(Literal, kinds)} if kinds else {})
+
+
+def _method(probe: type[Probe], description: str) -> dict[str, Any]:
+    about = probe.about
+    return {
+        "represents": about.represents or description,
+        "fisher": _fisher(probe),
+        "damping": about.damping,
+        "cost": dict(about.cost),
+        "source": about.source,
+        "notes": list(about.notes),
+        "errata": [erratum for entry in about.errata for erratum in _errata(entry)],
+    }
+
+
+def _fisher(probe: type[Probe]) -> dict[str, Any]:
+    """The default and all types that a probe takes; none for one that uses no Fisher."""
+    for key in ("fisher_type", "statistic"):
+        default = getattr(probe, key, None)
+        if default is None:
+            continue
+        annotation = types_of(probe).get(key)
+        allowed = getattr(probe, "fisher_types", None) or typing.get_args(annotation) or (default,)
+        return {"default": default, "types": list(allowed)}
+    return {"default": None, "types": []}
+
+
+def _errata(entry: str) -> list[dict[str, str]]:
+    """The erratum of an id, all of a paper (``E-F``), or a probe's own text."""
+    ids = [entry] if entry in ERRATA else [i for i in ERRATA if re.fullmatch(rf"{re.escape(entry)}\d+", i)]
+    if not ids:
+        return [{"id": "", "severity": "", "text": entry}]
+    return [{"id": i, **ERRATA[i]._asdict()} for i in ids]
+
+
+def _meanings(component: type[Component]) -> dict[str, str]:
+    """What docstrings say of the fields: what follows a name and a colon, up to the next one or the paragraph's end."""
+    names = [f.name for f in dataclasses.fields(component)]  # type: ignore[arg-type]
+    found: dict[str, str] = {}
+    for base in reversed(component.__mro__):
+        for paragraph in inspect.cleandoc(base.__doc__ or "").split("\n\n"):
+            pieces = re.split(rf"``({'|'.join(names)})``: ", " ".join(paragraph.split())) if names else []
+            found |= {name: text.strip(" .;") for name, text in zip(pieces[1::2], pieces[2::2], strict=True)}
+    return {name: found.get(name, "") for name in names}

@@ -1,0 +1,166 @@
+"""From names to components: the package's folders, entry points and the files of users."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import re
+import warnings
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from types import ModuleType
+from typing import Any, TypeVar
+
+from curvbench.registry.fields import alias, check, read, refuse_unknown, types_of
+from curvbench.registry.files import _one_line, load_file, source
+from curvbench.spec import Component, Probe, Problem, Training
+from curvbench.words import near_misses
+
+C = TypeVar("C", bound=Component)
+_FORM = re.compile(r"(?P<name>.*?)(\[(?P<arguments>[^\[\]]*)\])?", re.DOTALL)
+_FILE = re.compile(r"(?P<path>.+\.py):(?P<name>\w+)", re.DOTALL)
+
+
+def probes() -> dict[str, type[Probe]]:
+    """Every probe by name: one per file of ``curvbench/probes``, and those of the entry points ``curvbench.probes``."""
+    return _discover("curvbench.probes", Probe)
+
+
+def problems() -> dict[str, type[Problem]]:
+    """Every problem by name: the files of ``curvbench/problems`` and the entry points ``curvbench.problems``."""
+    return _discover("curvbench.problems", Problem)
+
+
+def every_probe() -> list[Probe]:
+    """One of each probe that is found, with its defaults, by name."""
+    return [kind() for _, kind in sorted(probes().items())]
+
+
+def probe(name: str, **hyperparameters: Any) -> Probe:
+    """The probe called ``name``; raises ValueError for an unknown name or hyperparameter, or a wrong type."""
+    return _build(_lookup("probe", name, probes()), name, hyperparameters)
+
+
+def problem(name: str, **hyperparameters: Any) -> Problem:
+    """The problem called ``name``; raises ValueError for an unknown name or hyperparameter, or a wrong type."""
+    return _build(_lookup("problem", name, problems()), name, hyperparameters)
+
+
+def parse_probe(text: str) -> Probe:
+    """A probe from ``NAME[key=value,...]`` or ``FILE.py:CLASS[key=value,...]``; raises ValueError."""
+    return _parse("probe", text, Probe)  # type: ignore[type-abstract]
+
+
+def parse_problem(text: str) -> Problem:
+    """A problem from ``NAME[key=value,...]`` or ``FILE.py:CLASS[key=value,...]``; raises ValueError."""
+    return _parse("problem", text, Problem)  # type: ignore[type-abstract]
+
+
+def parse_training(text: str, training: Training) -> Training:
+    """A training with some fields replaced by ``key=value,...``; raises ValueError."""
+    values = _arguments(Training, "training", text)
+    types = types_of(Training)
+    return dataclasses.replace(training, **{k: check(f"training: {k}", v, types[k]) for k, v in values.items()})
+
+
+def selector(component: Component) -> str:
+    """The text that ``parse_probe`` or ``parse_problem`` turns into ``component`` again."""
+    kind = type(component)
+    registered = probes() if isinstance(component, Probe) else problems()
+    names = [name for name, known in registered.items() if known is kind]
+    name = names[0] if names else f"{source(kind)}:{kind.__name__}"
+    return f"{name}[{component.arguments}]" if component.arguments else name
+
+
+@functools.cache
+def _discover(package: str, base: type[C]) -> dict[str, type[C]]:
+    names = [info.name for info in pkgutil.iter_modules(importlib.import_module(package).__path__)]
+    shipped = {name: _only(f"{package}.{name}", base) for name in names if not name.startswith("_")}
+    return dict(sorted((shipped | _plugins(package, base)).items()))
+
+
+def _only(module: str, base: type[C]) -> type[C]:
+    found = _defined(importlib.import_module(module), base)
+    if len(found) != 1:
+        raise TypeError(f"{module} must define one {base.__name__}, found {len(found)}")
+    return found[0]
+
+
+def _defined(module: ModuleType, base: type[C]) -> list[type[C]]:
+    classes = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, base)]
+    return [c for c in classes if c.__module__ == module.__name__ and not inspect.isabstract(c)]
+
+
+def _plugins(group: str, base: type[C]) -> dict[str, type[C]]:
+    """The entry points of a group. A broken one of somebody else's package must not stop ours."""
+    found = {}
+    for entry in entry_points(group=group):
+        try:
+            component = entry.load()
+        except Exception as error:
+            warnings.warn(f"entry point {entry.name} = {entry.value} set aside: {_one_line(error)}", stacklevel=2)
+            continue
+        if isinstance(component, type) and issubclass(component, base):
+            found[entry.name] = component
+        else:
+            warnings.warn(f"entry point {entry.name} = {entry.value} set aside: no {base.__name__}", stacklevel=2)
+    return found
+
+
+def _lookup(kind: str, name: str, known: Mapping[str, type[C]]) -> type[C]:
+    if name not in known:
+        raise ValueError(f"unknown {kind} {name!r}: {near_misses(name, known)}")
+    return known[name]
+
+
+def _parse(kind: str, text: str, base: type[C]) -> C:
+    form = _FORM.fullmatch(text)
+    assert form is not None
+    name, file = form["name"].strip(), _FILE.fullmatch(form["name"].strip())
+    if file:
+        component = _from_file(kind, file, base)
+    elif re.search(r"[\[\],]|\.py$", name):
+        expected = "NAME[key=value,...] or FILE.py:CLASS[key=value,...]"
+        raise ValueError(f"cannot read the {kind} {text!r}: expected {expected}")
+    else:
+        component = _lookup(kind, name, probes() if base is Probe else problems())  # type: ignore[arg-type]
+    values = _arguments(component, name, form["arguments"] or "")
+    return _build(component, name, values)
+
+
+def _from_file(kind: str, file: re.Match[str], base: type[C]) -> type[C]:
+    known = {c.__name__: c for c in _defined(load_file(file["path"]), base)}
+    if file["name"] not in known:
+        raise ValueError(f"no {kind} {file['name']!r} in {file['path']!r}: {near_misses(file['name'], known)}")
+    return known[file["name"]]
+
+
+def _arguments(component: type[Component], name: str, text: str) -> dict[str, Any]:
+    """``key=value,...`` with every value read as the field's annotation says."""
+    types = types_of(component)
+    values = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals:
+            raise ValueError(f"{name}[{text}]: expected key=value, got {part!r}")
+        refuse_unknown(name, key, types)
+        if key in values:
+            raise ValueError(f"{name}[{text}]: {key} is given twice")
+        values[key] = read(f"{name}: {key}", alias(key, value), types[key])
+    return values
+
+
+def _build(component: type[C], name: str, values: Mapping[str, Any]) -> C:
+    types = types_of(component)
+    for key in values:
+        refuse_unknown(name, key, types)
+    checked = {key: check(f"{name}: {key}", alias(key, value), types[key]) for key, value in values.items()}
+    label = f"{name}[{','.join(f'{key}={value}' for key, value in checked.items())}]" if checked else name
+    try:
+        return component(**checked)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{label}: {str(error).removeprefix(f'{name}: ')}") from error

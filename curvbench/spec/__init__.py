@@ -1,0 +1,111 @@
+"""Every contract of curvbench: read this page first.
+
+The way of the data::
+
+    suite --cells()--> cell = problem x probe x seed --run_cell()--> own process --measure()--> rows
+       rows --store--> one Parquet fragment per cell --load()--> DataFrame --> table, report, dashboard, gate
+
+The map of the house. A room imports only rooms of its own floor and below, and no file imports in a circle; a test
+holds both::
+
+    7  cli          the command line: verbs, progress, exit codes
+    6  planning     what a run has to do: which cells, what of them is settled, what a search tries next
+       report       a run as a page or as text
+    5  engines      where cells run: here, in own processes, on a cluster
+       plot         figures from rows
+    4  cells        how one cell becomes rows: its reference, its measurement, its training
+       analysis     tables and verdicts from rows
+    3  optim        training with a probe: NaturalGradient
+       training     the loop, snapshots and schedules
+       identity     what a number depends on: code, libraries, machine, cell
+       store        Parquet, and the only room that knows it
+    2  probes       the methods            parts     what several methods share
+       problems     models with data       meters    what is measured of a probe
+       registry     components by name or file, and what they say of themselves
+    1  fisher       the exact Fisher matrix
+       instance     a model, a batch and a loss, ready to be measured
+       operators    represented matrices    states   states of probes: averaged, stored, joined over ranks
+       data         data sets
+    0  spec         the contracts           numerics  factorizations in float64     words  near misses in messages
+
+Legend of shape letters, used in names and docstrings everywhere:
+
+    N  samples of a batch                T  loss terms per sample (tokens of a sequence; 1 otherwise)
+    C  network outputs (classes)         R  score columns per sample (C - 1 for type-2 cross entropy)
+    S  weight-sharing positions of a layer (pixels, tokens; 1 for a plain Linear)
+    G  groups of a convolution (1 otherwise)
+    D  inputs of a layer per group, the constant 1 of the bias included (last)
+    M  outputs of a layer per group
+    P  parameters compared, over all layers      L  layers
+    K  rank, or number of vectors
+
+A parameter vector has length P: layer after layer in ``named_modules`` order, each covered layer the
+row-major matrix ``[W | b]`` of shape (G * M, D).
+"""
+
+from curvbench.spec.components import Component
+from curvbench.spec.geometry import FISHER_ALIASES, FisherType, Kind, Layer, LayerSize
+from curvbench.spec.metrics import FLOP_MODEL, METERS, METRICS, PER_EPOCH, PHASES, SCORES, Meter, Metric, Phase
+from curvbench.spec.outcomes import Diverged, Row, Skip, Status, Unsupported
+from curvbench.spec.probe import About, FisherProbe, Probe, StepRule
+from curvbench.spec.problem import Dataset, Problem, Recipe
+from curvbench.spec.suite import (
+    DAMPING,
+    SURROGATE,
+    TRIALS,
+    Cell,
+    Precision,
+    Preset,
+    Resources,
+    Suite,
+    Summary,
+    refuse_damping,
+)
+from curvbench.spec.training import Augmentation, Decay, Schedule, Search, Training, decayed, refuse_decays
+
+__all__ = [
+    "DAMPING",
+    "FISHER_ALIASES",
+    "FLOP_MODEL",
+    "METERS",
+    "METRICS",
+    "PER_EPOCH",
+    "PHASES",
+    "SCORES",
+    "SURROGATE",
+    "TRIALS",
+    "About",
+    "Augmentation",
+    "Cell",
+    "Component",
+    "Dataset",
+    "Decay",
+    "Diverged",
+    "FisherProbe",
+    "FisherType",
+    "Kind",
+    "Layer",
+    "LayerSize",
+    "Meter",
+    "Metric",
+    "Phase",
+    "Precision",
+    "Preset",
+    "Probe",
+    "Problem",
+    "Recipe",
+    "Resources",
+    "Row",
+    "Schedule",
+    "Search",
+    "Skip",
+    "Status",
+    "StepRule",
+    "Suite",
+    "Summary",
+    "Training",
+    "Unsupported",
+    "decayed",
+    "refuse_damping",
+    "refuse_decays",
+]

@@ -1,0 +1,47 @@
+"""A component: a frozen dataclass whose fields are its hyperparameters."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    pass
+
+
+class Component:
+    """A frozen dataclass whose fields are its hyperparameters: hashable, picklable, describes itself.
+
+    The name is the file's: ``curvbench/probes/kfac.py`` holds ``kfac``. Outside the package it is the class's.
+    """
+
+    @property
+    def name(self) -> str:
+        module = type(self).__module__
+        shipped = module.startswith(("curvbench.probes.", "curvbench.problems."))
+        return module.rpartition(".")[2] if shipped else type(self).__name__
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """Every field with its value, in the order of declaration."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    @property
+    def arguments(self) -> str:
+        """The hyperparameters that differ from their defaults, as ``key=value,...`` (what ``-p`` takes)."""
+        changed = {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)  # type: ignore[arg-type]
+            if getattr(self, f.name) != f.default
+        }
+        return ",".join(f"{key}={_as_text(value)}" for key, value in changed.items())
+
+    @property
+    def label(self) -> str:
+        """``name`` or ``name[key=value,...]``: what a table shows and ``-p``/``-m`` accept."""
+        return f"{self.name}[{self.arguments}]" if self.arguments else self.name
+
+
+def _as_text(value: Any) -> str:
+    """A hyperparameter as ``-p`` reads it: the entries of a tuple with slashes between them."""
+    return "/".join(map(str, value)) if isinstance(value, tuple) else str(value)

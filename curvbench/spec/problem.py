@@ -1,0 +1,86 @@
+"""The contract of a problem: a model, its data and its loss."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+    from curvbench.data.photos import Photos
+from curvbench.spec.components import Component
+from curvbench.spec.metrics import PER_EPOCH
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set: inputs (N, ...), float or tokens, targets (N,) or (N, T) int64 or (N, C) float."""
+
+    train_inputs: Tensor | Photos
+    train_targets: Tensor
+    test_inputs: Tensor | Photos
+    test_targets: Tensor
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a snapshot is trained before it is measured: plain SGD with momentum, cosine schedule."""
+
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    batch: int = 128
+
+
+class Problem(Component, ABC):
+    """A model, its data and its loss, with at least two fields.
+
+    ``samples``: how many are measured, N. ``epochs``: of training before that. ``mc_samples``: label draws per sample
+    of the Monte-Carlo Fisher that probes are held against; 0 is the exact type-2 Fisher.
+    """
+
+    loss: ClassVar[str] = "cross_entropy"
+    recipe: ClassVar[Recipe] = Recipe()
+    measured: ClassVar[frozenset[str]] = frozenset({"samples", "mc_samples"})
+    """Fields that say what is measured and decide no weight: all others belong to the recipe of a snapshot."""
+
+    samples: int
+    epochs: int
+    mc_samples: int = 0
+    """A field of problems with many outputs: the exact Fisher has R = C - 1 columns per loss term."""
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ValueError(f"{self.name}: samples must be at least 1, got {self.samples}")
+        if self.epochs < 0:
+            raise ValueError(f"{self.name}: epochs must not be negative, got {self.epochs}")
+        if self.mc_samples < 0:
+            raise ValueError(f"{self.name}: mc_samples must not be negative, got {self.mc_samples}")
+
+    @abstractmethod
+    def model(self) -> nn.Module:
+        """A fresh model in the default dtype, drawn from torch's global generator (seeded by the caller)."""
+
+    @abstractmethod
+    def data(self, root: Path | None) -> Dataset:
+        """The data, read from ``root`` where it is not embedded; raises Skip with how to get it."""
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Names in METRICS of what ``score`` gives."""
+        return ()
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What is known of a training after each epoch, and may have a target."""
+        kinds = ("loss", "accuracy") if self.loss == "cross_entropy" else ("loss",)
+        return tuple(name for name in PER_EPOCH if name.endswith(kinds) or name in self.scores)
+
+    def score(self, model: nn.Module, dataset: Dataset) -> Mapping[str, float]:
+        """What the test part shows beside loss and accuracy; raises Skip where a library for it is absent."""
+        return {}

@@ -1,0 +1,160 @@
+"""A suite, its presets and its cells."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+if TYPE_CHECKING:
+    pass
+from curvbench.spec.metrics import METERS, Meter
+from curvbench.spec.probe import Probe
+from curvbench.spec.problem import Problem
+from curvbench.spec.training import Search, Training, refuse_decays
+
+Precision = Literal["mixed", "native", "float64"]  # of the reference Fisher, see ``curvbench.exact_fisher``
+Summary = Literal["errors", "growth", "exact"]
+DAMPING = 1e-3  # of the mean Fisher: what directions are held against, and run at, unless a preset says otherwise
+TRIALS = ".tuning"  # behind the name of a suite: the trials of its search are a suite of their own
+SURROGATE = "surrogate"  # begins the column ``method`` of every row of a cell that is one
+
+
+def refuse_damping(damping: float) -> None:
+    """Raise ValueError unless it is one with which a natural gradient exists: finite and above zero."""
+    if not 0 < damping < math.inf:
+        raise ValueError(f"the damping of the exact step must be finite and above zero, got {damping}")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One size of a suite: every problem with every probe and seed.
+
+    ``pairs`` are measured besides, unless ``-p`` or ``-m`` choose. Metrics of meters that are not named are no rows.
+    ``precision`` is that of the Fisher that probes are held against. With a ``training`` its cells train. ``tuned`` has
+    other values of its fields for some probes, by label or by name. A ``search`` looks for more such values.
+    ``damping``, of the mean Fisher, is that of the exact step that all steps are held against, and of those steps.
+    """
+
+    problems: Sequence[Problem]
+    probes: Sequence[Probe]
+    seeds: Sequence[int] = (0,)
+    dtype: str = "float32"
+    pairs: Sequence[tuple[Problem, Probe]] = ()
+    meters: Sequence[Meter] = METERS
+    precision: Precision = "mixed"
+    training: Training | None = None
+    tuned: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    search: Search | None = None
+    damping: float = DAMPING
+
+    def __post_init__(self) -> None:
+        refuse_damping(self.damping)
+        if self.search and (self.training is None or any(problem.epochs for problem in self.problems)):
+            raise ValueError("a preset that searches has a training, and problems that are at initialisation: epochs=0")
+        if not self.meters or (unknown := [name for name in self.meters if name not in get_args(Meter)]):
+            came = repr(unknown[0]) if self.meters else "none"
+            raise ValueError(f"meters of a preset are some of {', '.join(get_args(Meter))}, got {came}")
+        if self.precision not in get_args(Precision):
+            raise ValueError(
+                f"precision of a preset is one of {', '.join(get_args(Precision))}, got {self.precision!r}"
+            )
+
+    def training_of(self, probe: Probe) -> Training | None:
+        """How a probe trains here; None where it is measured."""
+        if self.training is None:
+            return None
+        return dataclasses.replace(self.training, **self.tuned.get(probe.label, self.tuned.get(probe.name, {})))
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a job on a cluster is given: a ``partition`` (empty: the cluster's default), GPUs, gigabytes of ``memory``.
+
+    ``time``: minutes; without it, what its cells may take by their time limits. ``cells``: how many one job measures.
+    """
+
+    partition: str = ""
+    gpus: int = 0
+    time: int | None = None
+    memory: float = 4.0
+    cells: int = 8
+
+    def __post_init__(self) -> None:
+        if self.cells < 1 or self.gpus < 0 or not 0 < self.memory < float("inf") or (self.time or 1) < 1:
+            raise ValueError(f"resources: expected positive cells, memory and time, and gpus from 0 on, got {self}")
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What a suite file binds to ``SUITE``: a title, presets, ``default`` among them, and what a run ends with.
+
+    ``summary``: a table of ``errors`` and costs per problem, of the ``growth`` of costs per sweep, or of what the
+    ``exact`` Fisher costs. ``original``: of a published experiment the preset with its settings. Every cell that is not
+    one of its cells, seeds apart, is a surrogate, and its rows say so. ``resources``: of each
+    job, on a cluster.
+    """
+
+    title: str
+    presets: Mapping[str, Preset]
+    summary: Summary = "errors"
+    original: str = ""
+    resources: Resources = Resources()
+
+    def __post_init__(self) -> None:
+        if "default" not in self.presets:
+            raise ValueError(f"a suite needs a preset named 'default', got {sorted(self.presets)}")
+        if self.summary not in get_args(Summary):
+            raise ValueError(f"the summary of a suite is one of {', '.join(get_args(Summary))}, got {self.summary!r}")
+        if self.original and self.original not in self.presets:
+            raise ValueError(f"the original of a suite is one of its presets, got {self.original!r}")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The unit of caching, isolation, failure and distribution: one probe on one problem with one seed.
+
+    With a ``training`` it is a training with that probe, else a measurement of it. A ``surrogate`` stands in for a
+    published experiment that is larger. ``weights``: the hash of the shipped snapshot that it starts from; empty where
+    its model is made here.
+    """
+
+    suite: str
+    problem: Problem
+    probe: Probe
+    seed: int
+    device: str = "cpu"
+    dtype: str = "float32"
+    threads: int = 1
+    meters: tuple[Meter, ...] = METERS
+    training: Training | None = None
+    precision: Precision = "mixed"
+    surrogate: bool = False
+    weights: str = ""
+    damping: float = DAMPING
+
+    def __post_init__(self) -> None:
+        refuse_damping(self.damping)
+        if self.training is None:
+            return
+        refuse_decays(self.probe, self.training.probe_decay)
+        if self.training.target is not None and self.training.metric not in (known := self.problem.metrics):
+            raise ValueError(f"{self.problem.label} has no {self.training.metric}: choose one of {', '.join(known)}")
+
+    @property
+    def devices(self) -> int:
+        """Processes that train together, each on a device of its own."""
+        return self.training.devices if self.training else 1
+
+    @property
+    def label(self) -> str:
+        return f"{self.probe.label} on {self.problem.label}, seed {self.seed}{self._rates}"
+
+    @property
+    def _rates(self) -> str:
+        if self.training is None:
+            return ""
+        falling = "/".join(map(str, self.training.decay))
+        return f", lr {self.training.lr:g}" + (f", decay {falling}" if falling else "")

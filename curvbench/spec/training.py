@@ -1,0 +1,209 @@
+"""How a cell trains, and how its settings are searched for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+
+if TYPE_CHECKING:
+    pass
+from curvbench.spec.components import Component
+from curvbench.spec.metrics import PER_EPOCH, SCORES
+from curvbench.spec.probe import Probe
+
+Schedule = Literal["constant", "step", "cosine", "cosine-variant", "polynomial"]
+Augmentation = Literal["none", "crop", "crop-flip"]
+
+
+class Decay(NamedTuple):
+    """What falls with every step t of a training: ``field`` is max(``least``, start ``rate``^t), a function of t alone.
+
+    As text ``field:rate:least``, or ``field:rate`` where it falls towards 0.
+    """
+
+    field: str
+    rate: float
+    least: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.field}:{self.rate!r}:{self.least!r}" if self.least else f"{self.field}:{self.rate!r}"
+
+    @classmethod
+    def read(cls, text: str) -> Decay:
+        """The decay that ``str`` wrote; raises ValueError for any other text."""
+        field, *numbers = text.split(":")
+        if len(numbers) not in (1, 2):
+            raise ValueError(f"a decay is field:rate or field:rate:least, got {text!r}")
+        return cls(field, *map(float, numbers))
+
+    def at(self, start: float, step: int) -> float:
+        """The value at a step, counted from 0."""
+        return max(self.least, start * self.rate**step)
+
+    def refuse(self, start: float) -> None:
+        """Raise ValueError where nothing falls from ``start``."""
+        if not 0 < self.rate < 1 or not 0 <= self.least <= start:
+            raise ValueError(f"decay {self}: expected 0 < rate < 1 and 0 <= least <= {self.field}={start:g}")
+
+
+def decayed(probe: Probe, decays: Sequence[Decay], step: int) -> Probe:
+    """The probe with its fields as they are at a step of a training, counted from 0."""
+    if not decays:
+        return probe
+    values = {decay.field: decay.at(getattr(probe, decay.field), step) for decay in decays}
+    return dataclasses.replace(probe, **values)  # type: ignore[type-var]
+
+
+def refuse_decays(probe: Probe, decays: Sequence[Decay]) -> None:
+    """Raise ValueError where a field of ``decays`` is no number of the probe's, or cannot be what it falls to."""
+    numbers = [f.name for f in dataclasses.fields(probe) if f.type in ("float", float)]  # type: ignore[arg-type]
+    for decay in decays:
+        if decay.field not in numbers:
+            known = ", ".join(numbers) or "none"
+            raise ValueError(
+                f"decay {decay}: {probe.name} has no number {decay.field!r} that could fall; it has {known}"
+            )
+        decay.refuse(getattr(probe, decay.field))
+        try:
+            dataclasses.replace(probe, **{decay.field: decay.least})  # type: ignore[type-var]
+        except ValueError as error:
+            raise ValueError(f"decay {decay} ends where {probe.name} does not work: {error}") from error
+
+
+@dataclass(frozen=True)
+class Training(Component):
+    """How a cell trains with its probe, and what is measured on the way.
+
+    ``epochs``, ``lr``, ``batch``, ``momentum``, ``weight_decay``, ``stat_every``, ``refresh_every``, ``ema`` and
+    ``kl_clip`` are those of ``curvbench.optim.NaturalGradient``. The rate follows ``schedule`` over the steps, t from 0
+    to 1, while it grows linearly over the first ``warmup`` epochs: ``step`` multiplies by ``factor`` at each share
+    ``at``; ``cosine`` falls to 0; ``cosine-variant`` is 0.001 + (lr - 0.001) (1 + cos(0.94 pi t)) / 2 and
+    ``polynomial`` lr (1 - t)^``power``, both of LNGD's paper. ``decay`` has what falls exponentially with every step,
+    the rate (``lr``) or numbers of the probe (``Decay``): ``lr:0.9994:1e-4/epsilon:0.9998:1e-8``. ``augment`` moves
+    images by up to an eighth of their size and mirrors them. ``share`` of the training part, drawn by the seed, is all
+    that there is; ``valid`` is the share of it that is not trained on but judged after each epoch: what hyperparameters
+    are chosen by. Training ends at the epoch in which ``metric`` reaches ``target``. ``measure_at`` names epochs, 0 the
+    start, after which the probe is held against the exact Fisher. ``devices`` share every batch, as processes of one
+    machine: GPUs, or the CPU with the cell's threads for each.
+    """
+
+    epochs: int
+    lr: float
+    batch: int = 128
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: Schedule = "constant"
+    warmup: float = 0.0
+    factor: float = 0.1
+    at: tuple[float, ...] = (0.5, 0.75)
+    power: float = 2.0
+    decay: tuple[Decay, ...] = ()
+    stat_every: int = 1
+    refresh_every: int = 1
+    ema: float = 0.0
+    kl_clip: float | None = None
+    augment: Augmentation = "none"
+    share: float = 1.0
+    valid: float = 0.0
+    target: float | None = None
+    metric: str = "test.accuracy"
+    measure_at: tuple[int, ...] = ()
+    devices: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "stat_every", "refresh_every", "devices"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"training: {name} must be at least 1, got {getattr(self, name)}")
+        for name in ("lr", "weight_decay", "warmup", "factor", "power"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"training: {name} must be finite and not negative, got {getattr(self, name)}")
+        for name in ("momentum", "ema", "valid"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"training: {name} must lie in [0, 1), got {getattr(self, name)}")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"training: share must lie in (0, 1], got {self.share}")
+        for name, known in (("schedule", Schedule), ("augment", Augmentation)):
+            if getattr(self, name) not in get_args(known):
+                raise ValueError(
+                    f"training: {name} must be one of {', '.join(get_args(known))}, got {getattr(self, name)!r}"
+                )
+        if self.kl_clip is not None and not 0 < self.kl_clip < float("inf"):
+            raise ValueError(f"training: kl_clip must be finite and above zero, or none, got {self.kl_clip}")
+        if outside := [epoch for epoch in self.measure_at if not 0 <= epoch <= self.epochs]:
+            raise ValueError(f"training: measure_at must lie in 0..{self.epochs}, got {outside[0]}")
+        if self.metric not in PER_EPOCH:
+            raise ValueError(f"training: metric must be one of {', '.join(PER_EPOCH)}, got {self.metric!r}")
+        if self.metric.startswith("valid.") and not self.valid:
+            raise ValueError(f"training: {self.metric} needs a part of the training data: set valid, such as valid=0.1")
+        self._refuse_decays()
+        self._refuse_unreachable()
+
+    def _refuse_decays(self) -> None:
+        if strange := [decay for decay in self.decay if not isinstance(decay, Decay)]:
+            raise ValueError(f"training: decay holds objects of class Decay, got {strange[0]!r}")
+        names = [decay.field for decay in self.decay]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"training: decay names {twice[0]} more than once")
+        for decay in self.decay:
+            if decay.field == "lr" and self.schedule != "constant":
+                raise ValueError(f"training: lr falls by schedule={self.schedule} or by decay={decay}, not by both")
+            if decay.field == "lr":
+                decay.refuse(self.lr)
+
+    @property
+    def probe_decay(self) -> tuple[Decay, ...]:
+        """What falls of the probe's numbers."""
+        return tuple(decay for decay in self.decay if decay.field != "lr")
+
+    def _refuse_unreachable(self) -> None:
+        if self.target is None:
+            return
+        reached = self.target >= 0 if self.metric.endswith("loss") else 0 < self.target <= self._most
+        if not reached:
+            kind = "loss falls below 0" if self.metric.endswith("loss") else f"{self.metric} is above {self._most:g}"
+            raise ValueError(f"training: no training reaches the target {self.target:g}: no {kind}")
+
+    @property
+    def _most(self) -> float:
+        """The largest value of the metric."""
+        return 100.0 if self.metric in SCORES else 1.0
+
+    @property
+    def name(self) -> str:
+        return "training"
+
+
+@dataclass(frozen=True)
+class Search:
+    """How settings are looked for before a preset trains with them: by trials that a validation part judges.
+
+    ``grid``: values by name of a field of the training or of the probe; a name that a probe has not is passed over.
+    ``trials``: so many settings of the grid at most, drawn at random by ``seed``; none of it tries all. ``sampler``:
+    ``tpe`` tries so many in rounds that learn from those before, numbers from anywhere between the least and the
+    greatest of the grid (extra ``tune``). ``seeds``: of the trainings of each setting. ``epochs``: of a trial; none
+    takes the training's. ``valid``: share of the training part that is set apart. ``metric``: of that part, whose
+    median over seeds after the last epoch chooses.
+    """
+
+    grid: Mapping[str, Sequence[Any]]
+    trials: int | None = None
+    sampler: Literal["random", "tpe"] = "random"
+    seed: int = 0
+    seeds: Sequence[int] = (0,)
+    epochs: int | None = None
+    valid: float = 0.2
+    metric: Literal["valid.accuracy", "valid.loss"] = "valid.accuracy"
+
+    def __post_init__(self) -> None:
+        if not self.grid or not self.seeds or not all(self.grid.values()):
+            raise ValueError("a search needs names with values in its grid, and a seed")
+        if self.trials is not None and self.trials < 1:
+            raise ValueError(f"a search needs one trial at least, or none for all of its grid, got {self.trials}")
+        if self.sampler not in ("random", "tpe"):
+            raise ValueError(f"the sampler of a search is one of random, tpe, got {self.sampler!r}")
+        if self.sampler == "tpe" and self.trials is None:
+            raise ValueError("a search with sampler='tpe' has no end of its own: give trials")
+        if not 0 < self.valid < 1:
+            raise ValueError(f"a search sets a share of the training part apart, 0 < valid < 1, got {self.valid}")

@@ -1,0 +1,13 @@
+"""States of probes: kept, averaged, stored, and joined over ranks."""
+
+from curvbench.states.trees import blend, kept, mapped, pack, tensors, unpack, weighted
+
+__all__ = [
+    "blend",
+    "kept",
+    "mapped",
+    "pack",
+    "tensors",
+    "unpack",
+    "weighted",
+]

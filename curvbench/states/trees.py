@@ -1,0 +1,150 @@
+"""States of probes as trees of tensors: blended into running averages, and stored as plain containers and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from curvbench.spec.outcomes import Unsupported
+
+_CLASS, _FIELDS = "class", "fields"
+_PLAIN = (bool, int, float, str, bytes, torch.dtype, torch.device)
+
+
+def blend(old: Any, new: Any, weight: float) -> Any:
+    """Every floating-point tensor of two states of the same make: weight old + (1 - weight) new; the rest is new's.
+
+    Raises:
+        Unsupported: a part says (``averages = False``) that its tensors are no statistics.
+    """
+    if not getattr(new, "averages", True):
+        raise Unsupported("what is too large to be stored is formed anew, and has no running average: leave ema out")
+    if isinstance(new, Tensor):
+        return weight * old + (1 - weight) * new if new.is_floating_point() else new
+    parts = _children(new)
+    if parts is None:
+        return new
+    before = _children(old)
+    assert before is not None and before.keys() == parts.keys(), "a state keeps its make from one update to the next"
+    return _rebuild(new, {key: blend(before[key], part, weight) for key, part in parts.items()})
+
+
+def weighted(parts: Sequence[Any], weights: Sequence[float]) -> Any:
+    """The sum of floating-point tensors of states of the same make, each weighted; the rest is the first one's."""
+    sums = [
+        sum((weight * tensor for weight, tensor in zip(weights, found, strict=True)), torch.zeros_like(found[0]))
+        if found[0].is_floating_point()
+        else found[0]
+        for found in zip(*map(tensors, parts), strict=True)
+    ]
+    following = iter(sums)
+    return mapped(parts[0], lambda _: next(following))
+
+
+def kept(old: Any, new: Any, layers: Sequence[slice], skipped: Collection[int]) -> Any:
+    """``new`` with what ``old`` has of the ``skipped`` layers: of lists with an entry per layer, and of vectors (P,).
+
+    ``layers`` are their places in a vector. Both are states of a probe whose state is ``layerwise``.
+    """
+    if isinstance(new, Tensor):
+        return _spliced(old, new, [layers[i] for i in skipped]) if new.shape == (layers[-1].stop,) else new
+    if isinstance(new, list) and len(new) == len(layers):
+        return [old[i] if i in skipped else part for i, part in enumerate(new)]
+    parts = _children(new)
+    if parts is None:
+        return new
+    before = _children(old) or {}
+    return _rebuild(new, {key: kept(before[key], part, layers, skipped) for key, part in parts.items()})
+
+
+def _spliced(old: Tensor, new: Tensor, places: Sequence[slice]) -> Tensor:
+    spliced = new.clone()
+    for place in places:
+        spliced[place] = old[place]
+    return spliced
+
+
+def mapped(state: Any, act: Callable[[Tensor], Tensor]) -> Any:
+    """A state of the same make with ``act`` of every tensor; what it has cached is left behind."""
+    if isinstance(state, Tensor):
+        return act(state)
+    parts = _children(state)
+    return state if parts is None else _rebuild(state, {key: mapped(part, act) for key, part in parts.items()})
+
+
+def tensors(state: Any) -> list[Tensor]:
+    """The tensors of a state, in its own order."""
+    if isinstance(state, Tensor):
+        return [state]
+    return [tensor for part in (_children(state) or {}).values() for tensor in tensors(part)]
+
+
+def pack(state: Any) -> Any:
+    """A state as tensors, numbers, texts, lists, tuples and dictionaries alone: what torch loads ``weights_only``.
+
+    Named tuples and dataclasses become their class's name and their fields; what they have cached is left behind.
+    """
+    parts = _children(state)
+    if parts is None:
+        if state is not None and not isinstance(state, (Tensor, *_PLAIN)):
+            raise TypeError(f"a {type(state).__name__} inside a probe's state cannot be stored: use dataclasses")
+        return state
+    packed = {key: pack(part) for key, part in parts.items()}
+    if type(state) in (list, tuple):
+        return type(state)(packed.values())
+    if isinstance(state, Mapping):
+        return {_CLASS: "", _FIELDS: list(packed.items())}
+    return {_CLASS: f"{type(state).__module__}:{type(state).__qualname__}", _FIELDS: packed}
+
+
+def unpack(packed: Any, module: str) -> Any:
+    """The state that ``pack`` has packed; its classes are the package's or those of ``module``, the probe's own.
+
+    Raises:
+        ValueError: a class is from elsewhere, or is there no more.
+    """
+    if type(packed) in (list, tuple):
+        return type(packed)(unpack(part, module) for part in packed)
+    if not isinstance(packed, dict):
+        return packed
+    name, fields = packed[_CLASS], packed[_FIELDS]
+    if not name:
+        return {key: unpack(part, module) for key, part in fields}
+    return _known(name, module)(**{key: unpack(part, module) for key, part in fields.items()})
+
+
+def _children(state: Any) -> dict[Any, Any] | None:
+    """The parts of a container by key; None for anything else."""
+    if dataclasses.is_dataclass(state) and not isinstance(state, type):
+        return {f.name: getattr(state, f.name) for f in dataclasses.fields(state) if f.init}
+    if isinstance(state, Mapping):
+        return dict(state)
+    if isinstance(state, tuple) and hasattr(state, "_fields"):
+        return dict(zip(state._fields, state, strict=True))
+    return dict(enumerate(state)) if isinstance(state, (list, tuple)) else None
+
+
+def _rebuild(state: Any, parts: Mapping[Any, Any]) -> Any:
+    """A container of the same make with other parts."""
+    if isinstance(state, Mapping):
+        return dict(parts)
+    if isinstance(state, (list, tuple)) and not hasattr(state, "_fields"):
+        return type(state)(parts.values())
+    return type(state)(**parts)
+
+
+def _known(name: str, module: str) -> Callable[..., Any]:
+    home, _, path = name.partition(":")
+    kind = getattr(importlib.import_module(home), path, None) if home == module or _ours(home) else None
+    if not isinstance(kind, type) or not (dataclasses.is_dataclass(kind) or hasattr(kind, "_fields")):
+        raise ValueError(f"the stored state holds a {name!r}, which is no state of this version: train anew")
+    return kind
+
+
+def _ours(module: str) -> bool:
+    return module.startswith("curvbench.")

@@ -1,0 +1,36 @@
+"""Trainings: the loop, snapshots, parts of a data set."""
+
+from curvbench.training.loop import (
+    EVALUATION_TERMS,
+    Course,
+    Epoch,
+    Forward,
+    Progress,
+    evaluate,
+    hits,
+    refuse_targets,
+    seeded,
+    train,
+)
+from curvbench.training.parts import Inputs, held_out, placed, reduced
+from curvbench.training.snapshots import CALIBRATION_BATCHES, batch, snapshot
+
+__all__ = [
+    "CALIBRATION_BATCHES",
+    "EVALUATION_TERMS",
+    "Course",
+    "Epoch",
+    "Forward",
+    "Inputs",
+    "Progress",
+    "batch",
+    "evaluate",
+    "held_out",
+    "hits",
+    "placed",
+    "reduced",
+    "refuse_targets",
+    "seeded",
+    "snapshot",
+    "train",
+]
