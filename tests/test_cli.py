@@ -26,10 +26,10 @@ TESTS = Path(__file__).parent
 # tests run in the background of a script, whose shell ignores it.
 DRIVER = """
 import functools, signal
-from curvbench import cli, runner
+from curvbench.cli import app, runner
 signal.signal(signal.SIGINT, signal.default_int_handler)
 runner.Options = functools.partial(runner.Options, measure="fake_measure")
-cli.main()
+app.main()
 """
 SUITE = """
 from curvbench.spec import Preset, Search, Suite, Training
@@ -349,7 +349,7 @@ def test_data_needs_a_folder_and_a_name(
 
 def test_help_does_not_import_torch() -> None:
     program = (
-        "import sys; from curvbench.cli import cli; cli(['run', '-h'], standalone_mode=False); print(*sys.modules)"
+        "import sys; from curvbench.cli.app import cli; cli(['run', '-h'], standalone_mode=False); print(*sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert not {"torch", "pandas"} & set(done.stdout.splitlines()[-1].split())

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from curvbench import libraries
+from curvbench.identity import libraries
 libraries.watch(Path(sys.argv[1]))
 sys.path[:0] = sys.argv[2:]
 exec(compile(sys.stdin.read(), "<what it does>", "exec"))
@@ -184,7 +184,7 @@ def test_records_are_joined_and_contradictions_match_nothing(tmp_path: Path) -> 
 
 
 def test_a_process_that_is_not_watched_says_nothing() -> None:
-    command = [sys.executable, "-c", "from curvbench import libraries; print(libraries.loaded())"]
+    command = [sys.executable, "-c", "from curvbench.identity import libraries; print(libraries.loaded())"]
     done = subprocess.run(
         command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )

@@ -1,4 +1,4 @@
-"""The command line: finds its verbs in ``curvbench/verbs``, and turns how they end into exit codes."""
+"""The command line: finds its verbs in ``curvbench/cli/verbs``, and turns how they end into exit codes."""
 
 from __future__ import annotations
 
