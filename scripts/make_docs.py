@@ -44,9 +44,10 @@ drawn from the model. `empirical`: with the labels of the data. `forward-only`: 
 `lg`: noise of variance 1 at the next layer's input instead of a gradient; `lg_mc`: the same, drawn. `bg`: the batch
 gradient with drawn labels, times sqrt(N); `bg_data`: with those of the data.
 
-**Cost.** The published multiply-adds of a phase, and for `memory` the numbers kept between steps, with the default
-hyperparameters, corrected where the paper is wrong; names in a formula are hyperparameters. [condition] is 1 or 0. A
-term with a letter of a layer (S, G, D, M, k) is summed over the layers. Passes through the network are not included.
+**Cost.** The published multiply-adds of a phase, and for `memory` the numbers kept between steps, corrected where the
+paper is wrong. These formulas are what the meter evaluates. Names in a formula are hyperparameters. [condition] is 1
+or 0; in it a name may be a hyperparameter's value. A term with a letter of a layer (S, G, D, M, k) is summed over the
+layers. Passes through the network are not included.
 
 **Errata** are told in the symbols of their papers. A: changes an implementation, B: changes an analysis or a claim,
 C: typographical.
@@ -69,12 +70,19 @@ def _index(probes: Sequence[Mapping[str, Any]]) -> str:
     return table(["probe", "represents", "Fisher", *COSTS], rows)
 
 
+def _cost(probe: Mapping[str, Any]) -> str:
+    """The formulas of the phases, and what their abbreviations stand for."""
+    formulas = [f"{key} {_code(formula)}" for key, formula in probe["cost"].items()]
+    letters = [f"{_code(f'{letter} = {formula}')}" for letter, formula in probe["where"].items()]
+    return "; ".join(formulas) + (f", with {', '.join(letters)}" if letters else "") or "none published"
+
+
 def _section(probe: Mapping[str, Any]) -> str:
     facts = {
         "Represents": _text(probe["represents"]),
         "Fisher": _fisher(probe["fisher"]),
         "Damping": _text(probe["damping"]),
-        "Cost": "; ".join(f"{key} {_code(formula)}" for key, formula in probe["cost"].items()) or "none published",
+        "Cost": _cost(probe),
         "Source": _text(probe["source"]),
         "Notes": "".join(f"\n  - {_text(note)}" for note in probe["notes"]),
         "Errata": "".join(f"\n  - {_erratum(e)}" for e in probe["errata"]),

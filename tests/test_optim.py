@@ -464,7 +464,7 @@ def accumulated(optimizer: NaturalGradient, batches: list[Batch], sizes: list[in
         optimizer.step()
 
 
-JOINING = sorted(name for name, kind in registry.probes().items() if kind.joins is not None)
+JOINING = sorted(name for name, kind in registry.probes().items() if kind.combines_by is not None)
 
 
 @pytest.mark.parametrize("sizes", [[2, 2, 2], [1, 5]], ids=str)
@@ -478,7 +478,9 @@ def test_gradients_that_gather_make_the_step_of_the_joined_batch(
     """Also where statistics are due at every other step, and averaged."""
     first, second = pair(model)
     batches = draw(4)
-    settings: dict[str, Any] = {"momentum": 0.5, "stat_every": 2} | ({"ema": 0.5} if cb.probe(name).averages else {})
+    settings: dict[str, Any] = {"momentum": 0.5, "stat_every": 2} | (
+        {"ema": 0.5} if cb.probe(name).supports_ema else {}
+    )
     before = values(second)
     accumulated(NaturalGradient(first, cb.probe(name), 1e-3, **settings), batches, sizes)
     naturally(NaturalGradient(second, cb.probe(name), 1e-3, **settings), batches)
@@ -513,7 +515,7 @@ def test_parts_of_a_batch_draw_labels_of_their_own() -> None:
         """Notes the seeds of its updates."""
 
         seed: int = 3
-        joins = "mean"
+        combines_by = "mean"
 
         def update(self, state: Any, batch: Instance) -> int:
             seeds.append(self.seed)

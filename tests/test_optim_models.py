@@ -174,7 +174,7 @@ def trained_with_a_gap(name: str, **options: Any) -> tuple[Deep, NaturalGradient
     return model, optimizer, before, start
 
 
-LAYERWISE = sorted(name for name, kind in registry.probes().items() if kind.layerwise)
+LAYERWISE = sorted(name for name, kind in registry.probes().items() if kind.is_layerwise)
 
 
 @pytest.mark.parametrize("name", LAYERWISE)

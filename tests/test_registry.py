@@ -12,8 +12,9 @@ import pytest
 
 from curvbench import registry
 from curvbench.registry import components
-from curvbench.registry.fields import check, read
+from curvbench.registry.fields import read
 from curvbench.spec import About, Component, Probe, Problem
+from curvbench.spec.fields import check
 
 MINE = '''
 from __future__ import annotations
@@ -173,9 +174,9 @@ def test_a_bad_probe_is_one_line(text: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("keywords", "words"),
     [
-        ({"damping": "1"}, "kfac: damping must be a number, got '1'"),
-        ({"damping": True}, "kfac: damping must be a number, got True"),
-        ({"mc_samples": 1.0}, "kfac: mc_samples must be an integer, got 1.0"),
+        ({"damping": "1"}, "kfac[damping=1]: damping must be a number, got '1'"),
+        ({"damping": True}, "kfac[damping=True]: damping must be a number, got True"),
+        ({"mc_samples": 1.0}, "kfac[mc_samples=1.0]: mc_samples must be an integer, got 1.0"),
         ({"dampening": 1.0}, "kfac has no hyperparameter 'dampening'; it has "),
     ],
 )

@@ -56,7 +56,7 @@ class Plan:
             stat_every=self.stat_every,
             refresh_every=self.refresh_every,
             kl_clip=self.kl_clip,
-            ema=self.ema if self.probe.averages else 0.0,
+            ema=self.ema if self.probe.supports_ema else 0.0,
             decay=(Decay("damping", 0.9, 1e-5),) if self.decays and "damping" in self.probe.hyperparameters else (),
         )
 
@@ -66,7 +66,7 @@ class Plan:
             torch.manual_seed(k)
             x, y = torch.randn(8, 5).double(), torch.randint(3, (8,))
             optimizer.zero_grad()
-            for rows in (slice(3), slice(3, 8)) if self.parts and self.probe.joins else (slice(8),):
+            for rows in (slice(3), slice(3, 8)) if self.parts and self.probe.combines_by else (slice(8),):
                 loss = F.cross_entropy(optimizer.forward(x[rows], y[rows]), y[rows], reduction="sum") / len(y)
                 loss.backward()
             optimizer.step()

@@ -73,7 +73,7 @@ def test_blend_is_a_weighted_mean_of_every_tensor() -> None:
     assert (found["b"][0].x.item(), found["b"][0].count) == (2.0, 2)
 
 
-@pytest.mark.parametrize("name", [name for name, kind in registry.probes().items() if kind.averages])
+@pytest.mark.parametrize("name", [name for name, kind in registry.probes().items() if kind.supports_ema])
 def test_a_blended_state_represents_the_mean_of_linear_statistics(name: str) -> None:
     """Diagonals, blocks and TKFAC with its trace are linear in the statistics; Kronecker products in each factor."""
     probe = cb.probe(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -179,7 +179,7 @@ def accuracy_rows(
             if not sampled:
                 yield from _sampling_rows(probe, instance, fisher, found)
     if "health" in meters:
-        yield from health_rows(operator, getattr(probe, "damping", damping), retries + repeated.count)
+        yield from health_rows(operator, damping if probe.damping is None else probe.damping, retries + repeated.count)
         if probe.solves_with is not None:
             yield residual_row(operator, step, gradient, probe.solves_with)
     if "direction" in meters:
@@ -190,7 +190,7 @@ def accuracy_rows(
 
 def _sampling_rows(probe: Probe, instance: Instance, fisher: ExactFisher, found: list[Row]) -> Iterator[Row]:
     """For sampled labels: what of the relative error more samples would remove."""
-    if getattr(probe, "fisher_type", None) != "mc":
+    if probe.fisher_type != "mc":
         return
     limit = fit(replace(probe, fisher_type="type-2"), instance)  # type: ignore[type-var]
     wholes = {row.scope: row for row in error_rows(limit, fisher) if row.metric == "error.relative"}
@@ -203,6 +203,4 @@ def _sampling_rows(probe: Probe, instance: Instance, fisher: ExactFisher, found:
 
 def _seeded(probe: Probe, seed: int) -> Probe:
     """The probe with its label draws moved by the cell's seed."""
-    if not any(f.name == "seed" for f in fields(probe)):  # type: ignore[arg-type]
-        return probe
-    return replace(probe, seed=probe.seed + seed)  # type: ignore[attr-defined, type-var]
+    return probe if probe.seed is None else replace(probe, seed=probe.seed + seed)  # type: ignore[type-var]

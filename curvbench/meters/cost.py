@@ -25,7 +25,8 @@ from curvbench.instance.passes import network_pass
 from curvbench.meters.clock import ratios, take_turns
 from curvbench.meters.flops import FlopMeter
 from curvbench.meters.memory import AllocatorMeter, MemoryMeter, memory_meter, state_bytes
-from curvbench.spec import METERS, PHASES, Meter, Probe, Row
+from curvbench.spec import METERS, PHASES, LayerSize, Meter, Probe, Row
+from curvbench.spec.formula import evaluate
 
 TURNS = 5
 BUDGET_SECONDS = 4.0
@@ -166,10 +167,16 @@ def flop_rows(stepper: Stepper) -> Iterator[Row]:
 def modelled_cost(stepper: Stepper) -> Mapping[str, float]:
     """Published multiply-adds per phase, and numbers kept (``memory``), for this instance; empty without a model."""
     instance, probe = stepper.instance, stepper.probe
-    fisher_type = getattr(probe, "fisher_type", "type-2")
-    draws = getattr(probe, "mc_samples", 1)
-    columns = 0 if fisher_type == "forward-only" else instance.columns_per_sample(fisher_type, draws)
-    return probe.complexity(list(instance.sizes.values()), instance.samples, columns)
+    fisher_type = probe.fisher_type or "type-2"
+    columns = 0 if fisher_type == "forward-only" else instance.columns_per_sample(fisher_type, probe.mc_samples)
+    return published_cost(probe, list(instance.sizes.values()), instance.samples, columns)
+
+
+def published_cost(probe: Probe, sizes: Sequence[LayerSize], N: int, R: int) -> dict[str, float]:
+    """The formulas of ``About.cost`` for a batch of N samples with R score columns each, in multiply-adds."""
+    letters = {"N": N, "R": R, "P": sum(size.entries for size in sizes), "L": len(sizes)}
+    values = {**probe.hyperparameters, **letters}
+    return {key: evaluate(text, values, sizes, probe.about.where) for key, text in probe.about.cost.items()}
 
 
 def peak_rows(stepper: Stepper) -> Iterator[Row]:

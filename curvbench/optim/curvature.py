@@ -13,7 +13,7 @@ from torch import Tensor
 from curvbench import states
 from curvbench.instance import Instance
 from curvbench.instance.layers import parameter_names
-from curvbench.spec import Decay, Probe, decayed, refuse_decays
+from curvbench.spec import Decay, Follows, Probe, decayed, refuse_decays
 from curvbench.states.ranks import ALONE, Ranks, shares
 
 STATE_VERSION = 2
@@ -70,7 +70,7 @@ class Curvature:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if not 0 <= ema < 1:
             raise ValueError(f"ema must lie in [0, 1), got {ema}")
-        if ema and not probe.averages:
+        if ema and not probe.supports_ema:
             raise ValueError(f"{probe.name} has no statistics that ema could average: leave ema out")
         refuse_decays(probe, decay)
         self._start, self.decay = probe, tuple(decay)
@@ -96,7 +96,7 @@ class Curvature:
     @property
     def is_due(self) -> bool:
         """Whether the next solve needs its batch."""
-        return self._updates_next or self.probe.follows
+        return self._updates_next or self.probe.needs_every_batch
 
     @property
     def _updates_next(self) -> bool:
@@ -149,16 +149,16 @@ class Curvature:
             with self.ranks.sharing():
                 self.ready = self.probe.refresh(self.kept)
             self._unrefreshed = False
-        elif batch is not None and self.probe.follows:
+        elif batch is not None and isinstance(self.probe, Follows) and self.probe.needs_every_batch:
             self.ready = self.probe.follow(self.ready, batch)
 
     def _updated(self, batch: Instance, reached: Collection[str]) -> Any:
         probe = self._drawing()
-        if probe.rule.anew:
+        if probe.rule.restarts:
             return probe.fit(batch)
         new = probe.update(self.kept, batch)
         skipped = _skipped(batch, reached)
-        if probe.joins == "mean":
+        if probe.combines_by == "mean":
             parts = [*self._parts, Part(new, batch.terms, batch.samples, _skipped(batch, batch.parameters))]
             skipped = self._agreed([part.skipped for part in parts])
             new = _joined_parts(parts)
@@ -166,7 +166,7 @@ class Curvature:
             new = self.ranks.join_state(new, self.ranks.share(terms, samples))
         self.drop_parts()
         found = states.blend(self.kept, new, self.ema) if self.ema and self._updates else new
-        if not skipped or self.kept is None or not probe.layerwise:
+        if not skipped or self.kept is None or not probe.is_layerwise:
             return found
         numbers = [number for number, layer in enumerate(batch.layers) if layer.name in skipped]
         return states.kept(self.kept, found, [layer.slice for layer in batch.layers], numbers)
@@ -181,9 +181,9 @@ class Curvature:
 
     def _drawing(self) -> Probe:
         """The probe with draws of this update's own, of this part's of its batch, and of this rank's."""
-        if not any(f.name == "seed" for f in dataclasses.fields(self.probe)):  # type: ignore[arg-type]
+        if self.probe.seed is None:
             return self.probe
-        drawn = self.probe.seed * _DRAWS + self._updates  # type: ignore[attr-defined]
+        drawn = self.probe.seed * _DRAWS + self._updates
         seed = drawn * self.ranks.count + self.ranks.rank + len(self._parts) * _PARTS
         return dataclasses.replace(self.probe, seed=seed)  # type: ignore[type-var]
 

@@ -34,7 +34,7 @@ from curvbench.instance.tape import Tape, evaluation, mode_readers
 from curvbench.numerics import widened
 from curvbench.optim.curvature import Checks, Curvature
 from curvbench.parts.weighted import weigh_backward
-from curvbench.spec import Decay, Diverged, Probe, Unsupported
+from curvbench.spec import Decay, Diverged, Probe, Unsupported, Weighs
 from curvbench.states.ranks import Ranks
 
 _COPIED = {"model", "probe", "loss", "kl_clip", "decoupled_weight_decay", "_curvature", "_layers"}
@@ -243,7 +243,7 @@ class NaturalGradient(torch.optim.Optimizer):
         weights = {f"parameter {name!r}": parameter for parameter, name in self._names.items()}
         watched = {**batch_contents(inputs, targets), **weights}  # the statistics' backward passes come at step()
         self._batch = Batch(inputs, targets, tape if self._may_share else None, watched, Contents.of(watched))
-        return tape.leaf(note=self.probe.reads_gradient) if self._may_share else tape.outputs
+        return tape.leaf(note=self.probe.reads_output_gradients) if self._may_share else tape.outputs
 
     @torch.no_grad()
     @full_precision()
@@ -254,19 +254,19 @@ class NaturalGradient(torch.optim.Optimizer):
         if all(p.grad is None for group in self.param_groups for p in group["params"]):
             self._terms = 0
             self._curvature.drop_parts()
-        elif weighed is not None or self.probe.joins is None:
+        elif weighed is not None or self.probe.combines_by is None:
             raise ValueError(
                 f"{self.probe.name} makes no step of several batches, for their states are not that of the whole: "
                 "give the whole batch to one forward, or end the one before by step() or zero_grad()"
             )
-        elif batch is not None and self.probe.joins == "mean":
+        elif batch is not None and self.probe.combines_by == "mean":
             assert self._verified is not None
             verify = self._checks.due(shapes(batch.inputs), self._curvature.updates)
             self._curvature.take_part(batch.of(self._verified, None, verify))
 
     def _weigh(self, inputs: Inputs, targets: Tensor) -> Tensor | None:
         """The outputs, if the probe knows how to weigh the samples in their backward pass."""
-        if type(self.probe).weigh is Probe.weigh or self._curvature.kept is None:
+        if not isinstance(self.probe, Weighs) or self._curvature.kept is None:
             return None
         with full_precision():
             batch = self._known(inputs, targets).with_batch(inputs, targets)
@@ -344,7 +344,7 @@ class NaturalGradient(torch.optim.Optimizer):
             queried = self._with_momentum(gradients, moved)
             return {**queried, **self._solved(queried, gradients, moved)}
         solved = self._solved(gradients, gradients, moved)
-        own = solved if self.probe.keeps_momentum else {}
+        own = solved if self.probe.has_own_momentum else {}
         rest = {name: d for name, d in {**gradients, **solved}.items() if name not in own}
         return {**own, **self._with_momentum(rest, moved)}
 
@@ -446,7 +446,7 @@ def _joined(model: nn.Module, probe: Probe) -> Ranks:
     if isinstance(model, DistributedDataParallel):
         raise ValueError("give the module inside DistributedDataParallel: the optimizer joins the gradients itself")
     ranks = Ranks.here()
-    if ranks.count > 1 and probe.joins is None:
+    if ranks.count > 1 and probe.combines_by is None:
         raise Unsupported(
             f"{probe.name} trains in one process only: its states for parts of a batch do not make that of the whole"
         )

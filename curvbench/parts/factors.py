@@ -15,7 +15,6 @@ from torch import Tensor
 from curvbench import numerics
 from curvbench.fisher.columns import Columns
 from curvbench.operators import BlockDiagonal, Kronecker, Operator
-from curvbench.parts.factorizations import EIGH, INVERSE
 from curvbench.parts.patch_sums import mean_patch, patch_moment
 from curvbench.spec import Layer
 from curvbench.states.ranks import shared_map
@@ -123,16 +122,6 @@ class KroneckerDamping:
     def precondition(self, state: Factored, gradient: Tensor) -> Tensor:
         """The damped inverse applied to a parameter vector (P,)."""
         return BlockDiagonal(state.inverses).matvec(gradient)
-
-    @property
-    def rounds(self) -> int:
-        """Pairs of products that a solve takes."""
-        return 2 if self.rule == "exact" else 1
-
-    @property
-    def factorizations(self) -> float:
-        """What is made of a factor of order n, in n^3 multiply-adds: its eigenvectors or its inverse."""
-        return EIGH if self.rule == "exact" else INVERSE
 
 
 def _trace_balance(factor: Kronecker) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any, get_args
 
 from curvbench.spec import Component
 
@@ -30,9 +29,3 @@ def finite(component: Component, *names: str, zero: bool = True) -> None:
         value = getattr(component, name)
         if not (value > 0 or (zero and value == 0)) or math.isinf(value):
             raise ValueError(f"{name} must be finite and {'not negative' if zero else 'above zero'}, got {value}")
-
-
-def one_of(component: Component, name: str, known: Any) -> None:
-    """Raise ValueError where the field is none of the Literal's values."""
-    if getattr(component, name) not in get_args(known):
-        raise ValueError(f"{name} must be one of {', '.join(get_args(known))}, got {getattr(component, name)!r}")

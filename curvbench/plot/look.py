@@ -1,4 +1,4 @@
-"""The fixed look of every method: a colour and a symbol, for good, told apart by readers who are colour-blind.
+"""The fixed look of every method: a colour and a symbol, which its `about` names and colour-blind readers tell apart.
 
 Colours are those of Okabe and Ito (2008) without yellow and black, which vanish on white and on dark paper, with a
 lighter blue for dark paper, a grey and a brown. A symbol belongs to a family, and within a family no two colours are
@@ -7,35 +7,33 @@ alike. Variants of a method have its colour and open symbols.
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from curvbench import registry
+from curvbench.spec import About
+
 BLUE, ORANGE, GREEN, RED, PINK, SKY = "#2878D0", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 GREY, BROWN = "#808080", "#9A6B3F"
-COLORS = (BLUE, ORANGE, GREEN, RED, PINK, SKY, GREY, BROWN)
+COLORS = {
+    **{"blue": BLUE, "orange": ORANGE, "green": GREEN, "red": RED},
+    **{"pink": PINK, "sky": SKY, "grey": GREY, "brown": BROWN},
+}
 DASHES = ("solid", "dot", "dash", "dashdot", "longdash", "longdashdot")
 OPEN = ("-open", "-open-dot")
 CROSSED = (*OPEN, "-x-open", "-cross-open")
 MARKS = {"circle": CROSSED, "square": CROSSED, "diamond": CROSSED}  # what plotly draws inside of a symbol
-FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "exact in part": ("diamond", ("full", "layer", "unit", "diag")),
-    "Kronecker": ("circle", ("kfac", "ekfac", "kpsvd", "tkfac", "shampoo")),
-    "smaller factors": ("square", ("thor", "skfac", "eva", "mbf")),
-    "rescaled layers": ("triangle-up", ("lngd", "cwngd")),
-    "low rank": ("pentagon", ("eigen", "fngd", "ginger", "qng", "hylo", "lbfgs")),
-    "first order": ("cross", ("identity", "sgdm", "adam", "adamw")),
+FAMILIES = {  # the symbol of each, in the order of legends
+    "exact in part": "diamond",
+    "Kronecker": "circle",
+    "smaller factors": "square",
+    "rescaled layers": "triangle-up",
+    "low rank": "pentagon",
+    "first order": "cross",
 }
-_COLOR = {
-    **{"full": GREY, "layer": BROWN, "unit": SKY, "diag": RED},
-    **{"kfac": BLUE, "ekfac": ORANGE, "kpsvd": GREEN, "tkfac": RED, "shampoo": PINK},
-    **{"thor": RED, "skfac": SKY, "eva": GREEN, "mbf": BROWN},
-    **{"lngd": GREEN, "cwngd": ORANGE},
-    **{"eigen": GREY, "fngd": ORANGE, "ginger": SKY, "qng": BLUE, "hylo": BROWN, "lbfgs": RED},
-    **{"identity": GREY, "sgdm": BROWN, "adam": ORANGE, "adamw": BLUE},
-}
-_SYMBOL = {name: symbol for symbol, names in FAMILIES.values() for name in names}
-_ORDER = {name: place for place, name in enumerate(_SYMBOL)}
+OTHER = "star"  # the symbol of methods without a family, such as a user's
 
 
 class Look(NamedTuple):
@@ -65,11 +63,12 @@ def looks(probes: Iterable[str]) -> dict[str, Look]:
     for probe in by_family(probes):
         name = method(probe)
         alike = [one.symbol for other, one in found.items() if method(other) == name]
-        symbol = _SYMBOL.get(name, "star")
+        about = _about(name)
+        symbol = FAMILIES.get(about.family, OTHER)
         marks = MARKS.get(symbol, OPEN)
         if alike or "[" in probe:
             symbol += marks[(len(alike) - alike.count(symbol)) % len(marks)]
-        color = _COLOR.get(name, COLORS[zlib.crc32(name.encode()) % len(COLORS)])
+        color = COLORS.get(about.color) or list(COLORS.values())[zlib.crc32(name.encode()) % len(COLORS)]
         found[probe] = Look(color, symbol, DASHES[len(alike) % len(DASHES)])
     return found
 
@@ -80,5 +79,16 @@ def method(probe: str) -> str:
 
 
 def by_family(probes: Iterable[str]) -> list[str]:
-    """Labels in the order of the families, those of users last, variants behind their method."""
-    return sorted(probes, key=lambda probe: (_ORDER.get(method(probe), len(_ORDER)), probe))
+    """Labels in the order of the families; methods without a family come last, variants behind their method."""
+    places = {family: place for place, family in enumerate(FAMILIES)}
+    return sorted(probes, key=lambda probe: (places.get(_about(method(probe)).family, len(places)), probe))
+
+
+def _about(name: str) -> About:
+    """What a method says of itself; nothing if no such method is installed here."""
+    return _abouts().get(name, About())
+
+
+@functools.cache
+def _abouts() -> dict[str, About]:
+    return {name: probe.about for name, probe in registry.probes().items()}

@@ -5,18 +5,16 @@ As curvature it is the diagonal of batch-gradient outer products; its step divid
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from curvbench.fisher.stochastic import Statistic
 from curvbench.instance import Instance
 from curvbench.operators import Diagonal
 from curvbench.parts.moments import Moments, Rates
 from curvbench.parts.ranges import at_least_one, finite, fraction
-from curvbench.spec import About, LayerSize, Probe
+from curvbench.spec import About, Probe
 
 
 @dataclass(frozen=True)
@@ -33,20 +31,23 @@ class Adam(Probe):
     updates: int = 32
     batch_size: int | None = None
 
-    statistic: ClassVar[Statistic] = "bg_data"
-    keeps_momentum: ClassVar[bool] = True
-    joins = "gradient"
-    layerwise = True
-    mean_over_samples: ClassVar[bool] = False
+    statistic = "bg_data"
+    has_own_momentum: ClassVar[bool] = True
+    combines_by = "gradient"
+    is_layerwise = True
+    is_mean_over_samples: ClassVar[bool] = False
 
     about = About(
         represents="diag(N v), v the corrected running average of the squared mean gradient",
         damping="epsilon is added to sqrt(v); the step divides by that root, not by v",
         cost={"statistics": "4 P", "invert": "0", "precondition": "2 P", "memory": "2 P"},
         source="Kingma and Ba 2015, Algorithm 1",
+        family="first order",
+        color="orange",
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         fraction(self, "beta1", "beta2", zero=True)
         finite(self, "epsilon", zero=False)
         at_least_one(self, "updates", "batch_size")
@@ -66,8 +67,3 @@ class Adam(Probe):
 
     def operator(self, state: Moments) -> Diagonal:
         return self.rates.curvature(state)
-
-    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
-        entries = sum(s.entries for s in sizes)
-        # Of the published 6 P per step the moments take their part with the statistics.
-        return {"statistics": 4 * entries, "invert": 0, "precondition": 2 * entries, "memory": 2 * entries}

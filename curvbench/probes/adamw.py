@@ -5,18 +5,16 @@ A step eta (p + weight_decay theta) is the optimizer's: shrink theta by 1 - eta 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
-from curvbench.fisher.stochastic import Statistic
 from curvbench.instance import Instance
 from curvbench.operators import Diagonal
 from curvbench.parts.moments import Moments, Rates
 from curvbench.parts.ranges import at_least_one, finite, fraction
-from curvbench.spec import About, LayerSize, Probe
+from curvbench.spec import About, Probe
 
 
 class State(NamedTuple):
@@ -41,20 +39,23 @@ class AdamW(Probe):
     updates: int = 32
     batch_size: int | None = None
 
-    statistic: ClassVar[Statistic] = "bg_data"
-    keeps_momentum: ClassVar[bool] = True
-    joins = "gradient"
-    layerwise = True
-    mean_over_samples: ClassVar[bool] = False
+    statistic = "bg_data"
+    has_own_momentum: ClassVar[bool] = True
+    combines_by = "gradient"
+    is_layerwise = True
+    is_mean_over_samples: ClassVar[bool] = False
 
     about = About(
         represents="diag(N v), v the corrected running average of the squared mean gradient",
         damping="epsilon is added to sqrt(v); the step divides by that root, not by v",
         cost={"statistics": "4 P", "invert": "0", "precondition": "3 P", "memory": "3 P"},
         source="Loshchilov and Hutter 2019, Algorithm 2",
+        family="first order",
+        color="blue",
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         fraction(self, "beta1", "beta2", zero=True)
         finite(self, "epsilon", zero=False)
         finite(self, "weight_decay")
@@ -75,8 +76,3 @@ class AdamW(Probe):
 
     def operator(self, state: State) -> Diagonal:
         return self.rates.curvature(state.moments)
-
-    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
-        entries = sum(s.entries for s in sizes)
-        # Adam's 6 P, of which the moments take their part with the statistics, and the decay with its parameters.
-        return {"statistics": 4 * entries, "invert": 0, "precondition": 3 * entries, "memory": 3 * entries}

@@ -8,7 +8,7 @@ the batch, the empirical Fisher, the mean gradient, and damping gamma on the sum
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -21,11 +21,9 @@ from curvbench.fisher.columns import Columns
 from curvbench.fisher.units import UnitFisher
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Dense
-from curvbench.parts.factorizations import CHOLESKY
 from curvbench.parts.storage import fits
 from curvbench.parts.unitwise import factors_of, solved
-from curvbench.registry.fields import check, types_of
-from curvbench.spec import About, FisherProbe, FisherType, LayerSize
+from curvbench.spec import About, FisherProbe, FisherType
 
 Scaling = Literal["sum", "mean"]
 ScoreScale = Literal["per_sample", "divided_by_N"]
@@ -56,24 +54,22 @@ class Cwngd(FisherProbe):
     scaling: Scaling = "sum"
     score_scale: ScoreScale = "per_sample"
 
-    layerwise = True
+    is_layerwise = True
     about = About(
         represents="per output unit or channel (of a group) sum u u^T of order D: N times the mean's block",
         damping="damping I is added to every block of the sum, which is damping / N to the mean; Cholesky or Woodbury",
         cost={
-            "statistics": "G M (N R S D + [N R >= D] N R D^2)",
-            "invert": "G M ([N R >= D] D^3 / 6 + [N R < D] ((N R)^2 D + (N R)^3 / 6))",
-            "precondition": "G M ([N R >= D] D^2 + [N R < D] 2 N R D)",
-            "memory": "G M D min(N R, D)",
+            "statistics": "G M (B S D + [B >= D] B D^2)",
+            "invert": "G M ([B >= D] D^3 / 6 + [B < D] (B^2 D + B^3 / 6))",
+            "precondition": "G M ([B >= D] D^2 + [B < D] 2 B D)",
+            "memory": "G M D min(B, D)",
         },
+        where={"B": "N ([S > 1] R + [S = 1])"},
         source="Tran Van Sang et al. 2022: Eqs. 1 and 4 to 7; Algorithm 1, lines 9 to 23",
         errata=("E-C",),
+        family="rescaled layers",
+        color="orange",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, annotation in types_of(type(self)).items():
-            check(name, getattr(self, name), annotation)
 
     def damping_unit(self, terms: int) -> float:
         return (terms if self.scaling == "sum" else 1) / (terms**2 if self.score_scale == "divided_by_N" else 1)
@@ -107,16 +103,6 @@ class Cwngd(FisherProbe):
 
     def operator(self, state: State) -> BlockDiagonal:
         return BlockDiagonal([m if isinstance(m, UnitFisher) else Dense(_whole(m)) for m in state.matrices])
-
-    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
-        cost = {"statistics": 0.0, "invert": 0.0, "precondition": 0.0, "memory": 0.0}
-        for G, M, D, S, _ in sizes:
-            b, units = samples * (columns if S > 1 else 1), G * M
-            cost["statistics"] += units * b * S * D + (units * b * D**2 if b >= D else 0)
-            cost["invert"] += units * (CHOLESKY * D**3 if b >= D else b**2 * D + CHOLESKY * b**3)
-            cost["precondition"] += units * (D**2 if b >= D else 2 * b * D)
-            cost["memory"] += units * D * min(b, D)
-        return cost
 
 
 def _matrices(columns: Columns, scale: float, roots: bool) -> Tensor:

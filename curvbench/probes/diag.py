@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,22 +11,24 @@ from torch import Tensor
 from curvbench.fisher import groups
 from curvbench.instance import Instance
 from curvbench.operators import Diagonal
-from curvbench.spec import About, FisherProbe, LayerSize
+from curvbench.spec import About, FisherProbe
 
 
 @dataclass(frozen=True)
 class Diag(FisherProbe):
     """The exact diagonal of the Fisher: its projection on diagonal matrices."""
 
-    averages: ClassVar[bool] = True
-    joins = "mean"
-    layerwise = True
+    supports_ema: ClassVar[bool] = True
+    combines_by = "mean"
+    is_layerwise = True
 
     about = About(
         represents="diag(F), the mean over the batch of the squares of the score columns",
         damping="(F^ + damping I)^-1, entry by entry",
         cost={"statistics": "N R S G M D", "invert": "0", "precondition": "P", "memory": "P"},
         source="the projection of F on diagonal matrices; 'entry-wise' in Tran Van Sang et al. 2022, Sec. III-D",
+        family="exact in part",
+        color="red",
     )
 
     def update(self, state: Diagonal | None, batch: Instance) -> Diagonal:
@@ -42,8 +43,3 @@ class Diag(FisherProbe):
 
     def operator(self, state: Diagonal) -> Diagonal:
         return state
-
-    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
-        forming = sum(samples * columns * s.positions * s.entries for s in sizes)
-        entries = sum(s.entries for s in sizes)
-        return {"statistics": forming, "invert": 0, "precondition": entries, "memory": entries}

@@ -38,10 +38,13 @@ class Eigen(FisherProbe):
 
     rank: int = 16
 
+    role = "bound"
     about = About(
         represents="sum of lambda u u^T over the rank largest eigenpairs of the whole Fisher: a bound, not a method",
         damping="added to the matrix",
         source="Eckart and Young 1936",
+        family="low rank",
+        color="grey",
     )
 
     def __post_init__(self) -> None:

@@ -7,9 +7,8 @@ a shared layer have a null space in which scores still lie, and the basis of a n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,10 +19,9 @@ from curvbench.fisher.columns import Columns
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker, RotatedDiagonal
 from curvbench.parts.eigenbasis import Followed, squared_means, squared_scores
-from curvbench.parts.factorizations import EIGH
 from curvbench.parts.factors import kfac_factors
 from curvbench.parts.ranges import at_least_one, fraction
-from curvbench.spec import About, FisherProbe, LayerSize
+from curvbench.spec import About, FisherProbe
 
 Scalings = Literal["exact", "running-average"]
 
@@ -49,16 +47,18 @@ class Ekfac(FisherProbe):
     basis_every: int = 1
     ema: float = 0.0
 
-    layerwise = True
+    is_layerwise = True
     about = About(
         represents="Q diag(s) Q^T per layer: Q = Q_B (x) Q_A of K-FAC's factors, s = (1/N) sum (Q_B^T W Q_A)^2",
         damping="(F^ + damping I)^-1 in the eigenbasis: damping is added to s",
         cost={
-            "statistics": "G ((S N D^2 + S N R M^2 + 9 (D^3 + M^3) / 2) / basis_every"
-            " + N D^2 min(S, R M) + N R M^2 min(S, D) + N S M D min(S, R))",
+            "statistics": "G (S N D^2 + S N R M^2 + 9 (D^3 + M^3) / 2) / basis_every"
+            " + [ema > 0] G (D^3 + M^3 + M D (M + D)) / basis_every"
+            " + [scalings = exact] G (N D^2 min(S, R M) + N R M^2 min(S, D) + N S M D min(S, R))"
+            " + [scalings != exact] G (M D (M + D) + N R S M D)",
             "invert": "0",
             "precondition": "2 G M D (M + D)",
-            "memory": "G (M^2 + D^2 + M D)",
+            "memory": "G ((1 + [ema > 0]) (M^2 + D^2) + M D)",
         },
         source="George et al. 2018, Algorithm 1",
         notes=(
@@ -67,12 +67,12 @@ class Ekfac(FisherProbe):
             "steps, and refresh_every has no meaning: there is nothing else to factorize.",
         ),
         errata=("E-L13",),
+        family="Kronecker",
+        color="orange",
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.scalings not in (known := get_args(Scalings)):
-            raise ValueError(f"scalings must be one of {', '.join(known)}, got {self.scalings!r}")
         if self.scalings == "running-average" and self.fisher_type == "type-2":
             raise ValueError(
                 "scalings=running-average squares a mean gradient, and type-2 columns have none: "
@@ -126,20 +126,3 @@ class Ekfac(FisherProbe):
 
     def operator(self, state: State) -> BlockDiagonal:
         return BlockDiagonal([layer.rotated for layer in state.layers])
-
-    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
-        b = samples * columns
-        cost = {"statistics": 0.0, "invert": 0.0, "precondition": 0.0, "memory": 0.0}
-        for G, M, D, S, _ in sizes:
-            moments = S * (samples * D**2 + b * M**2)
-            squares, rotating = b * S * M * D, M * D * (M + D)
-            if self.scalings == "exact":  # by pairs of positions where those are fewer; bases meet the smaller factor
-                squares = samples * S * M * D * min(S, columns)
-                rotating = samples * D**2 * min(S, columns * M) + b * M**2 * min(S, D)
-            basis = moments + EIGH * (D**3 + M**3)
-            if self.ema:  # the old matrix turned into the new basis
-                basis += D**3 + M**3 + M * D * (M + D)
-            cost["statistics"] += G * (basis / self.basis_every + rotating + squares)
-            cost["precondition"] += 2 * G * M * D * (M + D)
-            cost["memory"] += G * ((2 if self.ema else 1) * (M**2 + D**2) + M * D)
-        return cost

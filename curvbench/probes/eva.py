@@ -5,7 +5,6 @@ The matrix is (g (x) a) (g (x) a)^T with means a, g over the batch; its damped i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, get_args
 
@@ -15,7 +14,7 @@ from torch import Tensor
 from curvbench.instance import Instance
 from curvbench.instance import layers as geometry
 from curvbench.operators import BlockDiagonal, LowRank
-from curvbench.spec import About, FisherProbe, FisherType, Layer, LayerSize
+from curvbench.spec import About, FisherProbe, FisherType, Layer
 
 Positions = Literal["mean", "sum"]
 
@@ -39,15 +38,17 @@ class Eva(FisherProbe):
     positions: Positions = "mean"
 
     fisher_types: ClassVar[tuple[FisherType, ...]] = ("empirical",)
-    averages: ClassVar[bool] = True
-    joins = "mean"
-    layerwise = True
+    supports_ema: ClassVar[bool] = True
+    combines_by = "mean"
+    is_layerwise = True
 
     about = About(
         represents="(g (x) a) (g (x) a)^T per layer (and group): means g of output gradients, a of inputs",
         damping="(F^ + damping I)^-1 by Sherman-Morrison; damping must be above zero",
         cost={"statistics": "G S N (M + D)", "invert": "0", "precondition": "2 P", "memory": "G (M + D)"},
         source="Zhang, Shi and Li 2023, and its public code",
+        family="smaller factors",
+        color="green",
     )
 
     def __post_init__(self) -> None:
@@ -57,8 +58,6 @@ class Eva(FisherProbe):
                 "gradient is zero in expectation, and nothing of its matrix is left"
             )
         super().__post_init__()
-        if self.positions not in (known := get_args(Positions)):
-            raise ValueError(f"positions must be one of {', '.join(known)}, got {self.positions!r}")
 
     def update(self, state: list[Vectors] | None, batch: Instance) -> list[Vectors]:
         tape = batch.tape()
@@ -87,14 +86,6 @@ class Eva(FisherProbe):
 
     def operator(self, state: list[Vectors]) -> BlockDiagonal:
         return BlockDiagonal([_rank_one(vectors) for vectors in state])
-
-    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
-        return {
-            "statistics": sum(s.groups * s.positions * samples * (s.outputs + s.inputs) for s in sizes),
-            "invert": 0,
-            "precondition": sum(2 * s.entries for s in sizes),
-            "memory": sum(s.groups * (s.outputs + s.inputs) for s in sizes),
-        }
 
 
 def _rank_one(vectors: Vectors) -> LowRank:

@@ -7,23 +7,21 @@ every batch; their average weighs the samples afterwards (``stage=shared``). A l
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from curvbench import numerics
-from curvbench.fisher import ExactFisher, collect, column_count, gram_cost, product_cost
+from curvbench.fisher import ExactFisher, collect
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal
-from curvbench.parts.factorizations import CHOLESKY
 from curvbench.parts.ranges import at_least_one, finite
 from curvbench.parts.sharing import Key, Shared, sample_names, share, shared_steps
 from curvbench.parts.weighted import normalized_step
-from curvbench.registry.fields import check, types_of
-from curvbench.spec import About, FisherType, LayerSize, Probe
+from curvbench.spec import About, Probe, Weighs
 
 
 class State(NamedTuple):
@@ -38,7 +36,7 @@ class State(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Fngd(Probe):
+class Fngd(Weighs, Probe):
     """Exact empirical layer blocks as weights of samples, which later epochs share (``stage=shared``).
 
     ``alpha``: of the damping alpha |U^T U|_F. ``damping_rule``: ``norm`` is that one. ``constant``: the other damping.
@@ -47,7 +45,7 @@ class Fngd(Probe):
     coefficient, ``layer`` for control. ``batches``: of the first epoch. ``accelerated``: form no sample's gradient.
     """
 
-    fisher_type: ClassVar[FisherType] = "empirical"
+    fisher_type = "empirical"
     alpha: float = 0.005
     damping_rule: Literal["norm", "constant"] = "norm"
     constant: float = 0.3
@@ -65,20 +63,21 @@ class Fngd(Probe):
         represents="stage=first: every layer's empirical block; shared: the multiple of I of its mean coefficient",
         damping="per layer (F + lambda I)^-1 with lambda = alpha |U^T U|_F / N, times lambda if scale_mode=normalized",
         cost={
-            "statistics": "[S = 1] (N R)^2 G (M + D)"
-            " + [S > 1] G N min(R M D (N R + 2 S), (N + 1) S (S (D + R M) + R^2 M)) / 2",
-            "invert": "L (N R)^3 / 6",
-            "precondition": "2 N S G M (D + R) + L (N R)^2",
-            "memory": "N S G (D + R M) + 2 L (N R)^2",
+            "statistics": "[stage = first] [S = 1] (N R)^2 G (M + D)"
+            " + [stage = first] [S > 1] G N min(R M D (N R + 2 S), (N + 1) S (S (D + R M) + R^2 M)) / 2",
+            "invert": "[stage = first] L (N R)^3 / 6",
+            "precondition": "(1 + [stage = first]) N S G M (D + R) + [stage = first] L (N R)^2",
+            "memory": "N S G (D + R M) + [stage = first] 2 L (N R)^2",
         },
         source="Ou, Zhu, Huang, Liu 2024: Eqs. 3, 5, 7 to 9; products Eqs. 10 to 13; damping Eq. 14; Algorithm 1; "
         "cost as here: columns in factored form, where the paper stores N R P numbers and publishes N R P a step",
         errata=("E-F",),
+        family="low rank",
+        color="orange",
     )
 
     def __post_init__(self) -> None:
-        for name, annotation in types_of(type(self)).items():
-            check(name, getattr(self, name), annotation)
+        super().__post_init__()
         finite(self, "alpha", "constant", zero=False)
         at_least_one(self, "batches", "updates", "batch_size")
 
@@ -134,11 +133,3 @@ class Fngd(Probe):
         if state.shared is None:
             return BlockDiagonal(state.blocks)
         return BlockDiagonal(state.shared.surrogates(state.blocks))
-
-    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
-        b, of = samples * columns, [(s, samples, columns) for s in sizes]
-        kept, product = sum(column_count(*s) for s in of), sum(product_cost(*s) for s in of)
-        if self.stage == "shared":
-            return {"invert": 0, "precondition": product, "memory": kept}
-        cost = {"statistics": sum(gram_cost(*s) for s in of), "invert": CHOLESKY * len(of) * b**3}
-        return cost | {"precondition": 2 * product + len(of) * b**2, "memory": kept + 2 * len(of) * b**2}

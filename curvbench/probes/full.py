@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor
 
-from curvbench.fisher import ExactFisher, batch_fisher, column_count, gram_cost, product_cost
+from curvbench.fisher import ExactFisher, batch_fisher
 from curvbench.instance import Instance
-from curvbench.parts.factorizations import CHOLESKY
-from curvbench.spec import About, FisherProbe, LayerSize
+from curvbench.spec import About, FisherProbe
 
 
 class State(NamedTuple):
@@ -25,6 +23,7 @@ class State(NamedTuple):
 class Full(FisherProbe):
     """The exact Fisher of all layers together: the reference every other probe is compared with."""
 
+    role = "reference"
     about = About(
         represents="F itself, the blocks between layers included, as its Gram matrix",
         damping="(F^ + damping I)^-1 by a Cholesky factor of U^T U / N + damping I, U over all layers: U (.)^-1 a of"
@@ -38,6 +37,8 @@ class Full(FisherProbe):
         },
         source="F = U U^T / N, solved through U^T U: Ou et al. 2024, Eqs. 3, 4 and 6; "
         "cost as here: columns in factored form, where papers store them and count N R P a product",
+        family="exact in part",
+        color="grey",
     )
 
     def update(self, state: State | None, batch: Instance) -> State:
@@ -54,12 +55,3 @@ class Full(FisherProbe):
 
     def operator(self, state: State) -> ExactFisher:
         return state.fisher
-
-    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
-        b = samples * columns
-        return {
-            "statistics": sum(gram_cost(s, samples, columns) for s in sizes),
-            "invert": CHOLESKY * b**3,
-            "precondition": 2 * b**2 + sum(4 * product_cost(s, samples, columns) for s in sizes),
-            "memory": 2 * b**2 + sum(column_count(s, samples, columns) for s in sizes),
-        }

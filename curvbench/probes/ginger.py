@@ -7,19 +7,18 @@ public code, the same in exact arithmetic; ``printed`` is Algorithm 1 as it stan
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from curvbench.fisher.stochastic import Statistic, batch_gradient
+from curvbench.fisher.stochastic import batch_gradient
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, LowRank, Operator
 from curvbench.parts import brand
-from curvbench.parts.ranges import at_least_one, finite, fraction, one_of
-from curvbench.spec import About, LayerSize, Probe, StepRule
+from curvbench.parts.ranges import at_least_one, finite, fraction
+from curvbench.spec import About, Probe, StepRule
 
 Scope = Literal["joint", "per_tensor"]
 
@@ -51,7 +50,7 @@ class Ginger(Probe):
     seed: int = 0
     damping: float = 1e-3
 
-    statistic: ClassVar[Statistic] = "bg"
+    statistic: ClassVar[Statistic] = "bg"  # type: ignore[misc]
     rule: ClassVar[StepRule] = StepRule(momentum="average", clip=1.0)
 
     about = About(
@@ -70,13 +69,14 @@ class Ginger(Probe):
             "with damping=0.001 on the digits MLP, none with 0.1. Directions are measured without the clip.",
         ),
         errata=("E-G",),
+        family="low rank",
+        color="sky",
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least_one(self, "rank", "updates", "batch_size")
         fraction(self, "decay")
-        one_of(self, "scope", Scope)
-        one_of(self, "update_form", brand.Form)
         finite(self, "damping", zero=self.update_form == "direct")
 
     def unsupported(self, instance: Instance) -> str | None:
@@ -115,13 +115,3 @@ class Ginger(Probe):
     def _weights(self, values: Tensor, count: int) -> Tensor:
         """As they are represented: negative ones, of ``printed`` or of rounding, cannot be."""
         return values.clamp_min(0) / (1 - self.decay**count if self.bc and count else 1.0)
-
-    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
-        entries = sum(s.entries for s in sizes)
-        rotation = entries * self.rank * (self.rank + 1)
-        return {
-            "statistics": rotation + 3 * entries * self.rank,
-            "invert": 0,
-            "precondition": 2 * entries * self.rank,
-            "memory": entries * self.rank + self.rank**2,
-        }

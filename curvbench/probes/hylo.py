@@ -9,7 +9,7 @@ the kernel K = U^T U and interpolates, U ~ U_S T: U_S T T^T U_S^T / N is the red
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
@@ -21,11 +21,9 @@ from curvbench.fisher import collect
 from curvbench.fisher.columns import Columns
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, LowRank
-from curvbench.parts.factorizations import CHOLESKY
 from curvbench.parts.interpolation import draw, interpolate, outer_kernel, residual_weighted
 from curvbench.parts.storage import too_large
-from curvbench.registry.fields import check, types_of
-from curvbench.spec import About, FisherProbe, FisherType, LayerSize
+from curvbench.spec import About, FisherProbe, FisherType
 
 
 class Kept(NamedTuple):
@@ -58,18 +56,20 @@ class Hylo(FisherProbe):
     rank: float = 0.1
     weights: Literal["importance", "none"] = "importance"
 
-    layerwise = True
-    mean_over_samples: ClassVar[bool] = False  # samples given twice are kept twice as often: the rank is a share
+    is_layerwise = True
+    is_mean_over_samples: ClassVar[bool] = False  # samples given twice are kept twice as often: the rank is a share
 
     about = About(
         represents="per layer U_S T T^T U_S^T / N from K = max(1, floor(rank N R)) scores g (x) a, positions reduced",
         damping="(F^ + damping I)^-1 by Woodbury on the kernel of the kept scores; damping must be above zero",
         cost={
-            "statistics": "((N R)^2 + K^2) G (M + D) + L N R K (4 N R + 3 K)",
+            "statistics": "[variant != kis] ((N R)^2 G (M + D)) + [variant != kis] L N R K (4 N R + 3 K)"
+            " + [variant = kis] N R G (M + D) + K^2 G (M + D)",
             "invert": "L K^3 / 6",
             "precondition": "2 K P + 3 L K^2",
             "memory": "K G (M + D) + 3 L K^2",
         },
+        where={"K": "max(1, floor(rank N R))"},
         source="Mu, Soori and Dehnavi 2022, known from its public code and usual definitions, not from its text; "
         "cost as here: scores in factored form, G (M + D) numbers each instead of G M D, and a pivoted QR",
         notes=(
@@ -79,12 +79,12 @@ class Hylo(FisherProbe):
             "matrix unless every score is kept. The method's own Fisher is the empirical one, with one score per loss "
             "term.",
         ),
+        family="low rank",
+        color="brown",
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, annotation in types_of(type(self)).items():
-            check(name, getattr(self, name), annotation)
         if not 0 < self.rank <= 1:
             raise ValueError(f"rank must be a share of the scores in (0, 1], got {self.rank}")
         if self.damping == 0:
@@ -135,13 +135,6 @@ class Hylo(FisherProbe):
     def operator(self, state: State) -> BlockDiagonal:
         roots = [torch.einsum("rgm,rgd->gmdr", k.gradients, k.inputs).flatten(0, 2) @ k.mixing for k in state.layers]
         return BlockDiagonal([LowRank(V, V.new_ones(V.shape[1])) for V in roots])
-
-    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
-        b, r, L = samples * columns, self._count(samples * columns), len(sizes)
-        sides, entries = sum(s.groups * (s.inputs + s.outputs) for s in sizes), sum(s.entries for s in sizes)
-        choosing = b**2 * sides + L * b * r * (4 * b + 3 * r) if self.variant != "kis" else b * sides  # QR, T T^T
-        cost = {"statistics": choosing + r**2 * sides, "invert": CHOLESKY * L * r**3}
-        return cost | {"precondition": 2 * r * entries + 3 * L * r**2, "memory": r * sides + 3 * L * r**2}
 
 
 def _reduced(columns: Columns) -> tuple[Tensor, Tensor]:

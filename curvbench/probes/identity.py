@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from curvbench.instance import Instance
 from curvbench.operators import Identity
-from curvbench.spec import About, LayerSize, Probe
+from curvbench.spec import About, Probe
 
 
 @dataclass(frozen=True)
 class IdentityProbe(Probe):
     """The identity: no curvature, the step is the gradient."""
 
-    joins = "gradient"
+    combines_by = "gradient"
 
     about = About(
         represents="I",
         damping="none: the step is the gradient",
         cost={"statistics": "0", "invert": "0", "precondition": "0", "memory": "0"},
+        family="first order",
+        color="grey",
     )
 
     @property
@@ -36,6 +37,3 @@ class IdentityProbe(Probe):
 
     def operator(self, state: Identity) -> Identity:
         return state
-
-    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
-        return {"statistics": 0, "invert": 0, "precondition": 0, "memory": 0}

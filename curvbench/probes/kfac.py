@@ -6,7 +6,6 @@ gradients over them (Eschenhagen et al. 2023). ``forward-only`` replaces the gra
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, get_args
 
@@ -24,7 +23,7 @@ from curvbench.parts.factors import (
     OutputFactor,
     input_factor,
 )
-from curvbench.spec import About, FisherProbe, FisherType, LayerSize
+from curvbench.spec import About, FisherProbe, FisherType
 
 
 @dataclass(frozen=True)
@@ -40,28 +39,29 @@ class Kfac(FisherProbe):
     damping_rule: DampingRule = "exact"
 
     fisher_types: ClassVar[tuple[FisherType, ...]] = get_args(FisherType)
-    averages: ClassVar[bool] = True
-    joins = "mean"
-    layerwise = True
+    supports_ema: ClassVar[bool] = True
+    combines_by = "mean"
+    is_layerwise = True
 
     about = About(
         represents="B (x) A per layer: A = E[a a^T] summed over positions, B = E[g g^T] averaged over them",
         damping="(B (x) A + damping I)^-1 in the eigenbasis; factored and pi damp both factors by its root instead",
         cost={
-            "statistics": "G S (N D^2 + N R M^2)",
-            "invert": "9 G (D^3 + M^3) / 2",
-            "precondition": "2 G M D (M + D)",
+            "statistics": "G (N D^2 + N R M^2) ([kfac_approx = expand] S + [kfac_approx = reduce])"
+            " + [kfac_approx = reduce] G S (N D + N R M)",
+            "invert": "G (D^3 + M^3) ([damping_rule = exact] 9 + [damping_rule != exact]) / 2",
+            "precondition": "([damping_rule = exact] + 1) G M D (M + D)",
             "memory": "2 G (M^2 + D^2)",
         },
         source="Martens and Grosse 2015; convolutions: Grosse and Martens 2016; reduce: Eschenhagen et al. 2023",
         errata=("E-C8",),
+        family="Kronecker",
+        color="blue",
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, known in (("kfac_approx", get_args(KfacApprox)), ("damping_rule", get_args(DampingRule))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+    @property
+    def solves_with(self) -> float | None:
+        return self.damping if self.damping_rule == "exact" else None
 
     def update(self, state: Factored | None, batch: Instance) -> Factored:
         tape = batch.tape()
@@ -90,19 +90,6 @@ class Kfac(FisherProbe):
 
     def operator(self, state: Factored) -> BlockDiagonal:
         return BlockDiagonal(state.factors)
-
-    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
-        b = samples * columns
-        solver = self._solver
-        cost = {"statistics": 0.0, "invert": 0.0, "precondition": 0.0, "memory": 0.0}
-        for G, M, D, S, _ in sizes:
-            products = samples * D**2 + b * M**2
-            reduced = products + S * (samples * D + b * M)
-            cost["statistics"] += G * (S * products if self.kfac_approx == "expand" else reduced)
-            cost["invert"] += G * solver.factorizations * (D**3 + M**3)
-            cost["precondition"] += G * solver.rounds * M * D * (M + D)
-            cost["memory"] += 2 * G * (M**2 + D**2)
-        return cost
 
 
 def _identities(groups: int, order: int, batch: Instance) -> Tensor:

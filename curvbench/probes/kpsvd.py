@@ -32,11 +32,14 @@ class Kpsvd(FisherProbe):
     iterations: int = 200
     tolerance: float = 1e-6
 
-    layerwise = True
+    is_layerwise = True
+    role = "bound"
     about = About(
         represents="the B (x) A nearest to each block of F in Frobenius norm",
         damping="(B (x) A + damping I)^-1 in the eigenbasis",
         source="Van Loan and Pitsianis 1993: the leading singular pair of the rearranged block",
+        family="Kronecker",
+        color="green",
     )
 
     def __post_init__(self) -> None:

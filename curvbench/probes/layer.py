@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from curvbench.fisher import ExactFisher, batch_fisher, column_count, gram_cost, product_cost
+from curvbench.fisher import ExactFisher, batch_fisher
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal
-from curvbench.parts.factorizations import CHOLESKY
-from curvbench.spec import About, FisherProbe, LayerSize
+from curvbench.spec import About, FisherProbe
 
 
 class State(NamedTuple):
@@ -27,7 +25,8 @@ class State(NamedTuple):
 class LayerProbe(FisherProbe):
     """The exact diagonal blocks of all layers, never formed: Woodbury on their Gram matrices."""
 
-    layerwise = True
+    is_layerwise = True
+    role = "reference"
     about = About(
         represents="the diagonal blocks of F, one per layer, as their Gram matrices",
         damping="(F^ + damping I)^-1 by a Cholesky factor of each layer's U^T U / N + damping I: U (.)^-1 a of the"
@@ -41,6 +40,8 @@ class LayerProbe(FisherProbe):
         },
         source="F_l = U_l U_l^T / N, solved through U_l^T U_l: Ou et al. 2024, Eqs. 5 to 8; "
         "cost as here: columns in factored form, where papers store them and count N R P a product",
+        family="exact in part",
+        color="brown",
     )
 
     def update(self, state: State | None, batch: Instance) -> State:
@@ -60,12 +61,3 @@ class LayerProbe(FisherProbe):
 
     def operator(self, state: State) -> BlockDiagonal:
         return BlockDiagonal(state.blocks)
-
-    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
-        b = samples * columns
-        return {
-            "statistics": sum(gram_cost(s, samples, columns) for s in sizes),
-            "invert": CHOLESKY * len(sizes) * b**3,
-            "precondition": sum(4 * product_cost(s, samples, columns) + 2 * b**2 for s in sizes),
-            "memory": sum(column_count(s, samples, columns) + 2 * b**2 for s in sizes),
-        }

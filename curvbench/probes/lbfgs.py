@@ -7,7 +7,6 @@ the exact minimum along s. Pairs with s^T y <= 1e-10 |s| |y| are not taken, so t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -19,7 +18,7 @@ from curvbench.instance import Instance
 from curvbench.operators import Subspace
 from curvbench.parts.ranges import at_least_one
 from curvbench.parts.storage import appended
-from curvbench.spec import About, LayerSize, Probe, StepRule
+from curvbench.spec import About, Probe, StepRule
 
 _ACCEPTED = 1e-10
 
@@ -44,16 +43,19 @@ class Lbfgs(Probe):
     memory: int = 10
     updates: int = 10
 
-    rule: ClassVar[StepRule] = StepRule(anew=True)
+    rule: ClassVar[StepRule] = StepRule(restarts=True)
 
     about = About(
         represents="the BFGS matrix of the last memory pairs (s, H s), H the Hessian, begun with a multiple of I",
         damping="none: what no pair has seen is scaled by y^T y / s^T y of the newest pair",
         cost={"statistics": "P + 4 P memory", "invert": "0", "precondition": "4 P memory", "memory": "2 P memory"},
         source="Nocedal 1980; Byrd, Nocedal and Schnabel 1994; the statistics include the step that gives the pair",
+        family="low rank",
+        color="red",
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least_one(self, "memory", "updates")
 
     @property
@@ -106,12 +108,6 @@ class Lbfgs(Probe):
             small = small - torch.outer(pushed, pushed) / (s @ pushed) + torch.outer(y, y) / (s @ y)
         values, rotation = numerics.eigh(small)
         return Subspace(basis @ rotation.to(basis.dtype), values.to(basis.dtype), rest)
-
-    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
-        entries = sum(s.entries for s in sizes)
-        kept = 2 * entries * self.memory
-        # Published for the statistics: P. At frozen parameters the probe itself makes the step that gives the pair.
-        return {"statistics": entries + 2 * kept, "invert": 0, "precondition": 2 * kept, "memory": kept}
 
 
 def _scale(steps: Tensor, products: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ step: with a small ``mu``, which is not reported, small gradients take the longe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -22,10 +22,9 @@ from curvbench import numerics, states
 from curvbench.fisher import ExactFisher, collect
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
-from curvbench.parts.factorizations import INVERSE
 from curvbench.parts.jacobian import energies, factors, mixed_layer, rated
-from curvbench.registry.fields import check, types_of
-from curvbench.spec import FISHER_ALIASES, About, LayerSize, Probe
+from curvbench.spec import About, Follows, Probe
+from curvbench.spec.geometry import canonical_type
 
 LocalFisher = Literal["lg", "lg_mc", "mc", "empirical", "type-2"]
 
@@ -42,7 +41,7 @@ class State(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Lngd(Probe):
+class Lngd(Follows, Probe):
     """A Kronecker product diag(psi) (x) Phi per layer from local derivatives, without labels (``lg``).
 
     ``fisher_type``: ``lg`` in closed form, ``lg_mc`` drawn; the others use back-propagated gradients. ``mc_samples``:
@@ -67,16 +66,17 @@ class Lngd(Probe):
     layer_rate: Literal["none", "corrected", "printed"] = "none"
     mu: float = 1e-8
 
-    layerwise = True
+    is_layerwise = True
     about = About(
         represents="diag(psi) (x) Phi per layer: Phi = (1/N) sum |g|^2 a a^T, psi ~ sum |a|^2 g^2 with sum 1",
         damping="per factor: its mean eigenvalue within nu1 and nu2 is added to Phi and to psi, whose mean is 1/M",
         cost={
-            "statistics": "G S (N D^2 + N M)",
+            "statistics": "G S N (D^2 + E M)",
             "invert": "G (D^3 / 2 + M)",
-            "precondition": "G M D (D + 1)",
+            "precondition": "G M D (D + 1 + [layer_rate = corrected] N S)",
             "memory": "G (2 D^2 + M)",
         },
+        where={"E": "R + ([fisher_type = lg] + [fisher_type = lg_mc]) (1 - R)"},
         source="Liu, Li, Gao, Wang 2024: Eqs. 3 to 5; layer rate Eqs. 12, 13; averages Eq. 14; damping Sec. 3.3",
         notes=(
             "The row lngd of a table is the paper's method without its layer-wise rate, its LNGD-sample. The whole "
@@ -88,12 +88,13 @@ class Lngd(Probe):
             "method needs no more epochs without the rate than with it, and less time.",
         ),
         errata=("E-L",),
+        family="rescaled layers",
+        color="green",
     )
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "fisher_type", FISHER_ALIASES.get(self.fisher_type, self.fisher_type))
-        for name, annotation in types_of(type(self)).items():
-            check(name, getattr(self, name), annotation)
+        object.__setattr__(self, "fisher_type", canonical_type(self.fisher_type))
+        super().__post_init__()
         if min(self.mc_samples, self.draws) < 1:
             raise ValueError(f"mc_samples and draws must be at least 1, got {self.mc_samples} and {self.draws}")
         if not 0 < self.nu1 <= self.nu2 < float("inf"):
@@ -102,7 +103,7 @@ class Lngd(Probe):
             raise ValueError(f"ema must lie in [0, 1) and mu must be finite and >= 0, got {self.ema} and {self.mu}")
 
     @property
-    def follows(self) -> bool:
+    def needs_every_batch(self) -> bool:
         return self.layer_rate == "corrected"
 
     def unsupported(self, instance: Instance) -> str | None:
@@ -121,7 +122,7 @@ class Lngd(Probe):
         return self.follow(State(phis, psis, batch.terms), batch)
 
     def follow(self, state: State, batch: Instance) -> State:
-        columns = collect(batch, "empirical") if self.follows else ()
+        columns = collect(batch, "empirical") if self.needs_every_batch else ()
         return state._replace(scores=[ExactFisher((c,), batch.terms) for c in columns], terms=batch.terms)
 
     def refresh(self, state: State) -> State:
@@ -139,13 +140,3 @@ class Lngd(Probe):
 
     def operator(self, state: State) -> BlockDiagonal:
         return BlockDiagonal([Kronecker(p.diag_embed(), phi) for p, phi in zip(state.psis, state.phis, strict=True)])
-
-    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
-        slopes = 1 if self.fisher_type in ("lg", "lg_mc") else columns
-        rated = samples if self.layer_rate == "corrected" else 0
-        return {
-            "statistics": sum(G * S * samples * (D**2 + slopes * M) for G, M, D, S, _ in sizes),
-            "invert": sum(G * (INVERSE * D**3 + M) for G, M, D, *_ in sizes),
-            "precondition": sum(G * M * D * (D + 1 + rated * S) for G, M, D, S, _ in sizes),
-            "memory": sum(G * (2 * D**2 + M) for G, M, D, *_ in sizes),
-        }

@@ -7,9 +7,8 @@ abstract is known here: its Fisher is the empirical one (``fisher_type``), which
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +17,6 @@ from curvbench.fisher import collect
 from curvbench.fisher.columns import Columns
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal
-from curvbench.parts.factorizations import CHOLESKY
 from curvbench.parts.miniblocks import MiniBlocks, kernel_blocks
 from curvbench.parts.storage import too_large
 from curvbench.spec import About, FisherProbe, LayerSize
@@ -39,28 +37,29 @@ class Mbf(FisherProbe):
     fc: Choice = "avg"
     conv: Choice = "all"
 
-    averages: ClassVar[bool] = True
-    joins = "mean"
-    layerwise = True
+    supports_ema: ClassVar[bool] = True
+    combines_by = "mean"
+    is_layerwise = True
 
     about = About(
         represents="Linear: I (x) the mean of the units' blocks; convolutions: one block per kernel, biases apart",
         damping="damping I is added to every block, which is inverted on its own",
         cost={
-            "statistics": "[k > 0] N R G M D ([S > 1] S + k) + [k = 0] [S = 1] (N D^2 + N R M)"
-            " + [k = 0] [S > 1] min(N R M S^2 + N D S (S + D), N R M D (S + D))",
-            "invert": "[k > 0] floor(G M D / max(k, 1)) k^3 / 6 + [k = 0] D^3 / 6",
-            "precondition": "G M D ([k > 0] k + [k = 0] D)",
-            "memory": "[k > 0] floor(G M D / max(k, 1)) k^2 + [k = 0] D^2",
+            "statistics": "[k > 0] N R G M D ([S > 1] S + k) + [k = 0] [fc = all] N R G M D ([S > 1] S + D)"
+            " + [k = 0] [fc = avg] [S = 1] (N D^2 + N R M)"
+            " + [k = 0] [fc = avg] [S > 1] min(N R M S^2 + N D S (S + D), N R M D (S + D))",
+            "invert": "B Q^3 / 6",
+            "precondition": "G M D Q",
+            "memory": "B Q^2",
+        },
+        where={
+            "Q": "[k > 0] k + [k = 0] D",
+            "B": "1 + ([k > 0] [conv = all] + [k = 0] [fc = all]) (floor(G M D / max(k + [k = 0] D, 1)) - 1)",
         },
         source="Bahamou, Goldfarb and Ren 2023; the averages are how they are understood here, not read in the paper",
+        family="smaller factors",
+        color="brown",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("fc", "conv"):
-            if getattr(self, name) not in (known := get_args(Choice)):
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
 
     def unsupported(self, instance: Instance) -> str | None:
         entries = sum(_stored(size, self.fc == "all") for size in instance.sizes.values())
@@ -94,23 +93,6 @@ class Mbf(FisherProbe):
 
     def operator(self, state: list[MiniBlocks]) -> BlockDiagonal:
         return BlockDiagonal([mini.operator() for mini in state])
-
-    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
-        b = samples * columns
-        cost = {"statistics": 0.0, "invert": 0.0, "precondition": 0.0, "memory": 0.0}
-        for G, M, D, S, kernel in sizes:
-            order = kernel or D
-            shared = (self.conv if kernel else self.fc) == "avg"
-            blocks = 1 if shared else G * M * D // order
-            if kernel or not shared:
-                forming = b * S * G * M * D if S > 1 else 0
-                cost["statistics"] += forming + b * G * M * D * order
-            else:
-                cost["statistics"] += _averaging(M, D, S, samples, b)
-            cost["invert"] += CHOLESKY * blocks * order**3
-            cost["precondition"] += G * M * D * order
-            cost["memory"] += blocks * order**2
-        return cost
 
 
 def _stored(size: LayerSize, every_unit: bool) -> int:

@@ -7,19 +7,18 @@ decayed: what is represented is their product alone, alpha^n I plus rank n.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from curvbench.fisher.stochastic import Statistic, batch_gradient
+from curvbench.fisher.stochastic import batch_gradient
 from curvbench.instance import Instance
 from curvbench.operators import Subspace
-from curvbench.parts.ranges import at_least_one, fraction, one_of
+from curvbench.parts.ranges import at_least_one, fraction
 from curvbench.parts.storage import appended
-from curvbench.spec import About, LayerSize, Probe, StepRule
+from curvbench.spec import About, Probe, StepRule
 
 Recursion = Literal["product", "sum"]
 
@@ -49,7 +48,7 @@ class Qng(Probe):
     batch_size: int | None = None
     seed: int = 0
 
-    statistic: ClassVar[Statistic] = "bg"
+    statistic: ClassVar[Statistic] = "bg"  # type: ignore[misc]
     rule: ClassVar[StepRule] = StepRule(momentum="gradient", update="after")
 
     about = About(
@@ -58,12 +57,14 @@ class Qng(Probe):
         cost={"statistics": "2 P memory", "invert": "0", "precondition": "4 P memory", "memory": "P memory"},
         source="He et al. 2022, as restated by Ginger: Eqs. 9 to 11",
         errata=("E-Q",),
+        family="low rank",
+        color="blue",
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least_one(self, "memory", "updates", "batch_size")
         fraction(self, "decay")
-        one_of(self, "recursion", Recursion)
 
     @property
     def solves_with(self) -> float | None:
@@ -108,10 +109,6 @@ class Qng(Probe):
         values, basis = torch.linalg.eigh(eye - (vectors.T * _shrinkage(vectors.square().sum(1), self.decay)) @ vectors)
         away = values.abs().clamp_min(torch.finfo(values.dtype).eps)
         return self.decay ** (len(vectors) / 2) * (basis / away) @ basis.T
-
-    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
-        kept = self.memory * sum(s.entries for s in sizes)
-        return {"statistics": 2 * kept, "invert": 0, "precondition": 4 * kept, "memory": kept}
 
 
 def append(state: State, vector: Tensor, decay: float, memory: int, recursion: Recursion = "product") -> State:

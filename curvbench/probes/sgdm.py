@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from curvbench.instance import Instance
 from curvbench.operators import Identity
 from curvbench.parts.ranges import at_least_one, finite, fraction
-from curvbench.spec import About, LayerSize, Probe
+from curvbench.spec import About, Probe
 
 
 @dataclass(frozen=True)
@@ -27,18 +26,21 @@ class Sgdm(Probe):
     updates: int = 32
     batch_size: int | None = None
 
-    keeps_momentum: ClassVar[bool] = True
-    joins = "gradient"
-    layerwise = True
+    has_own_momentum: ClassVar[bool] = True
+    combines_by = "gradient"
+    is_layerwise = True
 
     about = About(
         represents="I",
         damping="none: the step is the momentum buffer",
         cost={"statistics": "P", "invert": "0", "precondition": "0", "memory": "P"},
         source="torch.optim.SGD, the first buffer being the first gradient",
+        family="first order",
+        color="brown",
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         fraction(self, "momentum", zero=True)
         finite(self, "weight_decay")
         at_least_one(self, "updates", "batch_size")
@@ -57,8 +59,3 @@ class Sgdm(Probe):
 
     def operator(self, state: Tensor) -> Identity:
         return Identity(len(state), state.dtype, state.device)
-
-    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
-        entries = sum(s.entries for s in sizes)
-        # The published P of a step: the sum of gradients is made where they are taken in.
-        return {"statistics": entries, "invert": 0, "precondition": 0, "memory": entries}

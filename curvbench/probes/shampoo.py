@@ -8,7 +8,7 @@ applies its inverse root, L^(-1/4) G R^(-1/4); many ports use the exponent -1/2,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -19,9 +19,8 @@ from curvbench import numerics
 from curvbench.fisher.stochastic import Statistic, batch_gradient
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
-from curvbench.parts.factorizations import POWER
-from curvbench.parts.ranges import at_least_one, finite, one_of
-from curvbench.spec import About, LayerSize, Probe
+from curvbench.parts.ranges import at_least_one, finite
+from curvbench.spec import About, Probe
 
 Exponent = Literal["paper", "ports"]
 
@@ -50,7 +49,7 @@ class Shampoo(Probe):
     batch_size: int | None = None
     seed: int = 0
 
-    layerwise = True
+    is_layerwise = True
     about = About(
         represents="L^(1/2) (x) R^(1/2) per layer (and group): L and R sum V V^T and V^T V of the mean gradients V",
         damping="epsilon I where L and R begin; the step is the inverse root of the matrix, L^(-1/4) V R^(-1/4)",
@@ -61,11 +60,12 @@ class Shampoo(Probe):
             "memory": "2 G (M^2 + D^2)",
         },
         source="Gupta, Koren and Singer 2018, matrix case; the ports' exponent is known from public code",
+        family="Kronecker",
+        color="pink",
     )
 
     def __post_init__(self) -> None:
-        one_of(self, "exponent", Exponent)
-        one_of(self, "statistic", Statistic)
+        super().__post_init__()
         finite(self, "epsilon")
         at_least_one(self, "updates", "batch_size")
 
@@ -96,12 +96,6 @@ class Shampoo(Probe):
     def _powers(self, state: State, exponent: float) -> list[Kronecker]:
         epsilon = self.epsilon
         return [Kronecker(_power(L, epsilon, exponent), _power(R, epsilon, exponent)) for L, R in state.sums]
-
-    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
-        products = sum(G * M * D * (M + D) for G, M, D, _, _ in sizes)
-        roots = sum(POWER * G * (M**3 + D**3) for G, M, D, _, _ in sizes)
-        kept = sum(2 * G * (M**2 + D**2) for G, M, D, _, _ in sizes)
-        return {"statistics": products, "invert": roots, "precondition": products, "memory": kept}
 
 
 def _power(matrix: Tensor, epsilon: float, exponent: float) -> Tensor:

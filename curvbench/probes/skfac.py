@@ -8,9 +8,8 @@ inputs are averaged and gradients summed, as in K-FAC's ``reduce``, is our readi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,9 +17,8 @@ from torch import Tensor
 from curvbench import numerics
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
-from curvbench.parts.factorizations import CHOLESKY
 from curvbench.parts.patch_sums import mean_patch
-from curvbench.spec import About, FisherProbe, LayerSize
+from curvbench.spec import About, FisherProbe
 
 
 class Root(NamedTuple):
@@ -56,9 +54,7 @@ class State(NamedTuple):
 class Skfac(FisherProbe):
     """K-FAC with reduced positions and factored damping, inverted through the samples of the batch."""
 
-    damping_rule: ClassVar[str] = "factored"
-
-    layerwise = True
+    is_layerwise = True
     about = About(
         represents="B (x) A per layer as in K-FAC with reduced positions; the step never forms B and A",
         damping="sqrt(damping) I is added to both factors, each inverted by Woodbury; damping must be above zero",
@@ -69,7 +65,13 @@ class Skfac(FisherProbe):
             "memory": "G (N D + N R M + N^2 + (N R)^2)",
         },
         source="Tang et al. 2021; the reduction of positions is how it is understood here, not read in the paper",
+        family="smaller factors",
+        color="sky",
     )
+
+    @property
+    def solves_with(self) -> None:
+        return None
 
     def update(self, state: State | None, batch: Instance) -> State:
         tape = batch.tape()
@@ -101,16 +103,6 @@ class Skfac(FisherProbe):
 
     def operator(self, state: State) -> BlockDiagonal:
         return BlockDiagonal([Kronecker(g.factor(), a.factor()) for g, a in zip(*state, strict=True)])
-
-    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
-        b = samples * columns
-        cost = {"statistics": 0.0, "invert": 0.0, "precondition": 0.0, "memory": 0.0}
-        for G, M, D, S, _ in sizes:
-            cost["statistics"] += G * S * (samples * D + b * M)
-            cost["invert"] += G * (samples**2 * D + b**2 * M + CHOLESKY * (samples**3 + b**3))
-            cost["precondition"] += G * (2 * (samples + b) * M * D + samples**2 * M + b**2 * D)
-            cost["memory"] += G * (samples * D + b * M + samples**2 + b**2)
-        return cost
 
 
 def _root(rows: Tensor, count: int) -> Root:

@@ -5,7 +5,6 @@ Each block is damped by sqrt(damping) and inverted on its own; 128 rows and the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -16,9 +15,8 @@ from curvbench import numerics
 from curvbench.instance import Instance
 from curvbench.instance import layers as geometry
 from curvbench.operators import BlockDiagonal, Kronecker
-from curvbench.parts.factorizations import INVERSE
 from curvbench.parts.factors import MomentSum, second_moment
-from curvbench.spec import About, FisherProbe, LayerSize
+from curvbench.spec import About, FisherProbe
 from curvbench.states.ranks import shared_map
 
 
@@ -61,10 +59,9 @@ class Thor(FisherProbe):
 
     split: int = 128
 
-    damping_rule: ClassVar[str] = "factored"
-    averages: ClassVar[bool] = True
-    joins = "mean"
-    layerwise = True
+    supports_ema: ClassVar[bool] = True
+    combines_by = "mean"
+    is_layerwise = True
 
     about = About(
         represents="B (x) A per layer with A and B of K-FAC (expand) cut to diagonal blocks of split rows",
@@ -81,12 +78,18 @@ class Thor(FisherProbe):
             "leaves it alone for good below another one; neither threshold is known here. THOR does not do so here: a "
             "training refreshes every layer each refresh_every steps, and its seconds are those of that.",
         ),
+        family="smaller factors",
+        color="red",
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.split < 1:
             raise ValueError(f"split must be at least 1, got {self.split}")
+
+    @property
+    def solves_with(self) -> None:
+        return None
 
     def update(self, state: State | None, batch: Instance) -> State:
         tape = batch.tape()
@@ -122,14 +125,3 @@ class Thor(FisherProbe):
 
     def operator(self, state: State) -> BlockDiagonal:
         return BlockDiagonal([Kronecker(B.dense(), A.dense()) for B, A in state.factors])
-
-    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
-        b = samples * columns
-        cost = {"statistics": 0.0, "invert": 0.0, "precondition": 0.0, "memory": 0.0}
-        for G, M, D, S, _ in sizes:
-            m, d = min(M, self.split), min(D, self.split)
-            cost["statistics"] += G * S * (samples * D * d + b * M * m)
-            cost["invert"] += INVERSE * G * (D * d**2 + M * m**2)
-            cost["precondition"] += G * M * D * (m + d)
-            cost["memory"] += 2 * G * (D * d + M * m)
-        return cost

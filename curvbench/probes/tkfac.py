@@ -6,9 +6,8 @@ vanish, as they do for a layer that is applied once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from curvbench.instance import Instance
 from curvbench.instance import layers as geometry
 from curvbench.operators import BlockDiagonal, Kronecker
 from curvbench.parts.factors import Factored, KroneckerDamping, MomentSum, second_moment
-from curvbench.spec import About, FisherProbe, LayerSize
+from curvbench.spec import About, FisherProbe
 
 TkfacDamping = Literal["factored", "exact"]
 
@@ -32,26 +31,27 @@ class Tkfac(FisherProbe):
 
     damping_rule: TkfacDamping = "factored"
 
-    averages: ClassVar[bool] = True
-    layerwise = True
-    joins: ClassVar[Literal["mean"]] = "mean"
+    supports_ema: ClassVar[bool] = True
+    is_layerwise = True
+    combines_by: ClassVar[Literal["mean"]] = "mean"
 
     about = About(
         represents="t Psi (x) Phi per layer: Psi and Phi of trace 1, t the block's trace with positions as samples",
         damping="sqrt(damping) I is added to each of the factors sqrt(t) Psi and sqrt(t) Phi; exact: to their product",
         cost={
             "statistics": "G S (N D^2 + N R M^2 + N D + N R M)",
-            "invert": "G (D^3 + M^3) / 2",
-            "precondition": "G M D (M + D)",
+            "invert": "G (D^3 + M^3) ([damping_rule = exact] 9 + [damping_rule != exact]) / 2",
+            "precondition": "([damping_rule = exact] + 1) G M D (M + D)",
             "memory": "2 G (M^2 + D^2)",
         },
         source="Gao et al. 2021",
+        family="Kronecker",
+        color="red",
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.damping_rule not in (known := get_args(TkfacDamping)):
-            raise ValueError(f"damping_rule must be one of {', '.join(known)}, got {self.damping_rule!r}")
+    @property
+    def solves_with(self) -> float | None:
+        return self.damping if self.damping_rule == "exact" else None
 
     def update(self, state: Factored | None, batch: Instance) -> Factored:
         tape = batch.tape()
@@ -77,19 +77,6 @@ class Tkfac(FisherProbe):
 
     def operator(self, state: Factored) -> BlockDiagonal:
         return BlockDiagonal(_scaled(state).factors)
-
-    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
-        b, solver = samples * columns, self._solver
-        products = [s.groups * s.positions * (samples * s.inputs**2 + b * s.outputs**2) for s in sizes]
-        norms = [s.groups * s.positions * (samples * s.inputs + b * s.outputs) for s in sizes]
-        return {
-            "statistics": sum(products) + sum(norms),
-            "invert": sum(solver.factorizations * s.groups * (s.inputs**3 + s.outputs**3) for s in sizes),
-            "precondition": sum(
-                solver.rounds * s.groups * s.outputs * s.inputs * (s.outputs + s.inputs) for s in sizes
-            ),
-            "memory": sum(2 * s.groups * (s.outputs**2 + s.inputs**2) for s in sizes),
-        }
 
 
 def _traces(X_NGDS: Tensor, outputs: Tensor, weights_NG1S: Tensor, terms: int) -> Kronecker:

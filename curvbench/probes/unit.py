@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -14,10 +14,9 @@ from curvbench.fisher import collect
 from curvbench.fisher.units import UnitFisher
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Dense
-from curvbench.parts.factorizations import CHOLESKY
 from curvbench.parts.storage import fits
 from curvbench.parts.unitwise import factors_of, solved
-from curvbench.spec import About, FisherProbe, LayerSize
+from curvbench.spec import About, FisherProbe
 
 
 class State(NamedTuple):
@@ -34,8 +33,8 @@ class Unit(FisherProbe):
     Blocks that are too many to be stored are formed in tiles whenever they are needed.
     """
 
-    averages: ClassVar[bool] = True
-    layerwise = True
+    supports_ema: ClassVar[bool] = True
+    is_layerwise = True
 
     about = About(
         represents="per output unit (of a group) the block (1/N) sum u u^T of order D, u its rows of the score columns",
@@ -47,6 +46,8 @@ class Unit(FisherProbe):
             "memory": "G M D^2",
         },
         source="Kurita 1993; Ollivier 2015",
+        family="exact in part",
+        color="sky",
     )
 
     def update(self, state: State | None, batch: Instance) -> State:
@@ -76,13 +77,3 @@ class Unit(FisherProbe):
 
     def operator(self, state: State) -> BlockDiagonal:
         return BlockDiagonal(list(state.blocks))
-
-    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
-        b = samples * columns
-        units = [(s.groups * s.outputs, s.inputs, s.positions) for s in sizes]
-        return {
-            "statistics": sum(b * m * d**2 + (b * S * m * d if S > 1 else 0) for m, d, S in units),
-            "invert": sum(CHOLESKY * m * d**3 for m, d, _ in units),
-            "precondition": sum(m * d**2 for m, d, _ in units),
-            "memory": sum(m * d**2 for m, d, _ in units),
-        }

@@ -9,10 +9,10 @@ import re
 import typing
 from typing import Any, Literal
 
-from curvbench.registry import fields
 from curvbench.registry.errata import ERRATA
-from curvbench.registry.fields import types_of
 from curvbench.spec import Component, Probe
+from curvbench.spec.fields import describe as allowed
+from curvbench.spec.fields import types_of
 
 
 def describe(name: str, component: type[Component]) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def describe(name: str, component: type[Component]) -> dict[str, Any]:
         "name": name,
         "description": description,
         "hyperparameters": {key: None if value is dataclasses.MISSING else value for key, value in defaults.items()},
-        "allowed": {key: fields.describe(annotation) for key, annotation in _narrowed(component).items()},
+        "allowed": {key: allowed(annotation) for key, annotation in _narrowed(component).items()},
         "meanings": _meanings(component),
     }
     return known | _method(component, description) if issubclass(component, Probe) else known
@@ -42,10 +42,13 @@ def _narrowed(component: type[Component]) -> dict[str, Any]:
 def _method(probe: type[Probe], description: str) -> dict[str, Any]:
     about = probe.about
     return {
+        "role": probe.role,
+        "family": about.family,
         "represents": about.represents or description,
         "fisher": _fisher(probe),
         "damping": about.damping,
         "cost": dict(about.cost),
+        "where": dict(about.where),
         "source": about.source,
         "notes": list(about.notes),
         "errata": [erratum for entry in about.errata for erratum in _errata(entry)],
@@ -55,7 +58,7 @@ def _method(probe: type[Probe], description: str) -> dict[str, Any]:
 def _fisher(probe: type[Probe]) -> dict[str, Any]:
     """The default and all types that a probe takes; none for one that uses no Fisher."""
     for key in ("fisher_type", "statistic"):
-        default = getattr(probe, key, None)
+        default = getattr(probe, key)
         if default is None:
             continue
         annotation = types_of(probe).get(key)

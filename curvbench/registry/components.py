@@ -15,9 +15,10 @@ from importlib.metadata import entry_points
 from types import ModuleType
 from typing import Any, TypeVar
 
-from curvbench.registry.fields import alias, check, read, refuse_unknown, types_of
+from curvbench.registry.fields import alias, read, refuse_unknown
 from curvbench.registry.files import _one_line, load_file, source
 from curvbench.spec import Component, Probe, Problem, Training
+from curvbench.spec.fields import types_of
 from curvbench.words import near_misses
 
 C = TypeVar("C", bound=Component)
@@ -63,8 +64,7 @@ def parse_problem(text: str) -> Problem:
 def parse_training(text: str, training: Training) -> Training:
     """A training with some fields replaced by ``key=value,...``; raises ValueError."""
     values = _arguments(Training, "training", text)
-    types = types_of(Training)
-    return dataclasses.replace(training, **{k: check(f"training: {k}", v, types[k]) for k, v in values.items()})
+    return dataclasses.replace(training, **values)
 
 
 def selector(component: Component) -> str:
@@ -158,9 +158,9 @@ def _build(component: type[C], name: str, values: Mapping[str, Any]) -> C:
     types = types_of(component)
     for key in values:
         refuse_unknown(name, key, types)
-    checked = {key: check(f"{name}: {key}", alias(key, value), types[key]) for key, value in values.items()}
-    label = f"{name}[{','.join(f'{key}={value}' for key, value in checked.items())}]" if checked else name
+    values = {key: alias(key, value) for key, value in values.items()}
+    label = f"{name}[{','.join(f'{key}={value}' for key, value in values.items())}]" if values else name
     try:
-        return component(**checked)
+        return component(**values)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{label}: {str(error).removeprefix(f'{name}: ')}") from error

@@ -47,7 +47,7 @@ from curvbench.spec.components import Component
 from curvbench.spec.geometry import FISHER_ALIASES, FisherType, Kind, Layer, LayerSize
 from curvbench.spec.metrics import FLOP_MODEL, METERS, METRICS, PER_EPOCH, PHASES, SCORES, Meter, Metric, Phase
 from curvbench.spec.outcomes import Diverged, Row, Skip, Status, Unsupported
-from curvbench.spec.probe import About, FisherProbe, Probe, StepRule
+from curvbench.spec.probe import About, FisherProbe, Follows, Probe, Role, StepRule, Weighs
 from curvbench.spec.problem import Dataset, Problem, Recipe
 from curvbench.spec.suite import (
     DAMPING,
@@ -83,6 +83,7 @@ __all__ = [
     "Diverged",
     "FisherProbe",
     "FisherType",
+    "Follows",
     "Kind",
     "Layer",
     "LayerSize",
@@ -95,6 +96,7 @@ __all__ = [
     "Problem",
     "Recipe",
     "Resources",
+    "Role",
     "Row",
     "Schedule",
     "Search",
@@ -105,6 +107,7 @@ __all__ = [
     "Summary",
     "Training",
     "Unsupported",
+    "Weighs",
     "decayed",
     "refuse_damping",
     "refuse_decays",

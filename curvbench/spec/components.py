@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    pass
+from curvbench.spec.fields import check, types_of
 
 
 class Component:
     """A frozen dataclass whose fields are its hyperparameters: hashable, picklable, describes itself.
 
     The name is the file's: ``curvbench/probes/kfac.py`` holds ``kfac``. Outside the package it is the class's.
+
+    Every value is checked against its field's annotation, and an integer becomes a float where a float is expected. A
+    subclass that has a ``__post_init__`` of its own calls this one first.
+
+    Raises:
+        ValueError: an annotation does not allow the value of its field.
     """
+
+    def __post_init__(self) -> None:
+        for name, annotation in types_of(type(self)).items():
+            object.__setattr__(self, name, check(name, getattr(self, name), annotation))
 
     @property
     def name(self) -> str:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
-
-if TYPE_CHECKING:
-    pass
-
+from typing import Any, Literal, NamedTuple
 
 FisherType = Literal["type-2", "mc", "empirical", "forward-only"]
 FISHER_ALIASES: Mapping[str, FisherType] = {"type2": "type-2", "exact": "type-2"}
 Kind = Literal["linear", "conv1d", "conv2d"]
+
+
+def canonical_type(name: Any) -> Any:
+    """The name of a Fisher type, of which the type-2 Fisher has several; any other value as it is."""
+    return FISHER_ALIASES.get(name, name) if isinstance(name, str) else name
 
 
 @dataclass(frozen=True)

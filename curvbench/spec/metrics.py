@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    pass
-
+from typing import Literal
 
 FLOP_MODEL = "2"  # version of counts (meters/flop_model.py) and cost models; rows of others are not comparable
 Meter = Literal["clock", "flops", "memory", "error", "direction", "health", "exact"]

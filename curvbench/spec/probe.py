@@ -8,113 +8,159 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, get_args
 
+from curvbench.spec.components import Component
+from curvbench.spec.geometry import FisherType, canonical_type
+from curvbench.spec.outcomes import Unsupported
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from curvbench.instance import Instance
     from curvbench.operators import Operator
-from curvbench.spec.components import Component
-from curvbench.spec.geometry import FISHER_ALIASES, FisherType, LayerSize
-from curvbench.spec.outcomes import Unsupported
+
+Role = Literal["method", "reference", "bound"]
+RENAMED = {  # what probes of curvbench 0.1.0 may define, and what has taken its place
+    "complexity": "formulas in About.cost",
+    "averages": "supports_ema",
+    "layerwise": "is_layerwise",
+    "joins": "combines_by",
+    "follows": "needs_every_batch of the mix-in curvbench.spec.Follows",
+    "keeps_momentum": "has_own_momentum",
+    "mean_over_samples": "is_mean_over_samples",
+    "reads_gradient": "reads_output_gradients",
+}
 
 
 class About(NamedTuple):
-    """What a probe says of its method beside its hyperparameters, as ``curvbench list --json`` and the docs show it.
+    """What a probe says of its method beside its hyperparameters; ``curvbench list --json`` and the docs show it.
 
-    ``represents``: the matrix F^, undamped (empty: the docstring's first line). ``damping``: what is damped, and how.
-    ``cost``: the keys of ``complexity`` as formulas, with the default hyperparameters, in shape letters, k = k_h k_w
-    entries of a kernel (0 for a Linear) and names of hyperparameters; [condition] is 1 or 0. A term with a letter of a
-    layer (S, G, D, M, k) is summed over layers. ``source``: the paper
-    with its equations. ``notes``: what else decides its rows, one sentence or more each. ``errata``: ids of
-    ``curvbench.registry.errata``, or one of its papers (``E-F``), or texts.
+    ``represents``: the matrix F^, undamped; by default the first line of the probe's docstring. ``damping``: what is
+    damped, and how. ``cost``: the published multiply-adds of the phases ``statistics``, ``invert`` and
+    ``precondition``, and the numbers that are kept between steps (``memory``), as formulas (``curvbench.spec.formula``)
+    of shape letters and hyperparameters. Each formula has its leading terms only. If it has several, each carries its
+    true constant, because the ratio of counted to published FLOPs would not tend to a constant otherwise. Passes
+    through the network are not included. ``where``: abbreviations in these formulas, by letter. ``source``: the paper
+    with its equations. ``notes``: other facts that decide the probe's rows, in whole sentences. ``errata``: ids of
+    ``curvbench.registry.errata``, or one of its papers (``E-F``), or texts. ``family``: the group of methods with which
+    figures draw the probe. ``color``: the name of its color there; the default follows from the probe's name.
     """
 
     represents: str = ""
     damping: str = ""
     cost: Mapping[str, str] = MappingProxyType({})
+    where: Mapping[str, str] = MappingProxyType({})
     source: str = ""
     notes: Sequence[str] = ()
     errata: Sequence[str] = ()
+    family: str = ""
+    color: str = ""
 
 
 @dataclass(frozen=True)
 class StepRule:
     """How an optimizer turns a method's solves into steps; the defaults are heavy ball on the preconditioned gradient.
 
-    ``momentum``: of the ``step``, m <- mu m + p; of the ``gradient`` before it is preconditioned, m <- mu m + g; or its
-    bias-corrected ``average``, m <- mu m + (1 - mu) g. ``update``: whether a batch is taken in ``before`` or ``after``
-    its own gradient is preconditioned. ``clip``: bound of every entry of the preconditioned gradient. ``anew``: each
-    update forgets the others and fits its batch.
+    ``momentum``: what is averaged. ``step`` means m <- mu m + p; ``gradient`` means m <- mu m + g before m is
+    preconditioned; ``average`` means the bias-corrected m <- mu m + (1 - mu) g. ``update``: whether the statistics of a
+    batch are taken in ``before`` or ``after`` its own gradient is preconditioned. ``clip``: the bound of every entry of
+    the preconditioned gradient. ``restarts``: each update drops the state and fits its batch from the beginning.
     """
 
     momentum: Literal["step", "gradient", "average"] = "step"
     update: Literal["before", "after"] = "before"
     clip: float = float("inf")
-    anew: bool = False
+    restarts: bool = False
 
 
 class Probe(Component, ABC):
     """One method, as curvature operator and as preconditioner: the code that is measured is the code that trains.
 
-    What is paid once, per refresh and per step are different methods, because those are the columns of the
-    papers' cost tables. States are the probe's own; each method returns a new one. Subclasses are frozen
-    dataclasses in one file each. The first line of their docstring is what ``curvbench list`` shows; what follows a
-    field's name and a colon there, up to the next such name or the paragraph's end, is that field's meaning.
+    Work that is paid once, per refresh and per step stands in different methods, because these are the columns of the
+    papers' cost tables. The probe defines its own states; each method returns a new state. Subclasses are frozen
+    dataclasses, one per file. ``curvbench list`` shows the first line of their docstring. The docstring documents each
+    field as ``name`` in double backquotes, a colon and the meaning, which ends at the next field or paragraph.
 
-    ``updates``: how many updates ``fit`` makes. ``batch_size``: samples that each of them sees, drawn anew in random
-    order; none stands for the whole batch as it is, in which only labels that are drawn vary.
+    ``updates``: the number of updates that ``fit`` makes. ``batch_size``: the number of samples in each update's batch,
+    which is drawn in random order. None means the whole batch in its order.
     """
 
     about: ClassVar[About] = About()
 
+    role: ClassVar[Role] = "method"
+    """``bound``: no method with its structure can be better. ``reference``: it is exact, in full or in part."""
+
     updates: int = 1
-    """A field, with a meaningful default, of methods that learn over steps."""
+    """A field of methods that learn over steps, with a meaningful default."""
 
     batch_size: int | None = None
     """A field of the same methods."""
 
-    keeps_momentum: ClassVar[bool] = False
-    """Whether ``precondition`` gives the step that past gradients make, which ``update`` has taken in already."""
+    damping: float | None = None
+    """A field of damped methods. None means that the method has no damping in this sense."""
 
-    mean_over_samples: ClassVar[bool] = True
-    """Whether the represented matrix is a mean over samples, which giving each of them twice does not change."""
+    seed: int | None = None
+    """A field of methods that draw random numbers. None means that nothing is drawn."""
+
+    fisher_type: str | None = None
+    """A field of methods with score columns: the type of their Fisher. None means that there are no score columns."""
+
+    mc_samples: int = 1
+    """A field of the same methods: the number of label draws per sample where ``fisher_type`` is ``mc``."""
+
+    statistic: str | None = None
+    """A field of methods that read gradients of whole batches: what their labels are."""
+
+    has_own_momentum: ClassVar[bool] = False
+    """Whether ``precondition`` gives a step that holds past gradients already, because ``update`` has taken them in."""
+
+    is_mean_over_samples: ClassVar[bool] = True
+    """Whether the represented matrix stays the same if every sample is given twice."""
 
     rule: ClassVar[StepRule] = StepRule()
-    """How an optimizer steps with it."""
+    """How an optimizer steps with the probe."""
 
-    averages: ClassVar[bool] = False
+    supports_ema: ClassVar[bool] = False
     """Whether the tensors of an unrefreshed state are statistics, so that a running average may blend them."""
 
-    layerwise: ClassVar[bool] = False
-    """Whether lists of an unrefreshed state have an entry per layer, and its vectors one per parameter.
+    is_layerwise: ClassVar[bool] = False
+    """Whether lists of an unrefreshed state have an entry per layer, and its vectors an entry per parameter.
 
-    So a layer that a batch skips keeps its own. To any other probe its scores in that batch are zero, which they are.
+    Only then does a layer that a batch skips keep its statistics. For other probes the scores of that layer are zero.
     """
 
-    joins: ClassVar[Literal["mean", "gradient"] | None] = None
-    """How a batch in parts is one batch: their states' tensors are means over it, or are made of its gradient alone."""
+    combines_by: ClassVar[Literal["mean", "gradient"] | None] = None
+    """How the states of parts of a batch combine into the state of the whole batch.
+
+    ``mean`` averages them, weighted by loss terms. ``gradient`` means that the state depends on the summed gradient
+    alone. None means that they do not combine.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in vars(cls).keys() & RENAMED.keys():
+            raise TypeError(f"{cls.__name__}.{name} has given way to {RENAMED[name]}: see curvbench.spec.probe")
 
     def damping_unit(self, terms: int) -> float | None:
-        """What a damping of 1 of the mean Fisher of so many loss terms is in the field ``damping``: by default 1.
+        """The value of the field ``damping`` that means a damping of 1 of the mean Fisher of ``terms`` loss terms.
 
-        None for a method without this field, whose step is judged with what it has in place of a damping.
+        None means that the probe has no such field; its step is then judged as it is.
         """
-        return 1.0 if "damping" in self.hyperparameters else None
+        return None if self.damping is None else 1.0
 
     @property
-    def reads_gradient(self) -> bool:
+    def reads_output_gradients(self) -> bool:
         """Whether statistics read output gradients for the data's labels, which the training's own pass makes."""
-        return self.follows or getattr(self, "fisher_type", "") == "empirical"
+        return self.needs_every_batch or self.fisher_type == "empirical"
 
     @property
-    def follows(self) -> bool:
-        """Whether ``precondition`` takes scores of the batch of its own step, statistics due or not."""
+    def needs_every_batch(self) -> bool:
+        """Whether ``precondition`` reads the scores of its own step's batch, also where no statistics are due."""
         return False
 
     @property
     def solves_with(self) -> float | None:
-        """The damping with which ``precondition`` solves (F^ + damping I) p = g; None where its step is another one."""
-        return getattr(self, "damping", None) if getattr(self, "damping_rule", "exact") == "exact" else None
+        """The damping with which ``precondition`` solves (F^ + damping I) p = g; None means it solves otherwise."""
+        return self.damping
 
     def fit(self, instance: Instance) -> Any:
         """The state after ``updates`` updates at frozen parameters; raises Unsupported for too large a batch."""
@@ -127,7 +173,7 @@ class Probe(Component, ABC):
         return state
 
     def unsupported(self, instance: Instance) -> str | None:
-        """A one-line reason why this probe cannot be measured on ``instance``, or None."""
+        """A one-line reason why this probe cannot be measured on ``instance``; None means that it can."""
         return None
 
     def init(self, instance: Instance) -> Any:
@@ -137,17 +183,6 @@ class Probe(Component, ABC):
     @abstractmethod
     def update(self, state: Any, batch: Instance) -> Any:
         """Take in the statistics of one batch; the column ``statistics``."""
-
-    def weigh(self, state: Any, batch: Instance) -> tuple[Tensor, Any] | None:
-        """Where the step is known before the gradient: weights (L, N) of the samples in every layer, and the new state.
-
-        An optimizer then makes one backward pass with them, which gives the step; nothing is taken in or solved.
-        """
-        return None
-
-    def follow(self, state: Any, batch: Instance) -> Any:
-        """Of a probe that ``follows``: the refreshed state at a step of which nothing else is taken in."""
-        return state
 
     def refresh(self, state: Any) -> Any:
         """Factorize or invert what ``precondition`` needs; the column ``invert``."""
@@ -161,22 +196,37 @@ class Probe(Component, ABC):
     def operator(self, state: Any) -> Operator:
         """The represented matrix, undamped."""
 
-    def complexity(self, sizes: Sequence[LayerSize], samples: int, columns: int) -> Mapping[str, float]:
-        """The published cost per phase in multiply-adds, for N samples of R columns; methods without one: empty.
 
-        Keys: ``statistics``, ``invert``, ``precondition``, and ``memory``, the numbers kept between steps. Leading
-        terms; where a phase adds several they have the constants of the algorithm used, or no mix of them would tend
-        to a constant. Passes through the network are not included.
+class Follows(ABC):
+    """A mix-in of probes whose steps read the scores of their own batch, as LNGD's layer-wise rate does."""
+
+    @property
+    @abstractmethod
+    def needs_every_batch(self) -> bool:
+        """Whether the hyperparameters make it so."""
+
+    @abstractmethod
+    def follow(self, state: Any, batch: Instance) -> Any:
+        """The refreshed state with this batch's scores; called at every step at which no statistics are due."""
+
+
+class Weighs(ABC):
+    """A mix-in of probes whose step can be a reweighted gradient, as FNGD's is after its first epoch."""
+
+    @abstractmethod
+    def weigh(self, state: Any, batch: Instance) -> tuple[Tensor, Any] | None:
+        """Per-layer sample weights (L, N) and the next state, if they are known before the backward pass; else None.
+
+        An optimizer then makes one backward pass with these weights. It takes in nothing and solves nothing.
         """
-        return {}
 
 
 @dataclass(frozen=True)
 class FisherProbe(Probe, ABC):
     """A damped probe whose statistics come from one of the Fisher types.
 
-    ``fisher_type``: that of the statistics. ``mc_samples``: label draws per sample, for ``mc``. ``seed``: of the label
-    draws. ``damping``: of the mean Fisher.
+    ``fisher_type``: the Fisher type of the statistics. ``mc_samples``: the number of label draws per sample for ``mc``.
+    ``seed``: the seed of the label draws. ``damping``: the damping, in units of the mean Fisher.
     """
 
     fisher_type: FisherType = "type-2"
@@ -184,14 +234,15 @@ class FisherProbe(Probe, ABC):
     seed: int = 0
     damping: float = 1e-3
 
+    fisher_types: ClassVar[tuple[FisherType, ...]] = ("type-2", "mc", "empirical")
+
     def __post_init__(self) -> None:
-        object.__setattr__(self, "fisher_type", FISHER_ALIASES.get(self.fisher_type, self.fisher_type))
-        known = [kind for kind in get_args(FisherType) if kind in self.fisher_types]
-        if self.fisher_type not in known:
+        object.__setattr__(self, "fisher_type", canonical_type(self.fisher_type))
+        if self.fisher_type not in self.fisher_types:
+            known = (kind for kind in get_args(FisherType) if kind in self.fisher_types)
             raise ValueError(f"fisher_type must be one of {', '.join(known)}, got {self.fisher_type!r}")
+        super().__post_init__()
         if self.mc_samples < 1:
             raise ValueError(f"mc_samples must be at least 1, got {self.mc_samples}")
         if not 0 <= self.damping < float("inf"):
             raise ValueError(f"damping must be finite and not negative, got {self.damping}")
-
-    fisher_types: ClassVar[tuple[FisherType, ...]] = ("type-2", "mc", "empirical")

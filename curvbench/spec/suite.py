@@ -6,10 +6,8 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
-if TYPE_CHECKING:
-    pass
 from curvbench.spec.metrics import METERS, Meter
 from curvbench.spec.probe import Probe
 from curvbench.spec.problem import Problem

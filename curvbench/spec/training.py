@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
-if TYPE_CHECKING:
-    pass
 from curvbench.spec.components import Component
+from curvbench.spec.fields import NAMES
 from curvbench.spec.metrics import PER_EPOCH, SCORES
 from curvbench.spec.probe import Probe
 
@@ -46,6 +45,9 @@ class Decay(NamedTuple):
         """Raise ValueError where nothing falls from ``start``."""
         if not 0 < self.rate < 1 or not 0 <= self.least <= start:
             raise ValueError(f"decay {self}: expected 0 < rate < 1 and 0 <= least <= {self.field}={start:g}")
+
+
+NAMES[Decay] = "field:rate or field:rate:least"
 
 
 def decayed(probe: Probe, decays: Sequence[Decay], step: int) -> Probe:

@@ -134,7 +134,7 @@ def test_precondition_is_the_damped_inverse(probe: Probe, supported: cb.Instance
     state, v, w = state_of(probe, supported), vector_for(supported), vector_for(supported, seed=2)
     first, second = probe.precondition(state, v), probe.precondition(state, w)
     assert first.shape == v.shape and bool(torch.isfinite(first).all())
-    if probe.keeps_momentum:
+    if probe.has_own_momentum:
         assert torch.equal(first, second), "the step is made of gradients that update has taken in"
         return
     assert near(probe.precondition(state, 2 * v - w), 2 * first - second, 1e-9)
@@ -207,7 +207,7 @@ def test_samples_given_twice_change_nothing(probe: Probe, supported: cb.Instance
     """A sum over the batch doubles."""
     if is_sampled(probe):
         pytest.skip("labels are drawn sample by sample")
-    if not probe.mean_over_samples:
+    if not probe.is_mean_over_samples:
         pytest.skip("the matrix grows with the batch")
     other = rearranged(case, torch.arange(len(case.build()[1])).repeat(2))
     factor = 2 if probe.hyperparameters.get("scaling") == "sum" else 1
