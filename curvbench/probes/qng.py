@@ -13,7 +13,7 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from curvbench.fisher.stochastic import batch_gradient
+from curvbench.fisher.stochastic import Statistic, batch_gradient
 from curvbench.instance import Instance
 from curvbench.operators import Subspace
 from curvbench.parts.ranges import at_least_one, fraction
