@@ -21,8 +21,8 @@ from curvbench.spec import About, Probe
 class Adam(Probe):
     """The second moment of the batch gradient, times the batch size; the step is that of the optimizer.
 
-    ``beta1``: the weight of the old first moment. ``beta2``: that of the second. ``epsilon``: added to the
-    root of the corrected second one.
+    ``beta1``: the weight of the old first moment. ``beta2``: the weight of the old second moment. ``epsilon``: a number
+    added to the root of the corrected second moment.
     """
 
     beta1: float = 0.9

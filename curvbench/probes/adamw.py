@@ -28,8 +28,9 @@ class State(NamedTuple):
 class AdamW(Probe):
     """Adam's second moment as curvature; the step has decoupled weight decay.
 
-    ``beta1``: the weight of the old first moment. ``beta2``: that of the second. ``epsilon``: added to the
-    root of the corrected second one. ``weight_decay``: times the parameters, it is added to the step.
+    ``beta1``: the weight of the old first moment. ``beta2``: the weight of the old second moment. ``epsilon``: a number
+    added to the root of the corrected second moment. ``weight_decay``: the multiple of the parameters that is added to
+    the step.
     """
 
     beta1: float = 0.9

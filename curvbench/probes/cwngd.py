@@ -43,10 +43,11 @@ class State(NamedTuple):
 class Cwngd(FisherProbe):
     """One exact Fisher block per output unit or channel, summed over the batch, each solved on its own.
 
-    ``scaling``: ``sum`` represents N times the mean. ``score_scale``: ``divided_by_N`` takes per-sample gradients of
-    the mean loss, which divides the matrix by N^2. ``damping``: added to the matrix as it is scaled.
+    ``scaling``: what the matrix is. ``sum`` is N times the mean Fisher, as in the paper; ``mean`` is the mean Fisher.
+    ``score_scale``: the loss whose per-sample gradients are taken. ``divided_by_N`` takes the mean loss, which divides
+    the matrix by N^2. ``damping``: the damping that is added to the matrix, in the matrix's own scale.
 
-    A block of fewer rows than inputs is solved by Woodbury, any other by Cholesky.
+    A block with fewer rows than inputs is solved by Woodbury, any other by Cholesky.
     """
 
     fisher_type: FisherType = "empirical"

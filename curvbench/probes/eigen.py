@@ -31,9 +31,9 @@ class State(NamedTuple):
 
 @dataclass(frozen=True)
 class Eigen(FisherProbe):
-    """The largest eigenpairs of the exact Fisher: no matrix of that rank is nearer to it.
+    """The largest eigenpairs of the exact Fisher: no matrix of their rank is nearer to it.
 
-    ``rank``: how many of them.
+    ``rank``: the number of eigenpairs.
     """
 
     rank: int = 16

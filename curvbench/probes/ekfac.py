@@ -37,10 +37,11 @@ class State(NamedTuple):
 class Ekfac(FisherProbe):
     """K-FAC's eigenbasis with exact eigenvalues: the nearest matrix that is diagonal in that basis.
 
-    ``scalings``: ``exact`` squares the score of each sample; ``running-average`` squares the mean gradient of the
-    batch and multiplies it by the number of loss terms, as public code does (one noisy draw, no projection).
-    ``basis_every``: updates from one basis to the next; the eigenvalues in it are those of every update. ``ema``: the
-    weight of the old factors and of the old matrix, whose diagonal in the present basis is averaged with the batch's.
+    ``scalings``: how the eigenvalues are formed. ``exact`` squares the score of each sample; ``running-average``
+    squares the mean gradient of the batch and multiplies it by the number of loss terms, as public code does (one noisy
+    draw, no projection). ``basis_every``: the number of updates from one basis to the next; every update makes new
+    eigenvalues. ``ema``: the weight of the old factors and of the old matrix, whose diagonal in the present basis is
+    averaged with the batch's.
     """
 
     scalings: Scalings = "exact"

@@ -30,8 +30,8 @@ class Vectors(NamedTuple):
 class Eva(FisherProbe):
     """A rank-one matrix per layer (and group) from the means of inputs and output gradients, with data labels.
 
-    ``positions``: ``mean`` averages gradients over the positions of a shared layer, as the method's code does;
-    ``sum`` adds them, so that the matrix has the scale of the Fisher (inputs are averaged either way).
+    ``positions``: how gradients combine over the positions of a shared layer. ``mean`` averages them, as the method's
+    code does; ``sum`` adds them, so that the matrix has the scale of the Fisher (inputs are averaged either way).
     """
 
     fisher_type: FisherType = "empirical"

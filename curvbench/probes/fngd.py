@@ -39,10 +39,14 @@ class State(NamedTuple):
 class Fngd(Weighs, Probe):
     """Exact empirical layer blocks as weights of samples, which later epochs share (``stage=shared``).
 
-    ``alpha``: of the damping alpha |U^T U|_F. ``damping_rule``: ``norm`` is that one. ``constant``: the other damping.
-    ``gram``: that norm as in Eq. 14 (``raw``) or over N. ``formula``: ``printed`` has no 1/N in Eq. 9. ``scale_mode``:
-    ``normalized`` leaves 1/lambda to the learning rate. ``stage``: the first epoch or later. ``key``: what shares a
-    coefficient, ``layer`` for control. ``batches``: of the first epoch. ``accelerated``: form no sample's gradient.
+    ``alpha``: the share of the norm of U^T U that is the damping under ``damping_rule=norm``. ``damping_rule``: how
+    lambda is chosen. ``norm`` is lambda = alpha |U^T U|_F; ``constant`` is the field of that name. ``constant``: the
+    damping under ``damping_rule=constant``. ``gram``: the matrix in that norm. ``raw`` is U^T U, as in Eq. 14; ``mean``
+    divides it by N. ``formula``: the solve of Eq. 9. ``printed`` leaves out its 1/N. ``scale_mode``: the length of the
+    step. ``normalized`` leaves the factor 1/lambda to the learning rate. ``stage``: which epoch is measured. ``first``
+    solves for every batch; ``shared`` weighs samples by the averages of the first epoch. ``key``: what shares a
+    coefficient; ``layer`` is a control. ``batches``: the number of batches in the first epoch. ``accelerated``: whether
+    the weighted gradient is made without forming each sample's gradient.
     """
 
     fisher_type = "empirical"

@@ -34,10 +34,11 @@ class State(NamedTuple):
 class Ginger(Probe):
     """A rank-tau running average of batch-gradient outer products, in one block or one per layer.
 
-    ``rank``: of every block. ``decay``: the weight of the old average, which starts at zero. ``scope``: ``per_tensor``
-    keeps one block per layer's matrix [W | b]. ``update_form``: on the eigenvalues (``direct``), or through the
-    inverse: repaired in two ways, or Algorithm 1 as ``printed``. ``bc``: divide by 1 - decay^t. ``seed``: of the draws
-    of labels. ``damping``: added outside the average.
+    ``rank``: the rank of every block. ``decay``: the weight of the old average, which starts at zero. ``scope``: what a
+    block spans. ``per_tensor`` keeps one block per layer's matrix [W | b]. ``update_form``: the recursion. ``direct``
+    acts on the eigenvalues; ``fix_a`` and ``fix_b`` act through the inverse, each repaired in its own way; ``printed``
+    is Algorithm 1 as it stands. ``bc``: whether the average is divided by 1 - decay^t. ``seed``: the seed of the label
+    draws. ``damping``: the damping, which is added outside the average.
     """
 
     rank: int = 16

@@ -46,9 +46,9 @@ class State(NamedTuple):
 class Hylo(FisherProbe):
     """A low-rank block per layer from a tenth of its scores, chosen by pivots (``kid``) or drawn (``kis``).
 
-    ``variant``: by pivots (``kid``), as the public code makes of them (``kid_public``), or drawn (``kis``). ``rank``:
-    the share of the scores that is kept, at least one of them. ``weights``: ``none`` draws ``kis`` scores without
-    replacement and gives each 1/r, as the public code does.
+    ``variant``: how scores are chosen. ``kid`` takes pivots, ``kid_public`` takes what the public code makes of pivots,
+    and ``kis`` draws them. ``rank``: the share of the scores that is kept; at least one score is. ``weights``: how
+    ``kis`` weighs its draws. ``none`` draws without replacement and gives each score 1/r, as the public code does.
     """
 
     fisher_type: FisherType = "empirical"

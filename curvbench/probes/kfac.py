@@ -30,9 +30,10 @@ from curvbench.spec import About, FisherProbe, FisherType
 class Kfac(FisherProbe):
     """A Kronecker product B (x) A per layer of output-gradient and input covariances.
 
-    ``kfac_approx``: ``expand`` takes positions as samples, ``reduce`` their mean input and summed gradient.
-    ``damping_rule``: ``exact`` is (B (x) A + damping I)^-1 by eigendecompositions; ``factored`` adds
-    sqrt(damping) to both factors, ``pi`` balances the two by their mean eigenvalues.
+    ``kfac_approx``: how the positions of a shared layer enter. ``expand`` takes positions as samples, ``reduce`` takes
+    their mean input and summed gradient. ``damping_rule``: how the damping enters the solve. ``exact`` is (B (x) A +
+    damping I)^-1 by eigendecompositions; ``factored`` adds sqrt(damping) to both factors; ``pi`` balances these two
+    dampings by the mean eigenvalues of the factors.
     """
 
     kfac_approx: KfacApprox = "expand"

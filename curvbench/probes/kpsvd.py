@@ -25,8 +25,8 @@ from curvbench.spec import About, FisherProbe
 class Kpsvd(FisherProbe):
     """The best Kronecker product per layer: no B (x) A is nearer to the exact block.
 
-    ``iterations``: rounds at most, each one product with the map and one with its adjoint. ``tolerance``: they stop
-    when the residual of the pair, relative to the square of its singular value, is no larger (Frobenius).
+    ``iterations``: the largest number of rounds, each one product with the map and one with its adjoint. ``tolerance``:
+    the residual of the pair, relative to the square of its singular value (Frobenius), at which the rounds stop.
     """
 
     iterations: int = 200

@@ -36,8 +36,8 @@ class State(NamedTuple):
 class Lbfgs(Probe):
     """The BFGS matrix of the last ``memory`` Hessian products along its own steps.
 
-    ``memory``: pairs that are kept. Updates end where the gradient of the quadratic model has fallen to the root of the
-    machine precision.
+    ``memory``: the largest number of pairs that are kept. ``updates``: the largest number of updates that ``fit``
+    makes; they end earlier where the gradient of the quadratic model has fallen to the root of the machine precision.
     """
 
     memory: int = 10

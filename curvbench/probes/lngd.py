@@ -44,13 +44,16 @@ class State(NamedTuple):
 class Lngd(Follows, Probe):
     """A Kronecker product diag(psi) (x) Phi per layer from local derivatives, without labels (``lg``).
 
-    ``fisher_type``: ``lg`` in closed form, ``lg_mc`` drawn; the others use back-propagated gradients. ``mc_samples``:
-    draws per sample. ``seed``: of the draws. ``phi``: ``elementwise`` takes one local product and demands that an
-    output feeds one input at most; ``local_vjp`` makes more where it does not. ``draws``: such products at most.
-    ``output``: curvature of the network's outputs, the identity or the likelihood's. ``nu1``: the smallest damping of a
-    factor. ``nu2``: the largest one. ``ema``: the weight of the old factors. ``ema_rule``: ``printed`` gives it to the
-    new ones, as Eq. 14 has it. ``layer_rate``: a rate per layer by Eq. 12, with Eq. 13 corrected or as printed.
-    ``mu``: added to that rate's denominator; where the sum is 0 the rate is 0.
+    ``fisher_type``: the gradients at a layer's output. ``lg`` takes local ones in closed form, ``lg_mc`` draws them;
+    the other types take back-propagated ones. ``mc_samples``: the number of label or noise draws per sample. ``seed``:
+    the seed of the draws. ``phi``: how the local Jacobian is squared. ``elementwise`` takes one local product and
+    demands that an output feeds one input at most; ``local_vjp`` takes more products where an output feeds several.
+    ``draws``: the largest number of these products. ``output``: the curvature at the network's outputs. ``identity``
+    takes the identity, ``likelihood`` the type-2 Fisher. ``nu1``: the smallest damping of a factor. ``nu2``: the
+    largest damping of a factor. ``ema``: the weight of the old factors. ``ema_rule``: which factors have that weight.
+    ``printed`` gives it to the new ones, as Eq. 14 has it. ``layer_rate``: whether each layer has a rate by Eq. 12,
+    with Eq. 13 ``corrected`` or as ``printed``. ``mu``: a number added to that rate's denominator. Where the sum is 0
+    the rate is 0.
     """
 
     fisher_type: LocalFisher = "lg"

@@ -28,8 +28,8 @@ Choice = Literal["avg", "all"]
 class Mbf(FisherProbe):
     """Exact blocks of output units (Linear) and of kernels (convolutions), averaged over a layer or not.
 
-    ``fc``: of a Linear, ``avg`` is one block that all units share, their mean; ``all`` keeps every one. ``conv``: the
-    same for the kernels of a convolution.
+    ``fc``: the blocks of a Linear. ``avg`` is one block that all units share, their mean; ``all`` keeps every block.
+    ``conv``: the blocks of a convolution's kernels, ``avg`` or ``all`` in the same sense.
 
     Both are projections of the exact Fisher: traces are kept.
     """

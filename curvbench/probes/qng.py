@@ -35,9 +35,11 @@ class State(NamedTuple):
 class Qng(Probe):
     """A product of rank-one factors: the last ``memory`` batch gradients above a floor decay^n.
 
-    ``memory``: factors that are kept. ``decay``: alpha, the weight of what there was before. ``recursion``: ``sum``
-    applies every factor to the original vector, as the public code does; right for one factor only. ``seed``: of the
-    labels. ``floor``: ``false`` leaves it out of the operator, not of the step: what lies above it has been learned.
+    ``memory``: the largest number of factors that are kept. ``decay``: alpha, the weight of the old matrix.
+    ``recursion``: how factors are applied. ``product`` applies one after the other. ``sum`` applies every factor to the
+    original vector, as the public code does, which is right for one factor only. ``seed``: the seed of the label draws.
+    ``floor``: whether the operator includes decay^n I. ``false`` subtracts it from the operator but not from the step,
+    which leaves only the learned part.
     """
 
     memory: int = 16

@@ -18,7 +18,8 @@ from curvbench.spec import About, Probe
 class Sgdm(Probe):
     """The identity as curvature; the step sums the gradients of all updates with falling weights.
 
-    ``momentum``: the weight of the old buffer. ``weight_decay``: times the parameters, it is added to each gradient.
+    ``momentum``: the weight of the old buffer. ``weight_decay``: the multiple of the parameters that is added to each
+    gradient.
     """
 
     momentum: float = 0.9

@@ -37,9 +37,9 @@ class State(NamedTuple):
 class Shampoo(Probe):
     """Kronecker product of the roots of summed row and column moments of batch gradients.
 
-    ``exponent``: -1/4 of the ``paper`` or -1/2 of the ``ports``. ``epsilon``: times the identity, where the sums begin.
-    ``statistic``: gradients with data labels (``bg_data``) or with labels drawn from the model (``bg``). ``seed``: of
-    these draws.
+    ``exponent``: the power of each moment in the step. ``paper`` is -1/4, ``ports`` is -1/2. ``epsilon``: the multiple
+    of the identity with which the sums begin. ``statistic``: the labels of the gradients. ``bg_data`` takes the data's
+    labels, ``bg`` draws labels from the model. ``seed``: the seed of these draws.
     """
 
     exponent: Exponent = "paper"

@@ -54,7 +54,7 @@ class State(NamedTuple):
 class Thor(FisherProbe):
     """K-FAC with factors cut to diagonal blocks.
 
-    ``split``: rows of a block; with one block it is K-FAC.
+    ``split``: the number of rows of a block. With one block the matrix is K-FAC's.
     """
 
     split: int = 128

@@ -25,8 +25,9 @@ TkfacDamping = Literal["factored", "exact"]
 class Tkfac(FisherProbe):
     """A Kronecker product per layer with the partial traces of the exact block: K-FAC that keeps the trace.
 
-    With t = E |a|^2 |g|^2 the factors are E[|a|^2 g g^T] / sqrt(t) and E[|g|^2 a a^T] / sqrt(t). ``damping_rule``:
-    ``factored`` adds sqrt(damping) to both, ``exact`` is (B (x) A + damping I)^-1.
+    With t = E |a|^2 |g|^2 the factors are E[|a|^2 g g^T] / sqrt(t) and E[|g|^2 a a^T] / sqrt(t). ``damping_rule``: how
+    the damping enters the solve. ``factored`` adds sqrt(damping) to both factors, ``exact`` is (B (x) A + damping
+    I)^-1.
     """
 
     damping_rule: TkfacDamping = "factored"
