@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import get_args
@@ -13,21 +14,13 @@ import pytest
 from curvbench import registry
 from curvbench.problems.layers import Network
 from curvbench.registry.errata import ERRATA
-from curvbench.spec import LayerSize
+from curvbench.spec import Component, Training
 
 ROOT = Path(__file__).parent.parent
 NAMES = sorted(registry.probes())
 DESCRIBED = {name: registry.describe(name, kind) for name, kind in registry.probes().items()}
 NO_PUBLISHED_COST = {"eigen", "kpsvd"}  # bounds for their families, which no paper prices
 COSTS = {"statistics", "invert", "precondition", "memory"}
-
-LAYERS = [  # G, M, D, S, k: a Linear once and over tokens, convolutions with a bias, grouped, and without
-    LayerSize(1, 7, 5, 1, 0),
-    LayerSize(1, 3, 150, 6, 0),
-    LayerSize(1, 6, 28, 16, 9),
-    LayerSize(4, 2, 9, 9, 9),
-    LayerSize(1, 200, 4, 1, 4),
-]
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +49,15 @@ def test_every_section_is_whole(name: str) -> None:
     assert fields == method["hyperparameters"] and set(method["meanings"]) == set(fields) == set(method["allowed"])
     if "fisher_type" in fields:
         assert method["fisher"]["default"] == fields["fisher_type"] in method["fisher"]["types"]
+
+
+LEANS_ON_ITS_CONTEXT = re.compile(r"(of|that|those|the other|the same|these|such|which|how many)\b", re.IGNORECASE)
+
+
+@pytest.mark.parametrize("kind", [*registry.probes().values(), *registry.problems().values(), Training])
+def test_every_meaning_stands_alone_in_a_table(kind: type[Component]) -> None:
+    meanings = registry.describe(kind.__name__, kind)["meanings"]
+    assert not [name for name, meaning in meanings.items() if not meaning or LEANS_ON_ITS_CONTEXT.match(meaning)]
 
 
 def test_every_hyperparameter_of_a_problem_has_a_meaning() -> None:

@@ -46,7 +46,7 @@ row-major matrix ``[W | b]`` of shape (G * M, D).
 from curvbench.spec.components import Component
 from curvbench.spec.geometry import FISHER_ALIASES, FisherType, Kind, Layer, LayerSize
 from curvbench.spec.metrics import FLOP_MODEL, METERS, METRICS, PER_EPOCH, PHASES, SCORES, Meter, Metric, Phase
-from curvbench.spec.outcomes import Diverged, Row, Skip, Status, Unsupported
+from curvbench.spec.outcomes import Diverged, Report, Row, Skip, Status, Unsupported
 from curvbench.spec.probe import About, FisherProbe, Follows, Probe, Role, StepRule, Weighs
 from curvbench.spec.problem import Dataset, Problem, Recipe
 from curvbench.spec.suite import (
@@ -95,6 +95,7 @@ __all__ = [
     "Probe",
     "Problem",
     "Recipe",
+    "Report",
     "Resources",
     "Role",
     "Row",

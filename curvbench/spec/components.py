@@ -22,7 +22,7 @@ class Component:
 
     def __post_init__(self) -> None:
         for name, annotation in types_of(type(self)).items():
-            object.__setattr__(self, name, check(name, getattr(self, name), annotation))
+            object.__setattr__(self, name, check(f"{self.name}: {name}", getattr(self, name), annotation))
 
     @property
     def name(self) -> str:

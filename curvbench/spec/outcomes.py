@@ -1,15 +1,17 @@
-"""How a cell ends, and the rows that it gives."""
+"""How a cell ends, the rows that it gives, and how it reports its progress."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+Report = Callable[[str], None]  # takes a line that says how far a cell is
+
 
 class Status(StrEnum):
-    """How a cell ended. Only ``ok`` rows carry values; every other one carries a reason."""
+    """How a cell ended. Only ``ok`` rows carry values; rows of every other status carry a reason."""
 
     OK = "ok"
     SKIPPED = "skipped"
@@ -25,22 +27,22 @@ class Status(StrEnum):
 
 
 class Skip(Exception):
-    """Raised by a problem that cannot be measured here (a data set that is absent); the text is the reason."""
+    """Raised by a problem that cannot be measured here, for example without its data set; the text is the reason."""
 
 
 class Unsupported(Exception):
-    """Raised by a probe that does not cover what it was given; the text is the reason."""
+    """Raised by a probe that does not cover its instance; the text is the reason."""
 
 
 class Diverged(Exception):
-    """Training has left the finite numbers; the text says when."""
+    """Raised by a training whose numbers are no longer finite; the text says when."""
 
 
 @dataclass(frozen=True)
 class Row:
     """One measurement, or one reason why there is none. The store adds the cell's identity and environment.
 
-    NaN and infinity are no measurement: a row that would be ``ok`` with one is an ``error`` without a value.
+    NaN and infinity are no measurements: an ``ok`` row with such a value becomes an ``error`` row without a value.
     """
 
     metric: str = ""

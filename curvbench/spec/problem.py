@@ -40,14 +40,15 @@ class Recipe:
 class Problem(Component, ABC):
     """A model, its data and its loss, with at least two fields.
 
-    ``samples``: how many are measured, N. ``epochs``: of training before that. ``mc_samples``: label draws per sample
-    of the Monte-Carlo Fisher that probes are held against; 0 is the exact type-2 Fisher.
+    ``samples``: the number of samples that are measured, N. ``epochs``: the number of epochs of training before the
+    measurement. ``mc_samples``: the number of label draws per sample of the Monte-Carlo Fisher that probes are held
+    against; 0 means the exact type-2 Fisher.
     """
 
     loss: ClassVar[str] = "cross_entropy"
     recipe: ClassVar[Recipe] = Recipe()
     measured: ClassVar[frozenset[str]] = frozenset({"samples", "mc_samples"})
-    """Fields that say what is measured and decide no weight: all others belong to the recipe of a snapshot."""
+    """Fields that decide no weight of a snapshot, because they only say what is measured."""
 
     samples: int
     epochs: int
@@ -55,6 +56,7 @@ class Problem(Component, ABC):
     """A field of problems with many outputs: the exact Fisher has R = C - 1 columns per loss term."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.samples < 1:
             raise ValueError(f"{self.name}: samples must be at least 1, got {self.samples}")
         if self.epochs < 0:
@@ -68,19 +70,19 @@ class Problem(Component, ABC):
 
     @abstractmethod
     def data(self, root: Path | None) -> Dataset:
-        """The data, read from ``root`` where it is not embedded; raises Skip with how to get it."""
+        """The data, read from ``root`` where it is not embedded; raises Skip with the command that gets it."""
 
     @property
     def scores(self) -> tuple[str, ...]:
-        """Names in METRICS of what ``score`` gives."""
+        """The metrics that ``score`` gives, by their names in METRICS."""
         return ()
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """What is known of a training after each epoch, and may have a target."""
+        """The metrics of a training after each epoch; each of them may have a target."""
         kinds = ("loss", "accuracy") if self.loss == "cross_entropy" else ("loss",)
         return tuple(name for name in PER_EPOCH if name.endswith(kinds) or name in self.scores)
 
     def score(self, model: nn.Module, dataset: Dataset) -> Mapping[str, float]:
-        """What the test part shows beside loss and accuracy; raises Skip where a library for it is absent."""
+        """Values of ``scores`` on the test part; raises Skip if a library that they need is absent."""
         return {}

@@ -15,13 +15,13 @@ from curvbench.spec.training import Search, Training, refuse_decays
 
 Precision = Literal["mixed", "native", "float64"]  # of the reference Fisher, see ``curvbench.exact_fisher``
 Summary = Literal["errors", "growth", "exact"]
-DAMPING = 1e-3  # of the mean Fisher: what directions are held against, and run at, unless a preset says otherwise
+DAMPING = 1e-3  # of the mean Fisher, for the exact step and for the probes that are held against it
 TRIALS = ".tuning"  # behind the name of a suite: the trials of its search are a suite of their own
 SURROGATE = "surrogate"  # begins the column ``method`` of every row of a cell that is one
 
 
 def refuse_damping(damping: float) -> None:
-    """Raise ValueError unless it is one with which a natural gradient exists: finite and above zero."""
+    """Raise ValueError if no natural gradient exists with this damping: it must be finite and above zero."""
     if not 0 < damping < math.inf:
         raise ValueError(f"the damping of the exact step must be finite and above zero, got {damping}")
 
@@ -30,10 +30,11 @@ def refuse_damping(damping: float) -> None:
 class Preset:
     """One size of a suite: every problem with every probe and seed.
 
-    ``pairs`` are measured besides, unless ``-p`` or ``-m`` choose. Metrics of meters that are not named are no rows.
-    ``precision`` is that of the Fisher that probes are held against. With a ``training`` its cells train. ``tuned`` has
-    other values of its fields for some probes, by label or by name. A ``search`` looks for more such values.
-    ``damping``, of the mean Fisher, is that of the exact step that all steps are held against, and of those steps.
+    ``pairs``: more cells, each a problem with a probe, which ``-p`` and ``-m`` leave out. ``meters``: the meters that
+    produce rows. ``precision``: the precision of the exact Fisher that probes are held against. ``training``: how the
+    cells train. None means that they are measured. ``tuned``: other values of the training's fields for some probes, by
+    their label or name. ``search``: how more such values are chosen. ``damping``: the damping, in units of the mean
+    Fisher, of the exact step and of the steps that are held against it.
     """
 
     problems: Sequence[Problem]
@@ -61,7 +62,7 @@ class Preset:
             )
 
     def training_of(self, probe: Probe) -> Training | None:
-        """How a probe trains here; None where it is measured."""
+        """How a probe trains here. None means that it is measured."""
         if self.training is None:
             return None
         return dataclasses.replace(self.training, **self.tuned.get(probe.label, self.tuned.get(probe.name, {})))
@@ -69,9 +70,11 @@ class Preset:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a job on a cluster is given: a ``partition`` (empty: the cluster's default), GPUs, gigabytes of ``memory``.
+    """What a cluster gives to one job.
 
-    ``time``: minutes; without it, what its cells may take by their time limits. ``cells``: how many one job measures.
+    ``partition``: the partition's name; empty means the cluster's default. ``gpus``: the number of GPUs. ``time``: the
+    limit in minutes. None means the sum of its cells' limits. ``memory``: gigabytes. ``cells``: the number of cells
+    that one job measures.
     """
 
     partition: str = ""
@@ -87,12 +90,12 @@ class Resources:
 
 @dataclass(frozen=True)
 class Suite:
-    """What a suite file binds to ``SUITE``: a title, presets, ``default`` among them, and what a run ends with.
+    """What a suite file binds to ``SUITE``: a title and presets, one of which is called ``default``.
 
-    ``summary``: a table of ``errors`` and costs per problem, of the ``growth`` of costs per sweep, or of what the
-    ``exact`` Fisher costs. ``original``: of a published experiment the preset with its settings. Every cell that is not
-    one of its cells, seeds apart, is a surrogate, and its rows say so. ``resources``: of each
-    job, on a cluster.
+    ``title``: the heading of its tables. ``presets``: its presets by name. ``summary``: the table at the end of a run:
+    ``errors`` and costs per problem, the ``growth`` of costs per sweep, or the costs of the ``exact`` Fisher.
+    ``original``: the preset with a published experiment's own settings. A cell that this preset lacks, seeds apart, is
+    a surrogate, and its rows say so. ``resources``: what a cluster gives to each job.
     """
 
     title: str
@@ -114,9 +117,9 @@ class Suite:
 class Cell:
     """The unit of caching, isolation, failure and distribution: one probe on one problem with one seed.
 
-    With a ``training`` it is a training with that probe, else a measurement of it. A ``surrogate`` stands in for a
-    published experiment that is larger. ``weights``: the hash of the shipped snapshot that it starts from; empty where
-    its model is made here.
+    ``training``: how the probe trains. None means that it is measured. ``surrogate``: whether the cell stands in for a
+    larger published experiment. ``weights``: the hash of the shipped snapshot that it starts from; empty means that its
+    model is made here.
     """
 
     suite: str
@@ -143,7 +146,7 @@ class Cell:
 
     @property
     def devices(self) -> int:
-        """Processes that train together, each on a device of its own."""
+        """The number of processes that train together, each on a device of its own."""
         return self.training.devices if self.training else 1
 
     @property

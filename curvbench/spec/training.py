@@ -1,11 +1,11 @@
-"""How a cell trains, and how its settings are searched for."""
+"""How a cell trains, and how a search chooses its settings."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 from curvbench.spec.components import Component
 from curvbench.spec.fields import NAMES
@@ -17,9 +17,9 @@ Augmentation = Literal["none", "crop", "crop-flip"]
 
 
 class Decay(NamedTuple):
-    """What falls with every step t of a training: ``field`` is max(``least``, start ``rate``^t), a function of t alone.
+    """An exponential decay over the steps t of a training: ``field`` is max(``least``, start ``rate``^t).
 
-    As text ``field:rate:least``, or ``field:rate`` where it falls towards 0.
+    Its text is ``field:rate:least``, or ``field:rate`` if the field falls towards 0.
     """
 
     field: str
@@ -31,7 +31,7 @@ class Decay(NamedTuple):
 
     @classmethod
     def read(cls, text: str) -> Decay:
-        """The decay that ``str`` wrote; raises ValueError for any other text."""
+        """The decay that a text of this form names; raises ValueError for any other text."""
         field, *numbers = text.split(":")
         if len(numbers) not in (1, 2):
             raise ValueError(f"a decay is field:rate or field:rate:least, got {text!r}")
@@ -42,7 +42,7 @@ class Decay(NamedTuple):
         return max(self.least, start * self.rate**step)
 
     def refuse(self, start: float) -> None:
-        """Raise ValueError where nothing falls from ``start``."""
+        """Raise ValueError if the field would not fall from ``start``."""
         if not 0 < self.rate < 1 or not 0 <= self.least <= start:
             raise ValueError(f"decay {self}: expected 0 < rate < 1 and 0 <= least <= {self.field}={start:g}")
 
@@ -51,7 +51,7 @@ NAMES[Decay] = "field:rate or field:rate:least"
 
 
 def decayed(probe: Probe, decays: Sequence[Decay], step: int) -> Probe:
-    """The probe with its fields as they are at a step of a training, counted from 0."""
+    """The probe with the values that its fields have at a step, counted from 0."""
     if not decays:
         return probe
     values = {decay.field: decay.at(getattr(probe, decay.field), step) for decay in decays}
@@ -59,7 +59,7 @@ def decayed(probe: Probe, decays: Sequence[Decay], step: int) -> Probe:
 
 
 def refuse_decays(probe: Probe, decays: Sequence[Decay]) -> None:
-    """Raise ValueError where a field of ``decays`` is no number of the probe's, or cannot be what it falls to."""
+    """Raise ValueError if the probe has no such number, or refuses the value to which it falls."""
     numbers = [f.name for f in dataclasses.fields(probe) if f.type in ("float", float)]  # type: ignore[arg-type]
     for decay in decays:
         if decay.field not in numbers:
@@ -78,17 +78,24 @@ def refuse_decays(probe: Probe, decays: Sequence[Decay]) -> None:
 class Training(Component):
     """How a cell trains with its probe, and what is measured on the way.
 
-    ``epochs``, ``lr``, ``batch``, ``momentum``, ``weight_decay``, ``stat_every``, ``refresh_every``, ``ema`` and
-    ``kl_clip`` are those of ``curvbench.optim.NaturalGradient``. The rate follows ``schedule`` over the steps, t from 0
-    to 1, while it grows linearly over the first ``warmup`` epochs: ``step`` multiplies by ``factor`` at each share
-    ``at``; ``cosine`` falls to 0; ``cosine-variant`` is 0.001 + (lr - 0.001) (1 + cos(0.94 pi t)) / 2 and
-    ``polynomial`` lr (1 - t)^``power``, both of LNGD's paper. ``decay`` has what falls exponentially with every step,
-    the rate (``lr``) or numbers of the probe (``Decay``): ``lr:0.9994:1e-4/epsilon:0.9998:1e-8``. ``augment`` moves
-    images by up to an eighth of their size and mirrors them. ``share`` of the training part, drawn by the seed, is all
-    that there is; ``valid`` is the share of it that is not trained on but judged after each epoch: what hyperparameters
-    are chosen by. Training ends at the epoch in which ``metric`` reaches ``target``. ``measure_at`` names epochs, 0 the
-    start, after which the probe is held against the exact Fisher. ``devices`` share every batch, as processes of one
-    machine: GPUs, or the CPU with the cell's threads for each.
+    ``epochs``: the number of epochs. ``lr``: the learning rate. ``batch``: the number of samples per step.
+    ``momentum``: the momentum of ``NaturalGradient``. ``weight_decay``: the decoupled weight decay. ``schedule``: how
+    the rate falls over the steps, t from 0 to 1. ``step`` multiplies it by ``factor`` at each share ``at``; ``cosine``
+    falls to 0; ``cosine-variant`` is 0.001 + (lr - 0.001) (1 + cos(0.94 pi t)) / 2 and ``polynomial`` is lr (1 -
+    t)^power, both of LNGD's paper. ``warmup``: the number of first epochs over which the rate grows linearly.
+    ``factor``: the factor of ``schedule=step``. ``at``: the shares of the training at which ``schedule=step``
+    multiplies. ``power``: the exponent of ``schedule=polynomial``. ``decay``: what falls exponentially with every step,
+    the rate (``lr``) or numbers of the probe, as in ``lr:0.9994:1e-4/epsilon:0.9998:1e-8``. ``stat_every``: the number
+    of steps from one update of the statistics to the next. ``refresh_every``: the number of steps from one
+    factorization to the next. ``ema``: the weight of the old statistics in their running average. ``kl_clip``: the
+    bound of lr^2 <p, g>, above which a step is shortened. None means that no step is shortened. ``augment``: how
+    training images change. ``crop`` moves them by up to an eighth of their size, ``crop-flip`` also mirrors them.
+    ``share``: the share of the training part, chosen by the seed, that is used at all. ``valid``: the share of the used
+    part that is not trained on but judged after each epoch; hyperparameters are chosen by it. ``target``: the value of
+    ``metric`` at which the training ends. None means that it runs all epochs. ``metric``: the metric that has the
+    target. ``measure_at``: the epochs after which the probe is held against the exact Fisher; 0 is the start.
+    ``devices``: the number of processes on this machine that share every batch, each on a GPU of its own, or on the CPU
+    with the cell's threads.
     """
 
     epochs: int
@@ -115,6 +122,7 @@ class Training(Component):
     devices: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("epochs", "batch", "stat_every", "refresh_every", "devices"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training: {name} must be at least 1, got {getattr(self, name)}")
@@ -126,11 +134,6 @@ class Training(Component):
                 raise ValueError(f"training: {name} must lie in [0, 1), got {getattr(self, name)}")
         if not 0 < self.share <= 1:
             raise ValueError(f"training: share must lie in (0, 1], got {self.share}")
-        for name, known in (("schedule", Schedule), ("augment", Augmentation)):
-            if getattr(self, name) not in get_args(known):
-                raise ValueError(
-                    f"training: {name} must be one of {', '.join(get_args(known))}, got {getattr(self, name)!r}"
-                )
         if self.kl_clip is not None and not 0 < self.kl_clip < float("inf"):
             raise ValueError(f"training: kl_clip must be finite and above zero, or none, got {self.kl_clip}")
         if outside := [epoch for epoch in self.measure_at if not 0 <= epoch <= self.epochs]:
@@ -156,7 +159,7 @@ class Training(Component):
 
     @property
     def probe_decay(self) -> tuple[Decay, ...]:
-        """What falls of the probe's numbers."""
+        """The decays of the probe's own numbers."""
         return tuple(decay for decay in self.decay if decay.field != "lr")
 
     def _refuse_unreachable(self) -> None:
@@ -179,14 +182,15 @@ class Training(Component):
 
 @dataclass(frozen=True)
 class Search:
-    """How settings are looked for before a preset trains with them: by trials that a validation part judges.
+    """How the settings of a preset are chosen before it trains: by trials that a validation part judges.
 
-    ``grid``: values by name of a field of the training or of the probe; a name that a probe has not is passed over.
-    ``trials``: so many settings of the grid at most, drawn at random by ``seed``; none of it tries all. ``sampler``:
-    ``tpe`` tries so many in rounds that learn from those before, numbers from anywhere between the least and the
-    greatest of the grid (extra ``tune``). ``seeds``: of the trainings of each setting. ``epochs``: of a trial; none
-    takes the training's. ``valid``: share of the training part that is set apart. ``metric``: of that part, whose
-    median over seeds after the last epoch chooses.
+    ``grid``: the values to try, by name of a field of the training or of the probe; a probe that lacks the field
+    ignores it. ``trials``: the largest number of settings, sampled from the grid with ``seed``. None tries the whole
+    grid. ``sampler``: how settings are sampled. ``tpe`` samples in rounds that learn from earlier rounds, and takes
+    numbers from anywhere between the least and the greatest of the grid (extra ``tune``). ``seed``: the seed of the
+    sampling. ``seeds``: the seeds of the trainings of each setting. ``epochs``: the number of epochs of a trial. None
+    means the training's own. ``valid``: the share of the training part that judges and is not trained on. ``metric``:
+    the metric on that part; its median over seeds after the last epoch chooses the setting.
     """
 
     grid: Mapping[str, Sequence[Any]]
