@@ -50,8 +50,8 @@ class Lngd(Follows, Probe):
     demands that an output feeds one input at most; ``local_vjp`` takes more products where an output feeds several.
     ``draws``: the largest number of these products. ``output``: the curvature at the network's outputs. ``identity``
     takes the identity, ``likelihood`` the type-2 Fisher. ``nu1``: the smallest damping of a factor. ``nu2``: the
-    largest damping of a factor. ``ema``: the weight of the old factors. ``ema_rule``: which factors have that weight.
-    ``printed`` gives it to the new ones, as Eq. 14 has it. ``layer_rate``: whether each layer has a rate by Eq. 12,
+    largest damping of a factor. ``ema``: the weight of the old factors. ``ema_rule``: the factors that ``ema`` weighs.
+    ``printed`` weighs the new ones, as Eq. 14 has it. ``layer_rate``: whether each layer has a rate by Eq. 12,
     with Eq. 13 ``corrected`` or as ``printed``. ``mu``: a number added to that rate's denominator. Where the sum is 0
     the rate is 0.
     """
