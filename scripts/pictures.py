@@ -31,7 +31,7 @@ WIDTH, HEIGHT = 900, 420
 GAP = Quantity("direction.gap_closed", "network")
 ERROR = Quantity("error.scale_optimal", "layer blocks")
 SIDES = {  # the methods of the README, and where each name covers nothing
-    **{"adam": "top right", "shampoo": "top left", "kfac": "bottom center", "ekfac": "bottom right"},
+    **{"adam": "top right", "shampoo": "top left", "kfac": "bottom center", "ekfac": "middle right"},
     **{"cwngd": "top center", "fngd": "top center", "ginger": "top center", "lngd": "bottom center"},
 }
 LEVELS = {0: "the plain gradient", 1: "the exact Fisher, layer by layer"}
@@ -46,7 +46,6 @@ def main(arguments: list[str]) -> None:
     figures = {
         "gap": gap_closed(frame, problem),
         "tradeoff": plot.tradeoff(frame, problem, FLOPS, ERROR),
-        "layers": plot.heatmap(frame, problem),
         "cost": plot.cost(frame, problem),
     }
     IMAGES.mkdir(parents=True, exist_ok=True)
@@ -70,7 +69,8 @@ def gap_closed(frame: pd.DataFrame, problem: str) -> Any:
             marker=look.marker(12),
         )
     for level, text in LEVELS.items():
-        figure.add_hline(level, line={"dash": "dot", "width": 1.5, "color": "#808080"}, annotation_text=text)
+        line = {"dash": "dot", "width": 1.5, "color": "#808080"}
+        figure.add_hline(level, line=line, annotation_text=text, annotation_position="top left")
     figure.update_layout(
         template="plotly_white",
         height=HEIGHT,
