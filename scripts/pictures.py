@@ -1,6 +1,10 @@
-"""Make the README's pictures again: python scripts/pictures.py [RUN]. Needs Chromium and the extra ``test``.
+"""Make the pictures of README.md and docs/results.md again. Needs Chromium and the extra ``test``.
 
-Figures of a run (without RUN, of the shipped sample) as ``docs/images/*.svg``, drawn by plotly itself.
+    curvbench run suites/resnet
+    python scripts/pictures.py results
+
+The pictures show the last problem of the run, which for ``suites/resnet`` is the trained network of the README's table.
+The shipped sample does not hold this problem: the script needs a run.
 """
 
 from __future__ import annotations
@@ -10,40 +14,80 @@ import shutil
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
+
+import pandas as pd
 
 from curvbench import plot, store
-from curvbench.analysis import summary
+from curvbench.analysis import summary, views
 from curvbench.analysis.views import Quantity
+from curvbench.plot.axes import graph_objects
 from curvbench.plot.frontier import FLOPS
+from curvbench.plot.look import looks
 
-ROOT = Path(__file__).parents[1]
-IMAGES = ROOT / "docs" / "images"
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
-WIDTH = 900
+WIDTH, HEIGHT = 900, 420
+GAP = Quantity("direction.gap_closed", "network")
+ERROR = Quantity("error.scale_optimal", "layer blocks")
+SIDES = {  # the methods of the README, and where each name covers nothing
+    **{"adam": "top right", "shampoo": "top left", "kfac": "bottom center", "ekfac": "middle right"},
+    **{"cwngd": "top center", "fngd": "top center", "ginger": "top center", "lngd": "bottom center"},
+}
+LEVELS = {0: "the plain gradient", 1: "the exact Fisher, layer by layer"}
 
 
 def main(arguments: list[str]) -> None:
     """Draw every picture."""
-    run = Path(arguments[0]) if arguments else store.runs_below(ROOT / "data" / "sample")[-1]
-    frame = store.load(run)
+    if len(arguments) != 1:
+        sys.exit("expected one argument, a folder of results: `curvbench run suites/resnet` makes the folder results")
+    frame = store.load(store.runs_below(Path(arguments[0]))[-1])
     problem = summary.problems(frame)[-1]
-    IMAGES.mkdir(parents=True, exist_ok=True)
     figures = {
-        "tradeoff": plot.tradeoff(frame, problem, FLOPS, Quantity("error.scale_optimal", "layer blocks")),
-        "layers": plot.heatmap(frame, problem),
+        "gap": gap_closed(frame, problem),
+        "tradeoff": plot.tradeoff(frame, problem, FLOPS, ERROR),
         "cost": plot.cost(frame, problem),
     }
+    IMAGES.mkdir(parents=True, exist_ok=True)
     for name, content in drawn(figures).items():
         (IMAGES / f"{name}.svg").write_bytes(content)
         print(f"{IMAGES / name}.svg: {len(content) / 1000:.0f} kB")
+
+
+def gap_closed(frame: pd.DataFrame, problem: str) -> Any:
+    """The share of the gap that the methods of the README close, against the FLOPs of a step."""
+    table = views.tradeoff(frame, problem, FLOPS, GAP).set_index("probe")
+    figure = graph_objects().Figure()
+    for name, look in looks(SIDES).items():
+        figure.add_scatter(
+            x=[table["x"][name]],
+            y=[1 - table["y"][name]],  # a view has the distance from 1
+            mode="markers+text",
+            text=[f"<b>{name}</b>"],
+            textposition=SIDES[name],
+            cliponaxis=False,
+            marker=look.marker(12),
+        )
+    for level, text in LEVELS.items():
+        line = {"dash": "dot", "width": 1.5, "color": "#808080"}
+        figure.add_hline(level, line=line, annotation_text=text, annotation_position="top left")
+    figure.update_layout(
+        template="plotly_white",
+        height=HEIGHT,
+        showlegend=False,
+        margin={"l": 72, "r": 30, "t": 20, "b": 56},
+        xaxis={"type": "log", "dtick": "D2", "tickformat": "~g", "title": "FLOPs of a step / FLOPs of a gradient step"},
+        yaxis={"title": "share of the gap closed, higher is better"},
+    )
+    return figure
 
 
 def drawn(figures: dict[str, Any]) -> dict[str, bytes]:
     """The figures as SVG."""
     from playwright.sync_api import sync_playwright
 
-    chromium = shutil.which("chromium") or sys.exit("no chromium on the path")
-    found = {}
+    chromium = shutil.which("chromium") or sys.exit("Chromium is needed: no program `chromium` is on the path")
+    pictures = {}
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=list(FLAGS))
         page = browser.new_page()
@@ -52,14 +96,12 @@ def drawn(figures: dict[str, Any]) -> dict[str, bytes]:
             page.wait_for_selector(".main-svg")
             size = {"format": "svg", "width": WIDTH, "height": figure.layout.height}
             address = page.evaluate("size => Plotly.toImage(document.querySelector('.js-plotly-plot'), size)", size)
-            found[name] = _decoded(address)
+            pictures[name] = _decoded(address)
         browser.close()
-    return found
+    return pictures
 
 
 def _decoded(address: str) -> bytes:
-    from urllib.parse import unquote
-
     head, _, content = address.partition(",")
     return base64.b64decode(content) if head.endswith("base64") else unquote(content).encode()
 

@@ -36,7 +36,7 @@ def test_every_page_has_a_run_and_a_check() -> None:
 
 
 def test_the_suite_of_the_page_is_a_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (probe,) = re.findall(r"```python\n(from dataclasses.*?)```", (ROOT / "README.md").read_text(), re.S)
+    (probe,) = re.findall(r"```python\n(from dataclasses.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.S)
     (suite,) = re.findall(r"```python\n(.*?)```", TEXTS["docs/ci.md"], re.S)
     (tmp_path / "my_probe.py").write_text(probe)
     (tmp_path / "curvbench_suite.py").write_text(suite)

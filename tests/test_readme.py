@@ -1,38 +1,81 @@
-"""The README's promises: its commands are what CI calls, its Python runs."""
+"""What the README and the pages promise: their commands are taken, their Python runs, their links lead somewhere."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
+import click
 import pytest
 
+from curvbench.cli.app import cli
+
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
-PYTHON = [code for language, code in BLOCKS if language == "python"]
-SHELL = [line for language, code in BLOCKS if language == "sh" for line in code.splitlines()]
+PAGES = {path: path.read_text() for path in [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]}
+README = PAGES[ROOT / "README.md"]
+BLOCKS = [
+    (path.name, language, code)
+    for path, page in PAGES.items()
+    for language, code in re.findall(r"^```(\w+)\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+]
+RUNNABLE = [(name, code) for name, language, code in BLOCKS if language == "python" and name != "ci.md"]  # test_ci.py
+COMMANDS = [
+    (name, command)
+    for name, language, code in BLOCKS
+    if language == "sh"
+    for command in re.findall(r"\bcurvbench ([a-z]+[^\n)#|>&]*)", code)
+]
+VERBS = [(path.name, verb) for path, page in PAGES.items() for verb in re.findall(r"`curvbench ([a-z]+)", page)]
+LINKS = [(path, target) for path, page in PAGES.items() for target in re.findall(r"\]\((?!https?://)([^)#]+)", page)]
 
 
 def test_ci_calls_the_test_command() -> None:
-    (command,) = [line for line in SHELL if ".venv/bin/pytest" in line]
+    (command,) = [line for line in README.splitlines() if ".venv/bin/pytest" in line]
     assert command in (ROOT / ".ci" / "run").read_text().splitlines()
 
 
-@pytest.mark.parametrize("code", PYTHON)
-def test_python_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_the_readme_is_short() -> None:
+    assert len(README.split()) <= 1000
+
+
+def test_example_is_ten_lines_and_prints_what_the_page_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    code, output = re.findall(r"```python\n(.*?)```\n+```text\n(.*?)```", README, re.DOTALL)[0]
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
     exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    assert capsys.readouterr().out == output
 
 
-def test_example_is_ten_lines() -> None:
-    lines = [line for line in PYTHON[0].splitlines() if line.strip()]
-    assert len(lines) <= 10
+@pytest.mark.parametrize(("name", "code"), [page for page in RUNNABLE if page[0] != "README.md"])
+def test_python_runs(name: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, name, "exec"), {"__name__": "page"})
 
 
-def test_every_room_is_in_the_picture() -> None:
-    rooms = {
-        path.name for path in (ROOT / "curvbench").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+@pytest.mark.parametrize(("name", "command"), COMMANDS)
+def test_commands_are_taken(name: str, command: str) -> None:
+    verb, *arguments = shlex.split(command.replace("--rerun-failed ", "--rerun-failed=all "))  # as the entry point does
+    known = cli.get_command(click.Context(cli), verb)
+    assert known is not None, f"{name}: no verb {verb}"
+    known.make_context(verb, arguments)
+
+
+def test_every_page_with_commands_is_checked() -> None:
+    assert {"README.md", "running.md", "training.md", "papers.md", "cluster.md", "dashboard.md", "ci.md"} <= {
+        name for name, _ in COMMANDS
     }
-    missing = {room for room in rooms - {"__init__.py", "__main__.py"} if room.removesuffix(".py") not in README}
-    assert not missing
+
+
+@pytest.mark.parametrize(("name", "verb"), sorted(set(VERBS)))
+def test_verbs_in_sentences_exist(name: str, verb: str) -> None:
+    assert verb in cli.list_commands(click.Context(cli)), name
+
+
+@pytest.mark.parametrize(("page", "target"), LINKS)
+def test_links_lead_to_files(page: Path, target: str) -> None:
+    assert (page.parent / target.replace("\\", "")).exists()
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f"](docs/{page.name})" in README, page.name
