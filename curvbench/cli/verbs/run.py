@@ -12,7 +12,7 @@ from curvbench.cli.exits import INTERRUPTED, OK, USAGE
 from curvbench.cli.verbs import DATA_FOLDER, BadInput, folder, option, users_fault
 
 if TYPE_CHECKING:
-    from curvbench.cli.runner import Options
+    from curvbench.planning.job import Options
 
 
 @click.command()
@@ -48,7 +48,7 @@ def run(arguments: list[str], /, **given: Any) -> int:
     succeeded, 130 interrupted.
     """
     from curvbench import registry
-    from curvbench.cli import runner
+    from curvbench.planning import job
 
     command = shlex.join(["curvbench", *arguments])
     with users_fault():
@@ -56,7 +56,7 @@ def run(arguments: list[str], /, **given: Any) -> int:
     code = OK
     for file in files:
         try:
-            code = max(code, _run(runner.Options(command=command, suite=file, **given)))
+            code = max(code, _run(job.Options(command=command, suite=file, **given)))
         except BadInput as error:  # of a folder the other suites may still run
             if len(files) == 1:
                 raise
@@ -68,18 +68,19 @@ def run(arguments: list[str], /, **given: Any) -> int:
 
 
 def _run(options: Options) -> int:
-    """One suite: with a search its trials first, then the trainings with what these chose."""
-    from curvbench.cli import runner
+    """Run one suite. With a search, its trials are run first, then the trainings with the chosen settings."""
+    from curvbench.cli.runner import execute, show
+    from curvbench.planning.job import prepare, settled
 
     with users_fault():
-        job = runner.prepare(options)
+        job = prepare(options)
         if options.dry_run:
-            return runner.show(job)
+            return show(job)
         folder = job.begin()
-    code = runner.execute(job, folder)
-    while job.waiting and code != INTERRUPTED and not job.spent:
+    code = execute(job, folder)
+    while job.waiting and code != INTERRUPTED and not job.is_budget_spent:
         with users_fault():
-            job = runner.settled(job, folder)
+            job = settled(job, folder)
             folder = job.begin()
-        code = runner.execute(job, folder)
+        code = execute(job, folder)
     return code
