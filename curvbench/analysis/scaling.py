@@ -11,18 +11,16 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from rich.table import Table
-from rich.text import Text
 
 from curvbench import registry
-from curvbench.analysis.summary import digits, labels, texts
+from curvbench.analysis.summary import labels, texts
 from curvbench.analysis.views import arguments
 from curvbench.spec import Component, Status
 
@@ -210,33 +208,3 @@ def _starred(label: str, known: Mapping[str, type[Component]]) -> Iterator[tuple
         if re.fullmatch(r"\d+(\.\d+)?(e[-+]?\d+)?", str(value)):
             shown = {k: "*" if k == key else v for k, v in settings.items() if k == key or k in given}
             yield float(value), f"{name}[{','.join(f'{k}={v}' for k, v in shown.items())}]"
-
-
-def tables(frame: pd.DataFrame, selected: Collection[str]) -> Iterator[tuple[str, Table]]:
-    """A title and a table per sweep of the selected problems, for ``summary.show``."""
-    rows = growth(frame[labels(frame, "problem").isin(list(selected))])
-    for problem in dict.fromkeys(row.problem for row in rows):
-        yield problem, _render([row for row in rows if row.problem == problem])
-
-
-def _render(rows: Sequence[Growth]) -> Table:
-    shown = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, min_width=100)
-    for heading in ("probe", "cost"):
-        shown.add_column(heading, no_wrap=True)
-    for heading in ("counted", "published", "ratio", "drift", ""):
-        shown.add_column(heading, justify="right", no_wrap=True)
-    for probe in sorted({row.probe for row in rows}):
-        name = probe
-        for row in (row for row in rows if row.probe == probe):
-            drift = "" if math.isnan(row.drift) else f"{row.drift + 0:+.1%}"
-            mark = "" if row.agrees or math.isnan(row.published.value) else "!"
-            shown.add_row(
-                Text(name), row.quantity, str(row.counted), str(row.published), digits(row.ratio), drift, mark
-            )
-            name = ""
-    return shown
-
-
-def legend(frame: pd.DataFrame) -> str:
-    """What the columns mean."""
-    return LEGEND

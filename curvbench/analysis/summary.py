@@ -10,10 +10,6 @@ from itertools import groupby
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
-from rich.table import Column as RichColumn
-from rich.table import Table
-from rich.text import Text
 
 from curvbench.spec import METRICS, SURROGATE, Status
 
@@ -71,7 +67,6 @@ TRAINED_LEGEND = (
     f"x SGD: seconds of an epoch over those of {' or '.join(BASELINES)} in the same optimizer with the same seed, in "
     "one run but not in turn; * best of the column"
 )
-NARROWEST_LABEL = 10
 
 
 def is_trained(frame: pd.DataFrame) -> bool:
@@ -214,26 +209,6 @@ def digits(value: float) -> str:
     return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e+").replace("e+", "e")
 
 
-def render(frame: pd.DataFrame, problem: str) -> Table:
-    """The table of one problem, for ``show``."""
-    values, spreads, ends = table(frame, problem), spread(frame, problem), statuses(frame, problem)
-    marks = best(values)
-    shown = Table(box=None, padding=(0, 1, 0, 0), show_edge=False)
-    shown.add_column("probe", overflow="fold", min_width=NARROWEST_LABEL, vertical="bottom")
-    for name in values.columns:
-        shown.add_column(_COLUMN_OF[name].heading, justify="right", no_wrap=True)
-    for probe, *row in zip(values.index, values.to_numpy(), spreads.to_numpy(), marks.to_numpy(), strict=True):
-        shown.add_row(_name(probe, ends[probe]), *map(_text, *row))
-    shown.min_width = NARROWEST_LABEL + 1 + sum(_width(column) for column in shown.columns[1:])
-    return shown
-
-
-def show(console: Console, table: Table) -> None:
-    """Print a table; a console that is too narrow for its numbers is widened, for rich would cut them."""
-    console.width = max(console.width, table.min_width or 0)
-    console.print(table)
-
-
 def failures(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per cell without a value, and per reason of metrics that failed: cell_id, status, reason, label."""
     failed = frame[frame["status"] != Status.OK]
@@ -322,18 +297,3 @@ def _dampings(cells: pd.DataFrame) -> list[str]:
 def _own(methods: pd.Series) -> pd.Series:
     """Methods without the mark of a surrogate, which stands in the title."""
     return methods.str.removeprefix(SURROGATE).str.removeprefix(", ")
-
-
-def _name(probe: str, status: str) -> Text:
-    return Text(probe) if status == Status.OK else Text.assemble(probe, "  ", (status, "red"))
-
-
-def _width(column: RichColumn) -> int:
-    """Characters of a column of numbers and the space behind it."""
-    texts = [column.header, *column.cells]
-    return 1 + max(len(line) for text in texts for line in str(text).splitlines() or [""])
-
-
-def _text(value: float, spread: float, mark: bool) -> Text:
-    shown = Text(digits(value) + ("*" if mark else " "), style="bold" if mark else "")
-    return shown if math.isnan(spread) else Text.assemble(shown, "\n", (f"±{digits(spread)} ", "dim"))

@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-
 import pandas as pd
-from rich.table import Table
-from rich.text import Text
 
-from curvbench.analysis import summary
-from curvbench.analysis.summary import NARROWEST_LABEL, digits, labels, legend, problems, texts
+from curvbench.analysis.summary import labels, problems, texts
 from curvbench.registry import describe, probes
 from curvbench.spec import METRICS, Status
 
-__all__ = ["legend", "table", "tables", "tidy"]
-
 AXIS = "probe.updates"
-SHOWN = ("error.relative", "error.scale_optimal", "direction.cosine", "direction.gradient")
+METRICS_SHOWN = ("error.relative", "error.scale_optimal", "direction.cosine", "direction.gradient")
 ANY = "any"
-
-
-def tables(frame: pd.DataFrame, selected: Collection[str]) -> Iterator[tuple[str, Table]]:
-    """A title and a table per selected problem, then, where updates were swept, one per metric against them."""
-    curves = [problem for problem in swept(frame) if problem in selected]
-    for problem in problems(frame):
-        if problem in selected:
-            note = ", every probe after its most updates" if problem in curves else ""
-            yield summary.title(frame, problem) + note, summary.render(last(frame), problem)
-    for problem in curves:
-        for metric in SHOWN:
-            yield title(problem, metric), render(frame, problem, metric)
 
 
 def tidy(frame: pd.DataFrame) -> pd.DataFrame:
@@ -78,20 +59,6 @@ def last(frame: pd.DataFrame) -> pd.DataFrame:
 def title(problem: str, metric: str) -> str:
     """What a table shows."""
     return f"{problem}, {metric} of the network against updates: {METRICS[metric].text}"
-
-
-def render(frame: pd.DataFrame, problem: str, metric: str) -> Table:
-    """``table`` for a person, for ``summary.show``."""
-    values = table(frame, problem, metric)
-    shown = Table(box=None, padding=(0, 1, 0, 0), show_edge=False)
-    shown.add_column("updates", overflow="fold", min_width=NARROWEST_LABEL)
-    texts = {str(step): [digits(value) for value in values[step]] for step in values}
-    for step in texts:
-        shown.add_column(step, justify="right", no_wrap=True)
-    for curve, *row in zip(values.index, *texts.values(), strict=True):
-        shown.add_row(Text(curve), *row)
-    shown.min_width = NARROWEST_LABEL + 1 + sum(1 + max(map(len, [step, *texts[step]])) for step in texts)
-    return shown
 
 
 def _steps(cells: pd.DataFrame) -> pd.Series:

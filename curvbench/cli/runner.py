@@ -12,16 +12,16 @@ import pandas as pd
 from rich.console import Console
 
 from curvbench import store
-from curvbench.analysis import exact, scaling, summary, sweep
+from curvbench.analysis import summary
 from curvbench.cli.display import GOOD, Display, Tally, bar, json_lines, lines
 from curvbench.cli.exits import INTERRUPTED, NOTHING_SUCCEEDED, OK, SOME_FAILED, USAGE
 from curvbench.engines import REFERENCE, Event, Observer, Work
 from curvbench.planning import plan
 from curvbench.planning.job import Job
+from curvbench.report import terminal
 from curvbench.spec import Status
 from curvbench.words import one_line
 
-SUMMARIES = {"errors": sweep, "growth": scaling, "exact": exact}
 NARROWEST = 80
 COPIED = 32  # cells between two looks at whether the copy of a run is stale
 PIPED = 1000  # columns where there is no terminal: nothing is folded
@@ -145,11 +145,11 @@ def _report(job: Job, folder: Path, frame: pd.DataFrame, statuses: Mapping[str, 
     if not job.plan.todo:
         _say(console, f"nothing to do: all {total} cells are in {folder}")
     selected = {cell.problem.label for cell in job.plan.cells.values()}
-    ending = SUMMARIES[job.suite.summary]
+    ending = terminal.ENDINGS[job.suite.summary]
     for title, table in ending.tables(frame, selected):
         _say(console)
         _say(console, title)
-        summary.show(console, table)
+        terminal.show(console, table)
     _say(console)
     _say(console, textwrap.fill(ending.legend(frame), 100))
     failed = frame[frame["cell_id"].isin(list(job.plan.cells))]

@@ -32,11 +32,11 @@ from curvbench.analysis import (
     papers,
     scaling,
     summary,
-    sweep,
     targets,
     views,
 )
 from curvbench.analysis.views import Quantity
+from curvbench.report import terminal
 from curvbench.report.run import Run
 
 SAMPLE = Path(__file__).parents[2] / "data" / "sample"
@@ -78,10 +78,10 @@ def of_rows(rows: pd.DataFrame) -> Answers:
     yield "coverage.reasons", coverage.reasons(rows)
     yield "coverage.shares", coverage.shares(rows)
     yield "exact.table", exact.table(rows)
-    yield "exact.tables", list(exact.tables(rows, summary.problems(rows)))
+    yield "exact_tables", list(terminal.exact_tables(rows, summary.problems(rows)))
     yield "scaling.growing", scaling.growing(rows)
-    yield "scaling.tables", list(scaling.tables(rows, summary.problems(rows)))
-    yield "sweep.tables", list(sweep.tables(rows, summary.problems(rows)))
+    yield "growth_tables", list(terminal.growth_tables(rows, summary.problems(rows)))
+    yield "error_tables", list(terminal.error_tables(rows, summary.problems(rows)))
     yield "claims.judge", claims.judge(rows, CLAIMED)
     yield "claims.efforts", claims.efforts(rows, CLAIMED[0])
     yield "claims.newest", claims.newest([rows])
@@ -103,7 +103,7 @@ def of_problem(rows: pd.DataFrame, problem: str) -> Answers:
     yield "summary.best", summary.best(values)
     yield "summary.statuses", summary.statuses(rows, problem)
     yield "summary.title", summary.title(rows, problem)
-    yield "summary.render", summary.render(rows, problem)
+    yield "summary_table", terminal.summary_table(rows, problem)
     yield "views.ranking", views.ranking(values, summary.columns(rows, problem))
     yield "views.values", views.values(mine, ERROR)
     yield "views.published", views.published(rows, problem)

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from curvbench.analysis import summary, sweep
+from curvbench.report import terminal
 
 TOY = "toy[epochs=2]"
 ERROR = "error.relative"
@@ -87,7 +88,7 @@ def test_the_last_of_every_curve_whatever_became_of_it() -> None:
 @pytest.mark.parametrize("width", [40, 80, 1000])
 def test_the_table_is_shown_whole(width: int) -> None:
     console = Console(file=io.StringIO(), width=width)
-    summary.show(console, sweep.render(ROWS, TOY, ERROR))
+    terminal.show(console, terminal.sweep_table(ROWS, TOY, ERROR))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     for number in ("0.250", "0.125", "0.800", "0.500", "0.600", "0.300", "any", "32"):
         assert number in text
