@@ -12,7 +12,7 @@ import streamlit as st
 
 import show
 import source
-from curvbench.analysis import summary, views
+from curvbench.analysis import frames, views
 from curvbench.analysis.views import Quantity
 from curvbench.plot.look import by_family, method
 
@@ -29,17 +29,17 @@ def pick_run(label: str = "Run", key: str = "run", place: int = 0) -> Path:
 
 def pick_problem(frame: pd.DataFrame) -> str:
     """One of the problems of a run."""
-    stand_ins = views.surrogates(frame)
+    stand_ins = frames.surrogates(frame)
 
     def shown(name: str) -> str:
         return f"{name} (surrogate)" if name in stand_ins else name
 
-    return pick("Problem", summary.problems(frame), "problem", format_func=shown)
+    return pick("Problem", frames.problems(frame), "problem", format_func=shown)
 
 
 def pick_probes(frame: pd.DataFrame) -> list[str]:
     """Some of the probes; none chosen means all."""
-    known = by_family(dict.fromkeys(summary.labels(frame, "probe")))
+    known = by_family(dict.fromkeys(frames.labels(frame, "probe")))
     _say_what_is_not_there("Probes", "probes", known)
     return st.multiselect("Probes", known, key="probes", placeholder="All", **LINKED)
 
@@ -101,12 +101,12 @@ def frame() -> pd.DataFrame:
 def of_probes(rows: pd.DataFrame) -> pd.DataFrame:
     """Those of some rows that are of the chosen probes."""
     chosen = st.session_state["probes"]
-    return rows[summary.labels(rows, "probe").isin(chosen)] if chosen else rows
+    return rows[frames.labels(rows, "probe").isin(chosen)] if chosen else rows
 
 
 def mine() -> pd.DataFrame:
     """The rows of the chosen run, probes and problem; where there are none the page ends with a sentence."""
-    rows = views.of_problem(frame(), problem())
+    rows = frames.of_problem(frame(), problem())
     if rows.empty:
         say_not_run()
         st.stop()

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from curvbench import exact_fisher, registry, store
 from curvbench.analysis import coverage as analysis
 from curvbench.analysis.claims import efforts, judge, newest
+from curvbench.analysis.frames import problems
 from curvbench.analysis.papers import Experiment, experiments
-from curvbench.analysis.summary import problems
 from curvbench.fisher.uncovered import covered_trace
 from curvbench.instance import Instance
 from curvbench.problems.layers import Layers, Network

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from curvbench import plot, store
-from curvbench.analysis import summary
+from curvbench.analysis import frames
 from curvbench.analysis.views import Quantity
 from curvbench.plot.frontier import FLOPS
 
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> None:
     """Draw every picture."""
     run = Path(arguments[0]) if arguments else store.runs_below(ROOT / "data" / "sample")[-1]
     frame = store.load(run)
-    problem = summary.problems(frame)[-1]
+    problem = frames.problems(frame)[-1]
     IMAGES.mkdir(parents=True, exist_ok=True)
     figures = {
         "tradeoff": plot.tradeoff(frame, problem, FLOPS, Quantity("error.scale_optimal", "layer blocks")),

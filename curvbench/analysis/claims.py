@@ -13,8 +13,9 @@ import pandas as pd
 
 from curvbench import registry
 from curvbench.analysis import scaling
+from curvbench.analysis.frames import is_cell_ending, is_surrogate, labels, texts
 from curvbench.analysis.papers import Blend, Claim, Column, Entry, Experiment, blend
-from curvbench.analysis.summary import digits, is_whole, labels, texts
+from curvbench.analysis.summary import digits
 from curvbench.analysis.verdicts import (
     LEAST_SHARE,
     MISSED,
@@ -26,7 +27,7 @@ from curvbench.analysis.verdicts import (
     compare,
     effect,
 )
-from curvbench.spec import SURROGATE, TRIALS, Status
+from curvbench.spec import TRIALS, Status
 
 WIDTHS = r"width=[^,\]]*\.\."  # of a sweep's label, where the width is what was swept
 PLANNED = r"\bepochs=(\d+)"  # in the column ``method``
@@ -108,13 +109,8 @@ def newest(runs: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """
     if not runs:
         raise ValueError("there is no run")
-    latest = {key: rows for run in runs for key, rows in run.groupby([run["suite"], _stands_in(run)], observed=True)}
+    latest = {key: rows for run in runs for key, rows in run.groupby([run["suite"], is_surrogate(run)], observed=True)}
     return pd.concat(latest.values(), ignore_index=True) if latest else runs[-1]
-
-
-def _stands_in(frame: pd.DataFrame) -> pd.Series:
-    """Which rows are a surrogate's."""
-    return texts(frame, "method").str.startswith(SURROGATE)
 
 
 def judge(frame: pd.DataFrame, experiments: Iterable[Experiment]) -> list[Judged]:
@@ -127,7 +123,7 @@ def judge(frame: pd.DataFrame, experiments: Iterable[Experiment]) -> list[Judged
     found = []
     for experiment in experiments:
         mine = frame[frame["suite"] == experiment.id]
-        stands_in = _stands_in(mine)
+        stands_in = is_surrogate(mine)
         original, surrogate = _Cells(experiment, mine[~stands_in]), _Cells(experiment, mine[stands_in], True)
         for claim in experiment.claims:
             rulings = rule(original, claim), rule(surrogate, claim)
@@ -138,7 +134,7 @@ def judge(frame: pd.DataFrame, experiments: Iterable[Experiment]) -> list[Judged
 def efforts(frame: pd.DataFrame, experiment: Experiment) -> list[Effort]:
     """What tuning has cost, by row of the paper, originals before surrogates; none of those that were not tuned."""
     mine = frame[frame["suite"] == experiment.id + TRIALS]
-    probes, problems, stands_in = labels(mine, "probe"), labels(mine, "problem"), _stands_in(mine)
+    probes, problems, stands_in = labels(mine, "probe"), labels(mine, "problem"), is_surrogate(mine)
     found = []
     for name, entry in experiment.rows.items():
         fitting = _matching(probes, entry.probe) if entry.probe else pd.Series(False, index=mine.index)
@@ -306,7 +302,7 @@ class _Cells:
             shown = ", ".join(f"{probe} on {problem}" for probe, problem in found[:2])
             raise Unread(f"{len(found)} settings match: {shown}")
         rows = self._settings[found[0]]
-        if len(failed := rows[is_whole(rows)]):
+        if len(failed := rows[is_cell_ending(rows)]):
             raise Failed(str(failed["status"].iloc[0]))
         return rows
 

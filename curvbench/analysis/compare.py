@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 
 from curvbench.analysis import limits as rules
+from curvbench.analysis.frames import is_cell_ending, labels, texts
 from curvbench.analysis.limits import LIMITS, Limit
 from curvbench.analysis.pairs import KEY, measurements, pairs
 from curvbench.analysis.significance import FEWEST, SIGNIFICANT, Samples, compare_samples
 from curvbench.analysis.summary import COLUMNS as SHOWN
-from curvbench.analysis.summary import digits, is_whole, labels, texts
+from curvbench.analysis.summary import digits
 from curvbench.analysis.views import meaning
 from curvbench.spec import Status
 
@@ -238,7 +239,7 @@ def _status(end: str) -> str:
 def _ends(frame: pd.DataFrame) -> pd.Series:
     """How each cell ended, by ``CELL``: ``ok``, or status and reason. A run that succeeded counts."""
     rows = frame.assign(probe=labels(frame, "probe"), problem=labels(frame, "problem"))
-    whole = rows[is_whole(rows)]
+    whole = rows[is_cell_ending(rows)]
     failed = (texts(whole, "status") + ": " + texts(whole, "reason")).str.removesuffix(": ")
     succeeded = rows[(rows["status"] == Status.OK) & ~rows["cell_id"].isin(whole["cell_id"])]
     index = pd.MultiIndex.from_frame(pd.concat([succeeded[CELL], whole[CELL]]))

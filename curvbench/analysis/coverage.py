@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from curvbench.analysis.summary import failures, labels, problems
+from curvbench.analysis.frames import labels, problems
+from curvbench.analysis.summary import failures
 from curvbench.spec import Status
 
 EXACT, FAILED = "exact", "failed"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from curvbench.analysis.summary import labels
+from curvbench.analysis.frames import labels
 from curvbench.spec import Status
 
 COLUMNS = {

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from curvbench.analysis import views
+from curvbench.analysis import frames, views
 from curvbench.analysis.limits import LIMITS, Limit, limit_of
 from curvbench.analysis.pairs import KEY, medians
 
@@ -21,7 +21,7 @@ def history_table(frame: pd.DataFrame, problem: str, quantity: views.Quantity, s
     """
     parts = []
     for run, rows in frame.groupby("run_id", sort=True):
-        found = views.values(views.of_problem(rows, problem), quantity)["median"].rename("value")
+        found = views.values(frames.of_problem(rows, problem), quantity)["median"].rename("value")
         parts.append(found.rename_axis("probe").reset_index().assign(run=run))
     if not parts:
         empty = pd.DataFrame(columns=["run", "probe", "value", "change", "step"])

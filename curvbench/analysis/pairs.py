@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from curvbench.analysis.frames import is_cell_ending, labels, texts
 from curvbench.analysis.limits import limit_of
-from curvbench.analysis.summary import is_whole, labels, texts
 from curvbench.analysis.views import Quantity, meaning
 from curvbench.spec import Status
 
@@ -28,7 +28,7 @@ def pairs(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
 
 def measurements(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows that hold a value, with ``KEY`` as their index."""
-    rows = frame[(frame["status"] == Status.OK) & ~is_whole(frame)]
+    rows = frame[(frame["status"] == Status.OK) & ~is_cell_ending(frame)]
     named = {"probe": labels(rows, "probe"), "problem": labels(rows, "problem"), "seed": rows["seed"]}
     named |= {column: texts(rows, column) for column in ("metric", "scope")}
     epoch = rows["epoch"].astype("Int64").fillna(-1).astype("int64")

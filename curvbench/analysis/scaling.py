@@ -20,7 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from curvbench import registry
-from curvbench.analysis.summary import labels, texts
+from curvbench.analysis.frames import labels, texts
 from curvbench.analysis.views import arguments
 from curvbench.spec import Component, Status
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 
-import numpy as np
 import pandas as pd
 
+from curvbench.analysis.frames import is_cell_ending, is_surrogate, labels, of_problem, texts
 from curvbench.spec import METRICS, SURROGATE, Status
 
 
@@ -79,42 +79,9 @@ def legend(frame: pd.DataFrame) -> str:
     return TRAINED_LEGEND if is_trained(frame) else LEGEND
 
 
-def texts(frame: pd.DataFrame, column: str) -> pd.Series:
-    """A column of texts as Python's own, empty where null: what to join, search or fill texts of rows with.
-
-    Rows of many cells come with categories, which refuse a text that is none of them.
-    """
-    place, known = _coded(frame[column])
-    return pd.Series(known[place], index=frame.index, dtype=object)
-
-
-def is_whole(frame: pd.DataFrame) -> pd.Series:
-    """Which rows say how a whole cell ended, having no metric."""
-    return frame["metric"].isna() | frame["metric"].eq("")
-
-
-def labels(frame: pd.DataFrame, kind: str) -> pd.Series:
-    """``name[key=value,...]`` of the ``problem`` or ``probe`` of each row."""
-    name, names = _coded(frame[kind])
-    argument, arguments = _coded(frame[f"{kind}_args"])
-    both = np.array([[f"{n}[{a}]" if a else n for a in arguments] for n in names], dtype=object)
-    return pd.Series(both[name, argument], index=frame.index, dtype=object)
-
-
-def _coded(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """The place of each text among those that there are, few for many rows; null is -1, the last and empty one."""
-    place, known = pd.factorize(column)
-    return place, np.array([*known, ""], dtype=object)
-
-
-def problems(frame: pd.DataFrame) -> list[str]:
-    """The labels of the problems, in the order of the rows."""
-    return list(labels(frame, "problem").unique())
-
-
 def columns(frame: pd.DataFrame, problem: str) -> list[Column]:
     """What ``table`` shows of a problem: ``COLUMNS``, or those of ``TRAINED`` that its trainings have."""
-    cells = _of(frame, problem)
+    cells = of_problem(frame, problem)
     if not is_trained(cells):
         return list(COLUMNS)
     known = {*cells["metric"], *([PACE] if cells["probe"].isin(BASELINES).any() else [])}
@@ -137,8 +104,8 @@ def spread(frame: pd.DataFrame, problem: str) -> pd.DataFrame:
 
 def statuses(frame: pd.DataFrame, problem: str) -> pd.Series:
     """Per probe the statuses of its cells: ``ok``, or for example ``timeout`` or ``ok, error``."""
-    cells = _of(frame, problem)
-    whole = texts(cells, "status").where(is_whole(cells))
+    cells = of_problem(frame, problem)
+    whole = texts(cells, "status").where(is_cell_ending(cells))
     ends = whole.groupby(texts(cells, "cell_id")).transform("first").fillna(str(Status.OK))
     ended = pd.DataFrame({"contender": contenders(cells), "status": ends}).drop_duplicates()
     return ended.groupby("contender", sort=False)["status"].agg(", ".join)
@@ -153,10 +120,6 @@ def best(values: pd.DataFrame) -> pd.DataFrame:
             goal = values[name].min() if better == "lower" else values[name].max()
             marks[name] = values[name].map(digits) == digits(goal)
     return marks
-
-
-def _of(frame: pd.DataFrame, problem: str) -> pd.DataFrame:
-    return frame[labels(frame, "problem") == problem]
 
 
 def contenders(frame: pd.DataFrame) -> pd.Series:
@@ -179,9 +142,9 @@ def contenders(frame: pd.DataFrame) -> pd.Series:
 
 def title(frame: pd.DataFrame, problem: str) -> str:
     """The problem, N, P, epochs of the snapshot, F itself, the damping, the share outside the layer blocks, seeds."""
-    cells = frame[labels(frame, "problem") == problem]
+    cells = of_problem(frame, problem)
     parts = [problem]
-    parts += ["SURROGATE of a published experiment"] if texts(cells, "method").str.startswith(SURROGATE).any() else []
+    parts += ["SURROGATE of a published experiment"] if is_surrogate(cells).any() else []
     parts += [f"N = {n:,.0f}" for n in _facts(cells, "problem.samples")]
     parts += [f"P = {p:,.0f}" for p in _facts(cells, "problem.parameters")]
     epochs = sorted(cells["epoch"].dropna().unique())
@@ -240,7 +203,7 @@ def _named_metrics(names: pd.Series) -> str:
 
 
 def _aggregate(frame: pd.DataFrame, problem: str, how: str) -> pd.DataFrame:
-    cells = _of(frame, problem)
+    cells = of_problem(frame, problem)
     cells = cells.assign(contender=contenders(cells))
     order = list(dict.fromkeys(cells["contender"]))
     chosen = columns(frame, problem)
@@ -256,7 +219,7 @@ def _aggregate(frame: pd.DataFrame, problem: str, how: str) -> pd.DataFrame:
 
 def _outcomes(cells: pd.DataFrame) -> pd.DataFrame:
     """Of every training that came to its end the last row of each metric, and its pace against SGD's."""
-    ended = ~cells["cell_id"].isin(cells.loc[is_whole(cells), "cell_id"])
+    ended = ~cells["cell_id"].isin(cells.loc[is_cell_ending(cells), "cell_id"])
     cells = cells[ended]
     last = cells.sort_values("epoch", kind="stable").groupby(["cell_id", "metric", "scope"], sort=False).tail(1)
     seconds = last[last["metric"] == "train.seconds"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from curvbench.analysis.summary import labels, problems, texts
+from curvbench.analysis.frames import labels, of_problem, problems, texts
 from curvbench.registry import describe, probes
 from curvbench.spec import METRICS, Status
 
@@ -33,7 +33,7 @@ def table(frame: pd.DataFrame, problem: str, metric: str) -> pd.DataFrame:
 
     What does not learn over steps stands in a column ``any``; NaN where nothing was measured.
     """
-    cells = tidy(frame[labels(frame, "problem") == problem])
+    cells = tidy(of_problem(frame, problem))
     chosen = cells[(cells["metric"] == metric) & (cells["scope"] == "network") & (cells["status"] == Status.OK)]
     values = chosen["value"].groupby([chosen["curve"], _steps(chosen)]).median().unstack()
     order = [curve for curve in dict.fromkeys(cells["curve"]) if curve in values.index]

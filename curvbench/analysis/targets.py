@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from curvbench.analysis.summary import contenders, labels
+from curvbench.analysis.frames import labels
+from curvbench.analysis.summary import contenders
 from curvbench.analysis.views import meaning
 from curvbench.spec import Status
 

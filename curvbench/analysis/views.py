@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from curvbench.analysis.summary import Column, contenders, digits, is_whole, labels, problems, statuses, texts
+from curvbench.analysis.frames import is_cell_ending, labels, of_problem, texts
+from curvbench.analysis.summary import Column, contenders, digits, statuses
 from curvbench.spec import METRICS, PHASES, Metric, Status
 
 WHOLES = ("network", "layer blocks")
@@ -57,23 +58,9 @@ def meaning(metric: str) -> Metric:
     return METRICS.get(metric, Metric("", ""))
 
 
-def of_problem(frame: pd.DataFrame, problem: str) -> pd.DataFrame:
-    """The rows of one problem, given by its label."""
-    chosen = labels(frame, "problem") == problem
-    return frame if chosen.all() else frame[chosen]  # a copy of many rows is dear
-
-
-def surrogates(frame: pd.DataFrame) -> list[str]:
-    """The labels of problems whose rows are of a small stand-in for a published experiment."""
-    told = [column for column in ("suite", "problem", "problem_args", "method") if column in frame]
-    kinds = frame[told].drop_duplicates()
-    named = [any("surrogate" in str(text) for text in kind) for kind in kinds.itertuples(index=False)]
-    return problems(kinds[np.array(named, dtype=bool)])
-
-
 def quantities(frame: pd.DataFrame, families: Sequence[str]) -> list[Quantity]:
     """The metrics of some families in the scopes that mean the same for every problem, in the order of ``METRICS``."""
-    known = frame.loc[frame["scope"].isin([*WHOLES, *PHASES]) & ~is_whole(frame), ["metric", "scope"]]
+    known = frame.loc[frame["scope"].isin([*WHOLES, *PHASES]) & ~is_cell_ending(frame), ["metric", "scope"]]
     pairs = [Quantity(*pair) for pair in known.drop_duplicates().itertuples(index=False)]
     order = {metric: place for place, metric in enumerate(METRICS)}
     chosen = [pair for pair in pairs if pair.metric.split(".")[0] in families]
@@ -286,13 +273,15 @@ def cells(frame: pd.DataFrame) -> pd.DataFrame:
     kept = ["cell_id", "suite", "seed", "device", "dtype", "threads", "started_at"]
     # A row without a metric says how its cell ended; one in which one metric failed has succeeded otherwise.
     ids, ok = frame["cell_id"].reset_index(drop=True), (frame["status"] == Status.OK).to_numpy()
-    first = frame.iloc[pd.concat([ids[is_whole(frame).to_numpy()], ids[ok], ids]).drop_duplicates().index.sort_values()]
+    first = frame.iloc[
+        pd.concat([ids[is_cell_ending(frame).to_numpy()], ids[ok], ids]).drop_duplicates().index.sort_values()
+    ]
     shown = first[[column for column in kept if column in first]].assign(cell_id=texts(first, "cell_id"))
     shown.insert(1, "probe", labels(first, "probe"))
     shown.insert(2, "problem", labels(first, "problem"))
     shown.insert(3, "status", texts(first, "status"))
     shown["reason"] = texts(first, "reason").where(first["status"] != Status.OK, "")
-    failed = frame[(frame["status"] != Status.OK) & ~is_whole(frame)]
+    failed = frame[(frame["status"] != Status.OK) & ~is_cell_ending(frame)]
     shown["failed metrics"] = shown["cell_id"].map(texts(failed, "cell_id").value_counts()).fillna(0).astype("int64")
     return shown.reset_index(drop=True)
 

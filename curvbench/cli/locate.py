@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from curvbench import store
-from curvbench.analysis.summary import labels
+from curvbench.analysis.frames import labels
 
 
 def locate(run: str, results: Path, all_runs: bool = False) -> list[Path]:

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from curvbench.analysis import views
-from curvbench.analysis.summary import digits, problems, statuses
+from curvbench.analysis.frames import problems
+from curvbench.analysis.summary import digits, statuses
 from curvbench.analysis.views import Quantity
 from curvbench.plot import axes
 from curvbench.plot.look import DASHES, Look, by_family, looks

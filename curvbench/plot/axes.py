@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from curvbench.analysis.frames import surrogates
 from curvbench.analysis.summary import digits
-from curvbench.analysis.views import Quantity, meaning, surrogates
+from curvbench.analysis.views import Quantity, meaning
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

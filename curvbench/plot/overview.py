@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from curvbench.analysis import views
+from curvbench.analysis import frames, views
 from curvbench.plot import axes
 from curvbench.plot.look import by_family
 from curvbench.spec import Status
@@ -27,7 +27,7 @@ def status(frame: pd.DataFrame) -> go.Figure:
     """Probe by problem: how the cells ended, by mark and colour; status and reason where the pointer rests."""
     table = views.status(frame)
     probes, problems = by_family(dict.fromkeys(table["probe"]))[::-1], list(dict.fromkeys(table["problem"]))
-    stand_ins = views.surrogates(frame)
+    stand_ins = frames.surrogates(frame)
     names = [axes.escaped(name) + (" (surrogate)" if name in stand_ins else "") for name in problems]
     slanted = sum(map(len, names)) > FLAT
     height = 110 + (min(6 * max(map(len, names)), TALLEST) if slanted else 0) + ROW_HEIGHT * max(len(probes), 3)

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from curvbench.analysis import views
-from curvbench.analysis.summary import digits, problems
+from curvbench.analysis.frames import problems
+from curvbench.analysis.summary import digits
 from curvbench.plot import axes
 from curvbench.plot.accuracy import ROW_HEIGHT
 from curvbench.plot.look import BLUE, GREY, ORANGE, RED, SKY

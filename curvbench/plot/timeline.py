@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from curvbench.analysis.frames import problems
 from curvbench.analysis.history import STEP, history_table
-from curvbench.analysis.summary import digits, problems
+from curvbench.analysis.summary import digits
 from curvbench.analysis.views import Quantity
 from curvbench.plot import axes
 from curvbench.plot.look import RED, looks

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
-from curvbench.analysis import targets, views
-from curvbench.analysis.summary import digits, problems
+from curvbench.analysis import frames, targets, views
+from curvbench.analysis.frames import problems
+from curvbench.analysis.summary import digits
 from curvbench.plot import axes
 from curvbench.plot.look import Look, by_family, looks
 
@@ -52,7 +53,7 @@ def profiles(
     table = targets.profile(trials, cost)
     missed = [probe for probe in trials["probe"].unique() if probe not in set(table["probe"])]
     notes = [f"never reached by: {', '.join(by_family(missed))}"] if missed else []
-    stand_in = " (surrogate)" if len(views.surrogates(frame)) else ""
+    stand_in = " (surrogate)" if len(frames.surrogates(frame)) else ""
     title = f"{cost} to {metric} {digits(goal)}{stand_in}"
     figure = axes.new_figure(title, notes, height=380, names=table["probe"].unique())
     end = 1.1 * float(table["ratio"].max()) if len(table) else 2.0
@@ -107,7 +108,7 @@ def _draw(figure: go.Figure, probe: str, rows: pd.DataFrame, against: str, seen:
 
 def _missing(frame: pd.DataFrame, problem: str, table: pd.DataFrame) -> list[str]:
     """The probes that failed: those of the other kind of cell have no curve, and are not missed."""
-    ended = views.status(views.of_problem(frame, problem))
+    ended = views.status(frames.of_problem(frame, problem))
     drawn = [name.partition(" {")[0] for name in table["probe"]]
     failed = ended[~ended["probe"].isin(drawn) & ended["status"].ne("ok")]
     names = [f"{probe} ({status})" for probe, status in zip(failed["probe"], failed["status"], strict=True)]

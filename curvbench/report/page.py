@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from curvbench import __version__, plot
-from curvbench.analysis import matrices, scaling, summary, targets, views
+from curvbench.analysis import frames, matrices, scaling, summary, targets, views
 from curvbench.analysis.views import Quantity
 from curvbench.plot.axes import graph_objects
 from curvbench.report.run import Entry, Run, entries, headings
@@ -58,7 +58,7 @@ def _run(run: Run) -> Iterator[str]:
     yield _figure("status", plot.status(run.frame), views.status(run.frame))
     if len(run.failures):
         yield "<h3>Without a value</h3>" + _table(run.failures, "text")
-    for problem in summary.problems(run.frame):
+    for problem in frames.problems(run.frame):
         yield f"<h2>{escape(run.title(problem))}</h2>"
         yield _summary(run, problem)
         for name, figure, data in itertools.chain(_figures(run, problem), _matrices(run, problem)):
@@ -89,7 +89,7 @@ def _cell(entry: Entry) -> str:
 def _figures(run: Run, problem: str) -> Iterator[Drawn]:
     """What there are rows for: trade-offs, layers, costs, training."""
     frame = run.frame
-    mine = views.of_problem(frame, problem)
+    mine = frames.of_problem(frame, problem)
     known = views.quantities(mine, views.FAMILIES)
     cost = Quantity("flops.ratio", "step")
     for quality in QUALITIES:
@@ -116,7 +116,7 @@ def _matrices(run: Run, problem: str) -> Iterator[Drawn]:
     Of a block of order 63 figure and data take 0.3 MB: with more problems there are fewer per problem.
     """
     kept = run.kept(problem)
-    few = max(1, min(NEAREST, MATRICES // len(summary.problems(run.frame))))
+    few = max(1, min(NEAREST, MATRICES // len(frames.problems(run.frame))))
     for probe in matrices.nearest(kept)[:few]:
         blocks = _in_single(matrices.fitted(kept[probe]))
         name = f"{summary.digits(matrices.fitting_scale(kept[probe]))} x {probe}"

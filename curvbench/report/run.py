@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from curvbench.analysis import summary, views
+from curvbench.analysis import frames, summary, views
 from curvbench.analysis.commands import repeat
 from curvbench.spec.pictures import Blocks
 from curvbench.words import one_line
@@ -58,15 +58,13 @@ class Run:
 
     def kept(self, problem: str) -> dict[str, Blocks]:
         """The blocks of one problem by the probe's label."""
-        cells = views.of_problem(self.frame, problem).drop_duplicates("cell_id")
-        pairs = zip(cells["cell_id"], summary.labels(cells, "probe"), strict=True)
+        cells = frames.of_problem(self.frame, problem).drop_duplicates("cell_id")
+        pairs = zip(cells["cell_id"], frames.labels(cells, "probe"), strict=True)
         return {probe: self.blocks[cell] for cell, probe in pairs if cell in self.blocks}
 
     def title(self, problem: str) -> str:
-        """``summary.title``; a small stand-in for a published experiment is called a surrogate, once."""
-        told = summary.title(self.frame, problem)
-        is_named = "SURROGATE" in told or problem not in views.surrogates(self.frame)
-        return told if is_named else f"{told} (surrogate)"
+        """``summary.title``, which calls a surrogate one."""
+        return summary.title(self.frame, problem)
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from curvbench.analysis import exact, scaling, summary, sweep
+from curvbench.analysis import exact, frames, scaling, summary, sweep
+from curvbench.analysis.frames import labels
 from curvbench.analysis.scaling import Growth
-from curvbench.analysis.summary import digits, labels
+from curvbench.analysis.summary import digits
 from curvbench.spec import Status
 
 NARROWEST_LABEL = 10  # characters to which a long label is folded
@@ -36,7 +37,7 @@ def show(console: Console, table: Table) -> None:
 def error_tables(frame: pd.DataFrame, selected: Collection[str]) -> Iterator[tuple[str, Table]]:
     """A table per problem; where numbers of updates were swept, also a table per metric against updates."""
     curves = [problem for problem in sweep.swept(frame) if problem in selected]
-    for problem in summary.problems(frame):
+    for problem in frames.problems(frame):
         if problem in selected:
             note = ", every probe after its most updates" if problem in curves else ""
             yield summary.title(frame, problem) + note, summary_table(sweep.last(frame), problem)

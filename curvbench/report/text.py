@@ -6,7 +6,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 
-from curvbench.analysis import summary, tables
+from curvbench.analysis import frames, tables
 from curvbench.analysis.tables import escaped
 from curvbench.report.run import Entry, Run, entries, headings
 from curvbench.words import one_line
@@ -20,7 +20,7 @@ def markdown(runs: Sequence[Run]) -> str:
     parts: list[str] = []
     for run in runs:
         parts.append(f"## {escaped(run.suite)}, {escaped(run.name)}")
-        for problem in summary.problems(run.frame):
+        for problem in frames.problems(run.frame):
             rows = [
                 [escaped(name), *(_entry(e, _md_bold, " ± ") for e in found)] for name, found in _rows(run, problem)
             ]
@@ -44,7 +44,7 @@ def latex(runs: Sequence[Run]) -> str:
         parts += [_comment(f"{key}: {value}") for key, value in run.environment.items()]
         parts += [_comment(command) for command in run.commands]
         parts += [_comment(f"{row[1]}: {row[0]}: {row[2]}") for row in run.failures.to_numpy()]
-        parts += [_latex_table(run, problem) for problem in summary.problems(run.frame)]
+        parts += [_latex_table(run, problem) for problem in frames.problems(run.frame)]
     return "\n".join(parts) + "\n"
 
 

@@ -10,7 +10,7 @@ import controls
 import show
 import source
 from curvbench import store
-from curvbench.analysis import commands, views
+from curvbench.analysis import commands, frames, views
 
 frame, run = controls.frame(), controls.run()
 ends = views.cells(frame)
@@ -25,7 +25,7 @@ def _open() -> None:
         st.session_state["cell"] = labels.iloc[places[0]]
 
 
-stand_ins = ends["problem"].isin(views.surrogates(frame))
+stand_ins = ends["problem"].isin(frames.surrogates(frame))
 told = ends.assign(problem=ends["problem"].mask(stand_ins, ends["problem"] + " (surrogate)"))
 shown = views.differing(told, ["probe", "problem", "status"])
 show.table(shown, "cells", on_select=_open, selection_mode="single-row")

@@ -9,7 +9,7 @@ import controls
 import show
 import source
 from curvbench import plot
-from curvbench.analysis import summary, views
+from curvbench.analysis import frames, views
 from curvbench.analysis.history import STEP, history_table
 from curvbench.plot.frontier import ERROR
 
@@ -33,7 +33,7 @@ parts = []
 for run in runs:
     rows = source.rows(run)
     asked = (rows["metric"] == quantity.metric) & (rows["scope"] == quantity.scope)
-    rows = rows[asked | summary.is_whole(rows)]  # a cell without a value is named
+    rows = rows[asked | frames.is_cell_ending(rows)]  # a cell without a value is named
     parts.append(rows.assign(run_id=run.name))
 joined = controls.of_probes(pd.concat(parts))
 data = history_table(joined, problem, quantity)

@@ -9,7 +9,7 @@ import controls
 import show
 import source
 from curvbench import plot
-from curvbench.analysis import summary, views
+from curvbench.analysis import frames, summary, views
 
 FACTS = ("device_name", "torch_version", "python_version", "git_sha", "platform")
 LONGEST = 24  # letters of a fact
@@ -40,7 +40,7 @@ if len(failed):
 figure = st.container()
 
 problem = controls.problem()
-mine = views.of_problem(frame, problem)
+mine = frames.of_problem(frame, problem)
 if mine.empty:
     controls.say_not_run()
 else:

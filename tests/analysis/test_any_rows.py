@@ -27,6 +27,7 @@ from curvbench.analysis import (
     compare,
     coverage,
     exact,
+    frames,
     history,
     pairs,
     papers,
@@ -62,7 +63,7 @@ def of_rows(rows: pd.DataFrame) -> Answers:
     yield "summary.digest", summary.digest(rows, {})
     yield "summary.contenders", summary.contenders(rows)
     yield "summary.legend", summary.legend(rows)
-    yield "views.surrogates", views.surrogates(rows)
+    yield "frames.surrogates", frames.surrogates(rows)
     yield "views.quantities", views.quantities(rows, views.FAMILIES)
     yield "views.status", views.status(rows)
     yield "views.cells", ends
@@ -78,10 +79,10 @@ def of_rows(rows: pd.DataFrame) -> Answers:
     yield "coverage.reasons", coverage.reasons(rows)
     yield "coverage.shares", coverage.shares(rows)
     yield "exact.table", exact.table(rows)
-    yield "exact_tables", list(terminal.exact_tables(rows, summary.problems(rows)))
+    yield "exact_tables", list(terminal.exact_tables(rows, frames.problems(rows)))
     yield "scaling.growing", scaling.growing(rows)
-    yield "growth_tables", list(terminal.growth_tables(rows, summary.problems(rows)))
-    yield "error_tables", list(terminal.error_tables(rows, summary.problems(rows)))
+    yield "growth_tables", list(terminal.growth_tables(rows, frames.problems(rows)))
+    yield "error_tables", list(terminal.error_tables(rows, frames.problems(rows)))
     yield "claims.judge", claims.judge(rows, CLAIMED)
     yield "claims.efforts", claims.efforts(rows, CLAIMED[0])
     yield "claims.newest", claims.newest([rows])
@@ -91,12 +92,12 @@ def of_rows(rows: pd.DataFrame) -> Answers:
 
 def of_first_problem(rows: pd.DataFrame) -> Answers:
     """What is said of the problem of the first row."""
-    yield from of_problem(rows, next(iter(summary.problems(rows)), "gone"))
+    yield from of_problem(rows, next(iter(frames.problems(rows)), "gone"))
 
 
 def of_problem(rows: pd.DataFrame, problem: str) -> Answers:
     """What is said of one problem."""
-    mine = views.of_problem(rows, problem)
+    mine = frames.of_problem(rows, problem)
     values = summary.table(rows, problem)
     yield "summary.table", values
     yield "summary.spread", summary.spread(rows, problem)

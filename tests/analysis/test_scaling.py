@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from curvbench.analysis import scaling, summary
+from curvbench.analysis import frames, scaling
 from curvbench.analysis.scaling import Exponent, exponent, growth
 from curvbench.report import terminal
 
@@ -124,7 +124,7 @@ def test_memory_is_compared_with_its_model() -> None:
 def test_table_marks_what_does_not_agree() -> None:
     frame = pd.DataFrame([*rows(SIZES, SIZES**3, SIZES**2, probe_args="damping=1"), *rows(SIZES, SIZES, SIZES, "diag")])
     console = Console(file=io.StringIO(), width=40)
-    for title, table in terminal.growth_tables(frame, set(summary.problems(frame))):
+    for title, table in terminal.growth_tables(frame, set(frames.problems(frame))):
         assert title == "chain[width=8..64,samples=2]"
         terminal.show(console, table)
     lines = [line.split() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]

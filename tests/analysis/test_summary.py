@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from curvbench.analysis import summary
+from curvbench.analysis import frames, summary
 from curvbench.report import terminal
 
 
@@ -57,7 +57,7 @@ def test_one_row_per_probe_and_one_column_per_number() -> None:
 
 
 def test_problems_in_the_order_of_the_rows() -> None:
-    assert summary.problems(ROWS) == [TOY, "other[epochs=2]"]
+    assert frames.problems(ROWS) == [TOY, "other[epochs=2]"]
 
 
 def test_the_best_of_each_column_by_its_own_direction() -> None:

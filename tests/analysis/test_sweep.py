@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from curvbench.analysis import summary, sweep
+from curvbench.analysis import frames, sweep
 from curvbench.report import terminal
 
 TOY = "toy[epochs=2]"
@@ -73,7 +73,7 @@ def test_problems_with_several_numbers_of_updates() -> None:
 
 def test_the_last_of_every_curve_whatever_became_of_it() -> None:
     kept = sweep.last(ROWS)
-    assert list(summary.labels(kept, "probe").unique()) == [
+    assert list(frames.labels(kept, "probe").unique()) == [
         "eigen[rank=4]",
         "eigen",
         "ginger[rank=4,updates=10,bc=True]",

@@ -13,10 +13,10 @@ from typing import Any
 
 import pandas as pd
 
-from curvbench.analysis import views
+from curvbench.analysis import frames, views
 from curvbench.analysis.compare import by_suite
 from curvbench.analysis.export import TRACKED
-from curvbench.analysis.summary import labels, problems
+from curvbench.analysis.frames import labels, problems
 from curvbench.analysis.views import Quantity
 from curvbench.spec import FLOP_MODEL, Status
 
@@ -51,7 +51,7 @@ def values(rows: pd.DataFrame, quantity: Quantity) -> dict[tuple[str, str], floa
     tried = rows[~left_out & ((rows["metric"] == quantity.metric) | ~rows.duplicated("cell_id"))]
     found: dict[tuple[str, str], float | None] = {}
     for problem in problems(tried):
-        medians = views.values(views.of_problem(tried, problem), quantity)["median"]
+        medians = views.values(frames.of_problem(tried, problem), quantity)["median"]
         found |= {(problem, str(probe)): None if pd.isna(value) else float(value) for probe, value in medians.items()}
     return found
 

@@ -6,9 +6,9 @@ import json
 
 import pandas as pd
 
-from curvbench.analysis import views
+from curvbench.analysis import frames, views
 from curvbench.analysis.export import TRACKED
-from curvbench.analysis.summary import problems
+from curvbench.analysis.frames import problems
 
 
 def of_rows(rows: pd.DataFrame) -> str:
@@ -18,7 +18,7 @@ def of_rows(rows: pd.DataFrame) -> str:
     """
     entries = []
     for problem in problems(rows):
-        mine = views.of_problem(rows, problem)
+        mine = frames.of_problem(rows, problem)
         for quantity in TRACKED:
             unit = views.meaning(quantity.metric).unit
             for probe, (value, low, high) in views.values(mine, quantity).dropna().iterrows():
