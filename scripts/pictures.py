@@ -13,8 +13,7 @@ from typing import Any
 
 from curvbench import plot, store
 from curvbench.analysis import frames
-from curvbench.analysis.views import Quantity
-from curvbench.plot.frontier import FLOPS
+from curvbench.analysis.views import FLOPS, Quantity
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"

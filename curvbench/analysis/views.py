@@ -53,6 +53,10 @@ class Quantity(NamedTuple):
         return cls(metric, scope.removesuffix(")"))
 
 
+ERROR = Quantity("error.relative", "layer blocks")
+FLOPS = Quantity("flops.ratio", "step")
+
+
 def meaning(metric: str) -> Metric:
     """What is known of a metric; one of a later version has neither unit nor direction."""
     return METRICS.get(metric, Metric("", ""))
@@ -87,6 +91,11 @@ def status(frame: pd.DataFrame) -> pd.DataFrame:
     )
     full = found.reindex(every).fillna({"status": "not run", "cells": 0, "reason": ""})
     return full.astype({"cells": "int64"}).reset_index()
+
+
+def endings(frame: pd.DataFrame) -> pd.Series:
+    """How the cells of each probe ended, by the probe's label; ``frame``: rows of one problem."""
+    return status(frame).set_index("probe")["status"]
 
 
 def ranking(medians: pd.DataFrame, chosen: Iterable[Column], places: int = 3) -> pd.DataFrame:

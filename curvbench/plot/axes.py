@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from curvbench.analysis.frames import surrogates
 from curvbench.analysis.summary import digits
 from curvbench.analysis.views import Quantity, meaning
 
@@ -55,10 +54,9 @@ def metric_title(metric: str, scope: str = "") -> str:
     return _titled(metric, scope, meaning(metric).better)
 
 
-def problem_title(frame: pd.DataFrame, what: str, problem: str) -> str:
-    """``Trade-off on mlp``; a small stand-in for a published experiment is called a surrogate."""
-    stand_in = " (surrogate)" if problem in surrogates(frame) else ""
-    return f"{what} on {escaped(problem)}{stand_in}"
+def problem_title(what: str, problem: str) -> str:
+    """``Trade-off on mlp``."""
+    return f"{what} on {escaped(problem)}"
 
 
 def new_figure(title: str, notes: Iterable[str] = (), height: int = 420, names: Iterable[str] = ()) -> go.Figure:

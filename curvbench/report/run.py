@@ -1,4 +1,4 @@
-"""What a report says of a run, whatever its format."""
+"""The content of a report of a run, the same for every format."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FACTS = ("device_name", "torch_version", "python_version", "platform", "git_sha"
 
 @dataclass(frozen=True)
 class Run:
-    """Name, rows and record (``run.json``) of a run, and the blocks that cells of its first seed kept, by their id."""
+    """Name, rows and record (``run.json``) of a run, and the blocks stored by cells of its first seed, by cell id."""
 
     name: str
     frame: pd.DataFrame
@@ -31,20 +31,20 @@ class Run:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Where it was made: what of ``FACTS`` is known, precision, threads and date."""
-        known = self.record.get("environment", {})
-        facts = {key: str(known[key]) for key in FACTS if known.get(key) is not None}
+        """Where and when the run was made: the recorded ``FACTS``, device, precision, threads and date."""
+        environment = self.record.get("environment", {})
+        facts = {key: str(environment[key]) for key in FACTS if environment.get(key) is not None}
         facts |= {key: ", ".join(map(str, self.frame[key].unique())) for key in ("device", "dtype", "threads")}
         return {"started": f"{self.frame['started_at'].min():%Y-%m-%d %H:%M} UTC", **facts}
 
     @property
     def commands(self) -> list[str]:
-        """What was typed."""
+        """The commands that made the run."""
         return [str(entry.get("command", "")) for entry in self.record.get("commands", [])]
 
     @property
     def legend(self) -> str:
-        """What the columns of its tables mean."""
+        """The meaning of the columns of its tables."""
         return summary.legend(self.frame).partition("; *")[0] + "; bold: best of the column"
 
     @property
@@ -56,7 +56,7 @@ class Run:
         commands = [repeat(cells.loc[cell].to_dict(), file, self.record) for cell in failed["cell_id"]]
         return failed[["label", "status", "reason"]].assign(command=commands)
 
-    def kept(self, problem: str) -> dict[str, Blocks]:
+    def blocks_of(self, problem: str) -> dict[str, Blocks]:
         """The blocks of one problem by the probe's label."""
         cells = frames.of_problem(self.frame, problem).drop_duplicates("cell_id")
         pairs = zip(cells["cell_id"], frames.labels(cells, "probe"), strict=True)

@@ -7,9 +7,9 @@ import streamlit as st
 import controls
 import show
 import source
-from curvbench import plot
-from curvbench.analysis import views
-from curvbench.plot.frontier import ERROR
+from curvbench.analysis import frames, views
+from curvbench.analysis.views import ERROR
+from curvbench.plot.accuracy import heatmap_figure, sweep_figure
 from curvbench.spec import METRICS
 
 st.header("Accuracy")
@@ -21,9 +21,11 @@ if not per_layer:
     st.stop()
 st.subheader("Per layer")
 metric = controls.pick_metric("Metric", per_layer, "layers")
-layers = views.layers(mine, problem, metric).reset_index()
+table = views.layers(mine, problem, metric)
+layers = table.reset_index()
 show.table(layers, "per layer")
-show.figure(plot.heatmap(mine, problem, metric), lambda: layers, "layers")
+name = frames.shown_problem(mine, problem)
+show.figure(heatmap_figure(table, views.endings(mine), name, metric), lambda: layers, "layers")
 
 st.subheader("Against a hyperparameter")
 settings = views.settings(frame, source.record(controls.run()))
@@ -42,4 +44,4 @@ with right:
 swept = views.sweep(frame, settings, parameter, quantity)
 ranges = [end for end in ("min", "max") if swept[end].equals(swept["median"])]
 show.table(views.differing(swept.drop(columns=ranges), ["probe", parameter, "median"]), "swept")
-show.figure(plot.sweep(frame, parameter, quantity, settings), lambda: swept, "sweep")
+show.figure(sweep_figure(swept, parameter, quantity), lambda: swept, "sweep")

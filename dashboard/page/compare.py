@@ -7,9 +7,9 @@ import streamlit as st
 import controls
 import show
 import source
-from curvbench import plot
 from curvbench.analysis import pairs, views
-from curvbench.plot.frontier import ERROR
+from curvbench.analysis.views import ERROR
+from curvbench.plot.runs import comparison_figure
 
 AGAIN = f"curvbench run {source.suite(controls.run())} --force"
 
@@ -43,6 +43,6 @@ st.subheader("One metric")
 quantity = controls.pick_quantity("Metric", shared, "compared", ERROR)
 data = pairs.of_quantity(changes, quantity)
 if data[["a", "b"]].notna().all(axis=1).any():
-    show.figure(plot.comparison(a, b, quantity), lambda: data, "comparison")
+    show.figure(comparison_figure(data, quantity), lambda: data, "comparison")
 else:
     show.empty("No cell of these two runs is the same probe on the same problem with the same seed:", AGAIN)

@@ -8,16 +8,16 @@ import controls
 import show
 import source
 from curvbench import plot
-from curvbench.analysis import scaling, views
-from curvbench.plot.phases import ADDITIVE
+from curvbench.analysis import frames, scaling, views
+from curvbench.plot.phases import ADDITIVE, cost_figure
 
 st.header("Cost")
 problem, mine = controls.problem(), controls.mine()
-known = [name for name in ("flops.counted", "time.wall", "memory.peak") if name in set(mine["metric"])]
-if not known:
+metrics = [name for name in ("flops.counted", "time.wall", "memory.peak") if name in set(mine["metric"])]
+if not metrics:
     show.empty("No probe of this problem has a cost.", "curvbench run suites/mlp")
     st.stop()
-metric = controls.pick_metric("Metric", known, "cost")
+metric = controls.pick_metric("Metric", metrics, "cost")
 with st.container(horizontal=True):
     relative = controls.switch("As multiples of SGD", "relative")
     stacked = metric in ADDITIVE and controls.switch("Stacked", "stacked")
@@ -27,7 +27,8 @@ st.caption(
     f"{views.meaning(metric).unit}, {views.meaning(metric).better} is better."
 )
 show.table(views.differing(data, ["probe"]), "phases")
-show.figure(plot.cost(mine, problem, metric, relative, stacked), lambda: data, "cost")
+name = frames.shown_problem(mine, problem)
+show.figure(cost_figure(data, name, metric, relative, stacked), lambda: data, "cost")
 
 counts = views.published(mine, problem)
 if len(counts):
@@ -35,9 +36,9 @@ if len(counts):
     st.caption("In FLOP. Published complexities leave the backward passes out, which are counted.")
     show.table(counts, "published")
 
-every = source.growth(controls.run())
-growth = controls.of_methods(every)
-if len(every):
+all_growth = source.growth(controls.run())
+growth = controls.of_methods(all_growth)
+if len(all_growth):
     st.subheader("Growth with size")
     if growth.empty:
         show.nothing("Of the chosen methods none was measured in three sizes or more that change its cost.")

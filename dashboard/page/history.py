@@ -8,10 +8,10 @@ import streamlit as st
 import controls
 import show
 import source
-from curvbench import plot
 from curvbench.analysis import frames, views
 from curvbench.analysis.history import STEP, history_table
-from curvbench.plot.frontier import ERROR
+from curvbench.analysis.views import ERROR
+from curvbench.plot.timeline import history_figure
 
 frame, problem = controls.frame(), controls.problem()
 suite = str(frame["suite"].iloc[0])
@@ -43,4 +43,4 @@ if len(steps):
     show.table(steps, "steps")
 else:
     st.text("No step.")
-show.figure(plot.history(joined, quantity, problem), lambda: data, "history")
+show.figure(history_figure(data, frames.shown_problem(joined, problem), quantity), lambda: data, "history")

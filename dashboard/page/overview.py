@@ -8,8 +8,8 @@ import streamlit as st
 import controls
 import show
 import source
-from curvbench import plot
 from curvbench.analysis import frames, summary, views
+from curvbench.plot.overview import status_figure
 
 FACTS = ("device_name", "torch_version", "python_version", "git_sha", "platform")
 LONGEST = 24  # letters of a fact
@@ -37,7 +37,7 @@ for entry in record.get("commands", []):
 failed = summary.failures(frame)
 if len(failed):
     show.table(failed[["label", "status", "reason"]], "failures")
-figure = st.container()
+figure_place = st.container()
 
 problem = controls.problem()
 mine = frames.of_problem(frame, problem)
@@ -56,5 +56,6 @@ else:
         st.subheader("Best of each column")
         show.table(ranked, "ranking")
 
-with figure:  # which comes last: the tables need not wait for it
-    show.figure(plot.status(frame), lambda: views.status(frame), "status")
+with figure_place:  # drawn last, because the tables need not wait for it
+    statuses = views.status(frame)
+    show.figure(status_figure(statuses, frames.surrogates(frame)), lambda: statuses, "status")

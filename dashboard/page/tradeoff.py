@@ -6,9 +6,9 @@ import streamlit as st
 
 import controls
 import show
-from curvbench import plot
-from curvbench.analysis import views
-from curvbench.plot.frontier import ERROR, FLOPS
+from curvbench.analysis import frames, views
+from curvbench.analysis.views import ERROR, FLOPS
+from curvbench.plot.frontier import tradeoff_figure
 
 st.header("Trade-off")
 problem, mine = controls.problem(), controls.mine()
@@ -28,4 +28,5 @@ st.caption("On the Pareto front no other probe is at least as good in both and b
 ranges = [f"{axis} {end}" for axis in "xy" for end in ("min", "max") if data[f"{axis} {end}"].equals(data[axis])]
 shown = data.drop(columns=ranges).rename(columns={"x": x.heading, "y": y.heading})
 show.table(views.differing(shown, ["probe", x.heading, y.heading, "front"]), "points")
-show.figure(plot.tradeoff(mine, problem, x, y, log), lambda: data, "tradeoff")
+name = frames.shown_problem(mine, problem)
+show.figure(tradeoff_figure(data, name, x, y, log), lambda: data, "tradeoff")

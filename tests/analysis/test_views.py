@@ -199,7 +199,9 @@ def test_a_column_without_a_value_ranks_no_probe() -> None:
 
 
 def test_surrogates_are_known_by_their_rows() -> None:
-    rows = frame(row("a", "error.relative", 1.0), row("a", "error.relative", 1.0, problem_args="a=1", method="surrogate"))
+    rows = frame(
+        row("a", "error.relative", 1.0), row("a", "error.relative", 1.0, problem_args="a=1", method="surrogate")
+    )
     assert frames.surrogates(rows) == ["toy[a=1]"]
 
 
