@@ -1,4 +1,4 @@
-"""What the exact Fisher cost in a run of the meter ``exact``: one row per problem."""
+"""The cost of the exact Fisher in a run of the meter ``exact``: one row per problem."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COLUMNS = {
     "memory\nGB": ("memory.peak", "total", 1e-9),
     "sampling\nx work": ("flops.hutchinson", "total", 1.0),
 }
-"""Heading: metric, scope and the factor to the unit that is shown."""
+"""Heading: metric, scope and the factor to the shown unit."""
 
 LEGEND = (
     "seconds of the exact Fisher in three stages: passes through the network, Gram matrices, spectrum; "
@@ -31,7 +31,7 @@ LEGEND = (
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Medians over seeds: one row per problem, with the columns of ``COLUMNS``; NaN where there is none."""
+    """Medians over seeds: one row per problem, with the columns of ``COLUMNS``; a missing value is NaN."""
     rows = frame[frame["status"] == Status.OK]
     keys = [labels(rows, "problem"), rows["metric"], rows["scope"]]
     medians = rows["value"].astype("float64").groupby(keys, sort=False).median()

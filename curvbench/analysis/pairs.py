@@ -46,16 +46,16 @@ def of_quantity(table: pd.DataFrame, quantity: Quantity) -> pd.DataFrame:
 
 
 def largest_first(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of ``pairs`` by the size of their change, what was 0 before first, what is in one run only last."""
+    """The rows of ``pairs`` by the size of their change: changes from 0 first, measurements of one run only last."""
     from_zero = (table["a"] == 0) & table["b"].notna() & (table["b"] != 0)
     sizes = table["change"].abs().mask(from_zero, np.inf)
     return table.loc[sizes.sort_values(ascending=False, kind="stable", na_position="last").index]
 
 
-def counts(table: pd.DataFrame) -> pd.Series:
-    """Which rows of ``pairs`` differ by more than ``limits.LIMITS`` allow their metric, or are in one run only."""
-    known = {metric: limit_of(metric) for metric in set(table["metric"])}
-    relative, absolute = (table["metric"].map({m: getattr(at, part) for m, at in known.items()}) for part in _PARTS)
+def is_change(table: pd.DataFrame) -> pd.Series:
+    """Which rows of ``pairs`` differ by more than ``limits.LIMITS`` allow, or are in one run only."""
+    limits = {metric: limit_of(metric) for metric in set(table["metric"])}
+    relative, absolute = (table["metric"].map({m: getattr(at, part) for m, at in limits.items()}) for part in _PARTS)
     allowed = np.maximum(relative * table["a"].abs(), absolute)
     return ~((table["b"] - table["a"]).abs() <= allowed) & (table["verdict"] != "equal")
 

@@ -1,4 +1,4 @@
-"""What comes of a method as it goes on learning: cells that differ in the number of updates alone, side by side."""
+"""Sweeps of the number of updates: how a method changes as it goes on learning."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ ANY = "any"
 def tidy(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows with a column ``probe.KEY`` per hyperparameter, and in ``curve`` the label without ``updates``.
 
-    Columns are numeric where all their values are numbers, and null where a probe has no such hyperparameter. One that
-    a row does not name has its default in the curvbench that is installed.
+    A column is numeric if all its values are numbers, and null for a probe without the hyperparameter. A hyperparameter
+    that a row does not name has the default of the installed curvbench.
     """
     frame = frame.assign(probe=texts(frame, "probe"), probe_args=texts(frame, "probe_args"))
     pairs = frame[["probe", "probe_args"]].drop_duplicates().reset_index(drop=True)
@@ -31,7 +31,7 @@ def tidy(frame: pd.DataFrame) -> pd.DataFrame:
 def table(frame: pd.DataFrame, problem: str, metric: str) -> pd.DataFrame:
     """Medians over seeds of a metric of the network: one row per curve, one column per number of updates.
 
-    What does not learn over steps stands in a column ``any``; NaN where nothing was measured.
+    Probes that do not learn over steps have their value in the column ``any``. A missing value is NaN.
     """
     cells = tidy(of_problem(frame, problem))
     chosen = cells[(cells["metric"] == metric) & (cells["scope"] == "network") & (cells["status"] == Status.OK)]
@@ -49,7 +49,7 @@ def swept(frame: pd.DataFrame) -> list[str]:
 
 
 def last(frame: pd.DataFrame) -> pd.DataFrame:
-    """Of every curve the rows with the most updates."""
+    """The rows of every curve with the most updates."""
     cells = tidy(frame)
     steps = _steps(cells)
     most = steps.groupby([labels(cells, "problem"), cells["curve"]]).transform("max")
@@ -57,7 +57,7 @@ def last(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def title(problem: str, metric: str) -> str:
-    """What a table shows."""
+    """The title of the table of a metric."""
     return f"{problem}, {metric} of the network against updates: {METRICS[metric].text}"
 
 
@@ -72,8 +72,8 @@ def _arguments(text: str) -> dict[str, str]:
 
 
 def _hyperparameters(probe: str, text: str) -> dict[str, str]:
-    known = probes()
-    defaults = describe(probe, known[probe])["hyperparameters"] if probe in known else {}
+    components = probes()
+    defaults = describe(probe, components[probe])["hyperparameters"] if probe in components else {}
     return {key: str(value) for key, value in defaults.items() if value is not None} | _arguments(text)
 
 

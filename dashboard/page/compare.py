@@ -32,7 +32,7 @@ st.subheader("What changed")
 changes = pairs.pairs(a, b)
 ordered = pairs.largest_first(changes)
 if controls.switch("Only what differs", "differs"):
-    ordered = ordered[pairs.counts(ordered)]
+    ordered = ordered[pairs.is_change(ordered)]
 st.caption(
     "Verdicts are on B, change is B / A - 1. Left out as no difference: what rounding moves, and times that differ by "
     "10 % or less. FLOPs and bytes repeat exactly."

@@ -137,7 +137,7 @@ def of_two(rows: pd.DataFrame) -> Answers:
     other = rows[rows["metric"].ne("error.relative")].assign(run_id="z")
     changes = pairs.pairs(rows, other)
     yield "pairs.pairs", changes
-    yield "pairs.largest_first", pairs.largest_first(changes)[pairs.counts(pairs.largest_first(changes))]
+    yield "pairs.largest_first", pairs.largest_first(changes)[pairs.is_change(pairs.largest_first(changes))]
     yield "plot.comparison", plot.comparison(rows, other, ERROR)
     both = pd.concat([rows, other])
     yield "history.history_table", history.history_table(both, "gone", ERROR)
