@@ -22,27 +22,29 @@ from curvbench.report import terminal
 from curvbench.spec import Status
 from curvbench.words import one_line
 
-NARROWEST = 80
-COPIED = 32  # cells between two looks at whether the copy of a run is stale
-PIPED = 1000  # columns where there is no terminal: nothing is folded
+NARROWEST = 80  # columns: a narrower terminal would fold the numbers
+COPY_EVERY = 32  # finished cells between two checks whether the copy of a run is stale
+PIPED = 1000  # columns without a terminal, so that nothing is folded
+LEGEND_WIDTH = 100  # columns
 
 
 def show(job: Job) -> int:
-    """Print every cell and whether it would be run, and the script of its jobs on a cluster; the exit code.
+    """Print whether each cell would be run, and the script of the jobs on a cluster; return the exit code.
 
     Raises:
-        OSError: results could not be written.
+        OSError: results cannot be written.
     """
     console = _console()
-    place = store.refuse_unwritable(job.options.results)
+    parent = store.refuse_unwritable(job.options.results)
     if job.plan.todo and job.options.engine == "slurm":
-        _say(console, job.slurm.script(job.work(place)))
+        _say(console, job.slurm.script(job.work(parent)))
     for cell_id, cell in job.plan.cells.items():
         fate = "run" if cell_id in job.plan.todo else "share" if cell_id in job.plan.shared else "there"
         _say(console, f"{fate:5} {cell_id} {one_line(cell.label)}")
-    _say(console, f"{len(job.plan.todo)} of {len(job.plan.cells)} cells would be run in {_place(job)}")
+    place = job.plan.continued or "a new run"
+    _say(console, f"{len(job.plan.todo)} of {len(job.plan.cells)} cells would be run in {place}")
     if job.waiting:
-        _say(console, f"{len(job.waiting)} cells would then be trained with what these choose")
+        _say(console, f"{len(job.waiting)} cells would then be trained with the settings that these choose")
     return OK
 
 
@@ -62,10 +64,11 @@ def execute(job: Job, folder: Path) -> int:
         store.drop_large_references(folder)
     frame = store.load_run(folder)
     statuses = store.statuses(frame)
-    mine = [statuses[cell] for cell in job.plan.cells if cell in statuses]
-    code = USAGE if mine and _unusable(job, frame) else exit_code(mine)
+    endings = [statuses[cell] for cell in job.plan.cells if cell in statuses]
+    code = USAGE if endings and _is_unusable(job, frame) else exit_code(endings)
     if job.options.log_json:
-        print(json.dumps({"event": "done", "run": str(folder), "exit_code": code, "not_run": _not_run(job, mine)}))
+        not_run = len(job.plan.cells) - len(endings)
+        print(json.dumps({"event": "done", "run": str(folder), "exit_code": code, "not_run": not_run}))
     else:
         _report(job, folder, frame, statuses, console)
     return code
@@ -79,29 +82,29 @@ def _show_choices(job: Job, console: Console) -> None:
 
 
 def _copying(folder: Path, observe: Observer) -> Observer:
-    """An observer that also keeps the copy of the rows, so that a run is read fast while it goes on, and if it dies."""
+    """An observer that also keeps a copy of the rows, so that a run can be read fast while it runs or if it dies."""
     finished = itertools.count(1)
 
-    def both(event: Event) -> None:
+    def observe_and_copy(event: Event) -> None:
         observe(event)
-        if event.kind == "finished" and next(finished) % COPIED == 0:
+        if event.kind == "finished" and next(finished) % COPY_EVERY == 0:
             store.keep_copy(folder)
 
-    return both
+    return observe_and_copy
 
 
 def exit_code(statuses: Collection[Status]) -> int:
-    """0: every cell is answered and one succeeded; 3: some failed; 4: none succeeded."""
+    """0: no cell failed and one succeeded; 3: some cells failed; 4: none succeeded."""
     if Status.OK not in statuses:
         return NOTHING_SUCCEEDED
     return OK if GOOD.issuperset(statuses) else SOME_FAILED
 
 
-def _unusable(job: Job, frame: pd.DataFrame) -> bool:
+def _is_unusable(job: Job, frame: pd.DataFrame) -> bool:
     """Whether every cell failed because its problem is bad input: NaN in the data, no covered layer, one class."""
-    mine = frame[frame["cell_id"].isin(list(job.plan.cells))]
-    absent = job.suite.original and (mine["status"] == Status.SKIPPED).all()  # data that only the user has
-    return bool(absent or mine["reason"].fillna("").str.startswith(f"{REFERENCE}ValueError: ").all())
+    rows = frame[frame["cell_id"].isin(list(job.plan.cells))]
+    lacks_data = job.suite.original and (rows["status"] == Status.SKIPPED).all()  # data that only the user has
+    return bool(lacks_data or rows["reason"].fillna("").str.startswith(f"{REFERENCE}ValueError: ").all())
 
 
 def _console() -> Console:
@@ -121,19 +124,13 @@ def _display(job: Job, work: Work, console: Console) -> Display:
     return bar(console, tally) if console.is_terminal else lines(lambda text: _say(console, text), tally)
 
 
-def _place(job: Job) -> str:
-    return str(job.plan.continued or "a new run")
-
-
-def _not_run(job: Job, finished: Collection[object]) -> int:
-    return len(job.plan.cells) - len(finished)
-
-
 def _interrupted(job: Job, folder: Path, console: Console) -> int:
-    kept = len(store.cell_statuses(folder).keys() & job.plan.cells.keys())
+    finished_count = len(store.cell_statuses(folder).keys() & job.plan.cells.keys())
     if not job.options.log_json:
         total = len(job.plan.cells)
-        _say(console, f"interrupted: {kept} of {total} cells have rows in {folder}; the same command continues")
+        _say(
+            console, f"interrupted: {finished_count} of {total} cells have rows in {folder}; the same command continues"
+        )
         if job.options.engine == "slurm":
             _say(console, f"its jobs go on; to end them: scancel {' '.join(store.read_jobs(folder))}")
     return INTERRUPTED
@@ -141,7 +138,7 @@ def _interrupted(job: Job, folder: Path, console: Console) -> int:
 
 def _report(job: Job, folder: Path, frame: pd.DataFrame, statuses: Mapping[str, Status], console: Console) -> None:
     total = len(job.plan.cells)
-    not_run = _not_run(job, statuses.keys() & job.plan.cells.keys())
+    not_run = total - len(statuses.keys() & job.plan.cells.keys())
     if not job.plan.todo:
         _say(console, f"nothing to do: all {total} cells are in {folder}")
     selected = {cell.problem.label for cell in job.plan.cells.values()}
@@ -151,14 +148,14 @@ def _report(job: Job, folder: Path, frame: pd.DataFrame, statuses: Mapping[str, 
         _say(console, title)
         terminal.show(console, table)
     _say(console)
-    _say(console, textwrap.fill(ending.legend(frame), 100))
-    failed = frame[frame["cell_id"].isin(list(job.plan.cells))]
-    for line in summary.digest(failed, _commands(job, statuses)):
+    _say(console, textwrap.fill(ending.legend(frame), LEGEND_WIDTH))
+    rows = frame[frame["cell_id"].isin(list(job.plan.cells))]
+    for line in summary.digest(rows, _commands(job, statuses)):
         _say(console, line)
     if not_run:
         _say(console, f"{not_run} of {total} cells were not run: {_why_not(job)}")
     if job.waiting and job.is_budget_spent:
-        _say(console, f"{len(job.waiting)} cells wait for what these choose: the budget was spent")
+        _say(console, f"{len(job.waiting)} cells wait for the settings that these choose: the budget was spent")
     _say(console, f"results: {folder}")
 
 
@@ -173,5 +170,5 @@ def _commands(job: Job, statuses: Mapping[str, Status]) -> dict[str, str]:
 
 
 def _repeated(command: str) -> str:
-    """The command that runs failed trials again: the same, for a choice is made among all of them."""
+    """The command that runs failed trials again: the whole run, because the search chooses among all trials."""
     return command if "--rerun-failed" in command else f"{command} --rerun-failed"

@@ -151,11 +151,8 @@ def _disk_full(error: BaseException) -> OSError | None:
 
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
-_STATUS_OF = {
-    Skip: Status.SKIPPED,
-    Unsupported: Status.UNSUPPORTED,
-    Diverged: Status.DIVERGED,
-}  # their text is the reason
+# The text of these exceptions is the reason of the status.
+_STATUS_OF = {Skip: Status.SKIPPED, Unsupported: Status.UNSUPPORTED, Diverged: Status.DIVERGED}
 
 
 def describe(error: BaseException) -> Outcome:

@@ -14,26 +14,26 @@ from curvbench.cli.verbs import DATA_FOLDER, BadInput, folder, option, users_fau
 if TYPE_CHECKING:
     from curvbench.planning.job import Options
 
+ENGINES = ("local", "slurm", "inline")
+
 
 @click.command()
 @click.argument("suite", type=click.Path(path_type=Path))
-@option("-p", "probes", multiple=True, metavar="PROBE[key=value,...]", help="Instead of the suite's; repeatable.")
-@option("-m", "problems", multiple=True, metavar="PROBLEM[...]", help="Instead of the suite's; repeatable.")
-@option("--seed", metavar="SEEDS", help="Instead of the suite's seeds: 3, 0-4 or 0,2.")
+@option("-p", "probes", multiple=True, metavar="PROBE[key=value,...]", help="Probe instead of the suite's; repeatable.")
+@option("-m", "problems", multiple=True, metavar="PROBLEM[...]", help="Problem instead of the suite's; repeatable.")
+@option("--seed", metavar="SEEDS", help="Seeds instead of the suite's: 3, 0-4 or 0,2.")
 @option("--preset", default="default", help="Size of the suite.")
 @option("--device", default="cpu", metavar="cpu|cuda[:i]", help="Where to measure.")
-@option("--dtype", type=click.Choice(["float32", "float64"]), help="Instead of the preset's precision.")
-@option("--damping", type=float, metavar="NUMBER", help="Of the exact step, and of what is held against it: 1e-3.")
+@option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision instead of the preset's.")
+@option("--damping", type=float, metavar="NUMBER", help="Damping of the exact step and its rivals: 1e-3.")
 @option("--threads", type=click.IntRange(1), default=1, help="Threads of torch per cell.")
-@option("-t", "--train", metavar="key=value,...", help="Of the training, instead of the suite's: lr=0.1,epochs=5.")
-@option("--retrain", is_flag=True, help="Train snapshots here, also those that are shipped.")
-@option("--jobs", type=click.IntRange(1), default=1, help="Cells at a time, of each job where a cluster runs them.")
-@option("--timeout", metavar="DURATION", help="Time limit of a cell: 90s, 10m, 2h. Without it: 1h.")
+@option("-t", "--train", metavar="key=value,...", help="Training instead of the suite's: lr=0.1,epochs=5.")
+@option("--retrain", is_flag=True, help="Train all snapshots here; do not use the shipped ones.")
+@option("--jobs", type=click.IntRange(1), default=1, help="Cells at a time; on a cluster, cells at a time of each job.")
+@option("--timeout", metavar="DURATION", help="Time limit of a cell: 90s, 10m, 2h. The default is 1h.")
 @option("--budget", metavar="DURATION", help="Start no cell after this time.")
-@option(
-    "--engine", type=click.Choice(["local", "slurm", "inline"]), default="local", help="Processes, jobs, or neither."
-)
-@option("--dry-run", is_flag=True, help="Show what would be done.")
+@option("--engine", type=click.Choice(ENGINES), default="local", help="Processes, Slurm jobs, or this process.")
+@option("--dry-run", is_flag=True, help="Show which cells would be run.")
 @option("--force", is_flag=True, help="Run every cell again, in a new run.")
 @option("--rerun-failed", metavar="[=STATUS,...]", help="Run failed cells again, all or e.g. oom,timeout.")
 @folder("--results", default=Path("results"), help="Folder of the results.")
@@ -57,7 +57,7 @@ def run(arguments: list[str], /, **given: Any) -> int:
     for file in files:
         try:
             code = max(code, _run(job.Options(command=command, suite=file, **given)))
-        except BadInput as error:  # of a folder the other suites may still run
+        except BadInput as error:  # the other suites of a folder may still run
             if len(files) == 1:
                 raise
             click.echo(f"curvbench: {file.stem}: {error.format_message()}", err=True)

@@ -1,4 +1,4 @@
-"""The verb ``status``: what of a run is there, and what would be run again."""
+"""The verb ``status``: which cells of a run are there, and which would be run again."""
 
 from __future__ import annotations
 
