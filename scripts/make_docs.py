@@ -135,13 +135,15 @@ In front of a covered layer such modules stand outside, as BatchNorm does:
 
 def coverage(frame: pd.DataFrame) -> str:
     """The page of coverage from the rows of a run of ``suites/coverage``; raises ValueError for another run."""
-    found = {label: registry.parse_problem(label) for label in problems(frame)}
-    named = {label: problem.network for label, problem in found.items() if isinstance(problem, Layers)}
-    if named.keys() != found.keys():
-        raise ValueError(f"expected a run of suites/coverage, got one on {', '.join(found.keys() - named.keys())}")
-    networks = sorted(named.values(), key=get_args(Network).index)
-    matrix = analysis.matrix(frame).rename(columns=named)[networks].sort_index()
-    shares = analysis.shares(frame).rename(index=named).loc[networks]
+    problem_of = {label: registry.parse_problem(label) for label in problems(frame)}
+    network_of = {label: problem.network for label, problem in problem_of.items() if isinstance(problem, Layers)}
+    if network_of.keys() != problem_of.keys():
+        raise ValueError(
+            f"expected a run of suites/coverage, got one on {', '.join(problem_of.keys() - network_of.keys())}"
+        )
+    networks = sorted(network_of.values(), key=get_args(Network).index)
+    matrix = analysis.matrix(frame).rename(columns=network_of)[networks].sort_index()
+    shares = analysis.shares(frame).rename(index=network_of).loc[networks]
     outcomes = [[_code(str(probe)), *(cell or "" for cell in row)] for probe, *row in matrix.itertuples()]
     sizes = [
         [

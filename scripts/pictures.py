@@ -32,17 +32,17 @@ def main(arguments: list[str]) -> None:
         "layers": plot.heatmap(frame, problem),
         "cost": plot.cost(frame, problem),
     }
-    for name, content in drawn(figures).items():
+    for name, content in as_svg(figures).items():
         (IMAGES / f"{name}.svg").write_bytes(content)
         print(f"{IMAGES / name}.svg: {len(content) / 1000:.0f} kB")
 
 
-def drawn(figures: dict[str, Any]) -> dict[str, bytes]:
+def as_svg(figures: dict[str, Any]) -> dict[str, bytes]:
     """The figures as SVG."""
     from playwright.sync_api import sync_playwright
 
     chromium = shutil.which("chromium") or sys.exit("no chromium on the path")
-    found = {}
+    images = {}
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=list(FLAGS))
         page = browser.new_page()
@@ -51,9 +51,9 @@ def drawn(figures: dict[str, Any]) -> dict[str, bytes]:
             page.wait_for_selector(".main-svg")
             size = {"format": "svg", "width": WIDTH, "height": figure.layout.height}
             address = page.evaluate("size => Plotly.toImage(document.querySelector('.js-plotly-plot'), size)", size)
-            found[name] = _decoded(address)
+            images[name] = _decoded(address)
         browser.close()
-    return found
+    return images
 
 
 def _decoded(address: str) -> bytes:

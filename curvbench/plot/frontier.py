@@ -125,9 +125,9 @@ def _covered(boxes: list[np.ndarray[Any, Any]], others: list[np.ndarray[Any, Any
 
 
 def _pixels(values: pd.Series, log: bool, length: int) -> np.ndarray[Any, Any]:
-    shown = np.log10(values.to_numpy()) if log else values.to_numpy()
-    spread = np.ptp(shown[np.isfinite(shown)]) if np.isfinite(shown).any() else 0.0
-    return length * (shown - np.nanmin(shown)) / (spread or 1.0)
+    places = np.log10(values.to_numpy()) if log else values.to_numpy()
+    spread = np.ptp(places[np.isfinite(places)]) if np.isfinite(places).any() else 0.0
+    return length * (places - np.nanmin(places)) / (spread or 1.0)
 
 
 def _box(x: float, y: float, letters: int, side: str) -> np.ndarray[Any, Any]:

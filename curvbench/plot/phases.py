@@ -1,4 +1,4 @@
-"""What a step costs, phase by phase."""
+"""The cost of a step, phase by phase."""
 
 from __future__ import annotations
 

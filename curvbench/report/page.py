@@ -80,8 +80,8 @@ def _summary(run: Run, problem: str) -> str:
     named = headings(run.frame, problem).items()
     head = "".join(f'<th><abbr title="{escape(meaning)}">{escape(name)}</abbr></th>' for name, meaning in named)
     rows = "".join(
-        f"<tr><td>{escape(name)}</td>{''.join(map(_cell, found))}</tr>"
-        for name, found in entries(run.frame, problem).items()
+        f"<tr><td>{escape(name)}</td>{''.join(map(_cell, of_probe))}</tr>"
+        for name, of_probe in entries(run.frame, problem).items()
     )
     note = escape(run.legend)
     return f'<div class="wide"><table><tr><th>probe</th>{head}</tr>{rows}</table></div><p><small>{note}</small></p>'

@@ -21,9 +21,7 @@ def markdown(runs: Sequence[Run]) -> str:
     for run in runs:
         parts.append(f"## {escaped(run.suite)}, {escaped(run.name)}")
         for problem in frames.problems(run.frame):
-            rows = [
-                [escaped(name), *(_entry(e, _md_bold, " ± ") for e in found)] for name, found in _rows(run, problem)
-            ]
+            rows = [[escaped(name), *(_entry(e, _md_bold, " ± ") for e in row)] for name, row in _rows(run, problem)]
             head = ["probe", *map(escaped, headings(run.frame, problem))]
             right = [name != "probe" for name in head]
             parts += [f"### {escaped(run.title(problem))}", tables.markdown(head, rows, right)]
@@ -73,10 +71,9 @@ def _md_code(lines: Iterable[str]) -> str:
 
 
 def _latex_table(run: Run, problem: str) -> str:
-    found = _rows(run, problem)
     body = [
         " & ".join([_tex(name), *(_minus(_entry(e, lambda t: rf"\textbf{{{t}}}", r" $\pm$ ")) for e in row)]) + r" \\"
-        for name, row in found
+        for name, row in _rows(run, problem)
     ]
     named = headings(run.frame, problem)
     return "\n".join(

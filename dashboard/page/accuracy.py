@@ -13,19 +13,19 @@ from curvbench.plot.accuracy import heatmap_figure, sweep_figure
 from curvbench.spec import METRICS
 
 st.header("Accuracy")
-frame, problem, mine = controls.frame(), controls.problem(), controls.mine()
-in_layers = set(mine.loc[~mine["scope"].isin(views.WHOLES), "metric"])
+frame, problem, rows = controls.frame(), controls.problem(), controls.problem_rows()
+in_layers = set(rows.loc[~rows["scope"].isin(views.WHOLES), "metric"])
 per_layer = [name for name in METRICS if name.startswith(("error.", "direction.")) and name in in_layers]
 if not per_layer:
     show.empty("No probe of this problem has an error.", "curvbench run suites/mlp")
     st.stop()
 st.subheader("Per layer")
 metric = controls.pick_metric("Metric", per_layer, "layers")
-table = views.layers(mine, problem, metric)
+table = views.layers(rows, problem, metric)
 layers = table.reset_index()
 show.table(layers, "per layer")
-name = frames.shown_problem(mine, problem)
-show.figure(heatmap_figure(table, views.endings(mine), name, metric), lambda: layers, "layers")
+name = frames.shown_problem(rows, problem)
+show.figure(heatmap_figure(table, views.endings(rows), name, metric), lambda: layers, "layers")
 
 st.subheader("Against a hyperparameter")
 settings = views.settings(frame, source.record(controls.run()))

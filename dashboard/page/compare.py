@@ -15,7 +15,7 @@ AGAIN = f"curvbench run {source.suite(controls.run())} --force"
 
 st.header("Compare")
 if len(source.runs()) < 2:
-    show.empty("There is one run only. After a change, measure again in a new run:", AGAIN)
+    show.empty("There is only one run. After a change, measure again in a new run:", AGAIN)
     st.stop()
 baseline = controls.pick_run("Baseline (A), for the run of the sidebar (B)", "baseline", controls.place_of_baseline())
 a, b = controls.of_probes(source.rows(baseline)), controls.frame()
@@ -34,8 +34,8 @@ ordered = pairs.largest_first(changes)
 if controls.switch("Only what differs", "differs"):
     ordered = ordered[pairs.is_change(ordered)]
 st.caption(
-    "Verdicts are on B, change is B / A - 1. Left out as no difference: what rounding moves, and times that differ by "
-    "10 % or less. FLOPs and bytes repeat exactly."
+    "Verdicts are on B; change is B / A - 1. Changes by rounding and times that differ by 10 % or less count as no "
+    "difference. FLOPs and bytes repeat exactly."
 )
 show.table(views.differing(ordered, ["probe", "metric", "scope", "a", "b", "change", "verdict"]), "changes")
 

@@ -1,4 +1,4 @@
-"""What was run, how it ended, what is best."""
+"""The run: its settings, how its cells ended, and the best probes."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ if len(failed):
 figure_place = st.container()
 
 problem = controls.problem()
-mine = frames.of_problem(frame, problem)
-if mine.empty:
+rows = frames.of_problem(frame, problem)
+if rows.empty:
     controls.say_not_run()
 else:
-    medians = summary.table(mine, problem)
-    st.subheader(show.plain(summary.title(mine, problem).partition(" ±")[0]))
-    st.caption(show.plain(summary.legend(mine).partition("; *")[0]))
-    shown = medians.dropna(axis=1, how="all").rename_axis("probe").reset_index()
-    shown.insert(1, "status", shown["probe"].map(summary.statuses(mine, problem)))
-    show.table(shown if (shown["status"] != "ok").any() else shown.drop(columns="status"), "summary")
+    medians = summary.table(rows, problem)
+    st.subheader(show.plain(summary.title(rows, problem).partition(" ±")[0]))
+    st.caption(show.plain(summary.legend(rows).partition("; *")[0]))
+    table = medians.dropna(axis=1, how="all").rename_axis("probe").reset_index()
+    table.insert(1, "status", table["probe"].map(summary.statuses(rows, problem)))
+    show.table(table if (table["status"] != "ok").any() else table.drop(columns="status"), "summary")
 
-    ranked = views.ranking(medians, summary.columns(mine, problem))
+    ranked = views.ranking(medians, summary.columns(rows, problem))
     if len(ranked):
         st.subheader("Best of each column")
         show.table(ranked, "ranking")

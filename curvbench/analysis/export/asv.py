@@ -71,20 +71,20 @@ def benchmark(suite: str, quantity: Quantity, axes: Sequence[Sequence[str]]) -> 
     }
 
 
-def benchmarks(rows: pd.DataFrame, known: Mapping[str, Any]) -> Entry:
-    """``benchmarks.json`` with the followed quantities of ``rows``; the parameters of ``known`` entries are kept."""
-    entries: Entry = {**known, "version": BENCHMARKS_API}
+def benchmarks(rows: pd.DataFrame, old: Mapping[str, Any]) -> Entry:
+    """``benchmarks.json`` with the followed quantities of ``rows``; the parameters of ``old`` entries are kept."""
+    entries: Entry = {**old, "version": BENCHMARKS_API}
     for suite, part in by_suite(rows).items():
         for quantity in _followed(part):
-            old = entries.get(name(suite, quantity), {}).get("params", [[], []])
+            old_axes = entries.get(name(suite, quantity), {}).get("params", [[], []])
             fresh = benchmark(suite, quantity, _axes(part))
-            axes = [list(dict.fromkeys([*kept, *new])) for kept, new in zip(old, fresh["params"], strict=True)]
+            axes = [list(dict.fromkeys([*a, *b])) for a, b in zip(old_axes, fresh["params"], strict=True)]
             entries[fresh["name"]] = entries.get(fresh["name"], {}) | fresh | {"params": axes}
     return entries
 
 
-def machine(record: Mapping[str, Any], known: Mapping[str, Any]) -> Entry:
-    """``machine.json`` of the machine of a run. ``known``: the entry that asv has of it, whose values are kept.
+def machine(record: Mapping[str, Any], old: Mapping[str, Any]) -> Entry:
+    """``machine.json`` of the machine of a run. ``old``: the entry that asv has of it, whose values are kept.
 
     Raises:
         ValueError: the machine's name cannot be the name of a folder.
@@ -96,7 +96,7 @@ def machine(record: Mapping[str, Any], known: Mapping[str, Any]) -> Entry:
     facts = {"machine": name, "cpu": environment.get("cpu", ""), "arch": environment.get("arch", "")}
     facts |= {"num_cpu": str(environment.get("cpu_count", "")), "ram": str(environment.get("memory", ""))}
     facts |= {"os": environment.get("os") or environment.get("platform", "")}
-    return {**dict.fromkeys(MACHINE, ""), **facts, "version": MACHINE_API, **known}
+    return {**dict.fromkeys(MACHINE, ""), **facts, "version": MACHINE_API, **old}
 
 
 def file_name(content: Mapping[str, Any]) -> str:
@@ -137,8 +137,8 @@ def _values(entry: Entry) -> dict[tuple[str, ...], float | None]:
     return {place: value for place, value in cells if value is None or value == value}
 
 
-def results(rows: pd.DataFrame, record: Mapping[str, Any], known: Mapping[str, Any]) -> Entry:
-    """The result file of a run; ``known``: the entry of its machine.
+def results(rows: pd.DataFrame, record: Mapping[str, Any], machine: Mapping[str, Any]) -> Entry:
+    """The result file of a run; ``machine``: the entry of its machine.
 
     Raises:
         ValueError: the run was made outside git, and asv orders results by commit.
@@ -161,7 +161,7 @@ def results(rows: pd.DataFrame, record: Mapping[str, Any], known: Mapping[str, A
         "date": started,
         "env_name": ENVIRONMENT,
         "env_vars": {},
-        "params": {key: known[key] for key in MACHINE} | {"python": python},
+        "params": {key: machine[key] for key in MACHINE} | {"python": python},
         "python": python,
         "requirements": {},
         "result_columns": ["result", "params", "version", "started_at"],
