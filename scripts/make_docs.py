@@ -138,9 +138,8 @@ def coverage(frame: pd.DataFrame) -> str:
     problem_of = {label: registry.parse_problem(label) for label in problems(frame)}
     network_of = {label: problem.network for label, problem in problem_of.items() if isinstance(problem, Layers)}
     if network_of.keys() != problem_of.keys():
-        raise ValueError(
-            f"expected a run of suites/coverage, got one on {', '.join(problem_of.keys() - network_of.keys())}"
-        )
+        others = ", ".join(problem_of.keys() - network_of.keys())
+        raise ValueError(f"expected a run of suites/coverage, got one on {others}")
     networks = sorted(network_of.values(), key=get_args(Network).index)
     matrix = analysis.matrix(frame).rename(columns=network_of)[networks].sort_index()
     shares = analysis.shares(frame).rename(index=network_of).loc[networks]
