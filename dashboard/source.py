@@ -139,7 +139,7 @@ def growth(run: Path) -> pd.DataFrame:
 
 
 def record(run: Path) -> dict[str, Any]:
-    """``run.json`` of a run; empty where it is absent or damaged."""
+    """``run.json`` of a run; empty if it is absent or damaged."""
     try:
         return store.read_run(run)
     except (ValueError, OSError):

@@ -17,7 +17,7 @@ KEY = ["probe", "problem", "seed", "metric", "scope", "epoch"]
 def pairs(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     """One row per measurement of either run: its key, ``a``, ``b``, ``change`` = b / a - 1, and ``verdict``.
 
-    The verdict is ``better`` or ``worse`` by the metric's direction, ``changed`` where it has none, ``equal``,
+    The verdict is ``better`` or ``worse`` by the metric's direction, ``changed`` without a direction, ``equal``,
     or ``only in A``, ``only in B``.
     """
     both = medians(a).rename("a").to_frame().join(medians(b).rename("b"), how="outer").reset_index()
@@ -36,7 +36,7 @@ def measurements(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def medians(frame: pd.DataFrame) -> pd.Series:
-    """The value of each measurement by ``KEY``, the median where several runs have it."""
+    """The value of each measurement by ``KEY``, the median if several runs have it."""
     return measurements(frame)["value"].groupby(level=KEY, sort=False).median()
 
 

@@ -83,7 +83,7 @@ class Reading:
 
 
 class Criterion(NamedTuple):
-    """What a comparison has to show: ``small`` is below ``large`` + ``slack``, by an effect of some size.
+    """The demand of a comparison: ``small`` is below ``large`` + ``slack``, by an effect of some size.
 
     ``strict``: equal values are not enough; a comparison that is not strict claims no effect, so that only its
     refutation needs one. ``effect``: half of the paper's effect, as a logarithm of a ratio, or as a difference of

@@ -85,7 +85,7 @@ def json_lines(tally: Tally) -> Iterator[Observer]:
 
 @contextmanager
 def bar(console: Console, tally: Tally) -> Iterator[Observer]:
-    """A bar with counts, the time left and what is running; finished tasks scroll above it."""
+    """A bar with counts, the time left and the running tasks; finished tasks scroll above it."""
     running: dict[str, str] = {}
     columns = (BarColumn(bar_width=16), MofNCompleteColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console, transient=True) as progress:

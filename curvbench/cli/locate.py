@@ -75,7 +75,7 @@ def _of_revision(text: str, results: Path) -> list[Path]:
 
 
 def _of_git(text: str, results: Path) -> str:
-    """What git says of a revision that has no run."""
+    """The answer of git about a revision that has no run."""
     if sha := _resolved(text):
         return f"git knows it as {sha[:10]}, at which no run in {str(results)!r} was made: measure it there"
     is_inside = _git("rev-parse", "--is-inside-work-tree")

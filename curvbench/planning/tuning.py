@@ -1,4 +1,4 @@
-"""Tuning: trials of the settings in a grid, the choice among them, and the trainings with what was chosen."""
+"""Tuning: trials of the settings in a grid, the choice among them, and the trainings with the chosen settings."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def _line(rows: pd.DataFrame, parameter: str, look: Look) -> Any:
 
 
 def _colored(table: pd.DataFrame) -> np.ndarray[Any, Any]:
-    """The values, or their logarithms where they are positive and span more than a decade."""
+    """The values, or their logarithms if they are positive and span more than a decade."""
     values = table.to_numpy("float64").copy()
     values[~np.isfinite(values)] = np.nan
     if not _by_decades(table):

@@ -41,7 +41,7 @@ def escaped(text: object) -> str:
 
 
 def axis_title(quantity: Quantity) -> str:
-    """``1 - direction.cosine, network, lower is better``; the unit in brackets where there is one."""
+    """``1 - direction.cosine, network, lower is better``; a unit follows in brackets."""
     return _titled(("1 - " if quantity.is_gap else "") + quantity.metric, quantity.scope, quantity.better)
 
 

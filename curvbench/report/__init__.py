@@ -39,7 +39,7 @@ def _read(folder: Path) -> Run:
 
 
 def write(runs: Sequence[Run], format: str) -> str:
-    """The report in one of ``FORMATS``; raises ImportError where ``html`` finds no plotly."""
+    """The report in one of ``FORMATS``; raises ImportError if ``html`` finds no plotly."""
     return _writer(format)(runs)
 
 

@@ -30,14 +30,15 @@ STYLES = {
 WIDTH = 160
 Efforts = Mapping[str, Sequence[Effort]]  # by experiment
 LEGEND = (
-    "Numbers are medians over seeds [least, greatest]. A comparison holds, or is the other way round, where the ranges "
-    f"of at least {FEWEST} common seeds are apart and the medians by half of the paper's effect or more, or by a ratio "
-    f"of {LEAST_RATIO} where the paper prints none in the metric measured. What is counted (FLOPs, bytes) is the same "
-    "with every seed. A claim holds where all of its comparisons do, and is refuted where one is the other way round. "
-    "It holds in direction only where the medians are in its order without that much behind them; it is undecided "
-    "where they are not, or where a member failed or gave no number. A target missed in a shorter training than the "
-    "paper's is censored: it is later than the end of that training, which can bear a claim out and never refutes one. "
-    "A surrogate is a small stand-in: it says how a claim fares there, and neither supports nor refutes the original."
+    "Numbers are medians over seeds [least, greatest]. A comparison holds, or is the other way round, if the "
+    f"ranges of at least {FEWEST} common seeds do not meet and the medians differ by half of the paper's effect or "
+    f"more, or by a ratio of {LEAST_RATIO} if the paper prints no effect in the measured metric. Counts (FLOPs, "
+    "bytes) are the same with every seed. A claim holds if all of its comparisons hold, and is refuted if one is "
+    "the other way round. It holds in direction only if the medians are in its order with less evidence than "
+    "that; it is undecided if they are not in its order, or if a member failed or gave no number. A target missed "
+    "in a shorter training than the paper's is censored: it is later than the end of that training, which can "
+    "bear a claim out and never refutes one. A surrogate is a small stand-in: it shows how a claim fares there, "
+    "and neither supports nor refutes the original."
 )
 
 
@@ -59,7 +60,7 @@ def show(judged: Sequence[Judged], efforts: Efforts, console: Console) -> None:
 
 
 def markdown(judged: Sequence[Judged], efforts: Efforts) -> str:
-    """A section per experiment, what the verdicts mean and how many there are of each."""
+    """A section per experiment, the meaning of the verdicts and their counts."""
     return "\n\n".join([*sections(judged, efforts), escaped(LEGEND), escaped(counts(judged))]) + "\n"
 
 

@@ -44,7 +44,7 @@ figure { margin: 1em 0 } figcaption { font-size: 12px }
 
 
 def html(runs: Sequence[Run]) -> str:
-    """The page; raises ImportError where there is no plotly."""
+    """The page; raises ImportError without plotly."""
     graph_objects()
     from plotly.offline import get_plotlyjs
 
@@ -142,7 +142,7 @@ def _matrices(run: Run, problem: str) -> Iterator[Drawn]:
 
 
 def _in_single(blocks: Blocks) -> Blocks:
-    single = np.float32  # halves what the page takes
+    single = np.float32  # halves the size of the page
     return replace(blocks, exact=blocks.exact.astype(single), approximation=blocks.approximation.astype(single))
 
 

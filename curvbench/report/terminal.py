@@ -22,7 +22,7 @@ GROWTH_WIDTH = 100  # characters
 
 
 class Ending(NamedTuple):
-    """What a suite shows at its end: titles and tables of the selected problems, and what their columns mean."""
+    """What a suite shows at its end: titles and tables of the selected problems, and the meaning of their columns."""
 
     tables: Callable[[pd.DataFrame, Collection[str]], Iterator[tuple[str, Table]]]
     legend: Callable[[pd.DataFrame], str]
@@ -35,7 +35,7 @@ def show(console: Console, table: Table) -> None:
 
 
 def error_tables(frame: pd.DataFrame, selected: Collection[str]) -> Iterator[tuple[str, Table]]:
-    """A table per problem; where numbers of updates were swept, also a table per metric against updates."""
+    """A table per problem, and for a sweep of updates also a table per metric against updates."""
     curves = [problem for problem in sweep.swept(frame) if problem in selected]
     for problem in frames.problems(frame):
         if problem in selected:

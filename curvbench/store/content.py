@@ -53,7 +53,7 @@ def joined(parts: Iterable[Content], schema: pa.Schema) -> Content:
 
 
 def read(files: Sequence[Path], schema: pa.Schema) -> Content:
-    """The content of fragments; raises ``NewerSchema`` where a later curvbench has written one."""
+    """The content of fragments; raises ``NewerSchema`` if a later curvbench has written one."""
     parts = [files[start : start + _PART] for start in range(0, len(files), _PART)]
     with ThreadPoolExecutor(max_workers=_THREADS) as pool:
         return joined(pool.map(lambda part: _read_part(part, schema), parts), schema)

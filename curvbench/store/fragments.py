@@ -68,7 +68,7 @@ def read(path: Path, wanted: pa.Schema) -> pa.Table:
         if reads_all and table.schema.equals(SCHEMA):
             return table
         stored = table.schema.names if reads_all else file.schema_arrow.names
-    except (pa.ArrowException, OSError) as error:  # Arrow raises OSError too where the content is damaged
+    except (pa.ArrowException, OSError) as error:  # Arrow raises OSError too for damaged content
         raise ValueError(f"not readable as Parquet ({one_line(error)})") from error
     fits = stored == SCHEMA.names and table.schema.equals(wanted)
     return table if fits else _fitted(table, stored, wanted, path)

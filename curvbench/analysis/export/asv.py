@@ -105,7 +105,7 @@ def file_name(content: Mapping[str, Any]) -> str:
 
 
 def joined(old: Mapping[str, Any], new: Entry) -> Entry:
-    """Two result files of one commit joined; where both have a value, that of ``new`` counts."""
+    """Two result files of one commit joined; the values of ``new`` replace those of ``old``."""
     if not old:
         return new
     columns = list(dict.fromkeys([*new["result_columns"], *old["result_columns"]]))

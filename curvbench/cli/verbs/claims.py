@@ -25,7 +25,7 @@ def claims(run: str, form: str, strict: bool, results: Path) -> int:
     of its surrogate), a run id, or `latest`. The experiments are the suites of suites/papers. A claim holds, holds in
     direction only, is refuted, is undecided, or was not measured; the answer ends with the rules. Surrogates
     have a column of their own and never count as the original, nor as its refutation. The exit code is 0; with --strict
-    it is 1 where a claim is refuted, and no other verdict changes it.
+    it is 1 if a claim is refuted, and no other verdict changes it.
     """
     from rich.console import Console
 
