@@ -196,7 +196,11 @@ def claims(results: Mapping[str, pd.DataFrame]) -> str:
             f"## {name}\n",
             "{device_name}, torch {torch_version}, threads per cell: {threads}.\n".format(**versions),
         ]
-        parts += [table(RAN, _ran(frame, run)), report.counts(judged) + ".\n", *_apart(report.sections(judged, spent))]
+        parts += [
+            table(RAN, _ran(frame, run)),
+            report.counts(judged) + ".\n",
+            *(f"{text}\n" for text in report.sections(judged, spent)),
+        ]
         missing = {key: experiment for key, experiment in missing.items() if experiment not in run}
     why = [f"- {key}: {'; '.join({claim.why or 'not run' for claim in e.claims})}\n" for key, e in missing.items()]
     return (
@@ -217,10 +221,6 @@ def _spent(frame: pd.DataFrame) -> list[str]:
     seconds = frame[frame["metric"] == "train.seconds"].groupby("cell_id")["value"].max()
     numbers = [frame["cell_id"].nunique(), lost, round(seconds.sum())]
     return [f"{number:,}" if number else "" for number in numbers]
-
-
-def _apart(paragraphs: Iterable[str]) -> list[str]:
-    return [f"{text}\n" for text in paragraphs]
 
 
 def refusals() -> str:

@@ -64,17 +64,9 @@ def _markdown(frame: pd.DataFrame) -> str:
     return markdown(list(map(escaped, frame)), rows, right) + "\n"
 
 
-def _csv(frame: pd.DataFrame) -> str:
-    return frame.to_csv(index=False)
-
-
-def _json(frame: pd.DataFrame) -> str:
-    return json.dumps(records(frame), indent=1, allow_nan=False) + "\n"
-
-
 FORMS: Mapping[str, Callable[[pd.DataFrame], str]] = {
     "table": _aligned,
     "markdown": _markdown,
-    "csv": _csv,
-    "json": _json,
+    "csv": lambda frame: frame.to_csv(index=False),
+    "json": lambda frame: json.dumps(records(frame), indent=1, allow_nan=False) + "\n",
 }

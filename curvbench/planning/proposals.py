@@ -54,7 +54,8 @@ def _learned(grid: Grid, search: Search, scored: Scored) -> list[Setting]:
         study.add_trial(optuna.trial.create_trial(params=dict(setting), distributions=space, value=value))
     asked = [study.ask(space).params for _ in range(min(ROUND, search.trials - len(scored)))]
     before = [setting for setting, _ in scored]
-    new = [rounded for params in asked if (rounded := _rounded(params, grid)) not in before]
+    rounded = [{name: _rounded(params[name], values) for name, values in grid.items()} for params in asked]
+    new = [setting for setting in rounded if setting not in before]
     return [setting for k, setting in enumerate(new) if setting not in new[:k]]
 
 
@@ -69,12 +70,8 @@ def _distribution(values: Sequence[Any]) -> Any:
     return kind(min(values), max(values), log=min(values) > 0)
 
 
-def _rounded(params: Mapping[str, Any], grid: Grid) -> Setting:
-    """A setting with numbers of ``DIGITS`` digits within the grid, in the order of the grid."""
-    return {name: _short(params[name], values) for name, values in grid.items()}
-
-
-def _short(value: Any, values: Sequence[Any]) -> Any:
+def _rounded(value: Any, values: Sequence[Any]) -> Any:
+    """A number with ``DIGITS`` digits within the range of ``values``; any other value as it is."""
     return min(max(float(f"{value:.{DIGITS}g}"), min(values)), max(values)) if isinstance(value, float) else value
 
 

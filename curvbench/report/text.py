@@ -50,10 +50,6 @@ def _rows(run: Run, problem: str) -> list[tuple[str, list[Entry]]]:
     return list(entries(run.frame, problem).items())
 
 
-def _minus(text: str) -> str:
-    return text.replace("-", "$-$")
-
-
 def _entry(entry: Entry, bold: Callable[[str], str], between: str) -> str:
     text = bold(entry.text) if entry.best else entry.text
     return f"{text}{between}{entry.spread}" if entry.spread else text
@@ -71,8 +67,11 @@ def _md_code(lines: Iterable[str]) -> str:
 
 
 def _latex_table(run: Run, problem: str) -> str:
+    def bold(text: str) -> str:
+        return rf"\textbf{{{text}}}"
+
     body = [
-        " & ".join([_tex(name), *(_minus(_entry(e, lambda t: rf"\textbf{{{t}}}", r" $\pm$ ")) for e in row)]) + r" \\"
+        " & ".join([_tex(name), *(_entry(e, bold, r" $\pm$ ").replace("-", "$-$") for e in row)]) + r" \\"
         for name, row in _rows(run, problem)
     ]
     named = headings(run.frame, problem)
