@@ -38,7 +38,7 @@ def test_a_version_without_a_baseline_names_those_there_are(rows: pd.DataFrame, 
 
 def test_rows_of_two_versions_are_no_baseline(rows: pd.DataFrame) -> None:
     mixed = pd.concat([rows, rows.assign(torch_version="2.14.0")])
-    with pytest.raises(ValueError, match="a baseline is of one torch"):
+    with pytest.raises(ValueError, match="a baseline has one version of torch"):
         baselines.files(Path("b"), mixed)
 
 

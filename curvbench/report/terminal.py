@@ -48,8 +48,8 @@ def error_tables(frame: pd.DataFrame, selected: Collection[str]) -> Iterator[tup
 
 def summary_table(frame: pd.DataFrame, problem: str) -> Table:
     """``summary.table`` of one problem, with spreads, statuses and marks of the best."""
-    values, spreads, statuses = (of(frame, problem) for of in (summary.table, summary.spread, summary.statuses))
-    marks = summary.best(values)
+    values, spreads = summary.table(frame, problem), summary.spread(frame, problem)
+    statuses, marks = summary.statuses(frame, problem), summary.best(values)
     table = Table(box=None, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("probe", overflow="fold", min_width=NARROWEST_LABEL, vertical="bottom")
     for column in summary.columns(frame, problem):
