@@ -41,7 +41,7 @@ growth = controls.of_methods(all_growth)
 if len(all_growth):
     st.subheader("Growth with size")
     if growth.empty:
-        show.nothing("No chosen method was measured in three or more sizes that change its cost.")
+        show.nothing("No chosen method was measured in three sizes or more that change its cost.")
         st.stop()
     sweep = controls.pick("Sweep", list(growth["problem"].unique()), "sweep")
     exponents = growth[growth["problem"] == sweep]
