@@ -14,7 +14,7 @@ import controls
 import show
 import source
 
-# Not in a folder "pages": Streamlit runs the files of such a one by themselves until it has seen st.navigation.
+# The folder is not called "pages", because Streamlit runs the files of such a folder until it has seen st.navigation.
 PAGES = {
     "page/overview.py": "Overview",
     "page/tradeoff.py": "Trade-off",
@@ -31,7 +31,7 @@ RUN = "curvbench run suites/mlp"
 
 
 def main() -> None:
-    """Navigation, the filters that all pages share, and the page."""
+    """Show the navigation, the filters that all pages share, and the page."""
     st.set_page_config("curvbench", layout="wide")
     page = st.navigation([st.Page(path, title=title) for path, title in PAGES.items()])
     try:
@@ -42,7 +42,7 @@ def main() -> None:
         return
     if not runs:
         st.header("Nothing has been run yet")
-        show.empty(f"{show.plain(source.results())} holds no run. This makes one, in about a minute:", RUN)
+        show.empty(f"{show.plain(source.results())} holds no run. This command makes one in about a minute:", RUN)
         return
     with st.sidebar:
         run = controls.pick_run()
@@ -55,13 +55,13 @@ def main() -> None:
         st.caption(f"{'Shipped sample' if source.is_sample() else 'Results'}: {show.plain(source.results())}")
         _follow()
     if frame is None:
-        show.empty("This run has no cell yet. What has finished appears here by itself.", RUN)
+        show.empty("This run has no cell yet. Finished cells appear here by themselves.", RUN)
     else:
         page.run()
 
 
 def _rows(run: Path) -> pd.DataFrame | None:
-    """The rows of a run, if any; what is wrong with its files is said."""
+    """The rows of a run, or None without any; faults in its files become warnings on the page."""
     try:
         frame, damaged = source.rows_and_damage(run)
     except (ValueError, OSError) as error:
@@ -74,7 +74,7 @@ def _rows(run: Path) -> pd.DataFrame | None:
 
 @st.fragment(run_every=5)
 def _follow() -> None:
-    """While a run is going on, new cells appear."""
+    """Run the script again when new cells have come."""
     if source.changed():
         st.rerun()
 

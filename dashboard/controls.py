@@ -1,4 +1,4 @@
-"""The widgets whose values stand in the address, so that a view can be sent as a link."""
+"""Widgets whose values are part of the address, so that a view can be sent as a link."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import streamlit as st
 
 import show
 import source
-from curvbench.analysis import summary, views
+from curvbench.analysis import frames, views
 from curvbench.analysis.views import Quantity
 from curvbench.plot.look import by_family, method
 
@@ -23,25 +23,25 @@ def pick_run(label: str = "Run", key: str = "run", place: int = 0) -> Path:
     """One of the runs, the latest first."""
     runs = source.runs()
     names = list(runs)
-    _say_what_is_not_there(label, key, names)
+    _warn_of_unknown(label, key, names)
     return runs[st.selectbox(label, names, index=min(place, len(names) - 1), key=key, **LINKED)]
 
 
 def pick_problem(frame: pd.DataFrame) -> str:
     """One of the problems of a run."""
-    stand_ins = views.surrogates(frame)
+    surrogates = frames.surrogates(frame)
 
-    def shown(name: str) -> str:
-        return f"{name} (surrogate)" if name in stand_ins else name
+    def label(name: str) -> str:
+        return f"{name} (surrogate)" if name in surrogates else name
 
-    return pick("Problem", summary.problems(frame), "problem", format_func=shown)
+    return pick("Problem", frames.problems(frame), "problem", format_func=label)
 
 
 def pick_probes(frame: pd.DataFrame) -> list[str]:
-    """Some of the probes; none chosen means all."""
-    known = by_family(dict.fromkeys(summary.labels(frame, "probe")))
-    _say_what_is_not_there("Probes", "probes", known)
-    return st.multiselect("Probes", known, key="probes", placeholder="All", **LINKED)
+    """Some of the probes; an empty choice means all."""
+    probes = by_family(dict.fromkeys(frames.labels(frame, "probe")))
+    _warn_of_unknown("Probes", "probes", probes)
+    return st.multiselect("Probes", probes, key="probes", placeholder="All", **LINKED)
 
 
 def pick_cell(labels: Sequence[str]) -> str:
@@ -49,26 +49,26 @@ def pick_cell(labels: Sequence[str]) -> str:
     return str(pick("Cell, also by a click at the left of its row", labels, "cell"))
 
 
-def pick_seed(known: Sequence[int]) -> int:
-    """One of the seeds; nothing to choose where there is one."""
-    if len(known) > 1:
-        return int(pick("Seed", known, "seed"))
-    _say_what_is_not_there("Seed", "seed", known)
-    return int(known[0])
+def pick_seed(seeds: Sequence[int]) -> int:
+    """One of the seeds; a single seed needs no widget."""
+    if len(seeds) > 1:
+        return int(pick("Seed", seeds, "seed"))
+    _warn_of_unknown("Seed", "seed", seeds)
+    return int(seeds[0])
 
 
-def pick(label: str, known: Sequence[Any], key: str, place: int = 0, **settings: Any) -> Any:
-    """One of some options, the one at ``place`` without a choice; a link to another one is answered in a line."""
-    shown = settings.get("format_func", str)
-    _say_what_is_not_there(label, key, [shown(option) for option in known])
-    return st.selectbox(label, known, index=place, key=key, **settings, **LINKED)
+def pick(label: str, options: Sequence[Any], key: str, place: int = 0, **settings: Any) -> Any:
+    """One of some options, by default the option at ``place``; a link to an unknown option gets a warning."""
+    as_text = settings.get("format_func", str)
+    _warn_of_unknown(label, key, [as_text(option) for option in options])
+    return st.selectbox(label, options, index=place, key=key, **settings, **LINKED)
 
 
-def _say_what_is_not_there(label: str, key: str, known: Sequence[Any]) -> None:
-    """A line for what the address asks of a widget and it does not have: Streamlit passes over it in silence."""
-    strange = [asked for asked in st.query_params.get_all(key) if asked not in set(map(str, known))]
-    if strange:
-        what, names = label.partition(",")[0], ", ".join(map(show.plain, strange))
+def _warn_of_unknown(label: str, key: str, options: Sequence[Any]) -> None:
+    """Warn of values in the address that a widget does not have, because Streamlit ignores them in silence."""
+    unknown = [value for value in st.query_params.get_all(key) if value not in set(map(str, options))]
+    if unknown:
+        what, names = label.partition(",")[0], ", ".join(map(show.plain, unknown))
         st.warning(f"{what}: the link asks for {names}, which is not here.", icon=":material/link_off:")
 
 
@@ -78,7 +78,7 @@ def run() -> Path:
 
 
 def place_of_baseline() -> int:
-    """The place in the list of runs of the one to compare with: of the same suite or kind, earlier if there is one."""
+    """The place of the run to compare with: of the same suite, else of the same kind; an earlier run if possible."""
     runs = source.runs()
     names, chosen = list(runs), st.session_state["run"]
     place = names.index(chosen)
@@ -94,19 +94,19 @@ def problem() -> str:
 
 
 def frame() -> pd.DataFrame:
-    """The rows of the chosen run and probes: there is one at least."""
+    """The rows of the chosen run and probes, at least one."""
     return of_probes(source.rows(run()))
 
 
 def of_probes(rows: pd.DataFrame) -> pd.DataFrame:
-    """Those of some rows that are of the chosen probes."""
+    """The rows of the chosen probes."""
     chosen = st.session_state["probes"]
-    return rows[summary.labels(rows, "probe").isin(chosen)] if chosen else rows
+    return rows[frames.labels(rows, "probe").isin(chosen)] if chosen else rows
 
 
-def mine() -> pd.DataFrame:
-    """The rows of the chosen run, probes and problem; where there are none the page ends with a sentence."""
-    rows = views.of_problem(frame(), problem())
+def problem_rows() -> pd.DataFrame:
+    """The rows of the chosen run, probes and problem; without any the page ends with a sentence."""
+    rows = frames.of_problem(frame(), problem())
     if rows.empty:
         say_not_run()
         st.stop()
@@ -114,9 +114,9 @@ def mine() -> pd.DataFrame:
 
 
 def say_not_run() -> None:
-    """The sentence for probes that were not run on the problem."""
+    """Say that the chosen probes were not run on the problem."""
     chosen = show.plain(", ".join(st.session_state["probes"]))
-    show.nothing(f"Nothing of {chosen} was run on {show.plain(problem())}: choose another problem, or other probes.")
+    show.nothing(f"No cell of {chosen} was run on {show.plain(problem())}: choose another problem, or other probes.")
 
 
 def of_methods(table: pd.DataFrame) -> pd.DataFrame:
@@ -125,22 +125,22 @@ def of_methods(table: pd.DataFrame) -> pd.DataFrame:
     return table[[method(probe) in chosen for probe in table["probe"]]] if chosen else table
 
 
-def pick_quantity(label: str, known: Sequence[Quantity], key: str, usual: Quantity) -> Quantity:
-    """A metric in a scope; what it means is one hover away."""
-    index = known.index(usual) if usual in known else 0
-    meaning = "  \n".join(f"`{name}`: {views.meaning(name).text}" for name in dict.fromkeys(q.metric for q in known))
-    return Quantity.parse(pick(label, list(map(str, known)), key, index, help=meaning))
+def pick_quantity(label: str, options: Sequence[Quantity], key: str, default: Quantity) -> Quantity:
+    """A metric in a scope; the help shows its meaning."""
+    index = options.index(default) if default in options else 0
+    meaning = "  \n".join(f"`{name}`: {views.meaning(name).text}" for name in dict.fromkeys(q.metric for q in options))
+    return Quantity.parse(pick(label, list(map(str, options)), key, index, help=meaning))
 
 
-def pick_metric(label: str, known: Sequence[str], key: str) -> str:
-    """A metric by name; what it means is one hover away."""
-    meaning = "  \n".join(f"`{name}`: {views.meaning(name).text}" for name in known)
-    return str(pick(label, known, key, help=meaning))
+def pick_metric(label: str, options: Sequence[str], key: str) -> str:
+    """A metric by name; the help shows its meaning."""
+    meaning = "  \n".join(f"`{name}`: {views.meaning(name).text}" for name in options)
+    return str(pick(label, options, key, help=meaning))
 
 
 def pick_one(label: str, options: Sequence[str], key: str) -> Any:
-    """One of a few words, the first without a choice."""
-    _say_what_is_not_there(label, key, options)
+    """One of a few words, by default the first."""
+    _warn_of_unknown(label, key, options)
     return st.segmented_control(label, options, default=options[0], key=key, required=True, **LINKED)
 
 

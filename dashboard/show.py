@@ -1,4 +1,4 @@
-"""Figures and tables on a page, with what can be taken away. Nothing from a result file is read as Markdown or HTML."""
+"""Figures and tables on a page, with their downloads. No text from a result file is read as Markdown or HTML."""
 
 from __future__ import annotations
 
@@ -18,29 +18,30 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 IMAGES = ("svg", "png")
-TALLEST = 12  # rows that are shown without scrolling: the figure below stays in sight
+TALLEST = 12  # rows that are shown without scrolling, so that the figure below stays in sight
 NUMBER = 92  # pixels of the longest number
 WIDEST = 60  # letters of a column that is as wide as its texts
-STYLED = 2000  # rows beyond which numbers are shown as they are
+STYLED = 2000  # rows: formatting the numbers of a longer table takes too long
+LETTER, PADDING = 7, 20  # pixels of a column of texts: per letter, and beside the text
 TABLES_FIRST = 1.0  # seconds in which a browser draws the tables that it was sent
 SHORT = {f"{c.metric} ({c.scope})": " ".join(c.heading.split()) for c in (*summary.COLUMNS, *summary.TRAINED)}
 
 
 def plain(text: object) -> str:
-    """A text from a result file for a place that reads Markdown: every sign stands for itself."""
-    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", str(text))  # Markdown escapes the signs of ASCII alone
+    """A text from a result file, escaped so that Markdown shows every sign."""
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", str(text))  # Markdown escapes signs of ASCII alone
 
 
 def figure(drawn: go.Figure, data: Callable[[], pd.DataFrame], name: str) -> None:
-    """A figure, with its data as CSV and itself as HTML; its camera button saves SVG or PNG.
+    """A figure with downloads of its data as CSV and of itself as HTML; its camera button saves SVG or PNG.
 
-    One without a single value gives way to a sentence with the figure's own notes.
+    A figure without a single value is replaced by a sentence with the figure's notes.
     """
-    if not any(map(_is_seen, drawn.data)):
+    if not any(map(_has_values, drawn.data)):
         notes = html.unescape((drawn.layout.title.subtitle.text or "").replace("<br>", " "))
         nothing(f"No finite value is left to draw under these filters. {plain(notes)}".strip())
         return
-    _give_way()
+    _let_tables_be_drawn()
     image = {"format": st.session_state.get("image") or IMAGES[0], "filename": name, "scale": 2}
     config = {"toImageButtonOptions": image, "displaylogo": False}
     st.plotly_chart(drawn, key=f"figure {name}", config=config)
@@ -49,56 +50,57 @@ def figure(drawn: go.Figure, data: Callable[[], pd.DataFrame], name: str) -> Non
         _download("Figure (HTML)", lambda: drawn.to_html().encode(), f"{name}.html", "text/html")
 
 
-def _is_seen(trace: Any) -> bool:
+def _has_values(trace: Any) -> bool:
     """Whether a trace has a finite value: in a heat map a colour, elsewhere a place."""
     parts = (trace.z,) if trace.type == "heatmap" else (trace.x, trace.y)
-    known = [pd.notna(np.ravel(part)) if part is not None else np.array([], bool) for part in parts]
-    return bool(np.logical_and.reduce(known).any())
+    are_known = [pd.notna(np.ravel(part)) if part is not None else np.array([], bool) for part in parts]
+    return bool(np.logical_and.reduce(are_known).any())
 
 
-def _give_way() -> None:
-    """Before the first figure of a session: the browser loads what draws figures for a second, tables would wait."""
-    if "figures" not in st.session_state and st.context.url:  # no address: nobody looks, as in tests
+def _let_tables_be_drawn() -> None:
+    """Wait before the first figure of a session: loading Plotly blocks the browser for a second, tables included."""
+    if "figures" not in st.session_state and st.context.url:  # tests have no browser, and therefore no address
         time.sleep(TABLES_FIRST)
     st.session_state["figures"] = True
 
 
 def table(data: pd.DataFrame, name: str, colours: Mapping[str, str] | None = None, **settings: Any) -> None:
-    """A sortable table with its meaning in the headings, and itself as CSV; texts in ``colours`` have theirs."""
+    """A sortable table with its meaning in the headings and a download as CSV; ``colours`` by text."""
     floats: dict[Any, Any] = {column: summary.digits for column in data.select_dtypes("float")}
-    shown: Any = data.style.format(floats, na_rep="") if len(data) <= STYLED else data
+    styled: Any = data.style.format(floats, na_rep="") if len(data) <= STYLED else data
     if colours and len(data) <= STYLED:
-        shown = shown.map(lambda text: f"color: {colours[text]}" if text in colours else "")
+        styled = styled.map(lambda text: f"color: {colours[text]}" if text in colours else "")
     settings |= {"placeholder": "", "height": "content" if len(data) <= TALLEST else "auto"}
-    st.dataframe(shown, hide_index=True, column_config=columns(data), key=f"table {name}", **settings)
+    st.dataframe(styled, hide_index=True, column_config=columns(data), key=f"table {name}", **settings)
     _download("Table (CSV)", lambda: _csv(data), f"{name}.csv", "text/csv")
 
 
 def columns(data: pd.DataFrame) -> dict[str, Any]:
-    """How the headings of a table are shown: short, with what a metric means where the pointer rests."""
-    found: dict[str, Any] = {}
+    """Settings of the columns of a table: short headings, and the meaning of a metric as help."""
+    configs: dict[str, Any] = {}
     pinned = "probe" if "probe" in data else str(next(iter(data), ""))
     for name in map(str, data):
         meaning = views.meaning(name.removeprefix("1 - ").partition(" (")[0])
         help = f"{name}: {meaning.text} ({meaning.better or 'neither way'} is better)" if meaning.text else None
         widest = data[name].astype(str).str.len().max()
         if pd.api.types.is_string_dtype(data[name]) and widest <= WIDEST:
-            found[name] = st.column_config.Column(pinned=name == pinned, width=int(max(widest, len(name))) * 7 + 20)
+            width = int(max(widest, len(name))) * LETTER + PADDING
+            configs[name] = st.column_config.Column(pinned=name == pinned, width=width)
         elif name == "value":
-            found[name] = st.column_config.Column(width=NUMBER)
+            configs[name] = st.column_config.Column(width=NUMBER)
         elif name in SHORT or help:
-            found[name] = st.column_config.Column(SHORT.get(name, name), help=help)
-    return found
+            configs[name] = st.column_config.Column(SHORT.get(name, name), help=help)
+    return configs
 
 
 def empty(what: str, command: str) -> None:
-    """A state without data: what is missing, and the command that makes it."""
+    """Say what is missing, and show the command that makes it."""
     st.info(what, icon=":material/info:")
     st.code(command, language="sh")
 
 
 def nothing(why: str) -> None:
-    """A view that shows nothing, for a reason that another choice takes away."""
+    """Say why a view is empty; another choice of filters would fill it."""
     st.info(why, icon=":material/filter_alt:")
 
 

@@ -1,4 +1,4 @@
-"""The runs of a results folder, read through ``curvbench.store`` and kept in memory while their files stay as is."""
+"""The runs of a results folder, read through ``curvbench.store`` and cached until their files change."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from curvbench.analysis import scaling
 from curvbench.spec.pictures import Blocks
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample"
-# What the pages need of every row; a cell's other columns are read when it is opened.
+# The columns that the pages need of every row; the other columns of a cell are read when it is opened.
 COLUMNS = (
     "suite run_id cell_id problem problem_args probe probe_args seed status reason metric scope epoch value method "
     "started_at device dtype threads"
 ).split()
-# Few texts that many rows repeat: compared as numbers.
+# Columns of few texts that many rows repeat; as categories they are compared as numbers.
 REPEATED = ("problem", "problem_args", "probe", "probe_args", "metric", "scope", "cell_id", "method", "suite")
 State = tuple[int, int, int]
-_one_at_a_time = threading.Lock()  # Python's warnings are recorded per process, sessions are threads
+_one_at_a_time = threading.Lock()  # Python records warnings per process, and sessions are threads
 
 
 @dataclass
 class View:
-    """What one run of the script has seen of the folder; to look at thousands of files once is enough."""
+    """The folder as one run of the script sees it, because a second look at thousands of files takes too long."""
 
     runs: dict[str, Path]
     states: dict[Path, State] = field(default_factory=dict)
@@ -44,16 +44,16 @@ def results() -> Path:
 
 
 def is_sample() -> bool:
-    """Whether what is shown is the shipped sample."""
+    """Whether the shipped sample is shown."""
     return results() == SAMPLE
 
 
 def look() -> dict[str, Path]:
-    """Look at the folder anew, once per run of the script, and give ``runs``.
+    """Look at the folder again, once per run of the script, and return ``runs``.
 
     Raises:
         ValueError: there is no such folder.
-        OSError: it cannot be read.
+        OSError: the folder cannot be read.
     """
     st.session_state["view"] = view = View(_runs())
     return view.runs
@@ -75,10 +75,10 @@ def runs() -> dict[str, Path]:
 
 def _runs() -> dict[str, Path]:
     folder = results()
-    found = {str(run.relative_to(folder)): run for run in reversed(store.runs_below(folder))}
-    if not found and store.state(folder)[0]:
+    runs = {str(run.relative_to(folder)): run for run in reversed(store.runs_below(folder))}
+    if not runs and store.state(folder)[0]:
         return {folder.name: folder}
-    return {folder.name if name == "." else name: run for name, run in found.items()}
+    return {folder.name if name == "." else name: run for name, run in runs.items()}
 
 
 def rows(run: Path) -> pd.DataFrame:
@@ -91,12 +91,12 @@ def rows(run: Path) -> pd.DataFrame:
 
 
 def rows_and_damage(run: Path) -> tuple[pd.DataFrame, list[str]]:
-    """``rows``, and what is said about fragments of the run that were set aside."""
+    """``rows``, and the warnings on fragments of the run that were set aside."""
     return _read(run, _state(run))
 
 
 def latest() -> pd.DataFrame | None:
-    """The rows of the latest run, None without any; for no session, and kept for all of them.
+    """The rows of the latest run, cached for all sessions. None means that there are none.
 
     Raises:
         ValueError, OSError: the folder or a fragment cannot be read.
@@ -107,7 +107,7 @@ def latest() -> pd.DataFrame | None:
 
 
 def _state(run: Path) -> State:
-    """``store.state`` as this run of the script has first seen it."""
+    """``store.state`` at the first look of this run of the script."""
     states: dict[Path, State] = st.session_state["view"].states
     if run not in states:
         states[run] = store.state(run)
@@ -123,14 +123,14 @@ def cell(run: Path, cell_id: str) -> pd.DataFrame:
 
 
 def blocks(run: Path, cell_ids: Iterable[str]) -> dict[str, Blocks]:
-    """The blocks that some cells of a run kept, by cell.
+    """The blocks that some cells of a run have stored, by cell.
 
     Raises:
         ValueError: a file of blocks is damaged.
     """
     state = _state(run)
-    found = {cell_id: _read_blocks(run, cell_id, state) for cell_id in cell_ids}
-    return {cell_id: kept for cell_id, kept in found.items() if kept is not None}
+    stored = {cell_id: _read_blocks(run, cell_id, state) for cell_id in cell_ids}
+    return {cell_id: blocks for cell_id, blocks in stored.items() if blocks is not None}
 
 
 def growth(run: Path) -> pd.DataFrame:
@@ -139,7 +139,7 @@ def growth(run: Path) -> pd.DataFrame:
 
 
 def record(run: Path) -> dict[str, Any]:
-    """``run.json`` of a run; empty where it is absent or damaged."""
+    """``run.json`` of a run; empty if it is absent or damaged."""
     try:
         return store.read_run(run)
     except (ValueError, OSError):
@@ -158,10 +158,10 @@ def trains(run: Path) -> bool:
 
 @st.cache_resource(max_entries=64, show_spinner=False)
 def _read(run: Path, state: State) -> tuple[pd.DataFrame, list[str]]:
-    with _one_at_a_time, warnings.catch_warnings(record=True) as said:
+    with _one_at_a_time, warnings.catch_warnings(record=True) as messages:
         warnings.simplefilter("always")
         frame = store.load_run(run, COLUMNS)
-    return frame.astype(dict.fromkeys(REPEATED, "category")), [str(warning.message) for warning in said]
+    return frame.astype(dict.fromkeys(REPEATED, "category")), [str(warning.message) for warning in messages]
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)

@@ -1,4 +1,4 @@
-"""What the first page would wait for, done before the address is printed: the latest run is read, a figure made."""
+"""Slow work done before the address is printed, so that the first page need not wait for it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from curvbench.analysis import views
 
 
 def main() -> None:
-    """Fill the caches of this process; what is wrong with the files is for the page to say."""
-    # Of a cache that is filled before there is a session Streamlit says that this may be ignored.
+    """Read the latest run and make a figure; faults in the files are left to the page."""
+    # Streamlit warns of a cache that is filled without a session, and says that the warning can be ignored.
     logging.getLogger("streamlit.runtime.scriptrunner_utils.script_run_context").setLevel(logging.ERROR)
     with contextlib.suppress(ValueError, OSError):
         frame = source.latest()

@@ -1,4 +1,4 @@
-"""What a cell costs beside its own work: `python scripts/cell_overhead.py [--cells N] [--turns N]`.
+"""The overhead of a cell: `python scripts/cell_overhead.py [--cells N] [--turns N]`.
 
 Cells that do nothing run in this process and through the local engine, in turn. Per cell, from the end of the first to
 that of the last: seconds on the wall, and CPU seconds of this process, of the fork server and of its children.
@@ -29,7 +29,7 @@ ENVIRONMENT = {"git_sha": None, "git_dirty": None, "torch_version": "2", "device
 
 
 def cpu_seconds() -> float:
-    """Of this process, of its fork server and of what that has begun and has ended."""
+    """CPU seconds of this process, of its fork server and of the server's children that have ended."""
     pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
     if pid is None:
         return time.process_time()
@@ -46,9 +46,9 @@ def seconds_per_cell(engine: Engine, cells: int) -> tuple[float, float]:
             marks.append((time.monotonic(), cpu_seconds()))
 
     with tempfile.TemporaryDirectory() as results:
-        made = {f"cell{k}": Cell("s", Toy(), Fake("ok", float(k)), 0) for k in range(cells)}
+        work = {f"cell{k}": Cell("s", Toy(), Fake("ok", float(k)), 0) for k in range(cells)}
         folder = store.new_run(Path(results) / "s", "0" * 12)
-        engine.run(Work(made, folder, ENVIRONMENT, reference_identity, measure="fake_measure"), observe)
+        engine.run(Work(work, folder, ENVIRONMENT, reference_identity, measure="fake_measure"), observe)
     (wall, cpu), *_, (last_wall, last_cpu) = marks
     return (last_wall - wall) / (cells - 1), (last_cpu - cpu) / (cells - 1)
 
@@ -58,13 +58,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, default=50)
     parser.add_argument("--turns", type=int, default=3)
-    given = parser.parse_args()
-    for turn in range(given.turns):
-        (wall, cpu), (own_wall, own_cpu) = (seconds_per_cell(e, given.cells) for e in (LocalEngine(), InlineEngine()))
-        print(
-            f"turn {turn}: local {wall:.3f} s wall, {cpu:.3f} s CPU; inline {own_wall:.3f} s, {own_cpu:.3f} s", end="; "
-        )
-        print(f"local over inline {wall - own_wall:.3f} s wall, {cpu - own_cpu:.3f} s CPU")
+    options = parser.parse_args()
+    for turn in range(options.turns):
+        wall, cpu = seconds_per_cell(LocalEngine(), options.cells)
+        inline_wall, inline_cpu = seconds_per_cell(InlineEngine(), options.cells)
+        print(f"turn {turn}: local {wall:.3f} s wall, {cpu:.3f} s CPU", end="; ")
+        print(f"inline {inline_wall:.3f} s, {inline_cpu:.3f} s", end="; ")
+        print(f"local over inline {wall - inline_wall:.3f} s wall, {cpu - inline_cpu:.3f} s CPU")
 
 
 if __name__ == "__main__":

@@ -54,14 +54,14 @@ def main() -> None:
         for page in PAGES:
             begun = time.perf_counter()
             with served(Path(folder)) as (address, server):
-                told(page, "start", time.perf_counter() - begun, processor_seconds(server), 0.0)
-                for what, *seconds in looked(f"{address}/{page}", chromium, server):
-                    told(page, what, *seconds)
+                show(page, "start", time.perf_counter() - begun, processor_seconds(server), 0.0)
+                for what, *seconds in timed_steps(f"{address}/{page}", chromium, server):
+                    show(page, what, *seconds)
                     slow += seconds[0] > LIMITS.get(what, float("inf"))
         sys.exit(slow > 0)
 
 
-def told(page: str, what: str, seconds: float, server: float, browser: float) -> None:
+def show(page: str, what: str, seconds: float, server: float, browser: float) -> None:
     """Print a line of the table."""
     limit = f", limit {LIMITS[what]:g} s" if what in LIMITS else ""
     work = f"processor: server {server:.2f} s, browser {browser:.2f} s, load average {os.getloadavg()[0]:.1f}"
@@ -104,8 +104,8 @@ def served(folder: Path) -> Iterator[tuple[str, int]]:
         process.wait()
 
 
-def looked(address: str, chromium: str, server: int) -> Iterator[tuple[str, float, float, float]]:
-    """What was timed, its seconds by the clock, and those of the server's and of the browser's processor."""
+def timed_steps(address: str, chromium: str, server: int) -> Iterator[tuple[str, float, float, float]]:
+    """The name of each timed step, its seconds by the clock, and the processor seconds of server and browser."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
@@ -122,12 +122,12 @@ def looked(address: str, chromium: str, server: int) -> Iterator[tuple[str, floa
             page.wait_for_function(SETTLED)
             yield "whole", *meter.read()
         meter = Meter(server)
-        filtered(page)
+        choose_problem(page)
         yield "filter", *meter.read()
         browser.close()
 
 
-def filtered(page: Any) -> None:
+def choose_problem(page: Any) -> None:
     """Choose another problem in the sidebar, and wait until the page shows it."""
     page.get_by_role("combobox", name=re.compile("^Problem")).click()
     page.get_by_role("option").nth(1).click()
@@ -139,14 +139,14 @@ def filtered(page: Any) -> None:
 
 
 class Meter:
-    """Seconds since it was made: by the clock, of the server's processor, of the browser's."""
+    """Seconds since its creation: by the clock, of the server's processor, of the browser's."""
 
     def __init__(self, server: int) -> None:
         self.server = server
         self.start = self._now()
 
     def read(self) -> tuple[float, float, float]:
-        """The three."""
+        """The three numbers of seconds."""
         clock, server, browser = (now - then for now, then in zip(self._now(), self.start, strict=True))
         return clock, server, browser
 
@@ -156,16 +156,16 @@ class Meter:
 
 
 def processor_seconds(root: int) -> float:
-    """What Linux has counted until now for a process and those below it."""
-    found: dict[int, tuple[int, float]] = {}
+    """Processor seconds until now of a process and its descendants."""
+    processes: dict[int, tuple[int, float]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it has just ended
+        with contextlib.suppress(OSError):  # the process has just ended
             fields = path.read_text().rpartition(")")[2].split()
-            found[int(path.parent.name)] = int(fields[1]), (int(fields[11]) + int(fields[12])) / TICKS
+            processes[int(path.parent.name)] = int(fields[1]), (int(fields[11]) + int(fields[12])) / TICKS
     below, seconds = [root], 0.0
     for process in below:
-        seconds += found[process][1]
-        below += [child for child, (parent, _) in found.items() if parent == process]
+        seconds += processes[process][1]
+        below += [child for child, (parent, _) in processes.items() if parent == process]
     return seconds
 
 

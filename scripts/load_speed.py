@@ -23,7 +23,7 @@ from curvbench import store
 
 ROOT = Path(__file__).parents[1]
 FRAGMENTS = 10_000
-COPIED = 8_751  # of them: with one less the copy would be made anew at the last
+COPIED = 8_751  # fragments in the copy: with one less the copy would be made again at the last fragment
 LIMIT = 5.0  # seconds
 ROUNDS = 3
 
@@ -40,21 +40,21 @@ def main() -> None:
         (copy,) = run.glob("*.copy")
         copy.unlink()
         for _ in range(ROUNDS):
-            told("bytes", lambda: [file.read_bytes() for file in files])
-            told("Arrow", lambda: [pq.ParquetFile(file).read(use_threads=False) for file in files])
-            told("no copy", lambda: cb.load(folder))
+            time_action("bytes", lambda: [file.read_bytes() for file in files])
+            time_action("Arrow", lambda: [pq.ParquetFile(file).read(use_threads=False) for file in files])
+            time_action("no copy", lambda: cb.load(folder))
         store.keep_copy(run)
         ended = timed("ended", folder)
     sys.exit(not max(killed, ended) <= LIMIT)
 
 
 def timed(name: str, folder: str) -> float:
-    """The best seconds of ``cb.load`` in some rounds."""
-    return min(told(name, lambda: cb.load(folder), f", limit {LIMIT:g} s") for _ in range(ROUNDS))
+    """The least seconds of ``cb.load`` in some rounds."""
+    return min(time_action(name, lambda: cb.load(folder), f", limit {LIMIT:g} s") for _ in range(ROUNDS))
 
 
-def told(name: str, action: Callable[[], object], limit: str = "") -> float:
-    """Seconds of an action by the clock; prints them, with those of the processor."""
+def time_action(name: str, action: Callable[[], object], limit: str = "") -> float:
+    """Run an action, print its seconds by the clock and of the processor, and return the seconds by the clock."""
     start, worked = time.perf_counter(), time.process_time()
     action()
     seconds, work = time.perf_counter() - start, time.process_time() - worked
@@ -64,7 +64,7 @@ def told(name: str, action: Callable[[], object], limit: str = "") -> float:
 
 
 def generate(run: Path) -> list[Path]:
-    """A run of ``FRAGMENTS`` cells whose copy was kept until it had to be made anew once more; its files."""
+    """Make a run of ``FRAGMENTS`` cells whose copy is as stale as it can be, and return its files."""
     frame = store.load(store.runs_below(ROOT / "data" / "sample")[-1])
     cells = [
         pa.Table.from_pandas(rows, store.SCHEMA, preserve_index=False)

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from curvbench import exact_fisher, registry, store
 from curvbench.analysis import coverage as analysis
 from curvbench.analysis.claims import efforts, judge, newest
+from curvbench.analysis.frames import problems
 from curvbench.analysis.papers import Experiment, experiments
-from curvbench.analysis.summary import problems
 from curvbench.fisher.uncovered import covered_trace
 from curvbench.instance import Instance
 from curvbench.problems.layers import Layers, Network
@@ -143,13 +143,14 @@ In front of a covered layer such modules stand outside, as BatchNorm does:
 
 def coverage(frame: pd.DataFrame) -> str:
     """The page of coverage from the rows of a run of ``suites/coverage``; raises ValueError for another run."""
-    found = {label: registry.parse_problem(label) for label in problems(frame)}
-    named = {label: problem.network for label, problem in found.items() if isinstance(problem, Layers)}
-    if named.keys() != found.keys():
-        raise ValueError(f"expected a run of suites/coverage, got one on {', '.join(found.keys() - named.keys())}")
-    networks = sorted(named.values(), key=get_args(Network).index)
-    matrix = analysis.matrix(frame).rename(columns=named)[networks].sort_index()
-    shares = analysis.shares(frame).rename(index=named).loc[networks]
+    problem_of = {label: registry.parse_problem(label) for label in problems(frame)}
+    network_of = {label: problem.network for label, problem in problem_of.items() if isinstance(problem, Layers)}
+    if network_of.keys() != problem_of.keys():
+        others = ", ".join(problem_of.keys() - network_of.keys())
+        raise ValueError(f"expected a run of suites/coverage, got one on {others}")
+    networks = sorted(network_of.values(), key=get_args(Network).index)
+    matrix = analysis.matrix(frame).rename(columns=network_of)[networks].sort_index()
+    shares = analysis.shares(frame).rename(index=network_of).loc[networks]
     outcomes = [[_code(str(probe)), *(cell or "" for cell in row)] for probe, *row in matrix.itertuples()]
     sizes = [
         [
@@ -203,7 +204,11 @@ def claims(results: Mapping[str, pd.DataFrame]) -> str:
             f"## {name}\n",
             "{device_name}, torch {torch_version}, threads per cell: {threads}.\n".format(**versions),
         ]
-        parts += [table(RAN, _ran(frame, run)), report.counts(judged) + ".\n", *_apart(report.sections(judged, spent))]
+        parts += [
+            table(RAN, _ran(frame, run)),
+            report.counts(judged) + ".\n",
+            *(f"{text}\n" for text in report.sections(judged, spent)),
+        ]
         missing = {key: experiment for key, experiment in missing.items() if experiment not in run}
     why = [f"- {key}: {'; '.join({claim.why or 'not run' for claim in e.claims})}\n" for key, e in missing.items()]
     return (
@@ -224,10 +229,6 @@ def _spent(frame: pd.DataFrame) -> list[str]:
     seconds = frame[frame["metric"] == "train.seconds"].groupby("cell_id")["value"].max()
     numbers = [frame["cell_id"].nunique(), lost, round(seconds.sum())]
     return [f"{number:,}" if number else "" for number in numbers]
-
-
-def _apart(paragraphs: Iterable[str]) -> list[str]:
-    return [f"{text}\n" for text in paragraphs]
 
 
 def refusals() -> str:

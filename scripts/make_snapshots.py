@@ -27,21 +27,21 @@ def main() -> None:
     """Train, store, remove what is left over, and check the size."""
     torch.set_num_threads(1)
     origin = {"commit": commit(), "torch": torch.__version__, "processor": identity.device_name("cpu")}
-    made = set()
+    files = set()
     for problem, seed in sorted(wanted(), key=lambda pair: (pair[0].label, pair[1])):
         model = training.snapshot(problem, seed, None)
-        made.add(shipped.save(model, problem, seed, None, origin))
+        files.add(shipped.save(model, problem, seed, None, origin))
         print(shipped.in_words(problem, seed))
-    for left in set(shipped.FOLDER.iterdir()) - made:
-        left.unlink()
-    size = sum(file.stat().st_size for file in made)
-    print(f"{shipped.FOLDER}: {len(made)} files, {size / 1000:.0f} kB")
+    for stale in set(shipped.FOLDER.iterdir()) - files:
+        stale.unlink()
+    size = sum(file.stat().st_size for file in files)
+    print(f"{shipped.FOLDER}: {len(files)} files, {size / 1000:.0f} kB")
     if size > LIMIT:
         raise SystemExit(f"more than {LIMIT / 1000:.0f} kB: measure fewer of them")
 
 
 def wanted() -> set[tuple[Problem, int]]:
-    """Problems with their seeds, one of those that differ in what is measured alone."""
+    """Problems with their seeds; problems that share a snapshot come once."""
     return set({shipped.path(*place): place for place in _named()}.values())
 
 
@@ -54,12 +54,12 @@ def _named() -> Iterator[tuple[Problem, int]]:
 
 
 def commit() -> str:
-    """That of the checkout, with a plus where files of the package differ from it."""
+    """The commit of the checkout, with a plus if files of the package differ from it."""
     return git("rev-parse", "HEAD") + "+" * bool(git("status", "--porcelain", "curvbench"))
 
 
 def git(*arguments: str) -> str:
-    """What git says here."""
+    """The output of git in the checkout."""
     return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
 
 

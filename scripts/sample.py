@@ -20,7 +20,7 @@ from curvbench import store
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "data" / "sample"
 RUNS = ("suites/training --preset quick", "suites/sweep", "suites/mlp")  # the last is shown first
-PICTURED = ("mlp", ("kfac", "ekfac", "unit", "diag", "lngd"))  # the suite and the methods whose blocks are kept
+PICTURED = ("mlp", ("kfac", "ekfac", "unit", "diag", "lngd"))  # the suite and the methods whose blocks are packed
 LIMIT = 500_000  # bytes in all
 
 
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def pack(run: Path, target: Path, temporary: str) -> None:
-    """One file of cells, one of provenance, and blocks."""
+    """Write the cells of a run into one file, its record, and the blocks of some methods."""
     (target / "cells").mkdir(parents=True)
     frame: pd.DataFrame = store.load(run)
     frame.to_parquet(target / "cells" / "all.parquet", compression="zstd", compression_level=19, index=False)

@@ -45,7 +45,7 @@ def counted(run: Callable[[], object]) -> int:
 
 
 def step(optimizer: torch.optim.Optimizer, forward: Callable[[], Tensor], targets: Tensor) -> None:
-    """What a training loop does with a batch."""
+    """One step of a training loop."""
     optimizer.zero_grad()
     F.cross_entropy(forward(), targets).backward()
     optimizer.step()
@@ -64,8 +64,8 @@ def rows(model: torch.nn.Module, x: Tensor, y: Tensor, methods: list[str]) -> It
         model.eval()
         phases = {row.scope: row.value or 0.0 for row in phase_rows(METHODS[name], Instance(model, x, y))}
         model.train()
-        own = [phases[phase] for phase in ("statistics", "invert", "precondition")]
-        yield f"| {name} | " + " | ".join(f"{value:.3g}" for value in [due, other, *schedules, *own]) + " |"
+        ratios = [phases[phase] for phase in ("statistics", "invert", "precondition")]
+        yield f"| {name} | " + " | ".join(f"{value:.3g}" for value in [due, other, *schedules, *ratios]) + " |"
 
 
 def phase_rows(chosen: Probe, instance: Instance) -> Iterator[Any]:
@@ -88,16 +88,16 @@ def main() -> int:
     parser.add_argument("--depth", type=int, default=32)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--methods", default=",".join(METHODS).replace(", ", ": "), help="some of them, with commas")
-    given = parser.parse_args()
-    chosen = [name.replace(": ", ", ") for name in given.methods.split(",")]
+    options = parser.parse_args()
+    chosen = [name.replace(": ", ", ") for name in options.methods.split(",")]
     if unknown := [name for name in chosen if name not in METHODS]:
         print(f"error: unknown method {unknown[0]!r}: known are {'; '.join(METHODS)}", file=sys.stderr)
         return 2
     torch.manual_seed(0)
-    model = problem("resnet", depth=given.depth, dataset="cifar10").model().train()
-    x, y = torch.randn(given.batch, 3, 32, 32), torch.randint(10, (given.batch,))
+    model = problem("resnet", depth=options.depth, dataset="cifar10").model().train()
+    x, y = torch.randn(options.batch, 3, 32, 32), torch.randint(10, (options.batch,))
     calibrate(model, x)
-    print(f"ResNet-{given.depth}, 3 x 32 x 32, batch {given.batch}, torch {torch.__version__}: FLOPs over SGD's\n")
+    print(f"ResNet-{options.depth}, 3 x 32 x 32, batch {options.batch}, torch {torch.__version__}: FLOPs over SGD's\n")
     every = " | ".join(f"T = {every}" for every in SCHEDULES)
     print(f"| method | due | other | {every} | statistics | invert | precondition |")
     print("|---" * (6 + len(SCHEDULES)) + "|")

@@ -20,7 +20,7 @@ def test_a_baseline_is_what_repeats_and_is_read_again(rows: pd.DataFrame, tmp_pa
     (file,) = baselines.files(tmp_path / "b", rows).values()
     assert file == tmp_path / "b" / "s" / "torch-2.13.0-flops-2.parquet"
     baselines.write(file, rows)
-    assert baselines.holds(tmp_path / "b")
+    assert baselines.is_folder_of_baselines(tmp_path / "b")
     assert baselines.find(tmp_path / "b", rows) == [file]
     stored = store.load(file)
     assert not stored["metric"].str.startswith("time.").any()
@@ -38,10 +38,10 @@ def test_a_version_without_a_baseline_names_those_there_are(rows: pd.DataFrame, 
 
 def test_rows_of_two_versions_are_no_baseline(rows: pd.DataFrame) -> None:
     mixed = pd.concat([rows, rows.assign(torch_version="2.14.0")])
-    with pytest.raises(ValueError, match="a baseline is of one torch"):
+    with pytest.raises(ValueError, match="a baseline has one version of torch"):
         baselines.files(Path("b"), mixed)
 
 
 def test_a_folder_of_runs_holds_no_baselines(rows: pd.DataFrame, tmp_path: Path) -> None:
-    assert not baselines.holds(tmp_path / "results")
-    assert not baselines.holds(tmp_path / "nothing")
+    assert not baselines.is_folder_of_baselines(tmp_path / "results")
+    assert not baselines.is_folder_of_baselines(tmp_path / "nothing")

@@ -26,9 +26,10 @@ TESTS = Path(__file__).parent
 # tests run in the background of a script, whose shell ignores it.
 DRIVER = """
 import functools, signal
-from curvbench.cli import app, runner
+from curvbench.cli import app
+from curvbench.planning import job
 signal.signal(signal.SIGINT, signal.default_int_handler)
-runner.Options = functools.partial(runner.Options, measure="fake_measure")
+job.Options = functools.partial(job.Options, measure="fake_measure")
 app.main()
 """
 SUITE = """
@@ -246,7 +247,7 @@ def test_a_truncated_cell_is_named_and_run_again(here: Path) -> None:
 BAD = {
     "no suite": (["suites/toy"], "no suite 'suites/toy'; did you mean suites/toys?"),
     "hostile suite": (["suites/'a'\n\"b\""], "no suite"),
-    "no preset": (["suites/toys", "--preset", "fast"], "no preset 'fast' in this suite; there are default, good"),
+    "no preset": (["suites/toys", "--preset", "fast"], "no preset 'fast' in this suite; its presets are default, good"),
     "no probe": (["suites/toys", "-p", "kfak"], "unknown probe 'kfak': did you mean kfac"),
     "no problem": (["suites/toys", "-m", "resnett"], "unknown problem 'resnett': did you mean resnet?"),
     "no hyperparameter": (["suites/toys", "-p", "kfac[rank=1]"], "kfac has no hyperparameter 'rank'; it has "),

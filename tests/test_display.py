@@ -24,12 +24,12 @@ def test_the_time_left_takes_references_and_cells_apart(monkeypatch: pytest.Monk
     monkeypatch.setattr(time, "monotonic", lambda: now)
     tally = Tally(cells=12, references=2)
     tally.add(finished("reference", 3600))
-    assert tally.left is None
+    assert tally.seconds_left is None
     tally.add(finished("cell", 50))
     tally.add(finished("cell", 70, Status.ERROR))
     now = (3600 + 50 + 70) / 2
-    assert tally.left == pytest.approx((10 * 60 + 3600) / 2)
+    assert tally.seconds_left == pytest.approx((10 * 60 + 3600) / 2)
     assert (tally.finished, tally.failed, tally.note) == (2, 1, "1 failed, about 35 min 0 s left")
     tally.add(finished("reference", 3600))
     now += 1800
-    assert tally.left == pytest.approx(10 * 60 / 2)
+    assert tally.seconds_left == pytest.approx(10 * 60 / 2)

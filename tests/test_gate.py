@@ -188,7 +188,7 @@ BAD = (
     ),
     (
         ("check", "r1", "--against", "old/s/torch-2.12-flops-2.parquet"),
-        "the baseline is of torch_version 2.12, the run",
+        "the baseline has torch_version 2.12, the run",
     ),
     (("check", "empty", "--against", "r1"), "empty has no rows"),
     (("check", "r1", "--against", "apart"), "share no cell"),

@@ -143,6 +143,11 @@ def test_only_the_store_touches_parquet() -> None:
     assert {module.rpartition(".")[0] for module in users} == {"curvbench.store"}
 
 
+def test_only_reports_and_the_command_line_draw_on_a_terminal() -> None:
+    users = {room(m) for m, path in MODULES.items() if re.search(r"^\s*(from|import) rich\b", path.read_text(), re.M)}
+    assert users == {"report", "cli"}
+
+
 def test_help_does_not_wait_for_torch() -> None:
     """Neither the package nor the command line imports torch at its top."""
     for module in ("curvbench", "curvbench.cli.app", *(m for m in MODULES if room(m) == "spec")):

@@ -49,7 +49,7 @@ def test_failed_statuses() -> None:
 def test_presets_are_listed() -> None:
     suite = Suite("t", {"default": PRESET, "quick": PRESET})
     assert selection.preset(suite, "quick") is PRESET
-    with pytest.raises(ValueError, match="no preset 'slow' in this suite; there are default, quick"):
+    with pytest.raises(ValueError, match="no preset 'slow' in this suite; its presets are default, quick"):
         selection.preset(suite, "slow")
 
 

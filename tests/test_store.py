@@ -432,7 +432,7 @@ def test_a_fragment_that_is_put_back_with_its_old_time_is_seen(many: Path) -> No
     latest = (many / "cells" / "c39.parquet").stat()
     for file in (first, second):
         os.utime(file, ns=(latest.st_atime_ns, latest.st_mtime_ns - 1))
-    assert copies.known(many, fragments.below(many), store.SCHEMA)[1] == [first, second]
+    assert copies.copied(many, fragments.below(many), store.SCHEMA)[1] == [first, second]
 
 
 @pytest.mark.parametrize("damage", ["empty", "foreign", "cut", "bits"])

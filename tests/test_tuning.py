@@ -30,7 +30,7 @@ PRESET = Preset(
 
 def test_trials_are_the_grid_for_each_probe_and_seed_with_a_part_set_apart() -> None:
     cells = select("s", PRESET)
-    tried = tuning.trials(cells, GRID)
+    tried = tuning.next_trials(cells, GRID)
     assert len(tried) == 3 * 2 + 6 * 2  # sgdm has no damping
     for trial, (cell, setting) in tried.items():
         assert trial.training is not None and cell in cells
@@ -215,7 +215,7 @@ def test_a_search_that_was_not_run_to_its_end_tries_nothing_else() -> None:
     cells = select("s", PRESET)
     search = Search({"lr": (0.1, 1.0)}, trials=9, sampler="tpe")
     tried = {"a": (cells[0], {"lr": 0.3}), "b": (cells[0], {"lr": 0.5})}
-    assert tuning.trials(cells[:1], search, tried, outcome(a=0.5)) == {}
+    assert tuning.next_trials(cells[:1], search, tried, outcome(a=0.5)) == {}
 
 
 def test_without_the_extra_a_search_that_learns_is_refused_in_one_line(

@@ -1,1 +1,1 @@
-"""What the numbers say: pure functions from DataFrames of rows."""
+"""Tables and verdicts: pure functions from frames of rows."""

@@ -1,4 +1,4 @@
-"""The gate: what of a comparison with a baseline fails it."""
+"""The gate: the measurements of a comparison with a baseline that fail it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ INEXACT = ("dtype", "device", "torch_version", "flop_model")
 
 @dataclass(frozen=True)
 class Gate:
-    """A comparison of a baseline (A) with a run (B), and what of it fails.
+    """A comparison of a baseline (A) with a run (B), and the measurements that fail.
 
-    That is what is worse and what the run no longer has; with ``any_change`` whatever differs. ``differences``: of
-    machines and versions, as text. ``steps``: since which run what fails is as it is.
+    A measurement fails if it is worse or if the run lacks it; with ``any_change`` it fails if it differs.
+    ``differences``: the machines and versions that differ, as lines of text. ``steps``: the run in which each failing
+    measurement changed.
     """
 
     table: pd.DataFrame
@@ -38,12 +39,12 @@ class Gate:
 
     @property
     def improved(self) -> pd.DataFrame:
-        """What is better and does not fail for it."""
+        """The measurements that are better and do not fail."""
         return by_size(self._passing("better"))
 
     @property
     def changed(self) -> pd.DataFrame:
-        """What differs and has no direction, and what only the run has."""
+        """The measurements without a direction that differ, and those that only the run has."""
         return by_size(self._passing("changed", "only in B"))
 
     @property
@@ -52,7 +53,7 @@ class Gate:
         return self.failing.empty
 
     def as_json(self) -> str:
-        """``passed``, counts by verdict, and the rows that failed, became better or changed, and the steps."""
+        """``passed``, counts by verdict, the rows that failed, became better or changed, and the steps."""
         kinds = {"failing": self.failing, "improved": self.improved, "changed": self.changed, "steps": self.steps}
         content = {"passed": self.passed, "differences": list(self.differences)}
         content |= {"verdicts": self.table["verdict"].value_counts().to_dict()}
@@ -63,13 +64,13 @@ class Gate:
 
 
 def refuse_incomparable(baseline: pd.DataFrame, run: pd.DataFrame) -> None:
-    """Raise ValueError where FLOPs, bytes or errors cannot be held against each other: no gate may pass for that."""
-    found = differences(baseline, run)
+    """Raise ValueError if FLOPs, bytes or errors of the two cannot be compared: such a gate must not pass."""
+    differing = differences(baseline, run)
     for name in INEXACT:
-        if name in found:
-            x, y = found[name]
-            advice = "measure the baseline anew (--update), or `curvbench compare` the two"
-            raise ValueError(f"the baseline is of {name} {x}, the run of {y}, which no gate can judge: {advice}")
+        if name in differing:
+            x, y = differing[name]
+            advice = "measure the baseline again (--update), or `curvbench compare` the two"
+            raise ValueError(f"the baseline has {name} {x}, the run has {y}, and no gate can compare them: {advice}")
 
 
 def by_size(table: pd.DataFrame) -> pd.DataFrame:
@@ -80,8 +81,8 @@ def by_size(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def counts(table: pd.DataFrame) -> str:
-    """How many measurements came to which verdict, and why some were not judged."""
-    found = table["verdict"].value_counts()
+    """The number of measurements with each verdict, and the reasons why some were not judged."""
+    verdicts = table["verdict"].value_counts()
     reasons = table.loc[table["verdict"] == NOT_JUDGED, "reason"].value_counts()
-    lines = [f"{len(table)} compared: " + ", ".join(f"{count} {verdict}" for verdict, count in found.items())]
+    lines = [f"{len(table)} compared: " + ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())]
     return "\n".join([*lines, *(f"not judged: {count} ({reason})" for reason, count in reasons.items())])

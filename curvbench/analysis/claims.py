@@ -1,4 +1,4 @@
-"""The papers' claims held against the rows of runs: what was measured, and whether it bears a claim out."""
+"""The papers' claims compared with the rows of runs: the measured values, and the verdict on each claim."""
 
 from __future__ import annotations
 
@@ -13,45 +13,49 @@ import pandas as pd
 
 from curvbench import registry
 from curvbench.analysis import scaling
+from curvbench.analysis.frames import is_cell_ending, is_surrogate, labels, texts
 from curvbench.analysis.papers import Blend, Claim, Column, Entry, Experiment, blend
-from curvbench.analysis.summary import digits, is_whole, labels, texts
+from curvbench.analysis.summary import digits
 from curvbench.analysis.verdicts import (
     LEAST_SHARE,
     MISSED,
-    Asked,
+    Bounded,
+    Criterion,
     Finding,
-    Known,
     Reading,
     Verdict,
     compare,
     effect,
 )
-from curvbench.spec import SURROGATE, TRIALS, Status
+from curvbench.spec import TRIALS, Status
 
-WIDTHS = r"width=[^,\]]*\.\."  # of a sweep's label, where the width is what was swept
-PLANNED = r"\bepochs=(\d+)"  # in the column ``method``
-READ = ["cell_id", "seed", "metric", "scope", "status", "epoch", "value", "method"]  # columns that values are from
-RANKS = (Verdict.REFUTED, Verdict.UNDECIDED, Verdict.NOT_MEASURED, Verdict.DIRECTION, Verdict.HOLDS)  # the first rules
-FLIPPED = {"<": (False,), ">": (True,), "~": (False, True)}  # by an operator's first sign: the left side is larger
+WIDTHS = r"width=[^,\]]*\.\."  # in the label of a sweep over the width
+PLANNED = r"\bepochs=(\d+)"  # planned epochs, in the column ``method``
+# The columns that values are read from.
+READ = ["cell_id", "seed", "metric", "scope", "status", "epoch", "value", "method"]
+# The first verdict that a comparison of a claim has is the verdict on the claim.
+RANKS = (Verdict.REFUTED, Verdict.UNDECIDED, Verdict.NOT_MEASURED, Verdict.DIRECTION, Verdict.HOLDS)
+# By the first sign of an operator: whether the left side is claimed to be the larger.
+FLIPPED = {"<": (False,), ">": (True,), "~": (False, True)}
 
 
-class Unread(Exception):
-    """A member of a claim has no value; the text is the reason."""
+class NoValue(Exception):
+    """A member of a claim has no value; the text says why."""
 
 
-class NotRun(Unread):
-    """None of its cells was run."""
+class NotRun(NoValue):
+    """None of the member's cells was run."""
 
     def __init__(self) -> None:
         super().__init__("not run")
 
 
-class Failed(Unread):
-    """It was tried; the text is how that ended."""
+class Failed(NoValue):
+    """The member was tried without success; the text says how that ended."""
 
 
 class Ruling(NamedTuple):
-    """A verdict, its reason in numbers, and what was measured of the claim's members."""
+    """A verdict, its reason in numbers, and the readings of the claim's members."""
 
     verdict: Verdict
     reason: str = ""
@@ -64,19 +68,19 @@ class Ruling(NamedTuple):
 
     @property
     def is_counted(self) -> bool:
-        """Whether something was measured, and nothing of it is random."""
-        found = [reading for reading in self.readings if reading.values]
-        return bool(found) and all(reading.counted for reading in found)
+        """Whether values were measured, and none of them is random."""
+        measured = [reading for reading in self.readings if reading.values]
+        return bool(measured) and all(reading.counted for reading in measured)
 
     @property
     def seeds(self) -> int:
-        """The fewest seeds that two random members have in common; 0 where there is none."""
-        found = [reading.values.keys() for reading in self.readings if reading.values and not reading.counted]
-        return min((len(a & b) for a, b in product(found, repeat=2)), default=0)
+        """The fewest seeds that two random members have in common; 0 without random members."""
+        seeds = [reading.values.keys() for reading in self.readings if reading.values and not reading.counted]
+        return min((len(a & b) for a, b in product(seeds, repeat=2)), default=0)
 
 
 class Judged(NamedTuple):
-    """A claim with what the paper reports, and the rulings on its own setting and on the surrogate."""
+    """A claim, the paper's numbers as text, and the rulings on the paper's setting and on the surrogate."""
 
     experiment: Experiment
     claim: Claim
@@ -86,9 +90,9 @@ class Judged(NamedTuple):
 
 
 class Effort(NamedTuple):
-    """What looking for the settings of a row of the paper has cost: trials, and seconds of training in them.
+    """The cost of the search for the settings of a row of the paper: trials, and their seconds of training.
 
-    ``surrogate``: in the small stand-in, not in the paper's own setting.
+    ``surrogate``: whether the search was in the small stand-in rather than in the paper's setting.
     """
 
     row: str
@@ -101,56 +105,53 @@ class Effort(NamedTuple):
 
 
 def newest(runs: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Of runs, oldest first, the rows of each suite's latest that has originals and of its latest that has surrogates.
+    """The rows of the latest run of each suite with originals and of its latest run with surrogates.
+
+    ``runs``: oldest first.
 
     Raises:
         ValueError: there is no run.
     """
     if not runs:
         raise ValueError("there is no run")
-    latest = {key: rows for run in runs for key, rows in run.groupby([run["suite"], _stands_in(run)], observed=True)}
+    latest = {key: rows for run in runs for key, rows in run.groupby([run["suite"], is_surrogate(run)], observed=True)}
     return pd.concat(latest.values(), ignore_index=True) if latest else runs[-1]
 
 
-def _stands_in(frame: pd.DataFrame) -> pd.Series:
-    """Which rows are a surrogate's."""
-    return texts(frame, "method").str.startswith(SURROGATE)
-
-
 def judge(frame: pd.DataFrame, experiments: Iterable[Experiment]) -> list[Judged]:
-    """A ruling on every claim from the rows of any suites; of each probe, problem and seed the latest cell counts.
+    """A ruling on every claim, from the rows of any suites. The latest cell of each probe, problem and seed counts.
 
-    See ``verdicts.compare`` for a comparison. A claim is refuted where one of its comparisons is, whatever became of
-    the others; else undecided where one is, or where a member's cells failed or gave no number; not measured where one
-    was not run; and it holds in direction only where one does.
+    ``verdicts.compare`` judges one comparison. A claim is refuted if one of its comparisons is refuted. Otherwise it is
+    undecided if a comparison is undecided, or if cells of a member failed or gave no number. Otherwise it is not
+    measured if a comparison was not run. Otherwise it holds in direction only if a comparison does.
     """
-    found = []
+    judged = []
     for experiment in experiments:
-        mine = frame[frame["suite"] == experiment.id]
-        stands_in = _stands_in(mine)
-        original, surrogate = _Cells(experiment, mine[~stands_in]), _Cells(experiment, mine[stands_in], True)
+        rows = frame[frame["suite"] == experiment.id]
+        stands_in = is_surrogate(rows)
+        original, surrogate = _Cells(experiment, rows[~stands_in]), _Cells(experiment, rows[stands_in], True)
         for claim in experiment.claims:
             rulings = rule(original, claim), rule(surrogate, claim)
-            found.append(Judged(experiment, claim, reported(experiment, claim), *rulings))
-    return found
+            judged.append(Judged(experiment, claim, reported(experiment, claim), *rulings))
+    return judged
 
 
 def efforts(frame: pd.DataFrame, experiment: Experiment) -> list[Effort]:
-    """What tuning has cost, by row of the paper, originals before surrogates; none of those that were not tuned."""
-    mine = frame[frame["suite"] == experiment.id + TRIALS]
-    probes, problems, stands_in = labels(mine, "probe"), labels(mine, "problem"), _stands_in(mine)
-    found = []
+    """The cost of tuning by row of the paper, originals before surrogates; rows that were not tuned are left out."""
+    trials = frame[frame["suite"] == experiment.id + TRIALS]
+    probes, problems, stands_in = labels(trials, "probe"), labels(trials, "problem"), is_surrogate(trials)
+    costs = []
     for name, entry in experiment.rows.items():
-        fitting = _matching(probes, entry.probe) if entry.probe else pd.Series(False, index=mine.index)
+        fitting = _matching(probes, entry.probe) if entry.probe else pd.Series(False, index=trials.index)
         fitting = fitting & _matching(problems, entry.problem) if entry.problem else fitting
-        for surrogate, rows in mine[fitting].groupby(stands_in):
+        for surrogate, rows in trials[fitting].groupby(stands_in):
             seconds = rows[rows["metric"] == "train.seconds"].groupby("cell_id")["value"].max().sum()
-            found.append(Effort(name, int(rows["cell_id"].nunique()), float(seconds), bool(surrogate)))
-    return sorted(found, key=lambda effort: effort.surrogate)
+            costs.append(Effort(name, int(rows["cell_id"].nunique()), float(seconds), bool(surrogate)))
+    return sorted(costs, key=lambda effort: effort.surrogate)
 
 
 def reported(experiment: Experiment, claim: Claim) -> str:
-    """What the paper says, in its numbers; empty where it prints none."""
+    """The claim in the paper's numbers; empty if the paper prints none."""
     values = [experiment.reported(member) for member in claim.chain]
     texts = [_text(member, value) for member, value in zip(claim.chain, values, strict=True) if value is not None]
     if not any(isinstance(m, str) and v is not None for m, v in zip(claim.chain, values, strict=True)):
@@ -161,7 +162,7 @@ def reported(experiment: Experiment, claim: Claim) -> str:
 
 
 def rule(cells: _Cells, claim: Claim) -> Ruling:
-    """The ruling on a claim from the cells of its own setting, or from those of the surrogate."""
+    """The ruling on a claim from the cells of the paper's setting, or from the cells of the surrogate."""
     if claim.why:
         return Ruling(Verdict.NOT_MEASURED, claim.why)
     if cells.frame.empty:
@@ -186,18 +187,18 @@ def _unread(readings: Iterable[Reading]) -> Iterator[Finding]:
 
 
 def _findings(cells: _Cells, claim: Claim, readings: Mapping[int, Reading]) -> Iterator[Finding]:
-    """Those of the claim's comparisons of which both members have values."""
-    known = {k: reading for k, reading in readings.items() if reading.values}
+    """The findings of the comparisons whose members both have values."""
+    measured = {k: reading for k, reading in readings.items() if reading.values}
     for i, j in claim.pairs:
-        if i in known and j in known and (known[i].name or known[j].name):
+        if i in measured and j in measured and (measured[i].name or measured[j].name):
             for flipped in FLIPPED[claim.op[0]]:
                 small, large = (j, i) if flipped else (i, j)
-                yield compare(known[small], known[large], _asked(cells, claim, small, large, flipped))
+                yield compare(measured[small], measured[large], _criterion(cells, claim, small, large, flipped))
 
 
-def _asked(cells: _Cells, claim: Claim, small: int, large: int, flipped: bool) -> Asked:
-    """What a comparison asks for: half of the paper's effect, where that has a size and the direction claimed."""
-    unsized = Asked(claim.op in ("<", ">"), claim.slack, 0.0 if claim.op == "~" else None, flipped=flipped)
+def _criterion(cells: _Cells, claim: Claim, small: int, large: int, flipped: bool) -> Criterion:
+    """The criterion of a comparison: half of the paper's effect, if it has a size and the claimed direction."""
+    unsized = Criterion(claim.op in ("<", ">"), claim.slack, 0.0 if claim.op == "~" else None, flipped=flipped)
     members = claim.chain[small], claim.chain[large]
     column = cells.experiment.column(next(member for member in members if isinstance(member, str)))
     low, high = (cells.experiment.reported(member) for member in members)
@@ -209,7 +210,7 @@ def _asked(cells: _Cells, claim: Claim, small: int, large: int, flipped: bool) -
 
 
 class _Cells:
-    """The cells of one experiment, of its own setting or its surrogate, the latest of each probe, problem and seed."""
+    """The latest cell of each probe, problem and seed of an experiment, in the paper's setting or as surrogates."""
 
     def __init__(self, experiment: Experiment, frame: pd.DataFrame, surrogate: bool = False) -> None:
         self.experiment, self.surrogate = experiment, surrogate
@@ -218,10 +219,10 @@ class _Cells:
         newest = frame.sort_values("started_at", kind="stable").drop_duplicates(keys, keep="last")["cell_id"]
         self.frame = frame[frame["cell_id"].isin(newest)]
         self._settings = {key: rows[READ] for key, rows in self.frame.groupby(keys[:2], sort=False, observed=True)}
-        self._known: dict[str | float, Reading] = {}
+        self._readings: dict[str | float, Reading] = {}
 
     def absent(self, member: str | float) -> bool:
-        """Whether a member is of a method that there is not here."""
+        """Whether a member belongs to a method that curvbench does not have."""
         return isinstance(member, str) and bool(self.experiment.rows[member.rpartition(".")[0]].absent)
 
     def stands_in(self, column: Column) -> bool:
@@ -230,83 +231,83 @@ class _Cells:
 
     def read(self, member: str | float) -> Reading:
         """A member of a claim with its values, or the reason why it has none."""
-        if member not in self._known:
-            self._known[member] = self._read(member)
-        return self._known[member]
+        if member not in self._readings:
+            self._readings[member] = self._read(member)
+        return self._readings[member]
 
     def _read(self, member: str | float) -> Reading:
         if not isinstance(member, str):
-            return Reading("", {0: Known.exactly(float(member))}, counted=True)
+            return Reading("", {0: Bounded.exactly(float(member))}, counted=True)
         row, _, name = member.rpartition(".")
         try:
             values = self._values(row, name)
-        except Unread as error:
+        except NoValue as error:
             return Reading(row, reason=str(error), failed=isinstance(error, Failed))
-        if lost := [seed for seed, known in values.items() if math.isnan(known.value)]:
-            return Reading(row, reason=f"no number in seed {lost[0]}", failed=True)
+        if missing := [seed for seed, value in values.items() if math.isnan(value.value)]:
+            return Reading(row, reason=f"no number in seed {missing[0]}", failed=True)
         column = self.experiment.columns[name]
-        is_open = any(known.least < known.most for known in values.values())
+        is_open = any(value.least < value.most for value in values.values())
         return Reading(row, values, counted=column.is_counted, note=f"{row} {column.why_open}" if is_open else "")
 
-    def _values(self, row: str, name: str) -> dict[int, Known]:
+    def _values(self, row: str, name: str) -> dict[int, Bounded]:
         """A value per seed."""
         entry, column = self.experiment.rows[row], self.experiment.columns[name]
         if entry.of:
             return self._blended(entry, name)
         if column.exponent:
-            return {0: Known.exactly(self._exponent(entry, column.exponent))}
+            return {0: Bounded.exactly(self._exponent(entry, column.exponent))}
         values = self._measured(entry, column)
         if not column.over:
             return values
         group, dot, _ = row.rpartition(".")
         if row == (base_row := group + dot + column.over):
-            return dict.fromkeys(values, Known.exactly(1.0))
+            return dict.fromkeys(values, Bounded.exactly(1.0))
         base = self._measured(self.experiment.rows[base_row], column)
-        if not (both := values.keys() & base.keys()):
+        if not (seeds := values.keys() & base.keys()):
             raise Failed(f"no seed in common with {column.over}")
-        return {seed: values[seed].over(base[seed]) for seed in sorted(both)}
+        return {seed: values[seed].over(base[seed]) for seed in sorted(seeds)}
 
-    def _measured(self, entry: Entry, column: Column) -> dict[int, Known]:
+    def _measured(self, entry: Entry, column: Column) -> dict[int, Bounded]:
         metric = column.stand_in if self.stands_in(column) else column.metric
         budget = (entry.budget or self.experiment.budget) if self.surrogate else 0.0
         cells = self._of(entry).groupby("cell_id")
         return {int(rows["seed"].iloc[0]): _value(rows, column, metric, budget) for _, rows in cells}
 
-    def _blended(self, entry: Entry, name: str) -> dict[int, Known]:
-        """Seed by seed over the rows of a group; a surrogate may have fewer of them, and what diverges is no best."""
-        found = []
+    def _blended(self, entry: Entry, name: str) -> dict[int, Bounded]:
+        """The group's rows combined per seed. A surrogate may lack rows; ``best`` leaves out rows that diverged."""
+        parts = []
         for row in entry.of:
             try:
-                found.append(self._values(row, name))
+                parts.append(self._values(row, name))
             except NotRun:
                 if not self.surrogate:
                     raise
-            except Unread as error:
+            except NoValue as error:
                 if entry.take != "best" or str(error) != Status.DIVERGED:
                     raise
-        if not found:
+        if not parts:
             raise NotRun
-        if not (seeds := sorted(set.intersection(*(set(values) for values in found)))):
+        if not (seeds := sorted(set.intersection(*(set(values) for values in parts)))):
             raise Failed(f"no seed in common among {', '.join(entry.of)}")
         better = self.experiment.columns[name].better
-        return {seed: _blend([values[seed] for values in found], entry.take, better) for seed in seeds}
+        return {seed: _blend([values[seed] for values in parts], entry.take, better) for seed in seeds}
 
     def _of(self, entry: Entry) -> pd.DataFrame:
         """The rows of the cells that a row of the paper stands for."""
         if not entry.probe:
-            raise Unread(entry.absent)
-        found = [
+            raise NoValue(entry.absent)
+        settings = [
             (probe, problem)
             for probe, problem in self._settings
             if _fits(probe, entry.probe) and (not entry.problem or _fits(problem, entry.problem))
         ]
-        if not found:
+        if not settings:
             raise NotRun
-        if len(found) > 1:
-            shown = ", ".join(f"{probe} on {problem}" for probe, problem in found[:2])
-            raise Unread(f"{len(found)} settings match: {shown}")
-        rows = self._settings[found[0]]
-        if len(failed := rows[is_whole(rows)]):
+        if len(settings) > 1:
+            examples = ", ".join(f"{probe} on {problem}" for probe, problem in settings[:2])
+            raise NoValue(f"{len(settings)} settings match: {examples}")
+        rows = self._settings[settings[0]]
+        if len(failed := rows[is_cell_ending(rows)]):
             raise Failed(str(failed["status"].iloc[0]))
         return rows
 
@@ -314,89 +315,90 @@ class _Cells:
         """The fitted exponent in the width of the network."""
         if not _matching(self.frame["probe_label"], entry.probe).any():
             raise NotRun
-        found = [row for row in scaling.growth(self.frame) if row.quantity == phase and re.search(WIDTHS, row.problem)]
-        mine = [row.counted.value for row in found if _fits(row.probe, entry.probe)]
-        if len(mine) != 1 or math.isnan(mine[0]):
-            raise Unread(f"no growth of {phase} with the width was counted")
-        return mine[0]
+        sweeps = [row for row in scaling.growth(self.frame) if row.quantity == phase and re.search(WIDTHS, row.problem)]
+        exponents = [row.counted.value for row in sweeps if _fits(row.probe, entry.probe)]
+        if len(exponents) != 1 or math.isnan(exponents[0]):
+            raise NoValue(f"no growth of {phase} with the width was counted")
+        return exponents[0]
 
 
-def _value(rows: pd.DataFrame, column: Column, metric: str, budget: float) -> Known:
-    """What a column takes from the rows of one cell; ``budget``: the epochs of the training that it stands for."""
+def _value(rows: pd.DataFrame, column: Column, metric: str, budget: float) -> Bounded:
+    """The value of a column in the rows of one cell; ``budget``: epochs of the training that the cell stands for."""
     begin = rows["epoch"].astype("float64").min()
-    mine = rows[(rows["metric"] == metric) & (rows["scope"] == column.scope)].sort_values("epoch", kind="stable")
-    series = pd.Series(mine["value"].astype("float64").to_numpy(), mine["epoch"].astype("float64") - begin)
-    if len(mine) and mine["status"].iloc[-1] != Status.OK:
+    epochs = rows[(rows["metric"] == metric) & (rows["scope"] == column.scope)].sort_values("epoch", kind="stable")
+    series = pd.Series(epochs["value"].astype("float64").to_numpy(), epochs["epoch"].astype("float64") - begin)
+    if len(epochs) and epochs["status"].iloc[-1] != Status.OK:
         if metric.endswith("_to_target"):
             return _missed(rows, column, series.index[-1], budget)
-        raise Failed(str(mine["status"].iloc[-1]))
+        raise Failed(str(epochs["status"].iloc[-1]))
     if column.epoch is not None:
         series = series[series.index == column.epoch]
     if series.empty:
-        raise Unread(f"no {metric or 'metric'} in its rows")
-    found = _finished(_taken(series, column), column)
-    if not math.isfinite(found):
-        raise Failed(f"{metric} is {found}")
-    if column.is_of_all_epochs and _stopped(rows, series.index[-1]):
-        return Known(found, found, MISSED) if column.better == "higher" else Known(found, -MISSED, found)
-    return Known.exactly(found)
+        raise NoValue(f"no {metric or 'metric'} in its rows")
+    value = _in_unit(_selected(series, column), column)
+    if not math.isfinite(value):
+        raise Failed(f"{metric} is {value}")
+    if column.is_of_all_epochs and _has_stopped(rows, series.index[-1]):
+        return Bounded(value, value, MISSED) if column.better == "higher" else Bounded(value, -MISSED, value)
+    return Bounded.exactly(value)
 
 
-def _taken(series: pd.Series, column: Column) -> float:
-    """The value that a column takes from those by epoch."""
+def _selected(series: pd.Series, column: Column) -> float:
+    """The value that a column selects from the values by epoch."""
     values, epochs = series.to_list(), series.index.to_list()
     if column.take == "best":
         return math.nan if any(map(math.isnan, values)) else blend(values, "best", column.better)
     if column.take == "last":
         return values[-1]
     if column.take == "per later epoch" and len(values) < 2:
-        raise Unread("trained for one epoch only")
+        raise NoValue("trained for one epoch only")
     value, epoch = (values[0], epochs[0]) if column.take == "per later epoch" else (0.0, 0.0)
     return (values[-1] - value) / (epochs[-1] - epoch) if epochs[-1] > epoch else math.nan
 
 
-def _finished(value: float, column: Column) -> float:
-    """A value in the unit of its column."""
+def _in_unit(value: float, column: Column) -> float:
+    """A measured value in the unit of its column."""
     try:
         return column.scale * (math.exp(value) if column.transform == "exp" else value)
     except OverflowError:
         return math.inf
 
 
-def _missed(rows: pd.DataFrame, column: Column, trained: float, budget: float) -> Known:
-    """Never, or where the training was shorter than the one that it stands for, later than its end."""
+def _missed(rows: pd.DataFrame, column: Column, trained: float, budget: float) -> Bounded:
+    """A missed target: never reached, or later than the end of a training that was shorter than ``budget``."""
     if trained >= budget:
-        return Known.exactly(MISSED)
+        return Bounded.exactly(MISSED)
     seconds = rows.loc[rows["metric"] == "train.seconds", "value"].max()
     end = trained if column.metric == "train.epochs_to_target" else seconds
-    return Known(MISSED, column.scale * end if end > 0 else 0.0, MISSED)
+    return Bounded(MISSED, column.scale * end if end > 0 else 0.0, MISSED)
 
 
-def _stopped(rows: pd.DataFrame, trained: float) -> bool:
+def _has_stopped(rows: pd.DataFrame, trained: float) -> bool:
     """Whether a training ended at its target, before the epochs that were planned."""
     planned = re.search(PLANNED, str(rows["method"].iloc[-1]))
-    waited = bool(texts(rows, "metric").str.endswith("_to_target").any())
-    return planned is not None and waited and trained < int(planned[1])
+    has_target = bool(texts(rows, "metric").str.endswith("_to_target").any())
+    return planned is not None and has_target and trained < int(planned[1])
 
 
-def _blend(values: Sequence[Known], take: Blend, better: str) -> Known:
-    """Of values that are known in part the best and the mean are, too; a range is not."""
-    if take == "range" and any(known.least < known.most for known in values):
-        return Known.exactly(math.nan)
-    return Known(*(blend(side, take, better) for side in zip(*values, strict=True)))
+def _blend(values: Sequence[Bounded], take: Blend, better: str) -> Bounded:
+    """The best or the mean of bounded values, which is bounded too; the range of bounded values is unknown."""
+    if take == "range" and any(value.least < value.most for value in values):
+        return Bounded.exactly(math.nan)
+    return Bounded(*(blend(side, take, better) for side in zip(*values, strict=True)))
 
 
-def _matching(shown: pd.Series, selector: str) -> pd.Series:
-    return shown.map({label: _fits(label, selector) for label in set(shown)}).astype(bool)
+def _matching(labels: pd.Series, selector: str) -> pd.Series:
+    return labels.map({label: _fits(label, selector) for label in set(labels)}).astype(bool)
 
 
 @cache
 def _fits(label: str, selector: str) -> bool:
     """Whether a component has the name and, given or by default, the hyperparameters of a selector."""
-    (name, mine), (wanted, asked) = _parts(label), _parts(selector)
-    known = (registry.probes() | registry.problems()).get(name)
-    defaults = registry.describe(name, known)["hyperparameters"] if known else {}
-    return name == wanted and all(_alike((defaults | mine).get(key), value) for key, value in asked.items())
+    (name, arguments), (selected_name, selected) = _parts(label), _parts(selector)
+    component = (registry.probes() | registry.problems()).get(name)
+    defaults = registry.describe(name, component)["hyperparameters"] if component else {}
+    settings = defaults | arguments
+    return name == selected_name and all(_are_alike(settings.get(key), value) for key, value in selected.items())
 
 
 def _parts(label: str) -> tuple[str, dict[str, str]]:
@@ -405,12 +407,12 @@ def _parts(label: str) -> tuple[str, dict[str, str]]:
     return name, {key: value for key, _, value in pairs}
 
 
-def _alike(value: object, asked: str) -> bool:
+def _are_alike(value: object, text: str) -> bool:
     """Whether two spellings mean the same value: True and true, 1 and 1.0."""
     try:
-        return float(str(value)) == float(asked)
+        return float(str(value)) == float(text)
     except ValueError:
-        return str(value).lower() == asked.lower()
+        return str(value).lower() == text.lower()
 
 
 def _text(member: str | float, value: float) -> str:

@@ -9,16 +9,16 @@ from typing import Any
 
 
 def repeat(cell: Mapping[str, Any], suite_file: str, record: Mapping[str, Any]) -> str:
-    """``curvbench run ...`` for a cell given by its columns; ``suite_file`` is shown relative to where we are.
+    """``curvbench run ...`` for a cell given by its columns.
 
-    ``record`` is that of its run, whose damping no column holds.
-
-    A probe or problem from a user's file is named by its class: ``-p`` needs its file before it.
+    ``suite_file`` is made relative to the working directory. ``record``: the content of the run's ``run.json``, which
+    alone holds the damping. A probe or problem from a user's file is named by its class, and ``-p`` needs the file
+    before it.
     """
     parts = ["curvbench", "run", _near(suite_file)]
     parts += ["-p", _label(cell, "probe"), "-m", _label(cell, "problem"), "--seed", str(cell["seed"])]
-    for option, usual in (("dtype", None), ("device", "cpu"), ("threads", 1)):
-        parts += [f"--{option}", str(cell[option])] if cell[option] != usual else []
+    for option, default in (("dtype", None), ("device", "cpu"), ("threads", 1)):
+        parts += [f"--{option}", str(cell[option])] if cell[option] != default else []
     damping = record.get("identity", {}).get("damping")
     parts += ["--damping", str(damping)] if damping is not None else []
     return shlex.join([*parts, "--force"])

@@ -1,4 +1,4 @@
-"""Two sets of runs, judged: what is better, worse or no change, and what cannot be compared."""
+"""Two sets of runs compared: verdicts on their measurements, and the reasons why some cannot be judged."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 
 from curvbench.analysis import limits as rules
+from curvbench.analysis.frames import is_cell_ending, labels, texts
 from curvbench.analysis.limits import LIMITS, Limit
 from curvbench.analysis.pairs import KEY, measurements, pairs
 from curvbench.analysis.significance import FEWEST, SIGNIFICANT, Samples, compare_samples
 from curvbench.analysis.summary import COLUMNS as SHOWN
-from curvbench.analysis.summary import digits, is_whole, labels, texts
+from curvbench.analysis.summary import digits
 from curvbench.analysis.views import meaning
 from curvbench.spec import Status
 
@@ -21,7 +22,7 @@ CELL = ["probe", "problem", "seed"]
 COLUMNS = ["suite", *KEY, "a", "b", "unit", "better", "change", "low", "high", "p", "verdict", "reason"]
 NOT_JUDGED = "not judged"
 SAME = ("equal", "within")
-# Columns that decide numbers, with the families of metrics that cannot be compared where they differ.
+# Columns that decide numbers, and the families of metrics that cannot be compared if the column differs.
 DECISIVE: Mapping[str, tuple[str, ...]] = {
     "dtype": ("",),
     "device": ("flops", "memory", "time", "train.seconds", "machine"),
@@ -33,7 +34,7 @@ DECISIVE: Mapping[str, tuple[str, ...]] = {
 
 
 def differences(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, tuple[str, str]]:
-    """The columns of ``DECISIVE`` in which two sets of rows differ, with what each side has."""
+    """The columns of ``DECISIVE`` in which two sets of rows differ, with the values of each side."""
     sides = {name: (_facts(a, name), _facts(b, name)) for name in DECISIVE}
     return {name: (", ".join(x), ", ".join(y)) for name, (x, y) in sides.items() if x and y and x != y}
 
@@ -51,19 +52,20 @@ def described_differences(a: pd.DataFrame, b: pd.DataFrame) -> list[str]:
 def compare(a: pd.DataFrame, b: pd.DataFrame, limits: Mapping[str, Limit] = LIMITS) -> pd.DataFrame:
     """One row per measurement of cells that both sides have, and one per cell that only one has, in ``COLUMNS``.
 
-    ``change`` is b / a - 1, for sampled metrics of the medians of all samples, with the interval of the ratio in
-    ``low`` and ``high`` and ``p``. Verdicts: those of ``pairs``; ``within`` the limit; ``not judged``, for a reason.
-    A cell that only one side has stands there without a metric: ``only in A`` says why B has no value of it.
+    ``change`` is b / a - 1. For sampled metrics it is the change of the medians of all samples, ``low`` and ``high``
+    are the interval of the ratio, and ``p`` is the p-value. Verdicts are those of ``pairs``, ``within`` the limit, and
+    ``not judged`` with a reason. A cell that only one side has is a row without a metric; the reason of ``only in A``
+    says why B has no value.
 
     Raises:
         ValueError: a side is empty, or they share no cell.
     """
     for name, side in (("A", a), ("B", b)):
         if side.empty:
-            raise ValueError(f"{name} has no rows: nothing was measured there, or the filters leave nothing")
+            raise ValueError(f"{name} has no rows: nothing was measured there, or the filters leave none")
     if not shares_cells(a, b):
-        shown = [", ".join(list(dict.fromkeys(_cells(side)))[:3]) for side in (a, b)]
-        raise ValueError(f"the two share no cell: A has {shown[0]}, ...; B has {shown[1]}, ...")
+        examples = [", ".join(list(dict.fromkeys(_cells(side)))[:3]) for side in (a, b)]
+        raise ValueError(f"the two share no cell: A has {examples[0]}, ...; B has {examples[1]}, ...")
     parts = [by_suite(side) for side in (a, b)]
     suites = list(dict.fromkeys([*parts[0], *parts[1]]))
     if len(parts[0]) == len(parts[1]) == 1:
@@ -83,12 +85,12 @@ def shares_cells(a: pd.DataFrame, b: pd.DataFrame) -> bool:
 def pivot(table: pd.DataFrame, quantities: Sequence[tuple[str, str]] = ()) -> pd.DataFrame:
     """Changes as text: one row per cell in which something differs, one column ``metric (scope)`` for each quantity.
 
-    Without quantities: the columns of the table that a run ends with. ``=`` is equal, ``~`` within the limit.
+    Without ``quantities`` these are the columns of a run's summary. ``=`` means equal, ``~`` within the limit.
     """
     wanted = list(quantities) or [(column.metric, column.scope) for column in SHOWN]
     rows = table[table["metric"] != ""]
-    shown = list(map(_change_text, rows.to_dict("records")))
-    texts = rows[CELL].assign(column=rows["metric"] + " (" + rows["scope"] + ")", text=shown)
+    changes = list(map(_change_text, rows.to_dict("records")))
+    texts = rows[CELL].assign(column=rows["metric"] + " (" + rows["scope"] + ")", text=changes)
     wide = texts.pivot_table("text", CELL, "column", "last", sort=False)
     columns = [name for name in (f"{metric} ({scope})" for metric, scope in wanted) if name in wide]
     wide = wide.reindex(columns=columns).fillna("")
@@ -126,68 +128,68 @@ def _size(row: Mapping[Any, Any]) -> str:
 
 
 def _chance(row: Mapping[Any, Any]) -> str:
-    """What is known of a sampled change: the interval of the ratio and p."""
+    """The interval of the ratio and the p-value of a sampled change; empty for other changes."""
     return "" if np.isnan(row["p"]) else f" (x {row['low']:.3g} to {row['high']:.3g}, p = {row['p']:.2g})"
 
 
 def _value(value: float, unit: str) -> str:
-    """Counts in full, for a step of a thousandth is to be seen; else six digits."""
+    """Counts in full, so that a change of a thousandth is visible; other values with six digits."""
     if np.isnan(value):
         return ""
     return f"{value:,.0f}" if unit in ("FLOP", "B") else f"{value:.6g}"
 
 
 def _judged(a: pd.DataFrame, b: pd.DataFrame, limits: Mapping[str, Limit]) -> pd.DataFrame:
-    table, whole = pairs(a, b), _one_sided(a, b)
-    alone = pd.MultiIndex.from_frame(whole[CELL])
+    table, whole_cells = pairs(a, b), _one_sided(a, b)
+    alone = pd.MultiIndex.from_frame(whole_cells[CELL])
     table = table[~pd.MultiIndex.from_frame(table[CELL]).isin(alone)].reset_index(drop=True)
     sides = [measurements(side) for side in (a, b)]
-    first = pd.concat([texts(side, "method") for side in sides]).groupby(level=KEY).first()
-    table["method"] = first.reindex(pd.MultiIndex.from_frame(table[KEY])).fillna("").to_numpy()
+    methods = pd.concat([texts(side, "method") for side in sides]).groupby(level=KEY).first()
+    table["method"] = methods.reindex(pd.MultiIndex.from_frame(table[KEY])).fillna("").to_numpy()
     table = table.join(rules.of_rows(table, limits)).assign(low=np.nan, high=np.nan, p=np.nan, reason="")
     table["unit"] = [meaning(metric).unit for metric in table["metric"]]
     table["better"] = [meaning(metric).better for metric in table["metric"]]
     _judge_values(table)
     _judge_samples(table, *sides)
     _set_aside(table, a, b)
-    return pd.concat([table, whole], ignore_index=True) if len(whole) else table
+    return pd.concat([table, whole_cells], ignore_index=True) if len(whole_cells) else table
 
 
 def _judge_values(table: pd.DataFrame) -> None:
-    moved = (table["b"] - table["a"]).abs()
-    small = moved <= np.maximum(table["relative"] * table["a"].abs(), table["absolute"])
-    table.loc[small & (table["verdict"] != "equal"), "verdict"] = "within"
+    distance = (table["b"] - table["a"]).abs()
+    is_small = distance <= np.maximum(table["relative"] * table["a"].abs(), table["absolute"])
+    table.loc[is_small & (table["verdict"] != "equal"), "verdict"] = "within"
 
 
 def _judge_samples(table: pd.DataFrame, a: pd.DataFrame, b: pd.DataFrame) -> None:
-    """A sampled metric is judged by its samples alone."""
+    """Judge sampled metrics, by their samples alone."""
     both = table.index[table["sampled"].astype(bool) & ~table["verdict"].str.startswith("only in")]
     if not len(both):
         return
-    known = [_by_key(side, set(table.loc[both, "metric"])) for side in (a, b)]
+    samples = [_by_key(side, set(table.loc[both, "metric"])) for side in (a, b)]
     for place in both:
         row = table.loc[place]
-        runs = [side.get(tuple(row[KEY]), {}) for side in known]
+        runs = [side.get(tuple(row[KEY]), {}) for side in samples]
         verdict, reason = NOT_JUDGED, _unfit(*runs)
         if not reason:
-            found = compare_samples(*(list(side.values()) for side in runs))
-            table.loc[place, ["change", "low", "high", "p"]] = [found.ratio - 1, found.low, found.high, found.p]
-            verdict = _of_ratio(found.low, found.high, found.p, row["relative"], row["better"])
+            ratio = compare_samples(*(list(side.values()) for side in runs))
+            table.loc[place, ["change", "low", "high", "p"]] = [ratio.ratio - 1, ratio.low, ratio.high, ratio.p]
+            verdict = _of_ratio(ratio.low, ratio.high, ratio.p, row["relative"], row["better"])
         table.loc[place, ["verdict", "reason"]] = [verdict, reason]
 
 
 def _by_key(rows: pd.DataFrame, metrics: set[str]) -> dict[tuple[object, ...], dict[pd.Timestamp, Samples]]:
     """Samples by measurement and by the start of its cell."""
-    found: dict[tuple[object, ...], dict[pd.Timestamp, Samples]] = {}
+    by_key: dict[tuple[object, ...], dict[pd.Timestamp, Samples]] = {}
     rows = rows[rows["metric"].isin(metrics)]
     for key, start, samples in zip(rows.index, rows["started_at"], rows["samples"], strict=True):
         if samples is not None and len(samples):
-            found.setdefault(key, {})[start] = samples
-    return found
+            by_key.setdefault(key, {})[start] = samples
+    return by_key
 
 
 def _unfit(a: Mapping[pd.Timestamp, Samples], b: Mapping[pd.Timestamp, Samples]) -> str:
-    """Why samples cannot be judged; empty where they can."""
+    """The reason why samples cannot be judged; empty if they can."""
     counts = [sum(map(len, side.values())) for side in (a, b)]
     if min(counts) < FEWEST:
         return f"{counts[0]} and {counts[1]} samples: at least {FEWEST} per side are needed"
@@ -204,24 +206,27 @@ def _of_ratio(low: float, high: float, p: float, limit: float, better: str) -> s
 
 
 def _set_aside(table: pd.DataFrame, a: pd.DataFrame, b: pd.DataFrame) -> None:
-    """Metrics that one side does not know, and those that differing machines or versions make incomparable."""
+    """Mark metrics that one side lacks, and metrics that different machines or versions make incomparable."""
     for name, missing in (("only in A", b), ("only in B", a)):
-        unknown = (table["verdict"] == name) & ~table["metric"].isin(missing["metric"])
+        is_lacking = (table["verdict"] == name) & ~table["metric"].isin(missing["metric"])
         side = "B" if name == "only in A" else "A"
-        table.loc[unknown, ["verdict", "reason"]] = [NOT_JUDGED, f"{side} has no such metric in any cell"]
-    lost = table["verdict"].isin(["only in A", "only in B"])
-    table.loc[lost, "reason"] = "no value " + table["verdict"].map({"only in A": "in B", "only in B": "in A"})
+        table.loc[is_lacking, ["verdict", "reason"]] = [NOT_JUDGED, f"{side} has no such metric in any cell"]
+    one_sided = table["verdict"].isin(["only in A", "only in B"])
+    table.loc[one_sided, "reason"] = "no value " + table["verdict"].map({"only in A": "in B", "only in B": "in A"})
     for column, (x, y) in differences(a, b).items():
-        hit = table["metric"].str.startswith(DECISIVE[column]) & (table["verdict"] != "equal")
-        table.loc[hit, ["verdict", "reason"]] = [NOT_JUDGED, f"{column}: {x} against {y}"]
+        incomparable = table["metric"].str.startswith(DECISIVE[column]) & (table["verdict"] != "equal")
+        table.loc[incomparable, ["verdict", "reason"]] = [NOT_JUDGED, f"{column}: {x} against {y}"]
 
 
 def _one_sided(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
-    """The cells with values on one side only, and those that ended in two ways without any."""
+    """The cells with values on one side only, and the cells that failed on both sides in different ways."""
     ends = pd.DataFrame({"a": _ends(a), "b": _ends(b)}).fillna("not run")
-    has = ends.map(lambda end: end == str(Status.OK))
-    verdicts = {"only in A": has["a"] & ~has["b"], "only in B": has["b"] & ~has["a"]}
-    both_failed = ~has["a"] & ~has["b"] & (ends["a"].map(_status) != ends["b"].map(_status))
+    has_value = ends.map(lambda end: end == str(Status.OK))
+    verdicts = {
+        "only in A": has_value["a"] & ~has_value["b"],
+        "only in B": has_value["b"] & ~has_value["a"],
+    }
+    both_failed = ~has_value["a"] & ~has_value["b"] & (ends["a"].map(_status) != ends["b"].map(_status))
     ends["verdict"] = np.select([*verdicts.values(), both_failed], [*verdicts, "changed"], default="")
     ends["reason"] = ends["b"].where(ends["verdict"] == "only in A", ends["a"])
     ends["reason"] = ends["reason"].where(ends["verdict"] != "changed", ends["a"] + "; then " + ends["b"])
@@ -236,18 +241,18 @@ def _status(end: str) -> str:
 
 
 def _ends(frame: pd.DataFrame) -> pd.Series:
-    """How each cell ended, by ``CELL``: ``ok``, or status and reason. A run that succeeded counts."""
+    """How each cell ended, by ``CELL``: ``ok``, or status and reason. A cell is ok if any run has a value."""
     rows = frame.assign(probe=labels(frame, "probe"), problem=labels(frame, "problem"))
-    whole = rows[is_whole(rows)]
-    failed = (texts(whole, "status") + ": " + texts(whole, "reason")).str.removesuffix(": ")
-    succeeded = rows[(rows["status"] == Status.OK) & ~rows["cell_id"].isin(whole["cell_id"])]
-    index = pd.MultiIndex.from_frame(pd.concat([succeeded[CELL], whole[CELL]]))
+    endings = rows[is_cell_ending(rows)]
+    failed = (texts(endings, "status") + ": " + texts(endings, "reason")).str.removesuffix(": ")
+    succeeded = rows[(rows["status"] == Status.OK) & ~rows["cell_id"].isin(endings["cell_id"])]
+    index = pd.MultiIndex.from_frame(pd.concat([succeeded[CELL], endings[CELL]]))
     ends = pd.Series([str(Status.OK)] * len(succeeded) + failed.tolist(), index=index, dtype=object)
     return ends[~ends.index.duplicated()]
 
 
 def _facts(frame: pd.DataFrame, column: str) -> list[str]:
-    """The values of a column, a local build of torch under its public version; empty ones left out."""
+    """The values of a column without empty ones; a local build of torch has its public version."""
     values = set(frame[column].dropna().astype(str)) if column in frame else set()
     return sorted({value.partition("+")[0] if column == "torch_version" else value for value in values} - {""})
 

@@ -1,10 +1,11 @@
-"""Which probes measure which problems: a matrix of outcomes, the reasons where there is none, the shares covered."""
+"""Which probes measure which problems: a matrix of outcomes, the reasons for failures, the covered shares."""
 
 from __future__ import annotations
 
 import pandas as pd
 
-from curvbench.analysis.summary import failures, labels, problems
+from curvbench.analysis.frames import labels, problems
+from curvbench.analysis.summary import failures
 from curvbench.spec import Status
 
 EXACT, FAILED = "exact", "failed"
@@ -15,7 +16,7 @@ def matrix(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per probe, one column per problem, in the order of the rows.
 
     ``exact``: every cell is ok and has a finite error against the exact Fisher. ``unsupported``, ``skipped``: some cell
-    says so, and none failed. ``failed``: any other status, or no error. None: not run.
+    has this status, and none failed. ``failed``: any other status, or no error. None means that no cell was run.
     """
     outcomes = frame.groupby([labels(frame, "probe"), labels(frame, "problem")], sort=False).apply(_outcome)
     table = outcomes.unstack().reindex(index=list(dict.fromkeys(labels(frame, "probe"))), columns=problems(frame))
@@ -37,7 +38,7 @@ def reasons(frame: pd.DataFrame) -> list[str]:
 
 
 def shares(frame: pd.DataFrame) -> pd.DataFrame:
-    """Per problem the median over its cells of P, and of the shares of parameters and of the trace that are covered."""
+    """Per problem: P, and the covered shares of the parameters and of the trace, as medians over its cells."""
     facts = frame[frame["metric"].isin(SHARES) & (frame["scope"] == "network")]
     table = facts.pivot_table("value", labels(facts, "problem"), "metric", aggfunc="median", observed=True)
     return table.reindex(index=problems(frame), columns=list(SHARES))

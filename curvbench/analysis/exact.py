@@ -1,14 +1,10 @@
-"""What the exact Fisher cost in a run of the meter ``exact``: one row per problem."""
+"""The cost of the exact Fisher in a run of the meter ``exact``: one row per problem."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-
 import pandas as pd
-from rich.table import Table
-from rich.text import Text
 
-from curvbench.analysis.summary import digits, labels
+from curvbench.analysis.frames import labels
 from curvbench.spec import Status
 
 COLUMNS = {
@@ -24,7 +20,7 @@ COLUMNS = {
     "memory\nGB": ("memory.peak", "total", 1e-9),
     "sampling\nx work": ("flops.hutchinson", "total", 1.0),
 }
-"""Heading: metric, scope and the factor to the unit that is shown."""
+"""Heading: metric, scope and the factor to the shown unit."""
 
 LEGEND = (
     "seconds of the exact Fisher in three stages: passes through the network, Gram matrices, spectrum; "
@@ -35,7 +31,7 @@ LEGEND = (
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Medians over seeds: one row per problem, with the columns of ``COLUMNS``; NaN where there is none."""
+    """Medians over seeds: one row per problem, with the columns of ``COLUMNS``; a missing value is NaN."""
     rows = frame[frame["status"] == Status.OK]
     keys = [labels(rows, "problem"), rows["metric"], rows["scope"]]
     medians = rows["value"].astype("float64").groupby(keys, sort=False).median()
@@ -47,27 +43,11 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(content, index=problems)
 
 
-def tables(frame: pd.DataFrame, selected: Collection[str]) -> Iterator[tuple[str, Table]]:
-    """The device, its peaks, and a table of the selected problems."""
-    frame = frame[labels(frame, "problem").isin(selected)]
-    shown = Table(box=None, padding=(0, 1, 0, 0), show_edge=False)
-    shown.add_column("problem", vertical="bottom", no_wrap=True)
-    for heading in COLUMNS:
-        shown.add_column(heading, justify="right", no_wrap=True)
-    for problem, row in table(frame).iterrows():
-        shown.add_row(Text(str(problem)), *map(digits, row))
-    yield _title(frame), shown
-
-
-def _title(frame: pd.DataFrame) -> str:
+def title(frame: pd.DataFrame) -> str:
+    """The precision, the device, its threads and its peaks."""
     peaks = frame[frame["metric"] == "machine.peak"].groupby("scope")["value"].median()
     rates = [f"{scope} {rate / 1e9:.0f} GFLOP/s" for scope, rate in peaks.items()]
     places = frame[["device_name", "threads"]].drop_duplicates()
     devices = [f"{name}, {threads} thread{'s' if threads > 1 else ''}" for name, threads in places.to_numpy()]
     precisions = frame.loc[frame["metric"] == "time.floor", "method"].unique()
     return f"exact Fisher in {', '.join(precisions)} on " + "; ".join([*devices, *rates])
-
-
-def legend(frame: pd.DataFrame) -> str:
-    """What the columns mean."""
-    return LEGEND

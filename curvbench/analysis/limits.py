@@ -1,4 +1,4 @@
-"""How much a metric may change before the change counts: what repeats exactly, what rounding moves, what is sampled."""
+"""How much a metric may change before the change counts: by rounding, by sampling, or not at all."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from curvbench.words import near_misses
 
 
 class Limit(NamedTuple):
-    """A change up to ``relative`` times the value, or up to ``absolute``, is none.
+    """A change up to ``relative`` times the value, or up to ``absolute``, does not count.
 
-    ``sampled``: the change is that of a ratio of medians, of which the whole interval has to lie beyond ``relative``.
+    ``sampled``: a change of the ratio of medians counts if the whole interval of the ratio lies beyond ``relative``.
     """
 
     relative: float = 0.0
@@ -22,9 +22,9 @@ class Limit(NamedTuple):
     sampled: bool = False
 
 
-# By the longest prefix of a metric's name. FLOPs and live bytes repeat to the bit, on other processors too. What is
-# computed in floating point depends on the kernels that torch takes there: in suites/regression up to 3e-5 of the
-# value, and near 0 up to the root of float64's rounding, for |F^ - F| is found from squares.
+# By the longest prefix of a metric's name. FLOPs and live bytes repeat to the bit, on other processors too. Values in
+# floating point depend on the kernels that torch chooses for a processor: in suites/regression by up to 3e-5 of the
+# value, and near 0 by up to the root of float64's rounding, because |F^ - F| is computed from squares.
 LIMITS: Mapping[str, Limit] = {
     "": Limit(1e-4, 1e-7),
     "flops": Limit(),
@@ -33,21 +33,21 @@ LIMITS: Mapping[str, Limit] = {
     "train.seconds": Limit(0.1, sampled=True),
     "machine": Limit(0.1, sampled=True),
 }
-CUDA_PEAK = Limit(0.01)  # its allocator takes blocks, and which ones depends on what was there before
+CUDA_PEAK = Limit(0.01)  # the allocator of CUDA reserves blocks, whose sizes depend on earlier allocations
 
 
 def limit_of(metric: str, method: str = "", limits: Mapping[str, Limit] = LIMITS) -> Limit:
-    """The limit of the longest prefix of ``metric``; peaks that CUDA's allocator has reported may move more."""
+    """The limit of the longest prefix of ``metric``; peaks that the allocator of CUDA reports have a wider one."""
     prefix = max((name for name in limits if metric.startswith(name)), key=len)
-    found = limits[prefix]
-    return CUDA_PEAK if method.startswith("cuda") and found == LIMITS["memory"] else found
+    limit = limits[prefix]
+    return CUDA_PEAK if method.startswith("cuda") and limit == LIMITS["memory"] else limit
 
 
 def with_thresholds(texts: Iterable[str]) -> dict[str, Limit]:
     """``LIMITS`` with the relative part replaced by ``PREFIX=SHARE``, for example ``error=1e-3`` or ``time.wall=0.2``.
 
     Raises:
-        ValueError: it has another form, or no metric begins so.
+        ValueError: a text has another form, or no metric begins with its prefix.
     """
     limits = dict(LIMITS)
     for text in texts:
@@ -61,8 +61,8 @@ def with_thresholds(texts: Iterable[str]) -> dict[str, Limit]:
 def of_rows(table: pd.DataFrame, limits: Mapping[str, Limit]) -> pd.DataFrame:
     """``relative``, ``absolute`` and ``sampled`` of each row, from its metric and method."""
     pairs = list(zip(table["metric"], table["method"], strict=True))
-    known = {pair: limit_of(*pair, limits) for pair in set(pairs)}
-    return pd.DataFrame([known[pair] for pair in pairs], index=table.index, columns=list(Limit._fields))
+    limit_by_pair = {pair: limit_of(*pair, limits) for pair in set(pairs)}
+    return pd.DataFrame([limit_by_pair[pair] for pair in pairs], index=table.index, columns=list(Limit._fields))
 
 
 def _share(text: str, share: str) -> float:

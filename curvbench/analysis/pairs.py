@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from curvbench.analysis.frames import is_cell_ending, labels, texts
 from curvbench.analysis.limits import limit_of
-from curvbench.analysis.summary import is_whole, labels, texts
 from curvbench.analysis.views import Quantity, meaning
 from curvbench.spec import Status
 
@@ -17,7 +17,7 @@ KEY = ["probe", "problem", "seed", "metric", "scope", "epoch"]
 def pairs(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     """One row per measurement of either run: its key, ``a``, ``b``, ``change`` = b / a - 1, and ``verdict``.
 
-    The verdict is ``better`` or ``worse`` by the metric's direction, ``changed`` where it has none, ``equal``,
+    The verdict is ``better`` or ``worse`` by the metric's direction, ``changed`` without a direction, ``equal``,
     or ``only in A``, ``only in B``.
     """
     both = medians(a).rename("a").to_frame().join(medians(b).rename("b"), how="outer").reset_index()
@@ -28,7 +28,7 @@ def pairs(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
 
 def measurements(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows that hold a value, with ``KEY`` as their index."""
-    rows = frame[(frame["status"] == Status.OK) & ~is_whole(frame)]
+    rows = frame[(frame["status"] == Status.OK) & ~is_cell_ending(frame)]
     named = {"probe": labels(rows, "probe"), "problem": labels(rows, "problem"), "seed": rows["seed"]}
     named |= {column: texts(rows, column) for column in ("metric", "scope")}
     epoch = rows["epoch"].astype("Int64").fillna(-1).astype("int64")
@@ -36,7 +36,7 @@ def measurements(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def medians(frame: pd.DataFrame) -> pd.Series:
-    """The value of each measurement by ``KEY``, the median where several runs have it."""
+    """The value of each measurement by ``KEY``, the median if several runs have it."""
     return measurements(frame)["value"].groupby(level=KEY, sort=False).median()
 
 
@@ -46,16 +46,16 @@ def of_quantity(table: pd.DataFrame, quantity: Quantity) -> pd.DataFrame:
 
 
 def largest_first(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of ``pairs`` by the size of their change, what was 0 before first, what is in one run only last."""
+    """The rows of ``pairs`` by the size of their change: changes from 0 first, measurements of one run only last."""
     from_zero = (table["a"] == 0) & table["b"].notna() & (table["b"] != 0)
     sizes = table["change"].abs().mask(from_zero, np.inf)
     return table.loc[sizes.sort_values(ascending=False, kind="stable", na_position="last").index]
 
 
-def counts(table: pd.DataFrame) -> pd.Series:
-    """Which rows of ``pairs`` differ by more than ``limits.LIMITS`` allow their metric, or are in one run only."""
-    known = {metric: limit_of(metric) for metric in set(table["metric"])}
-    relative, absolute = (table["metric"].map({m: getattr(at, part) for m, at in known.items()}) for part in _PARTS)
+def is_change(table: pd.DataFrame) -> pd.Series:
+    """Which rows of ``pairs`` differ by more than ``limits.LIMITS`` allow, or are in one run only."""
+    limits = {metric: limit_of(metric) for metric in set(table["metric"])}
+    relative, absolute = (table["metric"].map({m: getattr(at, part) for m, at in limits.items()}) for part in _PARTS)
     allowed = np.maximum(relative * table["a"].abs(), absolute)
     return ~((table["b"] - table["a"]).abs() <= allowed) & (table["verdict"] != "equal")
 

@@ -1,8 +1,8 @@
 """The papers' tables and figures as data: ``data/papers/*.toml``, one file per paper, one table per suite.
 
 An experiment has the name of its suite in ``suites/papers``. A ``[columns]`` entry says how a column of the paper is
-read from the rows of a training; a ``[rows]`` entry which cells a row of the paper stands for, and holds its numbers; a
-``[[claims]]`` entry a comparison of entries ``row.column``, in the paper's words.
+read from the rows of a training. A ``[rows]`` entry says which cells a row of the paper stands for, and holds its
+numbers. A ``[[claims]]`` entry is a comparison of entries ``row.column``, in the paper's words.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from curvbench.registry.errata import ERRATA
 from curvbench.spec import METRICS
-from curvbench.words import near_misses
+from curvbench.words import near_misses, one_line
 
 FOLDER = Path(__file__).parents[2] / "data" / "papers"
 
@@ -39,12 +39,13 @@ E = TypeVar("E")
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a paper, in ``unit``, and how it is measured; one without ``metric`` and ``exponent`` is not.
+    """A column of a paper, in ``unit``, and how it is measured. Without ``metric`` and ``exponent`` it is not measured.
 
-    ``take``: the last value of a training, its best, or seconds ``per epoch`` or ``per later epoch`` than the first.
-    ``epoch``: the value after so many epochs instead. ``stand_in``: the metric of a surrogate where it has another.
-    ``over``: the row that values are divided by, seed by seed. ``exponent``: a phase whose exponent in the width is
-    fitted. ``transform``: of the measured value, before it is multiplied by ``scale``.
+    ``take``: the last value of a training, its best value, or seconds ``per epoch`` or ``per later epoch`` than the
+    first. ``epoch``: the value after this epoch is taken instead. None means that ``take`` decides. ``stand_in``: the
+    metric of a surrogate, if it differs. ``over``: the row by which values are divided, per seed. ``exponent``: a phase
+    whose exponent in the width is fitted. ``transform`` is applied to the measured value before ``scale`` multiplies
+    it.
     """
 
     unit: str
@@ -63,45 +64,45 @@ class Column:
 
     @property
     def is_ratio(self) -> bool:
-        """Whether effects are factors; those of scores are differences."""
+        """Whether effects are ratios; effects of scores are differences."""
         return self.unit not in SCORES
 
     @property
     def is_counted(self) -> bool:
-        """Whether values are counted, FLOPs and bytes, so that no seed changes them."""
+        """Whether values are counts of FLOPs or bytes, which no seed changes."""
         return bool(self.exponent) or self.metric.startswith(("flops.", "memory."))
 
     @property
     def is_of_all_epochs(self) -> bool:
         """Whether a longer training may have a better value."""
-        return not self.is_counted and self.epoch is None and self.take in ("best", "last") and not self.waits
+        return not self.is_counted and self.epoch is None and self.take in ("best", "last") and not self.is_to_target
 
     @property
-    def waits(self) -> bool:
-        """Whether it is what a target took."""
+    def is_to_target(self) -> bool:
+        """Whether the column is the cost of reaching a target."""
         return self.metric.endswith("_to_target")
 
     @property
     def why_open(self) -> str:
-        """What is said of a value that is known in part only."""
-        if self.waits:
+        """Why a value of this column may be known only by its bounds."""
+        if self.is_to_target:
             return "is censored: the target was missed in a shorter training than the paper's"
         return "stopped at its target, its course beyond is not known"
 
     @property
     def better(self) -> str:
-        """Which way is better: of ratios and exponents the lower."""
-        known = [METRICS[metric] for metric in (self.metric, self.stand_in) if metric in METRICS]
-        return known[0].better if known else "lower"
+        """``lower`` or ``higher``; ratios and exponents are better when lower."""
+        metrics = [METRICS[metric] for metric in (self.metric, self.stand_in) if metric in METRICS]
+        return metrics[0].better if metrics else "lower"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of a paper: ``values`` by column, and what it stands for here.
+    """A row of a paper: its ``values`` by column, and the cells that it stands for.
 
-    ``probe``, ``problem``: cells with these hyperparameters, as ``-p`` and ``-m`` take them; no problem: any. ``of``:
-    rows of which it is the ``take``. ``absent``: why there is no such method here. ``budget``: the epochs that the
-    paper trains it for, where they are not the experiment's.
+    ``probe``, ``problem``: cells with these hyperparameters, written as for ``-p`` and ``-m``; without a problem, cells
+    of any. ``of``: other rows, of which this row is the ``take``. ``absent``: why curvbench does not have the method.
+    ``budget``: the epochs for which the paper trains the row. None means the experiment's budget.
     """
 
     probe: str = ""
@@ -120,12 +121,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Claim:
-    """A comparison that a paper makes: each of ``chain`` with all after it, or (``first``) the first with all others.
+    """A comparison that a paper makes. Members are ``row.column`` or numbers.
 
-    Members are ``row.column`` or numbers. ``op`` ``~``: within ``slack`` of a number; the others allow for ``slack``
-    too. ``reading``: how words without numbers were made a comparison; ``part_of``: the words, where they were split.
-    ``why``: it cannot be measured. ``original_only``: a number that a surrogate cannot be held against.
-    ``holds_on_reported``: whether it holds on the paper's own numbers.
+    ``chain``: each member is compared with all after it, or, with the order ``first``, the first member with all
+    others. ``op``: ``~`` means within ``slack`` of a number; the other operators allow for ``slack`` too. ``reading``:
+    how words without numbers became a comparison. ``part_of``: the paper's sentence, if the claim is a part of it.
+    ``why``: the reason why the claim cannot be measured. ``original_only``: surrogates cannot be compared with the
+    number. ``holds_on_reported``: whether the claim holds on the paper's own numbers.
     """
 
     text: str
@@ -147,17 +149,16 @@ class Claim:
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
-        """The places in the chain that are compared: what is before all of the next is before all after them."""
+        """The places in the chain that are compared."""
         places = range(len(self.chain))
         return [pair for pair in combinations(places, 2) if self.order == "all" or pair[0] == 0]
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One table or figure of a paper: its place, caption and setting, its numbers and what is claimed of them.
+    """One table or figure of a paper: its place, caption and setting, its numbers and the claims about them.
 
-    ``budget``: the epochs of the paper's trainings. A target that a surrogate misses in fewer is censored; where it is
-    not given, in any number of epochs.
+    ``budget``: the epochs of the paper's trainings. A target that a surrogate misses in fewer epochs is censored.
     """
 
     id: str
@@ -177,7 +178,7 @@ class Experiment:
         return self.columns[path.rpartition(".")[2]]
 
     def reported(self, member: str | float) -> float | None:
-        """The paper's number for a member of a claim; None where it has none."""
+        """The paper's number for a member of a claim. None means that the paper prints none."""
         if not isinstance(member, str):
             return float(member)
         row, _, column = member.rpartition(".")
@@ -205,7 +206,7 @@ def experiments(folder: Path = FOLDER) -> list[Experiment]:
     """
     if not folder.is_dir():
         raise ValueError(f"no folder {str(folder)!r}: the papers' numbers are in curvbench's checkout")
-    return [found for file in sorted(folder.glob("*.toml")) for found in _of_paper(file)]
+    return [experiment for file in sorted(folder.glob("*.toml")) for experiment in _of_paper(file)]
 
 
 def _of_paper(file: Path) -> list[Experiment]:
@@ -214,18 +215,18 @@ def _of_paper(file: Path) -> list[Experiment]:
         paper = content.pop("paper")
         return [_experiment(k, paper, table) for k, table in content.items() if isinstance(table, dict)]
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{file}: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{file}: {one_line(error)}") from error
 
 
 def _experiment(name: str, paper: str, table: dict[str, Any]) -> Experiment:
     columns = {key: _read(Column, f"{name}.columns.{key}", value) for key, value in table.pop("columns", {}).items()}
     rows = {key: _row(f"{name}.rows.{key}", value, columns) for key, value in table.pop("rows", {}).items()}
     claims = [_read(Claim, f"{name}.claims", value) for value in table.pop("claims", [])]
-    found = _read(
+    experiment = _read(
         Experiment, name, {"id": name, "paper": paper, "columns": columns, "rows": rows, "claims": claims, **table}
     )
-    _refuse_unknown(found)
-    return found
+    _refuse_unknown(experiment)
+    return experiment
 
 
 def _row(where: str, table: dict[str, Any], columns: Mapping[str, Column]) -> Entry:
@@ -234,30 +235,32 @@ def _row(where: str, table: dict[str, Any], columns: Mapping[str, Column]) -> En
 
 
 def _read(kind: type[E], where: str, table: Mapping[str, Any]) -> E:
-    known = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    if unknown := [key for key in table if key not in known]:
-        raise ValueError(f"{where}: unknown key {unknown[0]!r}: {near_misses(unknown[0], known)}")
+    fields = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    if unknown := [key for key in table if key not in fields]:
+        raise ValueError(f"{where}: unknown key {unknown[0]!r}: {near_misses(unknown[0], fields)}")
     try:
         return kind(**table)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
 
 
-def _refuse_unknown(found: Experiment) -> None:
-    """Every name that an experiment uses is there."""
-    if strange := [i for i in found.errata if i not in ERRATA]:
-        raise ValueError(f"{found.id}: unknown erratum {strange[0]!r}")
-    members = [m for claim in found.claims for m in claim.chain if isinstance(m, str)]
+def _refuse_unknown(experiment: Experiment) -> None:
+    """Raise ValueError for a name that an experiment uses and does not define."""
+    if strange := [i for i in experiment.errata if i not in ERRATA]:
+        raise ValueError(f"{experiment.id}: unknown erratum {strange[0]!r}")
+    members = [m for claim in experiment.claims for m in claim.chain if isinstance(m, str)]
     for row, _, column in (member.rpartition(".") for member in members):
-        if row not in found.rows:
-            raise ValueError(f"{found.id}: no row {row!r}: {near_misses(row, found.rows)}")
-        if column not in found.columns:
-            raise ValueError(f"{found.id}: no column {column!r}: {near_misses(column, found.columns)}")
-    for name, entry in found.rows.items():
-        if missing := [row for row in entry.of if row not in found.rows]:
-            raise ValueError(f"{found.id}.rows.{name}: no row {missing[0]!r}: {near_misses(missing[0], found.rows)}")
+        if row not in experiment.rows:
+            raise ValueError(f"{experiment.id}: no row {row!r}: {near_misses(row, experiment.rows)}")
+        if column not in experiment.columns:
+            raise ValueError(f"{experiment.id}: no column {column!r}: {near_misses(column, experiment.columns)}")
+    for name, entry in experiment.rows.items():
+        if missing := [row for row in entry.of if row not in experiment.rows]:
+            raise ValueError(
+                f"{experiment.id}.rows.{name}: no row {missing[0]!r}: {near_misses(missing[0], experiment.rows)}"
+            )
 
 
-def _one_of(name: str, value: str, known: Any) -> None:
-    if value not in get_args(known):
-        raise ValueError(f"{name} is one of {', '.join(get_args(known))}, got {value!r}")
+def _one_of(name: str, value: str, literal: Any) -> None:
+    if value not in get_args(literal):
+        raise ValueError(f"{name} is one of {', '.join(get_args(literal))}, got {value!r}")

@@ -1,9 +1,9 @@
-"""How cost grows with size: exponents of what was counted and of the published model, fitted over the same sizes.
+"""How cost grows with size: exponents of the counted costs and of the published model, over the same sizes.
 
 A sweep is a set of cells that differ in one numeric hyperparameter of the problem or of the probe (width, batch,
 rank). An exponent is the slope of a least-squares line through the logarithms at the upper end of the sweep, the
-larger half of its sizes and three of them at least: terms of lower order weigh least there. Its interval is Student's
-at 95 %, from the scatter about the line: counts have no noise, so that it tells how straight the line is.
+larger half of its sizes and at least three, because terms of lower order weigh least there. Its interval is Student's
+at 95 %, from the scatter about the line. Counts have no noise, so that the interval tells how straight the line is.
 """
 
 from __future__ import annotations
@@ -11,32 +11,30 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from rich.table import Table
-from rich.text import Text
 
 from curvbench import registry
-from curvbench.analysis.summary import digits, labels, texts
+from curvbench.analysis.frames import labels, texts
 from curvbench.analysis.views import arguments
 from curvbench.spec import Component, Status
 
 PHASES = ("statistics", "invert", "precondition")
 QUANTITIES = (*PHASES, "memory")
-"""What grows: the method's own FLOPs per phase, network passes apart, and the bytes that it keeps."""
+"""Costs whose growth is fitted: a method's FLOPs per phase without network passes, and the bytes of its state."""
 
 DRIFT = 0.1
 """Largest relative change of counted over modelled in the last doubling for which the ratio counts as a constant."""
 
 RESOLUTION = 0.05
-"""Exponents nearer than this agree whatever their intervals: 3.5 % of cost per doubling."""
+"""Exponents nearer than this agree even if their intervals do not meet: 3.5 % of cost per doubling."""
 
-ROUNDING = 1e-9  # of an exponent of what does not change
+ROUNDING = 1e-9  # an exponent up to this is the exponent of a constant cost
 
 LEGEND = (
     "exponents of cost in the swept hyperparameter (..) at the upper end of the sweep, with 95 % intervals: counted, "
@@ -49,7 +47,7 @@ _STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)  # two-
 
 @dataclass(frozen=True)
 class Exponent:
-    """The slope in the logarithms and half the width of its interval; NaN where a cost is not above zero."""
+    """The slope in the logarithms and half the width of its interval; NaN if a cost is not positive."""
 
     value: float
     half: float
@@ -63,10 +61,10 @@ class Exponent:
 
 
 class Growth(NamedTuple):
-    """One quantity of one probe over one sweep; the labels of problem and probe have the range of sizes in them.
+    """One quantity of one probe over one sweep; the labels of problem and probe contain the range of sizes.
 
-    ``ratio``: counted over modelled at the largest size; ``drift``: its relative change in the last doubling. Both,
-    and ``published``, are NaN without a model.
+    ``ratio``: counted over modelled at the largest size; ``drift``: its relative change in the last doubling.
+    ``ratio``, ``drift`` and ``published`` are NaN without a model.
     """
 
     problem: str
@@ -103,23 +101,23 @@ def exponent(sizes: NDArray[np.float64], costs: NDArray[np.float64]) -> Exponent
 
 
 def growth(frame: pd.DataFrame) -> list[Growth]:
-    """Every sweep in the rows of a run, for every quantity of which the method or its model has any."""
-    found = [_fitted(sweep, costs) for sweep, costs in _sweeps(frame).items()]
-    return [row for row in found if row is not None]
+    """Every sweep in the rows of a run, for every quantity that the method or its model has."""
+    rows = [_fitted(sweep, costs) for sweep, costs in _sweeps(frame).items()]
+    return [row for row in rows if row is not None]
 
 
 def growing(frame: pd.DataFrame) -> pd.DataFrame:
-    """``growth`` as a table, without the quantities that stay as they are over a sweep.
+    """``growth`` as a table, without the quantities that are constant over a sweep.
 
-    Columns problem, probe, cost, counted and published with half their intervals (``+-``), ratio, drift, agrees; empty
-    where nothing was swept.
+    Its columns are problem, probe, cost, counted and published with half their intervals (``+-``), ratio, drift and
+    agrees. It is empty if nothing was swept.
     """
     rows = [row for row in growth(frame) if abs(row.counted.value) > ROUNDING] if _may_hold_sweeps(frame) else []
     return pd.DataFrame([_as_dict(row) for row in rows], columns=list(_COLUMNS))
 
 
 def _may_hold_sweeps(frame: pd.DataFrame) -> bool:
-    """Whether some hyperparameter is written with two sizes at least: components need not be imported to see that."""
+    """Whether a hyperparameter is written with two sizes or more, found without importing components."""
     seen: dict[tuple[str, str], set[float]] = defaultdict(set)
     for kind in ("problem", "probe"):
         cells = frame[[kind, f"{kind}_args"]].drop_duplicates()
@@ -140,7 +138,7 @@ def _as_dict(row: Growth) -> dict[str, object]:
 
 
 class _Cost(NamedTuple):
-    """One quantity of one cell; NaN where there is no model."""
+    """One quantity of one cell; ``modelled`` is NaN without a model."""
 
     size: float
     counted: float
@@ -148,7 +146,7 @@ class _Cost(NamedTuple):
 
 
 class _Sweep(NamedTuple):
-    """What the cells of a sweep share: labels, a star where the swept hyperparameter stands, and the quantity."""
+    """A sweep: labels with a star in place of the swept hyperparameter, and the quantity."""
 
     problem: str
     probe: str
@@ -168,75 +166,45 @@ def _fitted(sweep: _Sweep, costs: Sequence[_Cost]) -> Growth | None:
 
 
 def _sweeps(frame: pd.DataFrame) -> dict[_Sweep, list[_Cost]]:
-    """The sweeps of three sizes at least."""
-    found: dict[_Sweep, dict[float, _Cost]] = defaultdict(dict)
+    """The sweeps of at least three sizes."""
+    sweeps: dict[_Sweep, dict[float, _Cost]] = defaultdict(dict)
     for (problem, probe), values in _cells(frame).items():
         places = [(size, label, probe) for size, label in _starred(problem, registry.problems())]
         places += [(size, problem, label) for size, label in _starred(probe, registry.probes())]
-        places = [place for place in places if place[0] > 0]  # 0 is no size
+        places = [place for place in places if place[0] > 0]  # a size of 0 has no logarithm
         for quantity, counted, modelled in _quantities(values):
             for size, *pair in places:
-                found[_Sweep(pair[0], pair[1], quantity)][size] = _Cost(size, counted, modelled)
-    return {sweep: list(costs.values()) for sweep, costs in found.items() if len(costs) >= 3}
+                sweeps[_Sweep(pair[0], pair[1], quantity)][size] = _Cost(size, counted, modelled)
+    return {sweep: list(costs.values()) for sweep, costs in sweeps.items() if len(costs) >= 3}
 
 
 def _cells(frame: pd.DataFrame) -> dict[tuple[str, str], dict[str, float]]:
-    """By labels of problem and probe: medians over seeds, named ``metric scope``."""
+    """Medians over seeds, named ``metric scope``, by labels of problem and probe."""
     costs = frame[(frame["status"] == Status.OK) & texts(frame, "metric").str.startswith(("flops.", "memory."))]
     keys = [labels(costs, "problem"), labels(costs, "probe"), texts(costs, "metric") + " " + texts(costs, "scope")]
     medians = costs["value"].astype("float64").groupby(keys, sort=False).median()
-    found: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    cells: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     for (problem, probe, name), value in zip(medians.index, medians, strict=True):
-        found[problem, probe][name] = value
-    return found
+        cells[problem, probe][name] = value
+    return cells
 
 
 def _quantities(values: Mapping[str, float]) -> Iterator[tuple[str, float, float]]:
-    """Quantity, counted and modelled, as far as they were measured."""
+    """Name, counted and modelled cost of every quantity that was measured."""
     for phase in PHASES:
         if {f"flops.counted {phase}", f"flops.passes {phase}"} <= values.keys():
-            own = values[f"flops.counted {phase}"] - values[f"flops.passes {phase}"]
-            yield phase, own, values.get(f"flops.model {phase}", math.nan)
+            counted = values[f"flops.counted {phase}"] - values[f"flops.passes {phase}"]
+            yield phase, counted, values.get(f"flops.model {phase}", math.nan)
     if "memory.state step" in values:
         yield "memory", values["memory.state step"], values.get("memory.model step", math.nan)
 
 
-def _starred(label: str, known: Mapping[str, type[Component]]) -> Iterator[tuple[float, str]]:
+def _starred(label: str, components: Mapping[str, type[Component]]) -> Iterator[tuple[float, str]]:
     """Every numeric hyperparameter of a label: its value, and the label with a star in its place."""
     name, _, arguments = label.removesuffix("]").partition("[")
     given = dict(part.split("=", 1) for part in arguments.split(",") if part)
-    settings = registry.describe(name, known[name])["hyperparameters"] | given if name in known else given
+    settings = registry.describe(name, components[name])["hyperparameters"] | given if name in components else given
     for key, value in settings.items():
         if re.fullmatch(r"\d+(\.\d+)?(e[-+]?\d+)?", str(value)):
-            shown = {k: "*" if k == key else v for k, v in settings.items() if k == key or k in given}
-            yield float(value), f"{name}[{','.join(f'{k}={v}' for k, v in shown.items())}]"
-
-
-def tables(frame: pd.DataFrame, selected: Collection[str]) -> Iterator[tuple[str, Table]]:
-    """A title and a table per sweep of the selected problems, for ``summary.show``."""
-    rows = growth(frame[labels(frame, "problem").isin(list(selected))])
-    for problem in dict.fromkeys(row.problem for row in rows):
-        yield problem, _render([row for row in rows if row.problem == problem])
-
-
-def _render(rows: Sequence[Growth]) -> Table:
-    shown = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, min_width=100)
-    for heading in ("probe", "cost"):
-        shown.add_column(heading, no_wrap=True)
-    for heading in ("counted", "published", "ratio", "drift", ""):
-        shown.add_column(heading, justify="right", no_wrap=True)
-    for probe in sorted({row.probe for row in rows}):
-        name = probe
-        for row in (row for row in rows if row.probe == probe):
-            drift = "" if math.isnan(row.drift) else f"{row.drift + 0:+.1%}"
-            mark = "" if row.agrees or math.isnan(row.published.value) else "!"
-            shown.add_row(
-                Text(name), row.quantity, str(row.counted), str(row.published), digits(row.ratio), drift, mark
-            )
-            name = ""
-    return shown
-
-
-def legend(frame: pd.DataFrame) -> str:
-    """What the columns mean."""
-    return LEGEND
+            starred = {k: "*" if k == key else v for k, v in settings.items() if k == key or k in given}
+            yield float(value), f"{name}[{','.join(f'{k}={v}' for k, v in starred.items())}]"

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 FEWEST = 5  # samples per side: fewer cannot reach a p-value below 0.01
-SIGNIFICANT = 0.01
-RESAMPLES = 1000
+SIGNIFICANT = 0.01  # p-values below it are significant
+RESAMPLES = 1000  # of the bootstrap: 25 of them lie beyond each end of the interval
 COVERAGE = 95  # percent, of the interval
 Samples = Sequence[float]
 Rounds = Sequence[Samples]
@@ -25,10 +25,10 @@ class Ratio(NamedTuple):
 
 
 def compare_samples(a: Rounds, b: Rounds) -> Ratio:
-    """Samples of ``b`` against those of ``a``; each holds the samples of one run per entry.
+    """Compare the samples of ``b`` with those of ``a``; each has one entry per run.
 
-    The bootstrap draws runs and then samples within them, for those of one process resemble each other. Its draws are
-    the same every time.
+    The bootstrap draws runs and then samples within them, because the samples of one process resemble each other. Its
+    draws are the same every time.
     """
     from scipy.stats import mannwhitneyu  # slow to import
 
@@ -44,7 +44,7 @@ def _medians(rounds: Rounds, generator: np.random.Generator) -> np.ndarray:
     """Medians of resampled rounds, (RESAMPLES,)."""
     width = max(map(len, rounds))
     draws = []
-    for samples in rounds:  # as if each had as many samples as the longest, so that runs weigh alike
+    for samples in rounds:  # each run has as many draws as the longest run has samples, so that runs weigh alike
         values = np.asarray(samples, dtype="float64")
         draws.append(values[generator.integers(len(values), size=(RESAMPLES, len(rounds), width))])
     chosen = generator.integers(len(rounds), size=(RESAMPLES, len(rounds)))

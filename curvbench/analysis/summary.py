@@ -1,4 +1,4 @@
-"""The table at the end of a run: one per problem, one row per probe, the best of each column marked."""
+"""The table at the end of a run as data: one per problem, one row per probe, and the best of each column."""
 
 from __future__ import annotations
 
@@ -8,13 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 
-import numpy as np
 import pandas as pd
-from rich.console import Console
-from rich.table import Column as RichColumn
-from rich.table import Table
-from rich.text import Text
 
+from curvbench.analysis.frames import is_cell_ending, is_surrogate, labels, of_problem, texts
 from curvbench.spec import METRICS, SURROGATE, Status
 
 
@@ -28,11 +24,11 @@ class Column:
 
     @property
     def better(self) -> str:
-        """Which way is better, as ``METRICS`` has it."""
+        """``lower``, ``higher`` or empty, as in ``METRICS``."""
         return "lower" if self.metric == PACE else METRICS[self.metric].better
 
 
-PACE = "seconds per epoch over those of SGD"  # of the same seed; derived here, for no cell knows of another
+PACE = "seconds per epoch over those of SGD"  # of the same seed; derived here, because a cell knows no other cell
 BASELINES = ("sgdm", "identity")
 
 
@@ -71,81 +67,47 @@ TRAINED_LEGEND = (
     f"x SGD: seconds of an epoch over those of {' or '.join(BASELINES)} in the same optimizer with the same seed, in "
     "one run but not in turn; * best of the column"
 )
-NARROWEST_LABEL = 10
 
 
 def is_trained(frame: pd.DataFrame) -> bool:
-    """Whether the cells trained rather than measured."""
+    """Whether the cells are trainings rather than measurements."""
     return any(metric.startswith("test.") for metric in frame["metric"].dropna().unique())
 
 
 def legend(frame: pd.DataFrame) -> str:
-    """What the columns of the tables mean."""
+    """The meaning of the columns of the tables."""
     return TRAINED_LEGEND if is_trained(frame) else LEGEND
 
 
-def texts(frame: pd.DataFrame, column: str) -> pd.Series:
-    """A column of texts as Python's own, empty where null: what to join, search or fill texts of rows with.
-
-    Rows of many cells come with categories, which refuse a text that is none of them.
-    """
-    place, known = _coded(frame[column])
-    return pd.Series(known[place], index=frame.index, dtype=object)
-
-
-def is_whole(frame: pd.DataFrame) -> pd.Series:
-    """Which rows say how a whole cell ended, having no metric."""
-    return frame["metric"].isna() | frame["metric"].eq("")
-
-
-def labels(frame: pd.DataFrame, kind: str) -> pd.Series:
-    """``name[key=value,...]`` of the ``problem`` or ``probe`` of each row."""
-    name, names = _coded(frame[kind])
-    argument, arguments = _coded(frame[f"{kind}_args"])
-    both = np.array([[f"{n}[{a}]" if a else n for a in arguments] for n in names], dtype=object)
-    return pd.Series(both[name, argument], index=frame.index, dtype=object)
-
-
-def _coded(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """The place of each text among those that there are, few for many rows; null is -1, the last and empty one."""
-    place, known = pd.factorize(column)
-    return place, np.array([*known, ""], dtype=object)
-
-
-def problems(frame: pd.DataFrame) -> list[str]:
-    """The labels of the problems, in the order of the rows."""
-    return list(labels(frame, "problem").unique())
-
-
 def columns(frame: pd.DataFrame, problem: str) -> list[Column]:
-    """What ``table`` shows of a problem: ``COLUMNS``, or those of ``TRAINED`` that its trainings have."""
-    cells = _of(frame, problem)
+    """The columns of ``table``: ``COLUMNS``, or the columns of ``TRAINED`` that the problem's trainings have."""
+    cells = of_problem(frame, problem)
     if not is_trained(cells):
         return list(COLUMNS)
-    known = {*cells["metric"], *([PACE] if cells["probe"].isin(BASELINES).any() else [])}
-    return [column for column in TRAINED if column.metric in known]
+    metrics = {*cells["metric"], *([PACE] if cells["probe"].isin(BASELINES).any() else [])}
+    return [column for column in TRAINED if column.metric in metrics]
 
 
 def table(frame: pd.DataFrame, problem: str) -> pd.DataFrame:
     """Medians over seeds: one row per probe, one column per entry of ``columns``, named ``metric (scope)``.
 
-    Numbers, NaN where there is none.
+    A missing value is NaN.
     """
     return _aggregate(frame, problem, "median")
 
 
 def spread(frame: pd.DataFrame, problem: str) -> pd.DataFrame:
-    """Half the range over seeds, in the shape of ``table``; NaN where there is a single value."""
+    """Half the range over seeds, in the shape of ``table``; NaN for a single value."""
     high, low = _aggregate(frame, problem, "max"), _aggregate(frame, problem, "min")
     return ((high - low) / 2).where(_aggregate(frame, problem, "count") > 1)
 
 
 def statuses(frame: pd.DataFrame, problem: str) -> pd.Series:
-    """Per probe the statuses of its cells: ``ok``, or for example ``timeout`` or ``ok, error``."""
-    cells = _of(frame, problem)
-    whole = texts(cells, "status").where(is_whole(cells))
-    ends = whole.groupby(texts(cells, "cell_id")).transform("first").fillna(str(Status.OK))
-    ended = pd.DataFrame({"contender": contenders(cells), "status": ends}).drop_duplicates()
+    """The statuses of each probe's cells: ``ok``, or for example ``timeout`` or ``ok, error``."""
+    cells = of_problem(frame, problem)
+    endings = texts(cells, "status").where(is_cell_ending(cells))
+    statuses = endings.groupby(texts(cells, "cell_id")).transform("first").fillna(str(Status.OK))
+    ended = pd.DataFrame({"contender": contenders(cells), "status": statuses}).drop_duplicates()
     return ended.groupby("contender", sort=False)["status"].agg(", ".join)
 
 
@@ -160,12 +122,8 @@ def best(values: pd.DataFrame) -> pd.DataFrame:
     return marks
 
 
-def _of(frame: pd.DataFrame, problem: str) -> pd.DataFrame:
-    return frame[labels(frame, "problem") == problem]
-
-
 def contenders(frame: pd.DataFrame) -> pd.Series:
-    """What has a line of its own, for each row: the probe's label; trainings of one problem with what they differ in.
+    """The label of the contender of each row: the probe, and the settings in which its trainings of a problem differ.
 
     ``kfac {lr=0.1}`` and ``kfac {lr=0.3}`` are two settings of a training with the probe ``kfac``.
     """
@@ -174,19 +132,19 @@ def contenders(frame: pd.DataFrame) -> pd.Series:
         return probes
     test = texts(frame, "metric").str.startswith("test.")
     cells = frame[test].drop_duplicates("cell_id")
-    ways = _own(texts(cells, "method")).str.split(",")
-    alike = ways.groupby([labels(cells, "problem"), labels(cells, "probe")])
-    shared = alike.transform(lambda several: [set.intersection(*map(set, several))] * len(several))
-    own = [",".join(part for part in way if part not in known) for way, known in zip(ways, shared, strict=True)]
-    ended = pd.Series([f" {{{way}}}" if way else "" for way in own], index=texts(cells, "cell_id"), dtype=object)
-    return (probes + texts(frame, "cell_id").map(ended).fillna("")).astype(object)
+    settings = _without_mark(texts(cells, "method")).str.split(",")
+    groups = settings.groupby([labels(cells, "problem"), labels(cells, "probe")])
+    shared = groups.transform(lambda several: [set.intersection(*map(set, several))] * len(several))
+    differing = [",".join(s for s in parts if s not in common) for parts, common in zip(settings, shared, strict=True)]
+    notes = pd.Series([f" {{{text}}}" if text else "" for text in differing], texts(cells, "cell_id"), dtype=object)
+    return (probes + texts(frame, "cell_id").map(notes).fillna("")).astype(object)
 
 
 def title(frame: pd.DataFrame, problem: str) -> str:
-    """The problem, N, P, epochs of the snapshot, F itself, the damping, the share outside the layer blocks, seeds."""
-    cells = frame[labels(frame, "problem") == problem]
+    """The problem, N, P, epochs of the snapshot, the Fisher F, the damping, the share outside layer blocks, seeds."""
+    cells = of_problem(frame, problem)
     parts = [problem]
-    parts += ["SURROGATE of a published experiment"] if texts(cells, "method").str.startswith(SURROGATE).any() else []
+    parts += ["SURROGATE of a published experiment"] if is_surrogate(cells).any() else []
     parts += [f"N = {n:,.0f}" for n in _facts(cells, "problem.samples")]
     parts += [f"P = {p:,.0f}" for p in _facts(cells, "problem.parameters")]
     epochs = sorted(cells["epoch"].dropna().unique())
@@ -214,40 +172,21 @@ def digits(value: float) -> str:
     return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e+").replace("e+", "e")
 
 
-def render(frame: pd.DataFrame, problem: str) -> Table:
-    """The table of one problem, for ``show``."""
-    values, spreads, ends = table(frame, problem), spread(frame, problem), statuses(frame, problem)
-    marks = best(values)
-    shown = Table(box=None, padding=(0, 1, 0, 0), show_edge=False)
-    shown.add_column("probe", overflow="fold", min_width=NARROWEST_LABEL, vertical="bottom")
-    for name in values.columns:
-        shown.add_column(_COLUMN_OF[name].heading, justify="right", no_wrap=True)
-    for probe, *row in zip(values.index, values.to_numpy(), spreads.to_numpy(), marks.to_numpy(), strict=True):
-        shown.add_row(_name(probe, ends[probe]), *map(_text, *row))
-    shown.min_width = NARROWEST_LABEL + 1 + sum(_width(column) for column in shown.columns[1:])
-    return shown
-
-
-def show(console: Console, table: Table) -> None:
-    """Print a table; a console that is too narrow for its numbers is widened, for rich would cut them."""
-    console.width = max(console.width, table.min_width or 0)
-    console.print(table)
-
-
 def failures(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per cell without a value, and per reason of metrics that failed: cell_id, status, reason, label."""
     failed = frame[frame["status"] != Status.OK]
     label = labels(failed, "probe") + " on " + labels(failed, "problem") + ", seed " + failed["seed"].astype(str)
-    told = {column: texts(failed, column) for column in ("cell_id", "status", "reason")}
-    metrics = texts(failed, "metric").groupby(list(told.values())).transform(_named_metrics).astype(object)
-    told["reason"] = told["reason"].where(metrics == "", metrics + ": " + told["reason"])
-    return pd.DataFrame({**told, "label": label}).drop_duplicates().reset_index(drop=True)
+    facts = {column: texts(failed, column) for column in ("cell_id", "status", "reason")}
+    metrics = texts(failed, "metric").groupby(list(facts.values())).transform(_named_metrics).astype(object)
+    facts["reason"] = facts["reason"].where(metrics == "", metrics + ": " + facts["reason"])
+    return pd.DataFrame({**facts, "label": label}).drop_duplicates().reset_index(drop=True)
 
 
 def digest(frame: pd.DataFrame, commands: Mapping[str, str]) -> list[str]:
-    """Lines on the cells that did not succeed: equal reasons come once, and below cells the command to run them again.
+    """Lines on the cells that did not succeed, grouped by reason, and the commands that run them again.
 
-    What one command runs again is named before it, trainings that differ in their settings alone by their number.
+    Each command follows the cells that it runs. Cells with one label, such as trainings that differ in their settings
+    alone, are a line with their number.
     """
     lines: list[str] = []
     for (status, reason), cells in failures(frame).groupby(["status", "reason"], sort=False):
@@ -260,36 +199,36 @@ def digest(frame: pd.DataFrame, commands: Mapping[str, str]) -> list[str]:
 
 
 def _named_metrics(names: pd.Series) -> str:
-    """The metrics that failed for one reason; none where it is that of the whole cell."""
+    """The metrics that failed for one reason; empty if the whole cell failed for it."""
     return "" if (names == "").any() else ", ".join(dict.fromkeys(names))
 
 
 def _aggregate(frame: pd.DataFrame, problem: str, how: str) -> pd.DataFrame:
-    cells = _of(frame, problem)
+    cells = of_problem(frame, problem)
     cells = cells.assign(contender=contenders(cells))
     order = list(dict.fromkeys(cells["contender"]))
     chosen = columns(frame, problem)
     if is_trained(cells):
         cells = _outcomes(cells)
-    found = {}
+    aggregates = {}
     for column in chosen:
         rows = (cells["metric"] == column.metric) & (cells["scope"] == column.scope) & (cells["status"] == Status.OK)
         values = cells[rows].groupby("contender")["value"].agg(how)
-        found[_named(column)] = values.reindex(order).astype("float64")
-    return pd.DataFrame(found, index=order)
+        aggregates[_named(column)] = values.reindex(order).astype("float64")
+    return pd.DataFrame(aggregates, index=order)
 
 
 def _outcomes(cells: pd.DataFrame) -> pd.DataFrame:
-    """Of every training that came to its end the last row of each metric, and its pace against SGD's."""
-    ended = ~cells["cell_id"].isin(cells.loc[is_whole(cells), "cell_id"])
-    cells = cells[ended]
+    """The last row of each metric of every completed training, and the training's pace over SGD's."""
+    is_complete = ~cells["cell_id"].isin(cells.loc[is_cell_ending(cells), "cell_id"])
+    cells = cells[is_complete]
     last = cells.sort_values("epoch", kind="stable").groupby(["cell_id", "metric", "scope"], sort=False).tail(1)
     seconds = last[last["metric"] == "train.seconds"]
     baselines = [name for name in BASELINES if (seconds["probe"] == name).any()]
     if not baselines:
         return last
-    begun = seconds["cell_id"].map(cells.groupby("cell_id")["epoch"].min()).astype("float64")
-    pace = seconds.assign(metric=PACE, value=seconds["value"] / (seconds["epoch"].astype("float64") - begun))
+    first_epoch = seconds["cell_id"].map(cells.groupby("cell_id")["epoch"].min()).astype("float64")
+    pace = seconds.assign(metric=PACE, value=seconds["value"] / (seconds["epoch"].astype("float64") - first_epoch))
     sgd = pace[pace["probe"] == baselines[0]].groupby("seed")["value"].median()
     return pd.concat([last, pace.assign(value=pace["value"] / pace["seed"].map(sgd))])
 
@@ -302,38 +241,23 @@ _COLUMN_OF = {_named(column): column for column in (*COLUMNS, *TRAINED)}
 
 
 def _facts(cells: pd.DataFrame, metric: str) -> list[float]:
-    """The median of a metric that belongs to the problem rather than to a probe; none where no cell has it."""
+    """The median of a metric that belongs to the problem rather than to a probe; empty if no cell has it."""
     values = cells.loc[(cells["metric"] == metric) & (cells["scope"] == "network"), "value"].dropna()
     return [float(values.median())] if len(values) else []
 
 
 def _methods(cells: pd.DataFrame) -> list[str]:
-    """What the errors were measured against; more than one where the cells differ in it."""
+    """The Fishers against which errors were measured; several if the cells differ."""
     chosen = (cells["metric"] == "error.relative") & (cells["scope"] == "network")
-    return [method for method in _own(texts(cells[chosen], "method")).unique() if method]
+    return [method for method in _without_mark(texts(cells[chosen], "method")).unique() if method]
 
 
 def _dampings(cells: pd.DataFrame) -> list[str]:
-    """Those of the exact steps, of which there is one unless cells of several runs are shown."""
+    """The dampings of the exact steps: one, unless the cells come from several runs."""
     methods = texts(cells[cells["metric"] == "direction.quality"], "method")
     return list(methods.str.extract(r"\bdamping ([^,]+)")[0].dropna().unique())
 
 
-def _own(methods: pd.Series) -> pd.Series:
-    """Methods without the mark of a surrogate, which stands in the title."""
+def _without_mark(methods: pd.Series) -> pd.Series:
+    """Methods without the mark of a surrogate, because the title has it."""
     return methods.str.removeprefix(SURROGATE).str.removeprefix(", ")
-
-
-def _name(probe: str, status: str) -> Text:
-    return Text(probe) if status == Status.OK else Text.assemble(probe, "  ", (status, "red"))
-
-
-def _width(column: RichColumn) -> int:
-    """Characters of a column of numbers and the space behind it."""
-    texts = [column.header, *column.cells]
-    return 1 + max(len(line) for text in texts for line in str(text).splitlines() or [""])
-
-
-def _text(value: float, spread: float, mark: bool) -> Text:
-    shown = Text(digits(value) + ("*" if mark else " "), style="bold" if mark else "")
-    return shown if math.isnan(spread) else Text.assemble(shown, "\n", (f"±{digits(spread)} ", "dim"))

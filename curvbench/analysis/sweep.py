@@ -1,42 +1,23 @@
-"""What comes of a method as it goes on learning: cells that differ in the number of updates alone, side by side."""
+"""Sweeps of the number of updates: how a method changes as it goes on learning."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-
 import pandas as pd
-from rich.table import Table
-from rich.text import Text
 
-from curvbench.analysis import summary
-from curvbench.analysis.summary import NARROWEST_LABEL, digits, labels, legend, problems, texts
+from curvbench.analysis.frames import labels, of_problem, problems, texts
 from curvbench.registry import describe, probes
 from curvbench.spec import METRICS, Status
 
-__all__ = ["legend", "table", "tables", "tidy"]
-
 AXIS = "probe.updates"
-SHOWN = ("error.relative", "error.scale_optimal", "direction.cosine", "direction.gradient")
+METRICS_SHOWN = ("error.relative", "error.scale_optimal", "direction.cosine", "direction.gradient")
 ANY = "any"
-
-
-def tables(frame: pd.DataFrame, selected: Collection[str]) -> Iterator[tuple[str, Table]]:
-    """A title and a table per selected problem, then, where updates were swept, one per metric against them."""
-    curves = [problem for problem in swept(frame) if problem in selected]
-    for problem in problems(frame):
-        if problem in selected:
-            note = ", every probe after its most updates" if problem in curves else ""
-            yield summary.title(frame, problem) + note, summary.render(last(frame), problem)
-    for problem in curves:
-        for metric in SHOWN:
-            yield title(problem, metric), render(frame, problem, metric)
 
 
 def tidy(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows with a column ``probe.KEY`` per hyperparameter, and in ``curve`` the label without ``updates``.
 
-    Columns are numeric where all their values are numbers, and null where a probe has no such hyperparameter. One that
-    a row does not name has its default in the curvbench that is installed.
+    A column is numeric if all its values are numbers, and null for a probe without the hyperparameter. A hyperparameter
+    that a row does not name has the default of the installed curvbench.
     """
     frame = frame.assign(probe=texts(frame, "probe"), probe_args=texts(frame, "probe_args"))
     pairs = frame[["probe", "probe_args"]].drop_duplicates().reset_index(drop=True)
@@ -50,9 +31,9 @@ def tidy(frame: pd.DataFrame) -> pd.DataFrame:
 def table(frame: pd.DataFrame, problem: str, metric: str) -> pd.DataFrame:
     """Medians over seeds of a metric of the network: one row per curve, one column per number of updates.
 
-    What does not learn over steps stands in a column ``any``; NaN where nothing was measured.
+    Probes that do not learn over steps have their value in the column ``any``. A missing value is NaN.
     """
-    cells = tidy(frame[labels(frame, "problem") == problem])
+    cells = tidy(of_problem(frame, problem))
     chosen = cells[(cells["metric"] == metric) & (cells["scope"] == "network") & (cells["status"] == Status.OK)]
     values = chosen["value"].groupby([chosen["curve"], _steps(chosen)]).median().unstack()
     order = [curve for curve in dict.fromkeys(cells["curve"]) if curve in values.index]
@@ -68,7 +49,7 @@ def swept(frame: pd.DataFrame) -> list[str]:
 
 
 def last(frame: pd.DataFrame) -> pd.DataFrame:
-    """Of every curve the rows with the most updates."""
+    """The rows of every curve with the most updates."""
     cells = tidy(frame)
     steps = _steps(cells)
     most = steps.groupby([labels(cells, "problem"), cells["curve"]]).transform("max")
@@ -76,22 +57,8 @@ def last(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def title(problem: str, metric: str) -> str:
-    """What a table shows."""
+    """The title of the table of a metric."""
     return f"{problem}, {metric} of the network against updates: {METRICS[metric].text}"
-
-
-def render(frame: pd.DataFrame, problem: str, metric: str) -> Table:
-    """``table`` for a person, for ``summary.show``."""
-    values = table(frame, problem, metric)
-    shown = Table(box=None, padding=(0, 1, 0, 0), show_edge=False)
-    shown.add_column("updates", overflow="fold", min_width=NARROWEST_LABEL)
-    texts = {str(step): [digits(value) for value in values[step]] for step in values}
-    for step in texts:
-        shown.add_column(step, justify="right", no_wrap=True)
-    for curve, *row in zip(values.index, *texts.values(), strict=True):
-        shown.add_row(Text(curve), *row)
-    shown.min_width = NARROWEST_LABEL + 1 + sum(1 + max(map(len, [step, *texts[step]])) for step in texts)
-    return shown
 
 
 def _steps(cells: pd.DataFrame) -> pd.Series:
@@ -105,8 +72,8 @@ def _arguments(text: str) -> dict[str, str]:
 
 
 def _hyperparameters(probe: str, text: str) -> dict[str, str]:
-    known = probes()
-    defaults = describe(probe, known[probe])["hyperparameters"] if probe in known else {}
+    components = probes()
+    defaults = describe(probe, components[probe])["hyperparameters"] if probe in components else {}
     return {key: str(value) for key, value in defaults.items() if value is not None} | _arguments(text)
 
 

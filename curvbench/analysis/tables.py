@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from curvbench.words import one_line
+
 
 def text(frame: pd.DataFrame, form: str) -> str:
-    """``frame`` in one of ``FORMS``, ending in a line break; missing values are empty, in JSON null."""
+    """``frame`` in one of ``FORMS``, ending in a line break. Missing values are empty, or null in JSON."""
     return FORMS[form](frame)
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as JSON can hold them: numbers that are not finite are null or text."""
+    """Rows as JSON can hold them: NaN becomes null, infinities become texts."""
     return [{str(key): _plain(value) for key, value in row.items()} for row in frame.to_dict("records")]
 
 
@@ -45,14 +47,14 @@ def _aligned(frame: pd.DataFrame) -> str:
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[bool]) -> str:
-    """A table of words that are Markdown, see ``escaped``, without a last line break; ``right``: columns of numbers."""
+    """A Markdown table of ``escaped`` texts without a last line break; ``right``: which columns are numbers."""
     lines = [head, ["---:" if number else "---" for number in right], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def escaped(text: object) -> str:
-    """A text as Markdown shows it sign by sign, on one line."""
-    line = html.escape(" ".join(str(text).split()), quote=False)
+    """A text on one line, escaped so that Markdown shows every sign."""
+    line = html.escape(one_line(text), quote=False)
     return re.sub(r"([\\`*_\[\]|])", r"\\\1", line)
 
 
@@ -62,17 +64,9 @@ def _markdown(frame: pd.DataFrame) -> str:
     return markdown(list(map(escaped, frame)), rows, right) + "\n"
 
 
-def _csv(frame: pd.DataFrame) -> str:
-    return frame.to_csv(index=False)
-
-
-def _json(frame: pd.DataFrame) -> str:
-    return json.dumps(records(frame), indent=1, allow_nan=False) + "\n"
-
-
 FORMS: Mapping[str, Callable[[pd.DataFrame], str]] = {
     "table": _aligned,
     "markdown": _markdown,
-    "csv": _csv,
-    "json": _json,
+    "csv": lambda frame: frame.to_csv(index=False),
+    "json": lambda frame: json.dumps(records(frame), indent=1, allow_nan=False) + "\n",
 }

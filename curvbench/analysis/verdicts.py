@@ -1,7 +1,7 @@
-"""What a comparison of measured values says of a claim: whether it holds, is refuted, or is not decided by them.
+"""The verdict of a comparison of measured values on a claim: it holds, is refuted or stays undecided.
 
-One kind of comparison is enough: that one reading is smaller than another, or is not larger. ``a > b`` is ``b < a``,
-and ``a ~ b`` is ``a <= b`` and ``b <= a``, each but for the claim's slack.
+Every comparison asks whether one reading is smaller than another, or is not larger. ``a > b`` is ``b < a``, and
+``a ~ b`` is both ``a <= b`` and ``b <= a``; the claim's slack is allowed in each.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from typing import NamedTuple
 from curvbench.analysis.summary import digits
 
 LEAST_SHARE = 0.5
-"""Of the effect that a paper prints: a smaller one neither bears a claim out nor refutes it."""
+"""Share of the paper's printed effect: a smaller effect neither bears a claim out nor refutes it."""
 
 LEAST_RATIO = 1.05
-"""Of medians, where a paper prints no effect, or prints it in another metric than the one measured."""
+"""Ratio of medians that is asked for if the paper prints no effect in the metric that is measured."""
 
 FEWEST = 3
-"""Seeds in common: fewer neither bear out nor refute a claim about what is random."""
+"""Seeds in common: fewer seeds neither bear out nor refute a claim about random values."""
 
-MISSED = math.inf  # epochs and seconds to a target that was not reached: more than any that was
-ROUNDING = 1e-9  # relative: an effect that is the one asked for but for rounding is large enough
+MISSED = math.inf  # epochs and seconds to a target that was not reached: more than any finite number
+ROUNDING = 1e-9  # relative: an effect that misses the demanded one by rounding alone is large enough
 
 
 class Verdict(StrEnum):
-    """What the measurement says of a claim."""
+    """The outcome of a claim."""
 
     HOLDS = "holds"
     DIRECTION = "holds in direction only"
@@ -38,33 +38,34 @@ class Verdict(StrEnum):
     NOT_MEASURED = "not measured"
 
 
-class Known(NamedTuple):
-    """A value, and what it lies between: a target that was missed in a short training may be reached later."""
+class Bounded(NamedTuple):
+    """A value and its bounds: a target that was missed in a short training may be reached later."""
 
     value: float
     least: float
     most: float
 
     @classmethod
-    def exactly(cls, value: float) -> Known:
-        """A value that was measured to the end."""
+    def exactly(cls, value: float) -> Bounded:
+        """A value that is fully known."""
         return cls(value, value, value)
 
-    def over(self, base: Known) -> Known:
-        """Its ratio to another; NaN where there is none."""
-        return Known(*map(_divided, self, (base.value, base.most, base.least)))
+    def over(self, base: Bounded) -> Bounded:
+        """The ratio to another value; NaN if that is 0."""
+        return Bounded(*map(_divided, self, (base.value, base.most, base.least)))
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A member of a claim as it was measured: a value per seed, or the reason why there is none.
+    """A member of a claim as measured: a value per seed, or the reason why it has none.
 
-    A number of the claim itself has no name. ``failed``: it was tried, and its reason is how that ended. ``counted``:
-    it is the same with every seed. ``note``: why a value is known in part only.
+    ``name``: the row of the paper; empty for a number that the claim itself states. ``failed``: the member was tried
+    without success, and the reason says how that ended. ``counted``: the value is the same for every seed. ``note``:
+    why a value is known only by its bounds.
     """
 
     name: str
-    values: Mapping[int, Known] = field(default_factory=dict)
+    values: Mapping[int, Bounded] = field(default_factory=dict)
     reason: str = ""
     failed: bool = False
     counted: bool = False
@@ -73,21 +74,21 @@ class Reading:
     @property
     def middle(self) -> float:
         """The median over seeds."""
-        return median(known.value for known in self.values.values())
+        return median(value.value for value in self.values.values())
 
     def __str__(self) -> str:
-        found = [known.value for known in self.values.values()]
-        spread = f" [{shown(min(found))}, {shown(max(found))}]" if min(found) < max(found) else ""
-        return f"{self.name} {shown(self.middle)}{spread}".lstrip()
+        values = [value.value for value in self.values.values()]
+        spread = f" [{as_text(min(values))}, {as_text(max(values))}]" if min(values) < max(values) else ""
+        return f"{self.name} {as_text(self.middle)}{spread}".lstrip()
 
 
-class Asked(NamedTuple):
-    """What a comparison asks for: ``small`` below ``large`` + ``slack``, by an effect of some size.
+class Criterion(NamedTuple):
+    """The demand of a comparison: ``small`` is below ``large`` + ``slack``, by an effect of some size.
 
-    ``strict``: equal is not below; what is not strict claims no effect, so that only a refutation needs one.
-    ``effect``: half of the paper's, as a logarithm of a ratio, or as a difference of scores (``is_ratio`` False); None
-    where the paper prints none, 0 where the slack is all that is asked for. ``flipped``: the claim names ``large``
-    first.
+    ``strict``: equal values are not enough; a comparison that is not strict claims no effect, so that only its
+    refutation needs one. ``effect``: half of the paper's effect, as a logarithm of a ratio, or as a difference of
+    scores if ``is_ratio`` is False. None means that the paper prints no effect, 0 that the slack is the whole demand.
+    ``flipped``: the claim names ``large`` first.
     """
 
     strict: bool = True
@@ -98,18 +99,18 @@ class Asked(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """A verdict with its reason, and how many times the effect that it takes to bear the claim out was found."""
+    """A verdict with its reason; ``strength``: the measured effect in units of the effect that is asked for."""
 
     verdict: Verdict
     reason: str
     strength: float = 0.0
 
 
-def compare(small: Reading, large: Reading, asked: Asked) -> Finding:
+def compare(small: Reading, large: Reading, criterion: Criterion) -> Finding:
     """Whether the values bear out that ``small`` is below ``large``, on the seeds that both have.
 
-    It holds, or is refuted, where the medians are as far apart as is asked, the ranges are apart and there are enough
-    seeds. A median that is known in part only refutes nothing, and bears out no more than its bound does.
+    The comparison holds, or is refuted, if the medians are as far apart as the criterion asks, the ranges do not meet
+    and there are enough seeds. A median known only by its bounds refutes nothing, and counts as its worse bound.
     """
     a, b = common(small, large)
     if not a or not b:
@@ -117,16 +118,16 @@ def compare(small: Reading, large: Reading, asked: Asked) -> Finding:
     if _middle(a, "value") == _middle(b, "value") == MISSED:
         return Finding(Verdict.UNDECIDED, f"{small.name} and {large.name} miss the target; {_seeds(small, large)}")
     against, favour = (_middle(a, "most"), _middle(b, "least")), (_middle(a, "least"), _middle(b, "most"))
-    if _is_below(*against, asked):
-        return _right(small, large, asked, effect(*against, asked))
-    if _is_below(*favour, asked) or not _are_known(a, b):
+    if _is_below(*against, criterion):
+        return _right(small, large, criterion, effect(*against, criterion))
+    if _is_below(*favour, criterion) or not _are_known(a, b):
         notes = [reading.note for reading in (small, large) if reading.note]
-        return Finding(Verdict.UNDECIDED, "; ".join([_order(small, large, asked), *notes, _seeds(small, large)]))
-    return _wrong(small, large, asked, effect(*favour, asked))
+        return Finding(Verdict.UNDECIDED, "; ".join([_order(small, large, criterion), *notes, _seeds(small, large)]))
+    return _wrong(small, large, criterion, effect(*favour, criterion))
 
 
-def common(a: Reading, b: Reading) -> tuple[list[Known], list[Known]]:
-    """The values of both on the seeds that both have; what is counted has the same on all."""
+def common(a: Reading, b: Reading) -> tuple[list[Bounded], list[Bounded]]:
+    """The values of both on the seeds that both have; a counted value is the same on all seeds."""
     if a.counted or b.counted:
         return list(a.values.values()), list(b.values.values())
     seeds = sorted(a.values.keys() & b.values.keys())
@@ -134,53 +135,55 @@ def common(a: Reading, b: Reading) -> tuple[list[Known], list[Known]]:
 
 
 def seeds(a: Reading, b: Reading) -> int | None:
-    """How many seeds stand behind a comparison; None where nothing in it is random."""
+    """The number of seeds behind a comparison. None means that nothing in it is random."""
     if a.counted and b.counted:
         return None
-    return min(len(values) for values, one in zip(common(a, b), (a, b), strict=True) if not one.counted)
+    return min(len(values) for values, reading in zip(common(a, b), (a, b), strict=True) if not reading.counted)
 
 
-def effect(small: float, large: float, asked: Asked) -> float:
-    """How far apart two values are: by the logarithm of their ratio, or by their difference; NaN where it is none."""
-    large += asked.slack
+def effect(small: float, large: float, criterion: Criterion) -> float:
+    """The distance of two values: the logarithm of their ratio, or their difference; NaN if they have no ratio."""
+    large += criterion.slack
     if small == large:
         return 0.0
-    if not asked.is_ratio:
+    if not criterion.is_ratio:
         return abs(small - large)
     if min(small, large) < 0:
         return math.nan
     return MISSED if min(small, large) == 0 or MISSED in (small, large) else abs(math.log(small / large))
 
 
-def shown(value: float) -> str:
-    """A value of a reading."""
+def as_text(value: float) -> str:
+    """A value of a reading as text."""
     return "missed" if value == MISSED else digits(value)
 
 
-def _right(small: Reading, large: Reading, asked: Asked, found: float) -> Finding:
+def _right(small: Reading, large: Reading, criterion: Criterion, distance: float) -> Finding:
     a, b = common(small, large)
-    needed = _needed(asked) if asked.strict else 0.0
-    agree = not asked.strict or max(known.most for known in a) < min(known.least for known in b) + asked.slack
-    enough = agree and _suffices(found, needed) and _are_many(small, large)
-    reason = _reason(small, large, asked, found, needed, agree)
-    return Finding(Verdict.HOLDS if enough else Verdict.DIRECTION, reason, found / needed if needed else MISSED)
+    needed = _needed(criterion) if criterion.strict else 0.0
+    are_apart = (
+        not criterion.strict or max(value.most for value in a) < min(value.least for value in b) + criterion.slack
+    )
+    enough = are_apart and _suffices(distance, needed) and _are_many(small, large)
+    reason = _reason(small, large, criterion, distance, needed, are_apart)
+    return Finding(Verdict.HOLDS if enough else Verdict.DIRECTION, reason, distance / needed if needed else MISSED)
 
 
-def _wrong(small: Reading, large: Reading, asked: Asked, found: float) -> Finding:
+def _wrong(small: Reading, large: Reading, criterion: Criterion, distance: float) -> Finding:
     a, b = common(small, large)
-    needed = _needed(asked)
-    agree = min(known.least for known in a) > max(known.most for known in b) + asked.slack
-    enough = agree and _suffices(found, needed) and _are_many(small, large)
-    reason = _reason(small, large, asked, found, needed, agree)
+    needed = _needed(criterion)
+    are_apart = min(value.least for value in a) > max(value.most for value in b) + criterion.slack
+    enough = are_apart and _suffices(distance, needed) and _are_many(small, large)
+    reason = _reason(small, large, criterion, distance, needed, are_apart)
     return Finding(Verdict.REFUTED if enough else Verdict.UNDECIDED, reason)
 
 
-def _needed(asked: Asked) -> float:
-    return math.log(LEAST_RATIO) if asked.effect is None else asked.effect
+def _needed(criterion: Criterion) -> float:
+    return math.log(LEAST_RATIO) if criterion.effect is None else criterion.effect
 
 
-def _suffices(found: float, needed: float) -> bool:
-    return not needed or found >= needed * (1 - ROUNDING)
+def _suffices(distance: float, needed: float) -> bool:
+    return not needed or distance >= needed * (1 - ROUNDING)
 
 
 def _are_many(a: Reading, b: Reading) -> bool:
@@ -188,41 +191,43 @@ def _are_many(a: Reading, b: Reading) -> bool:
     return count is None or count >= FEWEST
 
 
-def _is_below(small: float, large: float, asked: Asked) -> bool:
-    return small < large + asked.slack if asked.strict else small <= large + asked.slack
+def _is_below(small: float, large: float, criterion: Criterion) -> bool:
+    return small < large + criterion.slack if criterion.strict else small <= large + criterion.slack
 
 
-def _are_known(*sides: Sequence[Known]) -> bool:
-    """Whether medians are, whatever the values that are known in part."""
+def _are_known(*sides: Sequence[Bounded]) -> bool:
+    """Whether the medians are fully known, even if some values are known only by their bounds."""
     return all(_middle(side, "least") == _middle(side, "most") for side in sides)
 
 
-def _middle(values: Sequence[Known], which: str) -> float:
-    return median(getattr(known, which) for known in values)
+def _middle(values: Sequence[Bounded], which: str) -> float:
+    return median(getattr(value, which) for value in values)
 
 
-def _reason(small: Reading, large: Reading, asked: Asked, found: float, needed: float, agree: bool) -> str:
-    """The medians, their distance beside the one asked for, whether the ranges are apart, and the seeds."""
-    parts = [_order(small, large, asked), _distance(asked, found, needed)]
-    parts += [] if agree else ["the ranges meet"]
+def _reason(
+    small: Reading, large: Reading, criterion: Criterion, distance: float, needed: float, are_apart: bool
+) -> str:
+    """The medians, their distance beside the demanded one, whether the ranges meet, and the seeds."""
+    parts = [_order(small, large, criterion), _distance(criterion, distance, needed)]
+    parts += [] if are_apart else ["the ranges meet"]
     return "; ".join(filter(None, [*parts, _seeds(small, large)]))
 
 
-def _distance(asked: Asked, found: float, needed: float) -> str:
-    if not needed or found == MISSED:
+def _distance(criterion: Criterion, distance: float, needed: float) -> str:
+    if not needed or distance == MISSED:
         return ""
-    if math.isnan(found):
+    if math.isnan(distance):
         return "numbers of which one is negative have no ratio"
-    if not asked.is_ratio:
-        return f"{found:.3g} apart, {needed:.3g} asked"
-    return f"a factor of {math.exp(found):.3g}, {math.exp(needed):.3g} asked"
+    if not criterion.is_ratio:
+        return f"{distance:.3g} apart, {needed:.3g} asked"
+    return f"a factor of {math.exp(distance):.3g}, {math.exp(needed):.3g} asked"
 
 
-def _order(small: Reading, large: Reading, asked: Asked) -> str:
-    a, b = (large, small) if asked.flipped else (small, large)
+def _order(small: Reading, large: Reading, criterion: Criterion) -> str:
+    a, b = (large, small) if criterion.flipped else (small, large)
     x, y = (_middle(side, "value") for side in common(a, b))
     sign = "=" if x == y else "<" if x < y else ">"
-    return f"{a.name} {shown(x)} {sign} {b.name} {shown(y)}".replace("  ", " ").strip()
+    return f"{a.name} {as_text(x)} {sign} {b.name} {as_text(y)}".replace("  ", " ").strip()
 
 
 def _seeds(a: Reading, b: Reading) -> str:

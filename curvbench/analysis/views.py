@@ -1,6 +1,6 @@
-"""The tables behind the figures: pure functions from the rows of a run to what a figure draws and a CSV holds.
+"""The tables behind the figures: pure functions from the rows of a run to the table that a figure draws.
 
-Every probe of the rows is in every table: one without a value has NaN there, and its status says why.
+Every table has every probe of the rows: a probe without a value has NaN, and its status says why.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from curvbench.analysis.summary import Column, contenders, digits, is_whole, labels, problems, statuses, texts
+from curvbench.analysis.frames import is_cell_ending, labels, of_problem, texts
+from curvbench.analysis.summary import Column, contenders, digits, statuses
 from curvbench.spec import METRICS, PHASES, Metric, Status
 
 WHOLES = ("network", "layer blocks")
@@ -22,7 +23,7 @@ Settings = Mapping[str, Mapping[str, Any]]
 
 
 class Quantity(NamedTuple):
-    """A metric in one scope, as an axis shows it: what is best at 1 as its distance from 1, so that lower is better."""
+    """A metric in one scope. An axis shows a metric that is best at 1 as its distance from 1: lower is better."""
 
     metric: str
     scope: str
@@ -39,7 +40,7 @@ class Quantity(NamedTuple):
 
     @property
     def heading(self) -> str:
-        """The heading of a column with what the axis shows."""
+        """The heading of a column with the values that the axis shows."""
         return f"1 - {self}" if self.is_gap else str(self)
 
     def __str__(self) -> str:
@@ -52,29 +53,19 @@ class Quantity(NamedTuple):
         return cls(metric, scope.removesuffix(")"))
 
 
+ERROR = Quantity("error.relative", "layer blocks")
+FLOPS = Quantity("flops.ratio", "step")
+
+
 def meaning(metric: str) -> Metric:
-    """What is known of a metric; one of a later version has neither unit nor direction."""
+    """The entry of a metric; a metric of a later version has neither unit nor direction."""
     return METRICS.get(metric, Metric("", ""))
 
 
-def of_problem(frame: pd.DataFrame, problem: str) -> pd.DataFrame:
-    """The rows of one problem, given by its label."""
-    chosen = labels(frame, "problem") == problem
-    return frame if chosen.all() else frame[chosen]  # a copy of many rows is dear
-
-
-def surrogates(frame: pd.DataFrame) -> list[str]:
-    """The labels of problems whose rows are of a small stand-in for a published experiment."""
-    told = [column for column in ("suite", "problem", "problem_args", "method") if column in frame]
-    kinds = frame[told].drop_duplicates()
-    named = [any("surrogate" in str(text) for text in kind) for kind in kinds.itertuples(index=False)]
-    return problems(kinds[np.array(named, dtype=bool)])
-
-
 def quantities(frame: pd.DataFrame, families: Sequence[str]) -> list[Quantity]:
-    """The metrics of some families in the scopes that mean the same for every problem, in the order of ``METRICS``."""
-    known = frame.loc[frame["scope"].isin([*WHOLES, *PHASES]) & ~is_whole(frame), ["metric", "scope"]]
-    pairs = [Quantity(*pair) for pair in known.drop_duplicates().itertuples(index=False)]
+    """The metrics of some families in the scopes that every problem has, in the order of ``METRICS``."""
+    measured = frame.loc[frame["scope"].isin([*WHOLES, *PHASES]) & ~is_cell_ending(frame), ["metric", "scope"]]
+    pairs = [Quantity(*pair) for pair in measured.drop_duplicates().itertuples(index=False)]
     order = {metric: place for place, metric in enumerate(METRICS)}
     chosen = [pair for pair in pairs if pair.metric.split(".")[0] in families]
     return sorted(chosen, key=lambda q: (order.get(q.metric, len(order)), [*WHOLES, *PHASES].index(q.scope)))
@@ -84,28 +75,33 @@ def values(frame: pd.DataFrame, quantity: Quantity) -> pd.DataFrame:
     """Median, least and greatest value over seeds, one row per probe label, in the order of the rows."""
     probes = labels(frame, "probe")
     chosen = (frame["metric"] == quantity.metric) & (frame["scope"] == quantity.scope) & (frame["status"] == Status.OK)
-    shown = 1 - frame.loc[chosen, "value"] if quantity.is_gap else frame.loc[chosen, "value"]
-    found = shown.groupby(probes[chosen], sort=False).agg(["median", "min", "max"])
-    return found.reindex(probes.unique()).astype("float64")
+    values = 1 - frame.loc[chosen, "value"] if quantity.is_gap else frame.loc[chosen, "value"]
+    medians = values.groupby(probes[chosen], sort=False).agg(["median", "min", "max"])
+    return medians.reindex(probes.unique()).astype("float64")
 
 
 def status(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row per probe and problem: probe, problem, status, cells, reason; ``not run`` where there is no row."""
+    """One row per probe and problem: probe, problem, status, cells, reason; the status ``not run`` without cells."""
     ends = cells(frame)
-    found = ends.groupby(["probe", "problem"], sort=False).agg(
+    table = ends.groupby(["probe", "problem"], sort=False).agg(
         status=("status", _distinct), cells=("cell_id", "nunique"), reason=("reason", _distinct)
     )
-    every = pd.MultiIndex.from_product(
+    pairs = pd.MultiIndex.from_product(
         [dict.fromkeys(ends["probe"]), dict.fromkeys(ends["problem"])], names=["probe", "problem"]
     )
-    full = found.reindex(every).fillna({"status": "not run", "cells": 0, "reason": ""})
-    return full.astype({"cells": "int64"}).reset_index()
+    table = table.reindex(pairs).fillna({"status": "not run", "cells": 0, "reason": ""})
+    return table.astype({"cells": "int64"}).reset_index()
+
+
+def endings(frame: pd.DataFrame) -> pd.Series:
+    """How the cells of each probe ended, by the probe's label; ``frame``: rows of one problem."""
+    return status(frame).set_index("probe")["status"]
 
 
 def ranking(medians: pd.DataFrame, chosen: Iterable[Column], places: int = 3) -> pd.DataFrame:
-    """The best probes per column of ``summary.table``: one row per column, the probes with their values in 1st, ...
+    """The best probes of each column of ``summary.table``: a row per column, with the probes in 1st, 2nd, ...
 
-    A column without any value has no row.
+    A column without values has no row.
     """
     rows = []
     for name, column in zip(medians.columns, chosen, strict=True):
@@ -123,17 +119,18 @@ def ordinal(k: int) -> str:
 
 
 def tradeoff(frame: pd.DataFrame, problem: str, x: Quantity, y: Quantity) -> pd.DataFrame:
-    """One row per probe: x and y with their ranges, status, and whether it is on the Pareto front.
+    """One row per probe: x and y with their ranges, status, and whether the probe is on the Pareto front.
 
-    A probe is on the front if no other is at least as good in both and better in one; without a direction none is.
+    A probe is on the front if no other probe is at least as good in both and better in one. A metric without a
+    direction has no front.
     """
-    mine = of_problem(frame, problem)
-    found = pd.concat([values(mine, x).add_prefix("x "), values(mine, y).add_prefix("y ")], axis=1)
-    found = found.rename(columns={"x median": "x", "y median": "y"})
-    found["status"] = statuses(frame, problem).reindex(found.index)
+    rows = of_problem(frame, problem)
+    table = pd.concat([values(rows, x).add_prefix("x "), values(rows, y).add_prefix("y ")], axis=1)
+    table = table.rename(columns={"x median": "x", "y median": "y"})
+    table["status"] = statuses(frame, problem).reindex(table.index)
     signs = [{"lower": 1, "higher": -1, "": math.nan}[quantity.better] for quantity in (x, y)]
-    found["front"] = pareto(found["x"] * signs[0], found["y"] * signs[1])
-    return found.rename_axis("probe").reset_index()
+    table["front"] = pareto(table["x"] * signs[0], table["y"] * signs[1])
+    return table.rename_axis("probe").reset_index()
 
 
 def pareto(x: pd.Series, y: pd.Series) -> pd.Series:
@@ -146,13 +143,13 @@ def pareto(x: pd.Series, y: pd.Series) -> pd.Series:
 
 
 def layers(frame: pd.DataFrame, problem: str, metric: str) -> pd.DataFrame:
-    """Medians over seeds of one metric: one row per probe, one column per scope, the wholes first."""
-    mine = of_problem(frame, problem)
-    rows = mine[(mine["metric"] == metric) & (mine["status"] == Status.OK)]
-    found = rows.pivot_table("value", labels(rows, "probe"), texts(rows, "scope"), "median", sort=False)
-    scopes = [scope for scope in WHOLES if scope in found] + [scope for scope in found if scope not in WHOLES]
-    probes = labels(mine, "probe").unique()
-    return found.reindex(index=probes, columns=scopes).astype("float64").rename_axis(index="probe", columns=None)
+    """Medians over seeds of one metric: one row per probe, one column per scope, ``WHOLES`` first."""
+    rows = of_problem(frame, problem)
+    chosen = rows[(rows["metric"] == metric) & (rows["status"] == Status.OK)]
+    table = chosen.pivot_table("value", labels(chosen, "probe"), texts(chosen, "scope"), "median", sort=False)
+    scopes = [scope for scope in WHOLES if scope in table] + [scope for scope in table if scope not in WHOLES]
+    probes = labels(rows, "probe").unique()
+    return table.reindex(index=probes, columns=scopes).astype("float64").rename_axis(index="probe", columns=None)
 
 
 def arguments(text: str) -> dict[str, Any]:
@@ -164,98 +161,97 @@ def arguments(text: str) -> dict[str, Any]:
 def settings(frame: pd.DataFrame, record: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
     """The hyperparameters of each cell as ``probe.key``, ``problem.key`` and ``epoch``.
 
-    With a run's record, all of them; from rows alone, those that differ from their defaults.
+    ``record``: the content of ``run.json``. None means that only values other than the defaults are known.
     """
     columns = ["cell_id", "problem_args", "probe_args", "epoch"]
-    found: dict[str, dict[str, Any]] = {}
-    known = {cell["id"]: cell.get("hyperparameters", {}) for cell in (record or {}).get("cells", [])}
+    settings: dict[str, dict[str, Any]] = {}
+    recorded = {cell["id"]: cell.get("hyperparameters", {}) for cell in (record or {}).get("cells", [])}
     cells = frame[columns].drop_duplicates("cell_id")
     for cell in cells.assign(**{name: texts(cells, name) for name in columns[:3]}).to_dict("records"):
         flat: dict[str, Any] = {}
         for kind in ("problem", "probe"):
-            stored = known.get(cell["cell_id"], {}).get(kind, {})
-            changed = arguments(cell[f"{kind}_args"])
-            flat |= {f"{kind}.{key}": value for key, value in (stored | changed).items()}
+            of_kind = recorded.get(cell["cell_id"], {}).get(kind, {}) | arguments(cell[f"{kind}_args"])
+            flat |= {f"{kind}.{key}": value for key, value in of_kind.items()}
         flat["epoch"] = flat.pop("problem.epochs", None if pd.isna(cell["epoch"]) else int(cell["epoch"]))
-        found[cell["cell_id"]] = flat
-    return found
+        settings[cell["cell_id"]] = flat
+    return settings
 
 
-def parameters(frame: pd.DataFrame, known: Settings) -> list[str]:
-    """The numeric hyperparameters that take two values or more within one method on one problem, both by name.
+def parameters(frame: pd.DataFrame, settings: Settings) -> list[str]:
+    """The numeric hyperparameters with two values or more among the cells of one probe on one problem, by name.
 
-    They are what errors can be drawn against.
+    Errors can be drawn against these hyperparameters.
     """
     cells = frame[["cell_id", "probe", "problem"]].drop_duplicates()
-    taken: dict[tuple[str, str, str], set[float]] = {}
+    seen: dict[tuple[str, str, str], set[float]] = {}
     for cell, probe, problem in cells.itertuples(index=False):
-        for key, value in known.get(cell, {}).items():
+        for key, value in settings.get(cell, {}).items():
             if _is_size(value):
-                taken.setdefault((key, probe, problem), set()).add(value)
-    varied = dict.fromkeys(key for (key, *_), seen in taken.items() if len(seen) > 1)
+                seen.setdefault((key, probe, problem), set()).add(value)
+    varied = dict.fromkeys(key for (key, *_), sizes in seen.items() if len(sizes) > 1)
     return sorted(varied, key=lambda key: key != "epoch")
 
 
-def sweep(frame: pd.DataFrame, known: Settings, parameter: str, quantity: Quantity) -> pd.DataFrame:
+def sweep(frame: pd.DataFrame, settings: Settings, parameter: str, quantity: Quantity) -> pd.DataFrame:
     """A quantity against a numeric hyperparameter: probe, problem, the parameter's value, median, min and max.
 
-    ``probe`` and ``problem`` are labelled without the parameter, so that what differs by it alone is one line.
+    The labels ``probe`` and ``problem`` leave the parameter out, so that cells that differ only in it are one line.
     """
     rows = frame[(frame["metric"] == quantity.metric) & (frame["scope"] == quantity.scope)]
     rows = rows[rows["status"] == Status.OK]
-    sizes = {cell: found for cell, values in known.items() if _is_size(found := values.get(parameter))}
+    sizes = {cell: size for cell, values in settings.items() if _is_size(size := values.get(parameter))}
     at = texts(rows, "cell_id").map(sizes).astype("float64")
     rows, at = rows[at.notna()], at[at.notna()]
-    shown = 1 - rows["value"] if quantity.is_gap else rows["value"]
+    values = 1 - rows["value"] if quantity.is_gap else rows["value"]
     kind, _, key = parameter.rpartition(".")
     without = {"probe": key if kind == "probe" else "", "problem": "epochs" if parameter == "epoch" else key}
     by = {name: _without(rows, name, dropped) for name, dropped in without.items()}
-    groups = shown.groupby([by["probe"].rename("probe"), by["problem"].rename("problem"), at.rename(parameter)])
+    groups = values.groupby([by["probe"].rename("probe"), by["problem"].rename("problem"), at.rename(parameter)])
     return groups.agg(["median", "min", "max"]).reset_index()
 
 
 def phases(frame: pd.DataFrame, problem: str, metric: str) -> pd.DataFrame:
-    """What a step costs: one row per probe, columns ``gradient`` (plain SGD), the phases and ``step``, ``x SGD``.
+    """The cost of a step: one row per probe, with columns ``gradient`` (plain SGD), the phases, ``step`` and ``x SGD``.
 
-    FLOPs and seconds of a step are the sum of the four before it; a memory peak is not.
+    FLOPs and seconds of ``step`` are the sum of the four columns before it; a memory peak is no sum.
     """
-    mine = of_problem(frame, problem)
-    found = pd.DataFrame({phase: values(mine, Quantity(metric, phase))["median"] for phase in PHASES})
-    ratio = values(mine, Quantity(f"{metric.split('.')[0]}.ratio", "step"))["median"]
-    timed = values(mine, Quantity(metric, "sgd"))["median"]
-    found.insert(0, GRADIENT, timed.fillna(found["step"] / ratio))
-    found["x SGD"] = ratio
-    found["status"] = statuses(frame, problem).reindex(found.index)
-    return found.rename_axis("probe").reset_index()
+    rows = of_problem(frame, problem)
+    table = pd.DataFrame({phase: values(rows, Quantity(metric, phase))["median"] for phase in PHASES})
+    ratio = values(rows, Quantity(f"{metric.split('.')[0]}.ratio", "step"))["median"]
+    of_sgd = values(rows, Quantity(metric, "sgd"))["median"]
+    table.insert(0, GRADIENT, of_sgd.fillna(table["step"] / ratio))
+    table["x SGD"] = ratio
+    table["status"] = statuses(frame, problem).reindex(table.index)
+    return table.rename_axis("probe").reset_index()
 
 
 def published(frame: pd.DataFrame, problem: str) -> pd.DataFrame:
-    """Counted FLOPs beside the published complexity, where there is one: probe, phase, both and their ratio.
+    """Counted FLOPs beside the published complexity, for probes that have one: probe, phase, both and their ratio.
 
-    Published complexities leave the backward passes out, which are counted.
+    Published complexities leave out the backward passes; the counted FLOPs include them.
     """
-    mine = of_problem(frame, problem)
+    rows = of_problem(frame, problem)
     parts = []
     for phase in PHASES[:-1]:
-        both = {name: values(mine, Quantity(f"flops.{key}", phase))["median"] for name, key in _FLOPS.items()}
+        both = {name: values(rows, Quantity(f"flops.{key}", phase))["median"] for name, key in _FLOPS.items()}
         parts.append(pd.DataFrame(both).assign(phase=phase).rename_axis("probe"))
-    found = pd.concat(parts).reset_index()
-    found = found[found["published"] > 0]
-    found["counted / published"] = found["counted"] / found["published"]
-    return found[["probe", "phase", "counted", "published", "counted / published"]].reset_index(drop=True)
+    table = pd.concat(parts).reset_index()
+    table = table[table["published"] > 0]
+    table["counted / published"] = table["counted"] / table["published"]
+    return table[["probe", "phase", "counted", "published", "counted / published"]].reset_index(drop=True)
 
 
 def curves(frame: pd.DataFrame, problem: str, metric: str) -> pd.DataFrame:
     """A metric that training writes per epoch: probe, epoch, median, min, max over seeds, and median seconds.
 
-    ``probe`` is as ``summary.contenders`` has it: settings of a training are told apart.
+    ``probe`` is the label of ``summary.contenders``, which differs between settings of a training.
     """
-    mine = of_problem(frame, problem)
-    mine = mine.assign(probe=contenders(mine))[(mine["status"] == Status.OK) & mine["epoch"].notna()]
-    groups = {name: _by_epoch(mine[mine["metric"] == name]) for name in (metric, "train.seconds")}
-    found = groups[metric].agg(["median", "min", "max"])
-    seconds = groups["train.seconds"].median().reindex(found.index)
-    return found.assign(seconds=seconds).sort_index(level="epoch").reset_index()
+    rows = of_problem(frame, problem)
+    rows = rows.assign(probe=contenders(rows))[(rows["status"] == Status.OK) & rows["epoch"].notna()]
+    groups = {name: _by_epoch(rows[rows["metric"] == name]) for name in (metric, "train.seconds")}
+    table = groups[metric].agg(["median", "min", "max"])
+    seconds = groups["train.seconds"].median().reindex(table.index)
+    return table.assign(seconds=seconds).sort_index(level="epoch").reset_index()
 
 
 def trained(frame: pd.DataFrame) -> list[str]:
@@ -265,44 +261,46 @@ def trained(frame: pd.DataFrame) -> list[str]:
 
 
 def final(frame: pd.DataFrame, problem: str, metrics: Sequence[str]) -> pd.DataFrame:
-    """The last value of each metric per probe, what it took to the suite's target, status: medians over seeds.
+    """Medians over seeds per probe: the last value of each metric, epochs and seconds to the suite's target, status.
 
-    A training that reached its target has ended: its last value is that of its own last epoch.
+    A training that reached its target has ended, so that its last value is the one of its own last epoch.
     """
-    mine = of_problem(frame, problem)
-    mine = mine.assign(probe=contenders(mine))
-    shown = [*metrics, "train.epochs_to_target", "train.seconds_to_target"]
-    rows = mine[mine["metric"].isin(shown) & (mine["status"] == Status.OK)]
+    cells = of_problem(frame, problem)
+    cells = cells.assign(probe=contenders(cells))
+    columns = [*metrics, "train.epochs_to_target", "train.seconds_to_target"]
+    rows = cells[cells["metric"].isin(columns) & (cells["status"] == Status.OK)]
     rows = rows.assign(metric=texts(rows, "metric"))
     last = rows.sort_values("epoch", kind="stable").drop_duplicates(["cell_id", "metric"], keep="last")
-    found = last.pivot_table("value", "probe", "metric", "median")
-    found = found.reindex(index=mine["probe"].unique(), columns=[name for name in shown if name in found])
-    found["status"] = statuses(frame, problem).reindex(found.index)
-    return found.rename_axis(index="probe", columns=None).reset_index()
+    table = last.pivot_table("value", "probe", "metric", "median")
+    table = table.reindex(index=cells["probe"].unique(), columns=[name for name in columns if name in table])
+    table["status"] = statuses(frame, problem).reindex(table.index)
+    return table.rename_axis(index="probe", columns=None).reset_index()
 
 
 def cells(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row per cell: how it ended, why, and what it was, in the order of the rows."""
-    kept = ["cell_id", "suite", "seed", "device", "dtype", "threads", "started_at"]
-    # A row without a metric says how its cell ended; one in which one metric failed has succeeded otherwise.
+    """One row per cell in the order of the rows: how the cell ended, why, and its settings."""
+    columns = ["cell_id", "suite", "seed", "device", "dtype", "threads", "started_at"]
+    # The first row of a cell that tells how it ended: one without a metric, else a value, else a metric that failed.
     ids, ok = frame["cell_id"].reset_index(drop=True), (frame["status"] == Status.OK).to_numpy()
-    first = frame.iloc[pd.concat([ids[is_whole(frame).to_numpy()], ids[ok], ids]).drop_duplicates().index.sort_values()]
-    shown = first[[column for column in kept if column in first]].assign(cell_id=texts(first, "cell_id"))
-    shown.insert(1, "probe", labels(first, "probe"))
-    shown.insert(2, "problem", labels(first, "problem"))
-    shown.insert(3, "status", texts(first, "status"))
-    shown["reason"] = texts(first, "reason").where(first["status"] != Status.OK, "")
-    failed = frame[(frame["status"] != Status.OK) & ~is_whole(frame)]
-    shown["failed metrics"] = shown["cell_id"].map(texts(failed, "cell_id").value_counts()).fillna(0).astype("int64")
-    return shown.reset_index(drop=True)
+    first = frame.iloc[
+        pd.concat([ids[is_cell_ending(frame).to_numpy()], ids[ok], ids]).drop_duplicates().index.sort_values()
+    ]
+    table = first[[column for column in columns if column in first]].assign(cell_id=texts(first, "cell_id"))
+    table.insert(1, "probe", labels(first, "probe"))
+    table.insert(2, "problem", labels(first, "problem"))
+    table.insert(3, "status", texts(first, "status"))
+    table["reason"] = texts(first, "reason").where(first["status"] != Status.OK, "")
+    failed = frame[(frame["status"] != Status.OK) & ~is_cell_ending(frame)]
+    table["failed metrics"] = table["cell_id"].map(texts(failed, "cell_id").value_counts()).fillna(0).astype("int64")
+    return table.reset_index(drop=True)
 
 
 def differing(table: pd.DataFrame, keep: Iterable[str] = ()) -> pd.DataFrame:
-    """The columns that differ from row to row, and those to ``keep``; a table of one row keeps all."""
+    """The columns that differ from row to row, and the columns in ``keep``; a table of one row keeps all columns."""
     if len(table) < 2:
         return table
-    kept = {*keep, *(name for name in table if table[name].astype(str).nunique() > 1)}
-    return table[[name for name in table if name in kept]]
+    names = {*keep, *(name for name in table if table[name].astype(str).nunique() > 1)}
+    return table[[name for name in table if name in names]]
 
 
 def _by_epoch(rows: pd.DataFrame) -> Any:
@@ -316,8 +314,8 @@ def _distinct(texts: pd.Series) -> str:
 
 def _without(rows: pd.DataFrame, kind: str, key: str) -> pd.Series:
     """The labels of the probes or problems with one argument left out."""
-    kept = texts(rows, f"{kind}_args").map(lambda text: _drop(text, key))
-    return labels(rows.assign(**{f"{kind}_args": kept}), kind)
+    arguments = texts(rows, f"{kind}_args").map(lambda text: _drop(text, key))
+    return labels(rows.assign(**{f"{kind}_args": arguments}), kind)
 
 
 def _drop(text: str, key: str) -> str:
@@ -325,7 +323,7 @@ def _drop(text: str, key: str) -> str:
 
 
 def _is_size(value: Any) -> bool:
-    """Whether a hyperparameter's value is a number, which a curve can be drawn against."""
+    """Whether a hyperparameter's value is a number, so that a curve can be drawn against it."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

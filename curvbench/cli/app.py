@@ -1,4 +1,4 @@
-"""The command line: finds its verbs in ``curvbench/cli/verbs``, and turns how they end into exit codes."""
+"""The command line: finds its verbs in ``curvbench/cli/verbs``, and turns their endings into exit codes."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ import click
 
 from curvbench.cli import verbs
 from curvbench.cli.exits import INTERRUPTED, OK, USAGE
-from curvbench.words import near_misses
+from curvbench.words import near_misses, one_line
 
 
 class Verbs(click.Group):
-    """The verbs by name; each file is read when its verb is asked for."""
+    """The verbs by name; the file of a verb is read when the verb is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Every verb, in alphabetical order."""
         return sorted(module.name for module in pkgutil.iter_modules(verbs.__path__))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The verbs with their first sentences, uncut."""
+        """List the verbs with their whole first sentences."""
         commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
         with formatter.section("Verbs"):
             formatter.write_dl([(name, c.get_short_help_str(limit=200)) for name, c in commands.items() if c])
@@ -43,7 +43,7 @@ class Verbs(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The verb that is asked for; an unknown one is refused with those that it may have been."""
+        """The verb that is asked for; an unknown verb is refused with the names that it may have meant."""
         if args and not args[0].startswith("-") and args[0] not in self.list_commands(ctx):
             raise click.UsageError(f"unknown verb {args[0]!r}: {near_misses(args[0], self.list_commands(ctx))}")
         return super().resolve_command(ctx, args)
@@ -56,19 +56,19 @@ def cli() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The entry point ``curvbench``: runs a verb and exits with its code."""
+    """The entry point ``curvbench``: run a verb and exit with its code."""
     warnings.showwarning = _show_warning
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores signals, and that has to stay
             signal.signal(number, _interrupt)
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    typed = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = cli.main(_with_values(given), prog_name="curvbench", standalone_mode=False, obj=given)
+        code = cli.main(_with_values(typed), prog_name="curvbench", standalone_mode=False, obj=typed)
     except click.ClickException as error:
         code = _complain(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         code = _complain("interrupted", INTERRUPTED)
-    except BrokenPipeError:  # the reader of our output has left
+    except BrokenPipeError:  # the reader of the output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = OK
     except OSError as error:
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _complain(text: str, code: int) -> int:
-    click.echo(f"curvbench: {' '.join(text.split())}", err=True)
+    click.echo(f"curvbench: {one_line(text)}", err=True)
     return code
 
 
@@ -90,5 +90,5 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _with_values(arguments: list[str]) -> list[str]:
-    """``--rerun-failed`` alone means all of them; click has no option whose value may be left out before others."""
+    """Give ``--rerun-failed`` its default value ``all``, because click needs a value before other options."""
     return ["--rerun-failed=all" if argument == "--rerun-failed" else argument for argument in arguments]

@@ -1,4 +1,4 @@
-"""What a run shows while it works: a bar on a terminal, lines elsewhere, or JSON."""
+"""The progress of a run: a bar on a terminal, lines elsewhere, or JSON."""
 
 from __future__ import annotations
 
@@ -15,47 +15,48 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from curvbench.engines import Event, Observer
 from curvbench.spec import Status
+from curvbench.words import one_line
 
 GOOD = frozenset({Status.OK, Status.UNSUPPORTED, Status.SKIPPED})
 Display = AbstractContextManager[Observer]
 
 
 class Tally:
-    """Finished, failed and remaining cells, and the time that those may take."""
+    """Finished, failed and remaining cells, and an estimate of the time left."""
 
     def __init__(self, cells: int, references: int) -> None:
         self.total = cells
         self.failed = 0
         self.started = time.monotonic()
-        self._all = {"cell": cells, "reference": references}
-        self._took: dict[str, list[float]] = {"cell": [], "reference": []}
+        self._totals = {"cell": cells, "reference": references}
+        self._seconds: dict[str, list[float]] = {"cell": [], "reference": []}
 
     @property
     def finished(self) -> int:
-        """Cells that have ended, however they did."""
-        return len(self._took["cell"])
+        """The number of cells that have ended in any way."""
+        return len(self._seconds["cell"])
 
     def add(self, event: Event) -> None:
-        """Count what has finished."""
+        """Count a task if it has finished."""
         if event.kind == "finished" and event.outcome is not None:
-            self._took[event.task.kind].append(event.seconds)
+            self._seconds[event.task.kind].append(event.seconds)
             self.failed += event.task.kind == "cell" and event.outcome.status not in GOOD
 
     @property
-    def left(self) -> float | None:
-        """Seconds left if what remains takes what its like has taken, as many at a time as up to now."""
-        busy = sum(map(sum, self._took.values()))
+    def seconds_left(self) -> float | None:
+        """An estimate from the mean time of finished tasks and the tasks that ran at a time. None means unknown."""
+        busy = sum(map(sum, self._seconds.values()))
         if self.finished == 0 or busy == 0:
             return None
-        seen = {kind: fmean(took) for kind, took in self._took.items() if took}
-        work = sum(mean * max(self._all[kind] - len(self._took[kind]), 0) for kind, mean in seen.items())
+        means = {kind: fmean(times) for kind, times in self._seconds.items() if times}
+        work = sum(mean * max(self._totals[kind] - len(self._seconds[kind]), 0) for kind, mean in means.items())
         return work * (time.monotonic() - self.started) / busy
 
     @property
     def note(self) -> str:
-        """How many failed, and the time left."""
+        """The number of failed cells, and the time left."""
         parts = [f"{self.failed} failed"] if self.failed else []
-        parts += [f"about {seconds(self.left)} left"] if self.left else []
+        parts += [f"about {seconds(self.seconds_left)} left"] if self.seconds_left else []
         return ", ".join(parts)
 
 
@@ -84,11 +85,11 @@ def json_lines(tally: Tally) -> Iterator[Observer]:
 
 @contextmanager
 def bar(console: Console, tally: Tally) -> Iterator[Observer]:
-    """A bar with counts, the time left and what is running; finished tasks scroll above it."""
+    """A bar with counts, the time left and the running tasks; finished tasks scroll above it."""
     running: dict[str, str] = {}
     columns = (BarColumn(bar_width=16), MofNCompleteColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console, transient=True) as progress:
-        shown = progress.add_task("", total=tally.total)
+        bar_id = progress.add_task("", total=tally.total)
 
         def observe(event: Event) -> None:
             tally.add(event)
@@ -97,18 +98,18 @@ def bar(console: Console, tally: Tally) -> Iterator[Observer]:
                 del running[event.task.id]
                 progress.console.print(line(event, tally), soft_wrap=True, markup=False, highlight=False)
             note = ", ".join(filter(None, [tally.note, *running.values()]))
-            progress.update(shown, completed=tally.finished, description=escape(" ".join(note.split())))
+            progress.update(bar_id, completed=tally.finished, description=escape(one_line(note)))
 
         yield observe
 
 
 def line(event: Event, tally: Tally) -> str:
-    """``[ 3/24] ok          kfac on resnet, seed 0   4.1 s``, with the reason where there is no value."""
+    """``[ 3/24] ok          kfac on resnet, seed 0   4.1 s``, and the reason if there is no value."""
     assert event.outcome is not None
-    ready = event.task.kind == "reference" and event.outcome.status is Status.OK
-    status = "reference" if ready else str(event.outcome.status)
+    is_made = event.task.kind == "reference" and event.outcome.status is Status.OK
+    status = "reference" if is_made else str(event.outcome.status)
     count = f"{tally.finished:{len(str(tally.total))}}/{tally.total}"
-    text = f"[{count}] {status:<11} {' '.join(event.task.label.split())}   {seconds(event.seconds)}"
+    text = f"[{count}] {status:<11} {one_line(event.task.label)}   {seconds(event.seconds)}"
     return f"{text}   {event.outcome.reason}" if event.outcome.reason else text
 
 

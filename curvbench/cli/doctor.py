@@ -1,4 +1,4 @@
-"""What curvbench finds on this machine, and whether it is enough."""
+"""Checks of this machine: what curvbench finds, and whether it is enough."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from curvbench import identity, registry, store
 from curvbench.engines import usage
+from curvbench.words import one_line
 
 EXTRAS = {
     "dashboard": ("streamlit", "plotly"),
@@ -23,20 +24,20 @@ EXTRAS = {
     "peers": ("curvlinops", "nngeometry"),
     "test": ("pytest", "hypothesis", "playwright"),
 }
-LEAST_MEMORY, LEAST_DISK = 1e9, 1e8  # bytes below which the shipped suites do not get far
+LEAST_MEMORY, LEAST_DISK = 1e9, 1e8  # bytes: with less the shipped suites fail
 
 
 class Finding(NamedTuple):
-    """One line: what was looked at, what was found, and whether that is enough."""
+    """One line: the name of a check, its result, and whether the result is enough."""
 
     name: str
     text: str
-    good: bool = True
+    is_good: bool = True
 
 
 def findings(results: Path) -> list[Finding]:
-    """Everything, in the order in which it is shown; what cannot be looked at is a finding as well."""
-    looks: list[tuple[str, Callable[[], Finding]]] = [
+    """All findings in the order in which they are shown; a check that fails is a finding too."""
+    checks: list[tuple[str, Callable[[], Finding]]] = [
         ("curvbench", _package),
         ("python", lambda: Finding("python", f"{platform.python_version()} on {platform.platform()}")),
         ("torch", _torch),
@@ -47,14 +48,14 @@ def findings(results: Path) -> list[Finding]:
         ("memory", _memory),
         ("results", lambda: _results(results)),
     ]
-    return [_careful(name, look) for name, look in looks]
+    return [_checked(name, check) for name, check in checks]
 
 
-def _careful(name: str, look: Callable[[], Finding]) -> Finding:
+def _checked(name: str, check: Callable[[], Finding]) -> Finding:
     try:
-        return look()
+        return check()
     except Exception as error:
-        return Finding(name, f"{type(error).__name__}: {' '.join(str(error).split())}", good=False)
+        return Finding(name, f"{type(error).__name__}: {one_line(error)}", is_good=False)
 
 
 def _package() -> Finding:
@@ -66,9 +67,9 @@ def _torch() -> Finding:
 
     blas = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
     square = torch.eye(3, dtype=torch.float64) * 2
-    works = bool(torch.equal(square @ square, 2 * square))
+    is_right = bool(torch.equal(square @ square, 2 * square))
     text = f"{torch.__version__}, BLAS {blas[1] if blas else 'unknown'}, {torch.get_num_threads()} threads"
-    return Finding("torch", text if works else f"{text}: a matrix product is wrong", works)
+    return Finding("torch", text if is_right else f"{text}: a matrix product is wrong", is_right)
 
 
 def _cuda() -> Finding:
@@ -87,17 +88,17 @@ def _parts() -> Finding:
 
 def _extras() -> Finding:
     missing = {extra: [m for m in modules if importlib.util.find_spec(m) is None] for extra, modules in EXTRAS.items()}
-    told = [f"{extra} (no {', '.join(absent)})" if absent else extra for extra, absent in missing.items()]
-    return Finding("extras", ", ".join(told))
+    parts = [f"{extra} (no {', '.join(absent)})" if absent else extra for extra, absent in missing.items()]
+    return Finding("extras", ", ".join(parts))
 
 
 def _memory() -> Finding:
     free = usage.available()
-    return Finding("memory", f"{free / 1e9:.1f} GB can be had", free >= LEAST_MEMORY)
+    return Finding("memory", f"{free / 1e9:.1f} GB available", free >= LEAST_MEMORY)
 
 
 def _results(results: Path) -> Finding:
-    """Space where results go; a folder that does not exist yet is asked for at its nearest parent."""
+    """The free space for results; the nearest parent stands for a folder that does not exist yet."""
     place = store.refuse_unwritable(results)
     free = shutil.disk_usage(place).free
     return Finding("results", f"{free / 1e9:.1f} GB free at {str(results)!r}, which can be written", free >= LEAST_DISK)

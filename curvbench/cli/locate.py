@@ -1,4 +1,4 @@
-"""What RUN means on the command line: folders and files of rows."""
+"""The meaning of RUN on the command line: folders and files of rows."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from pathlib import Path
 import pandas as pd
 
 from curvbench import store
-from curvbench.analysis.summary import labels
+from curvbench.analysis.frames import labels
 
 
 def locate(run: str, results: Path, all_runs: bool = False) -> list[Path]:
     """The files or folders that ``run`` means.
 
-    A Parquet file or a folder of such, what ``store.resolve`` knows, or a git revision of which ``results`` holds runs:
-    a hash of at least seven digits, or a name that git knows here. Of a folder or revision the latest run of each
-    suite, or every run.
+    ``run`` is a Parquet file or a folder of them, a name that ``store.resolve`` takes, or a git revision of which
+    ``results`` holds runs: a hash of at least seven digits, or a name that git knows here. A folder or a revision means
+    the latest run of each suite, or, with ``all_runs``, every run.
 
     Raises:
-        ValueError: there is nothing of this name.
+        ValueError: nothing has this name.
     """
     path = Path(run)
-    if path.is_dir() and (found := store.runs_below(path)):
-        return found if all_runs else store.resolve(path)
+    if path.is_dir() and (runs := store.runs_below(path)):
+        return runs if all_runs else store.resolve(path)
     if path.exists():
         return [path]
     try:
         return store.resolve(run, results)
     except ValueError as error:
-        found = _of_revision(run, results)
-        if not found:
+        runs = _of_revision(run, results)
+        if not runs:
             raise ValueError(f"{error}; {_of_git(run, results)}") from None
-    return found if all_runs else list({folder.parent: folder for folder in found}.values())
+    return runs if all_runs else list({folder.parent: folder for folder in runs}.values())
 
 
 def read(run: str, results: Path, all_runs: bool = False) -> pd.DataFrame:
-    """The rows of what ``locate`` finds; raises ValueError where there are none."""
+    """The rows of the files that ``locate`` finds; raises ValueError if there are none."""
     rows = store.load(locate(run, results, all_runs))
     if rows.empty:
         raise ValueError(f"{run} has no rows: no cell of it has ended")
@@ -46,7 +46,7 @@ def read(run: str, results: Path, all_runs: bool = False) -> pd.DataFrame:
 
 
 def commit(run: Path) -> str:
-    """The first digits of the commit that a run was made at, with a plus where files differed from it; or empty."""
+    """The first digits of the commit of a run, with a plus if files differed from it; empty outside git."""
     environment = store.read_run(run).get("environment", {})
     sha = environment.get("git_sha")
     return sha[:10] + "+" * bool(environment.get("git_dirty")) if sha else ""
@@ -55,13 +55,13 @@ def commit(run: Path) -> str:
 def choose(
     rows: pd.DataFrame, probes: Collection[str], problems: Collection[str], metrics: Collection[str]
 ) -> pd.DataFrame:
-    """The rows of some probes and problems, each given by its label or its name, and of metrics that begin somehow.
+    """The rows of some probes and problems, by label or name, and of metrics with some prefixes; empty means all.
 
-    The file in front of a label, as ``run`` takes it, is passed over.
+    The file in front of a label, as the verb ``run`` takes it, is ignored.
     """
-    for kind, given in (("probe", probes), ("problem", problems)):
-        if wanted := [text.rpartition(".py:")[2] for text in given]:
-            rows = rows[labels(rows, kind).isin(wanted) | rows[kind].isin(wanted)]
+    for kind, texts in (("probe", probes), ("problem", problems)):
+        if names := [text.rpartition(".py:")[2] for text in texts]:
+            rows = rows[labels(rows, kind).isin(names) | rows[kind].isin(names)]
     metric = rows["metric"].fillna("")
     return rows[metric.str.startswith(tuple(metrics)) | (metric == "")] if metrics else rows
 
@@ -75,11 +75,11 @@ def _of_revision(text: str, results: Path) -> list[Path]:
 
 
 def _of_git(text: str, results: Path) -> str:
-    """What git knows of a revision at which no run was made."""
+    """The answer of git about a revision that has no run."""
     if sha := _resolved(text):
         return f"git knows it as {sha[:10]}, at which no run in {str(results)!r} was made: measure it there"
-    here = _git("rev-parse", "--is-inside-work-tree")
-    return "git has no such revision" if here else "and no git checkout here that could know it as a revision"
+    is_inside = _git("rev-parse", "--is-inside-work-tree")
+    return "git has no such revision" if is_inside else "and no git checkout here that could know it as a revision"
 
 
 def _resolved(text: str) -> str:
@@ -87,7 +87,7 @@ def _resolved(text: str) -> str:
 
 
 def _git(*arguments: str) -> str:
-    """What git says in the working directory; empty where it refuses or is not there."""
+    """The output of git in the working directory; empty if git refuses or is not installed."""
     try:
         return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, ValueError, subprocess.CalledProcessError):  # ValueError: a null byte

@@ -1,4 +1,4 @@
-"""Engines run the cells of a plan and leave one fragment per cell, whatever happens to it."""
+"""Engines run the cells of a plan. Every started cell leaves a fragment, however it ends."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from curvbench.engines.task import Outcome, Task
 from curvbench.spec import Cell, Status
 
 MEASURE = "curvbench.cells.measure"
-REFERENCE = "reference: "  # begins the reason of a cell that failed with its problem's reference
+REFERENCE = "reference: "  # begins the reason of a cell whose reference failed
 
 
 @dataclass(frozen=True)
 class Work:
-    """What an engine is asked to do: cells by id, the run's folder, seconds per cell (``timeout``) and in all.
+    """The cells that an engine runs, by id, and all that it needs to run them.
 
-    ``memory``: bytes that a cell may take; without it, an equal share of what can be had. ``measure`` names the module
-    whose ``prepare``, ``measure`` and ``reference_identity`` do it, and may name modules that they ``PRELOAD``. What
-    cells load is named as seen from ``root``, the suite's folder.
+    ``timeout``: seconds per cell. ``budget``: seconds after which no cell is started. None means no budget. ``memory``:
+    bytes per cell. None means an equal share of the available memory. ``measure``: the module whose ``prepare``,
+    ``measure`` and ``reference_identity`` do the work; its ``PRELOAD`` may name modules to import beforehand. ``root``:
+    the suite's folder, from which the files that cells load are named.
     """
 
     cells: Mapping[str, Cell]
@@ -48,8 +49,8 @@ class Work:
         ]
 
     def _task(self, kind: Literal["reference", "cell"], identity: str, cell: Cell, reference: str) -> Task:
-        if kind == "reference":  # which no probe decides: that of the cell, and what it imports, is not loaded with it
-            from curvbench.probes.identity import IdentityProbe  # imports torch, which engines need not wait for
+        if kind == "reference":  # no probe decides a reference, so that the file of the cell's probe is not loaded
+            from curvbench.probes.identity import IdentityProbe  # imports torch, and engines need not wait for it
 
             cell = replace(cell, probe=IdentityProbe())
         return Task(kind, identity, cell, self.folder, reference, self.data, self.environment, self.measure, self.root)
@@ -57,7 +58,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Event:
-    """Something happened to a task: it started, says what it does, or finished after ``seconds`` with ``outcome``."""
+    """An event of a task: it started, reported a ``text``, or finished after ``seconds`` with ``outcome``."""
 
     kind: Literal["started", "reported", "finished"]
     task: Task
@@ -70,14 +71,14 @@ Observer = Callable[[Event], None]
 
 
 class Engine(Protocol):
-    """Runs work. Every cell that was started has a fragment afterwards; KeyboardInterrupt is raised again."""
+    """Runs work. Every started cell has a fragment afterwards; KeyboardInterrupt is raised again."""
 
     def run(self, work: Work, observe: Observer) -> None:
-        """Run all tasks and tell ``observe`` of each event, in the caller's thread."""
+        """Run all tasks, and call ``observe`` with each event in the caller's thread."""
 
 
 def blocked(task: Task, failed: Mapping[str, Outcome]) -> Outcome | None:
-    """Why a cell cannot be measured: the outcome of its reference, unless that is there."""
+    """The outcome of a cell whose reference failed. None means that the reference is there."""
     outcome = failed.get(task.reference)
     if outcome is None or outcome.status is Status.SKIPPED:
         return outcome

@@ -8,22 +8,22 @@ from curvbench.engines import Observer, Work
 from curvbench.engines.shard import Gathering, pack, run_apart, split
 from curvbench.engines.task import Outcome
 from curvbench.spec import Status
+from curvbench.words import one_line
 
 TICK = 0.5  # seconds between two looks for fragments
 
 
 class ExecutorEngine:
-    """Sends shards of up to ``size`` cells to ``executor``; its workers see the same folders as this process.
+    """Sends shards of up to ``size`` cells to ``executor``, whose workers see the same folders as this process.
 
-    Each shard is carried out by the local engine in an interpreter of its own, so that a cell that dies takes no worker
-    with it.
+    The local engine runs each shard in a separate interpreter, so that a cell that dies ends no worker.
     """
 
     def __init__(self, executor: Executor, size: int = 8) -> None:
         self.executor, self.size = executor, size
 
     def run(self, work: Work, observe: Observer) -> None:
-        """Run all cells; a budget is not kept, for what waits is the executor's."""
+        """Run all cells. A budget is not kept, because the executor decides when waiting shards start."""
         gathering = Gathering(work, observe)
         for shards in split(work, self.size):
             futures = {self.executor.submit(run_apart, pack(shard)): shard for shard in shards}
@@ -40,7 +40,7 @@ def _await(futures: dict[Future[None], Work], gathering: Gathering) -> None:
         done, pending = wait(pending, TICK)
         gathering.collect()
         for future in done:
-            error = " ".join(str(future.exception()).split())
+            error = one_line(future.exception())
             gathering.give_up(
                 futures[future].cells, Outcome(Status.CRASHED, f"its worker ended without a result: {error}")
             )

@@ -1,7 +1,7 @@
-"""The guard of a run: a small process that outlives it, and ends what it left when it dies, however it dies.
+"""The guard of a run: a small process that outlives the run and kills the processes that the run left.
 
-Run as a program it needs nothing but Python: a number with + before it is to be watched, with - no more; below zero it
-is that of a group, as kill(2) has it. When its input ends, what is left is killed.
+The guard program needs nothing but Python. It reads numbers of processes: ``+`` begins to watch a number, ``-`` ends
+it, and a negative number is a process group, as in kill(2). When its input ends, it kills all that it watches.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 
 class Guard:
-    """Processes and groups that are not to outlive this one. In a session of its own, as Ctrl-C is not meant for it."""
+    """Kills processes and groups when this process ends, from a separate session, which Ctrl-C does not reach."""
 
     def __init__(self) -> None:
         command = [sys.executable, "-I", "-S", __file__]
@@ -26,40 +26,40 @@ class Guard:
         self._say(f"+{-group}\n")
 
     def release(self, group: int) -> None:
-        """The group has ended: its number may come back for another."""
+        """Stop watching a group that has ended: the system may give its number to another group."""
         self._say(f"-{-group}\n")
 
     def watch_process(self, pid: int) -> None:
-        """Kill one process when this one ends."""
+        """Kill one process when this process ends."""
         self._say(f"+{pid}\n")
 
     def release_process(self, pid: int) -> None:
-        """The process may go on."""
+        """Stop watching a process, which may then go on."""
         self._say(f"-{pid}\n")
 
     def close(self) -> None:
-        """End the guard; what it still watches is killed."""
+        """End the guard, which kills all that it still watches."""
         with contextlib.suppress(BrokenPipeError):
             assert self._process.stdin is not None
             self._process.stdin.close()
         self._process.wait()
 
     def _say(self, text: str) -> None:
-        with contextlib.suppress(BrokenPipeError):  # somebody has killed it: the run goes on without
+        with contextlib.suppress(BrokenPipeError):  # the guard was killed: the run goes on without it
             assert self._process.stdin is not None
             self._process.stdin.write(text.encode())
             self._process.stdin.flush()
 
 
 def watched(lines: Iterable[str]) -> set[int]:
-    """The numbers that are left when the last line has come."""
-    left: set[int] = set()
+    """The numbers that are still watched after the last line."""
+    numbers: set[int] = set()
     for line in lines:
-        (left.add if line[0] == "+" else left.discard)(int(line[1:]))
-    return left
+        (numbers.add if line[0] == "+" else numbers.discard)(int(line[1:]))
+    return numbers
 
 
 if __name__ == "__main__":
-    for left in watched(sys.stdin):
+    for number in watched(sys.stdin):
         with contextlib.suppress(ProcessLookupError):
-            os.kill(left, signal.SIGKILL)
+            os.kill(number, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The engine for debugging: every task in this process, one after the other, without a time limit."""
+"""The engine for debugging: it runs every task in this process, in order, without a time limit."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from curvbench.spec import Status
 
 
 class InlineEngine:
-    """Runs tasks in this process; exceptions become rows, KeyboardInterrupt gets out."""
+    """Runs tasks in this process. Exceptions become rows; KeyboardInterrupt is raised again."""
 
     def run(self, work: Work, observe: Observer) -> None:
         """Run all tasks in order."""
-        begun = time.monotonic()
+        start = time.monotonic()
         libraries.watch(work.root)
         failed: dict[str, Outcome] = {}
         for task in work.tasks():
-            if work.budget is not None and time.monotonic() - begun >= work.budget:
+            if work.budget is not None and time.monotonic() - start >= work.budget:
                 return
             observe(Event("started", task))
             started = time.monotonic()

@@ -1,4 +1,4 @@
-"""The engine of one machine: a process per task, with a hard time limit, several at a time."""
+"""The engine of one machine: a process per task with a hard time limit, several at a time."""
 
 from __future__ import annotations
 
@@ -25,24 +25,25 @@ from curvbench.engines.task import Outcome, Task, describe, run_cell
 from curvbench.identity import libraries
 from curvbench.registry import expect, loaded_files
 from curvbench.spec import Status
+from curvbench.words import death
 
 GRACE = 2.0  # seconds between the request to end and the kill
 TICK = 0.25  # seconds between two looks at memory and logs
-SERVER_DIED = 255  # the exit code of a process whose fork server cannot tell it any more
-SPARE = 0.95  # of the memory that can be had, what the cells may share
+SERVER_DIED = 255  # the exit code of a process whose fork server died before it could report one
+SPARE = 0.95  # share of the available memory that the cells may take together
 
 
 class LocalEngine:
-    """Runs each task in a process group of its own, so that one that dies or hangs leaves a row and nothing else.
+    """Runs each task in a separate process group, so that a task that dies or hangs leaves a row and nothing else.
 
-    A task that takes more than its share of the memory is ended. None of them outlives this process.
+    A task that takes more than its share of the memory is ended. No task outlives this process.
     """
 
     def run(self, work: Work, observe: Observer) -> None:
-        """Run all tasks, up to ``work.jobs`` at a time; on KeyboardInterrupt end those that run and raise it again.
+        """Run all tasks, up to ``work.jobs`` at a time. On KeyboardInterrupt end the running tasks and raise it again.
 
         Raises:
-            OSError: results cannot be written any more.
+            OSError: results can no longer be written.
         """
         guard = Guard()
         try:
@@ -52,7 +53,7 @@ class LocalEngine:
 
 
 class _Loaded(NamedTuple):
-    """What a child has loaded before it begins, for one that cannot say it at its end; see ``Task.loaded``."""
+    """The libraries that a child has loaded before its task begins, in case it dies; see ``Task.loaded``."""
 
     name: str | None = None
 
@@ -82,11 +83,11 @@ class _Session:
             self._abandon()
             raise
         finally:
-            if self.server is not None and self.forked:  # this process lives on, and its next run uses it
+            if self.server is not None and self.forked:  # the next run of this process uses the server
                 self.guard.release_process(self.server)
 
     def _start(self) -> None:
-        """Fill the free places. Over budget nothing is started; what is left stays without rows."""
+        """Start tasks on the free places. Once the budget is spent, the remaining tasks stay without rows."""
         if time.monotonic() >= self.end:
             self.waiting.clear()
         while len(self.running) < self.work.jobs and (task := self._next()):
@@ -106,18 +107,18 @@ class _Session:
                 self._finished(task, task.fail(describe(error), datetime.now(UTC)), 0.0)
 
     def _next(self) -> Task | None:
-        """The first task whose reference neither waits nor runs."""
+        """The first task whose reference is neither waiting nor running."""
         open_tasks = [*self.waiting, *(child.task for child in self.running)]
         pending = {task.reference for task in open_tasks if task.kind == "reference"}
         return next((t for t in self.waiting if t.kind == "reference" or t.reference not in pending), None)
 
     def _slot(self, task: Task) -> Sequence[str]:
-        """The GPUs that fewest of the running tasks have, as many as the task needs; none where they see all."""
-        taken = [gpu for child in self.running for gpu in child.slot]
-        return sorted(self.slots, key=taken.count)[: task.devices]
+        """The GPUs that the fewest running tasks use, as many as the task needs; empty if every task sees all GPUs."""
+        used = [gpu for child in self.running for gpu in child.slot]
+        return sorted(self.slots, key=used.count)[: task.devices]
 
     def _listen(self) -> None:
-        """Sleep until a child speaks or ends, or is to be looked at."""
+        """Sleep until a child reports or ends, or until its memory and log are due for a look."""
         if not self.running:
             return
         due = min(child.deadline for child in self.running) - time.monotonic()
@@ -129,7 +130,7 @@ class _Session:
         for child in list(self.running):
             for text in child.reports():
                 self.observe(Event("reported", child.task, text))
-            if child.alive() and child.result() is None and child.within_bounds():
+            if child.is_alive() and child.result() is None and child.is_within_bounds():
                 continue
             outcome = child.close()
             self.running.remove(child)
@@ -141,7 +142,7 @@ class _Session:
         self.observe(Event("finished", task, outcome=outcome, seconds=seconds))
 
     def _abandon(self) -> None:
-        """End the children; the cells that were running get the status interrupted. Another interrupt ends the wait."""
+        """End the children; their cells get the status interrupted. Another interrupt ends the wait."""
         try:
             for child in self.running:
                 child.ask()
@@ -152,12 +153,12 @@ class _Session:
             for child in self.running:
                 child.kill()
         for child in self.running:
-            with contextlib.suppress(OSError):  # what stopped the run may be that nothing can be written
+            with contextlib.suppress(OSError):  # perhaps the run stops because nothing can be written
                 child.task.fail(Outcome(Status.INTERRUPTED, "interrupted"), child.started_at)
 
 
 def _slots(work: Work) -> list[str]:
-    """The GPUs among which cells that ask for ``cuda`` are spread: those of the first one's model."""
+    """The GPUs over which cells that ask for ``cuda`` are spread: all of the same model as the first GPU."""
     if work.jobs == 1 or not any(cell.device == "cuda" for cell in work.cells.values()):
         return []
     import torch
@@ -171,11 +172,11 @@ def _slots(work: Work) -> list[str]:
 
 
 class _Child:
-    """A process that carries out one task, on the GPUs of ``slot`` where there are any."""
+    """A process that carries out one task, on the GPUs of ``slot`` if it names any."""
 
     def __init__(self, context: BaseContext, guard: Guard, task: Task, timeout: float, slot: Sequence[str]) -> None:
         self.guard, self.task, self.timeout, self.slot = guard, task, timeout, slot
-        self._said: list[str] = []
+        self._reports: list[str] = []
         self._result: Outcome | None = None
         self._excess = ""
         self._loaded = _Loaded()
@@ -183,13 +184,13 @@ class _Child:
         variables = {"CUDA_VISIBLE_DEVICES": ",".join(slot)} if slot else {}
         self._pipe, theirs = context.Pipe()
         self.process = context.Process(target=_child, args=(task.log, theirs))  # type: ignore[attr-defined]
-        self.process.start()  # which waits for the server's imports: they are not the cell's time
+        self.process.start()  # waits for the imports of the server, which are not part of the cell's time
         self.started_at, self.started = datetime.now(UTC), time.monotonic()
         self.deadline = self.started + timeout
         theirs.close()
         guard.watch(self.process.pid)
-        with contextlib.suppress(BrokenPipeError):  # how it died is found where all deaths are
-            # only now: nothing runs that is not watched
+        with contextlib.suppress(BrokenPipeError):  # the child has died: ``_death`` says how
+            # sent only now, because the guard has to watch the child before it runs anything
             self._pipe.send((variables, loaded_files(), task.root, content))
 
     @property
@@ -197,43 +198,43 @@ class _Child:
         return time.monotonic() - self.started
 
     def sources(self) -> Sequence[Connection[Any, Any] | int]:
-        """What becomes readable when the child speaks or ends."""
+        """The sources that become readable when the child reports or ends."""
         return [self.process.sentinel] if self._pipe.closed else [self.process.sentinel, self._pipe]
 
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         return bool(self.process.is_alive())
 
     def look(self, share: float, remedy: str) -> None:
-        """Note whether it takes more than ``share`` bytes, with the ``remedy``, and keep its log short."""
-        if (took := usage.used(self.process.pid)) > share:
-            self._excess = f"took {took / 1e9:.2f} GB, more than its share of {share / 1e9:.2f} GB{remedy}"
+        """Note if the child takes more than ``share`` bytes, with the ``remedy``, and keep its log short."""
+        if (bytes_used := usage.used(self.process.pid)) > share:
+            self._excess = f"took {bytes_used / 1e9:.2f} GB, more than its share of {share / 1e9:.2f} GB{remedy}"
         store.shorten_log(self.task.log)
 
-    def within_bounds(self) -> bool:
-        """Whether it has time and memory left."""
+    def is_within_bounds(self) -> bool:
+        """Whether the child has time and memory left."""
         return not self._excess and time.monotonic() < self.deadline
 
     def reports(self) -> list[str]:
-        """What the child has said since the last call."""
+        """The reports of the child since the last call."""
         self._receive()
-        said, self._said = self._said, []
-        return said
+        reports, self._reports = self._reports, []
+        return reports
 
     def result(self) -> Outcome | None:
-        """What the child said last of all: how its task ended."""
+        """The outcome of the task, if the child has sent it."""
         self._receive()
         return self._result
 
     def close(self) -> Outcome:
-        """End the child if it is not at its end, and say how its task ended."""
+        """End the child if it still runs, and return the outcome of its task."""
         if self.result() is not None:
             self.process.join(GRACE)
-        ended = self.alive()
-        if ended and not self._excess:  # memory that grows waits for nobody
+        must_be_ended = self.is_alive()
+        if must_be_ended and not self._excess:  # without the grace period, in which memory could go on growing
             self.ask()
             self.process.join(GRACE)
         self.kill()
-        failure = self._bound() if ended else self._death()
+        failure = self._bound() if must_be_ended else self._death()
         return self.result() or self.task.fail(failure, self.started_at, self._loaded.name)
 
     def ask(self) -> None:
@@ -250,9 +251,9 @@ class _Child:
     def _signal(self, number: signal.Signals) -> None:
         try:
             os.killpg(self.process.pid, number)
-        except ProcessLookupError:  # the group is empty, or the child has not yet made it
-            if self.alive():
-                with contextlib.suppress(ProcessLookupError):  # it may end between the look and the signal
+        except ProcessLookupError:  # the group is empty, or the child has not made it yet
+            if self.is_alive():
+                with contextlib.suppress(ProcessLookupError):  # it may end between the check and the signal
                     os.kill(self.process.pid, number)
 
     def _receive(self) -> None:
@@ -266,7 +267,7 @@ class _Child:
                 elif isinstance(message, _Loaded):
                     self._loaded = message
                 else:
-                    self._said.append(message)
+                    self._reports.append(message)
         except (EOFError, ConnectionResetError):
             self._pipe.close()
 
@@ -278,19 +279,16 @@ class _Child:
     def _death(self) -> Outcome:
         code = self.process.exitcode
         log = self.task.log.relative_to(self.task.folder)
-        if code == -signal.SIGKILL:
-            return Outcome(Status.KILLED, "killed by SIGKILL, most often because memory ran out")
         if code == SERVER_DIED:
             return Outcome(
                 Status.INTERRUPTED, f"the server of processes died with it, or it left with {code}, see {log}"
             )
-        if code is not None and code < 0:
-            return Outcome(Status.CRASHED, f"died of {signal.Signals(-code).name}, see {log}")
-        return Outcome(Status.CRASHED, f"left with exit code {code} and without a result, see {log}")
+        status, reason = death(code)
+        return Outcome(status, reason if status is Status.KILLED else f"{reason}, see {log}")
 
 
 def _context(measure: str) -> BaseContext:
-    """Processes forked from a server that has imported what is slow to import, and nothing else."""
+    """Processes forked from a server that has imported the slow modules, and nothing else."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -300,7 +298,7 @@ def _context(measure: str) -> BaseContext:
 
 
 def _watched_server(context: BaseContext, guard: Guard) -> int | None:
-    """The number of the fork server, which begins here: while it imports, it does not see that this process is gone."""
+    """Start the fork server and watch it: while it imports, it does not notice that this process has died."""
     if context.get_start_method() != "forkserver":
         return None
     forkserver.ensure_running()
@@ -310,7 +308,7 @@ def _watched_server(context: BaseContext, guard: Guard) -> int | None:
 
 
 def _child(log: Path, pipe: Connection[Any, Any]) -> None:
-    """The child's main function; it ends at once where the parent has died before it said what to do."""
+    """The child's main function; it ends at once if the parent has died before it sent the task."""
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _die_first()
@@ -335,7 +333,7 @@ def _child(log: Path, pipe: Connection[Any, Any]) -> None:
 
 
 def _unpack(variables: Mapping[str, str], files: Sequence[Path], content: bytes) -> Task:
-    """The task. Of users' files those are loaded that define something of it."""
+    """The task; users' files that define a part of it are loaded."""
     os.environ.update(variables)
     expect(files)
     task: Task = pickle.loads(content)
@@ -343,7 +341,7 @@ def _unpack(variables: Mapping[str, str], files: Sequence[Path], content: bytes)
 
 
 def _die_first() -> None:
-    """Where the machine's memory runs out, the system takes a cell before the process that knows what to do then."""
+    """Make the system end this cell first when memory runs out, because the parent process can handle that."""
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
 

@@ -1,4 +1,4 @@
-"""Shards: parts of a run that go elsewhere, each carried out there by the local engine; fragments bring the results."""
+"""Shards: parts of a run that the local engine carries out elsewhere; their fragments bring the results back."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Stamp = tuple[int, int] | None
 
 
 def split(work: Work, size: int) -> tuple[list[Work], list[Work]]:
-    """Leaders, each making one reference and measuring one cell; then followers of up to ``size`` cells of one."""
+    """Leaders make one reference and measure one cell each; followers measure up to ``size`` cells of one reference."""
     work = replace(work, folder=work.folder.resolve(), data=work.data and work.data.resolve(), budget=None)
     groups: dict[str, list[str]] = {}
     for identity, cell in work.cells.items():
@@ -33,14 +33,14 @@ def split(work: Work, size: int) -> tuple[list[Work], list[Work]]:
 
 
 def pack(work: Work) -> bytes:
-    """A shard as another process takes it."""
+    """A shard as bytes for another process."""
     return pickle.dumps((loaded_files(), pickle.dumps(work)))
 
 
 def run_shard(content: bytes) -> None:
-    """Carry out a shard in this process and its children; a cluster that takes it back says so by SIGTERM."""
+    """Carry out a shard in this process and its children; a cluster ends it with SIGTERM."""
     files, packed = pickle.loads(content)
-    for file in files:  # first: what is unpickled may be defined there
+    for file in files:  # loaded first, because they may define what is unpickled
         load_file(file)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -50,14 +50,14 @@ def run_shard(content: bytes) -> None:
 
 
 def run_apart(content: bytes) -> None:
-    """Carry out a shard in an interpreter of its own; raises CalledProcessError where that dies."""
+    """Carry out a shard in a separate interpreter; raises CalledProcessError if that dies."""
     command = [sys.executable, "-m", "curvbench.engines.shard"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     subprocess.run(command, input=content, env=environment, check=True)
 
 
 class Gathering:
-    """The cells of a run that are measured elsewhere: each is finished when its fragment comes, or is given up."""
+    """The cells of a run that are measured elsewhere: each finishes when its fragment comes, or is given up."""
 
     def __init__(self, work: Work, observe: Observer) -> None:
         self.observe = observe
@@ -66,14 +66,14 @@ class Gathering:
         self._logs = {identity: _stamp(task.log) for identity, task in self.left.items()}
 
     def collect(self) -> None:
-        """Tell of the cells whose fragments have come."""
+        """Report the cells whose fragments have come."""
         for identity, task in list(self.left.items()):
             changed = _stamp(task.fragment) != self._fragments[identity]
             if changed and (status := store.fragment_status(task.fragment)) is not None:
                 self._finish(task, Outcome(status))
 
     def give_up(self, cells: Collection[str], outcome: Outcome) -> None:
-        """Nothing comes any more: of those that were begun this is the end, the others have none."""
+        """No more fragments come for ``cells``: those that have begun end with ``outcome``, the others get no row."""
         self.collect()
         for identity in [i for i in cells if i in self.left]:
             task = self.left[identity]
@@ -92,12 +92,12 @@ def _part(work: Work, ids: Collection[str]) -> Work:
 
 
 def _stamp(path: Path) -> Stamp:
-    """What changes when a file comes or is replaced; None where there is none."""
+    """Time and number of a file, which change when it is replaced. None means that there is no file."""
     try:
-        found = path.stat()
+        stat = path.stat()
     except FileNotFoundError:
         return None
-    return found.st_mtime_ns, found.st_ino
+    return stat.st_mtime_ns, stat.st_ino
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One task, a reference or a cell, carried out in this process; every exception becomes an outcome."""
+"""One task, a reference or a cell, carried out in this process. Every exception becomes an outcome."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ from curvbench.identity import libraries
 from curvbench.registry import loaded_suites, source
 from curvbench.spec import Cell, Diverged, Row, Skip, Status, Unsupported
 from curvbench.spec.pictures import collected
+from curvbench.words import one_line
 
 Report = Callable[[str], None]
-ANSWERED = frozenset({Status.OK, Status.UNSUPPORTED})  # what is not run again
+ANSWERED = frozenset({Status.OK, Status.UNSUPPORTED})  # statuses whose cells are not run again
+LONGEST_REASON = 500  # characters: every row of a cell repeats the reason
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a task ended, and why where it did not succeed."""
+    """How a task ended, and the reason if it did not succeed."""
 
     status: Status = Status.OK
     reason: str = ""
@@ -33,7 +35,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Task:
-    """A reference to prepare or a cell to measure, with all that another process needs to do it."""
+    """A reference to prepare or a cell to measure, with all that another process needs for it."""
 
     kind: Literal["reference", "cell"]
     id: str
@@ -47,20 +49,20 @@ class Task:
 
     @property
     def label(self) -> str:
-        """The cell's label, or that of the problem whose reference it is."""
+        """The cell's label, or the label of the problem of a reference."""
         if self.kind == "cell":
             return self.cell.label
-        made = "start" if self.cell.training else "reference Fisher"
-        return f"{made} of {self.cell.problem.label}, seed {self.cell.seed}"
+        kind = "start" if self.cell.training else "reference Fisher"
+        return f"{kind} of {self.cell.problem.label}, seed {self.cell.seed}"
 
     @property
     def devices(self) -> int:
-        """How many it takes: a reference is made on one."""
+        """The number of devices that the task needs; a reference needs one."""
         return self.cell.devices if self.kind == "cell" else 1
 
     @property
     def log(self) -> Path:
-        """The file that takes what the task prints."""
+        """The file into which the task prints."""
         return store.cell_file(self.folder / "logs", self.id, ".log")
 
     @property
@@ -69,19 +71,19 @@ class Task:
         return store.cell_file(self.folder / "cells", self.id)
 
     def answered(self) -> Outcome | None:
-        """How the cell has ended for good, by whomever it was measured."""
+        """The final outcome if the cell's fragment already holds one, whichever process wrote it."""
         status = store.fragment_status(self.fragment) if self.kind == "cell" else None
         return Outcome(status) if status in ANSWERED else None
 
     def fail(self, outcome: Outcome, started: datetime, loaded: str | None = None) -> Outcome:
-        """Write the row of a cell without a value, unless there is an answer: what is measured is never lost."""
+        """Write the row of a cell without a value, unless its fragment holds an answer: it must not be lost."""
         if answer := self.answered():
             return answer
         row = Row(status=outcome.status, reason=outcome.reason, scope="", epoch=self.cell.problem.epochs)
-        return self.keep([row], started, loaded) if self.kind == "cell" else outcome
+        return self.write([row], started, loaded) if self.kind == "cell" else outcome
 
     def do(self, report: Report) -> Sequence[Row]:
-        """The cell's rows; none for a reference, which is made."""
+        """Measure the cell and return its rows, or make the reference and return no rows."""
         import torch
 
         torch.set_num_threads(self.cell.threads)
@@ -90,18 +92,18 @@ class Task:
         if self.kind == "reference":
             module.prepare(self.cell, reference, self.data, report)
             return []
-        with collected() as kept:
+        with collected() as blocks:
             rows: list[Row] = module.measure(self.cell, reference, self.data, report)
         if not rows:
             raise RuntimeError("the cell was measured without a single row")
-        if kept:  # of a training that was measured on its way, the last
-            store.write_blocks(self.folder, self.id, kept[-1])
+        if blocks:  # a training that was measured on its way has several; the last are stored
+            store.write_blocks(self.folder, self.id, blocks[-1])
         return rows
 
-    def keep(self, rows: Sequence[Row], started: datetime, loaded: str | None = None) -> Outcome:
-        """Write the cell's rows, and say how it ended; ``loaded`` names what its process had loaded, if that is known.
+    def write(self, rows: Sequence[Row], started: datetime, loaded: str | None = None) -> Outcome:
+        """Write the cell's rows and return its outcome.
 
-        See ``loaded``.
+        ``loaded``: the record of the libraries that its process had loaded, see ``loaded``. None means unknown.
         """
         context = store.Context(self.folder.name, self.id, started, self.environment, loaded)
         table = store.rows_to_table(self.cell, rows, context)
@@ -110,7 +112,7 @@ class Task:
         return Outcome(status, "" if status is Status.OK else store.reason(table, status))
 
     def loaded(self) -> str | None:
-        """Keep what this process, which measures the cell, has loaded so far; None for a reference, which says it."""
+        """Store which libraries this process has loaded, and return the record's name; None for a reference."""
         if self.kind == "reference":
             return None
         suites = loaded_suites() - {source(type(part)) for part in (self.cell.probe, self.cell.problem)}
@@ -121,7 +123,7 @@ class Task:
 def run_cell(task: Task, report: Report) -> Outcome:
     """Carry out a task in this process and write the cell's fragment: what every engine calls.
 
-    Only KeyboardInterrupt gets out, and OSError where the disk is full: that says nothing of the cell.
+    Only KeyboardInterrupt is raised, and OSError if the disk is full, because that is no outcome of the cell.
     """
     started = datetime.now(UTC)
     try:
@@ -129,38 +131,39 @@ def run_cell(task: Task, report: Report) -> Outcome:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        if full := _disk_full(error):
-            raise full from error
+        if disk_error := _disk_full(error):
+            raise disk_error from error
         traceback.print_exc()
         return task.fail(describe(error), started, task.loaded())
-    return task.keep(rows, started, task.loaded()) if task.kind == "cell" else Outcome()
+    return task.write(rows, started, task.loaded()) if task.kind == "cell" else Outcome()
 
 
 def _disk_full(error: BaseException) -> OSError | None:
-    """The error of a full disk that stands behind ``error``."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in _FULL:
-            return seen
-        if isinstance(seen, RuntimeError) and "PytorchStreamWriter failed writing" in str(seen):
+    """The error of a full disk that caused ``error``, if any."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _FULL:
+            return cause
+        if isinstance(cause, RuntimeError) and "PytorchStreamWriter failed writing" in str(cause):
             return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        seen = seen.__cause__ or seen.__context__
+        cause = cause.__cause__ or cause.__context__
     return None
 
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
-_SAID = {Skip: Status.SKIPPED, Unsupported: Status.UNSUPPORTED, Diverged: Status.DIVERGED}  # their text is the reason
+# The text of these exceptions is the reason of the status.
+_STATUS_OF = {Skip: Status.SKIPPED, Unsupported: Status.UNSUPPORTED, Diverged: Status.DIVERGED}
 
 
 def describe(error: BaseException) -> Outcome:
     """Status and one-line reason for an exception."""
-    for kind, status in _SAID.items():
+    for kind, status in _STATUS_OF.items():
         if isinstance(error, kind):
-            return Outcome(status, _one_line(str(error)))
+            return Outcome(status, one_line(error, LONGEST_REASON))
     if isinstance(error, RankDied):
         return Outcome(error.status, str(error))
     lines = "".join(traceback.format_exception_only(error)).strip()
-    return Outcome(_failure(error), _one_line(lines))
+    return Outcome(_failure(error), one_line(lines, LONGEST_REASON))
 
 
 def _failure(error: BaseException) -> Status:
@@ -172,8 +175,3 @@ def _failure(error: BaseException) -> Status:
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)):
         return Status.OOM_HOST
     return Status.ERROR
-
-
-def _one_line(text: str, limit: int = 500) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= limit else f"{line[: limit - 3]}..."

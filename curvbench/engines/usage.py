@@ -1,4 +1,4 @@
-"""Host memory: what this process may have, and what another one and its children take."""
+"""Host memory: how much this process may take, and how much another process and its children take."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pathlib import Path
 
 PROC = Path("/proc")
 CGROUP = Path("/sys/fs/cgroup")
-_OWN = re.compile(r"Rss(?:Anon|Shmem):\s*(\d+) kB")
+_UNSHARED = re.compile(r"Rss(?:Anon|Shmem):\s*(\d+) kB")
 
 
 def available() -> float:
-    """Bytes that can be had now: of the machine, of the container, of the Slurm job; infinite where nothing tells."""
+    """Bytes available now: the least of machine, container and Slurm job; infinite if all are unknown."""
     return min(_machine(), _container(), _job())
 
 
 def used(pid: int) -> int:
-    """Bytes of a process and its descendants that no file backs; 0 where the system does not tell."""
+    """Bytes of a process and its descendants that no file backs; 0 if the system does not report them."""
     return sum(_kilobytes(process) for process in _family(pid)) * 1024
 
 
 def _machine() -> float:
-    found = re.search(r"MemAvailable:\s*(\d+) kB", _text(PROC / "meminfo"))
-    return int(found[1]) * 1024 if found else float("inf")
+    match = re.search(r"MemAvailable:\s*(\d+) kB", _text(PROC / "meminfo"))
+    return int(match[1]) * 1024 if match else float("inf")
 
 
 def _container() -> float:
@@ -46,7 +46,7 @@ def _family(pid: int) -> Iterator[int]:
 
 
 def _names(folder: Path) -> list[str]:
-    """What is in a folder of the system; nothing where it is not there, or goes away meanwhile."""
+    """The names in a folder of the system; empty if the folder is absent or vanishes meanwhile."""
     try:
         return os.listdir(folder)
     except OSError:
@@ -54,11 +54,11 @@ def _names(folder: Path) -> list[str]:
 
 
 def _kilobytes(pid: int) -> int:
-    return sum(map(int, _OWN.findall(_text(PROC / str(pid) / "status"))))
+    return sum(map(int, _UNSHARED.findall(_text(PROC / str(pid) / "status"))))
 
 
 def _text(path: Path) -> str:
-    """What a file of the system says; nothing where it is not there, or its process has ended meanwhile."""
+    """The text of a file of the system; empty if the file is absent or its process has ended meanwhile."""
     try:
         return path.read_text()
     except OSError:

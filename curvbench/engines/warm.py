@@ -1,4 +1,4 @@
-"""What a fork server finds out once for all its cells: it imports this last."""
+"""Work that a fork server does once for all its cells: it imports this module last."""
 
 from curvbench.identity import libraries
 

@@ -12,16 +12,17 @@ from curvbench.cells import shipped
 from curvbench.engines.task import ANSWERED
 from curvbench.planning.plan import AGAIN
 from curvbench.spec import Status
+from curvbench.words import one_line
 
 NAMES = {"code": "curvbench's code", "torch": "torch", "device": "the device"}
 
 
 class Fate(NamedTuple):
-    """A cell by its id and label, whether it would be run, and why."""
+    """A cell by its id and label, whether it would be run again, and why."""
 
     id: str
     label: str
-    runs: bool
+    will_run: bool
     why: str
 
 
@@ -31,9 +32,10 @@ def fates(
     now: Mapping[str, Any],
     libraries: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Iterator[Fate]:
-    """The fate of each cell that ``run.json`` names; ``now`` is the identity of a run begun now, as far as known.
+    """The fate of each cell in ``record``, the content of ``run.json``.
 
-    ``libraries``: what has changed of those of each cell, by its id.
+    ``now``: the identity of a run that would begin now, without the parts that are unknown. ``libraries``: for each
+    cell, by id, the changes in the libraries that it had loaded.
     """
     then = record.get("identity", {})
     common = [
@@ -45,22 +47,21 @@ def fates(
         sources = list(_sources(cell))
         changes = [*common, *(f"{name} changed" for name, same in sources if same is False), *_weights(cell)]
         changes += libraries.get(cell["id"], [])
-        runs, why = _verdict(statuses.get(cell["id"]), changes)
-        hidden = ", ".join(name for name, same in sources if same is None)
-        yield Fate(
-            cell["id"], _label(cell), runs, f"{why} (no file of {hidden} here to compare with)" if hidden else why
-        )
+        will_run, why = _verdict(statuses.get(cell["id"]), changes)
+        if missing := ", ".join(name for name, same in sources if same is None):
+            why = f"{why} (no file of {missing} here to compare with)"
+        yield Fate(cell["id"], _label(cell), will_run, why)
 
 
 def current(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What the identity of the run would be now, on the device it was made on."""
+    """The identity that the run would have now, on the device on which it was made."""
     import torch
 
-    found = {"code": identity.code_identity(), "torch": torch.__version__}
+    parts = {"code": identity.code_identity(), "torch": torch.__version__}
     try:
-        return found | {"device": identity.device_name(record.get("environment", {}).get("device", "cpu"))}
+        return parts | {"device": identity.device_name(record.get("environment", {}).get("device", "cpu"))}
     except ValueError:
-        return found | {"device": "no such device"}
+        return parts | {"device": "no such device"}
 
 
 def _verdict(status: Status | None, changes: list[str]) -> tuple[bool, str]:
@@ -74,18 +75,18 @@ def _verdict(status: Status | None, changes: list[str]) -> tuple[bool, str]:
 
 
 def _sources(cell: Mapping[str, Any]) -> Iterator[tuple[str, bool | None]]:
-    """The components of a cell, and whether their files are as they were; None where those are not found."""
-    for part, known in (("problem", registry.problems), ("probe", registry.probes)):
+    """The components of a cell, and whether their files are unchanged. None means that a file is not here."""
+    for part, shipped_parts in (("problem", registry.problems), ("probe", registry.probes)):
         recorded = cell.get("sources", {}).get(part)
         name = str(cell.get(part))
         if recorded is None:
             continue
-        file = registry.source(known()[name]) if name in known() else Path(recorded["file"])
+        file = registry.source(shipped_parts()[name]) if name in shipped_parts() else Path(recorded["file"])
         yield name, identity.content(file) == recorded["content"] if file.is_file() else None
 
 
 def _weights(cell: Mapping[str, Any]) -> Iterator[str]:
-    """What has become of the shipped snapshot that the cell started from."""
+    """The change, if any, in the shipped snapshot that the cell started from."""
     if not (planned := cell.get("weights")):
         return
     try:
@@ -100,8 +101,8 @@ def _weights(cell: Mapping[str, Any]) -> Iterator[str]:
 
 def _label(cell: Mapping[str, Any]) -> str:
     probe, problem = (_named(cell.get(part), cell.get(f"{part}_args")) for part in ("probe", "problem"))
-    rate = f", {cell['training']}" if cell.get("training") else ""
-    return " ".join(f"{probe} on {problem}, seed {cell.get('seed')}{rate}".split())
+    training = f", {cell['training']}" if cell.get("training") else ""
+    return one_line(f"{probe} on {problem}, seed {cell.get('seed')}{training}")
 
 
 def _named(name: Any, arguments: Any) -> str:

@@ -1,4 +1,4 @@
-"""Which run a command continues, what is there already, what is left to do."""
+"""A plan: the run that a command continues, the cells that it has already, and the cells left to run."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ from curvbench.identity import cell_id, content, libraries, run_identity
 from curvbench.registry import probes, problems, source
 from curvbench.spec import Cell, Component, Status
 
-AGAIN = frozenset({Status.INTERRUPTED, Status.SKIPPED})
-FAILED = frozenset(Status) - ANSWERED - AGAIN
+AGAIN = frozenset({Status.INTERRUPTED, Status.SKIPPED})  # statuses whose cells every run tries again
+FAILED = frozenset(Status) - ANSWERED - AGAIN  # statuses whose cells are tried again if the user asks for it
 KEY = ("problem", "problem_args", "probe", "probe_args", "seed", "training")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Cells by id; the run to continue (None: a new one); cells of older runs to share; ids to run; stored statuses."""
+    """The cells of a command, and where each comes from.
+
+    ``cells``: all of them by id. ``continued``: the folder of the run to continue. None means a new run. ``shared``:
+    fragments of older runs that are reused, by cell id. ``todo``: the ids of the cells to run.
+    """
 
     suite_folder: Path
     environment: Mapping[str, Any]
@@ -33,11 +37,11 @@ class Plan:
 
     @property
     def run_identity(self) -> dict[str, Any]:
-        """What all cells of the run have in common."""
+        """The parts of a cell's identity that all cells of the run share."""
         return run_identity(next(iter(self.cells.values())), self.environment)
 
     def begin(self, command: str, suite_file: Path) -> Path:
-        """The run's folder, made if there is none, with the shared cells and ``run.json``."""
+        """Make the run's folder, put the shared cells and ``run.json`` into it, and return it."""
         folder = self.continued or store.new_run(self.suite_folder, self.environment["code"])
         for fragment in self.shared.values():
             store.share_cell(fragment, folder / "cells")
@@ -73,11 +77,12 @@ def make(
     root: Path | None = None,
     goes_on: Path | None = None,
 ) -> Plan:
-    """What has to be done for ``cells`` (one suite, device, dtype and threads); nothing is written.
+    """The plan for ``cells``, which have one suite, device, dtype and number of threads; nothing is written.
 
-    The suite's latest run is continued if it was made by the same code and libraries on the same machine and holds no
+    The suite's latest run is continued if the same code and libraries made it on the same machine, and if it holds no
     other version of one of the cells. Its failed cells are run again if their status is in ``rerun``. ``force`` begins
-    a new run; ``goes_on`` is one that is under way. ``root``: the suite's folder, the working directory without it.
+    a new run. ``goes_on``: the folder of a run that is under way and is continued in any case. ``root``: the suite's
+    folder. None means the working directory.
     """
     by_id = {cell_id(cell, environment): cell for cell in cells}
     if not by_id:
@@ -90,37 +95,37 @@ def make(
     continued = goes_on or latest
     statuses = store.cell_statuses(continued) if continued else {}
     done = {i for i, status in statuses.items() if status not in AGAIN and status not in rerun}
-    failed = {i for i, status in statuses.items() if status in FAILED}  # an older success would hide that they fail now
+    failed = {i for i, status in statuses.items() if status in FAILED}  # an older success would hide the new failure
     shared = _shared(runs, set(by_id) - done - failed, changes)
     todo = tuple(identity for identity in by_id if identity not in done and identity not in shared)
     return Plan(suite_folder, environment, by_id, continued, shared, todo)
 
 
 class Changes:
-    """What has changed of the libraries of runs, each set of them looked at once; ``root`` is the suite's folder."""
+    """The changes in the libraries of runs; each set of libraries is examined once. ``root``: the suite's folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._known: dict[str, list[str]] = {}
+        self._changes: dict[str, list[str]] = {}
 
     def of(self, run: Path) -> dict[str, list[str]]:
-        """The changes in each set of libraries in a run's folder, by its name."""
+        """The changes in each set of libraries in a run's folder, by the name of the set."""
         records = store.read_libraries(run)
-        for name in records.keys() - self._known:
-            self._known[name] = libraries.changes(records[name], self.root)
-        return {name: self._known[name] for name in records}
+        for name in records.keys() - self._changes:
+            self._changes[name] = libraries.changes(records[name], self.root)
+        return {name: self._changes[name] for name in records}
 
     def of_cells(self, run: Path, cells: Iterable[str] | None = None) -> dict[str, list[str]]:
-        """The changes in what each cell of a run had loaded; none where it does not say what that was."""
+        """The changes in the libraries of each cell of a run; a cell without a record of libraries is left out."""
         folder, changes = run / "cells", self.of(run)
         files = [folder] if cells is None else [folder / f"{cell}.parquet" for cell in cells]
         named = store.load(files, ["cell_id", "libraries"]).dropna().drop_duplicates("cell_id")
-        lost = ["what it had loaded is not known any more"]
+        lost = ["the record of the libraries that it had loaded is missing"]
         return {cell: changes.get(name, lost) for cell, name in zip(named["cell_id"], named["libraries"], strict=True)}
 
 
 def refuse_unusable(name: str, cells: Iterable[Cell]) -> None:
-    """Raise ValueError where two of the ``cells`` of something could not be told apart."""
+    """Raise ValueError if two different ``cells`` have the same label; ``name`` says what they are the cells of."""
     labels: dict[Any, Cell] = {}
     for cell in cells:
         if labels.setdefault((cell.label, cell.training), cell) != cell:
@@ -147,14 +152,14 @@ def describe(identity: str, cell: Cell) -> dict[str, Any]:
 
 
 def _source(component: Component, shipped: Mapping[str, type[Component]]) -> dict[str, str]:
-    """What tells whether the file of a component has changed since; its name only where it is none of the package's."""
+    """The hash of the component's source; for a user's component also the path of its file."""
     kind = type(component)
-    named = {} if kind in shipped.values() else {"file": _here(source(kind))}
-    return {"content": content(source(kind)), **named}
+    path = {} if kind in shipped.values() else {"file": _here(source(kind))}
+    return {"content": content(source(kind)), **path}
 
 
 def _here(file: Path) -> str:
-    """A file as seen from the working directory, its name alone where it lies elsewhere: results are passed on."""
+    """A path relative to the working directory; the bare name of a file outside, because results are passed on."""
     file = file.resolve()
     return str(file.relative_to(Path.cwd())) if file.is_relative_to(Path.cwd()) else file.name
 
@@ -174,23 +179,23 @@ def _continues(run: Path, cells: Mapping[str, Cell], environment: Mapping[str, A
         return False
     if record.get("identity") != run_identity(next(iter(cells.values())), environment):
         return False
-    known = {tuple(cell.get(name, "") for name in KEY): cell.get("id") for cell in record.get("cells", [])}
-    same = all(known.get(tuple(_key(cell).values()), identity) == identity for identity, cell in cells.items())
-    return same and not any(changes.of(run).values())
+    recorded = {tuple(cell.get(name, "") for name in KEY): cell.get("id") for cell in record.get("cells", [])}
+    are_same = all(recorded.get(tuple(_key(cell).values()), identity) == identity for identity, cell in cells.items())
+    return are_same and not any(changes.of(run).values())
 
 
 def _shared(runs: Iterable[Path], wanted: set[str], changes: Changes) -> dict[str, Path]:
-    """The latest fragment of each wanted cell that is answered, by the libraries that are here now."""
+    """The latest fragment of each wanted cell that has an answer and whose libraries have not changed since."""
     shared: dict[str, Path] = {}
     for run in runs:
-        there = {i: path for i in wanted if (path := run / "cells" / f"{i}.parquet").is_file()}
-        if not there:
+        fragments = {i: path for i in wanted if (path := run / "cells" / f"{i}.parquet").is_file()}
+        if not fragments:
             continue
-        statuses = store.statuses(store.load(there.values(), ["cell_id", "status", "metric"]))
-        changed = changes.of_cells(run, there)
-        for identity in [i for i in there if i in statuses and not changed.get(i)]:
+        statuses = store.statuses(store.load(fragments.values(), ["cell_id", "status", "metric"]))
+        changed = changes.of_cells(run, fragments)
+        for identity in [i for i in fragments if i in statuses and not changed.get(i)]:
             if statuses[identity] in ANSWERED:
-                shared[identity] = there[identity]
+                shared[identity] = fragments[identity]
             elif statuses[identity] in FAILED:
                 shared.pop(identity, None)
     return shared

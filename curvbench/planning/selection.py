@@ -12,7 +12,7 @@ from curvbench.spec import Cell, Preset, Probe, Problem, Status, Suite, Training
 from curvbench.words import near_misses
 
 SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-MOST_SEEDS = 1000
+MOST_SEEDS = 1000  # of one range: a longer one is a slip of the keyboard
 OOM = (Status.OOM_HOST, Status.OOM_DEVICE)
 
 
@@ -26,15 +26,15 @@ def duration(text: str) -> float:
 
 def seeds(text: str) -> tuple[int, ...]:
     """Seeds in ``3``, ``0-4`` or ``0,2,5-7``, each once; raises ValueError."""
-    found: list[int] = []
+    numbers: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,9})(?:\s*-\s*(\d{1,9}))?\s*", part)
         if match is None or int(match[2] or match[1]) < int(match[1]):
             raise ValueError(f"expected seeds such as 3, 0-4 or 0,2, got {text!r}")
         if int(match[2] or match[1]) - int(match[1]) >= MOST_SEEDS:
             raise ValueError(f"expected at most {MOST_SEEDS} seeds, got {text!r}")
-        found += range(int(match[1]), int(match[2] or match[1]) + 1)
-    return tuple(dict.fromkeys(found))
+        numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return tuple(dict.fromkeys(numbers))
 
 
 def failed_statuses(text: str, all_failed: frozenset[Status]) -> frozenset[Status]:
@@ -47,7 +47,7 @@ def failed_statuses(text: str, all_failed: frozenset[Status]) -> frozenset[Statu
 
 
 def counts(cells: Sequence[Cell]) -> str:
-    """How many cells, of how many problems, probes and seeds."""
+    """The numbers of cells, problems, probes and seeds, as text."""
     parts = [("problem", len({c.problem for c in cells})), ("probe", len({c.probe for c in cells}))]
     parts += [("seed", len({c.seed for c in cells}))]
     return f"{_number(len(cells), 'cell')} of {', '.join(_number(count, name) for name, count in parts)}"
@@ -60,7 +60,7 @@ def _number(count: int, name: str) -> str:
 def preset(suite: Suite, name: str) -> Preset:
     """A preset of a suite; raises ValueError for an unknown one."""
     if name not in suite.presets:
-        raise ValueError(f"no preset {name!r} in this suite; there are {', '.join(suite.presets)}")
+        raise ValueError(f"no preset {name!r} in this suite; its presets are {', '.join(suite.presets)}")
     return suite.presets[name]
 
 
@@ -78,14 +78,13 @@ def select(
     retrain: bool = False,
     damping: float | None = None,
 ) -> list[Cell]:
-    """The cells of a preset, with its probes, problems, seeds, dtype and damping replaced where others are given.
+    """The cells of a preset. Given probes, problems, seeds, dtype and damping replace the preset's own.
 
-    ``training`` replaces hyperparameters of the training, ``key=value,...``. With ``original``, the preset of a
-    published experiment, every cell that is not one of its cells is a surrogate. ``retrain``: shipped snapshots are
-    passed over.
+    ``training``: hyperparameters ``key=value,...`` that replace the training's. ``original``: the preset of a published
+    experiment; every cell that is none of its cells is a surrogate. ``retrain``: shipped snapshots are not used.
 
     Raises:
-        ValueError: an unknown name, a wrong hyperparameter, a damaged snapshot, or nothing is selected.
+        ValueError: a name is unknown, a hyperparameter is wrong, a snapshot is damaged, or nothing is selected.
     """
     chosen_problems = [parse_problem(text) for text in problems] or preset.problems
     chosen_probes = [parse_probe(text) for text in probes] or preset.probes
@@ -96,9 +95,10 @@ def select(
     if training is not None and preset.training is None:
         raise ValueError("this preset measures and trains nothing: leave out --train")
     trainings = {probe: preset.training_of(probe) for *_, probe in places}
-    trained = {probe: known and parse_training(training or "", known) for probe, known in trainings.items()}
+    trained = {probe: usual and parse_training(training or "", usual) for probe, usual in trainings.items()}
     published = _published(original) if original else None
-    starts = {(problem, s): "" if retrain else shipped.shipped(problem, s) for problem, s in _starts(places)}
+    starts = {(problem, s) for problem, s, _ in places}
+    weights = {(problem, s): "" if retrain else shipped.shipped(problem, s) for problem, s in starts}
     cells = [
         Cell(
             *(suite, problem, probe, s, device, dtype or preset.dtype, threads, tuple(preset.meters)),
@@ -106,22 +106,17 @@ def select(
             precision=preset.precision,
             damping=preset.damping if damping is None else damping,
             surrogate=published is not None and (problem, probe, trained[probe]) not in published,
-            weights=starts[problem, s],
+            weights=weights[problem, s],
         )
         for problem, s, probe in places
     ]
     if not cells:
-        counts = f"{len(chosen_problems)} problems, {len(chosen_probes)} probes, {len(chosen_seeds)} seeds"
-        raise ValueError(f"the selection is empty: {counts}")
+        sizes = f"{len(chosen_problems)} problems, {len(chosen_probes)} probes, {len(chosen_seeds)} seeds"
+        raise ValueError(f"the selection is empty: {sizes}")
     return cells
 
 
-def _starts(places: Sequence[tuple[Problem, int, Probe]]) -> set[tuple[Problem, int]]:
-    """What has a snapshot of its own."""
-    return {(problem, seed) for problem, seed, _ in places}
-
-
 def _published(original: Preset) -> set[tuple[Problem, Probe, Training | None]]:
-    """What the cells of a published experiment are, seeds apart."""
+    """Problem, probe and training of every cell of a published experiment."""
     places = [*product(original.problems, original.probes), *original.pairs]
     return {(problem, probe, original.training_of(probe)) for problem, probe in places}

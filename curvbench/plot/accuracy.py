@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from curvbench.analysis import views
-from curvbench.analysis.summary import digits, problems, statuses
+from curvbench.analysis.summary import digits
 from curvbench.analysis.views import Quantity
 from curvbench.plot import axes
 from curvbench.plot.look import DASHES, Look, by_family, looks
@@ -26,19 +26,18 @@ WIDEST_WITH_NUMBERS = 14  # columns
 DARK = {"Viridis": lambda share: share < 0.45, "PuOr_r": lambda share: abs(share - 0.5) > 0.32}
 
 
-def heatmap(frame: pd.DataFrame, problem: str | None = None, metric: str = "error.relative") -> go.Figure:
-    """Probe by layer: medians over seeds, dark where they are least; the wholes stand first.
+def heatmap_figure(table: pd.DataFrame, statuses: pd.Series, problem: str, metric: str) -> go.Figure:
+    """Probe by layer: medians over seeds, dark where they are least; the network and its layer blocks stand first.
 
-    Metrics that span decades are coloured by their logarithm, from two decades below the median to one above it.
+    ``table`` as ``analysis.views.layers`` gives it, ``statuses`` by probe. Metrics that span decades are coloured by
+    their logarithm, from two decades below the median to one above it.
     """
-    problem = problem or next(iter(problems(frame)), "")
-    table = views.layers(frame, problem, metric)
     table = table.loc[by_family(table.index)[::-1]]
-    ended = statuses(frame, problem).reindex(table.index)
-    missing = pd.DataFrame({"probe": table.index, "value": table.max(axis=1).to_numpy(), "status": ended.to_numpy()})
+    greatest = {"probe": table.index, "value": table.max(axis=1).to_numpy()}
+    ends = pd.DataFrame(greatest | {"status": statuses.reindex(table.index).to_numpy()})
     figure = axes.new_figure(
-        axes.problem_title(frame, metric, problem),
-        axes.not_drawn(missing, "value"),
+        axes.problem_title(metric, problem),
+        axes.not_drawn(ends, "value"),
         height=120 + SCALE + ROW_HEIGHT * max(len(table), 3),
     )
     colored, scale, texts = _colored(table), _scale(table, metric), table.map(digits)
@@ -67,18 +66,11 @@ def heatmap(frame: pd.DataFrame, problem: str | None = None, metric: str = "erro
     return figure
 
 
-def sweep(
-    frame: pd.DataFrame,
-    parameter: str = "epoch",
-    quantity: Quantity = Quantity("error.relative", "layer blocks"),  # noqa: B008  (immutable)
-    settings: views.Settings | None = None,
-) -> go.Figure:
+def sweep_figure(table: pd.DataFrame, parameter: str, quantity: Quantity) -> go.Figure:
     """A quantity against a hyperparameter: one line per probe and problem, ranges over seeds as bars.
 
-    ``parameter`` is ``epoch``, ``probe.damping`` and the like; ``settings`` as ``analysis.views.settings`` gives them.
+    ``table`` as ``analysis.views.sweep`` gives it for ``parameter``.
     """
-    known = views.settings(frame) if settings is None else settings
-    table = views.sweep(frame, known, parameter, quantity)
     floor = axes.logarithmic(table["median"]) if len(table) else None
     drawn = table[table["median"].notna()].assign(shown=lambda rows: axes.clipped(rows["median"], floor))
     several = drawn["problem"].nunique() > 1
@@ -86,18 +78,18 @@ def sweep(
     notes = axes.at_the_edge(table.drop_duplicates("probe"), "median", floor)
     title = f"{quantity.metric} against {axes.escaped(parameter)}"
     figure = axes.new_figure(title, notes, names=drawn["name"].unique())
-    of_problem = dict(zip(dict.fromkeys(drawn["problem"]), itertools.cycle(DASHES)))
-    for probe, seen in looks(drawn["probe"].unique()).items():
+    dash_of = dict(zip(dict.fromkeys(drawn["problem"]), itertools.cycle(DASHES)))
+    for probe, look in looks(drawn["probe"].unique()).items():
         for problem, rows in drawn[drawn["probe"] == probe].groupby("problem", sort=False):
             if rows[parameter].nunique() > 1:
-                figure.add_trace(_line(rows, parameter, seen._replace(dash=of_problem[problem]) if several else seen))
+                figure.add_trace(_line(rows, parameter, look._replace(dash=dash_of[problem]) if several else look))
     far = len(drawn) > 0 and drawn[parameter].max() >= 30 * drawn[parameter].min() > 0
     figure.update_xaxes(title=axes.escaped(parameter), **axes.scale(drawn[parameter], 0.0 if far else None))
     figure.update_yaxes(title=axes.upright(axes.axis_title(quantity)), **axes.scale(drawn["shown"], floor))
     return figure
 
 
-def _line(rows: pd.DataFrame, parameter: str, seen: Look) -> Any:
+def _line(rows: pd.DataFrame, parameter: str, look: Look) -> Any:
     name = axes.escaped(rows["name"].iloc[0])
     ranged = (rows["max"] > rows["min"]).any() and (rows["shown"] == rows["median"]).all()
     bars = {"array": rows["max"] - rows["median"], "arrayminus": rows["median"] - rows["min"], "thickness": 1}
@@ -106,8 +98,8 @@ def _line(rows: pd.DataFrame, parameter: str, seen: Look) -> Any:
         y=rows["shown"],
         error_y=bars if ranged else None,
         mode="lines+markers",
-        line={"color": seen.color, "dash": seen.dash},
-        marker=seen.marker(9),
+        line={"color": look.color, "dash": look.dash},
+        marker=look.marker(9),
         name=name,
         text=rows["median"].map(digits),
         hovertemplate=f"<b>{name}</b><br>{axes.escaped(parameter)} = %{{x}}: %{{text}}<extra></extra>",
@@ -115,7 +107,7 @@ def _line(rows: pd.DataFrame, parameter: str, seen: Look) -> Any:
 
 
 def _colored(table: pd.DataFrame) -> np.ndarray[Any, Any]:
-    """The values, or their logarithms where they are positive and span more than a decade."""
+    """The values, or their logarithms if they are positive and span more than a decade."""
     values = table.to_numpy("float64").copy()
     values[~np.isfinite(values)] = np.nan
     if not _by_decades(table):
@@ -139,22 +131,22 @@ def _is_dark(colored: np.ndarray[Any, Any], scale: Mapping[str, Any]) -> np.ndar
 
 
 def _scale(table: pd.DataFrame, metric: str) -> dict[str, Any]:
-    """Colours, their range and the ticks of their bar. What has no direction is right at 1: blue below, brown above."""
+    """Colours, range and ticks of the bar. A metric without a direction is right at 1: blue below, brown above."""
     colored = _colored(table)
-    known = colored[np.isfinite(colored) & (table.to_numpy() != 0)]
-    if known.size == 0:
+    values = colored[np.isfinite(colored) & (table.to_numpy() != 0)]
+    if values.size == 0:
         return {"showscale": False}
-    low, high = np.percentile(known, [5, 95])
+    low, high = np.percentile(values, [5, 95])
     better = views.meaning(metric).better
     if not better:
         centre = 0.0 if _by_decades(table) else 1.0
         reach = max(abs(low - centre), abs(high - centre), 1e-3)
         low, high = centre - reach, centre + reach
     elif _by_decades(table):
-        low, high = max(low, np.median(known) - 2), min(high, np.median(known) + 1)
+        low, high = max(low, np.median(values) - 2), min(high, np.median(values) + 1)
     ticks = np.linspace(low, high, 5)
-    shown = 10**ticks if _by_decades(table) else ticks
-    bar = {"tickvals": ticks, "ticktext": [digits(float(value)) for value in shown], "thickness": 12, "len": 0.8}
+    tick_values = 10**ticks if _by_decades(table) else ticks
+    bar = {"tickvals": ticks, "ticktext": [digits(float(value)) for value in tick_values], "thickness": 12, "len": 0.8}
     bar |= {"orientation": "h", "y": 0, "yanchor": "top", "ypad": 6}
     bar |= {"title": {"text": axes.metric_title(metric), "side": "bottom", "font": {"size": 12}}}
     colors = "Viridis" if better else "PuOr_r"

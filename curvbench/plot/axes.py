@@ -1,4 +1,4 @@
-"""What all figures have in common: titles with units and directions, ranges that logarithms can show, notes."""
+"""The common parts of all figures: titles with units and directions, logarithmic axes, notes."""
 
 from __future__ import annotations
 
@@ -12,34 +12,36 @@ import numpy as np
 import pandas as pd
 
 from curvbench.analysis.summary import digits
-from curvbench.analysis.views import Quantity, meaning, surrogates
+from curvbench.analysis.views import Quantity, meaning
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-NOTE_WIDTH = 88  # characters: what fits beside the navigation of a narrow window
+NOTE_WIDTH = 88  # characters that fit beside the navigation of a narrow window
 DECADES = 2.5  # a wider gap below the other values is left out of a logarithmic axis
 LEGEND_WIDTH, LETTER = 128, 4.3  # pixels of an entry: two fit in a narrow window
 LEGEND_COLUMNS = 3  # in a window of middle width
 ABOVE, BELOW = 52, 60  # pixels for the title, and for the axis below the plot
+LEFT, RIGHT = 72, 20  # pixels beside the plot: the left side has the ticks and the title of the axis
+LEGEND_LINE, NOTE_LINE = 20, 16  # pixels of a line
 
 
 def graph_objects() -> Any:
     """Plotly's module of traces; raises ImportError with the extra that brings it."""
     try:
-        import plotly.graph_objects as found
+        import plotly.graph_objects as go
     except ImportError as error:
         raise ImportError("figures need plotly: pip install 'curvbench[dashboard]'") from error
-    return found
+    return go
 
 
 def escaped(text: object) -> str:
-    """A name from a result file as plotly shows it letter by letter."""
+    """A name from a result file, escaped so that plotly shows every letter."""
     return html.escape(str(text), quote=False)
 
 
 def axis_title(quantity: Quantity) -> str:
-    """``1 - direction.cosine, network, lower is better``; the unit in brackets where there is one."""
+    """``1 - direction.cosine, network, lower is better``; a unit follows in brackets."""
     return _titled(("1 - " if quantity.is_gap else "") + quantity.metric, quantity.scope, quantity.better)
 
 
@@ -50,14 +52,13 @@ def upright(title: str) -> str:
 
 
 def metric_title(metric: str, scope: str = "") -> str:
-    """The same for a metric shown as it is."""
+    """The title of an axis that shows a metric itself."""
     return _titled(metric, scope, meaning(metric).better)
 
 
-def problem_title(frame: pd.DataFrame, what: str, problem: str) -> str:
-    """``Trade-off on mlp``; a small stand-in for a published experiment is called a surrogate."""
-    stand_in = " (surrogate)" if problem in surrogates(frame) else ""
-    return f"{what} on {escaped(problem)}{stand_in}"
+def problem_title(what: str, problem: str) -> str:
+    """``Trade-off on mlp``."""
+    return f"{what} on {escaped(problem)}"
 
 
 def new_figure(title: str, notes: Iterable[str] = (), height: int = 420, names: Iterable[str] = ()) -> go.Figure:
@@ -66,13 +67,13 @@ def new_figure(title: str, notes: Iterable[str] = (), height: int = 420, names: 
     figure = graph_objects().Figure()
     subtitle = {"text": "<br>".join(map(escaped, lines))} if lines else {}
     entries = list(names)
-    legend = 20 * math.ceil(len(entries) / LEGEND_COLUMNS)
+    legend = LEGEND_LINE * math.ceil(len(entries) / LEGEND_COLUMNS)
     widest = max(LEGEND_WIDTH, LETTER * max(map(len, entries), default=0))
     figure.update_layout(
         template="plotly_white",
         title={"text": title, "subtitle": subtitle, "x": 0, "xanchor": "left", "y": 0.99, "yanchor": "top"},
-        height=height + legend + 16 * len(lines),
-        margin={"l": 72, "r": 20, "t": ABOVE + 16 * len(lines), "b": BELOW + legend},
+        height=height + legend + NOTE_LINE * len(lines),
+        margin={"l": LEFT, "r": RIGHT, "t": ABOVE + NOTE_LINE * len(lines), "b": BELOW + legend},
         legend={
             **{"orientation": "h", "yanchor": "top", "y": -BELOW / (height - ABOVE - BELOW)},
             **{"x": 0, "font": {"size": 10}, "entrywidth": widest, "entrywidthmode": "pixels"},
@@ -83,10 +84,10 @@ def new_figure(title: str, notes: Iterable[str] = (), height: int = 420, names: 
 
 
 def logarithmic(values: pd.Series) -> float | None:
-    """The least value that a logarithmic axis shows; None where it can show nothing of them.
+    """The least value that a logarithmic axis shows. None means that the axis has to be linear: a value is negative.
 
-    It has none for negative values. Zeros, and rounding errors of what is zero in exact arithmetic, go to the lower
-    edge: they would press everything else together.
+    Zeros, and rounding errors of values that are zero in exact arithmetic, go to the lower edge, because they would
+    press all other values together.
     """
     finite = values[np.isfinite(values)]
     positive = finite[finite > 0]
@@ -99,21 +100,21 @@ def logarithmic(values: pd.Series) -> float | None:
 
 
 def clipped(values: pd.Series, floor: float | None) -> pd.Series:
-    """Values with those below the floor at half of it: the lower edge of a logarithmic axis."""
+    """Values, with half of the floor in place of those below it: the lower edge of a logarithmic axis."""
     return values if floor is None else values.where(~np.isfinite(values) | (values >= floor), floor / 2)
 
 
-def scale(shown: pd.Series, floor: float | None) -> dict[str, Any]:
-    """Settings of an axis for the values shown on it: decades, with 2 and 5 between them where they are few."""
+def scale(values: pd.Series, floor: float | None) -> dict[str, Any]:
+    """Settings of an axis for its values: decades, with ticks at 2 and 5 between them if there are few."""
     if floor is None:
         return {"type": "linear"}
-    finite = shown[np.isfinite(shown)]
+    finite = values[np.isfinite(values)]
     decades = math.log10(finite.max() / finite.min())
     return {"type": "log", "dtick": 1 if decades > 2 else "D2", "tickformat": "~g"}
 
 
 def not_drawn(table: pd.DataFrame, *columns: str) -> list[str]:
-    """A note that names the probes of a table which have no finite value, and why; none where all have one."""
+    """A note that names the probes without a finite value, and why; no note if all have one."""
     finite = np.isfinite(table[list(columns)].to_numpy("float64")).all(axis=1)
     missing = table[~finite]
     rows: list[dict[Any, Any]] = missing.to_dict("records")
@@ -125,7 +126,7 @@ def at_the_edge(table: pd.DataFrame, column: str, floor: float | None) -> list[s
     """A note that names the probes drawn at the lower edge of a logarithmic axis, with their values."""
     below = table[np.isfinite(table[column]) & (table[column] < floor)] if floor is not None else table[:0]
     names = [f"{probe} {digits(value)}" for probe, value in zip(below["probe"], below[column], strict=True)]
-    return [f"at the edge, for less than the axis shows: {', '.join(names)}"] if names else []
+    return [f"at the edge, below the range of the axis: {', '.join(names)}"] if names else []
 
 
 def _why(row: Mapping[Any, Any]) -> str:

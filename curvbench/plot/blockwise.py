@@ -1,4 +1,4 @@
-"""The exact Fisher of a layer, an approximation of it, and what is between them: entries, units, eigenvalues."""
+"""The exact Fisher of a layer, an approximation, and their difference: entries, units, eigenvalues."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def spectra(table: pd.DataFrame, layer: str = "") -> go.Figure:
     values = pd.Series(table[["exact", *probes]].to_numpy().ravel() if len(table) else [], dtype="float64")
     floor = axes.logarithmic(values)
     below = [probe for probe in probes if floor is not None and (table[probe] < floor).any()]
-    notes = [f"at the edge, for less than the axis shows: {', '.join(below)}"] if below else []
+    notes = [f"at the edge, below the range of the axis: {', '.join(below)}"] if below else []
     title = f"Layer {axes.escaped(layer)}: largest eigenvalues"
     figure = axes.new_figure(title, notes, names=["exact Fisher", *probes])
     if len(table):

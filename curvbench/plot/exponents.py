@@ -22,8 +22,8 @@ MARKS = {**SYMBOLS, "memory": "diamond"}
 def growth(table: pd.DataFrame, problem: str) -> go.Figure:
     """Exponents of one sweep, as ``analysis.scaling.growing`` gives them.
 
-    Counted ones are filled and have intervals, published ones are open: where two of a colour lie apart, a method costs
-    another power of the size than its paper says.
+    Counted exponents are filled and have intervals; published exponents are open. If two of one colour lie apart, the
+    cost of the method grows with another power of the size than its paper says.
     """
     rows = table[(table["problem"] == problem) & table["counted"].notna()]
     probes = by_family(rows["probe"].unique())[::-1]
@@ -34,14 +34,14 @@ def growth(table: pd.DataFrame, problem: str) -> go.Figure:
         names=[f"{cost}, {kind}" for cost in costs for kind in ("counted", "published")],
     )
     for cost in costs:
-        mine = rows[rows["cost"] == cost]
+        of_cost = rows[rows["cost"] == cost]
         for kind, ending in (("counted", ""), ("published", "-open")):
-            known = mine[mine[kind].notna()]
-            pairs = zip(known[kind], known[f"{kind} +-"], strict=True)
+            points = of_cost[of_cost[kind].notna()]
+            pairs = zip(points[kind], points[f"{kind} +-"], strict=True)
             figure.add_scatter(
-                x=known[kind],
-                y=[axes.escaped(probe) for probe in known["probe"]],
-                error_x={"array": known[f"{kind} +-"], "thickness": 1, "width": 3} if kind == "counted" else None,
+                x=points[kind],
+                y=[axes.escaped(probe) for probe in points["probe"]],
+                error_x={"array": points[f"{kind} +-"], "thickness": 1, "width": 3} if kind == "counted" else None,
                 mode="markers",
                 marker={"color": COLORS[cost], "symbol": MARKS[cost] + ending, "size": 9 if not ending else 13},
                 name=f"{cost}, {kind}",

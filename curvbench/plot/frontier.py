@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from curvbench.analysis import views
-from curvbench.analysis.summary import digits, problems
+from curvbench.analysis.summary import digits
 from curvbench.analysis.views import Quantity
 from curvbench.plot import axes
 from curvbench.plot.look import Look, looks
@@ -18,24 +17,17 @@ from curvbench.plot.look import Look, looks
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-FLOPS = Quantity("flops.ratio", "step")
-ERROR = Quantity("error.relative", "layer blocks")
 
-
-def tradeoff(
-    frame: pd.DataFrame, problem: str | None = None, x: Quantity = FLOPS, y: Quantity = ERROR, log: bool = True
-) -> go.Figure:
+def tradeoff_figure(table: pd.DataFrame, problem: str, x: Quantity, y: Quantity, log: bool = True) -> go.Figure:
     """One point per probe, ranges over seeds as bars, the Pareto front as a line with its probes named.
 
-    ``problem`` is a label; without it, that of the first row. A metric that is best at 1 is shown as its distance
-    from 1. A logarithmic axis turns linear where a value is negative.
+    ``table`` as ``analysis.views.tradeoff`` gives it. A metric that is best at 1 is shown as its distance from 1. A
+    logarithmic axis turns linear if a value is negative.
     """
-    problem = problem or next(iter(problems(frame)), "")
-    table = views.tradeoff(frame, problem, x, y)
     floors = {axis: axes.logarithmic(table[axis]) if log else None for axis in ("x", "y")}
     notes = [note for axis in ("x", "y") for note in axes.at_the_edge(table, axis, floors[axis])]
     figure = axes.new_figure(
-        axes.problem_title(frame, "Trade-off", problem),
+        axes.problem_title("Trade-off", problem),
         [*notes, *axes.not_drawn(table, "x", "y")],
         height=460,
         names=["Pareto front", *table["probe"]],
@@ -45,9 +37,9 @@ def tradeoff(
     _front(figure, drawn[drawn["front"]].sort_values(["x", "y"], ascending=[True, False]))
     sides = _sides(drawn, {axis: floor is not None for axis, floor in floors.items()})
     rows = {row["probe"]: row for row in drawn.to_dict("records")}
-    for probe, seen in looks(table["probe"]).items():
+    for probe, look in looks(table["probe"]).items():
         if probe in rows:
-            figure.add_trace(_point(rows[probe], seen, x, y, sides.get(probe)))
+            figure.add_trace(_point(rows[probe], look, x, y, sides.get(probe)))
     for axis, quantity in (("x", x), ("y", y)):
         title = axes.axis_title(quantity)
         settings = axes.scale(drawn[f"{axis} shown"], floors[axis])
@@ -68,19 +60,19 @@ def _front(figure: go.Figure, front: pd.DataFrame) -> None:
         )
 
 
-def _point(row: Mapping[Any, Any], seen: Look, x: Quantity, y: Quantity, side: str | None) -> Any:
+def _point(row: Mapping[Any, Any], look: Look, x: Quantity, y: Quantity, side: str | None) -> Any:
     name = axes.escaped(row["probe"])
     return axes.graph_objects().Scatter(
         x=[row["x shown"]],
         y=[row["y shown"]],
-        error_x=_range(row, "x", seen.color),
-        error_y=_range(row, "y", seen.color),
+        error_x=_range(row, "x", look.color),
+        error_y=_range(row, "y", look.color),
         mode="markers+text" if side else "markers",
         text=[f"<b>{name}</b>"],
         textposition=side or "top right",
         textfont={"size": 11},
         cliponaxis=False,
-        marker=seen.marker(11),
+        marker=look.marker(11),
         name=name,
         hovertemplate=(
             f"<b>{name}</b><br>{axes.axis_title(x)}: {digits(row['x'])}<br>{axes.axis_title(y)}: {digits(row['y'])}"
@@ -98,20 +90,20 @@ def _range(row: Mapping[Any, Any], axis: str, color: str) -> dict[str, Any] | No
 
 
 def _sides(drawn: pd.DataFrame, log: Mapping[str, bool]) -> dict[str, str]:
-    """Where names of the front stand: where they cover least. One that would cover another's stays with the pointer."""
+    """The side on which each name of the front covers least; a name that would cover another name is left out."""
     if drawn.empty:
         return {}
     y = _pixels(drawn["y shown"], log["y"], HEIGHT)
     pages = [np.column_stack([_pixels(drawn["x shown"], log["x"], width), y]) for width in WIDTHS]
-    points = [np.column_stack([places - 6, places + 6]) for places in pages]
+    points = [np.column_stack([places - RADIUS, places + RADIUS]) for places in pages]
     names: list[list[np.ndarray[Any, Any]]] = []  # the boxes of a name, one per page
     named: set[tuple[int, ...]] = set()
     sides = {}
     for place, (probe, front) in enumerate(zip(drawn.index, drawn["front"], strict=True)):
-        spots = [places[place] for places in pages]
-        boxes = {side: [_box(at[0], at[1], len(probe), side) for at in spots] for side in _SIDES}
-        free = [side for side, mine in boxes.items() if _is_within(mine) and not any(_covered(mine, n) for n in names)]
-        at_pixel = tuple(np.round(spots[0]).astype(int))  # of several probes in one point the first is named
+        point = [places[place] for places in pages]
+        boxes = {side: [_box(at[0], at[1], len(probe), side) for at in point] for side in _SIDES}
+        free = [s for s, spots in boxes.items() if _is_within(spots) and not any(_covered(spots, n) for n in names)]
+        at_pixel = tuple(np.round(point[0]).astype(int))  # the first of several probes in one point is named
         if front and free and at_pixel not in named:
             named.add(at_pixel)
             covered = {
@@ -123,25 +115,25 @@ def _sides(drawn: pd.DataFrame, log: Mapping[str, bool]) -> dict[str, str]:
 
 
 def _is_within(boxes: list[np.ndarray[Any, Any]]) -> bool:
-    """Whether a name covers neither the numbers beside the plot nor what is right of it, on any page."""
+    """Whether a name stays within the plot and its margin on every page."""
     return all(box[0] > -MARGIN and box[2] < width + MARGIN for box, width in zip(boxes, WIDTHS, strict=True))
 
 
 def _covered(boxes: list[np.ndarray[Any, Any]], others: list[np.ndarray[Any, Any]]) -> float:
-    """The area that two things share, over all pages."""
+    """The area that two boxes share, summed over all pages."""
     return sum(_overlap(box, other) for box, other in zip(boxes, others, strict=True))
 
 
 def _pixels(values: pd.Series, log: bool, length: int) -> np.ndarray[Any, Any]:
-    shown = np.log10(values.to_numpy()) if log else values.to_numpy()
-    spread = np.ptp(shown[np.isfinite(shown)]) if np.isfinite(shown).any() else 0.0
-    return length * (shown - np.nanmin(shown)) / (spread or 1.0)
+    places = np.log10(values.to_numpy()) if log else values.to_numpy()
+    spread = np.ptp(places[np.isfinite(places)]) if np.isfinite(places).any() else 0.0
+    return length * (places - np.nanmin(places)) / (spread or 1.0)
 
 
 def _box(x: float, y: float, letters: int, side: str) -> np.ndarray[Any, Any]:
     """Left, bottom, right and top of a name beside a point."""
     vertical, horizontal = side.split()
-    width, height, gap = 7 * letters, 12, 8
+    width, height, gap = LETTER * letters, LETTER_HEIGHT, GAP
     left = {"left": x - gap - width, "center": x - width / 2, "right": x + gap}[horizontal]
     bottom = {"top": y + gap, "middle": y - height / 2, "bottom": y - gap - height}[vertical]
     return np.array([left, bottom, left + width, bottom + height])
@@ -153,5 +145,7 @@ def _overlap(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
 
 
 _SIDES = [f"{v} {h}" for v, h in itertools.product(("bottom", "top"), ("left", "center", "right"))] + ["middle right"]
-MARGIN = 25  # pixels between the outermost points and what stands beside the plot
+MARGIN = 25  # pixels between the outermost points and the numbers beside the plot
+RADIUS, GAP = 6, 8  # pixels: of a point, and between a point and its name
+LETTER, LETTER_HEIGHT = 7, 12  # pixels of a letter of a name
 WIDTHS, HEIGHT = (350, 600, 900), 280  # pixels of the plot on a narrow, a middle and a wide page

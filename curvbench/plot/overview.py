@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from curvbench.analysis import views
 from curvbench.plot import axes
 from curvbench.plot.look import by_family
 from curvbench.spec import Status
@@ -15,24 +15,25 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 ROW_HEIGHT = 19
-TALLEST = 240  # pixels of slanted names
+TALLEST = 240  # pixels of slanted names at most
 FLAT = 40  # letters of the names of problems that have room side by side
-# A mark beside the colour: what is told by colour alone is lost on some readers.
+# A mark stands beside the colour, because some readers cannot tell the colours apart.
 MARKS = {"ok": ("+", "#8CCBB5"), "no value": ("-", "#C9C9C9"), "failed": ("x", "#E9A27A"), "not run": ("", "#EFEFEF")}
 KINDS = list(MARKS)
 NOTE = "+ ok, - unsupported or skipped, x failed or in part failed, blank: not run"
 
 
-def status(frame: pd.DataFrame) -> go.Figure:
-    """Probe by problem: how the cells ended, by mark and colour; status and reason where the pointer rests."""
-    table = views.status(frame)
+def status_figure(table: pd.DataFrame, surrogates: Collection[str]) -> go.Figure:
+    """Probe by problem: how the cells ended, by mark and colour; the pointer shows status and reason.
+
+    ``table`` as ``analysis.views.status`` gives it; ``surrogates``: the labels of problems that are called so.
+    """
     probes, problems = by_family(dict.fromkeys(table["probe"]))[::-1], list(dict.fromkeys(table["problem"]))
-    stand_ins = views.surrogates(frame)
-    names = [axes.escaped(name) + (" (surrogate)" if name in stand_ins else "") for name in problems]
+    names = [axes.escaped(name) + (" (surrogate)" if name in surrogates else "") for name in problems]
     slanted = sum(map(len, names)) > FLAT
     height = 110 + (min(6 * max(map(len, names)), TALLEST) if slanted else 0) + ROW_HEIGHT * max(len(probes), 3)
     figure = axes.new_figure("How the cells ended", [NOTE], height=height)
-    table["kind"] = table["status"].map(kind)
+    table = table.assign(kind=table["status"].map(kind))
     table["hover"] = table["reason"].map(lambda reason: f"<br>{axes.escaped(reason)}" if reason else "")
     grid = {
         key: table.pivot(index="probe", columns="problem", values=key).reindex(index=probes, columns=problems)
@@ -42,7 +43,7 @@ def status(frame: pd.DataFrame) -> go.Figure:
         z=grid["kind"].map(KINDS.index).to_numpy(),
         x=names,
         y=[axes.escaped(probe) for probe in probes],
-        text=grid["kind"].map(lambda found: MARKS[found][0]).to_numpy(),
+        text=grid["kind"].map(lambda name: MARKS[name][0]).to_numpy(),
         texttemplate="%{text}",
         textfont={"color": "#202020"},
         customdata=(grid["status"] + grid["hover"]).to_numpy(),

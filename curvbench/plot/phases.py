@@ -1,4 +1,4 @@
-"""What a step costs, phase by phase."""
+"""The cost of a step, phase by phase."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from curvbench.analysis import views
-from curvbench.analysis.summary import digits, problems
+from curvbench.analysis.summary import digits
 from curvbench.plot import axes
 from curvbench.plot.accuracy import ROW_HEIGHT
 from curvbench.plot.look import BLUE, GREY, ORANGE, RED, SKY
@@ -18,32 +18,27 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 ADDITIVE = ("flops.counted", "time.wall")  # peaks of memory do not add up
-CUT = 4  # times the third quartile
+CUT = 4  # the longest bar that is drawn whole, in units of the third quartile
 PARTS = {views.GRADIENT: GREY, "statistics": BLUE, "invert": ORANGE, "precondition": SKY}
 SYMBOLS = dict(zip([*PARTS, "step"], ("line-ns-open", "square", "triangle-up", "circle", "diamond-open"), strict=True))
 
 
-def cost(
-    frame: pd.DataFrame,
-    problem: str | None = None,
-    metric: str = "flops.counted",
-    relative: bool = True,
-    stacked: bool = True,
+def cost_figure(
+    table: pd.DataFrame, problem: str, metric: str, relative: bool = True, stacked: bool = True
 ) -> go.Figure:
-    """One bar per probe, the dearest on top: the gradient and the phases of a step in which nothing is amortized.
+    """One bar per probe, the longest on top: the gradient and the phases of a step in which nothing is amortized.
 
-    ``relative``: as multiples of a plain gradient step. Peaks of memory do not add up: they, and everything that is
-    not ``stacked``, are points on a logarithmic axis. Bars far longer than most are cut; labels give their length.
+    ``table`` as ``analysis.views.phases`` gives it. ``relative``: costs are multiples of a plain gradient step. Peaks
+    of memory do not add up: they are points on a logarithmic axis, and so is every cost if ``stacked`` is False. Bars
+    far longer than most are cut; labels give their length.
     """
-    problem = problem or next(iter(problems(frame)), "")
-    table = views.phases(frame, problem, metric)
     notes = axes.not_drawn(table, "step")
     drawn = table[np.isfinite(table["step"])].sort_values("step", kind="stable")
     if relative:
         phases = [views.GRADIENT, *PHASES]
         drawn[phases] = drawn[phases].div(drawn[views.GRADIENT], axis=0)
     figure = axes.new_figure(
-        axes.problem_title(frame, "Cost of a step", problem),
+        axes.problem_title("Cost of a step", problem),
         notes,
         height=110 + ROW_HEIGHT * max(len(drawn), 3),
         names=PARTS,
@@ -62,15 +57,14 @@ def cost(
 
 
 def _edge(lengths: pd.Series) -> float | None:
-    """Where the axis ends if a few bars would press the others flat; None if none does."""
-    most = CUT * float(lengths.quantile(0.75)) if len(lengths) else 0.0
-    return most if 0 < most < lengths.max() else None
+    """The end of the axis if a few bars would press the others flat. None means that no bar is cut."""
+    longest = CUT * float(lengths.quantile(0.75)) if len(lengths) else 0.0
+    return longest if 0 < longest < lengths.max() else None
 
 
 def _bars(figure: go.Figure, drawn: pd.DataFrame, names: list[str], edge: float | None) -> None:
     ends = drawn[list(PARTS)].sum(axis=1).clip(upper=edge)
     for part, color in PARTS.items():
-        shown = drawn[part].map(digits)
         hover = f"%{{y}}, {part}: %{{customdata}}<extra></extra>"
         figure.add_bar(
             x=drawn[part],
@@ -78,7 +72,7 @@ def _bars(figure: go.Figure, drawn: pd.DataFrame, names: list[str], edge: float 
             name=part,
             orientation="h",
             marker={"color": color, "line": {"width": 0}},
-            customdata=shown,
+            customdata=drawn[part].map(digits),
             hovertemplate=hover,
         )
     figure.add_scatter(

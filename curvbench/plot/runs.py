@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from curvbench.analysis.pairs import pairs
 from curvbench.analysis.summary import digits
 from curvbench.analysis.views import Quantity
 from curvbench.plot import axes
@@ -16,9 +15,11 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
-def comparison(a: pd.DataFrame, b: pd.DataFrame, quantity: Quantity, names: tuple[str, str] = ("A", "B")) -> go.Figure:
-    """One point per probe, problem and seed: its value in run ``b`` against that in run ``a``, with the line y = x."""
-    table = pairs(*(run[(run["metric"] == quantity.metric) & (run["scope"] == quantity.scope)] for run in (a, b)))
+def comparison_figure(table: pd.DataFrame, quantity: Quantity, names: tuple[str, str] = ("A", "B")) -> go.Figure:
+    """One point per probe, problem and seed: its value in run B against its value in run A, with the line y = x.
+
+    ``table``: the rows of ``analysis.pairs.pairs`` of one quantity.
+    """
     both = table[table["a"].notna() & table["b"].notna()]
     shared = pd.concat([both["a"], both["b"]])
     floor = axes.logarithmic(shared)
@@ -28,13 +29,13 @@ def comparison(a: pd.DataFrame, b: pd.DataFrame, quantity: Quantity, names: tupl
     ends = [float(axes.clipped(shared, floor).min()), float(shared.max())] if len(both) else [0.0, 1.0]
     line = {"color": "#808080", "dash": "dot"}
     figure.add_scatter(x=ends, y=ends, mode="lines", line=line, name="y = x", hoverinfo="skip")
-    for probe, seen in looks(both["probe"].unique()).items():
+    for probe, look in looks(both["probe"].unique()).items():
         rows = both[both["probe"] == probe]
         figure.add_scatter(
             x=axes.clipped(rows["a"], floor),
             y=axes.clipped(rows["b"], floor),
             mode="markers",
-            marker=seen.marker(10),
+            marker=look.marker(10),
             name=axes.escaped(probe),
             text=[
                 f"{axes.escaped(probe)} on {axes.escaped(row['problem'])}, seed {row['seed']}<br>"

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from curvbench.analysis.history import STEP, history_table
-from curvbench.analysis.summary import digits, problems
+from curvbench.analysis.summary import digits
 from curvbench.analysis.views import Quantity
 from curvbench.plot import axes
 from curvbench.plot.look import RED, looks
@@ -20,25 +19,26 @@ STEPPED = "a step"
 LINE = 24  # pixels of the second line of a run's name
 
 
-def history(frame: pd.DataFrame, quantity: Quantity, problem: str | None = None, step: float = STEP) -> go.Figure:
-    """One line per probe over the runs, oldest first; a change of more than ``step`` is ringed."""
-    problem = problem or next(iter(problems(frame)), "")
-    table = history_table(frame, problem, quantity, step)
+def history_figure(table: pd.DataFrame, problem: str, quantity: Quantity) -> go.Figure:
+    """One line per probe over the runs, oldest first; steps are ringed.
+
+    ``table`` as ``analysis.history.history_table`` gives it.
+    """
     floor = axes.logarithmic(table["value"])
     latest = table.drop_duplicates("probe", keep="last")
     notes = [*axes.not_drawn(latest, "value"), *axes.at_the_edge(latest, "value", floor)]
     figure = axes.new_figure(
-        axes.problem_title(frame, quantity.metric, problem), notes, names=[*table["probe"].unique(), STEPPED]
+        axes.problem_title(quantity.metric, problem), notes, names=[*table["probe"].unique(), STEPPED]
     )
     runs = [_tick(run) for run in table["run"].unique()]
-    for probe, seen in looks(table["probe"].unique()).items():
+    for probe, look in looks(table["probe"].unique()).items():
         rows = table[table["probe"] == probe]
         figure.add_scatter(
             x=rows["run"].map(_tick),
             y=axes.clipped(rows["value"], floor),
             mode="lines+markers",
-            line={"color": seen.color, "width": 1.5, "dash": seen.dash},
-            marker=seen.marker(9),
+            line={"color": look.color, "width": 1.5, "dash": look.dash},
+            marker=look.marker(9),
             name=axes.escaped(probe),
             text=rows["value"].map(digits),
             customdata=rows["change"],
@@ -58,8 +58,8 @@ def history(frame: pd.DataFrame, quantity: Quantity, problem: str | None = None,
     figure.update_xaxes(title="run: when it began, and its code", type="category", **order)
     layout = figure.layout
     layout.update(height=layout.height + LINE, legend_y=1.45 * layout.legend.y, margin_b=layout.margin.b + LINE)
-    shown = axes.clipped(table["value"], floor)
-    figure.update_yaxes(title=axes.upright(axes.axis_title(quantity)), **axes.scale(shown, floor))
+    clipped = axes.clipped(table["value"], floor)
+    figure.update_yaxes(title=axes.upright(axes.axis_title(quantity)), **axes.scale(clipped, floor))
     return figure
 
 

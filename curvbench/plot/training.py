@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
-from curvbench.analysis import targets, views
-from curvbench.analysis.summary import digits, problems
+from curvbench.analysis import targets
+from curvbench.analysis.summary import digits
 from curvbench.plot import axes
 from curvbench.plot.look import Look, by_family, looks
 
@@ -17,20 +17,18 @@ if TYPE_CHECKING:
 FEW = 12  # epochs: each has its number
 
 
-def curves(
-    frame: pd.DataFrame,
-    problem: str | None = None,
-    metric: str = "train.loss",
-    against: Literal["epoch", "seconds"] = "epoch",
+def curves_figure(
+    table: pd.DataFrame, statuses: pd.Series, problem: str, metric: str, against: Literal["epoch", "seconds"] = "epoch"
 ) -> go.Figure:
-    """One line per probe: the median over seeds, with the range as a band; seconds are those of training alone."""
-    problem = problem or next(iter(problems(frame)), "")
-    table = views.curves(frame, problem, metric)
-    title, notes = axes.problem_title(frame, metric, problem), _missing(frame, problem, table)
+    """One line per probe: the median over seeds, with the range as a band; seconds are those of training alone.
+
+    ``table`` as ``analysis.views.curves`` gives it, ``statuses`` by probe.
+    """
+    title, notes = axes.problem_title(metric, problem), _missing(table, statuses)
     figure = axes.new_figure(title, notes, names=table["probe"].unique())
     drawn = table.dropna(subset=[against, "median"]).sort_values(against, kind="stable")
-    for probe, seen in looks(table["probe"].unique()).items():
-        _draw(figure, probe, drawn[drawn["probe"] == probe], against, seen)
+    for probe, look in looks(table["probe"].unique()).items():
+        _draw(figure, probe, drawn[drawn["probe"] == probe], against, look)
     figure.update_xaxes(title="epoch" if against == "epoch" else "train.seconds [s], training alone")
     if against == "epoch" and 0 < len(drawn) and drawn["epoch"].max() - drawn["epoch"].min() < FEW:
         figure.update_xaxes(dtick=1)
@@ -40,20 +38,18 @@ def curves(
     return figure
 
 
-def profiles(
-    frame: pd.DataFrame, metric: str = "test.accuracy", target: float | None = None, cost: targets.Cost = "seconds"
+def profiles_figure(
+    trials: pd.DataFrame, metric: str, target: float, cost: targets.Cost = "seconds", is_surrogate: bool = False
 ) -> go.Figure:
     """Performance profiles (Dolan and More, 2002): the share of trainings that took at most a multiple of the best.
 
-    One line per probe over all problems and seeds, higher is better; ``target`` as ``analysis.targets`` takes it.
+    One line per probe over all problems and seeds, higher is better. ``trials`` as ``analysis.targets.trials`` gives
+    them for the ``target``.
     """
-    goal = targets.usual_target(frame, metric) if target is None else target
-    trials = targets.trials(frame, metric, goal)
     table = targets.profile(trials, cost)
     missed = [probe for probe in trials["probe"].unique() if probe not in set(table["probe"])]
     notes = [f"never reached by: {', '.join(by_family(missed))}"] if missed else []
-    stand_in = " (surrogate)" if len(views.surrogates(frame)) else ""
-    title = f"{cost} to {metric} {digits(goal)}{stand_in}"
+    title = f"{cost} to {metric} {digits(target)}{' (surrogate)' if is_surrogate else ''}"
     figure = axes.new_figure(title, notes, height=380, names=table["probe"].unique())
     end = 1.1 * float(table["ratio"].max()) if len(table) else 2.0
     for probe, (color, symbol, dash) in looks(trials["probe"].unique()).items():
@@ -75,7 +71,7 @@ def profiles(
     return figure
 
 
-def _draw(figure: go.Figure, probe: str, rows: pd.DataFrame, against: str, seen: Look) -> None:
+def _draw(figure: go.Figure, probe: str, rows: pd.DataFrame, against: str, look: Look) -> None:
     name = axes.escaped(probe)
     if rows.empty:
         return
@@ -84,7 +80,7 @@ def _draw(figure: go.Figure, probe: str, rows: pd.DataFrame, against: str, seen:
             x=[*rows[against], *rows[against][::-1]],
             y=[*rows["max"], *rows["min"][::-1]],
             fill="toself",
-            fillcolor=seen.color,
+            fillcolor=look.color,
             mode="lines",
             opacity=0.12,
             line={"width": 0},
@@ -96,8 +92,8 @@ def _draw(figure: go.Figure, probe: str, rows: pd.DataFrame, against: str, seen:
         x=rows[against],
         y=rows["median"],
         mode="lines+markers",
-        line={"color": seen.color, "dash": seen.dash},
-        marker=seen.marker(9),
+        line={"color": look.color, "dash": look.dash},
+        marker=look.marker(9),
         name=name,
         legendgroup=name,
         text=rows["median"].map(digits),
@@ -105,10 +101,9 @@ def _draw(figure: go.Figure, probe: str, rows: pd.DataFrame, against: str, seen:
     )
 
 
-def _missing(frame: pd.DataFrame, problem: str, table: pd.DataFrame) -> list[str]:
-    """The probes that failed: those of the other kind of cell have no curve, and are not missed."""
-    ended = views.status(views.of_problem(frame, problem))
-    drawn = [name.partition(" {")[0] for name in table["probe"]]
-    failed = ended[~ended["probe"].isin(drawn) & ended["status"].ne("ok")]
-    names = [f"{probe} ({status})" for probe, status in zip(failed["probe"], failed["status"], strict=True)]
+def _missing(table: pd.DataFrame, statuses: pd.Series) -> list[str]:
+    """A note that names the probes that failed; cells that were measured, not trained, need no curve."""
+    drawn = {name.partition(" {")[0] for name in table["probe"]}
+    failed = statuses[~statuses.index.isin(drawn) & statuses.ne("ok")]
+    names = [f"{probe} ({status})" for probe, status in failed.items()]
     return [f"not drawn: {', '.join(names)}"] if names else []

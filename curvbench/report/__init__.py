@@ -19,10 +19,10 @@ def read(folders: Sequence[Path]) -> list[Run]:
     Raises:
         ValueError: a run holds no cell, or was written by a later version.
     """
-    found = [_read(folder) for folder in folders]
-    if empty := [run.name for run in found if run.frame.empty]:
+    runs = [_read(folder) for folder in folders]
+    if empty := [run.name for run in runs if run.frame.empty]:
         raise ValueError(f"run {empty[0]} has no cell yet: there is nothing to report")
-    return found
+    return runs
 
 
 def _read(folder: Path) -> Run:
@@ -32,14 +32,14 @@ def _read(folder: Path) -> Run:
     for cell in first["cell_id"].unique():
         try:
             blocks[cell] = store.read_blocks(folder, cell)
-        except ValueError as error:  # a picture less
+        except ValueError as error:  # the report has a picture less
             warnings.warn(f"{error}: set aside", stacklevel=3)
-    known = {cell: kept for cell, kept in blocks.items() if kept is not None}
-    return Run(folder.name, frame, store.read_run(folder), known)
+    stored = {cell: of_cell for cell, of_cell in blocks.items() if of_cell is not None}
+    return Run(folder.name, frame, store.read_run(folder), stored)
 
 
 def write(runs: Sequence[Run], format: str) -> str:
-    """The report in one of ``FORMATS``; raises ImportError where ``html`` finds no plotly."""
+    """The report in one of ``FORMATS``; raises ImportError if ``html`` finds no plotly."""
     return _writer(format)(runs)
 
 

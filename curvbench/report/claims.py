@@ -1,4 +1,4 @@
-"""The papers' claims with what was measured of them, as a terminal table, Markdown or JSON."""
+"""The papers' claims beside their measurements, as a terminal table, Markdown or JSON."""
 
 from __future__ import annotations
 
@@ -30,44 +30,45 @@ STYLES = {
 WIDTH = 160
 Efforts = Mapping[str, Sequence[Effort]]  # by experiment
 LEGEND = (
-    "Numbers are medians over seeds [least, greatest]. A comparison holds, or is the other way round, where the ranges "
-    f"of at least {FEWEST} common seeds are apart and the medians by half of the paper's effect or more, or by a ratio "
-    f"of {LEAST_RATIO} where the paper prints none in the metric measured. What is counted (FLOPs, bytes) is the same "
-    "with every seed. A claim holds where all of its comparisons do, and is refuted where one is the other way round. "
-    "It holds in direction only where the medians are in its order without that much behind them; it is undecided "
-    "where they are not, or where a member failed or gave no number. A target missed in a shorter training than the "
-    "paper's is censored: it is later than the end of that training, which can bear a claim out and never refutes one. "
-    "A surrogate is a small stand-in: it says how a claim fares there, and neither supports nor refutes the original."
+    "Numbers are medians over seeds [least, greatest]. A comparison holds, or is the other way round, if the "
+    f"ranges of at least {FEWEST} common seeds do not meet and the medians differ by half of the paper's effect or "
+    f"more, or by a ratio of {LEAST_RATIO} if the paper prints no effect in the measured metric. Counts (FLOPs, "
+    "bytes) are the same with every seed. A claim holds if all of its comparisons hold, and is refuted if one is "
+    "the other way round. It holds in direction only if the medians are in its order with less evidence than "
+    "that; it is undecided if they are not in its order, or if a member failed or gave no number. A target missed "
+    "in a shorter training than the paper's is censored: it is later than the end of that training, which can "
+    "bear a claim out and never refutes one. A surrogate is a small stand-in: it shows how a claim fares there, "
+    "and neither supports nor refutes the original."
 )
 
 
 def show(judged: Sequence[Judged], efforts: Efforts, console: Console) -> None:
-    """Print a table per experiment, what the verdicts mean and how many there are of each."""
+    """Print a table per experiment, the meaning of the verdicts and their counts."""
     console.width = max(console.width, WIDTH)
-    for experiment, mine in _by_experiment(judged):
-        shown = Table(box=None, padding=(0, 2, 1, 0), show_edge=False)
+    for experiment, group in _by_experiment(judged):
+        table = Table(box=None, padding=(0, 2, 1, 0), show_edge=False)
         for heading, ratio in zip(HEADINGS, (3, 3, 3, 4), strict=True):
-            shown.add_column(heading, ratio=ratio, overflow="fold")
-        for found in mine:
-            rulings = [_styled(ruling) for ruling in (found.original, found.surrogate)]
-            shown.add_row(Text(_claim(found.claim)), Text(found.reported), *rulings)
+            table.add_column(heading, ratio=ratio, overflow="fold")
+        for entry in group:
+            rulings = [_styled(ruling) for ruling in (entry.original, entry.surrogate)]
+            table.add_row(Text(_claim(entry.claim)), Text(entry.reported), *rulings)
         console.print(Text(_title(experiment), style="bold"))
         for note in _notes(experiment, efforts):
             console.print(Text(f"  {note}", style="dim"))
-        console.print(shown)
+        console.print(table)
     console.print(Text(LEGEND), Text(counts(judged)), sep="\n")
 
 
 def markdown(judged: Sequence[Judged], efforts: Efforts) -> str:
-    """A section per experiment, what the verdicts mean and how many there are of each."""
+    """A section per experiment, the meaning of the verdicts and their counts."""
     return "\n\n".join([*sections(judged, efforts), escaped(LEGEND), escaped(counts(judged))]) + "\n"
 
 
 def sections(judged: Sequence[Judged], efforts: Efforts) -> list[str]:
     """Heading, notes and table of each experiment in Markdown."""
     parts = []
-    for experiment, mine in _by_experiment(judged):
-        rows = [[_claim(found.claim), found.reported, _flat(found.original), _flat(found.surrogate)] for found in mine]
+    for experiment, group in _by_experiment(judged):
+        rows = [[_claim(entry.claim), entry.reported, _flat(entry.original), _flat(entry.surrogate)] for entry in group]
         parts += [
             f"### {escaped(_title(experiment))}",
             "\n".join(f"- {escaped(n)}" for n in _notes(experiment, efforts)),
@@ -78,22 +79,22 @@ def sections(judged: Sequence[Judged], efforts: Efforts) -> list[str]:
 
 def as_json(judged: Sequence[Judged], efforts: Efforts) -> str:
     """A list of objects, one per claim."""
-    found = [_described(one) | {"tuning": [e._asdict() for e in efforts[one.experiment.id]]} for one in judged]
-    return json.dumps(found, indent=1, ensure_ascii=False)
+    claims = [_described(entry) | {"tuning": [e._asdict() for e in efforts[entry.experiment.id]]} for entry in judged]
+    return json.dumps(claims, indent=1, ensure_ascii=False)
 
 
 def counts(judged: Iterable[Judged]) -> str:
-    """How many verdicts of each kind there are, of the original settings and of surrogates apart."""
+    """The number of verdicts of each kind, for the papers' settings and for surrogates."""
     kinds = {"in the papers' settings": "original", "surrogates": "surrogate"}
-    found = {name: Counter(getattr(j, kind).verdict for j in judged) for name, kind in kinds.items()}
-    return "; ".join(f"{name}: {', '.join(f'{n[v]} {v}' for v in Verdict)}" for name, n in found.items())
+    counters = {name: Counter(getattr(j, kind).verdict for j in judged) for name, kind in kinds.items()}
+    return "; ".join(f"{name}: {', '.join(f'{n[v]} {v}' for v in Verdict)}" for name, n in counters.items())
 
 
 def _by_experiment(judged: Iterable[Judged]) -> list[tuple[Experiment, list[Judged]]]:
     groups: dict[str, list[Judged]] = {}
-    for found in judged:
-        groups.setdefault(found.experiment.id, []).append(found)
-    return [(mine[0].experiment, mine) for mine in groups.values()]
+    for entry in judged:
+        groups.setdefault(entry.experiment.id, []).append(entry)
+    return [(group[0].experiment, group) for group in groups.values()]
 
 
 def _title(experiment: Experiment) -> str:
@@ -101,10 +102,10 @@ def _title(experiment: Experiment) -> str:
 
 
 def _notes(experiment: Experiment, efforts: Efforts) -> list[str]:
-    """Its setting, what its tables have wrong, what else has to be known, and what tuning has cost."""
+    """Setting, errata, remarks and the cost of tuning of an experiment."""
     errata = [f"erratum {i}: {ERRATA[i].text}" for i in experiment.errata]
     groups = groupby(efforts[experiment.id], key=lambda effort: effort.surrogate)
-    tuned = [f"{'surrogate ' * surrogate}tuned by {'; '.join(map(str, mine))}" for surrogate, mine in groups]
+    tuned = [f"{'surrogate ' * surrogate}tuned by {'; '.join(map(str, group))}" for surrogate, group in groups]
     return [experiment.setting, *errata, *experiment.remarks, *tuned]
 
 
@@ -125,8 +126,8 @@ def _styled(ruling: Ruling) -> Text:
     return Text.assemble((verdict, STYLES[ruling.verdict]), rest.removeprefix(verdict))
 
 
-def _described(found: Judged) -> dict[str, Any]:
-    experiment, claim = found.experiment, found.claim
+def _described(entry: Judged) -> dict[str, Any]:
+    experiment, claim = entry.experiment, entry.claim
     return {
         "suite": experiment.id,
         "paper": experiment.paper,
@@ -137,10 +138,10 @@ def _described(found: Judged) -> dict[str, Any]:
         "op": claim.op,
         "order": claim.order,
         "reading": claim.reading,
-        "reported": found.reported,
+        "reported": entry.reported,
         "holds_on_reported": claim.holds_on_reported,
-        "original": _ruled(found.original),
-        "surrogate": _ruled(found.surrogate),
+        "original": _ruled(entry.original),
+        "surrogate": _ruled(entry.surrogate),
         "errata": [{"id": i, **ERRATA[i]._asdict()} for i in experiment.errata],
         "remarks": list(experiment.remarks),
     }
@@ -152,14 +153,14 @@ def _ruled(ruling: Ruling) -> dict[str, Any]:
 
 
 def _read(reading: Reading) -> dict[str, Any]:
-    """A target that was missed has no number in JSON."""
-    found = {seed: None if known.value == MISSED else known.value for seed, known in reading.values.items()}
-    middle = reading.middle if found and reading.middle != MISSED else None
+    """A reading as JSON can hold it: a missed target is null."""
+    values = {seed: None if value.value == MISSED else value.value for seed, value in reading.values.items()}
+    middle = reading.middle if values and reading.middle != MISSED else None
     return {
         "name": reading.name,
-        "values": list(found.values()),
-        "seeds": [] if reading.counted else list(found),
+        "values": list(values.values()),
+        "seeds": [] if reading.counted else list(values),
         "median": middle,
-        "missed": list(found.values()).count(None),
+        "missed": list(values.values()).count(None),
         "reason": reading.reason or reading.note,
     }

@@ -13,9 +13,14 @@ import numpy as np
 import pandas as pd
 
 from curvbench import __version__, plot
-from curvbench.analysis import matrices, scaling, summary, targets, views
-from curvbench.analysis.views import Quantity
+from curvbench.analysis import frames, matrices, scaling, summary, targets, views
+from curvbench.analysis.views import ERROR, FLOPS, Quantity
+from curvbench.plot.accuracy import heatmap_figure, sweep_figure
 from curvbench.plot.axes import graph_objects
+from curvbench.plot.frontier import tradeoff_figure
+from curvbench.plot.overview import status_figure
+from curvbench.plot.phases import cost_figure
+from curvbench.plot.training import curves_figure, profiles_figure
 from curvbench.report.run import Entry, Run, entries, headings
 from curvbench.spec.pictures import Blocks
 
@@ -23,8 +28,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 Drawn = tuple[str, "go.Figure", pd.DataFrame]
-QUALITIES = (Quantity("error.relative", "layer blocks"), Quantity("direction.quality", "network"))
-NEAREST, MATRICES = 3, 12  # figures of matrices per problem, and in a run of many problems
+QUALITIES = (ERROR, Quantity("direction.quality", "network"))
+NEAREST, MATRICES = 3, 12  # most figures of matrices: per problem, and in a run
 COSTS = ("flops.counted", "time.wall", "memory.peak")
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c1c1c; background: #fff; max-width: 1080px; margin: 2em auto;
@@ -39,7 +44,7 @@ figure { margin: 1em 0 } figcaption { font-size: 12px }
 
 
 def html(runs: Sequence[Run]) -> str:
-    """The page; raises ImportError where there is no plotly."""
+    """The page; raises ImportError without plotly."""
     graph_objects()
     from plotly.offline import get_plotlyjs
 
@@ -55,10 +60,11 @@ def html(runs: Sequence[Run]) -> str:
 
 def _run(run: Run) -> Iterator[str]:
     yield f"<h1>{escape(run.suite)}, {escape(run.name)}</h1>"
-    yield _figure("status", plot.status(run.frame), views.status(run.frame))
+    statuses = views.status(run.frame)
+    yield _figure("status", status_figure(statuses, frames.surrogates(run.frame)), statuses)
     if len(run.failures):
         yield "<h3>Without a value</h3>" + _table(run.failures, "text")
-    for problem in summary.problems(run.frame):
+    for problem in frames.problems(run.frame):
         yield f"<h2>{escape(run.title(problem))}</h2>"
         yield _summary(run, problem)
         for name, figure, data in itertools.chain(_figures(run, problem), _matrices(run, problem)):
@@ -74,8 +80,8 @@ def _summary(run: Run, problem: str) -> str:
     named = headings(run.frame, problem).items()
     head = "".join(f'<th><abbr title="{escape(meaning)}">{escape(name)}</abbr></th>' for name, meaning in named)
     rows = "".join(
-        f"<tr><td>{escape(name)}</td>{''.join(map(_cell, found))}</tr>"
-        for name, found in entries(run.frame, problem).items()
+        f"<tr><td>{escape(name)}</td>{''.join(map(_cell, of_probe))}</tr>"
+        for name, of_probe in entries(run.frame, problem).items()
     )
     note = escape(run.legend)
     return f'<div class="wide"><table><tr><th>probe</th>{head}</tr>{rows}</table></div><p><small>{note}</small></p>'
@@ -87,59 +93,66 @@ def _cell(entry: Entry) -> str:
 
 
 def _figures(run: Run, problem: str) -> Iterator[Drawn]:
-    """What there are rows for: trade-offs, layers, costs, training."""
-    frame = run.frame
-    mine = views.of_problem(frame, problem)
-    known = views.quantities(mine, views.FAMILIES)
-    cost = Quantity("flops.ratio", "step")
+    """The figures that there are rows for: trade-offs, layers, costs, training."""
+    rows = frames.of_problem(run.frame, problem)
+    quantities, name = views.quantities(rows, views.FAMILIES), frames.shown_problem(rows, problem)
     for quality in QUALITIES:
-        if quality in known and cost in known:
-            table = views.tradeoff(frame, problem, cost, quality)
-            yield f"tradeoff-{quality.metric}", plot.tradeoff(frame, problem, cost, quality), table
-    if QUALITIES[0] in known:
-        layers = views.layers(frame, problem, "error.relative").reset_index()
-        yield "layers", plot.heatmap(frame, problem), layers
+        if quality in quantities and FLOPS in quantities:
+            table = views.tradeoff(rows, problem, FLOPS, quality)
+            yield f"tradeoff-{quality.metric}", tradeoff_figure(table, name, FLOPS, quality), table
+    if ERROR in quantities:
+        layers = views.layers(rows, problem, ERROR.metric)
+        yield "layers", heatmap_figure(layers, views.endings(rows), name, ERROR.metric), layers.reset_index()
     for metric in COSTS:
-        if Quantity(metric, "step") in known:
-            relative = metric != "memory.peak"
-            yield f"cost-{metric}", plot.cost(frame, problem, metric, relative), views.phases(frame, problem, metric)
-    for metric in views.trained(mine):
-        yield f"training-{metric}", plot.curves(frame, problem, metric), views.curves(frame, problem, metric)
+        if Quantity(metric, "step") in quantities:
+            phases = views.phases(rows, problem, metric)
+            yield f"cost-{metric}", cost_figure(phases, name, metric, relative=metric != "memory.peak"), phases
+    yield from _trainings(rows, problem, name)
+
+
+def _trainings(rows: pd.DataFrame, problem: str, name: str) -> Iterator[Drawn]:
+    endings, is_surrogate = views.endings(rows), bool(frames.surrogates(rows))
+    for metric in views.trained(rows):
+        curves = views.curves(rows, problem, metric)
+        yield f"training-{metric}", curves_figure(curves, endings, name, metric), curves
         if metric.startswith("test."):
-            trials = targets.trials(mine, metric, targets.usual_target(mine, metric))
-            yield f"profiles-{metric}", plot.profiles(mine, metric), targets.to_target(trials)
+            target = targets.usual_target(rows, metric)
+            trials = targets.trials(rows, metric, target)
+            figure = profiles_figure(trials, metric, target, is_surrogate=is_surrogate)
+            yield f"profiles-{metric}", figure, targets.to_target(trials)
 
 
 def _matrices(run: Run, problem: str) -> Iterator[Drawn]:
-    """What was kept of the matrices: those of the probes nearest to the exact Fisher, and one layer's spectra.
+    """The stored blocks of the probes nearest to the exact Fisher, and the spectra of one layer.
 
-    Of a block of order 63 figure and data take 0.3 MB: with more problems there are fewer per problem.
+    Figure and data of a block of order 63 take 0.3 MB, so that a run of more problems has fewer per problem.
     """
-    kept = run.kept(problem)
-    few = max(1, min(NEAREST, MATRICES // len(summary.problems(run.frame))))
-    for probe in matrices.nearest(kept)[:few]:
-        blocks = _in_single(matrices.fitted(kept[probe]))
-        name = f"{summary.digits(matrices.fitting_scale(kept[probe]))} x {probe}"
+    blocks_of = run.blocks_of(problem)
+    few = max(1, min(NEAREST, MATRICES // len(frames.problems(run.frame))))
+    for probe in matrices.nearest(blocks_of)[:few]:
+        blocks = _in_single(matrices.fitted(blocks_of[probe]))
+        name = f"{summary.digits(matrices.fitting_scale(blocks_of[probe]))} x {probe}"
         figure = plot.matrices(blocks.exact, blocks.approximation, blocks.layer, name, blocks.inputs)
         yield f"matrices-{probe}", figure, matrices.entries(blocks)
-    layers = [layer for blocks in kept.values() for layer in (blocks.layer, *blocks.spectra) if layer in blocks.spectra]
+    stored = blocks_of.values()
+    layers = [layer for blocks in stored for layer in (blocks.layer, *blocks.spectra) if layer in blocks.spectra]
     if layers:
-        spectra = matrices.spectra(kept, layers[0])
+        spectra = matrices.spectra(blocks_of, layers[0])
         yield "spectra", plot.spectra(spectra, layers[0]), spectra
 
 
 def _in_single(blocks: Blocks) -> Blocks:
-    single = np.float32  # halves what the page takes
+    single = np.float32  # halves the size of the page
     return replace(blocks, exact=blocks.exact.astype(single), approximation=blocks.approximation.astype(single))
 
 
 def _sweeps(run: Run) -> Iterator[Drawn]:
-    known = views.settings(run.frame, run.record)
-    for parameter in views.parameters(run.frame, known):
+    settings = views.settings(run.frame, run.record)
+    for parameter in views.parameters(run.frame, settings):
         for quality in QUALITIES:
-            table = views.sweep(run.frame, known, parameter, quality)
+            table = views.sweep(run.frame, settings, parameter, quality)
             if len(table):
-                yield f"sweep-{parameter}", plot.sweep(run.frame, parameter, quality, known), table
+                yield f"sweep-{parameter}", sweep_figure(table, parameter, quality), table
 
 
 def _growth(run: Run) -> Iterator[Drawn]:

@@ -1,4 +1,4 @@
-"""What a report says of a run, whatever its format."""
+"""The content of a report of a run, the same for every format."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from typing import Any
 
 import pandas as pd
 
-from curvbench.analysis import summary, views
+from curvbench.analysis import frames, summary, views
 from curvbench.analysis.commands import repeat
 from curvbench.spec.pictures import Blocks
+from curvbench.words import one_line
 
 FACTS = ("device_name", "torch_version", "python_version", "platform", "git_sha", "git_dirty", "code", "cpu_count")
 
 
 @dataclass(frozen=True)
 class Run:
-    """Name, rows and record (``run.json``) of a run, and the blocks that cells of its first seed kept, by their id."""
+    """Name, rows and record (``run.json``) of a run, and the blocks stored by cells of its first seed, by cell id."""
 
     name: str
     frame: pd.DataFrame
@@ -30,20 +31,20 @@ class Run:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Where it was made: what of ``FACTS`` is known, precision, threads and date."""
-        known = self.record.get("environment", {})
-        facts = {key: str(known[key]) for key in FACTS if known.get(key) is not None}
+        """Where and when the run was made: the recorded ``FACTS``, device, precision, threads and date."""
+        environment = self.record.get("environment", {})
+        facts = {key: str(environment[key]) for key in FACTS if environment.get(key) is not None}
         facts |= {key: ", ".join(map(str, self.frame[key].unique())) for key in ("device", "dtype", "threads")}
         return {"started": f"{self.frame['started_at'].min():%Y-%m-%d %H:%M} UTC", **facts}
 
     @property
     def commands(self) -> list[str]:
-        """What was typed."""
+        """The commands that made the run."""
         return [str(entry.get("command", "")) for entry in self.record.get("commands", [])]
 
     @property
     def legend(self) -> str:
-        """What the columns of its tables mean."""
+        """The meaning of the columns of its tables."""
         return summary.legend(self.frame).partition("; *")[0] + "; bold: best of the column"
 
     @property
@@ -55,17 +56,15 @@ class Run:
         commands = [repeat(cells.loc[cell].to_dict(), file, self.record) for cell in failed["cell_id"]]
         return failed[["label", "status", "reason"]].assign(command=commands)
 
-    def kept(self, problem: str) -> dict[str, Blocks]:
+    def blocks_of(self, problem: str) -> dict[str, Blocks]:
         """The blocks of one problem by the probe's label."""
-        cells = views.of_problem(self.frame, problem).drop_duplicates("cell_id")
-        pairs = zip(cells["cell_id"], summary.labels(cells, "probe"), strict=True)
+        cells = frames.of_problem(self.frame, problem).drop_duplicates("cell_id")
+        pairs = zip(cells["cell_id"], frames.labels(cells, "probe"), strict=True)
         return {probe: self.blocks[cell] for cell, probe in pairs if cell in self.blocks}
 
     def title(self, problem: str) -> str:
-        """``summary.title``; a small stand-in for a published experiment is called a surrogate, once."""
-        told = summary.title(self.frame, problem)
-        is_named = "SURROGATE" in told or problem not in views.surrogates(self.frame)
-        return told if is_named else f"{told} (surrogate)"
+        """``summary.title``, which calls a surrogate one."""
+        return summary.title(self.frame, problem)
 
 
 @dataclass(frozen=True)
@@ -93,6 +92,6 @@ def entries(frame: pd.DataFrame, problem: str) -> dict[str, list[Entry]]:
 def headings(frame: pd.DataFrame, problem: str) -> dict[str, str]:
     """The headings of the summary of a problem in one line each, with what they mean."""
     return {
-        " ".join(column.heading.split()): f"{column.metric}, {column.scope}: {views.meaning(column.metric).text}"
+        one_line(column.heading): f"{column.metric}, {column.scope}: {views.meaning(column.metric).text}"
         for column in summary.columns(frame, problem)
     }

@@ -6,9 +6,10 @@ import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 
-from curvbench.analysis import summary, tables
+from curvbench.analysis import frames, tables
 from curvbench.analysis.tables import escaped
 from curvbench.report.run import Entry, Run, entries, headings
+from curvbench.words import one_line
 
 _LATEX = {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "|": r"\textbar{}"}
 _LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"}}
@@ -19,10 +20,8 @@ def markdown(runs: Sequence[Run]) -> str:
     parts: list[str] = []
     for run in runs:
         parts.append(f"## {escaped(run.suite)}, {escaped(run.name)}")
-        for problem in summary.problems(run.frame):
-            rows = [
-                [escaped(name), *(_entry(e, _md_bold, " ± ") for e in found)] for name, found in _rows(run, problem)
-            ]
+        for problem in frames.problems(run.frame):
+            rows = [[escaped(name), *(_entry(e, _md_bold, " ± ") for e in row)] for name, row in _rows(run, problem)]
             head = ["probe", *map(escaped, headings(run.frame, problem))]
             right = [name != "probe" for name in head]
             parts += [f"### {escaped(run.title(problem))}", tables.markdown(head, rows, right)]
@@ -43,16 +42,12 @@ def latex(runs: Sequence[Run]) -> str:
         parts += [_comment(f"{key}: {value}") for key, value in run.environment.items()]
         parts += [_comment(command) for command in run.commands]
         parts += [_comment(f"{row[1]}: {row[0]}: {row[2]}") for row in run.failures.to_numpy()]
-        parts += [_latex_table(run, problem) for problem in summary.problems(run.frame)]
+        parts += [_latex_table(run, problem) for problem in frames.problems(run.frame)]
     return "\n".join(parts) + "\n"
 
 
 def _rows(run: Run, problem: str) -> list[tuple[str, list[Entry]]]:
     return list(entries(run.frame, problem).items())
-
-
-def _minus(text: str) -> str:
-    return text.replace("-", "$-$")
 
 
 def _entry(entry: Entry, bold: Callable[[str], str], between: str) -> str:
@@ -72,10 +67,12 @@ def _md_code(lines: Iterable[str]) -> str:
 
 
 def _latex_table(run: Run, problem: str) -> str:
-    found = _rows(run, problem)
+    def bold(text: str) -> str:
+        return rf"\textbf{{{text}}}"
+
     body = [
-        " & ".join([_tex(name), *(_minus(_entry(e, lambda t: rf"\textbf{{{t}}}", r" $\pm$ ")) for e in row)]) + r" \\"
-        for name, row in found
+        " & ".join([_tex(name), *(_entry(e, bold, r" $\pm$ ").replace("-", "$-$") for e in row)]) + r" \\"
+        for name, row in _rows(run, problem)
     ]
     named = headings(run.frame, problem)
     return "\n".join(
@@ -96,8 +93,8 @@ def _latex_table(run: Run, problem: str) -> str:
 
 
 def _tex(text: object) -> str:
-    return "".join(_LATEX.get(sign, sign) for sign in " ".join(str(text).split()))
+    return "".join(_LATEX.get(sign, sign) for sign in one_line(text))
 
 
 def _comment(text: str) -> str:
-    return "\n".join(textwrap.wrap(" ".join(text.split()), 110, initial_indent="% ", subsequent_indent="%   "))
+    return "\n".join(textwrap.wrap(one_line(text), 110, initial_indent="% ", subsequent_indent="%   "))

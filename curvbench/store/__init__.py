@@ -1,8 +1,8 @@
 """Result files: one Arrow schema, one Parquet fragment per cell, one ``run.json`` per run.
 
-``results/<suite>/<run_id>/cells/<cell_id>.parquet``, beside them ``blocks/``, ``libraries/``, ``logs/``,
-``references/``, ``run.json`` and, of many cells, ``rows.copy`` with their rows. Nothing else in the package reads or
-writes them.
+A run is ``results/<suite>/<run_id>/cells/<cell_id>.parquet``. Beside ``cells/`` are ``blocks/``, ``libraries/``,
+``logs/``, ``references/`` and ``run.json``, and in a run of many cells ``rows.copy`` with their rows. No other room of
+the package reads or writes these files.
 """
 
 from curvbench.store.copies import keep as keep_copy

@@ -1,4 +1,4 @@
-"""Blocks as files of numpy arrays."""
+"""Blocks of matrices as files of numpy arrays."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def pack(blocks: Blocks) -> bytes:
     arrays: dict[str, Any] = {"layer": np.array(blocks.layer), "inputs": np.array(blocks.inputs)}
     arrays |= {_EXACT: blocks.exact, _APPROXIMATION: blocks.approximation}
     arrays["names"] = np.array(list(blocks.spectra), dtype=np.str_)
-    for k, spectrum in enumerate(blocks.spectra.values()):  # names of layers may hold what a name in a zip may not
+    for k, spectrum in enumerate(blocks.spectra.values()):  # numbers, because a zip refuses the names of some layers
         arrays |= {f"{k} {_EXACT}": spectrum.exact, f"{k} {_APPROXIMATION}": spectrum.approximation}
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
@@ -29,7 +29,7 @@ def pack(blocks: Blocks) -> bytes:
 
 
 def unpack(content: bytes) -> Blocks:
-    """Blocks from a file; raises ValueError where it is damaged. Nothing in it is ever executed."""
+    """Blocks from a file; raises ValueError if the file is damaged. Nothing in the file is ever executed."""
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             spectra = {
@@ -39,7 +39,7 @@ def unpack(content: bytes) -> Blocks:
             matrices = _floats(file[_EXACT]), _floats(file[_APPROXIMATION])
             return Blocks(str(file["layer"]), int(file["inputs"]), *matrices, spectra)
     except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        # numpy's own text would advise to execute what is in the file
+        # the text of numpy would advise to execute the file
         raise ValueError(f"damaged, or no blocks of curvbench ({type(error).__name__})") from error
 
 

@@ -1,6 +1,6 @@
-"""The copy of a run: the rows of its many fragments in one file, which says for each what it was made of.
+"""The copy of a run: the rows of its many fragments in one file, with the size and time of each fragment.
 
-It only saves time. A fragment counts as copied as long as it has the size and the time that it had; others are read.
+The copy only saves time. A fragment counts as copied as long as its size and time are unchanged; others are read.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from curvbench.store.content import Content
 from curvbench.store.schema import SCHEMA, SCHEMA_VERSION
 
 _NAME, _INDEX = "rows.copy", b"curvbench_fragments"
-_MANY = 32  # fragments that take longer to read than one file to find
-_STALE = 8  # a copy is made anew when one in so many fragments is not in it
+_MANY = 32  # fragments from which on reading them takes longer than reading the copy
+_STALE = 8  # a copy is made again once one fragment in 8 is missing from it
 _DAMAGED = (pa.ArrowException, OSError, ValueError, TypeError, KeyError)
 
 
 class _Entry(NamedTuple):
-    """A fragment as it was when it was copied, how many rows of it follow, or what was wrong with it."""
+    """A fragment when it was copied: size, time, number of rows, and its fault. None means that it has no fault."""
 
     name: str
     size: int
@@ -35,59 +35,62 @@ class _Entry(NamedTuple):
     fault: str | None
 
 
-def known(run: Path, of: Sequence[Path], schema: pa.Schema) -> tuple[Content, list[Path]]:
-    """What the copy of a run holds of some of its fragments, and those that it does not hold as they are now."""
+def copied(run: Path, of: Sequence[Path], schema: pa.Schema) -> tuple[Content, list[Path]]:
+    """The content that the copy of a run has of the fragments ``of``, and the fragments that it lacks."""
     try:
-        held = _held(run, of, schema) if len(of) >= _MANY else content.nothing(schema)
-    except _DAMAGED:  # an absent one too
-        held = content.nothing(schema)
-    copied = {*held.files, *held.faults}
-    return held, [path for path in of if path not in copied]
+        content_copied = _current(run, of, schema) if len(of) >= _MANY else content.nothing(schema)
+    except _DAMAGED:  # or absent
+        content_copied = content.nothing(schema)
+    files_copied = {*content_copied.files, *content_copied.faults}
+    return content_copied, [path for path in of if path not in files_copied]
 
 
-def _held(run: Path, of: Sequence[Path], schema: pa.Schema) -> Content:
+def _current(run: Path, of: Sequence[Path], schema: pa.Schema) -> Content:
+    """The content of the fragments ``of`` that have not changed since they were copied."""
     with _opened(run) as file:
-        entries, seen = _entries(file), _seen(of)
+        entries, stamps = _entries(file), _stamps(of)
         table = file.read(schema.names).cast(schema)
     paths = [run / "cells" / entry.name for entry in entries]
-    as_now = [seen.get(path) == (entry.size, entry.time) for path, entry in zip(paths, entries, strict=True)]
-    if not all(as_now):
-        table = table.filter(pa.array(np.repeat(as_now, [entry.rows for entry in entries])))
-    kept = [(path, entry) for path, entry, now in zip(paths, entries, as_now, strict=True) if now]
-    sound = [(path, entry.rows) for path, entry in kept if entry.fault is None]
-    faults = {path: entry.fault for path, entry in kept if entry.fault is not None}
+    is_current = [stamps.get(path) == (entry.size, entry.time) for path, entry in zip(paths, entries, strict=True)]
+    if not all(is_current):
+        table = table.filter(pa.array(np.repeat(is_current, [entry.rows for entry in entries])))
+    current = [(path, entry) for path, entry, same in zip(paths, entries, is_current, strict=True) if same]
+    sound = [(path, entry.rows) for path, entry in current if entry.fault is None]
+    faults = {path: entry.fault for path, entry in current if entry.fault is not None}
     return Content(table, [path for path, _ in sound], [rows for _, rows in sound], faults)
 
 
 def keep(run: Path) -> None:
-    """Make the copy of a run of many cells anew if much has come since; whoever reads the rows says what is wrong."""
-    with contextlib.suppress(OSError, fragments.NewerSchema):  # results may be read-only: then reading takes longer
+    """Make the copy of a run of many cells again if many fragments are new; reading the rows reports any faults."""
+    with contextlib.suppress(OSError, fragments.NewerSchema):  # results may be read-only; reading then takes longer
         of = fragments.below(run / "cells") if (run / "cells").is_dir() else []
-        if len(of) >= _MANY and _STALE * len(_news(run, of)) >= len(of):
+        if len(of) >= _MANY and _STALE * len(_changed(run, of)) >= len(of):
             _write(run, of)
 
 
 def _write(run: Path, of: Sequence[Path]) -> None:
-    seen = _seen(of)  # before they are read: one that changes meanwhile is not taken for copied
-    held, rest = known(run, of, SCHEMA)
-    whole = content.joined([held, content.read(rest, SCHEMA)], SCHEMA)
-    entries = [_Entry(file.name, *seen[file], rows, None) for file, rows in zip(whole.files, whole.counts, strict=True)]
-    entries += [_Entry(file.name, *seen[file], 0, fault) for file, fault in whole.faults.items()]
+    stamps = _stamps(of)  # taken before reading, so that a fragment that changes meanwhile does not count as copied
+    unchanged, rest = copied(run, of, SCHEMA)
+    rows = content.joined([unchanged, content.read(rest, SCHEMA)], SCHEMA)
+    entries = [
+        _Entry(file.name, *stamps[file], count, None) for file, count in zip(rows.files, rows.counts, strict=True)
+    ]
+    entries += [_Entry(file.name, *stamps[file], 0, fault) for file, fault in rows.faults.items()]
     metadata = {_INDEX: json.dumps([SCHEMA_VERSION, entries])}
     sink = pa.BufferOutputStream()
-    pq.write_table(whole.table.replace_schema_metadata(metadata), sink, write_page_checksum=True)
+    pq.write_table(rows.table.replace_schema_metadata(metadata), sink, write_page_checksum=True)
     files.replace(run / _NAME, sink.getvalue().to_pybytes())
 
 
-def _news(run: Path, of: Sequence[Path]) -> list[Path]:
-    """Those of some fragments that the copy does not hold as they are now."""
+def _changed(run: Path, of: Sequence[Path]) -> list[Path]:
+    """The fragments of ``of`` that are not in the copy, or have changed since."""
     try:
         with _opened(run) as file:
-            held = {run / "cells" / entry.name: (entry.size, entry.time) for entry in _entries(file)}
+            recorded = {run / "cells" / entry.name: (entry.size, entry.time) for entry in _entries(file)}
     except _DAMAGED:
         return list(of)
-    seen = _seen(of)
-    return [path for path in of if held.get(path) != seen[path]]
+    stamps = _stamps(of)
+    return [path for path in of if recorded.get(path) != stamps[path]]
 
 
 def _opened(run: Path) -> pq.ParquetFile:
@@ -102,6 +105,6 @@ def _entries(file: pq.ParquetFile) -> list[_Entry]:
     return entries
 
 
-def _seen(of: Sequence[Path]) -> dict[Path, tuple[int, int]]:
+def _stamps(of: Sequence[Path]) -> dict[Path, tuple[int, int]]:
     """Size and time of fragments."""
     return {path: (at.st_size, at.st_mtime_ns) for path in of for at in [path.stat()]}

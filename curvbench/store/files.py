@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and names from outside that lead nowhere else."""
+"""Files that are written completely or not at all, and names from outside that cannot lead out of a folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Write to a temporary name, sync, rename, sync the folder: after a crash there is the old file or the new one."""
+    """Write a file atomically: after a crash there is the old file or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -32,7 +32,7 @@ def _sync_folder(path: Path) -> None:
 
 
 def cell_file(folder: Path, cell_id: str, ending: str = ".parquet") -> Path:
-    """Where in ``folder`` the file of a cell belongs; raises ValueError for an id that could lead out of it."""
+    """The path of a cell's file in ``folder``; raises ValueError for an id that could lead out of the folder."""
     if not _PLAIN.fullmatch(cell_id):
         raise ValueError(f"expected a cell id of letters, digits, _ and -, 100 at most, got {cell_id[:50]!r}")
     return folder / f"{cell_id}{ending}"

@@ -1,4 +1,4 @@
-"""Folders of runs: ``run.json``, and what stands beside the fragments."""
+"""Folders of runs: ``run.json``, and the files beside the fragments."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ from curvbench.store.arrays import pack, unpack
 from curvbench.words import near_misses
 
 _STAMP = "%Y%m%dT%H%M%SZ"
+LARGE_REFERENCE = 10**9  # bytes: a larger reference is removed at the end of a run, because it can be made again
+LOG_PART = 2**18  # bytes that are left at each end of a log that was cut
 
 
 def new_run(suite_folder: Path, code: str) -> Path:
-    """A fresh folder for a run, named by the time in UTC and the code; names sort by time."""
-    stem = f"{_after(runs(suite_folder)):{_STAMP}}-{code[:8]}"
+    """Make the folder of a new run, named by the time in UTC and the code; names sort by time."""
+    stem = f"{_begin_after(runs(suite_folder)):{_STAMP}}-{code[:8]}"
     for name in [stem, *(f"{stem}-{k}" for k in range(2, 100))]:
         try:
             (suite_folder / name / "cells").mkdir(parents=True)
@@ -36,11 +38,11 @@ def new_run(suite_folder: Path, code: str) -> Path:
     raise OSError(f"{suite_folder}: a hundred runs were begun in this second")
 
 
-def _after(earlier: Sequence[Path]) -> datetime:
-    """Now, or a second after the latest of some runs: the last that was begun is the last by name if clocks jump."""
+def _begin_after(earlier: Sequence[Path]) -> datetime:
+    """The time of a new run: at least a second after the ``earlier`` runs, so that names sort even if a clock jumps."""
     stamps = [folder.name.partition("-")[0] for folder in earlier if re.match(r"\d{8}T\d{6}Z-", folder.name)]
-    begun = [datetime.strptime(stamp, _STAMP).replace(tzinfo=UTC) + timedelta(seconds=1) for stamp in stamps]
-    return max([datetime.now(UTC), *begun])
+    times = [datetime.strptime(stamp, _STAMP).replace(tzinfo=UTC) + timedelta(seconds=1) for stamp in stamps]
+    return max([datetime.now(UTC), *times])
 
 
 def runs(suite_folder: Path) -> list[Path]:
@@ -61,8 +63,8 @@ def runs_below(path: str | Path) -> list[Path]:
 def resolve(run: str | Path, results: str | Path = "results") -> list[Path]:
     """The folders of the runs that ``run`` means.
 
-    A run's folder, that of a suite (its latest run) or of results (the latest of each suite), a run id or ``latest``
-    (of all suites); the last two are looked up in ``results``.
+    ``run`` is the folder of a run, of a suite (its latest run) or of results (the latest run of each suite), or a run
+    id, or ``latest`` (of all suites). Ids and ``latest`` are looked up in ``results``.
 
     Raises:
         ValueError: there is no such run.
@@ -72,23 +74,23 @@ def resolve(run: str | Path, results: str | Path = "results") -> list[Path]:
         return [path]
     if path.is_dir():
         return _latest_runs(path)
-    known = {folder.name: folder for suite in _folders(results) for folder in runs(suite)} if results.is_dir() else {}
-    if str(run) == "latest" and known:
-        return [known[max(known)]]
-    if str(run) in known:
-        return [known[str(run)]]
-    raise ValueError(f"no run {str(run)!r} in {str(results)!r}: {near_misses(str(run), known)}")
+    by_id = {folder.name: folder for suite in _folders(results) for folder in runs(suite)} if results.is_dir() else {}
+    if str(run) == "latest" and by_id:
+        return [by_id[max(by_id)]]
+    if str(run) in by_id:
+        return [by_id[str(run)]]
+    raise ValueError(f"no run {str(run)!r} in {str(results)!r}: {near_misses(str(run), by_id)}")
 
 
 def _latest_runs(folder: Path) -> list[Path]:
-    latest = [found[-1] for found in (runs(f) for f in (folder, *_folders(folder))) if found]
+    latest = [of_suite[-1] for of_suite in (runs(f) for f in (folder, *_folders(folder))) if of_suite]
     if not latest:
         raise ValueError(f"no runs in {str(folder)!r}")
     return latest
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """``run.json`` of a run's folder; raises ValueError where it is damaged."""
+    """``run.json`` of a run's folder; raises ValueError if the file is damaged."""
     try:
         content = json.loads((folder / "run.json").read_text())
     except ValueError as error:
@@ -99,13 +101,13 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def write_run(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write ``run.json``, whole or not at all."""
+    """Write ``run.json`` atomically."""
     files.replace(folder / "run.json", (json.dumps(content, indent=1, default=str) + "\n").encode())
 
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Within, no other process that asks for it changes what stands in a run's ``run.json``."""
+    """An exclusive lock on a run's ``run.json`` among the processes that use ``locked``."""
     descriptor = os.open(run, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -115,25 +117,25 @@ def locked(run: Path) -> Iterator[None]:
 
 
 def read_jobs(run: Path) -> dict[str, list[str]]:
-    """The jobs that a cluster was given for a run, by number, with the ids of their cells."""
+    """The cluster jobs of a run by number, with the ids of their cells."""
     path = run / "jobs.json"
     jobs: dict[str, list[str]] = json.loads(path.read_text()) if path.is_file() else {}
     return jobs
 
 
 def write_jobs(run: Path, jobs: Mapping[str, Sequence[str]]) -> None:
-    """Keep what ``read_jobs`` gives, whole or not at all."""
+    """Write the jobs that ``read_jobs`` reads, atomically."""
     files.replace(run / "jobs.json", json.dumps(jobs).encode())
 
 
 def write_blocks(run: Path, cell_id: str, blocks: Blocks) -> None:
-    """Write the blocks of a cell, whole or not at all."""
+    """Write the blocks of a cell atomically."""
     (run / "blocks").mkdir(exist_ok=True)
     files.replace(_blocks(run, cell_id), pack(blocks))
 
 
 def read_blocks(run: Path, cell_id: str) -> Blocks | None:
-    """The blocks of a cell; None where it has none. Raises ValueError where they are damaged."""
+    """The blocks of a cell. None means that it has none. Raises ValueError if they are damaged."""
     try:
         path = _blocks(run, cell_id)  # an id comes from a file that anyone may have written
     except ValueError:
@@ -151,7 +153,7 @@ def _blocks(run: Path, cell_id: str) -> Path:
 
 
 def write_libraries(run: Path, record: Mapping[str, Any]) -> str:
-    """Keep what a cell had loaded, see ``curvbench.identity.libraries``; its name, which the content decides."""
+    """Write the record of the libraries that a cell had loaded, and return its name, a hash of its content."""
     content = json.dumps(record, sort_keys=True, indent=1).encode()
     name = hashlib.sha256(content).hexdigest()[:16]
     path = files.cell_file(run / "libraries", name, ".json")
@@ -162,18 +164,18 @@ def write_libraries(run: Path, record: Mapping[str, Any]) -> str:
 
 
 def read_libraries(run: Path) -> dict[str, dict[str, Any]]:
-    """All that ``write_libraries`` has kept in a run, by name; raises ValueError where one is damaged."""
-    found = {}
+    """All records of libraries in a run, by name; raises ValueError if one is damaged."""
+    records = {}
     for path in sorted((run / "libraries").glob("*.json")):
         try:
-            found[path.stem] = json.loads(path.read_text())
+            records[path.stem] = json.loads(path.read_text())
         except ValueError as error:
             raise ValueError(f"{path} is damaged: {error}") from error
-    return found
+    return records
 
 
 def share_cell(source: Path, folder: Path) -> None:
-    """Bring a finished cell of another run into ``folder``: linked, or copied where links are not possible."""
+    """Link a finished cell of another run into ``folder``, or copy it where links are not possible."""
     _share(source, folder)
     if libraries := fragments.libraries(source):
         record = files.cell_file(source.parents[1] / "libraries", libraries, ".json")
@@ -195,8 +197,8 @@ def _share(source: Path, folder: Path) -> None:
         files.replace(target, source.read_bytes())
 
 
-def drop_large_references(run: Path, limit: int = 10**9) -> None:
-    """Remove the references of a run that take more than ``limit`` bytes each."""
+def drop_large_references(run: Path, limit: int = LARGE_REFERENCE) -> None:
+    """Remove each reference of a run that takes more than ``limit`` bytes."""
     references = run / "references"
     for folder in _folders(references) if references.is_dir() else []:
         if sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) > limit:
@@ -204,7 +206,7 @@ def drop_large_references(run: Path, limit: int = 10**9) -> None:
 
 
 def read_log(run: Path, cell_id: str) -> str | None:
-    """What a cell printed while it ran; None where there is no such file."""
+    """The text that a cell printed while it ran. None means that there is no log."""
     try:
         path = files.cell_file(run / "logs", cell_id, ".log")  # an id comes from a file that anyone may have written
     except ValueError:
@@ -212,8 +214,8 @@ def read_log(run: Path, cell_id: str) -> str | None:
     return path.read_text(errors="replace") if path.is_file() else None
 
 
-def shorten_log(path: Path, keep: int = 2**18) -> None:
-    """Cut the middle out of a log that has grown above four times ``keep`` bytes; its writer appends."""
+def shorten_log(path: Path, keep: int = LOG_PART) -> None:
+    """Cut the middle out of a log of more than four times ``keep`` bytes, while its writer goes on appending."""
     if not path.is_file() or path.stat().st_size <= 4 * keep:
         return
     with open(path, "r+b") as file:
@@ -225,7 +227,7 @@ def shorten_log(path: Path, keep: int = 2**18) -> None:
 
 
 def refuse_unwritable(results: Path) -> Path:
-    """Raise OSError where ``results`` could not be written; the folder, or its nearest parent that is there."""
+    """Raise OSError if ``results`` cannot be written; else return the folder, or its nearest parent that exists."""
     place = next(folder for folder in (results.absolute(), *results.absolute().parents) if folder.exists())
     with tempfile.TemporaryFile(dir=place) as file:
         file.write(b"x" * 4096)
@@ -233,7 +235,7 @@ def refuse_unwritable(results: Path) -> Path:
 
 
 def check_writable(run: Path) -> None:
-    """Raise OSError where a run's cells and logs cannot be written."""
+    """Raise OSError if a run's cells and logs cannot be written."""
     for folder in (run / "cells", run / "logs"):
         folder.mkdir(exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 from curvbench.spec import Status
 from curvbench.store import files
 from curvbench.store.schema import CELL, LEAN, SCHEMA, SCHEMA_VERSION
+from curvbench.words import one_line
 
 NEVER_NULL = {"schema_version": "int64", "seed": "int64", "threads": "int64"}
-_KNOWN = frozenset(map(str, Status))
+_STATUSES = frozenset(map(str, Status))
 
 
 class NewerSchema(ValueError):
@@ -23,21 +24,21 @@ class NewerSchema(ValueError):
 
 
 def write_cell(folder: Path, table: pa.Table) -> Path:
-    """Write a cell's fragment into ``folder``, whole or not at all, and return its path.
+    """Write a cell's fragment into ``folder`` atomically, and return its path.
 
     Raises:
         ValueError: the cell's id is no plain file name.
     """
     path = files.cell_file(folder, table["cell_id"][0].as_py())
     sink = pa.BufferOutputStream()
-    # Of some kilobytes dictionaries and statistics only slow the reader; checksums find what flips on a disk.
+    # Dictionaries and statistics would slow the reader of some kilobytes; checksums find bits that flip on a disk.
     pq.write_table(table.cast(LEAN), sink, use_dictionary=False, write_statistics=False, write_page_checksum=True)
     files.replace(path, sink.getvalue().to_pybytes())
     return path
 
 
 def write_rows(path: Path, rows: pd.DataFrame) -> None:
-    """Write rows, as ``load`` gives them, into one small Parquet file that it reads again; whole or not at all."""
+    """Write rows, as ``load`` gives them, atomically into one small Parquet file, which ``load`` reads again."""
     sink = pa.BufferOutputStream()
     table = pa.Table.from_pandas(rows[SCHEMA.names], SCHEMA, preserve_index=False)
     pq.write_table(table, sink, compression="zstd", compression_level=19)
@@ -49,33 +50,34 @@ def read_cell(path: Path) -> pa.Table:
     """A fragment in ``SCHEMA``; columns that came after the version of the file are null.
 
     Raises:
-        ValueError: it is truncated, or no fragment of curvbench.
+        ValueError: the file is truncated, or no fragment of curvbench.
         NewerSchema: a later curvbench has written it.
     """
     return sound(read(path, SCHEMA), path)
 
 
 def read(path: Path, wanted: pa.Schema) -> pa.Table:
-    """The columns ``wanted`` of a fragment, the cell's names among them; others are not read. See also ``sound``."""
+    """The columns ``wanted`` of a fragment, which include the cell's names. ``sound`` checks the table."""
     with open(path, "rb") as opened:
-        content = opened.read()  # not mapped: a file that is cut meanwhile would end the process
-    every = wanted is SCHEMA  # what is read whole need not be asked for its columns first
+        content = opened.read()  # not mapped, because a file that is cut meanwhile would end the process
+    reads_all = wanted is SCHEMA  # then the file need not be asked for its columns first
     try:
         file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True, pre_buffer=False)
-        table = file.read(None if every else wanted.names, use_threads=False)  # of some kilobytes: threads cost more
-        if every and table.schema.equals(SCHEMA):
+        # Threads cost more than they save on some kilobytes.
+        table = file.read(None if reads_all else wanted.names, use_threads=False)
+        if reads_all and table.schema.equals(SCHEMA):
             return table
-        known = table.schema.names if every else file.schema_arrow.names
-    except (pa.ArrowException, OSError) as error:  # Arrow raises OSError too where the content is damaged
-        raise ValueError(f"not readable as Parquet ({' '.join(str(error).split())})") from error
-    fits = known == SCHEMA.names and table.schema.equals(wanted)
-    return table if fits else _fitted(table, known, wanted, path)
+        stored = table.schema.names if reads_all else file.schema_arrow.names
+    except (pa.ArrowException, OSError) as error:  # Arrow raises OSError too for damaged content
+        raise ValueError(f"not readable as Parquet ({one_line(error)})") from error
+    fits = stored == SCHEMA.names and table.schema.equals(wanted)
+    return table if fits else _fitted(table, stored, wanted, path)
 
 
-def _fitted(table: pa.Table, known: Sequence[str], wanted: pa.Schema, path: Path) -> pa.Table:
-    """The table of a file with the columns ``known`` in the schema ``wanted``; raises as ``read_cell``."""
-    missing = [name for name in SCHEMA.names if name not in known]
-    if missing and not ("schema_version" in known and _version(table) < SCHEMA_VERSION):
+def _fitted(table: pa.Table, stored: Sequence[str], wanted: pa.Schema, path: Path) -> pa.Table:
+    """The table of a file with the columns ``stored``, in the schema ``wanted``; raises as ``read_cell``."""
+    missing = [name for name in SCHEMA.names if name not in stored]
+    if missing and not ("schema_version" in stored and _version(table) < SCHEMA_VERSION):
         raise ValueError(f"no fragment of curvbench: {len(missing)} columns missing ({', '.join(missing[:3])})")
     _refuse_newer(table, path)
     for name in set(missing).intersection(wanted.names):
@@ -87,45 +89,45 @@ def _fitted(table: pa.Table, known: Sequence[str], wanted: pa.Schema, path: Path
 
 
 def libraries(path: Path) -> str | None:
-    """The name of what the cell of a fragment had loaded; None where the fragment does not say."""
+    """The name of the record of libraries of a fragment's cell. None means that the fragment names none."""
     table = read(path, pa.schema([SCHEMA.field(name) for name in ("schema_version", "libraries")]))
     name: str | None = table["libraries"][0].as_py() if table.num_rows else None
     return name
 
 
 def sound(table: pa.Table, path: Path) -> pa.Table:
-    """The table; raises ValueError for rows that are newer, belong to no cell, or end in no known way."""
+    """The table, checked; raises ValueError for rows of a later version, of no cell, or with an unknown status."""
     _refuse_newer(table, path)
     empty = [name for name in (*NEVER_NULL, *CELL) if name in table.schema.names and table[name].null_count]
     if empty:
         raise ValueError(f"no fragment of curvbench: rows without {empty[0]}")
     statuses = table["status"].unique().to_pylist() if "status" in table.schema.names else []
-    if unknown := [status for status in statuses if status not in _KNOWN]:
+    if unknown := [status for status in statuses if status not in _STATUSES]:
         raise ValueError(f"no fragment of curvbench: unknown status {unknown[0]!r}")
     return table
 
 
 def _refuse_newer(table: pa.Table, path: Path) -> None:
-    if (found := _version(table)) > SCHEMA_VERSION:
-        version = f"schema version {found}, this curvbench reads up to {SCHEMA_VERSION}"
+    if (newest := _version(table)) > SCHEMA_VERSION:
+        version = f"schema version {newest}, this curvbench reads up to {SCHEMA_VERSION}"
         raise NewerSchema(f"{path} was written in {version}: update it")
 
 
 def _version(table: pa.Table) -> int:
     """The latest schema version that the rows name."""
     column = table["schema_version"]
-    known = column.drop_null().to_numpy() if pa.types.is_integer(column.type) else ()
-    return int(max(known, default=SCHEMA_VERSION))
+    versions = column.drop_null().to_numpy() if pa.types.is_integer(column.type) else ()
+    return int(max(versions, default=SCHEMA_VERSION))
 
 
 def below(path: Path) -> list[Path]:
-    """Every fragment in a folder and those in it, folder by folder; raises ValueError where there is none such."""
+    """Every fragment in a folder and in the folders below it; raises ValueError if there is no such folder."""
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise ValueError(f"no results at {str(path)!r}: expected a Parquet file or a folder")
-    found = sorted(os.walk(path, onerror=_raise))  # paths themselves compare slowly, and there may be thousands
-    return [Path(folder, name) for folder, _, names in found for name in sorted(names) if name.endswith(".parquet")]
+    folders = sorted(os.walk(path, onerror=_raise))  # by text, because thousands of paths would compare slowly
+    return [Path(folder, name) for folder, _, names in folders for name in sorted(names) if name.endswith(".parquet")]
 
 
 def _raise(error: OSError) -> None:

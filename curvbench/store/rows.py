@@ -1,4 +1,4 @@
-"""Rows as a frame, and how cells ended."""
+"""Stored rows as a frame, and how cells ended."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _DTYPES = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
 
 
 def load(path: str | Path | Iterable[str | Path], columns: Sequence[str] = SCHEMA.names) -> pd.DataFrame:
-    """Every row below ``path``: a fragment, a folder of a run, suite or results, or several of them; oldest cell first.
+    """Every row below ``path``, oldest cell first.
 
-    A cell that several runs share comes once. Fragments that are truncated or foreign are named in a warning and
-    set aside. Only ``columns`` are read, which is faster where there are many rows. What a run has copied of its
-    fragments (``keep_copy``) is read from there.
+    ``path``: a fragment, a folder of a run, suite or results, or several of them. A cell that several runs share comes
+    once. Fragments that are truncated or foreign are named in a warning and set aside. Only ``columns`` are read; few
+    columns are faster. Unchanged fragments are read from the run's copy of its rows (``keep_copy``).
 
     Raises:
-        ValueError: there is no such path or column, or a later version of curvbench has written it.
+        ValueError: there is no such path or column, or a later version of curvbench has written a fragment.
         OSError: a folder or file cannot be read.
     """
     if unknown := [name for name in columns if name not in SCHEMA.names]:
@@ -34,19 +34,19 @@ def load(path: str | Path | Iterable[str | Path], columns: Sequence[str] = SCHEM
     paths = [path] if isinstance(path, str | Path) else list(path)
     files = list(dict.fromkeys(file for p in paths for file in fragments.below(Path(p))))
     schema = content.wanted(columns)
-    found, rest = [], []
+    parts, rest = [], []
     for run, of in _by_run(files).items():
-        copied, others = copies.known(run, of, schema)
-        found.append(copied)
+        copied, others = copies.copied(run, of, schema)
+        parts.append(copied)
         rest += others
-    whole = content.joined([*found, content.read(rest, schema)], schema)
-    for file, fault in whole.faults.items():
+    rows = content.joined([*parts, content.read(rest, schema)], schema)
+    for file, fault in rows.faults.items():
         warnings.warn(f"{file} set aside: {fault}", stacklevel=2)
-    return _frame(content.in_order(whole, files)).loc[:, list(columns)]
+    return _frame(content.in_order(rows, files)).loc[:, list(columns)]
 
 
 def load_run(run: Path, columns: Sequence[str] = WITHOUT_SAMPLES) -> pd.DataFrame:
-    """``load`` of a run's folder, by default without raw samples, with a copy kept of many cells.
+    """``load`` a run's folder, by default without raw samples, and keep a copy of the rows of many cells.
 
     Raises:
         ValueError, OSError: as ``load``.
@@ -61,17 +61,17 @@ def cell_statuses(folder: Path) -> dict[str, Status]:
 
 
 def statuses(frame: pd.DataFrame) -> dict[str, Status]:
-    """How each cell of a run ended: what a row without a metric says, else ok where there is a value."""
-    whole = frame["metric"].fillna("") == ""
-    first = frame.assign(rank=(~whole) * (1 + (frame["status"] != Status.OK)))
+    """How each cell of a run ended: the status of its row without a metric, else ok if it has a value."""
+    is_ending = frame["metric"].fillna("") == ""
+    first = frame.assign(rank=(~is_ending) * (1 + (frame["status"] != Status.OK)))
     first = first.sort_values("rank", kind="stable").drop_duplicates("cell_id")
     return {cell: Status(status) for cell, status in zip(first["cell_id"], first["status"], strict=True)}
 
 
 def fragment_status(path: Path) -> Status | None:
-    """How the cell of a fragment ended; None where there is none, or, with a warning, a damaged one."""
-    found = statuses(load(path, ["cell_id", "status", "metric"])) if path.is_file() else {}
-    return next(iter(found.values()), None)
+    """How the cell of a fragment ended. None means that the fragment is absent, or, with a warning, damaged."""
+    status_by_cell = statuses(load(path, ["cell_id", "status", "metric"])) if path.is_file() else {}
+    return next(iter(status_by_cell.values()), None)
 
 
 def table_status(table: pa.Table) -> Status:
@@ -80,24 +80,24 @@ def table_status(table: pa.Table) -> Status:
 
 
 def reason(table: pa.Table, status: Status) -> str:
-    """What the first row of a status says."""
+    """The reason in the first row of a status."""
     rows = table.select(["status", "reason"]).to_pylist()
     return next(str(row["reason"]) for row in rows if row["status"] == status)
 
 
 def state(path: Path) -> tuple[int, int, int]:
-    """What changes whenever a fragment below ``path`` comes, goes or is replaced: count, bytes and a hash."""
-    found = [(file.name, at.st_size, at.st_mtime_ns) for file in fragments.below(path) for at in [file.stat()]]
-    digest = hashlib.sha256(repr(found).encode()).digest()
-    return len(found), sum(size for _, size, _ in found), int.from_bytes(digest[:8])
+    """Count, bytes and a hash of the fragments below ``path``, which change whenever a fragment does."""
+    stats = [(file.name, at.st_size, at.st_mtime_ns) for file in fragments.below(path) for at in [file.stat()]]
+    digest = hashlib.sha256(repr(stats).encode()).digest()
+    return len(stats), sum(size for _, size, _ in stats), int.from_bytes(digest[:8])
 
 
 def _by_run(files: Iterable[Path]) -> dict[Path, list[Path]]:
     """Fragments by the folder of the run in whose ``cells/`` they lie."""
-    found: dict[Path, list[Path]] = {}
+    by_run: dict[Path, list[Path]] = {}
     for file in files:
-        found.setdefault(file.parent.parent, []).append(file)
-    return found
+        by_run.setdefault(file.parent.parent, []).append(file)
+    return by_run
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:

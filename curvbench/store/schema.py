@@ -1,4 +1,4 @@
-"""What a row of results holds: one Arrow schema, and the rows of a cell in it."""
+"""The columns of results: one Arrow schema, and the rows of a cell in it."""
 
 from __future__ import annotations
 
@@ -52,19 +52,19 @@ SCHEMA = pa.schema(
     [pa.field(name, kind, metadata={"unit": unit, "description": text}) for name, kind, unit, text in _COLUMNS],
     metadata={"curvbench_schema_version": str(SCHEMA_VERSION)},
 )
-# A fragment repeats no descriptions: of its bytes they would be a third, and each is read with its fragment.
+# The schema of a fragment has no descriptions, because they would be a third of its bytes and slow its reading.
 LEAN = pa.schema(
     [pa.field(n, kind, metadata={"unit": unit} if unit else None) for n, kind, unit, _ in _COLUMNS], SCHEMA.metadata
 )
-CELL = ("suite", "run_id", "cell_id")  # what tells a cell of one run from all others
+CELL = ("suite", "run_id", "cell_id")  # together they name a cell of one run
 WITHOUT_SAMPLES = [name for name in SCHEMA.names if name != "samples"]
 
 
 @dataclass(frozen=True)
 class Context:
-    """Where and when a cell is measured, and what it had loaded: what the store adds to its rows.
+    """What the store adds to the rows of a cell: where and when it was measured, and what it had loaded.
 
-    ``environment`` as ``identity.environment`` gives it, ``libraries`` as ``write_libraries``.
+    ``environment`` as ``identity.environment`` gives it, ``libraries`` as ``write_libraries``. None means unknown.
     """
 
     run_id: str
@@ -78,7 +78,7 @@ def rows_to_table(cell: Cell, rows: Sequence[Row], context: Context) -> pa.Table
     """Rows of one cell in ``SCHEMA``.
 
     Raises:
-        ValueError: a metric that ``spec.METRICS`` does not have.
+        ValueError: ``spec.METRICS`` does not have a metric of the rows.
     """
     common = _common(cell, context)
     measured = [common | _measured(row) for row in rows]

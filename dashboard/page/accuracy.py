@@ -7,23 +7,25 @@ import streamlit as st
 import controls
 import show
 import source
-from curvbench import plot
-from curvbench.analysis import views
-from curvbench.plot.frontier import ERROR
+from curvbench.analysis import frames, views
+from curvbench.analysis.views import ERROR
+from curvbench.plot.accuracy import heatmap_figure, sweep_figure
 from curvbench.spec import METRICS
 
 st.header("Accuracy")
-frame, problem, mine = controls.frame(), controls.problem(), controls.mine()
-in_layers = set(mine.loc[~mine["scope"].isin(views.WHOLES), "metric"])
+frame, problem, rows = controls.frame(), controls.problem(), controls.problem_rows()
+in_layers = set(rows.loc[~rows["scope"].isin(views.WHOLES), "metric"])
 per_layer = [name for name in METRICS if name.startswith(("error.", "direction.")) and name in in_layers]
 if not per_layer:
     show.empty("No probe of this problem has an error.", "curvbench run suites/mlp")
     st.stop()
 st.subheader("Per layer")
 metric = controls.pick_metric("Metric", per_layer, "layers")
-layers = views.layers(mine, problem, metric).reset_index()
+table = views.layers(rows, problem, metric)
+layers = table.reset_index()
 show.table(layers, "per layer")
-show.figure(plot.heatmap(mine, problem, metric), lambda: layers, "layers")
+name = frames.shown_problem(rows, problem)
+show.figure(heatmap_figure(table, views.endings(rows), name, metric), lambda: layers, "layers")
 
 st.subheader("Against a hyperparameter")
 settings = views.settings(frame, source.record(controls.run()))
@@ -42,4 +44,4 @@ with right:
 swept = views.sweep(frame, settings, parameter, quantity)
 ranges = [end for end in ("min", "max") if swept[end].equals(swept["median"])]
 show.table(views.differing(swept.drop(columns=ranges), ["probe", parameter, "median"]), "swept")
-show.figure(plot.sweep(frame, parameter, quantity, settings), lambda: swept, "sweep")
+show.figure(sweep_figure(swept, parameter, quantity), lambda: swept, "sweep")

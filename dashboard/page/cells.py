@@ -10,7 +10,7 @@ import controls
 import show
 import source
 from curvbench import store
-from curvbench.analysis import commands, views
+from curvbench.analysis import commands, frames, views
 
 frame, run = controls.frame(), controls.run()
 ends = views.cells(frame)
@@ -25,28 +25,28 @@ def _open() -> None:
         st.session_state["cell"] = labels.iloc[places[0]]
 
 
-stand_ins = ends["problem"].isin(views.surrogates(frame))
-told = ends.assign(problem=ends["problem"].mask(stand_ins, ends["problem"] + " (surrogate)"))
-shown = views.differing(told, ["probe", "problem", "status"])
-show.table(shown, "cells", on_select=_open, selection_mode="single-row")
+stand_ins = ends["problem"].isin(frames.surrogates(frame))
+labelled = ends.assign(problem=ends["problem"].mask(stand_ins, ends["problem"] + " (surrogate)"))
+cells = views.differing(labelled, ["probe", "problem", "status"])
+show.table(cells, "cells", on_select=_open, selection_mode="single-row")
 label = controls.pick_cell(labels.tolist())
 end = ends[labels == label].iloc[0]
 rows = source.cell(run, end["cell_id"])
 if rows.empty:
-    show.nothing("The file of this cell has gone since the page was opened.")
+    show.nothing("The file of this cell was removed after the page was opened.")
     st.stop()
 first: dict[Any, Any] = rows.iloc[0].to_dict()
 
 st.subheader(show.plain(label))
 if end["status"] != "ok":
     st.error(show.plain(f"{end['status']}: {end['reason']}"))
-st.text("Measure it again, in a run of its own:")
+st.text("This command measures the cell again, in a new run:")
 st.code(commands.repeat(first, source.suite(run), source.record(run)), language="sh")
 texts = rows.assign(samples=rows["samples"].map(lambda raw: [] if raw is None else [float(f"{x:.4g}") for x in raw]))
 facts = [name for name in rows if texts[name].astype(str).nunique() == 1]
 of_a_row = ["metric", "scope", "value", "unit", "better", "status", "reason", "samples", "method"]
 show.table(texts[[name for name in of_a_row if name in ("metric", "value") or name not in facts]], "rows")
-with st.expander("The same in all of its rows"):
+with st.expander("Columns that are equal in all rows"):
     same = texts[facts].head(1).T.astype(str).reset_index().set_axis(["column", "value"], axis=1)
     st.dataframe(same, hide_index=True, key="table same", height="content")
 
@@ -54,4 +54,4 @@ st.subheader("Log")
 if log := store.read_log(run, end["cell_id"]):
     st.code(log, language=None)
 else:
-    st.text("It printed nothing, or its log is not here.")
+    st.text("The cell printed nothing, or its log is not here.")

@@ -1,4 +1,4 @@
-"""What the papers claim, beside the latest run of each of their experiments, and the latest of its surrogate."""
+"""The papers' claims beside the latest run of each experiment and the latest run of its surrogate."""
 
 from __future__ import annotations
 
@@ -24,46 +24,47 @@ COLOURS: Mapping[str, str] = {  # legible on white and on black
     Verdict.UNDECIDED: "#a475f9",
     Verdict.NOT_MEASURED: "#868e96",
 }
-known = {experiment.id: experiment for experiment in experiments()}
+published = {experiment.id: experiment for experiment in experiments()}
 runs: dict[str, list[pd.DataFrame]] = {}
 for run in source.runs().values():  # the latest first
-    if run.parent.name in known:
+    if run.parent.name in published:
         runs.setdefault(run.parent.name, []).append(source.rows(run))
 latest = {name: newest(frames[::-1]) for name, frames in runs.items()}
 
 
 def table(judged: list[Judged]) -> pd.DataFrame:
-    """One row per claim, with a verdict on its own setting and one on the surrogate, which never counts for it."""
+    """One row per claim, with the verdict in the paper's setting and, apart from it, the verdict on the surrogate."""
     rows = []
-    for found in judged:
-        rulings = {"in its setting": found.original, "SURROGATE": found.surrogate}
-        row = {"claim": found.claim.text} | {name: str(ruling.verdict) for name, ruling in rulings.items()}
-        row |= {"the paper": found.reported}
+    for entry in judged:
+        rulings = {"in its setting": entry.original, "SURROGATE": entry.surrogate}
+        row = {"claim": entry.claim.text} | {name: str(ruling.verdict) for name, ruling in rulings.items()}
+        row |= {"the paper": entry.reported}
         for name, ruling in rulings.items():
             row[f"measured, {name}"] = "; ".join(filter(None, [ruling.measured, ruling.reason]))
-        rows.append(row | {"errata": ", ".join(found.experiment.errata), "suite": found.experiment.id})
+        rows.append(row | {"errata": ", ".join(entry.experiment.errata), "suite": entry.experiment.id})
     return pd.DataFrame(rows)
 
 
 def notes(experiment: Experiment) -> list[str]:
-    """Its setting, what its tables have wrong, and what else has to be known."""
+    """Setting, errata and remarks of an experiment."""
     return [experiment.setting, *(f"Erratum {i}: {ERRATA[i].text}" for i in experiment.errata), *experiment.remarks]
 
 
 st.header("Claims")
 if not latest:
     show.empty(
-        "No claim of a paper has been held against these results. The suites of the papers repeat their experiments:",
+        "These results have no experiment of a paper. The suites of the papers repeat the experiments:",
         "curvbench run suites/papers",
     )
     st.stop()
 chosen = controls.pick("Experiment", [EVERY, *latest], "experiment")
-mine = [known[name] for name in latest if chosen in (EVERY, name)]
-judged = judge(pd.concat([latest[experiment.id] for experiment in mine]), mine)
+selected = [published[name] for name in latest if chosen in (EVERY, name)]
+judged = judge(pd.concat([latest[experiment.id] for experiment in selected]), selected)
 st.text(counts(judged))
 show.table(table(judged), "claims", COLOURS)
 st.caption(show.plain(LEGEND))
-for experiment in mine:
-    with st.expander(show.plain(f"{experiment.id}: {experiment.paper}, {experiment.source}"), expanded=len(mine) == 1):
+for experiment in selected:
+    heading = show.plain(f"{experiment.id}: {experiment.paper}, {experiment.source}")
+    with st.expander(heading, expanded=len(selected) == 1):
         for note in notes(experiment):
             st.text(note)

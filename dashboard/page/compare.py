@@ -7,15 +7,15 @@ import streamlit as st
 import controls
 import show
 import source
-from curvbench import plot
 from curvbench.analysis import pairs, views
-from curvbench.plot.frontier import ERROR
+from curvbench.analysis.views import ERROR
+from curvbench.plot.runs import comparison_figure
 
 AGAIN = f"curvbench run {source.suite(controls.run())} --force"
 
 st.header("Compare")
 if len(source.runs()) < 2:
-    show.empty("There is one run only. After a change, measure again in a new run:", AGAIN)
+    show.empty("There is only one run. After a change, measure again in a new run:", AGAIN)
     st.stop()
 baseline = controls.pick_run("Baseline (A), for the run of the sidebar (B)", "baseline", controls.place_of_baseline())
 a, b = controls.of_probes(source.rows(baseline)), controls.frame()
@@ -32,10 +32,10 @@ st.subheader("What changed")
 changes = pairs.pairs(a, b)
 ordered = pairs.largest_first(changes)
 if controls.switch("Only what differs", "differs"):
-    ordered = ordered[pairs.counts(ordered)]
+    ordered = ordered[pairs.is_change(ordered)]
 st.caption(
-    "Verdicts are on B, change is B / A - 1. Left out as no difference: what rounding moves, and times that differ by "
-    "10 % or less. FLOPs and bytes repeat exactly."
+    "Verdicts are on B; change is B / A - 1. Changes by rounding and times that differ by 10 % or less count as no "
+    "difference. FLOPs and bytes repeat exactly."
 )
 show.table(views.differing(ordered, ["probe", "metric", "scope", "a", "b", "change", "verdict"]), "changes")
 
@@ -43,6 +43,6 @@ st.subheader("One metric")
 quantity = controls.pick_quantity("Metric", shared, "compared", ERROR)
 data = pairs.of_quantity(changes, quantity)
 if data[["a", "b"]].notna().all(axis=1).any():
-    show.figure(plot.comparison(a, b, quantity), lambda: data, "comparison")
+    show.figure(comparison_figure(data, quantity), lambda: data, "comparison")
 else:
     show.empty("No cell of these two runs is the same probe on the same problem with the same seed:", AGAIN)

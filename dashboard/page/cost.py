@@ -1,4 +1,4 @@
-"""What a step costs."""
+"""The cost of a step."""
 
 from __future__ import annotations
 
@@ -8,39 +8,40 @@ import controls
 import show
 import source
 from curvbench import plot
-from curvbench.analysis import scaling, views
-from curvbench.plot.phases import ADDITIVE
+from curvbench.analysis import frames, scaling, views
+from curvbench.plot.phases import ADDITIVE, cost_figure
 
 st.header("Cost")
-problem, mine = controls.problem(), controls.mine()
-known = [name for name in ("flops.counted", "time.wall", "memory.peak") if name in set(mine["metric"])]
-if not known:
+problem, rows = controls.problem(), controls.problem_rows()
+metrics = [name for name in ("flops.counted", "time.wall", "memory.peak") if name in set(rows["metric"])]
+if not metrics:
     show.empty("No probe of this problem has a cost.", "curvbench run suites/mlp")
     st.stop()
-metric = controls.pick_metric("Metric", known, "cost")
+metric = controls.pick_metric("Metric", metrics, "cost")
 with st.container(horizontal=True):
     relative = controls.switch("As multiples of SGD", "relative")
     stacked = metric in ADDITIVE and controls.switch("Stacked", "stacked")
-data = views.phases(mine, problem, metric)
+data = views.phases(rows, problem, metric)
 st.caption(
-    f"A step in which nothing is amortized: statistics and inverse are made anew every time. Columns are in "
+    f"A step in which nothing is amortized: statistics and inverse are computed at every step. Columns are in "
     f"{views.meaning(metric).unit}, {views.meaning(metric).better} is better."
 )
 show.table(views.differing(data, ["probe"]), "phases")
-show.figure(plot.cost(mine, problem, metric, relative, stacked), lambda: data, "cost")
+name = frames.shown_problem(rows, problem)
+show.figure(cost_figure(data, name, metric, relative, stacked), lambda: data, "cost")
 
-counts = views.published(mine, problem)
+counts = views.published(rows, problem)
 if len(counts):
     st.subheader("Counted against published")
-    st.caption("In FLOP. Published complexities leave the backward passes out, which are counted.")
+    st.caption("In FLOP. Published complexities leave out the backward passes; the counted FLOPs include them.")
     show.table(counts, "published")
 
-every = source.growth(controls.run())
-growth = controls.of_methods(every)
-if len(every):
+all_growth = source.growth(controls.run())
+growth = controls.of_methods(all_growth)
+if len(all_growth):
     st.subheader("Growth with size")
     if growth.empty:
-        show.nothing("Of the chosen methods none was measured in three sizes or more that change its cost.")
+        show.nothing("No chosen method was measured in three sizes or more that change its cost.")
         st.stop()
     sweep = controls.pick("Sweep", list(growth["problem"].unique()), "sweep")
     exponents = growth[growth["problem"] == sweep]

@@ -8,10 +8,10 @@ import streamlit as st
 import controls
 import show
 import source
-from curvbench import plot
-from curvbench.analysis import summary, views
+from curvbench.analysis import frames, views
 from curvbench.analysis.history import STEP, history_table
-from curvbench.plot.frontier import ERROR
+from curvbench.analysis.views import ERROR
+from curvbench.plot.timeline import history_figure
 
 frame, problem = controls.frame(), controls.problem()
 suite = str(frame["suite"].iloc[0])
@@ -24,23 +24,23 @@ if len(runs) < 2:
         f"curvbench run suites/{suite} --force",
     )
     st.stop()
-known = views.quantities(frame, views.FAMILIES)
-if not known:
-    show.nothing("These rows have no metric of a whole network or a phase, which a history follows from run to run.")
+quantities = views.quantities(frame, views.FAMILIES)
+if not quantities:
+    show.nothing("These rows have no metric of a network or of a phase, and a history shows no other metrics.")
     st.stop()
-quantity = controls.pick_quantity("Metric", known, "followed", ERROR)
+quantity = controls.pick_quantity("Metric", quantities, "followed", ERROR)
 parts = []
 for run in runs:
     rows = source.rows(run)
     asked = (rows["metric"] == quantity.metric) & (rows["scope"] == quantity.scope)
-    rows = rows[asked | summary.is_whole(rows)]  # a cell without a value is named
+    rows = rows[asked | frames.is_cell_ending(rows)]  # the figure names cells without a value
     parts.append(rows.assign(run_id=run.name))
 joined = controls.of_probes(pd.concat(parts))
 data = history_table(joined, problem, quantity)
 steps = data.loc[data["step"], ["probe", "run", "value", "change"]]
-st.caption(f"Runs in the order of their beginning; a step is a change of more than {STEP:.0%} to the run before.")
+st.caption(f"Runs are ordered by their start. A step is a change of more than {STEP:.0%} since the run before.")
 if len(steps):
     show.table(steps, "steps")
 else:
     st.text("No step.")
-show.figure(plot.history(joined, quantity, problem), lambda: data, "history")
+show.figure(history_figure(data, frames.shown_problem(joined, problem), quantity), lambda: data, "history")

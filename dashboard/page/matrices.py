@@ -1,4 +1,4 @@
-"""The matrices themselves: the exact Fisher of a small layer, an approximation, and what is between them."""
+"""The matrices: the exact Fisher of a small layer, an approximation, and their difference."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from curvbench.analysis.summary import digits
 from curvbench.plot.look import by_family
 
 st.header("The matrices")
-run, ends = controls.run(), views.cells(controls.mine())
+run, ends = controls.run(), views.cells(controls.problem_rows())
 seed = controls.pick_seed(sorted(ends["seed"].unique()))
 ends = ends[ends["seed"] == seed]
 try:
-    kept = source.blocks(run, ends["cell_id"])
+    stored = source.blocks(run, ends["cell_id"])
 except ValueError as error:
     st.error(show.plain(error))
     st.stop()
-without = ends[~ends["cell_id"].isin(list(kept))]
-ends = ends[ends["cell_id"].isin(list(kept))]
+without = ends[~ends["cell_id"].isin(list(stored))]
+ends = ends[ends["cell_id"].isin(list(stored))]
 if ends.empty:
     show.empty(
-        "No cell of this problem and these probes kept a block of its matrix: cells that are compared with the exact "
-        "Fisher do, unless they were measured by an earlier version or have no layer blocks in closed form. "
+        "No cell of this problem and these probes stored a block of its matrix. Cells that are compared with the exact "
+        "Fisher store one, unless an earlier version measured them or they have no layer blocks in closed form. "
         "Measure again:",
         "curvbench run suites/mlp --force",
     )
     st.stop()
-of_probe = {probe: kept[cell_id] for probe, cell_id in zip(ends["probe"], ends["cell_id"], strict=True)}
+blocks_of = {probe: stored[cell_id] for probe, cell_id in zip(ends["probe"], ends["cell_id"], strict=True)}
 left, right = st.columns(2)
 with left:
-    known = by_family(of_probe)
-    usual = next(iter(matrices.nearest(of_probe)), known[0])  # what is exact shows no difference
-    probe = controls.pick("Approximation", known, "approximation", known.index(usual))
-name, blocks = probe, of_probe[probe]
+    probes = by_family(blocks_of)
+    nearest = next(iter(matrices.nearest(blocks_of)), probes[0])  # not an exact one, which shows no difference
+    probe = controls.pick("Approximation", probes, "approximation", probes.index(nearest))
+name, blocks = probe, blocks_of[probe]
 with right:
     scaled = controls.switch("After the best scalar multiple", "scaled")
 if scaled:
@@ -52,21 +52,24 @@ st.caption(
 drawn = (blocks.exact, blocks.approximation)
 if len(without):
     names = without["probe"].where(without["status"] == "ok", without["probe"] + " (" + without["status"] + ")")
-    st.caption(show.plain(f"Kept no block: {', '.join(names)}."))
+    st.caption(show.plain(f"Cells without a stored block: {', '.join(names)}."))
 show.figure(plot.matrices(*drawn, blocks.layer, name, blocks.inputs), lambda: matrices.entries(blocks), "matrices")
 
 st.subheader("Structure of units")
 structure = matrices.structure(blocks)
-st.caption("Shares are of the squared norm: what lies within the blocks of single units, and on the diagonal.")
+st.caption("Shares of the squared norm within the blocks of single units, and on the diagonal.")
 show.table(structure, "structure")
 show.figure(plot.units(*drawn, blocks.inputs, blocks.layer, name), lambda: structure, "units")
 
 st.subheader("Spectra")
-layers = list(dict.fromkeys(name for blocks in of_probe.values() for name in blocks.spectra))
+layers = list(dict.fromkeys(name for blocks in blocks_of.values() for name in blocks.spectra))
 if layers:
     layer = controls.pick("Layer", layers, "layer")
-    spectra = matrices.spectra(of_probe, layer)
+    spectra = matrices.spectra(blocks_of, layer)
     show.table(spectra, "eigenvalues")
     show.figure(plot.spectra(spectra, layer), lambda: spectra, "spectra")
 else:
-    show.empty("Every layer is too large for its spectrum to be kept. Smaller ones:", "curvbench run suites/mlp")
+    show.empty(
+        "Every layer is too large for its spectrum to be stored. A suite with smaller layers:",
+        "curvbench run suites/mlp",
+    )

@@ -1,4 +1,4 @@
-"""What was run, how it ended, what is best."""
+"""The run: its settings, how its cells ended, and the best probes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import streamlit as st
 import controls
 import show
 import source
-from curvbench import plot
-from curvbench.analysis import summary, views
+from curvbench.analysis import frames, summary, views
+from curvbench.plot.overview import status_figure
 
 FACTS = ("device_name", "torch_version", "python_version", "git_sha", "platform")
 LONGEST = 24  # letters of a fact
@@ -37,24 +37,25 @@ for entry in record.get("commands", []):
 failed = summary.failures(frame)
 if len(failed):
     show.table(failed[["label", "status", "reason"]], "failures")
-figure = st.container()
+figure_place = st.container()
 
 problem = controls.problem()
-mine = views.of_problem(frame, problem)
-if mine.empty:
+rows = frames.of_problem(frame, problem)
+if rows.empty:
     controls.say_not_run()
 else:
-    medians = summary.table(mine, problem)
-    st.subheader(show.plain(summary.title(mine, problem).partition(" ±")[0]))
-    st.caption(show.plain(summary.legend(mine).partition("; *")[0]))
-    shown = medians.dropna(axis=1, how="all").rename_axis("probe").reset_index()
-    shown.insert(1, "status", shown["probe"].map(summary.statuses(mine, problem)))
-    show.table(shown if (shown["status"] != "ok").any() else shown.drop(columns="status"), "summary")
+    medians = summary.table(rows, problem)
+    st.subheader(show.plain(summary.title(rows, problem).partition(" ±")[0]))
+    st.caption(show.plain(summary.legend(rows).partition("; *")[0]))
+    table = medians.dropna(axis=1, how="all").rename_axis("probe").reset_index()
+    table.insert(1, "status", table["probe"].map(summary.statuses(rows, problem)))
+    show.table(table if (table["status"] != "ok").any() else table.drop(columns="status"), "summary")
 
-    ranked = views.ranking(medians, summary.columns(mine, problem))
+    ranked = views.ranking(medians, summary.columns(rows, problem))
     if len(ranked):
         st.subheader("Best of each column")
         show.table(ranked, "ranking")
 
-with figure:  # which comes last: the tables need not wait for it
-    show.figure(plot.status(frame), lambda: views.status(frame), "status")
+with figure_place:  # drawn last, because the tables need not wait for it
+    statuses = views.status(frame)
+    show.figure(status_figure(statuses, frames.surrogates(frame)), lambda: statuses, "status")

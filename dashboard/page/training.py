@@ -1,4 +1,4 @@
-"""Training: metrics against epochs and seconds, and what it took to reach a target."""
+"""Training: metrics against epochs and seconds, and the cost of reaching a target."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import streamlit as st
 import controls
 import show
 import source
-from curvbench import plot
-from curvbench.analysis import targets, views
+from curvbench.analysis import frames, targets, views
+from curvbench.plot.training import curves_figure, profiles_figure
 
 st.header("Training")
-frame, problem, mine = controls.frame(), controls.problem(), controls.mine()
-known = views.trained(mine)
-if not known:
+frame, problem, rows = controls.frame(), controls.problem(), controls.problem_rows()
+metrics = views.trained(rows)
+if not metrics:
     show.empty(
         "Nothing was trained with these probes in this run. A suite that trains writes `train.loss`, `test.accuracy` "
         "and `train.seconds` per epoch:",
@@ -24,18 +24,21 @@ if not known:
     st.stop()
 left, right = st.columns(2)
 with left:
-    metric = controls.pick_metric("Metric", [name for name in known if name != "train.seconds"] or known, "trained")
+    metric = controls.pick_metric("Metric", [name for name in metrics if name != "train.seconds"] or metrics, "trained")
 with right:
     against = controls.pick_one("Against", ("epoch", "seconds"), "time")
 st.caption(
-    "After the last epoch of each training, medians over seeds. Curves have the range as a band; one that reached the "
-    "suite's target has ended, and medians go on without it. Seconds are those of training alone."
+    "Values after the last epoch of each training, medians over seeds. Curves have the range as a band. A training "
+    "that reached the suite's target has ended, and medians go on without it. Seconds are those of training alone."
 )
-last = views.final(mine, problem, known)
+last = views.final(rows, problem, metrics)
 show.table(views.differing(last, [str(name) for name in last if name != "status"]), "final")
-show.figure(plot.curves(mine, problem, metric, against), lambda: views.curves(mine, problem, metric), "training")
+curves = views.curves(rows, problem, metric)
+name = frames.shown_problem(rows, problem)
+figure = curves_figure(curves, views.endings(rows), name, metric, against)
+show.figure(figure, lambda: curves, "training")
 
-usual = targets.usual_target(mine, metric)
+usual = targets.usual_target(rows, metric)
 st.subheader("Time to a target")
 if math.isnan(usual):
     show.empty(
@@ -45,13 +48,16 @@ if math.isnan(usual):
     st.stop()
 left, right = st.columns(2)
 with left:
-    meaning = "Half of the trainings reach the one that is given."
+    meaning = "Half of the trainings reach the default."
     target = controls.pick_number(f"Target of {metric}", usual, f"target {metric}", meaning)
 with right:
     cost = controls.pick_one("Cost", targets.COSTS[::-1], "to_target")
 trials = targets.trials(frame, metric, target)
 reached = targets.to_target(trials[trials["problem"] == problem])
-st.caption("A miss counts as later than any hit in the median over seeds; ranges are of those that reached the target.")
+st.caption("In medians over seeds a miss is later than any hit; ranges are of the trainings that reached the target.")
 show.table(views.differing(reached.drop(columns="problem"), ["probe", "reached", "of", "epochs", "seconds"]), "targets")
-show.figure(plot.profiles(frame, metric, target, cost), lambda: targets.profile(trials, cost), "profiles")
+is_surrogate = bool(frames.surrogates(frame))
+show.figure(
+    profiles_figure(trials, metric, target, cost, is_surrogate), lambda: targets.profile(trials, cost), "profiles"
+)
 st.caption("Performance profile over every problem and seed of the run, each against the best of the same two.")

@@ -27,16 +27,17 @@ from curvbench.analysis import (
     compare,
     coverage,
     exact,
+    frames,
     history,
     pairs,
     papers,
     scaling,
     summary,
-    sweep,
     targets,
     views,
 )
 from curvbench.analysis.views import Quantity
+from curvbench.report import terminal
 from curvbench.report.run import Run
 
 SAMPLE = Path(__file__).parents[2] / "data" / "sample"
@@ -62,7 +63,7 @@ def of_rows(rows: pd.DataFrame) -> Answers:
     yield "summary.digest", summary.digest(rows, {})
     yield "summary.contenders", summary.contenders(rows)
     yield "summary.legend", summary.legend(rows)
-    yield "views.surrogates", views.surrogates(rows)
+    yield "frames.surrogates", frames.surrogates(rows)
     yield "views.quantities", views.quantities(rows, views.FAMILIES)
     yield "views.status", views.status(rows)
     yield "views.cells", ends
@@ -78,10 +79,10 @@ def of_rows(rows: pd.DataFrame) -> Answers:
     yield "coverage.reasons", coverage.reasons(rows)
     yield "coverage.shares", coverage.shares(rows)
     yield "exact.table", exact.table(rows)
-    yield "exact.tables", list(exact.tables(rows, summary.problems(rows)))
+    yield "exact_tables", list(terminal.exact_tables(rows, frames.problems(rows)))
     yield "scaling.growing", scaling.growing(rows)
-    yield "scaling.tables", list(scaling.tables(rows, summary.problems(rows)))
-    yield "sweep.tables", list(sweep.tables(rows, summary.problems(rows)))
+    yield "growth_tables", list(terminal.growth_tables(rows, frames.problems(rows)))
+    yield "error_tables", list(terminal.error_tables(rows, frames.problems(rows)))
     yield "claims.judge", claims.judge(rows, CLAIMED)
     yield "claims.efforts", claims.efforts(rows, CLAIMED[0])
     yield "claims.newest", claims.newest([rows])
@@ -91,19 +92,19 @@ def of_rows(rows: pd.DataFrame) -> Answers:
 
 def of_first_problem(rows: pd.DataFrame) -> Answers:
     """What is said of the problem of the first row."""
-    yield from of_problem(rows, next(iter(summary.problems(rows)), "gone"))
+    yield from of_problem(rows, next(iter(frames.problems(rows)), "gone"))
 
 
 def of_problem(rows: pd.DataFrame, problem: str) -> Answers:
     """What is said of one problem."""
-    mine = views.of_problem(rows, problem)
+    mine = frames.of_problem(rows, problem)
     values = summary.table(rows, problem)
     yield "summary.table", values
     yield "summary.spread", summary.spread(rows, problem)
     yield "summary.best", summary.best(values)
     yield "summary.statuses", summary.statuses(rows, problem)
     yield "summary.title", summary.title(rows, problem)
-    yield "summary.render", summary.render(rows, problem)
+    yield "summary_table", terminal.summary_table(rows, problem)
     yield "views.ranking", views.ranking(values, summary.columns(rows, problem))
     yield "views.values", views.values(mine, ERROR)
     yield "views.published", views.published(rows, problem)
@@ -136,7 +137,7 @@ def of_two(rows: pd.DataFrame) -> Answers:
     other = rows[rows["metric"].ne("error.relative")].assign(run_id="z")
     changes = pairs.pairs(rows, other)
     yield "pairs.pairs", changes
-    yield "pairs.largest_first", pairs.largest_first(changes)[pairs.counts(pairs.largest_first(changes))]
+    yield "pairs.largest_first", pairs.largest_first(changes)[pairs.is_change(pairs.largest_first(changes))]
     yield "plot.comparison", plot.comparison(rows, other, ERROR)
     both = pd.concat([rows, other])
     yield "history.history_table", history.history_table(both, "gone", ERROR)

@@ -62,7 +62,7 @@ def test_a_lost_cell_fails_and_comes_first(base: pd.DataFrame, tmp_path: Path) -
 
 
 def test_a_baseline_of_another_version_is_refused(base: pd.DataFrame) -> None:
-    with pytest.raises(ValueError, match=r"the baseline is of torch_version 2\.12\.1, the run of 2\.13"):
+    with pytest.raises(ValueError, match=r"the baseline has torch_version 2\.12\.1, the run has 2\.13"):
         refuse_incomparable(base.assign(torch_version="2.12.1"), base)
     refuse_incomparable(base.assign(device_name="another", threads=4), base)
 

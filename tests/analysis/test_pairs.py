@@ -6,7 +6,7 @@ import pytest
 from frames import frame, row
 
 from curvbench.analysis.history import history_table
-from curvbench.analysis.pairs import counts, largest_first, of_quantity, pairs
+from curvbench.analysis.pairs import is_change, largest_first, of_quantity, pairs
 from curvbench.analysis.views import Quantity
 
 ERROR = Quantity("error.relative", "network")
@@ -76,7 +76,7 @@ def test_what_rounding_moves_and_a_clock_does_not_count() -> None:
     values |= {"flops.counted": (100.0, 101.0), "time.cpu": (1.0, 1.2), "error.cosine": (0.5, 0.5)}
     a, b = (frame(*(row("kfac", name, pair[side]) for name, pair in values.items())) for side in (0, 1))
     table = pairs(a, frame(*b.to_dict("records"), row("new", "error.relative", 1.0)))
-    counted = table[counts(table)]
+    counted = table[is_change(table)]
     assert set(counted["metric"]) == {"error.relative", "flops.counted", "time.cpu"}
     assert "new" in set(counted["probe"])
-    assert not counts(table.assign(b=table["a"], verdict="equal")).any()
+    assert not is_change(table.assign(b=table["a"], verdict="equal")).any()

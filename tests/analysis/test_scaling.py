@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from curvbench.analysis import scaling, summary
+from curvbench.analysis import frames, scaling
 from curvbench.analysis.scaling import Exponent, exponent, growth
+from curvbench.report import terminal
 
 SIZES = np.array([8.0, 16.0, 32.0, 64.0])
 
@@ -123,9 +124,9 @@ def test_memory_is_compared_with_its_model() -> None:
 def test_table_marks_what_does_not_agree() -> None:
     frame = pd.DataFrame([*rows(SIZES, SIZES**3, SIZES**2, probe_args="damping=1"), *rows(SIZES, SIZES, SIZES, "diag")])
     console = Console(file=io.StringIO(), width=40)
-    for title, table in scaling.tables(frame, set(summary.problems(frame))):
+    for title, table in terminal.growth_tables(frame, set(frames.problems(frame))):
         assert title == "chain[width=8..64,samples=2]"
-        summary.show(console, table)
+        terminal.show(console, table)
     lines = [line.split() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
     fits = ["3.00", "±", "0.00", "2.00", "±", "0.00", "64.0", "+100.0%", "!"]
     assert lines[1][-2:] == ["1.00", "+0.0%"]
@@ -134,7 +135,7 @@ def test_table_marks_what_does_not_agree() -> None:
 
 def test_only_selected_problems_are_shown() -> None:
     frame = pd.DataFrame(rows(SIZES, SIZES, SIZES))
-    assert list(scaling.tables(frame, [])) == []
+    assert list(terminal.growth_tables(frame, [])) == []
 
 
 def test_the_table_of_what_grows() -> None:

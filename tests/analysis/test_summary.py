@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from curvbench.analysis import summary
+from curvbench.analysis import frames, summary
+from curvbench.report import terminal
 
 
 def row(probe: str, metric: str, value: float | None, scope: str = "network", **other: Any) -> dict[str, Any]:
@@ -41,7 +42,7 @@ TOY = "toy[epochs=2]"
 
 def text(shown: Table, width: int = 80) -> str:
     console = Console(file=io.StringIO(), width=width)
-    summary.show(console, shown)
+    terminal.show(console, shown)
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
@@ -56,7 +57,7 @@ def test_one_row_per_probe_and_one_column_per_number() -> None:
 
 
 def test_problems_in_the_order_of_the_rows() -> None:
-    assert summary.problems(ROWS) == [TOY, "other[epochs=2]"]
+    assert frames.problems(ROWS) == [TOY, "other[epochs=2]"]
 
 
 def test_the_best_of_each_column_by_its_own_direction() -> None:
@@ -77,7 +78,7 @@ def test_medians_and_half_the_range_over_seeds() -> None:
     assert summary.spread(rows, TOY).loc["a", "error.relative (network)"] == 1.5
     assert math.isnan(summary.spread(ROWS, TOY).loc["a", "error.relative (network)"])
     assert "median of 3 seeds ± half the range" in summary.title(rows, TOY)
-    assert "±1.50" in text(summary.render(rows, TOY))
+    assert "±1.50" in text(terminal.summary_table(rows, TOY))
 
 
 def test_the_title_says_how_large() -> None:
@@ -91,7 +92,7 @@ def test_the_title_says_how_large() -> None:
 def test_numbers_are_never_cut(width: int) -> None:
     args = {"probe_args": "fisher_type=empirical,x=1e-3"}
     rows = [row("kfac", column.metric, -1.234e-12, column.scope, **args) for column in summary.COLUMNS]
-    shown = text(summary.render(frame(*rows), TOY), width)
+    shown = text(terminal.summary_table(frame(*rows), TOY), width)
     assert shown.count("-1.2e-12") == len(summary.COLUMNS)
     assert "…" not in shown
 
@@ -100,16 +101,16 @@ def test_a_usual_table_fits_80_columns() -> None:
     values = {"error": 1.2e-16, "direction": 0.9876, "flops": 12345.6, "memory": 123.4, "time": 12.34}
     args = {"probe_args": "fisher_type=empirical,kfac_approx=reduce"}
     rows = [row("kfac", c.metric, values[c.metric.split(".")[0]], c.scope, **args) for c in summary.COLUMNS]
-    assert max(map(len, text(summary.render(frame(*rows), TOY), 80).splitlines())) <= 80
+    assert max(map(len, text(terminal.summary_table(frame(*rows), TOY), 80).splitlines())) <= 80
 
 
 def test_statuses_are_shown_in_place_of_numbers() -> None:
-    assert "c  timeout" in text(summary.render(ROWS, TOY), 200)
+    assert "c  timeout" in text(terminal.summary_table(ROWS, TOY), 200)
 
 
 def test_names_are_no_markup() -> None:
     rows = frame(row("a", "error.relative", 1.0, probe_args="name=[/red]"))
-    assert "a[name=[/red]]" in text(summary.render(rows, TOY), 200)
+    assert "a[name=[/red]]" in text(terminal.summary_table(rows, TOY), 200)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +188,7 @@ def test_trainings_show_their_last_epoch_and_their_pace() -> None:
     assert summary.statuses(rows, TOY).to_dict() == {"sgdm": "ok", "kfac": "ok", "adam": "diverged"}
     assert summary.title(rows, TOY) == "toy[epochs=2], trained from epoch 0 to 3"
     assert summary.legend(rows) == summary.TRAINED_LEGEND != summary.legend(ROWS)
-    assert "adam  diverged" in text(summary.render(rows, TOY), 200)
+    assert "adam  diverged" in text(terminal.summary_table(rows, TOY), 200)
 
 
 def test_the_pace_is_against_the_same_seed() -> None:
@@ -210,7 +211,7 @@ def test_where_one_of_two_ways_diverged_the_other_keeps_its_numbers() -> None:
 def test_where_all_diverged_there_is_a_row_without_numbers() -> None:
     rows = frame(*trained("kfac", status="diverged"))
     assert list(summary.table(rows, TOY).index) == ["kfac"]
-    assert "kfac  diverged" in text(summary.render(rows, TOY), 200)
+    assert "kfac  diverged" in text(terminal.summary_table(rows, TOY), 200)
 
 
 def test_a_probe_that_trained_in_two_ways_has_two_rows() -> None:
@@ -234,7 +235,7 @@ def test_a_missed_target_is_no_failure_and_comes_once() -> None:
 
 def test_a_table_of_trainings_fits_100_columns() -> None:
     rows = [row("kfac", c.metric, 12345.6, c.scope, probe_args="damping=0.03", method="") for c in summary.TRAINED]
-    shown = text(summary.render(frame(*rows), TOY), 100)
+    shown = text(terminal.summary_table(frame(*rows), TOY), 100)
     assert max(map(len, shown.splitlines())) <= 100
 
 

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from curvbench.analysis import summary, sweep
+from curvbench.analysis import frames, sweep
+from curvbench.report import terminal
 
 TOY = "toy[epochs=2]"
 ERROR = "error.relative"
@@ -72,7 +73,7 @@ def test_problems_with_several_numbers_of_updates() -> None:
 
 def test_the_last_of_every_curve_whatever_became_of_it() -> None:
     kept = sweep.last(ROWS)
-    assert list(summary.labels(kept, "probe").unique()) == [
+    assert list(frames.labels(kept, "probe").unique()) == [
         "eigen[rank=4]",
         "eigen",
         "ginger[rank=4,updates=10,bc=True]",
@@ -87,7 +88,7 @@ def test_the_last_of_every_curve_whatever_became_of_it() -> None:
 @pytest.mark.parametrize("width", [40, 80, 1000])
 def test_the_table_is_shown_whole(width: int) -> None:
     console = Console(file=io.StringIO(), width=width)
-    summary.show(console, sweep.render(ROWS, TOY, ERROR))
+    terminal.show(console, terminal.sweep_table(ROWS, TOY, ERROR))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     for number in ("0.250", "0.125", "0.800", "0.500", "0.600", "0.300", "any", "32"):
         assert number in text

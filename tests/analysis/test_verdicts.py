@@ -18,7 +18,7 @@ from frames import frame, row
 from curvbench.analysis import claims, papers
 from curvbench.analysis.claims import Ruling
 from curvbench.analysis.papers import Claim, Column, Entry, Experiment
-from curvbench.analysis.verdicts import Known, Reading, Verdict
+from curvbench.analysis.verdicts import Bounded, Reading, Verdict
 
 HOLDS, DIRECTION, REFUTED, UNDECIDED, NOT_MEASURED = Verdict
 NAN, INF = math.nan, math.inf
@@ -336,7 +336,7 @@ class Reported:
         value = self.experiment.reported(member)
         assert value is not None
         counted = not isinstance(member, str)
-        return Reading(str(member), dict.fromkeys(range(3), Known.exactly(value)), counted=counted)
+        return Reading(str(member), dict.fromkeys(range(3), Bounded.exactly(value)), counted=counted)
 
 
 def printed(experiment: Experiment) -> list[Claim]:

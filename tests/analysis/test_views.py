@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from frames import fisher_cell, frame, row
 
-from curvbench.analysis import summary, views
+from curvbench.analysis import frames, summary, views
 from curvbench.analysis.views import Quantity
 
 ERROR = Quantity("error.relative", "network")
@@ -199,8 +199,10 @@ def test_a_column_without_a_value_ranks_no_probe() -> None:
 
 
 def test_surrogates_are_known_by_their_rows() -> None:
-    rows = frame(row("a", "error.relative", 1.0), row("a", "error.relative", 1.0, problem_args="surrogate=True"))
-    assert views.surrogates(rows) == ["toy[surrogate=True]"]
+    rows = frame(
+        row("a", "error.relative", 1.0), row("a", "error.relative", 1.0, problem_args="a=1", method="surrogate")
+    )
+    assert frames.surrogates(rows) == ["toy[a=1]"]
 
 
 def test_cells_come_once_with_their_reason() -> None:

@@ -297,7 +297,7 @@ def test_the_matrices_that_cells_kept(results: Path) -> None:
 def test_without_blocks_the_page_says_what_to_run(results: Path) -> None:
     write_run(results, "r1", [(Fake(), Toy(), fisher_cell())])
     at = show("matrices")
-    assert "kept a block" in at.info[0].value
+    assert "stored a block" in at.info[0].value
     assert at.code[0].value.startswith("curvbench run ")
 
 

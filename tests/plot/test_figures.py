@@ -298,11 +298,11 @@ def test_peaks_of_memory_are_not_added() -> None:
 
 
 def test_status() -> None:
-    rows = pd.concat([ROWS, frame(row("kfac", "error.relative", 1.0, problem_args="surrogate=True"))])
+    rows = pd.concat([ROWS, frame(row("kfac", "error.relative", 1.0, problem_args="a=1", method="surrogate"))])
     figure = plot.status(rows)
     (heat,) = figure.data
     assert list(heat.y) == by_family(heat.y)[::-1]
-    assert list(heat.x) == ["toy", "toy[surrogate=True] (surrogate)"]
+    assert list(heat.x) == ["toy", "toy[a=1] (surrogate)"]
     at = list(heat.y).index("ginger")
     assert heat.text[at][0] == "x"
     assert heat.customdata[at][0] == "timeout<br>not finished in 4 s"

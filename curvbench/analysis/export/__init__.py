@@ -5,7 +5,7 @@ from __future__ import annotations
 from curvbench.analysis.views import WHOLES, Quantity
 from curvbench.spec import PHASES
 
-# What is followed over revisions: what a whole step costs, and how well the network is met.
+# The quantities that are followed over revisions: the cost of a whole step, and the errors of the network.
 TRACKED = tuple(
     Quantity(metric, scope)
     for metrics, scopes in (

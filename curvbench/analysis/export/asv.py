@@ -13,10 +13,10 @@ from typing import Any
 
 import pandas as pd
 
-from curvbench.analysis import views
+from curvbench.analysis import frames, views
 from curvbench.analysis.compare import by_suite
 from curvbench.analysis.export import TRACKED
-from curvbench.analysis.summary import labels, problems
+from curvbench.analysis.frames import labels, problems
 from curvbench.analysis.views import Quantity
 from curvbench.spec import FLOP_MODEL, Status
 
@@ -38,22 +38,22 @@ def function_name(quantity: Quantity) -> str:
 
 
 def version(quantity: Quantity) -> str:
-    """Changes where values of before and after cannot be compared: asv begins a new line there."""
+    """The version of a benchmark: a new version means that values are not comparable, and asv begins a new line."""
     return FLOP_MODEL if quantity.metric.startswith("flops.") else "1"
 
 
 def values(rows: pd.DataFrame, quantity: Quantity) -> dict[tuple[str, str], float | None]:
-    """Problem and probe to the median over seeds, lower being better; None where the cell has failed or lacks it.
+    """Medians over seeds by problem and probe; lower is better. None means that the cell failed or lacks the value.
 
-    What was not run, is not supported or was skipped is not there.
+    Cells that were not run, are not supported or were skipped are left out.
     """
-    left_out = rows["status"].isin([Status.UNSUPPORTED, Status.SKIPPED])
-    tried = rows[~left_out & ((rows["metric"] == quantity.metric) | ~rows.duplicated("cell_id"))]
-    found: dict[tuple[str, str], float | None] = {}
+    is_left_out = rows["status"].isin([Status.UNSUPPORTED, Status.SKIPPED])
+    tried = rows[~is_left_out & ((rows["metric"] == quantity.metric) | ~rows.duplicated("cell_id"))]
+    values: dict[tuple[str, str], float | None] = {}
     for problem in problems(tried):
-        medians = views.values(views.of_problem(tried, problem), quantity)["median"]
-        found |= {(problem, str(probe)): None if pd.isna(value) else float(value) for probe, value in medians.items()}
-    return found
+        medians = views.values(frames.of_problem(tried, problem), quantity)["median"]
+        values |= {(problem, str(probe)): None if pd.isna(value) else float(value) for probe, value in medians.items()}
+    return values
 
 
 def benchmark(suite: str, quantity: Quantity, axes: Sequence[Sequence[str]]) -> Entry:
@@ -71,23 +71,23 @@ def benchmark(suite: str, quantity: Quantity, axes: Sequence[Sequence[str]]) -> 
     }
 
 
-def benchmarks(rows: pd.DataFrame, known: Mapping[str, Any]) -> Entry:
-    """``benchmarks.json`` with the followed quantities of ``rows``; of what is ``known``, parameters are kept."""
-    entries: Entry = {**known, "version": BENCHMARKS_API}
+def benchmarks(rows: pd.DataFrame, old: Mapping[str, Any]) -> Entry:
+    """``benchmarks.json`` with the followed quantities of ``rows``; the parameters of ``old`` entries are kept."""
+    entries: Entry = {**old, "version": BENCHMARKS_API}
     for suite, part in by_suite(rows).items():
         for quantity in _followed(part):
-            old = entries.get(name(suite, quantity), {}).get("params", [[], []])
+            old_axes = entries.get(name(suite, quantity), {}).get("params", [[], []])
             fresh = benchmark(suite, quantity, _axes(part))
-            axes = [list(dict.fromkeys([*kept, *new])) for kept, new in zip(old, fresh["params"], strict=True)]
+            axes = [list(dict.fromkeys([*a, *b])) for a, b in zip(old_axes, fresh["params"], strict=True)]
             entries[fresh["name"]] = entries.get(fresh["name"], {}) | fresh | {"params": axes}
     return entries
 
 
-def machine(record: Mapping[str, Any], known: Mapping[str, Any]) -> Entry:
-    """``machine.json`` of the machine of a run; one that asv ``known``s already stays, or its lines would not join.
+def machine(record: Mapping[str, Any], old: Mapping[str, Any]) -> Entry:
+    """``machine.json`` of the machine of a run. ``old``: the entry that asv has of it, whose values are kept.
 
     Raises:
-        ValueError: its name cannot be that of a folder.
+        ValueError: the machine's name cannot be the name of a folder.
     """
     environment = record.get("environment", {})
     name = str(environment.get("host") or "unknown")
@@ -96,7 +96,7 @@ def machine(record: Mapping[str, Any], known: Mapping[str, Any]) -> Entry:
     facts = {"machine": name, "cpu": environment.get("cpu", ""), "arch": environment.get("arch", "")}
     facts |= {"num_cpu": str(environment.get("cpu_count", "")), "ram": str(environment.get("memory", ""))}
     facts |= {"os": environment.get("os") or environment.get("platform", "")}
-    return {**dict.fromkeys(MACHINE, ""), **facts, "version": MACHINE_API, **known}
+    return {**dict.fromkeys(MACHINE, ""), **facts, "version": MACHINE_API, **old}
 
 
 def file_name(content: Mapping[str, Any]) -> str:
@@ -105,75 +105,75 @@ def file_name(content: Mapping[str, Any]) -> str:
 
 
 def joined(old: Mapping[str, Any], new: Entry) -> Entry:
-    """Two result files of one commit as one: what both have measured is as ``new`` has it."""
+    """Two result files of one commit joined; the values of ``new`` replace those of ``old``."""
     if not old:
         return new
     columns = list(dict.fromkeys([*new["result_columns"], *old["result_columns"]]))
     sides = [_by_name(side) for side in (old, new)]
-    found = {name: _joined(*(side.get(name, {}) for side in sides)) for name in {**sides[0], **sides[1]}}
-    rows = {name: [entry.get(column) for column in columns] for name, entry in found.items()}
+    entries = {name: _joined(*(side.get(name, {}) for side in sides)) for name in {**sides[0], **sides[1]}}
+    rows = {name: [entry.get(column) for column in columns] for name, entry in entries.items()}
     return {**new, "date": min(old["date"], new["date"]), "result_columns": columns, "results": rows}
 
 
 def _by_name(content: Mapping[str, Any]) -> dict[str, Entry]:
-    """The results of a file, each by its columns; asv leaves out empty ones at the end."""
+    """The results of a file, each by its columns; asv leaves out empty columns at the end."""
     columns = content["result_columns"]
     return {name: dict(zip(columns, entry, strict=False)) for name, entry in content["results"].items()}
 
 
 def _joined(old: Entry, new: Entry) -> Entry:
-    """One benchmark of two files: the values of ``new``, and of ``old`` for parameters that ``new`` has not run."""
+    """One benchmark of two files: the values of ``new``, and those of ``old`` for parameters that ``new`` lacks."""
     if not old or not new or old.get("version") != new.get("version"):
         return new or old
-    values = {**_run(old), **_run(new)}
+    values = {**_values(old), **_values(new)}
     axes = [list(dict.fromkeys([*a, *b])) for a, b in zip(old["params"], new["params"], strict=True)]
     cells = [values.get(place, float("nan")) for place in itertools.product(*axes)]
     return {**new, "result": cells, "params": axes}
 
 
-def _run(entry: Entry) -> dict[tuple[str, ...], float | None]:
-    """Values by their parameters, without those that were not run."""
+def _values(entry: Entry) -> dict[tuple[str, ...], float | None]:
+    """Values by their parameters, without the cells that were not run."""
     cells = zip(itertools.product(*entry["params"]), entry["result"] or [], strict=False)
     return {place: value for place, value in cells if value is None or value == value}
 
 
-def results(rows: pd.DataFrame, record: Mapping[str, Any], known: Mapping[str, Any]) -> Entry:
-    """The result file of a run on the machine ``known``.
+def results(rows: pd.DataFrame, record: Mapping[str, Any], machine: Mapping[str, Any]) -> Entry:
+    """The result file of a run; ``machine``: the entry of its machine.
 
     Raises:
-        ValueError: the run was made outside git: asv orders results by commit.
+        ValueError: the run was made outside git, and asv orders results by commit.
     """
     environment = record.get("environment", {})
     if not re.fullmatch(r"[0-9a-f]{7,64}", str(environment.get("git_sha"))):
         raise ValueError(f"run {record.get('run_id')} knows no commit, by which asv orders results")
     python = ".".join(str(environment.get("python_version", "")).split(".")[:2])
     started = int(rows["started_at"].min().timestamp() * 1000)
-    found = {}
+    results = {}
     for suite, part in by_suite(rows).items():
         axes = _axes(part)
         for quantity in _followed(part):
-            known_values = values(part, quantity)
-            cells = [known_values.get((a, b), float("nan")) for a, b in itertools.product(*axes)]
+            medians = values(part, quantity)
+            cells = [medians.get((a, b), float("nan")) for a, b in itertools.product(*axes)]
             params = benchmark(suite, quantity, axes)["params"]
-            found[name(suite, quantity)] = [cells, params, version(quantity), started]
+            results[name(suite, quantity)] = [cells, params, version(quantity), started]
     return {
         "commit_hash": environment["git_sha"],
         "date": started,
         "env_name": ENVIRONMENT,
         "env_vars": {},
-        "params": {key: known[key] for key in MACHINE} | {"python": python},
+        "params": {key: machine[key] for key in MACHINE} | {"python": python},
         "python": python,
         "requirements": {},
         "result_columns": ["result", "params", "version", "started_at"],
-        "results": found,
+        "results": results,
         "durations": {},
         "version": RESULTS_API,
     }
 
 
 def _followed(rows: pd.DataFrame) -> Iterable[Quantity]:
-    there = set(zip(rows["metric"], rows["scope"], strict=True))
-    return [quantity for quantity in TRACKED if tuple(quantity) in there]
+    measured = set(zip(rows["metric"], rows["scope"], strict=True))
+    return [quantity for quantity in TRACKED if tuple(quantity) in measured]
 
 
 def _axes(rows: pd.DataFrame) -> list[list[str]]:

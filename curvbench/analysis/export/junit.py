@@ -21,7 +21,7 @@ Case = tuple[str, str, str, str]  # problem, name, outcome, text
 
 
 def of_rows(rows: pd.DataFrame) -> str:
-    """One test suite per problem, one case per probe and seed: failed, skipped where it is unsupported, or passed."""
+    """One test suite per problem, one case per probe and seed: failed, skipped if it is unsupported, or passed."""
     ends = views.cells(rows)
     return _document(
         (row["problem"], f"{row['probe']}, seed {row['seed']}", row["status"], row["reason"] or row["status"])

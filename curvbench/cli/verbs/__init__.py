@@ -1,7 +1,7 @@
-"""The verbs of the command line, one file each; what they share stands here.
+"""The verbs of the command line, one file each, and what they share.
 
-A verb's file binds a ``click.Command`` by the verb's name, with ``_`` after it where Python has the word already. What
-needs torch is imported within the command.
+A verb's file binds a ``click.Command`` to the verb's name, with ``_`` after it if Python uses the word. Modules that
+need torch are imported within the command.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import click
 from curvbench.cli.exits import USAGE
 
 DATA_FOLDER: dict[str, Any] = {"envvar": "CURVBENCH_DATA", "show_envvar": True, "help": "Folder of the data sets."}
-THRESHOLD = "What a metric, or all that begin so, may change: error=1e-3, time.wall=0.2; repeatable."
+THRESHOLD = "How much metrics with this prefix may change: error=1e-3, time.wall=0.2; repeatable."
 Verb = Callable[..., Any]
 
 
 class BadInput(click.ClickException):
-    """What the user gave cannot be used; the text is one line."""
+    """The user's input cannot be used; the text is one line."""
 
     exit_code = USAGE
 
 
 def option(*names: str, **settings: Any) -> Callable[[Verb], Verb]:
-    """An option of a verb, with its default in the help where it has one."""
+    """An option of a verb; the help shows its default if it has one."""
     return click.option(*names, **{"show_default": settings.get("default") is not None, **settings})
 
 
@@ -37,11 +37,13 @@ def folder(*names: str, **settings: Any) -> Callable[[Verb], Verb]:
 
 
 def compared(verb: Verb) -> Verb:
-    """The options of verbs that hold rows against others."""
+    """The options of verbs that compare rows with other rows."""
     options = [
         option("-p", "probes", multiple=True, metavar="PROBE", help="Only this probe, by label or name; repeatable."),
         option("-m", "problems", multiple=True, metavar="PROBLEM", help="Only this problem; repeatable."),
-        option("--metric", "metrics", multiple=True, metavar="PREFIX", help="Only metrics that begin so; repeatable."),
+        option(
+            "--metric", "metrics", multiple=True, metavar="PREFIX", help="Only metrics with this prefix; repeatable."
+        ),
         option("--threshold", "thresholds", multiple=True, metavar="METRIC=SHARE", help=THRESHOLD),
         option("--all-runs", is_flag=True, help="Every run of a folder or revision, as rounds taken in turn."),
         folder("--results", default=Path("results"), help="Folder in which ids, `latest` and revisions are looked up."),
@@ -53,7 +55,7 @@ def compared(verb: Verb) -> Verb:
 
 @contextmanager
 def users_fault() -> Iterator[None]:
-    """Within, a ValueError or OSError comes from what the user gave, an ImportError from an extra: exit code 2."""
+    """Within, a ValueError or OSError comes from the input, and an ImportError from a missing extra: exit code 2."""
     try:
         yield
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""The verb ``check``: a gate."""
+"""The verb ``check``: a gate that fails if a run is worse than its baseline."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ FORMS = ("table", "markdown", "json", "csv", "junit")
 @click.argument("run")
 @option("--against", "baseline", required=True, metavar="BASELINE", help="Folder of baselines, or a run as RUN.")
 @option("--update", is_flag=True, help="Make RUN the baseline in that folder, and say what changed.")
-@option("--any-change", is_flag=True, help="Fail on improvements too: the baseline has to be what the code does.")
+@option("--any-change", is_flag=True, help="Fail on improvements too, so that the baseline always equals the code.")
 @compared
-@option("--format", "form", type=click.Choice(FORMS), default="table", help="Of what is said.")
+@option("--format", "form", type=click.Choice(FORMS), default="table", help="Form of the answer.")
 @option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to write; without it, the terminal.")
 def check(run: str, baseline: str, update: bool, form: str, output: Path | None, **given: Any) -> int:
-    """Hold RUN against BASELINE, and fail where it is worse.
+    """Compare RUN with BASELINE, and fail if RUN is worse.
 
-    FLOPs and live bytes have to be equal, errors to a relative tolerance, peaks of CUDA to 1 %. Times are judged where
+    FLOPs and live bytes have to be equal, errors to a relative tolerance, peaks of CUDA to 1 %. Times are judged if
     both sides have five samples taken in turn. RUN is a run's folder, a folder of results (the latest run of each
     suite), a Parquet file, a run id, `latest`, or a git revision with stored runs. Exit codes: 0 passed, 1 regression,
     2 bad input.
@@ -45,12 +45,12 @@ def check(run: str, baseline: str, update: bool, form: str, output: Path | None,
             click.echo(_update(rows, Path(baseline)), nl=False)
             return OK
         filters = (given["probes"], given["problems"], given["metrics"])
-        held = choose(_baseline(baseline, rows, given), *filters)
-        gate = _judged(choose(rows, *filters), held, run, given)
+        baseline_rows = choose(_baseline(baseline, rows, given), *filters)
+        gate = _gate(choose(rows, *filters), baseline_rows, run, given)
         text = _text(gate, run, baseline, form)
         if output is not None:
             output.write_text(text)
-            text = _text(gate, run, baseline, "table")  # a log without the reason helps nobody
+            text = _text(gate, run, baseline, "table")  # the log has to show the reason too
     click.echo(text, nl=False)
     return OK if gate.passed else REGRESSION
 
@@ -60,13 +60,13 @@ def _baseline(baseline: str, rows: pd.DataFrame, given: dict[str, Any]) -> pd.Da
     from curvbench.cli import baselines
     from curvbench.cli.locate import read
 
-    if baselines.holds(Path(baseline)):
+    if baselines.is_folder_of_baselines(Path(baseline)):
         return store.load(baselines.find(Path(baseline), rows))
     return read(baseline, given["results"], given["all_runs"])
 
 
 def _update(rows: pd.DataFrame, folder: Path) -> str:
-    """Write the baselines whose numbers differ from those of ``rows``; what changed in them."""
+    """Write the baselines whose numbers differ from ``rows``, and return the changes as text."""
     from curvbench import store
     from curvbench.analysis import tables
     from curvbench.analysis.check import by_size, counts
@@ -93,30 +93,30 @@ def _update(rows: pd.DataFrame, folder: Path) -> str:
     return "\n".join(parts)
 
 
-def _judged(rows: pd.DataFrame, held: pd.DataFrame, run: str, given: dict[str, Any]) -> Gate:
+def _gate(rows: pd.DataFrame, baseline: pd.DataFrame, run: str, given: dict[str, Any]) -> Gate:
     from curvbench.analysis.check import Gate, refuse_incomparable
     from curvbench.analysis.compare import compare, described_differences
     from curvbench.analysis.history import steps
     from curvbench.analysis.limits import with_thresholds
 
     limits = with_thresholds(given["thresholds"])
-    refuse_incomparable(held, rows)
-    table = compare(held, rows, limits)
-    gate = Gate(table, given["any_change"], described_differences(held, rows))
+    refuse_incomparable(baseline, rows)
+    table = compare(baseline, rows, limits)
+    gate = Gate(table, given["any_change"], described_differences(baseline, rows))
     return gate if gate.passed else replace(gate, steps=steps(_history(run, given["results"]), gate.failing, limits))
 
 
 def _history(run: str, results: Path) -> dict[str, pd.DataFrame]:
-    """The rows of every run beside RUN, by name and commit, oldest first."""
+    """The rows of every run in the folder of RUN, by name and commit, oldest first."""
     from curvbench import store
     from curvbench.cli.locate import commit, locate
 
-    found = {}
+    history = {}
     for place in locate(run, results):
         for other in store.runs(place.parent) if (place / "run.json").is_file() else []:
-            made = commit(other)
-            found[other.name + (f" (commit {made})" if made else "")] = store.load(other)
-    return found
+            sha = commit(other)
+            history[other.name + (f" (commit {sha})" if sha else "")] = store.load(other)
+    return history
 
 
 def _text(gate: Gate, run: str, baseline: str, form: str) -> str:

@@ -13,6 +13,7 @@ from curvbench.cli.verbs import compared, option, users_fault
 if TYPE_CHECKING:
     import pandas as pd
 
+FORMS = ("table", "markdown", "csv", "json")
 SORTS = ("change", "metric", "probe", "problem")
 
 
@@ -20,8 +21,8 @@ SORTS = ("change", "metric", "probe", "problem")
 @click.argument("a")
 @click.argument("b")
 @compared
-@option("--sort", type=click.Choice(SORTS), default="change", help="Order of what changed.")
-@option("--format", "form", type=click.Choice(["table", "markdown", "csv", "json"]), default="table", help="Of it.")
+@option("--sort", type=click.Choice(SORTS), default="change", help="Order of the changes.")
+@option("--format", "form", type=click.Choice(FORMS), default="table", help="Form of the answer.")
 @option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to write; without it, the terminal.")
 def compare(a: str, b: str, sort: str, form: str, output: Path | None, **given: Any) -> int:
     """Say what is better and what is worse in B than in A.
@@ -40,8 +41,8 @@ def compare(a: str, b: str, sort: str, form: str, output: Path | None, **given: 
         sides = [read(run, given["results"], given["all_runs"]) for run in (a, b)]
         chosen = [choose(rows, given["probes"], given["problems"], given["metrics"]) for rows in sides]
         table = comparison.compare(chosen[0], chosen[1], limits)
-        whole = form in ("csv", "json")
-        text = tables.text(table, form) if whole else _page(a, b, chosen, table, sort, form, given["metrics"])
+        is_data = form in ("csv", "json")
+        text = tables.text(table, form) if is_data else _page(a, b, chosen, table, sort, form, given["metrics"])
         if output is None:
             click.echo(text, nl=False)
         else:
@@ -53,7 +54,7 @@ def compare(a: str, b: str, sort: str, form: str, output: Path | None, **given: 
 def _page(
     a: str, b: str, sides: list[pd.DataFrame], table: pd.DataFrame, sort: str, form: str, metrics: tuple[str, ...]
 ) -> str:
-    """Differing machines and versions, what changed, the pivoted table, counts."""
+    """The differences of machines and versions, the changes, the pivoted table and the counts, as text."""
     from curvbench.analysis import tables
     from curvbench.analysis.check import by_size, counts
     from curvbench.analysis.compare import SAME, described, described_differences, pivot

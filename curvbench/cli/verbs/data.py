@@ -20,8 +20,8 @@ def data(name: str, root: Path | None) -> None:
     from curvbench.data.download import download
 
     with users_fault():
-        where = download(name, root, _show_transfer if sys.stderr.isatty() else None)
-    click.echo(f"{name} is in {where}")
+        place = download(name, root, _show_transfer if sys.stderr.isatty() else None)
+    click.echo(f"{name} is in {place}")
 
 
 def _show_transfer(file: str, done: int, total: int) -> None:

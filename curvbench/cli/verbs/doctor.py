@@ -1,4 +1,4 @@
-"""The verb ``doctor``: what curvbench finds on this machine."""
+"""The verb ``doctor``: check whether this machine can run suites."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ def doctor(results: Path) -> int:
 
     findings = examination.findings(results)
     for finding in findings:
-        click.echo(f"{'ok' if finding.good else 'BAD':3} {finding.name:10} {finding.text}")
-    return OK if all(finding.good for finding in findings) else USAGE
+        click.echo(f"{'ok' if finding.is_good else 'BAD':3} {finding.name:10} {finding.text}")
+    return OK if all(finding.is_good for finding in findings) else USAGE

@@ -15,7 +15,7 @@ FORMS = ("csv", "json", "parquet", "asv", "github", "junit")
 
 @click.command()
 @click.argument("run")
-@option("--format", "form", type=click.Choice(FORMS), required=True, help="Of what is written.")
+@option("--format", "form", type=click.Choice(FORMS), required=True, help="Format of the export.")
 @option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to write; asv: its results folder.")
 @option("--all-runs", is_flag=True, help="Every run of a folder or revision, not the latest of each suite.")
 @folder("--results", default=Path("results"), help="Folder in which ids, `latest` and revisions are looked up.")
@@ -57,27 +57,27 @@ def _text(rows: Any, form: str) -> str:
 
 
 def _asv(runs: list[Path], folder: Path) -> int:
-    """One result file per commit and machine, beside what the folder holds already; how many. All of them or none."""
+    """Add one result file per commit and machine to the folder, all of them or none; return how many there are."""
     from curvbench import store
     from curvbench.analysis.export import asv
 
     content: dict[Path, dict[str, Any]] = {}
     results: set[Path] = set()
 
-    def known(path: Path) -> dict[str, Any]:
+    def stored(path: Path) -> dict[str, Any]:
         return content[path] if path in content else _read(path)
 
     for run in runs:
         if not (run / "run.json").is_file():
-            raise ValueError(f"asv needs runs with their commit, and {str(run)!r} is none")
+            raise ValueError(f"asv needs runs with their commit, and {str(run)!r} is no run")
         rows, record = store.load(run), store.read_run(run)
         place = folder / asv.machine(record, {})["machine"]
-        machine = asv.machine(record, known(place / "machine.json"))
+        machine = asv.machine(record, stored(place / "machine.json"))
         commit = asv.results(rows, record, machine)
         file = place / asv.file_name(commit)
         content[place / "machine.json"] = machine
-        content[file] = asv.joined(known(file), commit)
-        content[folder / "benchmarks.json"] = asv.benchmarks(rows, known(folder / "benchmarks.json"))
+        content[file] = asv.joined(stored(file), commit)
+        content[folder / "benchmarks.json"] = asv.benchmarks(rows, stored(folder / "benchmarks.json"))
         results.add(file)
     for path, written in content.items():
         _write(path, written, folder)
@@ -93,7 +93,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, content: dict[str, Any], folder: Path) -> None:
-    """Write a file of ``folder``, whole or not at all; raises ValueError where a link would lead out of it."""
+    """Write a file of ``folder`` atomically; raises ValueError if a link would lead out of the folder."""
     from curvbench.store import files
 
     path.parent.mkdir(parents=True, exist_ok=True)

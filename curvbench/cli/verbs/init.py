@@ -1,4 +1,4 @@
-"""The verb ``init``: a suite with a probe of one's own to begin with."""
+"""The verb ``init``: write a suite with a probe, to begin from."""
 
 from __future__ import annotations
 

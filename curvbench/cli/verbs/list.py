@@ -1,4 +1,4 @@
-"""The verb ``list``: what there is to measure."""
+"""The verb ``list``: the probes and problems."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def list_(as_json: bool) -> None:
     from curvbench import registry
 
     with users_fault():
-        found: dict[str, Any] = {"probes": registry.probes(), "problems": registry.problems()}
-    described = {kind: [registry.describe(*item) for item in known.items()] for kind, known in found.items()}
+        components: dict[str, Any] = {"probes": registry.probes(), "problems": registry.problems()}
+    described = {kind: [registry.describe(*item) for item in of_kind.items()] for kind, of_kind in components.items()}
     click.echo(json.dumps(described, indent=1, default=str) if as_json else _listing(described))
 
 

@@ -8,10 +8,12 @@ import click
 
 from curvbench.cli.verbs import folder, option, users_fault
 
+FORMS = ("html", "markdown", "latex")
+
 
 @click.command()
 @click.argument("run")
-@option("--format", "form", type=click.Choice(["html", "markdown", "latex"]), default="html", help="Of the report.")
+@option("--format", "form", type=click.Choice(FORMS), default="html", help="Format of the report.")
 @option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to write; without it, the terminal.")
 @folder("--results", default=Path("results"), help="Folder in which a run id or `latest` is looked up.")
 def report(run: str, form: str, output: Path | None, results: Path) -> None:

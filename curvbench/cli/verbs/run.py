@@ -12,28 +12,28 @@ from curvbench.cli.exits import INTERRUPTED, OK, USAGE
 from curvbench.cli.verbs import DATA_FOLDER, BadInput, folder, option, users_fault
 
 if TYPE_CHECKING:
-    from curvbench.cli.runner import Options
+    from curvbench.planning.job import Options
+
+ENGINES = ("local", "slurm", "inline")
 
 
 @click.command()
 @click.argument("suite", type=click.Path(path_type=Path))
-@option("-p", "probes", multiple=True, metavar="PROBE[key=value,...]", help="Instead of the suite's; repeatable.")
-@option("-m", "problems", multiple=True, metavar="PROBLEM[...]", help="Instead of the suite's; repeatable.")
-@option("--seed", metavar="SEEDS", help="Instead of the suite's seeds: 3, 0-4 or 0,2.")
+@option("-p", "probes", multiple=True, metavar="PROBE[key=value,...]", help="Probe instead of the suite's; repeatable.")
+@option("-m", "problems", multiple=True, metavar="PROBLEM[...]", help="Problem instead of the suite's; repeatable.")
+@option("--seed", metavar="SEEDS", help="Seeds instead of the suite's: 3, 0-4 or 0,2.")
 @option("--preset", default="default", help="Size of the suite.")
 @option("--device", default="cpu", metavar="cpu|cuda[:i]", help="Where to measure.")
-@option("--dtype", type=click.Choice(["float32", "float64"]), help="Instead of the preset's precision.")
-@option("--damping", type=float, metavar="NUMBER", help="Of the exact step, and of what is held against it: 1e-3.")
+@option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision instead of the preset's.")
+@option("--damping", type=float, metavar="NUMBER", help="Damping of the exact and the compared steps: 1e-3.")
 @option("--threads", type=click.IntRange(1), default=1, help="Threads of torch per cell.")
-@option("-t", "--train", metavar="key=value,...", help="Of the training, instead of the suite's: lr=0.1,epochs=5.")
-@option("--retrain", is_flag=True, help="Train snapshots here, also those that are shipped.")
-@option("--jobs", type=click.IntRange(1), default=1, help="Cells at a time, of each job where a cluster runs them.")
-@option("--timeout", metavar="DURATION", help="Time limit of a cell: 90s, 10m, 2h. Without it: 1h.")
+@option("-t", "--train", metavar="key=value,...", help="Training instead of the suite's: lr=0.1,epochs=5.")
+@option("--retrain", is_flag=True, help="Train all snapshots here; do not use the shipped ones.")
+@option("--jobs", type=click.IntRange(1), default=1, help="Cells at a time; on a cluster, cells at a time of each job.")
+@option("--timeout", metavar="DURATION", help="Time limit of a cell: 90s, 10m, 2h. The default is 1h.")
 @option("--budget", metavar="DURATION", help="Start no cell after this time.")
-@option(
-    "--engine", type=click.Choice(["local", "slurm", "inline"]), default="local", help="Processes, jobs, or neither."
-)
-@option("--dry-run", is_flag=True, help="Show what would be done.")
+@option("--engine", type=click.Choice(ENGINES), default="local", help="Processes, Slurm jobs, or this process.")
+@option("--dry-run", is_flag=True, help="Show which cells would be run.")
 @option("--force", is_flag=True, help="Run every cell again, in a new run.")
 @option("--rerun-failed", metavar="[=STATUS,...]", help="Run failed cells again, all or e.g. oom,timeout.")
 @folder("--results", default=Path("results"), help="Folder of the results.")
@@ -48,7 +48,7 @@ def run(arguments: list[str], /, **given: Any) -> int:
     succeeded, 130 interrupted.
     """
     from curvbench import registry
-    from curvbench.cli import runner
+    from curvbench.planning import job
 
     command = shlex.join(["curvbench", *arguments])
     with users_fault():
@@ -56,8 +56,8 @@ def run(arguments: list[str], /, **given: Any) -> int:
     code = OK
     for file in files:
         try:
-            code = max(code, _run(runner.Options(command=command, suite=file, **given)))
-        except BadInput as error:  # of a folder the other suites may still run
+            code = max(code, _run(job.Options(command=command, suite=file, **given)))
+        except BadInput as error:  # the other suites of a folder may still run
             if len(files) == 1:
                 raise
             click.echo(f"curvbench: {file.stem}: {error.format_message()}", err=True)
@@ -68,18 +68,19 @@ def run(arguments: list[str], /, **given: Any) -> int:
 
 
 def _run(options: Options) -> int:
-    """One suite: with a search its trials first, then the trainings with what these chose."""
-    from curvbench.cli import runner
+    """Run one suite. With a search, its trials are run first, then the trainings with the chosen settings."""
+    from curvbench.cli.runner import execute, show
+    from curvbench.planning.job import prepare, settled
 
     with users_fault():
-        job = runner.prepare(options)
+        job = prepare(options)
         if options.dry_run:
-            return runner.show(job)
+            return show(job)
         folder = job.begin()
-    code = runner.execute(job, folder)
-    while job.waiting and code != INTERRUPTED and not job.spent:
+    code = execute(job, folder)
+    while job.waiting and code != INTERRUPTED and not job.is_budget_spent:
         with users_fault():
-            job = runner.settled(job, folder)
+            job = settled(job, folder)
             folder = job.begin()
-        code = runner.execute(job, folder)
+        code = execute(job, folder)
     return code

@@ -1,4 +1,4 @@
-"""The verb ``status``: what of a run is there, and what would be run again."""
+"""The verb ``status``: which cells of a run are there, and which would be run again."""
 
 from __future__ import annotations
 
@@ -25,12 +25,11 @@ def status(run: str, results: Path) -> None:
             record = store.read_run(place)
             suite = Path(record.get("suite_file") or "?")
             changed = plan.Changes(suite.resolve().parent).of_cells(place) if suite.is_file() else {}
-            found = list(fate.fates(record, store.cell_statuses(place), fate.current(record), changed))
-            for cell in found:
-                click.echo(f"{'runs' if cell.runs else 'stays':5} {cell.id} {cell.label}: {cell.why}")
-            click.echo(
-                f"{sum(cell.runs for cell in found)} of {len(found)} cells would be run: {record.get('command')}"
-            )
+            cells = list(fate.fates(record, store.cell_statuses(place), fate.current(record), changed))
+            for cell in cells:
+                click.echo(f"{'runs' if cell.will_run else 'stays':5} {cell.id} {cell.label}: {cell.why}")
+            count = sum(cell.will_run for cell in cells)
+            click.echo(f"{count} of {len(cells)} cells would be run: {record.get('command')}")
             if not suite.is_file():
-                click.echo(f"{suite} is not here: whether libraries of its cells have changed is not known")
+                click.echo(f"{suite} is not here: changes in the libraries of its cells cannot be found")
             click.echo(f"{place}")

@@ -20,9 +20,9 @@ def validate(suite: Path) -> None:
     from curvbench.planning import plan, selection
 
     with users_fault():
-        name, found = registry.load_suite(suite)
-        for key in found.presets:
-            cells = selection.select(name, selection.preset(found, key))
+        name, content = registry.load_suite(suite)
+        for key in content.presets:
+            cells = selection.select(name, selection.preset(content, key))
             plan.refuse_unusable(key, cells)
             click.echo(f"{key}: {selection.counts(cells)}")
-    click.echo(f"{name} can be run: {found.title}")
+    click.echo(f"{name} can be run: {content.title}")

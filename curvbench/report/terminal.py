@@ -1,0 +1,129 @@
+"""The tables at the end of a run, as a terminal shows them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+from curvbench.analysis import exact, frames, scaling, summary, sweep
+from curvbench.analysis.frames import labels
+from curvbench.analysis.scaling import Growth
+from curvbench.analysis.summary import digits
+from curvbench.spec import Status
+
+NARROWEST_LABEL = 10  # characters to which a long label is folded
+GROWTH_WIDTH = 100  # characters
+
+
+class Ending(NamedTuple):
+    """What a suite shows at its end: titles and tables of the selected problems, and the meaning of their columns."""
+
+    tables: Callable[[pd.DataFrame, Collection[str]], Iterator[tuple[str, Table]]]
+    legend: Callable[[pd.DataFrame], str]
+
+
+def show(console: Console, table: Table) -> None:
+    """Print a table. The console is widened to the table's least width, because rich would cut the numbers."""
+    console.width = max(console.width, table.min_width or 0)
+    console.print(table)
+
+
+def error_tables(frame: pd.DataFrame, selected: Collection[str]) -> Iterator[tuple[str, Table]]:
+    """A table per problem, and for a sweep of updates also a table per metric against updates."""
+    curves = [problem for problem in sweep.swept(frame) if problem in selected]
+    for problem in frames.problems(frame):
+        if problem in selected:
+            note = ", every probe after its most updates" if problem in curves else ""
+            yield summary.title(frame, problem) + note, summary_table(sweep.last(frame), problem)
+    for problem in curves:
+        for metric in sweep.METRICS_SHOWN:
+            yield sweep.title(problem, metric), sweep_table(frame, problem, metric)
+
+
+def summary_table(frame: pd.DataFrame, problem: str) -> Table:
+    """``summary.table`` of one problem, with spreads, statuses and marks of the best."""
+    values, spreads = summary.table(frame, problem), summary.spread(frame, problem)
+    statuses, marks = summary.statuses(frame, problem), summary.best(values)
+    table = Table(box=None, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("probe", overflow="fold", min_width=NARROWEST_LABEL, vertical="bottom")
+    for column in summary.columns(frame, problem):
+        table.add_column(column.heading, justify="right", no_wrap=True)
+    for probe, *row in zip(values.index, values.to_numpy(), spreads.to_numpy(), marks.to_numpy(), strict=True):
+        table.add_row(_probe(probe, statuses[probe]), *map(_entry, *row))
+    table.min_width = NARROWEST_LABEL + 1 + sum(map(_width, table.columns[1:]))
+    return table
+
+
+def sweep_table(frame: pd.DataFrame, problem: str, metric: str) -> Table:
+    """``sweep.table`` of one problem and metric."""
+    values = sweep.table(frame, problem, metric)
+    table = Table(box=None, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("updates", overflow="fold", min_width=NARROWEST_LABEL)
+    for step in values:
+        table.add_column(str(step), justify="right", no_wrap=True)
+    for curve, row in zip(values.index, values.to_numpy(), strict=True):
+        table.add_row(Text(curve), *map(digits, row))
+    table.min_width = NARROWEST_LABEL + 1 + sum(map(_width, table.columns[1:]))
+    return table
+
+
+def growth_tables(frame: pd.DataFrame, selected: Collection[str]) -> Iterator[tuple[str, Table]]:
+    """A table per sweep of the selected problems."""
+    rows = scaling.growth(frame[labels(frame, "problem").isin(list(selected))])
+    for problem in dict.fromkeys(row.problem for row in rows):
+        yield problem, _growth_table([row for row in rows if row.problem == problem])
+
+
+def _growth_table(rows: Sequence[Growth]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, min_width=GROWTH_WIDTH)
+    for heading in ("probe", "cost"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("counted", "published", "ratio", "drift", ""):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for probe in sorted({row.probe for row in rows}):
+        for place, row in enumerate(row for row in rows if row.probe == probe):
+            drift = "" if math.isnan(row.drift) else f"{row.drift + 0:+.1%}"
+            mark = "" if row.agrees or math.isnan(row.published.value) else "!"
+            numbers = (str(row.counted), str(row.published), digits(row.ratio))
+            table.add_row(Text("" if place else probe), row.quantity, *numbers, drift, mark)
+    return table
+
+
+def exact_tables(frame: pd.DataFrame, selected: Collection[str]) -> Iterator[tuple[str, Table]]:
+    """One table of the selected problems, under the device and its peaks."""
+    frame = frame[labels(frame, "problem").isin(selected)]
+    table = Table(box=None, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("problem", vertical="bottom", no_wrap=True)
+    for heading in exact.COLUMNS:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for problem, row in exact.table(frame).iterrows():
+        table.add_row(Text(str(problem)), *map(digits, row))
+    yield exact.title(frame), table
+
+
+def _probe(probe: str, status: str) -> Text:
+    return Text(probe) if status == Status.OK else Text.assemble(probe, "  ", (status, "red"))
+
+
+def _entry(value: float, spread: float, is_best: bool) -> Text:
+    number = Text(digits(value) + ("*" if is_best else " "), style="bold" if is_best else "")
+    return number if math.isnan(spread) else Text.assemble(number, "\n", (f"±{digits(spread)} ", "dim"))
+
+
+def _width(column: Column) -> int:
+    """Characters of a column of numbers and of the space behind it."""
+    texts = [column.header, *column.cells]
+    return 1 + max(len(line) for text in texts for line in str(text).splitlines() or [""])
+
+
+ENDINGS: Mapping[str, Ending] = {  # by ``Suite.summary``
+    "errors": Ending(error_tables, summary.legend),
+    "growth": Ending(growth_tables, lambda frame: scaling.LEGEND),
+    "exact": Ending(exact_tables, lambda frame: exact.LEGEND),
+}
