@@ -6,7 +6,6 @@ import copy
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +27,7 @@ from curvbench.instance.inputs import (
     arguments,
     batch_contents,
 )
+from curvbench.instance.inspection import Inspection
 from curvbench.instance.layers import parameter_names
 from curvbench.instance.likelihood import cotangents, likelihood
 from curvbench.instance.passes import Uncast, autocasts, full_precision, network_pass
@@ -51,7 +51,7 @@ from curvbench.instance.verification import (
     refuse_wrong_tape,
 )
 from curvbench.numerics import widened
-from curvbench.spec.geometry import Layer, LayerSize
+from curvbench.spec.geometry import Layer
 
 _COMPLEX = {torch.float16: torch.complex32, torch.float64: torch.complex128}
 
@@ -113,7 +113,13 @@ class Instance:
         self._unverified = False
         self.reached: set[str] = set()
         self._computed: Tensor | None = None
-        first = self._inspect()
+        inspection = self._inspect()
+        self.layers, self.sizes, self._shapes = inspection.layers, inspection.sizes, inspection.shapes
+        self.size = sum(layer.size for layer in self.layers)
+        self.terms = int(self.likelihood.valid(self.targets).sum())
+        self._take_properties(inspection)
+        self.coverage = self.size / sum(_numbers(self.parameters[name]) for name in self._trainable)
+        first = inspection.seen
         if self._draws:
             refuse_random_passes(self, first)
         refuse_coupled_passes(self, first)
@@ -132,16 +138,16 @@ class Instance:
         self.parameters = {name: widened(p.detach()) for name, p in self.model.named_parameters()}
         self._buffers = {name: widened(b.detach()) for name, b in self.model.named_buffers()}
 
-    def _inspect(self) -> Seen:
-        """Find the layers that one forward pass covers, and refuse what it shows to be out of reach."""
+    def _inspect(self) -> Inspection:
+        """One forward pass that shows the covered layers; a model without an exact per-sample Fisher is refused."""
         candidates = {n: la for n, m in self.model.named_modules() if (la := geometry.describe(n, m)) is not None}
-        seen, uncast = Recorder(candidates, frozenset()), Uncast()
-        copies = {name: p.clone() for name, p in self.parameters.items()}  # which the pass may write to without harm
+        recorder, uncast = Recorder(candidates, frozenset()), Uncast()
+        copies = {name: p.clone() for name, p in self.parameters.items()}  # the pass may write to a copy
         before = RandomStates.now(self.device)
         try:
             with torch.no_grad(), uncast:
-                outputs = self._forward(seen.hooks(), copies)
-            self._draws = before.drawn_from(RandomStates.now(self.device))
+                outputs = self._forward(recorder.hooks(), copies)
+            draws = self._draws or before.drawn_from(RandomStates.now(self.device))
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
@@ -150,34 +156,27 @@ class Instance:
             raise ValueError(f"the model cannot be run on these inputs{note}: {str(error).splitlines()[0]}") from error
         finally:
             before.restore(self.device)
-        self._enters_autocast = uncast.met
         refuse_written(Contents(self.parameters).changed(copies))
         refuse_output(outputs, self.samples)
         self.likelihood.check(outputs, self.targets)
-        called = {name: layer for name, layer in candidates.items() if seen.calls[name]}
+        covered = self._covered(candidates, recorder)
+        return Inspection.of(covered, recorder, outputs, draws, uncast.met)
+
+    def _covered(self, candidates: Mapping[str, Layer], recorder: Recorder) -> dict[str, Layer]:
+        """The candidates that the recorded pass called, each checked."""
+        called = {name: layer for name, layer in candidates.items() if recorder.calls[name]}
         if not called:
             refuse_uncovered(self.model)
         for layer in called.values():
-            refuse_layer(layer, seen, self.samples)
+            refuse_layer(layer, recorder, self.samples)
         refuse_tied(self.model, called)
-        self._cloned_inputs = frozenset(seen.overwritten())
-        self._shapes = {name: (seen.inputs[name].shape[1:], seen.shapes[name][1:]) for name in called}
-        start, found, sizes = 0, [], {}
-        for name, layer in called.items():
-            found.append(replace(layer, start=start))
-            start += layer.size
-            positions = seen.shapes[name][1:].numel() // (layer.groups * layer.outputs)
-            kernel = 0 if layer.kind == "linear" else layer.kernel[0] * layer.kernel[1]
-            sizes[name] = LayerSize(layer.groups, layer.outputs, layer.inputs, positions, kernel)
-        self.layers: tuple[Layer, ...] = tuple(found)
-        self.sizes: dict[str, LayerSize] = sizes
-        self.size = start
-        self.terms = int(self.likelihood.valid(self.targets).sum())
-        self.classes = outputs.shape[-1]
-        self.terms_per_sample = outputs[0].numel() // self.classes
-        trained = sum(_numbers(self.parameters[name]) for name in self._trainable)
-        self.coverage = start / trained
-        return Seen(outputs, {name: seen.inputs[name] for name in called})
+        return called
+
+    def _take_properties(self, inspection: Inspection) -> None:
+        """Take over how the model behaves on samples of the inspected shape."""
+        self.classes, self.terms_per_sample = inspection.classes, inspection.terms_per_sample
+        self._cloned_inputs = inspection.cloned_inputs
+        self._draws, self._enters_autocast = inspection.draws_random_numbers, inspection.enters_autocast
 
     def verify(self) -> None:
         """Compare the score columns with plain autograd again, after ``with_batch``: see ``refuse_wrong_columns``.
@@ -240,9 +239,9 @@ class Instance:
         other._original = other._computed = None  # of a batch that is gone after its step, no copies are kept
         other.terms = int(self.likelihood.valid(targets).sum())
         if _sample_shapes(inputs) != _sample_shapes(self.inputs):
-            other._inspect()
-            other.layers, other.size = self.layers, self.size
-            other.sizes, other._shapes = self.sizes | other.sizes, self._shapes | other._shapes
+            inspection = other._inspect()
+            other.sizes, other._shapes = self.sizes | inspection.sizes, self._shapes | inspection.shapes
+            other._take_properties(inspection)
         other._recorded, other._known, other._unverified, other.reached = tape, known, verify, set()
         return other
 
