@@ -195,9 +195,7 @@ def clock_rows(stepper: Stepper) -> Iterator[Row]:
     """Raw seconds per phase, of the clock and of the CPU, and their ratio to the SGD step of the same turn."""
     functions = {BASELINE: stepper.sgd, **stepper.phases()}
     turns = take_turns(functions, stepper.instance.device, TURNS, BUDGET_SECONDS)
-    for taken in turns:
-        taken["step"] = [sum(turn) for turn in zip(*taken.values(), strict=True)]
-    samples, cpu = turns
+    samples, cpu = _with_step(turns.wall), _with_step(turns.cpu)
     method = "one sample" if len(samples["step"]) == 1 else ""
     yield Row("time.wall", median(samples[BASELINE]), BASELINE, samples[BASELINE], method)
     for phase in PHASES:
@@ -206,6 +204,11 @@ def clock_rows(stepper: Stepper) -> Iterator[Row]:
             yield Row("time.cpu", median(cpu[phase]), phase, cpu[phase], method)
         against = ratios(samples[phase], samples[BASELINE])
         yield Row("time.ratio", median(against), phase, against, method)
+
+
+def _with_step(seconds: Mapping[str, list[float]]) -> dict[str, list[float]]:
+    """Samples by part of a step, and as ``step`` the sums over the parts, turn by turn."""
+    return {**seconds, "step": [sum(turn) for turn in zip(*seconds.values(), strict=True)]}
 
 
 ROWS: Mapping[Meter, Sequence[Callable[[Stepper], Iterator[Row]]]] = {
