@@ -83,7 +83,7 @@ class UnitFisher(Operator):
         """(F + damping I)^-1 V for a stack (P, K)."""
         stack, result = self._stack(V), torch.empty_like(self._stack(V))
         for (part, U), factor in zip(self.rows(), factors, strict=True):
-            result[part] = _solve(U, stack[part], damping, factor.to(torch.float64)).to(V.dtype)
+            result[part] = solve_units(U, stack[part], damping, factor.to(torch.float64)).to(V.dtype)
         return result.reshape(V.shape)
 
     def _stack(self, V: Tensor) -> Tensor:
@@ -144,10 +144,19 @@ class UnitFisher(Operator):
         return min(float(numerics.eigvalsh(matrix).min()) for _, _, matrix in self.matrices())
 
 
-def _solve(U: Tensor, v: Tensor, damping: float, factor: Tensor) -> Tensor:
-    """(U^T U + damping I)^-1 v per unit: (units, rows, D), (units, D, K), and the factor of the small matrix."""
-    v = v.double()
-    if U.shape[1] >= U.shape[2]:
+def is_root(blocks: Tensor) -> bool:
+    """Whether tensors (units, rows, D) with fewer rows than inputs stand for the blocks U^T U."""
+    return blocks.shape[1] < blocks.shape[2]
+
+
+def solve_units(U: Tensor, v: Tensor, damping: float, factor: Tensor) -> Tensor:
+    """(F + damping I)^-1 v per unit, for v (units, D, K), in the dtype of ``factor``.
+
+    For a root U (units, rows, D) ``factor`` belongs to U U^T + damping I and the solve is Woodbury's; for any other U
+    ``factor`` (units, D, D) belongs to the damped blocks themselves.
+    """
+    v = v.to(factor.dtype)
+    if not is_root(U):
         return numerics.cholesky_solve(v, factor)
-    U = U.double()
+    U = U.to(factor.dtype)
     return (v - U.mT @ numerics.cholesky_solve(U @ v, factor)) / damping
