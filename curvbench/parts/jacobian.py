@@ -100,16 +100,20 @@ def energies(
     mc_samples: int = 1,
     seed: int = 0,
     draws: int | None = None,
-    likelihood: bool = False,
+    likelihood_at_ends: bool = False,
 ) -> dict[str, Tensor]:
     """Per layer the squares g^2 of the gradients at its output, (N, G, M, S), summed over pseudo-samples.
 
     ``lg``: E[(J^T e)^2] with e of mean 0 and covariance I (see ``LocalMap.energy``; without ``draws`` every map is
     taken to be one to one); ``lg_mc``: its mean over ``mc_samples`` draws; else those of the Fisher of that name.
-    In the local ones a layer that no other reads has J = I, or with ``likelihood`` the squares of the type-2 Fisher.
+    In the local ones a layer that no other reads has J = I, or with ``likelihood_at_ends`` the squares of the type-2 Fisher.
     """
     if kind in ("lg", "lg_mc"):
-        found = _closed(tape, draws, seed, likelihood) if kind == "lg" else _sampled(tape, mc_samples, seed, likelihood)
+        found = (
+            _closed(tape, draws, seed, likelihood_at_ends)
+            if kind == "lg"
+            else _sampled(tape, mc_samples, seed, likelihood_at_ends)
+        )
         found |= _squares(batch, tape, [name for name in tape.inputs if name not in found])
         return {layer.name: geometry.slopes(layer, found[layer.name]) for layer in batch.layers}
     totals: dict[str, Tensor] = {}
@@ -118,23 +122,23 @@ def energies(
     return totals
 
 
-def _closed(tape: Tape, draws: int | None, seed: int, without_ends: bool) -> dict[str, Tensor]:
+def _closed(tape: Tape, draws: int | None, seed: int, likelihood_at_ends: bool) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for name in tape.inputs:
         between = local_map(tape, name)
         if between is not None:
             found[name] = between.ones.square() if draws is None else between.energy(draws, seed)
-        elif not without_ends:
+        elif not likelihood_at_ends:
             found[name] = tape.outputs.new_ones(tape.shapes[name])
     return found
 
 
-def _sampled(tape: Tape, draws: int, seed: int, without_ends: bool) -> dict[str, Tensor]:
+def _sampled(tape: Tape, draws: int, seed: int, likelihood_at_ends: bool) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     found: dict[str, Tensor] = {}
     for name in tape.inputs:
         between = local_map(tape, name)
-        if between is None and without_ends:
+        if between is None and likelihood_at_ends:
             continue
         total = tape.outputs.new_zeros(tape.shapes[name])
         shape = tape.shapes[name] if between is None else between.target.shape
