@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import oracles
 import pytest
 import torch
@@ -9,7 +12,8 @@ from cases import Case, Truth, instance_of
 from torch import Tensor
 
 import curvbench as cb
-from curvbench.meters.direction import direction_rows
+from curvbench.fisher import stream
+from curvbench.meters.direction import direction_rows, judge
 
 
 def dense_direction(step: Tensor, fisher: Tensor, gradient: Tensor, damping: float) -> dict[str, float]:
@@ -112,3 +116,26 @@ def test_one_step_on_a_quadratic_lands_on_its_minimum() -> None:
     best = torch.linalg.lstsq(design, y).solution.T
     matrix = torch.cat([model.weight, model.bias.unsqueeze(1)], dim=1).detach()
     assert float((matrix - step.reshape(2, 4) - best).norm()) <= 1e-5 * float(best.norm())
+
+
+def test_rows_of_a_streamed_fisher_take_no_pass_for_layer_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    instance, passes = instance_of("nasty_cnn"), 0
+    fisher, gradient = cb.exact_fisher(instance, memory=0), instance.gradient()
+    collect = stream.collect
+
+    def counting(*args: Any, **options: Any) -> Any:
+        nonlocal passes
+        passes += 1
+        return collect(*args, **options)
+
+    def passes_of(act: Callable[[], object]) -> int:
+        before = passes
+        act()
+        return passes - before
+
+    monkeypatch.setattr(stream, "collect", counting)
+    fisher.gram()
+    numbers = passes_of(lambda: judge(gradient, fisher, gradient, 1e-3))
+    assert passes_of(lambda: list(direction_rows(gradient, fisher, gradient, 1e-3))) == numbers
+    assert passes_of(lambda: [layer.name for layer in fisher.layers]) == 0
+    assert passes_of(lambda: [columns.layer.name for columns in fisher.columns]) == len(fisher.layers) == 5
