@@ -106,7 +106,8 @@ def energies(
 
     ``lg``: E[(J^T e)^2] with e of mean 0 and covariance I (see ``LocalMap.energy``; without ``draws`` every map is
     taken to be one to one); ``lg_mc``: its mean over ``mc_samples`` draws; else those of the Fisher of that name.
-    In the local ones a layer that no other reads has J = I, or with ``likelihood_at_ends`` the squares of the type-2 Fisher.
+    In the local ones a layer that no other reads has J = I, or with
+    ``likelihood_at_ends`` the squares of the type-2 Fisher.
     """
     if kind in ("lg", "lg_mc"):
         found = (
