@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from curvbench.instance.convolution import TILE_COLUMNS, FrozenConvolutions, convolve
+from curvbench.instance.convolution import TILE_POSITIONS, FrozenConvolutions, convolve
 from curvbench.instance.passes import network_pass
 from curvbench.meters.flops import FlopMeter
 
@@ -45,7 +45,7 @@ def test_values_and_input_gradients_are_torchs(geometry: dict[str, object], with
 
 
 def test_many_samples_go_in_several_tiles() -> None:
-    x, weight = torch.randn(2 * TILE_COLUMNS // 16 + 3, 2, 4, 4).double(), torch.randn(3, 2, 1, 1).double()
+    x, weight = torch.randn(2 * TILE_POSITIONS // 16 + 3, 2, 4, 4).double(), torch.randn(3, 2, 1, 1).double()
     torch.testing.assert_close(
         convolve(x, weight, None, (1, 1), (0, 0), (1, 1)), F.conv2d(x, weight), rtol=1e-13, atol=1e-13
     )

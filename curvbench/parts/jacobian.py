@@ -16,6 +16,7 @@ from curvbench import numerics
 from curvbench.fisher import ExactFisher
 from curvbench.instance import Instance
 from curvbench.instance import layers as geometry
+from curvbench.instance.refusals import deep_rounding
 from curvbench.instance.tape import Tape
 from curvbench.parts.factors import second_moment
 from curvbench.spec import Layer
@@ -55,7 +56,7 @@ class LocalMap:
         w = w.to(self.target.device, self.target.dtype).expand_as(self.target)
         product, square = self.ones * self.pull(w.square()), self.pull(w).square()
         scale = torch.maximum(product.abs(), square)
-        return bool(((square - product).abs() <= torch.finfo(w.dtype).eps ** 0.6 * scale).all())
+        return bool(((square - product).abs() <= deep_rounding(w.dtype) * scale).all())
 
     def energy(self, draws: int, seed: int = 0) -> Tensor:
         """E[(J^T e)^2] for e of mean 0 and covariance I: sums of squares over the columns of J, like the output.

@@ -1,8 +1,8 @@
 """One model trained by several processes, which join gradients and statistics and share factorizations.
 
 Every rank has the same parameters and a part of each batch. The mean over the batch is the mean over the parts,
-weighted by their loss terms. The collectives belong to torch.distributed's default process group, whose timeout bounds the wait
-for a rank that hangs. Without a group there is one rank, and no function here communicates.
+weighted by their loss terms. The collectives belong to torch.distributed's default process group, whose timeout bounds
+the wait for a rank that hangs. Without a group there is one rank, and no function here communicates.
 """
 
 from __future__ import annotations
@@ -165,9 +165,8 @@ def shares(parts: Sequence[Sequence[int]]) -> list[float]:
     Raises:
         ValueError: the shares differ from one count to another.
     """
-    by_count = [
-        [n / sum(counts) if sum(counts) else 1 / len(parts) for n in counts] for counts in zip(*parts, strict=True)
-    ]
+    kinds = zip(*parts, strict=True)
+    by_count = [[n / sum(counts) if sum(counts) else 1 / len(parts) for n in counts] for counts in kinds]
     if any(max(by_part) - min(by_part) > _ROUNDING for by_part in zip(*by_count, strict=True)):
         raise ValueError(
             f"give each part of a batch the same number of loss terms per sample, got (terms, samples) {[*parts]}"

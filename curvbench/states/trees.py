@@ -34,9 +34,7 @@ def blend(old: Any, new: Any, weight: float) -> Any:
     if parts is None:
         return new
     before = _children(old)
-    assert before is not None and before.keys() == parts.keys(), (
-        "a state keeps its structure from one update to the next"
-    )
+    assert before is not None and before.keys() == parts.keys(), "an update keeps the structure of a state"
     return _rebuild(new, {key: blend(before[key], part, weight) for key, part in parts.items()})
 
 
