@@ -346,7 +346,7 @@ def test_what_is_no_tensor_and_has_changed_is_noticed() -> None:
     instance.gradient()
     model.scale = 5.0
     for use in (cb.exact_fisher, lambda i: i.outputs(), lambda i: cb.direction_errors(cb.probe("adam"), i)):
-        with pytest.raises(ValueError, match="something else than when this Instance was made"):
+        with pytest.raises(ValueError, match="other outputs than when this Instance was made"):
             use(instance)
 
 
