@@ -17,7 +17,7 @@ def _batched(factor: Tensor) -> Tensor:
 
 
 def _alone(*tensors: Tensor) -> tuple[Tensor, ...] | None:
-    """The matrices of a single group, or None; made once, because these views take a third of a small product's time."""
+    """The matrices of a single group, else None; cached, because views take a third of a small product's time."""
     return tuple(tensor[0] for tensor in tensors) if len(tensors[0]) == 1 else None
 
 

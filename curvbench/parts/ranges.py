@@ -9,7 +9,7 @@ from curvbench.spec import Component
 
 
 def at_least_one(component: Component, *names: str) -> None:
-    """Raise ValueError where one of these fields is below 1; None is not."""
+    """Raise ValueError if one of these fields is below 1; None is accepted."""
     for name in names:
         value = getattr(component, name)
         if value is not None and value < 1:
@@ -17,7 +17,7 @@ def at_least_one(component: Component, *names: str) -> None:
 
 
 def fraction(component: Component, *names: str, zero: bool = False) -> None:
-    """Raise ValueError where one of these fields lies outside (0, 1), or [0, 1) with ``zero``."""
+    """Raise ValueError if one of these fields lies outside (0, 1), or outside [0, 1) with ``zero``."""
     for name in names:
         value = getattr(component, name)
         if not (0 < value < 1 or (zero and value == 0)):
@@ -25,14 +25,14 @@ def fraction(component: Component, *names: str, zero: bool = False) -> None:
 
 
 def finite(component: Component, *names: str, zero: bool = True) -> None:
-    """Raise ValueError where one of these fields is negative (or 0 without ``zero``), infinite or NaN."""
+    """Raise ValueError if one of these fields is negative (or 0 without ``zero``), infinite or NaN."""
     for name in names:
         value = getattr(component, name)
         if not (value > 0 or (zero and value == 0)) or math.isinf(value):
             raise ValueError(f"{name} must be finite and {'not negative' if zero else 'above zero'}, got {value}")
 
 
-def one_of(component: Component, name: str, known: Any) -> None:
-    """Raise ValueError where the field is none of the Literal's values."""
-    if getattr(component, name) not in get_args(known):
-        raise ValueError(f"{name} must be one of {', '.join(get_args(known))}, got {getattr(component, name)!r}")
+def one_of(component: Component, name: str, choices: Any) -> None:
+    """Raise ValueError if the field is none of the values of ``choices``, a Literal."""
+    if getattr(component, name) not in get_args(choices):
+        raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, got {getattr(component, name)!r}")
