@@ -24,7 +24,7 @@ class Shared:
     """FNGD's coefficients, averaged over the batches of the largest size.
 
     ``average`` (L, N): coefficients by layer and position in the batch. A sample has one coefficient per layer, the
-    mean over its loss terms. ``means`` (L,) and ``dampings`` (L,): averages of the layers' mean coefficients and dampings.
+    mean over its loss terms. ``means`` (L,) and ``dampings`` (L,): averages of a layer's mean coefficient and damping.
     ``counts`` (L,): batches in each average; a batch in which a layer has no scores does not count. ``seen``: all
     batches, the smaller ones included. ``samples``: coefficients (L,) by the name of a sample. ``natural``: every
     coefficient was divided by the damping of its batch.

@@ -22,5 +22,5 @@ def too_large(what: str, numbers: int, dtype: torch.dtype) -> str | None:
 
 
 def appended(rows: Tensor, row: Tensor, limit: int) -> Tensor:
-    """The newest ``limit`` rows of ``rows`` (n, ...) and ``row``, as a copy: a slice would keep older rows alive."""
+    """The newest ``limit`` of the rows (n, ...) and ``row``; a copy, because a slice keeps older rows in memory."""
     return torch.cat([rows[max(0, len(rows) + 1 - limit) :], row[None]])
