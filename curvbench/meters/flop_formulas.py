@@ -108,9 +108,8 @@ def convolution(a: Arguments, out: Any) -> int:
 def convolution_backward(a: Arguments, out: Any) -> int:
     """One forward pass for each of the input's and the weight's gradient that is asked for."""
     small = a["input"] if a.get("transposed") else a["grad_output"]
-    mask = a.get(
-        "output_mask", (True, False)
-    )  # ``curvbench.instance.convolution`` has no mask and makes the input's gradient alone
+    # ``curvbench.instance.convolution`` has no mask, because it computes the input's gradient alone.
+    mask = a.get("output_mask", (True, False))
     return (mask[0] + mask[1]) * _convolution(small, a["weight"])
 
 
