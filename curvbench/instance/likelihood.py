@@ -184,7 +184,7 @@ LIKELIHOODS: dict[str, Likelihood] = {"cross_entropy": CrossEntropy(), "gaussian
 def likelihood(loss: str) -> Likelihood:
     """The likelihood of a loss by its name; raises ValueError for an unknown one."""
     if loss not in LIKELIHOODS:
-        raise ValueError(f"unknown loss {loss!r}: known are {', '.join(LIKELIHOODS)}")
+        raise ValueError(f"unknown loss {loss!r}: choose one of {', '.join(LIKELIHOODS)}")
     return LIKELIHOODS[loss]
 
 

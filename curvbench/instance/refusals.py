@@ -135,8 +135,8 @@ def refuse_coupled_outputs(place: str, of_no_sample: str | None) -> NoReturn:
 def refuse_rerun(layer: str) -> NoReturn:
     """Refuse a part that the backward pass runs again with other weights than the measured ones."""
     raise ValueError(
-        f"gradients at layer {layer!r} change when its weights are held, as in a part that runs again in the backward "
-        "pass (torch.utils.checkpoint): switch checkpointing off"
+        f"gradients at layer {layer!r} change when its weights are frozen, as in a part that runs again in the "
+        "backward pass (torch.utils.checkpoint): switch checkpointing off"
     )
 
 

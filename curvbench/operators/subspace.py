@@ -1,4 +1,4 @@
-"""A matrix that is known on a subspace and a multiple of the identity outside it."""
+"""A matrix that is given on a subspace, and is a multiple of the identity on the complement."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ blocks U^T U; or formed in tiles."""
 
 UnitFactors = Tensor | Sequence[Tensor] | None
 """Cholesky factors of a layer's damped blocks: of stored blocks or roots, (G M, n, n); of blocks in tiles, one tensor
-per tile. None means that the factors are made whenever the blocks are solved."""
+per tile. None means that every solve makes the factors."""
 
 
 def damped_factors(blocks: Sequence[UnitBlocks], damping: float) -> Sequence[UnitFactors]:
