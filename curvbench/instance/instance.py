@@ -123,6 +123,12 @@ class Instance:
         if self._draws_random_numbers:
             refuse_random_passes(self, first)
         refuse_coupled_passes(self, first)
+        self._refuse_wrong_scores()
+        self._first_outputs = first.outputs.detach().clone()
+        self._runs_in_float64 = self._try_float64()
+
+    def _refuse_wrong_scores(self) -> None:
+        """Raise ValueError if per-sample scores differ from plain autograd, or if a derivative does not exist."""
         try:
             refuse_wrong_columns(self)
             refuse_wrong_tape(self)
@@ -130,8 +136,6 @@ class Instance:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             raise ValueError(f"the model cannot be differentiated: {str(error).splitlines()[0]}") from error
-        self._first_outputs = first.outputs.detach().clone()
-        self._runs_in_float64 = self._try_float64()
 
     def _read_model(self) -> None:
         """Take the present parameters and buffers of the model."""
@@ -173,7 +177,7 @@ class Instance:
         return called
 
     def _take_properties(self, inspection: Inspection) -> None:
-        """Take over how the model behaves on samples of the inspected shape."""
+        """Take over the properties of the model for samples of the inspected shape."""
         self.classes, self.terms_per_sample = inspection.classes, inspection.terms_per_sample
         self._cloned_inputs = inspection.cloned_inputs
         self._draws_random_numbers = inspection.draws_random_numbers

@@ -203,4 +203,4 @@ FREE: frozenset[str] = frozenset(
     _local_scalar_dense
     """.split()
 )
-"""Operations that cost nothing by the convention. Views need no entry, because their schema tells that they are views."""
+"""Operations that cost nothing by the convention. Views need no entry, because their schema marks them."""
