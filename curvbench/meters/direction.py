@@ -263,7 +263,7 @@ def _why(name: str, step: Tensor, gradient: Tensor) -> str:
     if not step.any():
         return "the step is zero here: it has no direction"
     if name == "gap_closed":
-        return f"there is no gap: the step by exact layer blocks is less than {LEAST_GAP:g} better than the gradient"
+        return f"there is no gap of {LEAST_GAP:g} between the gradient and the step by exact layer blocks"
     return ""
 
 
