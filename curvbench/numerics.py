@@ -1,9 +1,9 @@
 """Factorizations that say when they struggled, sums that do not lose digits, and products that are symmetric.
 
-Policy: float16 and bfloat16 are formats to store numbers in; what is computed with them is ``widened`` first: no matrix
-has fewer digits than float32. Of a symmetric matrix one triangle is read, eigenvalues of positive semi-definite
-matrices are clamped at zero, a factorization that fails in its own precision is repeated in float64, and every
-repetition counted.
+Policy: float16 and bfloat16 are formats for storage, and ``widened`` converts them before any computation, so that no
+matrix has fewer digits than float32. Factorizations read one triangle of a symmetric matrix. Eigenvalues of positive
+semi-definite matrices are clamped at zero. A factorization that fails in its own precision is repeated in float64, and
+every repetition is counted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 
 def widened(value: Any) -> Any:
-    """A tensor of fewer digits than float32 in float32, a complex one likewise; anything else as it is."""
+    """A tensor with fewer digits than float32 in float32 (or complex64); any other value unchanged."""
     if not isinstance(value, Tensor):
         return value
     if value.dtype == torch.complex32:
@@ -31,7 +31,7 @@ def widened(value: Any) -> Any:
 
 @dataclass
 class Retries:
-    """Number of factorizations repeated in float64 inside a ``count_retries`` block."""
+    """The number of factorizations that were repeated inside a ``count_retries`` block."""
 
     count: int = 0
 
@@ -57,9 +57,9 @@ def _note_retry() -> None:
 
 
 def flaw(values: Tensor) -> str:
-    """What keeps values from being finite: ``NaN in 3 of 25 entries``; empty where nothing does."""
-    for word, found in (("NaN", values.isnan()), ("infinite", values.isinf())):
-        if count := int(found.sum()):
+    """The entries that are not finite, as ``NaN in 3 of 25 entries``; empty if all are finite."""
+    for word, flawed in (("NaN", values.isnan()), ("infinite", values.isinf())):
+        if count := int(flawed.sum()):
             return f"{word} in {count} of {values.numel()} entries"
     return ""
 
@@ -75,25 +75,25 @@ def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues (..., n) ascending, clamped at zero, and eigenvectors (..., n, n) of a PSD matrix.
 
     Raises:
-        ValueError: it has none that LAPACK finds: an entry is NaN or infinite.
+        ValueError: LAPACK finds no eigenvalues, because an entry is NaN or infinite.
     """
     ways = dict.fromkeys([(matrix.dtype, "U"), (torch.float64, "U"), (torch.float64, "L")])
     for count, (dtype, triangle) in enumerate(ways):
         if count:
             _note_retry()
-        found = _decomposed(matrix.to(dtype), triangle)
-        if found is not None:
-            values, vectors = (t.to(matrix.dtype) for t in found)
+        eigenpairs = _decomposed(matrix.to(dtype), triangle)
+        if eigenpairs is not None:
+            values, vectors = (t.to(matrix.dtype) for t in eigenpairs)
             return values.clamp_min(0), vectors
     why = flaw(matrix)
     raise ValueError(f"no eigenvalues of a matrix {tuple(matrix.shape)} were found{why and f': it is {why}'}")
 
 
 def _decomposed(matrix: Tensor, triangle: str) -> tuple[Tensor, Tensor] | None:
-    """Eigenvalues and eigenvectors by LAPACK; None where it fails.
+    """Eigenvalues and eigenvectors by LAPACK; None means that LAPACK failed.
 
-    Divide and conquer can fail on many rows of zeros: the same entries as the lower triangle take another way. As the
-    upper one they take 3 to 5 % less time from order 64 on.
+    LAPACK's divide and conquer can fail on many rows of zeros in one triangle and succeed on the other. The upper
+    triangle takes 3 to 5 % less time from order 64 on.
     """
     try:
         values, vectors = torch.linalg.eigh(matrix if triangle == "L" else matrix.mT, UPLO=triangle)
@@ -108,7 +108,7 @@ def eigvalsh(matrix: Tensor) -> Tensor:
 
 
 def cholesky(matrix: Tensor) -> Tensor:
-    """Lower Cholesky factor (..., n, n), in float64 where the matrix's own precision does not suffice.
+    """Lower Cholesky factor (..., n, n), in float64 if the matrix's own precision does not suffice.
 
     Raises:
         ValueError: the matrix is not finite, or is singular in float64 as well.
@@ -119,8 +119,8 @@ def cholesky(matrix: Tensor) -> Tensor:
     _note_retry()
     factor, failed = torch.linalg.cholesky_ex(matrix.double())
     if failed.any():
-        if found := flaw(matrix):
-            raise ValueError(f"the matrix to be factorized is {found}: its statistics are not finite")
+        if why := flaw(matrix):
+            raise ValueError(f"the matrix to be factorized is {why}: its statistics are not finite")
         raise ValueError("the matrix is singular to working precision: give a damping above zero, or a larger one")
     return factor
 
@@ -129,9 +129,9 @@ def damped_cholesky(matrix: Tensor, damping: Tensor | float) -> Tensor:
     """Lower Cholesky factor of A + damping I over the last two dimensions; ``damping`` broadcasts over the batch.
 
     Raises:
-        ValueError: A + damping I is singular; without damping also where only rounding keeps A from it.
+        ValueError: A + damping I is singular; without damping also if A is singular up to rounding.
     """
-    factor = damped(matrix.mT, damping)  # in LAPACK's order of entries, so that the factor can take its place
+    factor = damped(matrix.mT, damping)  # LAPACK's order of entries, so that the factor overwrites the matrix
     failed = torch.empty(matrix.shape[:-2], dtype=torch.int32, device=matrix.device)
     torch.linalg.cholesky_ex(factor, out=(factor, failed))
     if failed.any():
@@ -146,8 +146,8 @@ def damped_cholesky(matrix: Tensor, damping: Tensor | float) -> Tensor:
 def cholesky_solve(right: Tensor, factor: Tensor) -> Tensor:
     """A^-1 B for B (..., n, K) and the lower factor of A (..., n, n).
 
-    The numbers are those of ``torch.cholesky_solve``, which copies the factors first: for one right-hand side per
-    matrix that takes several times as long as the two substitutions.
+    The result equals that of ``torch.cholesky_solve``, which copies the factors first: for one right-hand side per
+    matrix the copy takes several times as long as the two substitutions.
     """
     halfway = torch.linalg.solve_triangular(factor, right, upper=False)
     return torch.linalg.solve_triangular(factor.mT, halfway, upper=True)
@@ -156,22 +156,24 @@ def cholesky_solve(right: Tensor, factor: Tensor) -> Tensor:
 def damped_inverse(matrix: Tensor, damping: Tensor | float) -> Tensor:
     """(A + damping I)^-1 over the last two dimensions, in A's dtype; ``damping`` broadcasts over the batch."""
     factor = damped_cholesky(matrix, damping)
-    return torch.cholesky_inverse(factor.mT, upper=True).to(matrix.dtype)  # a tenth faster than from the lower one
+    return torch.cholesky_inverse(factor.mT, upper=True).to(matrix.dtype)  # a tenth faster than with the lower factor
 
 
-# Order of a product that is not split. Halves pay from order 128 on (0.9 of the seconds, 0.8 at 256, 0.75 at 512), but
-# published costs are n^2 at every order, and counts that thin out from 128 on would grow by another exponent; by count
-# it is 3 % of the products in K-FAC's type-2 statistics of ResNet-18.
-_SMALLEST = 512
+# The smallest order of a half: products of a smaller order are not split. Halves save seconds from order 128 on (0.9 of
+# the seconds there, 0.8 at 256, 0.75 at 512). But published costs grow as n^2 at every order, and counted FLOPs would
+# grow by another exponent between 128 and 512. Orders below 512 are 3 % of the products, by count, in K-FAC's type-2
+# statistics of ResNet-18.
+_SMALLEST_HALF = 512
 
 
 def self_product(rows: Tensor, bands: int = 1) -> Tensor:
-    """R R^T over the last two dimensions, of large ones only the lower half, in halves of halves.
+    """R R^T over the last two dimensions (..., n, n); of a large product only the lower half is computed.
 
-    ``bands``: into how many bands of rows it is cut at every order; their products below the diagonal serve twice.
+    The rows are cut into halves, the halves again, and so on. ``bands``: cut the rows into so many bands first, at any
+    order. A product of two bands serves on both sides of the diagonal.
     """
     n = rows.shape[-2]
-    if bands == 1 and n < 2 * _SMALLEST:
+    if bands == 1 and n < 2 * _SMALLEST_HALF:
         return rows @ rows.mT
     parts = rows.tensor_split(max(bands, 2), dim=-2)
     edges = [0, *accumulate(part.shape[-2] for part in parts)]
@@ -186,13 +188,13 @@ def self_product(rows: Tensor, bands: int = 1) -> Tensor:
     return product
 
 
-_SLICE = 2**24  # entries that are cast to float64 at a time
+_SLICE = 2**24  # entries that exist in float64 at the same time
 
 
 def sum_squares(tensor: Tensor) -> float:
     """Sum of squares, accumulated in float64 (float32 norms on CPU lose up to 1e-3 on large tensors)."""
     norm = float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
-    return norm * norm  # infinite, where a power would raise OverflowError
+    return norm * norm  # may be infinite; norm**2 would raise OverflowError
 
 
 def inner(a: Tensor, b: Tensor) -> float:
@@ -202,16 +204,16 @@ def inner(a: Tensor, b: Tensor) -> float:
 
 
 def positive(denominator: Tensor, rounding: Tensor | float = 0.0) -> Tensor:
-    """The denominator of a solve, checked.
+    """The denominator of a solve, after a check.
 
     Raises:
-        ValueError: an entry is not finite, or not above the ``rounding`` that a zero may come out as, so that the
-            matrix is singular or has negative eigenvalues.
+        ValueError: an entry is not finite, or not above the ``rounding`` of an eigenvalue of zero, so that the matrix
+            is singular or has negative eigenvalues.
     """
     if bool((denominator > rounding).all()):
         return denominator
-    if found := flaw(denominator):
-        raise ValueError(f"the operator is {found}, which no damping mends: its statistics are not finite")
+    if why := flaw(denominator):
+        raise ValueError(f"the operator is {why}, which no damping mends: its statistics are not finite")
     least, rest = float(denominator.min()), 10 * torch.finfo(denominator.dtype).eps * float(denominator.abs().max())
     if least < -rest:
         raise ValueError(f"the operator is indefinite: with its damping it has the eigenvalue {least:.3g}")

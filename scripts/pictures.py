@@ -19,10 +19,9 @@ from urllib.parse import unquote
 import pandas as pd
 
 from curvbench import plot, store
-from curvbench.analysis import summary, views
-from curvbench.analysis.views import Quantity
+from curvbench.analysis import frames, views
+from curvbench.analysis.views import FLOPS, Quantity
 from curvbench.plot.axes import graph_objects
-from curvbench.plot.frontier import FLOPS
 from curvbench.plot.look import looks
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
@@ -42,7 +41,7 @@ def main(arguments: list[str]) -> None:
     if len(arguments) != 1:
         sys.exit("expected one argument, a folder of results: `curvbench run suites/resnet` makes the folder results")
     frame = store.load(store.runs_below(Path(arguments[0]))[-1])
-    problem = summary.problems(frame)[-1]
+    problem = frames.problems(frame)[-1]
     figures = {
         "gap": gap_closed(frame, problem),
         "tradeoff": plot.tradeoff(frame, problem, FLOPS, ERROR),

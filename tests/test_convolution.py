@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from curvbench.instance.convolution import TILE_COLUMNS, FrozenConvolutions, convolve
+from curvbench.instance.convolution import TILE_POSITIONS, FrozenConvolutions, convolve
 from curvbench.instance.passes import network_pass
 from curvbench.meters.flops import FlopMeter
 
@@ -36,16 +36,16 @@ def test_values_and_input_gradients_are_torchs(geometry: dict[str, object], with
     bias = torch.randn(4, dtype=torch.float64) if with_bias else None
     expected = F.conv2d(x, weight, bias, **options)  # type: ignore[arg-type]
     with FrozenConvolutions():
-        found = F.conv2d(x, weight, bias, **options)  # type: ignore[arg-type]
-    assert "_Convolution" in found.grad_fn.name()
-    torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
+        outputs = F.conv2d(x, weight, bias, **options)  # type: ignore[arg-type]
+    assert "_Convolution" in outputs.grad_fn.name()
+    torch.testing.assert_close(outputs, expected, rtol=1e-13, atol=1e-13)
     cotangent = torch.randn_like(expected)
-    gradients = [torch.autograd.grad(out, x, cotangent)[0] for out in (found, expected)]
+    gradients = [torch.autograd.grad(out, x, cotangent)[0] for out in (outputs, expected)]
     torch.testing.assert_close(*gradients, rtol=1e-13, atol=1e-13)
 
 
 def test_many_samples_go_in_several_tiles() -> None:
-    x, weight = torch.randn(2 * TILE_COLUMNS // 16 + 3, 2, 4, 4).double(), torch.randn(3, 2, 1, 1).double()
+    x, weight = torch.randn(2 * TILE_POSITIONS // 16 + 3, 2, 4, 4).double(), torch.randn(3, 2, 1, 1).double()
     torch.testing.assert_close(
         convolve(x, weight, None, (1, 1), (0, 0), (1, 1)), F.conv2d(x, weight), rtol=1e-13, atol=1e-13
     )
@@ -78,8 +78,8 @@ def test_a_module_goes_through_it_with_every_way_of_padding() -> None:
     for mode in ("zeros", "reflect", "circular"):
         layer = torch.nn.Conv2d(3, 4, 3, padding=2, padding_mode=mode).double().requires_grad_(False)
         with FrozenConvolutions():
-            found = layer(x)
-        torch.testing.assert_close(found, layer(x), rtol=1e-13, atol=1e-13)
+            outputs = layer(x)
+        torch.testing.assert_close(outputs, layer(x), rtol=1e-13, atol=1e-13)
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)

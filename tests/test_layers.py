@@ -34,10 +34,10 @@ def test_patches_are_torchs(name: str, layout: torch.memory_format) -> None:
     layer, x = described(module), torch.randn(5, 4, 8, 7).contiguous(memory_format=layout)
     planes = layers.padded(layer, x)
     unfolded = F.unfold(planes, layer.kernel, dilation=layer.dilation, stride=layer.stride)
-    found = layers.patches(layer, x)
-    assert torch.equal(found[:, :, : layer.inputs - layer.bias].flatten(1, 2), unfolded)
+    patches = layers.patches(layer, x)
+    assert torch.equal(patches[:, :, : layer.inputs - layer.bias].flatten(1, 2), unfolded)
     if layer.bias:
-        assert torch.equal(found[:, :, -1], torch.ones_like(found[:, :, -1]))
+        assert torch.equal(patches[:, :, -1], torch.ones_like(patches[:, :, -1]))
 
 
 @pytest.mark.parametrize(

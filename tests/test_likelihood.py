@@ -29,8 +29,8 @@ def test_factor_squares_to_the_curvature(scale: float) -> None:
     outputs = logits(scale)
     columns = CROSS.factor(outputs)
     assert columns.shape == (4, 6, 5)
-    found, expected = torch.einsum("rni,rnj->nij", columns, columns), curvature(outputs)
-    for f, e in zip(found, expected, strict=True):
+    curvatures, expected = torch.einsum("rni,rnj->nij", columns, columns), curvature(outputs)
+    for f, e in zip(curvatures, expected, strict=True):
         assert float((f - e).norm()) <= 1e-13 * float(e.norm())
 
 
@@ -54,8 +54,8 @@ def test_coefficients_give_the_residual(scale: float, target: int) -> None:
 
 def test_residual_of_a_saturated_target_keeps_its_digits() -> None:
     """p_y - 1 = -exp(-40): the subtraction from 1 would give 0."""
-    found = CROSS.residual(torch.tensor([[40.0, 0.0]], dtype=torch.float64), torch.tensor([0]))
-    assert found[0, 0].item() == pytest.approx(-torch.exp(torch.tensor(-40.0, dtype=torch.float64)).item(), rel=1e-12)
+    score = CROSS.residual(torch.tensor([[40.0, 0.0]], dtype=torch.float64), torch.tensor([0]))
+    assert score[0, 0].item() == pytest.approx(-torch.exp(torch.tensor(-40.0, dtype=torch.float64)).item(), rel=1e-12)
 
 
 def test_gradient_coefficients_of_sequences_leave_ignored_tokens_out() -> None:

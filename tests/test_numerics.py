@@ -128,8 +128,8 @@ def test_damped_inverse_of_a_batch_with_its_own_dampings() -> None:
     torch.manual_seed(0)
     root = torch.randn(2, 4, 4, dtype=torch.float64)
     matrix, dampings = root @ root.mT, torch.tensor([0.1, 2.0], dtype=torch.float64)
-    found = numerics.damped_inverse(matrix, dampings)
-    for inverse, m, damping in zip(found, matrix, dampings, strict=True):
+    inverses = numerics.damped_inverse(matrix, dampings)
+    for inverse, m, damping in zip(inverses, matrix, dampings, strict=True):
         assert torch.allclose(inverse, torch.linalg.inv(m + damping * torch.eye(4)), atol=1e-12)
 
 
@@ -166,18 +166,18 @@ def test_cholesky_solve_is_torchs(shape: tuple[int, ...], columns: int) -> None:
     root, right = torch.randn(*shape, 7).double(), torch.randn(*shape, columns).double()
     matrix = root @ root.mT + torch.eye(7).double()
     factor = torch.linalg.cholesky(matrix)
-    found = numerics.cholesky_solve(right, factor)
-    assert torch.allclose(found, torch.cholesky_solve(right, factor), rtol=1e-12, atol=1e-13)
-    assert (matrix @ found - right).abs().max() <= 1e-11
+    solution = numerics.cholesky_solve(right, factor)
+    assert torch.allclose(solution, torch.cholesky_solve(right, factor), rtol=1e-12, atol=1e-13)
+    assert (matrix @ solution - right).abs().max() <= 1e-11
 
 
 @pytest.mark.parametrize("order", [3, 1023, 1024, 2051])
 def test_half_of_a_large_product_is_computed(order: int) -> None:
     rows = torch.randn(2, order, 3, dtype=torch.float64)
     with FlopMeter() as meter:
-        found = numerics.self_product(rows)
+        product = numerics.self_product(rows)
     expected = torch.einsum("gis,gjs->gij", rows, rows)
-    assert float((found - expected).norm()) <= 1e-13 * float(expected.norm())
+    assert float((product - expected).norm()) <= 1e-13 * float(expected.norm())
     share = meter.total / (2 * 2 * 3 * order**2)
     assert share == 1 if order < 1024 else 0.5 < share <= 0.75 + 1e-3
 
@@ -188,9 +188,9 @@ def test_products_of_bands_serve_twice(order: int, bands: int) -> None:
     """A share of (bands + 1) / (2 bands) at every order that they divide, so that exponents stay what they are."""
     rows = torch.randn(2, order, 4, dtype=torch.float64)
     with FlopMeter() as meter:
-        found = numerics.self_product(rows, bands)
+        product = numerics.self_product(rows, bands)
     expected = torch.einsum("gis,gjs->gij", rows, rows)
-    assert float((found - expected).norm()) <= 1e-13 * float(expected.norm())
+    assert float((product - expected).norm()) <= 1e-13 * float(expected.norm())
     if order % bands == 0:
         assert meter.total == 2 * 2 * 4 * order**2 * (bands + 1) / (2 * bands)
 

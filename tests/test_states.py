@@ -59,18 +59,18 @@ def test_weighted_sums_every_tensor_of_floats_and_keeps_the_make() -> None:
         {"a": Pair(torch.tensor(k), [torch.tensor([2 * k, 4.0]), torch.tensor(7)]), "b": (Point(torch.tensor(k), 1),)}
         for k in (1.0, 3.0)
     ]
-    found = states.weighted(parts, [0.25, 0.75])
-    assert found["a"].first == 2.5 and torch.equal(found["a"].others[0], torch.tensor([5.0, 4.0]))
-    assert found["a"].others[1] == 7 and found["b"] == (Point(torch.tensor(2.5), 1),)
+    total = states.weighted(parts, [0.25, 0.75])
+    assert total["a"].first == 2.5 and torch.equal(total["a"].others[0], torch.tensor([5.0, 4.0]))
+    assert total["a"].others[1] == 7 and total["b"] == (Point(torch.tensor(2.5), 1),)
 
 
 def test_blend_is_a_weighted_mean_of_every_tensor() -> None:
     old = {"a": Pair(torch.tensor(1.0), [torch.tensor([2.0, 4.0])]), "b": (Point(torch.tensor(8.0), 1),)}
     new = {"a": Pair(torch.tensor(3.0), [torch.tensor([6.0, 0.0])]), "b": (Point(torch.tensor(0.0), 2),)}
-    found = states.blend(old, new, 0.25)
-    assert found["a"] == Pair(torch.tensor(2.5), found["a"].others)
-    assert found["a"].others[0].tolist() == [5.0, 1.0]
-    assert (found["b"][0].x.item(), found["b"][0].count) == (2.0, 2)
+    average = states.blend(old, new, 0.25)
+    assert average["a"] == Pair(torch.tensor(2.5), average["a"].others)
+    assert average["a"].others[0].tolist() == [5.0, 1.0]
+    assert (average["b"][0].x.item(), average["b"][0].count) == (2.0, 2)
 
 
 @pytest.mark.parametrize("name", [name for name, kind in registry.probes().items() if kind.supports_ema])
@@ -102,9 +102,9 @@ def scaled(state: Any, factor: float) -> Any:
 
 
 def test_foreign_classes_are_refused() -> None:
-    with pytest.raises(ValueError, match="no state of this version"):
+    with pytest.raises(ValueError, match="which this version does not know"):
         states.unpack({"class": "subprocess:Popen", "fields": {"args": ["true"]}}, "curvbench.probes.kfac")
-    with pytest.raises(ValueError, match="no state of this version"):
+    with pytest.raises(ValueError, match="which this version does not know"):
         states.unpack({"class": "curvbench.probes.kfac:NoSuchState", "fields": {}}, "curvbench.probes.kfac")
 
 

@@ -1,4 +1,4 @@
-"""Random crops and mirror images, on the device the images are on; torch's CPU generator decides them."""
+"""Random crops and mirror images on the images' own device; torch's CPU generator draws them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from torch import Tensor
 
 from curvbench.spec.training import Augmentation
 
-_SHARE = 8  # 4 pixels of CIFAR's 32, 1 of the 8 of digits
+_SHARE = 8  # the largest offset is an eighth of the size: 4 of CIFAR's 32 pixels, 1 of the digits' 8
 
 
 def augmented(images: Tensor, kind: Augmentation) -> Tensor:
-    """Images (N, channels, H, W), each moved by its own offset up to an eighth of its size and, half of them, mirrored.
+    """Images (N, channels, H, W), each moved by its own offset up to an eighth of its size.
 
-    What comes in from outside is zero. ``none`` takes inputs of any shape.
+    ``crop-flip`` also mirrors each image with probability 1/2. Pixels from outside the image are zero. ``none`` accepts
+    inputs of any shape.
 
     Raises:
         ValueError: the inputs are no images.

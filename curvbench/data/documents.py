@@ -1,8 +1,8 @@
 """Documents and their summaries as token ids, by a tokenizer that is trained on the training part.
 
-Under the data folder, one JSON object per line, each file as such or gzipped::
+Files under the data folder have one JSON object per line and may be gzipped::
 
-    scitldr-a/{train,test}.jsonl      "source": sentences, "target": summaries, of which the first is taken
+    scitldr-a/{train,test}.jsonl      "source": sentences, "target": summaries, the first of which is used
     xsum/{train,test}.jsonl           "document", "summary": as the library ``datasets`` exports it
 
 Sources: I. Cachola, K. Lo, A. Cohan, D. Weld, "TLDR: Extreme Summarization of Scientific Documents" (2020); S. Narayan,
@@ -28,16 +28,16 @@ from curvbench.data.sentences import Texts, filled, lines, place
 from curvbench.instance.likelihood import IGNORED
 from curvbench.spec.outcomes import Skip
 
-PAD, END, UNKNOWN = 0, 1, 2  # T5's; a decoder begins with PAD
+PAD, END, UNKNOWN = 0, 1, 2  # the ids of T5, whose decoder begins with PAD
 SPECIAL = ("<pad>", "</s>", "<unk>")
-LEAST_VOCABULARY = 100  # the embedded sentences and scientific text alike have fewer characters
+LEAST_VOCABULARY = 100  # embedded sentences and scientific text have fewer characters than that
 
 Pairs = tuple[list[str], list[str]]
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Where documents stand: a folder, the keys of a document and its summary, and who has them."""
+    """A published set of documents: its folder, the JSON keys of document and summary, and its source."""
 
     folder: str
     document: str
@@ -55,11 +55,11 @@ TASKS = ("tiny", *CORPORA)
 def summarisation(task: str, root: Path | None, vocabulary: int, source: int, target: int) -> Texts:
     """Inputs (N, source + target) int64 and targets (N, target) int64 in at most ``vocabulary`` byte-pair tokens.
 
-    Inputs are a document and then what a decoder reads, ``PAD`` and its summary but for the last token; both cut, ended
-    by ``END`` and filled up with ``PAD``. Targets are the summary, filled up with -100, which is no loss term.
+    Inputs are a document and then the decoder's tokens: ``PAD`` and the summary without its last token. Both are cut,
+    ended by ``END`` and filled with ``PAD``. Targets are the summary, filled with -100, which is no loss term.
 
     Raises:
-        Skip: the files or the library are not there; the text says where they are to be had.
+        Skip: the files or the library are missing; the text says where to get them.
         ValueError: a file is damaged.
     """
     parts = _tiny() if task == "tiny" else _published(CORPORA[task], root)
@@ -69,10 +69,10 @@ def summarisation(task: str, root: Path | None, vocabulary: int, source: int, ta
 
 
 def _tensors(tokenizer: Any, part: Pairs, source: int, target: int) -> tuple[Tensor, Tensor]:
-    documents, written = _ids(tokenizer, part[0], source), _ids(tokenizer, part[1], target)
-    read = [[PAD, *ids[:-1]] for ids in written]
-    inputs = torch.cat([filled(documents, PAD, source), filled(read, PAD, target)], dim=1)
-    return inputs, filled(written, IGNORED, target)
+    documents, summaries = _ids(tokenizer, part[0], source), _ids(tokenizer, part[1], target)
+    decoder_inputs = [[PAD, *ids[:-1]] for ids in summaries]
+    inputs = torch.cat([filled(documents, PAD, source), filled(decoder_inputs, PAD, target)], dim=1)
+    return inputs, filled(summaries, IGNORED, target)
 
 
 def _ids(tokenizer: Any, texts: Sequence[str], length: int) -> list[list[int]]:
@@ -80,7 +80,7 @@ def _ids(tokenizer: Any, texts: Sequence[str], length: int) -> list[list[int]]:
 
 
 def _tokenizer(texts: Iterator[str], vocabulary: int) -> Any:
-    """Byte pairs of words with the space before them."""
+    """A tokenizer of byte pairs, in which the space before a word belongs to the word."""
     try:
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     except ImportError as error:
@@ -114,21 +114,24 @@ def _pair(corpus: Corpus, path: Path, number: int, line: str) -> tuple[str, str]
 
 
 def _text(value: Any, one: Callable[[list[str]], str]) -> str:
-    """A text, or the one that a list of texts makes; raises ValueError for what no tokenizer reads."""
+    """A text, or the text that ``one`` makes of a list; raises ValueError for a text that no tokenizer reads."""
     text = one(value) if isinstance(value, list) else value
     if not isinstance(text, str):
         raise TypeError
-    text.encode()  # JSON may hold half a character
+    text.encode()  # raises for half a surrogate pair, which JSON may hold
     return text
 
 
 def _tiny() -> tuple[Pairs, Pairs]:
-    """Who does what where, between two sentences that do not matter; the summary leaves those and the place out."""
+    """Made-up documents: a person does something somewhere, between two irrelevant sentences.
+
+    A summary leaves out the irrelevant sentences and the place.
+    """
     who, what, which = ("anna", "tom", "lena", "paul"), ("sees", "buys", "finds", "draws"), ("red", "old", "small")
     things, places = ("ball", "book", "boat", "hat", "clock"), ("park", "town", "garden")
     before, after = ("it rains .", "the sun is out .", "the bells ring ."), ("then they go home .", "it gets dark .")
     facts = list(itertools.product(who, what, which, things))
-    draw = np.random.RandomState(0)  # the one numpy stream that never changes
+    draw = np.random.RandomState(0)  # the only numpy generator whose stream never changes
     documents, summaries = [], []
     for person, does, kind, thing in (facts[k] for k in draw.permutation(len(facts))):
         spot = places[draw.randint(len(places))]

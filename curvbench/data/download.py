@@ -1,4 +1,4 @@
-"""Downloads of the published data sets from their authors' sites, with their checksums."""
+"""Downloads of published data sets from their authors' sites, verified by checksums."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ TIMEOUT_SECONDS = 30
 
 @dataclass(frozen=True)
 class Source:
-    """A published file, the places that hold it (tried in order) and its checksum."""
+    """A published file: its URLs, which are tried in order, and its checksum."""
 
     urls: tuple[str, ...]
     md5: str
 
     @property
     def file(self) -> str:
-        """Its name."""
+        """The file's name."""
         return self.urls[0].rpartition("/")[2]
 
 
@@ -57,26 +57,26 @@ SOURCES["mnist14"] = SOURCES["mnist"]
 
 
 def download(name: str, root: Path, progress: Progress | None = None) -> Path:
-    """Fetch a data set from its authors into ``root`` and return its folder; one that is there is left as it is.
+    """Download a data set into ``root`` and return its folder; a data set that is complete is not downloaded again.
 
-    ``progress(file, bytes so far, bytes in all or -1)`` is called while a file arrives. Files appear only after the
-    checksums of all of them are right.
+    ``progress(file, bytes so far, bytes in all or -1)`` is called while a file arrives. Files appear in the folder
+    after the checksums of all files were verified.
 
     Raises:
-        ValueError: nothing to download, no source answers, or what arrived is not what was published.
+        ValueError: there is nothing to download, no URL answers, or a file differs from the published one.
     """
-    known = info(name)
-    if not known.folder:
+    dataset = info(name)
+    if not dataset.folder:
         raise ValueError(f"{name} comes with scikit-learn: there is nothing to download")
-    if known.origin:
-        raise ValueError(f"{name} cannot be downloaded: {known.origin} in {root / known.folder}")
-    folder = root / known.folder
-    if not missing(known, folder):
+    if dataset.origin:
+        raise ValueError(f"{name} cannot be downloaded: {dataset.origin} in {root / dataset.folder}")
+    folder = root / dataset.folder
+    if not missing(dataset, folder):
         return folder
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as temporary:
         arrived = [_fetch(source, Path(temporary), progress) for source in SOURCES[name]]
-        files = _unpack(arrived[0], known, Path(temporary)) if arrived[0].name.endswith(".tar.gz") else arrived
+        files = _unpack(arrived[0], dataset, Path(temporary)) if arrived[0].name.endswith(".tar.gz") else arrived
         folder.mkdir(exist_ok=True)
         for file in files:
             file.replace(folder / file.name)
@@ -84,7 +84,7 @@ def download(name: str, root: Path, progress: Progress | None = None) -> Path:
 
 
 def _fetch(source: Source, folder: Path, progress: Progress | None) -> Path:
-    """The file from the first place that gives it as published."""
+    """The file from the first URL that serves the published file."""
     failures = []
     for url in source.urls:
         try:
@@ -109,10 +109,10 @@ def _transfer(url: str, source: Source, path: Path, progress: Progress | None) -
     return path
 
 
-def _unpack(archive: Path, known: Info, folder: Path) -> list[Path]:
-    """The files of a data set out of its archive: only those that are expected, whatever else it holds."""
+def _unpack(archive: Path, dataset: Info, folder: Path) -> list[Path]:
+    """The expected files of a data set out of its archive; other files of the archive are ignored."""
     with tarfile.open(archive, "r:gz") as tar:
-        return [_member(tar, f"{known.folder}/{file}", folder / file) for file in known.train + known.test]
+        return [_member(tar, f"{dataset.folder}/{file}", folder / file) for file in dataset.train + dataset.test]
 
 
 def _member(tar: tarfile.TarFile, name: str, path: Path) -> Path:

@@ -1,6 +1,6 @@
 """Images: scikit-learn's digits, and MNIST, CIFAR-10, CIFAR-100 and ImageNet in their published layouts.
 
-Under the data folder, as the authors pack them::
+Files under the data folder are those of the authors::
 
     mnist/{train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]
     cifar-10-batches-bin/{data_batch_1 ... data_batch_5,test_batch}.bin
@@ -43,10 +43,10 @@ DIGITS_TRAIN = 1437
 
 @dataclass(frozen=True)
 class Info:
-    """What is known of a data set without reading it: (channels, size, size) images, classes, folder and files.
+    """A data set without its contents: images of shape (channels, size, size), classes, folder and files.
 
-    ``mean`` and ``std`` are the constants, per channel of pixels in [0, 1], that are in general use for the set.
-    ``origin`` says how to get one that ``curvbench data`` cannot download.
+    ``mean`` and ``std`` are the usual constants of the data set per channel, for pixels in [0, 1]. ``origin`` says how
+    to get a data set that ``curvbench data`` cannot download.
     """
 
     channels: int
@@ -61,7 +61,7 @@ class Info:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of one image."""
+        """The shape of one image."""
         return self.channels, self.size, self.size
 
 
@@ -114,7 +114,7 @@ INFO: dict[str, Info] = {
 
 
 def info(name: str) -> Info:
-    """What is known of the data set called ``name``; raises ValueError for an unknown one."""
+    """The ``Info`` of the data set ``name``; raises ValueError for an unknown name."""
     if name not in INFO:
         near = difflib.get_close_matches(name, INFO, n=1)
         hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(INFO)}"
@@ -125,34 +125,35 @@ def info(name: str) -> Info:
 def load(name: str, root: Path | None = None) -> Dataset:
     """Inputs (N, channels, size, size) float32 and targets (N,) int64 of the training and the test part.
 
-    digits: 1,437 and 360 images by a fixed permutation, with mean 0 and standard deviation 1 over the training part.
-    The others: read from ``root``, else from ``$CURVBENCH_DATA``, and normalised per channel by the constants in
-    ``INFO``; CIFAR files may hold any whole number of records, and CIFAR-100 has its fine labels. mnist14 is MNIST in
-    means over 2 x 2 pixels. ImageNet's inputs are ``Photos``.
+    digits has 1,437 and 360 images in a fixed order, with mean 0 and standard deviation 1 over the training part.
+    The other data sets are read from ``root``, or from ``$CURVBENCH_DATA`` if ``root`` is None, and normalised per
+    channel by the constants in ``INFO``. CIFAR files may hold any whole number of records, and CIFAR-100 has its fine
+    labels. mnist14 is MNIST in means over 2 x 2 pixels. ImageNet's inputs are ``Photos``.
 
     Raises:
-        Skip: the data set is not there; the text says how to get it.
+        Skip: the data set is missing; the text says how to get it.
         ValueError: the name is unknown, or a file is damaged.
     """
-    known = info(name)
+    dataset = info(name)
     if name == "digits":
         return _digits()
     folder = _folder(name, root)
     if name == "imagenet":
-        known_photos = partial(labelled, classes=known.classes, size=known.size, mean=known.mean, std=known.std)
-        return Dataset(*known_photos(folder / known.train[0]), *known_photos(folder / known.test[0]))
-    read = _read_mnist if known.folder == MNIST.folder else _read_cifar
-    return Dataset(*_part(known, *read(known, folder, known.train)), *_part(known, *read(known, folder, known.test)))
+        photos = partial(labelled, classes=dataset.classes, size=dataset.size, mean=dataset.mean, std=dataset.std)
+        return Dataset(*photos(folder / dataset.train[0]), *photos(folder / dataset.test[0]))
+    read = _read_mnist if dataset.folder == MNIST.folder else _read_cifar
+    train, test = (_part(dataset, *read(dataset, folder, files)) for files in (dataset.train, dataset.test))
+    return Dataset(*train, *test)
 
 
-def missing(known: Info, folder: Path) -> list[str]:
+def missing(dataset: Info, folder: Path) -> list[str]:
     """The files of a data set that a folder lacks."""
-    return [file for file in known.train + known.test if find(folder, file) is None]
+    return [file for file in dataset.train + dataset.test if find(folder, file) is None]
 
 
 def _digits() -> Dataset:
     table = np.loadtxt(_sklearn() / "datasets" / "data" / "digits.csv.gz", delimiter=",")
-    order = np.random.RandomState(0).permutation(len(table))  # the one numpy stream that never changes
+    order = np.random.RandomState(0).permutation(len(table))  # the only numpy generator whose stream never changes
     pixels, targets = table[order, :-1].reshape(-1, 1, 8, 8), torch.from_numpy(table[order, -1].astype(np.int64))
     train = pixels[:DIGITS_TRAIN]
     inputs = torch.from_numpy((pixels - train.mean()) / train.std()).float()
@@ -160,7 +161,7 @@ def _digits() -> Dataset:
 
 
 def _sklearn() -> Path:
-    """Where scikit-learn is installed: its import takes a second, which every cell that trains would pay."""
+    """The folder of scikit-learn, which is not imported, because the import takes a second in every cell."""
     spec = importlib.util.find_spec("sklearn")
     assert spec is not None and spec.submodule_search_locations, "a dependency of this package"
     return Path(spec.submodule_search_locations[0])
@@ -181,13 +182,13 @@ def _folder(name: str, root: Path | None) -> Path:
 
 
 def find(folder: Path, file: str) -> Path | None:
-    """The file as such or gzipped, whichever is there."""
+    """The path of the file, or of the gzipped file; None means that neither exists."""
     return next((path for path in (folder / file, folder / f"{file}.gz") if path.exists()), None)
 
 
 def _bytes(folder: Path, file: str) -> tuple[Path, Bytes]:
     path = find(folder, file)
-    assert path is not None, "_folder has seen it"
+    assert path is not None, "_folder checks that every file exists"
     content = path.read_bytes()
     if path.suffix == ".gz":
         try:
@@ -197,9 +198,9 @@ def _bytes(folder: Path, file: str) -> tuple[Path, Bytes]:
     return path, np.frombuffer(content, np.uint8)
 
 
-def damaged(path: Path, expected: str, found: str) -> ValueError:
-    """The error that names a file which is not as it was published."""
-    return ValueError(f"{path} is damaged: expected {expected}, found {found}; remove it and get it again")
+def damaged(path: Path, expected: str, contents: str) -> ValueError:
+    """The error for a file that differs from the published file."""
+    return ValueError(f"{path} is damaged: expected {expected}, found {contents}; remove it and get it again")
 
 
 def _idx(folder: Path, file: str, dimensions: tuple[int, ...]) -> tuple[Path, Bytes]:
@@ -216,39 +217,39 @@ def _idx(folder: Path, file: str, dimensions: tuple[int, ...]) -> tuple[Path, By
     return path, body.reshape(sizes)
 
 
-def _read_mnist(known: Info, folder: Path, files: Sequence[str]) -> tuple[NDArray[Any], Bytes]:
+def _read_mnist(dataset: Info, folder: Path, files: Sequence[str]) -> tuple[NDArray[Any], Bytes]:
     _, images = _idx(folder, files[0], (MNIST.size, MNIST.size))
     path, labels = _idx(folder, files[1], ())
     if len(labels) != len(images):
         raise damaged(path, f"{len(images)} labels", str(len(labels)))
-    block = MNIST.size // known.size
-    pixels = images.reshape(-1, 1, known.size, block, known.size, block).mean((3, 5)) if block > 1 else images[:, None]
-    return pixels, _labels(path, labels, known)
+    size, block = dataset.size, MNIST.size // dataset.size
+    pixels = images.reshape(-1, 1, size, block, size, block).mean((3, 5)) if block > 1 else images[:, None]
+    return pixels, _labels(path, labels, dataset)
 
 
-def _read_cifar(known: Info, folder: Path, files: Sequence[str]) -> tuple[NDArray[Any], Bytes]:
-    parts = [_records(known, folder, file) for file in files]
+def _read_cifar(dataset: Info, folder: Path, files: Sequence[str]) -> tuple[NDArray[Any], Bytes]:
+    parts = [_records(dataset, folder, file) for file in files]
     return np.concatenate([images for images, _ in parts]), np.concatenate([labels for _, labels in parts])
 
 
-def _records(known: Info, folder: Path, file: str) -> tuple[Bytes, Bytes]:
+def _records(dataset: Info, folder: Path, file: str) -> tuple[Bytes, Bytes]:
     """Records of one label byte (two in CIFAR-100: coarse and fine) and the pixels, channels first."""
     path, content = _bytes(folder, file)
-    head = 2 if known.classes == 100 else 1
-    length = head + known.channels * known.size**2
+    head = 2 if dataset.classes == 100 else 1
+    length = head + dataset.channels * dataset.size**2
     if len(content) == 0 or len(content) % length:
         raise damaged(path, f"whole records of {length} bytes", f"{len(content)} bytes")
     records = content.reshape(-1, length)
-    return records[:, head:].reshape(-1, *known.shape), _labels(path, records[:, head - 1], known)
+    return records[:, head:].reshape(-1, *dataset.shape), _labels(path, records[:, head - 1], dataset)
 
 
-def _labels(path: Path, labels: Bytes, known: Info) -> Bytes:
-    if labels.size == 0 or labels.max() >= known.classes:
-        raise damaged(path, f"labels 0 to {known.classes - 1}", str(labels.max()) if labels.size else "none")
+def _labels(path: Path, labels: Bytes, dataset: Info) -> Bytes:
+    if labels.size == 0 or labels.max() >= dataset.classes:
+        raise damaged(path, f"labels 0 to {dataset.classes - 1}", str(labels.max()) if labels.size else "none")
     return labels
 
 
-def _part(known: Info, images: NDArray[Any], labels: Bytes) -> tuple[Tensor, Tensor]:
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (known.mean, known.std))
+def _part(dataset: Info, images: NDArray[Any], labels: Bytes) -> tuple[Tensor, Tensor]:
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (dataset.mean, dataset.std))
     pixels = torch.from_numpy(images.astype(np.float32))
     return pixels.div_(255).sub_(mean).div_(std), torch.from_numpy(labels.astype(np.int64))

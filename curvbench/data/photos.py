@@ -1,4 +1,4 @@
-"""Photographs in folders, one per class, decoded when they are needed: as one tensor ImageNet would take 770 GB."""
+"""Photographs in folders, one per class, decoded on demand, because ImageNet as one tensor would take 770 GB."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ MARGIN = 8 / 7  # the shorter side is resized to 256 pixels before 224 are cut o
 
 @dataclass(frozen=True, eq=False)
 class Photos:
-    """Stands for a tensor (N, 3, size, size): an index gives other photos, ``read`` the tensor.
+    """Files that replace a tensor (N, 3, size, size): an index gives a selection of photos, ``read`` gives the tensor.
 
-    ``mean`` and ``std``: of each channel of pixels in [0, 1]. ``device`` and ``dtype``: of the tensor.
+    ``mean`` and ``std``: constants of each channel, for pixels in [0, 1]. ``device`` and ``dtype``: of the tensor.
     """
 
     files: np.ndarray
@@ -39,7 +39,7 @@ class Photos:
         return dataclasses.replace(self, files=self.files[chosen])
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Photos:
-        """The same photos, to be read there."""
+        """The same photos with another device and dtype of the tensor."""
         return dataclasses.replace(self, device=device, dtype=dtype)
 
     def read(self) -> Tensor:
@@ -50,9 +50,9 @@ class Photos:
         """
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             pixels = torch.from_numpy(np.stack(list(pool.map(self._decoded, self.files))))
-        placed = pixels.to(self.device).movedim(-1, 1).to(self.dtype)
-        mean, std = (placed.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
-        return placed.div_(255).sub_(mean).div_(std)
+        images = pixels.to(self.device).movedim(-1, 1).to(self.dtype)
+        mean, std = (images.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
+        return images.div_(255).sub_(mean).div_(std)
 
     def _decoded(self, file: str) -> np.ndarray:
         from PIL import Image, ImageOps
@@ -60,21 +60,21 @@ class Photos:
         try:
             with Image.open(file) as image:
                 enlarged = round(self.size * MARGIN)
-                whole = ImageOps.cover(image.convert("RGB"), (enlarged, enlarged), Image.Resampling.BILINEAR)
+                resized = ImageOps.cover(image.convert("RGB"), (enlarged, enlarged), Image.Resampling.BILINEAR)
         except (OSError, SyntaxError, ValueError) as error:
             raise ValueError(f"{file} is damaged: {error}; remove it and get it again") from error
-        left, top = (whole.width - self.size) // 2, (whole.height - self.size) // 2
-        return np.asarray(whole.crop((left, top, left + self.size, top + self.size)))
+        left, top = (resized.width - self.size) // 2, (resized.height - self.size) // 2
+        return np.asarray(resized.crop((left, top, left + self.size, top + self.size)))
 
 
 def labelled(
     folder: Path, classes: int, size: int, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> tuple[Photos, Tensor]:
-    """The photos below ``folder``, one folder per class, and their labels: the place of the class in the alphabet.
+    """The photos below ``folder``, one folder per class, and their labels, in alphabetical order of the classes.
 
     Raises:
         Skip: Pillow is not installed.
-        ValueError: there are more or fewer classes, or one has no photo.
+        ValueError: the number of folders is not ``classes``, or a folder has no photo.
     """
     try:
         import PIL  # noqa: F401
@@ -83,8 +83,8 @@ def labelled(
     folders = sorted(path for path in folder.iterdir() if path.is_dir())
     if len(folders) != classes:
         raise ValueError(f"expected {classes} folders in {folder}, one per class, found {len(folders)}")
-    found = [sorted(str(f) for f in path.iterdir() if f.suffix.lower() in SUFFIXES) for path in folders]
-    if empty := [path for path, files in zip(folders, found, strict=True) if not files]:
+    by_class = [sorted(str(f) for f in path.iterdir() if f.suffix.lower() in SUFFIXES) for path in folders]
+    if empty := [path for path, files in zip(folders, by_class, strict=True) if not files]:
         raise ValueError(f"expected photos ({', '.join(sorted(SUFFIXES))}) in {empty[0]}, found none")
-    labels = torch.arange(classes).repeat_interleave(torch.tensor([len(files) for files in found]))
-    return Photos(np.array([file for files in found for file in files]), size, mean, std), labels
+    labels = torch.arange(classes).repeat_interleave(torch.tensor([len(files) for files in by_class]))
+    return Photos(np.array([file for files in by_class for file in files]), size, mean, std), labels

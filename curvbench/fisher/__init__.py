@@ -1,4 +1,4 @@
-"""The exact Fisher matrix of a batch: score columns in factored form, their Gram matrix, and what follows from it."""
+"""The exact Fisher matrix of a batch: score columns in factored form, their Gram matrix, and its products."""
 
 from curvbench.fisher.contraction import column_count, gram_cost, product_cost
 from curvbench.fisher.exact import ExactFisher, batch_fisher, exact_fisher

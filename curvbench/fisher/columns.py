@@ -1,4 +1,4 @@
-"""The score columns of one layer in factored form: never stored, formed in tiles where a product needs them.
+"""The score columns of one layer in factored form: a product forms them in tiles, and nothing stores them.
 
 Column m = (r, n) is the vector of the matrix W_rn = B_rn X_n^T, with slopes B_rn (G, M, S) and patches X_n (G, D, S).
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 from curvbench.instance import layers as geometry
 from curvbench.spec import Layer
 
-TILE_BYTES = 64 * 2**20
+TILE_BYTES = 64 * 2**20  # of columns that are formed at the same time
 
 
 def form(slopes: Tensor, patches: Tensor) -> Tensor:
@@ -56,13 +56,13 @@ class Columns:
         return self.slopes.shape[0] * self.slopes.shape[1]
 
     def to(self, dtype: torch.dtype) -> Columns:
-        """The same columns in another dtype, themselves where it is theirs."""
+        """The columns with inputs (N, ...) and slopes (R, N, G, M, S) in another dtype; the same object if equal."""
         if self.slopes.dtype == dtype:
             return self
         return Columns(self.layer, self.inputs.to(dtype), self.slopes.to(dtype))
 
     def part(self, samples: slice) -> Columns:
-        """The columns of some samples."""
+        """The columns of n samples: inputs (n, ...), slopes (R, n, G, M, S)."""
         return Columns(self.layer, self.inputs[samples], self.slopes[:, samples])
 
     def patches(self, samples: slice = slice(None)) -> Tensor:
@@ -70,35 +70,38 @@ class Columns:
         return geometry.patches(self.layer, self.inputs[samples])
 
     def _joined_patches(self, samples: slice) -> Tensor:
-        """The same as (G, D, S, n)."""
+        """``patches`` of some samples as (G, D, S, n)."""
         return geometry.joined_patches(self.layer, self.inputs[samples])
 
-    def _samples_per_tile(self, bytes_per_sample: int) -> Iterator[slice]:
+    def _tile_slices(self, bytes_per_sample: int) -> Iterator[slice]:
         samples = self.slopes.shape[1]
         step = max(1, TILE_BYTES // max(bytes_per_sample, 1))
         return (slice(i, min(i + step, samples)) for i in range(0, samples, step))
 
     def tiles(self, numbers_per_sample: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Slopes (R, n, G, M, S) and patches (n, G, D, S) of as many samples as make a tile, by default when formed."""
+        """Tile by tile the slopes (R, n, G, M, S) and the patches (n, G, D, S) of n samples.
+
+        ``numbers_per_sample`` fill a tile with each sample; by default they are those of its formed columns.
+        """
         numbers = self.slopes.shape[0] * self.layer.size if numbers_per_sample is None else numbers_per_sample
-        for part in self._samples_per_tile(numbers * self.slopes.element_size()):
+        for part in self._tile_slices(numbers * self.slopes.element_size()):
             yield self.slopes[:, part], self.patches(part)
 
     def combine(self, weights: Tensor) -> Tensor:
-        """V a for weights a (R, N, K): the sums of columns, (P, K)."""
+        """V a for the columns V and weights a (R, N, K), (P, K)."""
         total = self.slopes.new_zeros(weights.shape[2], *self.layer.shape)
-        for part in self._samples_per_tile(self.slopes[0, 0].numel() * weights.shape[2] * self.slopes.element_size()):
+        for part in self._tile_slices(self.slopes[0, 0].numel() * weights.shape[2] * self.slopes.element_size()):
             mixed = torch.einsum("rnk,rngms->kngms", weights[:, part].to(self.slopes.dtype), self.slopes[:, part])
-            # i, not s: einsum orders sums by letter, and patches in another order are a copy
+            # i, not s, because einsum orders sums by letter and would copy the patches into another order
             total += torch.einsum("kngmi,gdin->kgmd", mixed, self._joined_patches(part))
         return total.flatten(1).T
 
     def project(self, V: Tensor) -> Tensor:
-        """V_columns^T V for a stack of vectors (P, K): inner products (R, N, K) in the dtype with more digits."""
+        """Inner products of the columns with a stack of vectors (P, K), (R, N, K) in the dtype with more digits."""
         dtype = torch.promote_types(V.dtype, self.slopes.dtype)
         matrices = V.T.to(dtype).reshape(-1, *self.layer.shape)
         results = []
-        for part in self._samples_per_tile(self.slopes[0, 0].numel() * V.shape[1] * dtype.itemsize):
+        for part in self._tile_slices(self.slopes[0, 0].numel() * V.shape[1] * dtype.itemsize):
             responses = torch.einsum("kgmd,gdsn->kgmsn", matrices, self._joined_patches(part).to(dtype))
             results.append(torch.einsum("rngms,kgmsn->rnk", self.slopes[:, part].to(dtype), responses))
         return torch.cat(results, dim=1)
@@ -119,7 +122,10 @@ class Columns:
         return total
 
     def unit_blocks(self, order: int | None = None) -> Tensor:
-        """Per output unit the sum over columns of w w^T, (G M, D, D); or of its runs of ``order`` entries alone."""
+        """Per output unit the sum over columns of w w^T, (G M, D, D).
+
+        ``order`` n splits every w into D / n runs, each with a block of its own, (G M D / n, n, n).
+        """
         groups, outputs, inputs = self.layer.shape
         runs, order = (1, inputs) if order is None else (inputs // order, order)
         total = self.slopes.new_zeros(groups * outputs * runs, order, order)
@@ -176,7 +182,7 @@ class Columns:
 
     @property
     def unit_row_count(self) -> int:
-        """How many rows ``unit_rows`` has per unit: a column each, or a sample each for a layer without positions."""
+        """Rows of ``unit_rows`` per unit: one per column, or one per sample for a layer without positions."""
         return self.count if self.slopes.shape[-1] > 1 else self.slopes.shape[1]
 
     def unit_rows(self) -> Tensor:
@@ -185,9 +191,9 @@ class Columns:
 
 
 def pair_squares(B: Tensor, X: Tensor) -> Tensor:
-    """The sum over columns of W * W as one over pairs of positions, of (B_s B_t) (X_s X_t); (G, M, D).
+    """The sum over columns of W * W as the sum over pairs of positions of (B_s B_t) (X_s X_t); (G, M, D).
 
-    Not below zero, which its terms may be.
+    Entries that rounding takes below zero are set to zero.
     """
     weights = torch.einsum("rngms,rngmt->ngmst", B, B)
     pairs = torch.einsum("ngds,ngdt->ngdst", X, X)
@@ -196,7 +202,7 @@ def pair_squares(B: Tensor, X: Tensor) -> Tensor:
 
 def unit_rows(B: Tensor, X: Tensor) -> Tensor:
     """Rows w per output unit whose outer products sum to its block, (G M, rows, D)."""
-    if B.shape[-1] == 1:  # w_r = b_r x for one x: the R columns of a sample merge into one row
+    if B.shape[-1] == 1:  # w_r = b_r x for the one x of a sample, so that its R columns merge into one row
         B = B.square().sum(0, keepdim=True).sqrt()
     W = form(B, X)
     return W.permute(1, 3, 0, 2, 4).reshape(W.shape[1] * W.shape[3], -1, W.shape[4])

@@ -1,9 +1,9 @@
-"""Inner products between all columns of a layer, in the cheaper of two orders (after counting both).
+"""Inner products between all columns of a layer, in the cheaper of two orders.
 
-direct: form the matrices W in tiles of output rows, multiply them.
-kernel: K = X_n^T X_n' is shared by all R^2 pairs of a pair of samples, T = B_rn K by R of them.
+direct: form the matrices W in tiles of output rows, and multiply them.
+kernel: for two samples n and n', all R^2 pairs of columns share K = X_n^T X_n', and R pairs share T = B_rn K.
 
-Tiles stay in cache, only half of a symmetric result is computed, sums over tiles are float64.
+Tiles stay in cache, only half of a symmetric result is computed, and sums over tiles are in float64.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from curvbench.fisher.columns import TILE_BYTES, Columns, form
 from curvbench.spec import LayerSize
 
 Order = Literal["direct", "kernel"]
-_KERNEL_TILE_BYTES = 2 * 2**20
-_ROW_BLOCKS = 8
-_MIRROR_ROWS = 128
+# Sizes of blocks that keep operands in a core's cache.
+_KERNEL_TILE_BYTES = 2 * 2**20  # products T that stay in a core's cache until they are multiplied
+_ROW_BLOCKS = 8  # of the lower triangle: 1 / 16 of the square is computed in vain, and products stay large
+_MIRROR_ROWS = 128  # rows of a block that stays in cache while it is transposed
 
 
 def cost(columns: Columns, order: Order) -> float:
@@ -46,7 +47,7 @@ def gram(columns: Columns, order: Order | None = None) -> Tensor:
 
 
 def cross_gram(a: Columns, b: Columns, order: Order | None = None) -> Tensor:
-    """Inner products between two sets of columns of one layer, (R_a N_a, R_b N_b) in float64; ``a is b`` is halved."""
+    """Inner products of two sets of columns of one layer, (R_a N_a, R_b N_b) in float64; ``a is b`` halves the work."""
     order = order or cheaper(a)
     if order == "direct":
         return _direct(a, b)
@@ -64,7 +65,7 @@ def _without_positions(a: Columns, b: Columns) -> Tensor:
 
 
 def _direct(a: Columns, b: Columns) -> Tensor:
-    """Tiles of output rows, formed for all columns; columns in the order n R + r until the end."""
+    """The order ``direct``: tiles of output rows, formed for all columns, which are indexed n R + r until the end."""
     layer = a.layer
     total = torch.zeros(a.count, b.count, dtype=torch.float64, device=a.slopes.device)
     rows = max(1, TILE_BYTES // (max(a.count, b.count) * layer.inputs * a.slopes.element_size()))
@@ -85,7 +86,7 @@ def _direct(a: Columns, b: Columns) -> Tensor:
 
 
 def _sample_last(products: Tensor, a: Columns, b: Columns) -> Tensor:
-    """From the order n R + r to r N + n."""
+    """The products with columns indexed r N + n, from products with columns indexed n R + r."""
     (R_a, N_a), (R_b, N_b) = a.slopes.shape[:2], b.slopes.shape[:2]
     return products.reshape(N_a, R_a, N_b, R_b).permute(1, 0, 3, 2).reshape(a.count, b.count)
 
@@ -99,7 +100,7 @@ def _add_lower_products(total: Tensor, W: Tensor) -> None:
 
 
 def _mirror(lower: Tensor) -> None:
-    """The transpose of the lower triangle written over the upper one; in blocks, for a whole one is read uncached."""
+    """Write the transpose of the lower triangle over the upper one, in blocks: a full transpose misses the cache."""
     for first in range(0, len(lower), _MIRROR_ROWS):
         last = min(first + _MIRROR_ROWS, len(lower))
         corner = lower[first:last, first:last]
@@ -108,7 +109,7 @@ def _mirror(lower: Tensor) -> None:
 
 
 def _kernel(a: Columns, b: Columns) -> Tensor:
-    """Sample by sample of ``b``; of the products T with the samples of ``a`` as many at a time as stay in cache."""
+    """The order ``kernel``: sample by sample of ``b``, with as many products T of ``a`` at a time as stay in cache."""
     (R_a, N_a, G, M, S_a), (R_b, N_b, *_, S_b) = a.slopes.shape, b.slopes.shape
     total = torch.zeros(N_b, R_b, N_a * R_a, dtype=torch.float64, device=a.slopes.device)
     x_a = a.patches()
@@ -119,7 +120,7 @@ def _kernel(a: Columns, b: Columns) -> Tensor:
     step = max(1, _KERNEL_TILE_BYTES // (G * R_a * M * S_b * itemsize))
     block = max(1, TILE_BYTES // (G * S_a * N_a * S_b * itemsize))
     for first in range(0, N_b, block):
-        before = first if a is b else 0  # samples whose products with this block are the other half
+        before = first if a is b else 0  # the products of earlier samples with this block are in the mirrored half
         kernels = _kernels(x_a[before:], x_b[first : first + block])
         for n, kernel in enumerate(kernels, first):
             for start in range(n if a is b else 0, N_a, step):
@@ -140,23 +141,27 @@ def _kernels(x_a: Tensor, x_b: Tensor) -> Tensor:
     return products.reshape(len(a), *a.shape[2:], *b.shape[2:]).permute(3, 1, 0, 2, 4)
 
 
-def gram_cost(size: LayerSize, samples: int, columns: int) -> float:
-    """Multiply-adds of the Gram matrix of a layer's b = N R columns: b^2 (m + d), with positions the cheaper order."""
-    if size.positions == 1:
-        return (samples * columns) ** 2 * size.groups * (size.outputs + size.inputs)
-    return min(_cost(size, samples, columns, order) for order in ("direct", "kernel")) / 2
+def gram_cost(size: LayerSize, samples: int, R: int) -> float:
+    """Multiply-adds of the Gram matrix of a layer's b = N R columns, N = ``samples``.
 
-
-def product_cost(size: LayerSize, samples: int, columns: int) -> float:
-    """Multiply-adds of one product with a layer's columns or their transpose.
-
-    Papers count b p, for columns that are stored; in factored form the R columns of a sample share N S p. A damped
-    solve of any gradient takes two products, and b^2 for the small system; FNGD publishes one, for the batch's own.
-    Both ways, as ``full`` and ``layer`` go for what a gradient has of the batch's and for the rest, take twice that.
+    Without positions b^2 G (M + D); with positions the count of the cheaper order.
     """
-    return samples * size.positions * (size.entries + columns * size.groups * size.outputs)
+    if size.positions == 1:
+        return (samples * R) ** 2 * size.groups * (size.outputs + size.inputs)
+    return min(_cost(size, samples, R, order) for order in ("direct", "kernel")) / 2
 
 
-def column_count(size: LayerSize, samples: int, columns: int) -> int:
-    """Numbers that a layer's columns take in factored form, patches and slopes: S (N d + b m)."""
-    return samples * size.positions * size.groups * (size.inputs + columns * size.outputs)
+def product_cost(size: LayerSize, samples: int, R: int) -> float:
+    """Multiply-adds of one product with a layer's b = N R columns or with their transpose, N = ``samples``.
+
+    Papers count b P, because they store the columns; in factored form the R columns of a sample share N S P. A damped
+    solve of any gradient takes two products, and b^2 for the small system. FNGD publishes one product, because it
+    solves for the batch's own gradient. ``full`` and ``layer`` take four products: two for the part of a gradient along
+    the batch's own, and two for the rest.
+    """
+    return samples * size.positions * (size.entries + R * size.groups * size.outputs)
+
+
+def column_count(size: LayerSize, samples: int, R: int) -> int:
+    """Numbers that N = ``samples`` times R columns take in factored form, patches and slopes: S G N (D + R M)."""
+    return samples * size.positions * size.groups * (size.inputs + R * size.outputs)

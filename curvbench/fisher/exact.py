@@ -1,4 +1,4 @@
-"""The exact Fisher as an operator that never forms d x d: everything follows from the Gram matrix of its columns.
+"""The exact Fisher as an operator that never forms a P x P matrix, because the Gram matrix of its columns suffices.
 
 F = (1/terms) V V^T with R N score columns. |F| = |G| / terms, tr F = tr G / terms, and the nonzero eigenvalues of F
 are those of G / terms, with G = V^T V (Pearlmutter-type products and the push-through identity do the rest).
@@ -29,9 +29,9 @@ from curvbench.spec import FISHER_ALIASES, Layer, Precision
 
 @dataclass(frozen=True, eq=False)
 class ExactFisher(Operator):
-    """The exact Fisher of some layers: of all of them, or of one as ``layer(name)`` gives it.
+    """The exact Fisher of all covered layers, or of one of them as ``layer(name)`` gives it.
 
-    ``coefficients`` (R, N) combine the columns to the batch's mean gradient where that is possible (else None).
+    ``coefficients`` (R, N) combine the columns to the batch's mean gradient; None means that no coefficients are known.
     """
 
     columns: Sequence[Columns]
@@ -60,7 +60,7 @@ class ExactFisher(Operator):
 
     @cached_property
     def layer_grams(self) -> list[Tensor]:
-        """Per layer the inner products of its columns, each (R N, R N) in float64."""
+        """The Gram matrix of each layer's columns, (R N, R N) in float64."""
         return [gram(c, self.order) for c in self.columns]
 
     @cached_property
@@ -91,14 +91,14 @@ class ExactFisher(Operator):
         return torch.stack([c.project(part) for c, part in zip(self.columns, parts, strict=True)]).sum(0)
 
     def combine(self, weights: Tensor) -> Tensor:
-        """Sums of columns with weights (R, N, K), (P, K)."""
+        """Weighted sums of the columns, (P, K), for weights (R, N, K)."""
         return torch.cat([c.combine(weights) for c in self.columns])
 
     def _matmat(self, V: Tensor) -> Tensor:
         return self.combine(self.project(V)) / self.terms
 
     def factorize(self, damping: float) -> Tensor:
-        """The Cholesky factor of G / terms + damping I in float64: what ``solve_factorized`` needs.
+        """The Cholesky factor of G / terms + damping I in float64, for ``solve_factorized``.
 
         Raises:
             ValueError: damping not above zero.
@@ -110,7 +110,7 @@ class ExactFisher(Operator):
     def solve_factorized(self, V: Tensor, damping: float, factor: Tensor) -> Tensor:
         """(F + damping I)^-1 V for a stack (P, K) by Woodbury.
 
-        For the batch's own gradient ``natural_gradient`` is better conditioned.
+        ``natural_gradient`` loses fewer digits for the batch's own gradient.
         """
         return (V - self.combine(_solve_small(factor, self.project(V) / self.terms))) / damping
 
@@ -118,10 +118,11 @@ class ExactFisher(Operator):
         return self.solve_factorized(V, damping, self.factorize(damping))
 
     def natural_gradient(self, gradient: Tensor, damping: float, factor: Tensor | None = None) -> Tensor:
-        """(F + damping I)^-1 gradient for a vector (P,), exact at any damping above zero; ``factor`` of ``factorize``.
+        """(F + damping I)^-1 gradient for a vector (P,), exact at any damping above zero.
 
-        The part of the gradient along the batch's own, V a, goes by push-through, V (G/terms + damping)^-1 a, which
-        does not cancel; only the rest (rounding, if the gradient is the batch's own) goes by Woodbury.
+        ``factor``: the result of ``factorize`` at this damping; None means that it is computed. The part of the
+        gradient along the batch's own gradient V a takes push-through, V (G/terms + damping)^-1 a, which loses no
+        digits. Only the rest takes Woodbury; it is rounding if the gradient is the batch's own.
 
         Raises:
             ValueError: damping not above zero.
@@ -130,14 +131,15 @@ class ExactFisher(Operator):
         if self.coefficients is None:
             return self.solve_factorized(gradient[:, None], damping, factor)[:, 0]
         a = self.coefficients[..., None].double()
-        own = self.combine(a)[:, 0]
-        share = numerics.inner(gradient, own) / max(numerics.inner(own, own), torch.finfo(torch.float64).tiny)
+        batch_gradient = self.combine(a)[:, 0]
+        square = max(numerics.inner(batch_gradient, batch_gradient), torch.finfo(torch.float64).tiny)
+        share = numerics.inner(gradient, batch_gradient) / square
         pushed = self.combine(_solve_small(factor, a * share))[:, 0]
-        rest = gradient - share * own
+        rest = gradient - share * batch_gradient
         return pushed + self.solve_factorized(rest[:, None], damping, factor)[:, 0]
 
     def stacks(self) -> Iterator[Tensor]:
-        """The columns themselves, one sample at a time, each (P, R): for operators without a closed form."""
+        """The formed columns of one sample at a time, (P, R), for operators without a closed form."""
         for sample in self._by_sample():
             yield torch.cat([form(c.slopes, c.patches())[0].transpose(0, 1).flatten(1) for c in sample], dim=1).T
 
@@ -160,7 +162,7 @@ class ExactFisher(Operator):
         Raises:
             ValueError: sizes differ.
         """
-        size = operator.shape[0]  # of the contract: any object with its methods will do
+        size = operator.shape[0]  # not ``size``, because any object with an operator's methods will do
         if size != self.size:
             raise ValueError(f"the Fisher has size {self.size}, the operator {size}: fit it on the same instance")
         return inner(operator, self)
@@ -175,9 +177,9 @@ class ExactFisher(Operator):
         return self._diagonal
 
     def eigenvalues(self, k: int) -> Tensor:
-        found = self._spectrum[: min(k, self.size)]
-        missing = min(k, self.size) - len(found)
-        return torch.cat([found, found.new_zeros(missing)]) if missing else found
+        largest = self._spectrum[: min(k, self.size)]
+        zeros = min(k, self.size) - len(largest)
+        return torch.cat([largest, largest.new_zeros(zeros)]) if zeros else largest
 
     def smallest_eigenvalue(self) -> float:
         return float(self._spectrum[self.size - 1]) if len(self._spectrum) >= self.size else 0.0
@@ -190,7 +192,7 @@ class ExactFisher(Operator):
         """
         names = [layer.name for layer in self.layers]
         if name not in names:
-            raise ValueError(f"no covered layer {name!r}: there are {', '.join(names)}")
+            raise ValueError(f"no covered layer {name!r}: the covered layers are {', '.join(names)}")
         return self._layers[names.index(name)]
 
     @cached_property
@@ -198,11 +200,11 @@ class ExactFisher(Operator):
         return [self._single(i) for i in range(len(self.layers))]
 
     def cache(self) -> dict[str, Any]:
-        """What is dear to compute, as tensors, for ``restore``."""
+        """The tensors that take long to compute, for ``restore``."""
         return {"layer_grams": self.layer_grams, "_diagonal": self._diagonal, "_spectrum": self._spectrum}
 
     def restore(self, cache: dict[str, Any]) -> None:
-        """Take over what another process has computed for the same columns."""
+        """Take over the tensors that another process has computed for the same columns."""
         self.__dict__.update(cache)
 
     def _single(self, index: int) -> ExactFisher:
@@ -224,7 +226,7 @@ class ExactFisher(Operator):
 
 
 def _solve_small(factor: Tensor, right: Tensor) -> Tensor:
-    """The small system for right sides (R, N, K), in float64."""
+    """The solution (R, N, K) of the system in the columns, for right-hand sides (R, N, K), in float64."""
     return numerics.cholesky_solve(right.double().flatten(0, 1), factor).reshape(right.shape)
 
 
@@ -250,17 +252,17 @@ def exact_fisher(
     """The exact Fisher of an instance's covered layers.
 
     Args:
-        instance: what is measured.
+        instance: the model, batch and loss.
         fisher_type: ``type-2`` (the reference), ``mc`` or ``empirical``.
         mc_samples: label draws per sample for ``mc``.
-        seed: of the draws.
-        contraction: ``direct`` or ``kernel`` for every layer; by default the one with fewer FLOPs.
+        seed: seed of the draws.
+        contraction: ``direct`` or ``kernel`` for every layer; None means the order with fewer FLOPs in each layer.
         precision: ``mixed`` runs the network in float64, stores in the instance's dtype and sums in float64;
             ``native`` runs the network in the instance's dtype too (a float32 pass flips the sign of a few ReLU units,
             which is nearly the whole error of a float32 Fisher); ``float64`` also stores and multiplies in float64.
-        memory: bytes that stored columns may take, by default a third of what the device has free. Columns that
-            need more are made a segment of layers at a time whenever they are read, so that the number of samples is
-            bounded by the Gram matrices, at the price of repeated passes.
+        memory: bytes that stored columns may take; None means a third of the device's free bytes. Columns that need
+            more are made again, a segment of layers at a time, whenever they are read: passes are repeated, and only
+            the Gram matrices bound the number of samples.
 
     Raises:
         ValueError: unknown ``fisher_type``, ``contraction`` or ``precision``.
@@ -270,7 +272,7 @@ def exact_fisher(
     _refuse_choice("precision", precision, get_args(Precision))
     if precision != "native" and not instance.runs_in_float64():
         raise ValueError(
-            f"the model cannot run in float64 as precision={precision!r} wants it to: use precision='native'"
+            f"the model cannot run in float64, which precision={precision!r} needs: use precision='native'"
         )
     passed = instance if precision == "native" else instance.to(torch.float64)
     stored = torch.float64 if precision == "float64" else instance.dtype
@@ -279,13 +281,13 @@ def exact_fisher(
 
 
 def batch_fisher(instance: Instance, fisher_type: str, mc_samples: int = 1, seed: int = 0) -> ExactFisher:
-    """The Fisher of a batch as a training step has it: passes and columns in the instance's dtype, none made again."""
+    """The Fisher of a training step's batch: passes and columns in the instance's dtype, all columns stored."""
     columns, outputs = with_outputs(instance, fisher_type, mc_samples, seed, instance.dtype)
     return ExactFisher(columns, instance.terms, coefficients(instance, fisher_type, outputs))
 
 
 def coefficients(instance: Instance, fisher_type: str, outputs: Tensor | None = None) -> Tensor | None:
-    """Weights (R, N) that combine the columns of a Fisher type to the mean gradient; None for sampled labels."""
+    """Weights (R, N) that combine the columns to the mean gradient; None means that the labels are sampled."""
     if fisher_type == "type-2":
         outputs = instance.outputs() if outputs is None else outputs
         return gradient_coefficients(instance.likelihood, outputs, instance.targets)
@@ -295,6 +297,6 @@ def coefficients(instance: Instance, fisher_type: str, outputs: Tensor | None = 
     return None
 
 
-def _refuse_choice(name: str, value: object, known: tuple[object, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
+def _refuse_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")

@@ -1,7 +1,7 @@
 """Frobenius inner products of the exact Fisher with every family of operators: one closed form per family.
 
-<F, F^> = (1/terms) sum over columns of v^T F^ v. A family that is missing here costs one product per column.
-An operator of fewer digits than the columns is multiplied in theirs.
+<F, F^> = (1/terms) sum over columns v of v^T F^ v. Any other family costs one product per column, which is computed in
+the operator's dtype. Closed forms compute in the columns' dtype or in one with more digits.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from curvbench.operators import (
 
 @singledispatch
 def inner(operator: Operator, fisher: Scores) -> float:
-    """<F, operator> for an operator of the Fisher's size; this is the way that works for any operator."""
+    """<F, operator> for an operator of the Fisher's size; this function serves every family without a closed form."""
     dtype = operator.dtype if isinstance(operator, Operator) else fisher.dtype
     return sum(numerics.inner(V, operator.matmat(V.to(dtype))) for V in fisher.stacks()) / fisher.terms
 
@@ -55,7 +55,7 @@ def _(operator: Subspace, fisher: Scores) -> float:
 
 
 def _along(vectors: Tensor, fisher: Scores) -> Tensor:
-    """v^T F v for vectors (P, K), (K,) in float64: a matrix of low rank can be near, and a small error cancels."""
+    """v^T F v for vectors (P, K), (K,) in float64, because a small error is a small difference."""
     return fisher.project(vectors.double()).square().sum((0, 1)) / fisher.terms
 
 
@@ -83,7 +83,7 @@ def _(operator: UnitFisher, fisher: Scores) -> float:
     exact = UnitFisher(fisher.columns[0], fisher.terms)
     tile = min(operator.tile, exact.tile)
     pairs = zip(operator.rows(tile), exact.rows(tile), strict=True)
-    return sum(numerics.sum_squares(mine.to(theirs.dtype) @ theirs.mT) for (_, mine), (_, theirs) in pairs)
+    return sum(numerics.sum_squares(rows.to(exact_rows.dtype) @ exact_rows.mT) for (_, rows), (_, exact_rows) in pairs)
 
 
 @inner.register(RotatedDiagonal)

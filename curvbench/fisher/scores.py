@@ -1,4 +1,4 @@
-"""What an inner product with an operator needs to know of a Fisher matrix that is given by its score columns."""
+"""The members of a Fisher matrix in score columns that inner products with operators need."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The batch gradient as a statistic: one vector per update, one backward pass each.
 
-With labels drawn from the model its outer product has the type-2 Fisher as its mean, because the scores of
-different samples are independent and have mean zero. With data labels the cross terms stay.
+If the labels are drawn from the model, the mean of its outer product is the type-2 Fisher, because the scores of
+different samples are independent and have mean zero. With data labels the cross terms remain.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from curvbench.instance import Instance
 
 Statistic = Literal["bg", "bg_data"]
 
-_STRIDE = 2**20  # draws of one seed, so that neighbouring seeds share none
+_STRIDE = 2**20  # updates per seed: seeds share no draws as long as no training takes more updates
 
 
 def batch_gradient(instance: Instance, statistic: Statistic = "bg", seed: int = 0, update: int = 0) -> Tensor:
     """The sum of the gradients of all B loss terms over sqrt(B), (P,); in the sign of the loss.
 
     Args:
-        instance: what is measured.
-        statistic: labels drawn from the model (``bg``) or those of the data (``bg_data``).
-        seed: of the draws.
-        update: number of the draw; each has its own labels.
+        instance: the model, batch and loss.
+        statistic: ``bg`` draws labels from the model, ``bg_data`` takes the labels of the data.
+        seed: seed of the draws.
+        update: number of the draw; every draw has its own labels.
     """
     if statistic == "bg_data":
         return instance.gradient() * instance.terms**0.5

@@ -20,9 +20,9 @@ from curvbench.instance.refusals import refuse_other_outputs
 from curvbench.instance.tape import Tape
 from curvbench.spec import Layer
 
-GROUP_BYTES = 2**24
-_FEW = 16  # cotangents that share the patches of a layer: above the classes of most problems
-_TENSORS_PER_OUTPUT = 6  # activations, normalizations and gradients around a layer, in sizes of its output
+GROUP_BYTES = 2**24  # slopes of a group: a small part of the memory of the pass itself
+_LEAST_GROUP = 16  # cotangents, which share a layer's patches: more than most problems have classes
+_TENSORS_PER_OUTPUT = 6  # a pass keeps activations, normalizations and gradients beside a layer's output
 
 
 def collect(
@@ -37,7 +37,8 @@ def collect(
 ) -> tuple[Columns, ...]:
     """The score columns of some layers and samples (default: all), stored in ``dtype`` (default: the instance's own).
 
-    Backward passes stop at the first of the layers; of the samples only ``graph_bytes`` worth are recorded at a time.
+    Backward passes stop at the first of the layers. A recorded pass keeps about ``graph_bytes`` and takes as many
+    samples as that allows.
     """
     dtype = dtype or instance.dtype
     return with_outputs(instance, fisher_type, mc_samples, seed, dtype, layers, samples, graph_bytes)[0]
@@ -53,7 +54,7 @@ def with_outputs(
     samples: slice = slice(None),
     graph_bytes: int = GRAPH_BYTES,
 ) -> tuple[tuple[Columns, ...], Tensor]:
-    """What ``collect`` gives, and the outputs (N, ..., C) of the same passes."""
+    """The columns of ``collect``, and the outputs (N, ..., C) of the same passes."""
     layers = layers or instance.layers
     outputs: list[Tensor] = []
     inputs: dict[str, list[Tensor]] = {layer.name: [] for layer in layers}
@@ -61,13 +62,13 @@ def with_outputs(
     names = {layer.name for layer in layers}
     for _, tape, pulled in _passes(instance, fisher_type, mc_samples, seed, names, samples, graph_bytes):
         outputs.append(tape.outputs.detach())
-        found: dict[str, list[Tensor]] = {name: [] for name in names}
-        for values in pulled:
-            for name, value in values.items():
-                found[name].append(value.to(dtype, copy=True))
+        of_part: dict[str, list[Tensor]] = {name: [] for name in names}
+        for by_layer in pulled:
+            for name, slope in by_layer.items():
+                of_part[name].append(slope.to(dtype, copy=True))
         for name in names:
             inputs[name].append(tape.inputs[name].to(dtype))
-            slopes[name].append(torch.stack(found.pop(name)))
+            slopes[name].append(torch.stack(of_part.pop(name)))
     columns = tuple(Columns(layer, _joined(inputs, layer, 0), _joined(slopes, layer, 1)) for layer in layers)
     return columns, outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
@@ -75,14 +76,14 @@ def with_outputs(
 def groups(
     instance: Instance, fisher_type: str, mc_samples: int = 1, seed: int = 0, group_bytes: int = GROUP_BYTES
 ) -> Iterator[tuple[Columns, ...]]:
-    """The same columns of all layers, so many cotangents at a time that their slopes take ``group_bytes``, or a few.
+    """The columns of all layers, some cotangents at a time, whose slopes take ``group_bytes``; 16 cotangents at least.
 
-    For sums over columns, of which all would take as much more memory as there are outputs.
+    Sums over columns need no more memory that way, where all columns would take R times as much.
     """
     names = {layer.name for layer in instance.layers}
     for some, tape, pulled in _passes(instance, fisher_type, mc_samples, seed, names, slice(None), GRAPH_BYTES):
         one = some.samples * _outputs(instance) * instance.dtype.itemsize
-        while group := list(islice(pulled, max(_FEW, group_bytes // one))):
+        while group := list(islice(pulled, max(_LEAST_GROUP, group_bytes // one))):
             joined = {name: torch.stack([values.pop(name) for values in group]) for name in names}
             yield tuple(Columns(layer, tape.inputs[layer.name], joined.pop(layer.name)) for layer in instance.layers)
 
@@ -96,12 +97,12 @@ def _passes(
     samples: slice,
     graph_bytes: int,
 ) -> Iterator[tuple[Instance, Tape, Iterator[dict[str, Tensor]]]]:
-    """Some of the samples, their recorded pass and what is pulled back through it, in each turn."""
+    """Part by part of the samples: the instance, its recorded pass, and the slopes per cotangent and layer."""
     parts = _parts(instance, samples, graph_bytes)
     cotangents = outputs = None
     if parts != [slice(0, instance.samples)]:
         outputs = instance.outputs()
-        if fisher_type == "mc":  # draws are those of the whole batch, however cut
+        if fisher_type == "mc":  # the draws of the whole batch, so that they do not depend on the parts
             cotangents = torch.stack(list(instance.cotangents(outputs, "mc", mc_samples, seed)))
     for part in parts:
         some = instance if outputs is None else instance.part(part)
@@ -126,14 +127,14 @@ def _parts(instance: Instance, samples: slice, graph_bytes: int) -> list[slice]:
 
 
 def _joined(parts: dict[str, list[Tensor]], layer: Layer, dimension: int) -> Tensor:
-    """The parts of a layer, which are let go."""
+    """The parts of a layer in one tensor; the parts are removed from ``parts`` to free their memory."""
     tensors = parts.pop(layer.name)
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dimension)
 
 
 @dataclass(eq=False)
 class Source:
-    """How to make columns: the arguments of ``collect``, and which layers are held at the same time."""
+    """The arguments of ``collect``, and the segments of layers whose columns are stored at the same time."""
 
     instance: Instance
     fisher_type: str
@@ -141,26 +142,26 @@ class Source:
     seed: int
     dtype: torch.dtype
     segments: Sequence[Sequence[Layer]]
-    held: dict[str, Columns] = field(default_factory=dict)
+    stored: dict[str, Columns] = field(default_factory=dict)
 
     def columns(self, layer: Layer) -> Columns:
-        """The columns of a layer; those of another segment are let go first."""
-        if layer.name not in self.held:
-            self.held = {}
+        """The columns of a layer; reading them frees the columns of the other segments."""
+        if layer.name not in self.stored:
+            self.stored = {}
             segment = next(s for s in self.segments if layer in s)
-            self.held = {c.layer.name: c for c in self.collect(segment)}
-        return self.held[layer.name]
+            self.stored = {c.layer.name: c for c in self.collect(segment)}
+        return self.stored[layer.name]
 
     def collect(self, layers: Sequence[Layer], samples: slice = slice(None)) -> tuple[Columns, ...]:
-        """The columns of some layers and samples, not held."""
+        """The columns of some layers and samples, which are not stored here."""
         return collect(self.instance, self.fisher_type, self.mc_samples, self.seed, self.dtype, layers, samples)
 
 
 @dataclass(frozen=True, eq=False)
 class Stream(Sequence[Columns]):
-    """The columns of some layers, made when they are read: one segment's fit into memory at a time.
+    """The columns of some layers, made when they are read, because only one segment's columns fit into memory.
 
-    Read in the order of the layers: going back makes a segment again.
+    Read them in the order of the layers: a step back makes a segment again.
     """
 
     source: Source
@@ -182,21 +183,21 @@ class Stream(Sequence[Columns]):
 def columns_within(
     instance: Instance, fisher_type: str, mc_samples: int, seed: int, dtype: torch.dtype, memory: int | None = None
 ) -> Sequence[Columns]:
-    """All columns if they take at most ``memory`` bytes (default: ``column_memory``), else a stream of them."""
+    """All columns if they take at most ``memory`` bytes, else a stream; None means the bytes of ``column_memory``."""
     budget = column_memory(instance.device) if memory is None else memory
-    found = segments(instance, instance.columns_per_sample(fisher_type, mc_samples), dtype.itemsize, budget)
-    if len(found) == 1:
+    parts = segments(instance, instance.columns_per_sample(fisher_type, mc_samples), dtype.itemsize, budget)
+    if len(parts) == 1:
         return collect(instance, fisher_type, mc_samples, seed, dtype)
-    return Stream(Source(instance, fisher_type, mc_samples, seed, dtype, found), instance.layers)
+    return Stream(Source(instance, fisher_type, mc_samples, seed, dtype, parts), instance.layers)
 
 
-def segments(instance: Instance, columns: int, itemsize: int, budget: int) -> list[list[Layer]]:
+def segments(instance: Instance, R: int, itemsize: int, budget: int) -> list[list[Layer]]:
     """Consecutive layers whose slopes and inputs take at most ``budget`` bytes together (one layer at least)."""
     result: list[list[Layer]] = []
     room = 0
     for layer in instance.layers:
         size = instance.sizes[layer.name]
-        numbers = columns * size.outputs + size.inputs / max(size.kernel, 1)  # inputs: of a stride of one
+        numbers = R * size.outputs + size.inputs / max(size.kernel, 1)  # inputs as with a stride of one
         needed = int(instance.samples * size.groups * size.positions * numbers * itemsize)
         if not result or needed > room:
             result.append([])

@@ -1,4 +1,4 @@
-"""The exact Fisher's trace outside the covered layers: what no probe is compared with, as a share of the whole."""
+"""The exact Fisher's trace outside the covered layers, with which no probe is compared."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from curvbench.instance.refusals import agree
 def covered_trace(
     instance: Instance, fisher: ExactFisher, fisher_type: str = "type-2", mc_samples: int = 1, seed: int = 0
 ) -> float:
-    """The share of a Fisher's trace, over all trainable parameters, that the covered layers have.
+    """The covered layers' share of a Fisher's trace over all trainable parameters.
 
-    The type is that of ``fisher``; sampled labels are drawn anew for the other parameters.
+    ``fisher_type`` is the type of ``fisher``; for the other parameters labels are sampled again.
     """
     inside, outside = fisher.trace(), uncovered_trace(instance, fisher_type, mc_samples, seed)
     return inside / (inside + outside) if inside + outside > 0 else 1.0
@@ -25,9 +25,10 @@ def covered_trace(
 def uncovered_trace(instance: Instance, fisher_type: str = "type-2", mc_samples: int = 1, seed: int = 0) -> float:
     """The trace of the Fisher's block of the trainable parameters that no covered layer holds.
 
-    The mean over terms of squared gradients along the cotangents, one sample at a time: a backward pass of the batch
-    per cotangent, without the gradients of the covered layers' weights. A model that runs differently on one sample
-    takes a backward pass over the whole batch for each. A complex parameter counts as its real and imaginary part.
+    The trace is the mean over terms of squared gradients along the cotangents. Every sample passes alone, which costs a
+    backward pass of the batch per cotangent, without the gradients of the covered layers' weights. If the model
+    computes other numbers on one sample, every sample takes a backward pass over the whole batch. A complex parameter
+    counts as its real and imaginary part.
     """
     if not instance.uncovered:
         return 0.0
@@ -37,9 +38,10 @@ def uncovered_trace(instance: Instance, fisher_type: str = "type-2", mc_samples:
 
 
 def _alone(instance: Instance, fisher_type: str, mc_samples: int, seed: int) -> float | None:
-    """The sum of squared gradients, each sample passing alone; None where it is not what it is in its batch.
+    """The sum of squared gradients if every sample passes alone.
 
-    That shows in the sum of all samples' gradients along their first cotangents.
+    None means that the model computes other numbers on a sample alone than in its batch: the sum of all samples'
+    gradients along their first cotangents is another.
     """
     squares, firsts, sums = 0.0, [], torch.zeros(())
     for n in range(instance.samples):
@@ -63,23 +65,23 @@ def _alone(instance: Instance, fisher_type: str, mc_samples: int, seed: int) -> 
 
 
 def _together(instance: Instance, fisher_type: str, mc_samples: int, seed: int) -> float:
-    """The same, each sample in its batch."""
+    """The sum of squared gradients if every sample passes in its batch."""
     outputs, leaves = instance.graph(instance.uncovered)
     squares = 0.0
     for n in range(instance.samples):
         only = slice(n, n + 1)
         for cotangent in instance.part(only).cotangents(outputs[only], fisher_type, mc_samples, seed + n):
-            whole = torch.zeros_like(outputs)
-            whole[only] = cotangent
-            squares += numerics.sum_squares(_gradient(outputs, leaves, whole))
+            of_batch = torch.zeros_like(outputs)
+            of_batch[only] = cotangent
+            squares += numerics.sum_squares(_gradient(outputs, leaves, of_batch))
     return squares
 
 
 def _gradient(outputs: Tensor, leaves: dict[str, Tensor], cotangent: Tensor) -> Tensor:
     """The gradients of all leaves along a cotangent, as one real vector."""
-    if not outputs.requires_grad:  # none of the leaves is used
+    if not outputs.requires_grad:  # the outputs depend on no leaf
         return outputs.new_zeros(1)
-    found = torch.autograd.grad(
+    gradients = torch.autograd.grad(
         outputs, list(leaves.values()), cotangent, retain_graph=True, allow_unused=True, materialize_grads=True
     )
-    return torch.cat([(torch.view_as_real(g.resolve_conj()) if g.is_complex() else g).flatten() for g in found])
+    return torch.cat([(torch.view_as_real(g.resolve_conj()) if g.is_complex() else g).flatten() for g in gradients])

@@ -1,7 +1,7 @@
 """The exact blocks of a layer's output units, never stored: a tile of units is formed whenever it is read.
 
-The block of unit o is F_o = (1/terms) U^T U with one row of U per score column. Where there are fewer rows than inputs
-the small matrix U U^T stands for it: same norm and nonzero eigenvalues, and Woodbury for the solve.
+The block of unit o is F_o = (1/terms) U^T U with one row of U per score column. If there are fewer rows than inputs,
+the small matrix U U^T replaces the block: norm and nonzero eigenvalues are equal, and Woodbury solves with it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from curvbench.operators import Operator
 class UnitFisher(Operator):
     """Block-diagonal over the G M output units of a layer, D x D each."""
 
-    averages: ClassVar[bool] = False  # of columns there is no mean
+    averages: ClassVar[bool] = False  # columns are not statistics: their average has no meaning
 
     columns: Columns
     terms: float
@@ -43,16 +43,16 @@ class UnitFisher(Operator):
 
     @property
     def small(self) -> int:
-        """Order of the matrix that is factorized per unit: the number of rows or of inputs."""
+        """The order of the matrix that is factorized per unit: the number of rows or of inputs."""
         return min(self.columns.unit_row_count, self.columns.layer.inputs)
 
     @property
     def tile(self) -> int:
-        """Units whose rows are formed at the same time."""
+        """The number of units whose rows are formed at the same time."""
         return max(1, TILE_BYTES // (self.columns.count * self.columns.layer.inputs * self.dtype.itemsize))
 
     def rows(self, tile: int | None = None) -> Iterator[tuple[slice, Tensor]]:
-        """Some units in each turn, as a slice of all G M, with their rows U / sqrt(terms), (units, rows, D)."""
+        """Tile by tile a slice of the G M units and their rows U / sqrt(terms), (units, rows, D)."""
         layer, patches, step = self.columns.layer, self.columns.patches(), tile or self.tile
         for group in range(layer.groups):
             one = slice(group, group + 1)
@@ -63,13 +63,12 @@ class UnitFisher(Operator):
                 yield slice(start + part.start, start + part.stop), unit_rows(slopes, patches[:, one])
 
     def matrices(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """``rows`` with what stands for the blocks, U U^T or U^T U in float64, (units, n, n)."""
+        """``rows`` and the smaller of U U^T and U^T U in float64, (units, n, n)."""
         for part, U in self.rows():
-            wide = U.shape[1] < U.shape[2]
-            yield part, U, numerics.self_product(U if wide else U.mT).double()
+            yield part, U, numerics.self_product(U if is_root(U) else U.mT).double()
 
     def factorize(self, damping: float) -> Iterator[Tensor]:
-        """Cholesky factors of the damped small matrices, a tile of units in each turn.
+        """Tile by tile the Cholesky factors of the damped matrices of ``matrices``.
 
         Raises:
             ValueError: damping not above zero.
@@ -83,7 +82,7 @@ class UnitFisher(Operator):
         """(F + damping I)^-1 V for a stack (P, K)."""
         stack, result = self._stack(V), torch.empty_like(self._stack(V))
         for (part, U), factor in zip(self.rows(), factors, strict=True):
-            result[part] = _solve(U, stack[part], damping, factor.to(torch.float64)).to(V.dtype)
+            result[part] = solve_units(U, stack[part], damping, factor.to(torch.float64)).to(V.dtype)
         return result.reshape(V.shape)
 
     def _stack(self, V: Tensor) -> Tensor:
@@ -118,14 +117,14 @@ class UnitFisher(Operator):
         return self.columns.squares().flatten().div(self.terms).to(self.dtype)
 
     def eigenvalues(self, k: int) -> Tensor:
-        """Only blocks whose norm, a bound of their eigenvalues, is above the k-th value so far are decomposed."""
+        """The k largest eigenvalues; a block whose norm is at most the k-th value so far is not decomposed."""
         if k > len(self._largest):
             self._largest[:] = self._decomposed(k)
         return torch.tensor(self._largest[: min(k, self.size)], dtype=torch.float64, device=self.device)
 
     @cached_property
     def _largest(self) -> list[float]:
-        """As many of the largest eigenvalues as were asked for so far, descending."""
+        """The largest eigenvalues that callers have asked for so far, descending."""
         return []
 
     def _decomposed(self, k: int) -> list[float]:
@@ -144,10 +143,19 @@ class UnitFisher(Operator):
         return min(float(numerics.eigvalsh(matrix).min()) for _, _, matrix in self.matrices())
 
 
-def _solve(U: Tensor, v: Tensor, damping: float, factor: Tensor) -> Tensor:
-    """(U^T U + damping I)^-1 v per unit: (units, rows, D), (units, D, K), and the factor of the small matrix."""
-    v = v.double()
-    if U.shape[1] >= U.shape[2]:
+def is_root(blocks: Tensor) -> bool:
+    """Whether tensors (units, rows, D) with fewer rows than inputs stand for the blocks U^T U."""
+    return blocks.shape[1] < blocks.shape[2]
+
+
+def solve_units(U: Tensor, v: Tensor, damping: float, factor: Tensor) -> Tensor:
+    """(F + damping I)^-1 v per unit, for v (units, D, K), in the dtype of ``factor``.
+
+    For a root U (units, rows, D) ``factor`` belongs to U U^T + damping I and the solve is Woodbury's; for any other U
+    ``factor`` (units, D, D) belongs to the damped blocks themselves.
+    """
+    v = v.to(factor.dtype)
+    if not is_root(U):
         return numerics.cholesky_solve(v, factor)
-    U = U.double()
+    U = U.to(factor.dtype)
     return (v - U.mT @ numerics.cholesky_solve(U @ v, factor)) / damping

@@ -1,4 +1,4 @@
-"""What a measurement must leave alone: tensors kept by content, states of random generators, one pass at a time."""
+"""State that a measurement must not change: contents of tensors and states of random generators."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Contents:
 
     @classmethod
     def of(cls, named: Mapping[str, Any]) -> Self:
-        """The contents as they are now; what is no tensor is passed over."""
+        """The present contents of all tensors among the values."""
         return cls({name: value.detach().clone() for name, value in named.items() if isinstance(value, Tensor)})
 
     def changed(self, named: Mapping[str, Any]) -> str | None:
-        """The name of a tensor that is not as it was, is missing or is new; None where all are as they were."""
+        """The name of a tensor that has changed, is missing or is new; None means that no tensor has changed."""
         tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
         if different := tensors.keys() ^ self.copies.keys():
             return min(different)
@@ -41,11 +41,11 @@ def _equal(a: Tensor, b: Tensor) -> bool:
         return False
     if a.layout != torch.strided:
         a, b = a.to_dense(), b.to_dense()
-    return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())  # a NaN that stays is no change
+    return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())  # a NaN that stays a NaN is equal
 
 
 def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """What tuples, lists and mappings hold, with a name that says where: ``0``, ``'mask'``, ``0['mask']``."""
+    """The values inside tuples, lists and mappings, each with its place as a name: ``0``, ``'mask'``, ``0['mask']``."""
     if isinstance(value, Mapping):
         for key, part in value.items():
             yield from leaves(part, f"{name}[{key!r}]" if name else repr(key))
@@ -57,7 +57,7 @@ def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def mapped(value: Any, act: Callable[[Any], Any]) -> Any:
-    """The same containers with ``act`` of what they hold."""
+    """The same containers with ``act`` of every value inside."""
     if isinstance(value, Mapping):
         return {key: mapped(part, act) for key, part in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -78,12 +78,12 @@ class RandomStates:
 
     @classmethod
     def now(cls, device: torch.device) -> Self:
-        """The states as they are; CUDA's of the device where it is one."""
+        """The present states; that of CUDA is None if the device is not a CUDA device."""
         cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
         return cls(torch.get_rng_state(), cuda, random.getstate(), np.random.get_state(legacy=False))
 
     def restore(self, device: torch.device) -> None:
-        """Make them the states again."""
+        """Set the generators back to these states."""
         torch.set_rng_state(self.cpu)
         if self.cuda is not None:
             torch.cuda.set_rng_state(self.cuda, device)
@@ -94,7 +94,8 @@ class RandomStates:
         """Whether a number was drawn between these states and later ones."""
         cuda = self.cuda is not None and later.cuda is not None and not torch.equal(self.cuda, later.cuda)
         same = torch.equal(self.cpu, later.cpu) and self.python == later.python
-        return cuda or not same or pickle.dumps(self.numpy) != pickle.dumps(later.numpy)  # whatever generator it has
+        # Numpy's generator may be of any kind, so that only the pickled states can be compared.
+        return cuda or not same or pickle.dumps(self.numpy) != pickle.dumps(later.numpy)
 
 
 _passes = threading.RLock()
@@ -105,11 +106,11 @@ def _renew() -> None:
     _passes = threading.RLock()
 
 
-os.register_at_fork(after_in_child=_renew)  # another thread may have held it when the process was forked
+os.register_at_fork(after_in_child=_renew)  # at the fork another thread may have held the lock
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """A pass changes modes and hooks of its modules for as long as it runs: another thread's pass waits for its end."""
+    """Inside, no other thread runs a pass, because a pass changes the modes and hooks of its modules."""
     with _passes:
         yield

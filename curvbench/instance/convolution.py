@@ -1,8 +1,9 @@
-"""Convolutions in float64 on CPU by large matrix products: torch's own go sample by sample, at a sixth of the peak.
+"""Convolutions in float64 on CPU by large matrix products.
 
-Only for frozen weights, as in a recorded forward pass: the gradient is that of the input. Everything else (other
-dtypes and devices, groups) is left to torch. Both directions are operations of torch's dispatcher, so that meters see a
-convolution and not how it is made.
+Torch's own float64 convolutions run sample by sample, at a sixth of the machine's peak. The weights must be frozen, as
+in a recorded forward pass: only the gradient of the input is computed. Torch computes every other convolution (other
+dtypes and devices, groups). Both directions are operations of torch's dispatcher, so that meters count a convolution
+and not its matrix products.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-TILE_COLUMNS = 1024  # positions per product: enough for its peak, few enough for the cache
+TILE_POSITIONS = 1024  # per product: enough for the peak of a matrix product, few enough for the cache
 
 Pair = tuple[int, int]
 
@@ -40,8 +41,8 @@ def _plain(
     dilation: Any = 1,
     groups: int = 1,
 ) -> tuple[Any, ...] | None:
-    """The arguments of ``torch.conv2d`` with pairs written out, or None for a call that is left to torch."""
-    ours = (
+    """The arguments of ``torch.conv2d`` with pairs written out; None means that torch computes this call."""
+    is_supported = (
         weight.dtype == torch.float64
         and weight.device.type == "cpu"
         and not weight.requires_grad
@@ -50,7 +51,7 @@ def _plain(
         and input.ndim == 4
         and not isinstance(padding, str)
     )
-    return (input, weight, bias, _pair(stride), _pair(padding), _pair(dilation)) if ours else None
+    return (input, weight, bias, _pair(stride), _pair(padding), _pair(dilation)) if is_supported else None
 
 
 def _pair(value: Any) -> Pair:
@@ -68,8 +69,8 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        found = torch.ops.curvbench.convolution_backward(gradients[0], ctx.weight, ctx.shape, *ctx.geometry)
-        return found, None, None, None, None, None
+        of_input = torch.ops.curvbench.convolution_backward(gradients[0], ctx.weight, ctx.shape, *ctx.geometry)
+        return of_input, None, None, None, None, None
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dilation: Pair) -> Tensor:
@@ -82,19 +83,19 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, paddi
         (C, kh, kw, N, height, width),
         (H * W, W * dilation[0], dilation[1], C * H * W, W * stride[0], stride[1]),
     )
-    out = x.new_empty(N, M, height, width)  # not a view: an in-place activation may follow
+    out = x.new_empty(N, M, height, width)  # no view, because an in-place activation may follow
     matrix = weight.reshape(M, -1)
-    step = max(1, TILE_COLUMNS // (height * width))
+    step = max(1, TILE_POSITIONS // (height * width))
     for first in range(0, N, step):
-        columns = windows[:, :, :, first : first + step].reshape(C * kh * kw, -1)
-        out[first : first + step] = (matrix @ columns).reshape(M, -1, height, width).transpose(0, 1)
+        patches = windows[:, :, :, first : first + step].reshape(C * kh * kw, -1)
+        out[first : first + step] = (matrix @ patches).reshape(M, -1, height, width).transpose(0, 1)
     return out if bias is None else out.add_(bias[:, None, None])
 
 
 def convolve_transposed(
     gradient: Tensor, weight: Tensor, shape: Sequence[int], stride: Pair, padding: Pair, dilation: Pair
 ) -> Tensor:
-    """The gradient at the input, shaped ``shape``, of a gradient (N, M, H', W') at the output."""
+    """The gradient at the input, of shape ``shape``, from the gradient (N, M, H', W') at the output."""
     kernel = weight.shape[2:]
     reach = [d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True)]
     if max(stride) == 1 and min(reach) >= 0:
@@ -102,16 +103,16 @@ def convolve_transposed(
     N, M, height, width = gradient.shape
     out = gradient.new_empty(shape)
     matrix = weight.reshape(M, -1).T.contiguous()
-    step = max(1, TILE_COLUMNS // (height * width))
+    step = max(1, TILE_POSITIONS // (height * width))
     for first in range(0, N, step):
         part = gradient[first : first + step].reshape(-1, M, height * width)
-        columns = (matrix @ part.transpose(0, 1).reshape(M, -1)).reshape(len(matrix), len(part), -1).transpose(0, 1)
-        out[first : first + step] = F.fold(columns, tuple(shape[2:]), kernel, dilation, padding, stride)
+        patches = (matrix @ part.transpose(0, 1).reshape(M, -1)).reshape(len(matrix), len(part), -1).transpose(0, 1)
+        out[first : first + step] = F.fold(patches, tuple(shape[2:]), kernel, dilation, padding, stride)
     return out
 
 
 _GEOMETRY = "int[2] stride, int[2] padding, int[2] dilation"
-# Not torch.library.custom_op, whose first call imports the compiler: a second in every process.
+# torch.library.custom_op would import the compiler at its first call, which takes a second in every process.
 _LIBRARY = torch.library.Library("curvbench", "DEF")
 _LIBRARY.define(f"convolution(Tensor x, Tensor weight, Tensor? bias, {_GEOMETRY}) -> Tensor")
 _LIBRARY.define(f"convolution_backward(Tensor grad_output, Tensor weight, int[] shape, {_GEOMETRY}) -> Tensor")

@@ -1,4 +1,4 @@
-"""What a model is called with: a tensor, a tuple of arguments, or a mapping of keywords."""
+"""The inputs of a model: a tensor, a tuple of arguments, or a mapping of keywords."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Inputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 
 
 def arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What a model is called with: positional arguments and keywords."""
+    """The positional arguments and the keywords with which the model is called."""
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     return inputs if type(inputs) is tuple else (inputs,), {}
@@ -27,7 +27,7 @@ def shapes(inputs: Inputs) -> tuple[torch.Size, ...]:
 
 
 def _sample_shapes(inputs: Inputs) -> list[torch.Size]:
-    """The shapes of one sample's tensors."""
+    """The shapes of one sample's tensors among the inputs."""
     return [value.shape[1:] for value in _values(inputs) if isinstance(value, Tensor)]
 
 
@@ -49,12 +49,12 @@ def _named(inputs: Inputs) -> dict[str, Any]:
 
 
 def batch_contents(inputs: Inputs, targets: Tensor) -> dict[str, Any]:
-    """Inputs and targets by the names that messages give them."""
+    """Inputs and targets by their names in messages."""
     return {**_named(inputs), "the targets": targets}
 
 
 def _widened(inputs: Inputs) -> Inputs:
-    """The same object where none of its tensors has fewer digits than float32."""
+    """The inputs in float32 at least; the same object if no tensor has fewer digits."""
     return inputs if all(widened(value) is value for value in _values(inputs)) else mapped(inputs, widened)
 
 

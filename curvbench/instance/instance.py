@@ -1,4 +1,4 @@
-"""An instance: a model, a batch and a loss, seen as layer inputs and output gradients. The model is never changed."""
+"""An instance: a model, a batch and a loss, seen as layer inputs and output gradients. The model is not changed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import copy
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +27,7 @@ from curvbench.instance.inputs import (
     arguments,
     batch_contents,
 )
+from curvbench.instance.inspection import Inspection
 from curvbench.instance.layers import parameter_names
 from curvbench.instance.likelihood import cotangents, likelihood
 from curvbench.instance.passes import Uncast, autocasts, full_precision, network_pass
@@ -51,7 +51,7 @@ from curvbench.instance.verification import (
     refuse_wrong_tape,
 )
 from curvbench.numerics import widened
-from curvbench.spec.geometry import Layer, LayerSize
+from curvbench.spec.geometry import Layer
 
 _COMPLEX = {torch.float16: torch.complex32, torch.float64: torch.complex128}
 
@@ -59,35 +59,35 @@ _COMPLEX = {torch.float16: torch.complex32, torch.float64: torch.complex128}
 class Instance:
     """A model with one batch and a loss, ready to be measured.
 
-    Covered are Linear, Conv1d and Conv2d layers that are called exactly once; other parameters count in
-    ``coverage`` but are compared with nothing. BatchNorm must be in evaluation mode; dropout is off.
+    An instance covers Linear, Conv1d and Conv2d layers that the model calls exactly once; other parameters count in
+    ``coverage`` but in no comparison. BatchNorm must be in evaluation mode; dropout is off.
 
-    The whole batch is verified once (see ``curvbench.instance.verification``). Afterwards model and batch must stay as
-    they are: every use compares their contents with copies. Each call leaves parameters, buffers, modes and random
+    The whole batch is verified once (see ``curvbench.instance.verification``). Afterwards model and batch must not
+    change: every use compares their contents with copies. Each call leaves parameters, buffers, modes and random
     states as they were, and waits for a call from another thread to end.
 
-    Weights, buffers, inputs and targets in float16 or bfloat16 are copied into float32, in which the model then runs:
-    what is measured is the Fisher at the rounded numbers. Autocast is off, in the model's own ``forward`` as well.
+    Weights, buffers, inputs and targets in float16 or bfloat16 are copied into float32, and the model runs in float32:
+    the measured Fisher is that of the rounded numbers. Autocast is off, in the model's own ``forward`` as well.
 
     Args:
         model: any module; inputs and outputs have the batch first, outputs (N, C) or (N, T, C) with classes last.
-        inputs: what the model is called with: a tensor (N, ...), a tuple of arguments, or a mapping of keywords; a list
-            is one argument. Tensors in lists and mappings inside count as well.
+        inputs: a tensor (N, ...), a tuple of arguments, or a mapping of keywords; a list is one argument. Tensors
+            inside lists and mappings are inputs as well.
         targets: int64 class indices (N,) or (N, T) with -100 for ignored tokens, or for ``gaussian`` values
             shaped like the outputs.
         loss: ``cross_entropy`` or ``gaussian`` (1/2 |f - y|^2 summed over outputs, mean over terms).
 
     Raises:
-        ValueError: with a one-line reason for everything whose Fisher this class cannot give exactly.
+        ValueError: this class cannot give the exact Fisher; the text is a one-line reason.
 
     Attributes:
-        dtype: of passes, gradients and parameter vectors: that of the weights, float32 at least.
+        dtype: dtype of passes, gradients and parameter vectors: the dtype of the weights, float32 at least.
         layers: geometry of the covered layers in ``named_modules`` order.
-        sizes: per layer what cost models need.
+        sizes: per layer the numbers that cost models need.
         samples: N.
         terms: number of valid loss terms.
-        coverage: share of the trainable parameters that the layers hold.
-        reached: names of the layers that recorded passes of this batch have gone through so far.
+        coverage: share of the trainable parameters that the covered layers hold.
+        reached: names of the layers that recorded passes of this batch have called so far.
     """
 
     @full_precision()
@@ -106,17 +106,29 @@ class Instance:
         self._original: _Original | None = _Original.of(model, inputs, targets)
         self._enters_autocast = False
         self._cloned_inputs: frozenset[str] = frozenset()
-        self._draws = False
+        self._draws_random_numbers = False
         self._gradient: tuple[Tensor, Tensor] | None = None
         self._recorded: Tape | None = None
-        self._known: Mapping[str, Tensor] | None = None
-        self._unverified = False
+        self._given_gradients: Mapping[str, Tensor] | None = None
+        self._needs_verification = False
         self.reached: set[str] = set()
-        self._computed: Tensor | None = None
-        first = self._inspect()
-        if self._draws:
+        self._first_outputs: Tensor | None = None
+        inspection = self._inspect()
+        self.layers, self.sizes, self._shapes = inspection.layers, inspection.sizes, inspection.shapes
+        self.size = sum(layer.size for layer in self.layers)
+        self.terms = int(self.likelihood.valid(self.targets).sum())
+        self._take_properties(inspection)
+        self.coverage = self.size / sum(_numbers(self.parameters[name]) for name in self._trainable)
+        first = inspection.seen
+        if self._draws_random_numbers:
             refuse_random_passes(self, first)
         refuse_coupled_passes(self, first)
+        self._refuse_wrong_scores()
+        self._first_outputs = first.outputs.detach().clone()
+        self._runs_in_float64 = self._try_float64()
+
+    def _refuse_wrong_scores(self) -> None:
+        """Raise ValueError if per-sample scores differ from plain autograd, or if a derivative does not exist."""
         try:
             refuse_wrong_columns(self)
             refuse_wrong_tape(self)
@@ -124,24 +136,22 @@ class Instance:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             raise ValueError(f"the model cannot be differentiated: {str(error).splitlines()[0]}") from error
-        self._computed = first.outputs.detach().clone()
-        self._double = self._run_in_float64()
 
     def _read_model(self) -> None:
-        """Take the parameters and buffers of the model as they are now."""
+        """Take the present parameters and buffers of the model."""
         self.parameters = {name: widened(p.detach()) for name, p in self.model.named_parameters()}
         self._buffers = {name: widened(b.detach()) for name, b in self.model.named_buffers()}
 
-    def _inspect(self) -> Seen:
-        """Find the layers that one forward pass covers, and refuse what it shows to be out of reach."""
+    def _inspect(self) -> Inspection:
+        """One forward pass that shows the covered layers; a model without an exact per-sample Fisher is refused."""
         candidates = {n: la for n, m in self.model.named_modules() if (la := geometry.describe(n, m)) is not None}
-        seen, uncast = Recorder(candidates, frozenset()), Uncast()
-        copies = {name: p.clone() for name, p in self.parameters.items()}  # which the pass may write to without harm
+        recorder, uncast = Recorder(candidates, frozenset()), Uncast()
+        copies = {name: p.clone() for name, p in self.parameters.items()}  # the pass may write to a copy
         before = RandomStates.now(self.device)
         try:
             with torch.no_grad(), uncast:
-                outputs = self._forward(seen.hooks(), copies)
-            self._draws = before.drawn_from(RandomStates.now(self.device))
+                outputs = self._forward(recorder.hooks(), copies)
+            draws = self._draws_random_numbers or before.drawn_from(RandomStates.now(self.device))
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
@@ -150,34 +160,28 @@ class Instance:
             raise ValueError(f"the model cannot be run on these inputs{note}: {str(error).splitlines()[0]}") from error
         finally:
             before.restore(self.device)
-        self._enters_autocast = uncast.met
         refuse_written(Contents(self.parameters).changed(copies))
         refuse_output(outputs, self.samples)
         self.likelihood.check(outputs, self.targets)
-        called = {name: layer for name, layer in candidates.items() if seen.calls[name]}
+        covered = self._covered(candidates, recorder)
+        return Inspection.of(covered, recorder, outputs, draws, uncast.met)
+
+    def _covered(self, candidates: Mapping[str, Layer], recorder: Recorder) -> dict[str, Layer]:
+        """The candidates that the recorded pass called, each checked."""
+        called = {name: layer for name, layer in candidates.items() if recorder.calls[name]}
         if not called:
             refuse_uncovered(self.model)
         for layer in called.values():
-            refuse_layer(layer, seen, self.samples)
+            refuse_layer(layer, recorder, self.samples)
         refuse_tied(self.model, called)
-        self._cloned_inputs = frozenset(seen.overwritten())
-        self._shapes = {name: (seen.inputs[name].shape[1:], seen.shapes[name][1:]) for name in called}
-        start, found, sizes = 0, [], {}
-        for name, layer in called.items():
-            found.append(replace(layer, start=start))
-            start += layer.size
-            positions = seen.shapes[name][1:].numel() // (layer.groups * layer.outputs)
-            kernel = 0 if layer.kind == "linear" else layer.kernel[0] * layer.kernel[1]
-            sizes[name] = LayerSize(layer.groups, layer.outputs, layer.inputs, positions, kernel)
-        self.layers: tuple[Layer, ...] = tuple(found)
-        self.sizes: dict[str, LayerSize] = sizes
-        self.size = start
-        self.terms = int(self.likelihood.valid(self.targets).sum())
-        self.classes = outputs.shape[-1]
-        self.terms_per_sample = outputs[0].numel() // self.classes
-        trained = sum(_numbers(self.parameters[name]) for name in self._trainable)
-        self.coverage = start / trained
-        return Seen(outputs, {name: seen.inputs[name] for name in called})
+        return called
+
+    def _take_properties(self, inspection: Inspection) -> None:
+        """Take over the properties of the model for samples of the inspected shape."""
+        self.classes, self.terms_per_sample = inspection.classes, inspection.terms_per_sample
+        self._cloned_inputs = inspection.cloned_inputs
+        self._draws_random_numbers = inspection.draws_random_numbers
+        self._enters_autocast = inspection.enters_autocast
 
     def verify(self) -> None:
         """Compare the score columns with plain autograd again, after ``with_batch``: see ``refuse_wrong_columns``.
@@ -188,14 +192,14 @@ class Instance:
         refuse_wrong_columns(self._copy())
 
     def seen(self) -> Seen:
-        """What a forward pass shows: outputs and the inputs of the covered layers."""
+        """The outputs and the covered layers' inputs of one forward pass."""
         recorder = Recorder({layer.name: layer for layer in self.layers}, self._cloned_inputs)
         with torch.no_grad():
             outputs = self._forward(recorder.hooks())
         return Seen(outputs, recorder.inputs)
 
     def traced(self) -> tuple[Tape, dict[str, Tensor]]:
-        """One forward pass recorded for gradients at every layer's output and, as leaves, in its parameters."""
+        """A forward pass recorded for gradients at every layer's output, and the layers' parameters as its leaves."""
         recorder = Recorder({layer.name: layer for layer in self.layers}, self._cloned_inputs, trace=True)
         names = [name for layer in self.layers for name in parameter_names(layer)]
         leaves = {name: self.parameters[name].detach().requires_grad_() for name in names}
@@ -204,56 +208,62 @@ class Instance:
         return recorder.tape(outputs, self._shapes), leaves
 
     def record(self, inputs: Inputs, frozen: bool = False) -> Tape:
-        """The model's forward pass on other inputs, in the mode that it is in; its graph leads to the parameters.
+        """The model's forward pass on other inputs, in its present mode; the graph leads to the parameters.
 
-        ``frozen``: not to those of the covered layers, so that a backward pass makes no gradients of their weights.
+        ``frozen``: the graph does not lead to the covered layers' parameters, so that a backward pass makes no
+        gradients of their weights.
         """
         recorder = Recorder({layer.name: layer for layer in self.layers}, self._cloned_inputs, trace=True)
         args, kwargs = arguments(inputs)
         covered = [name for layer in self.layers for name in parameter_names(layer)] if frozen else []
-        held = {name: self.model.get_parameter(name).detach() for name in covered}
+        detached = {name: self.model.get_parameter(name).detach() for name in covered}
         with one_thread(), hooked(self.model, recorder.hooks()):
-            outputs = functional_call(self.model, held, args, kwargs)
-        return recorder.tape(outputs, self._shapes, kept=True)
+            outputs = functional_call(self.model, detached, args, kwargs)
+        return recorder.tape(outputs, self._shapes, keeps_graph=True)
 
     def with_batch(
         self,
         inputs: Inputs,
         targets: Tensor,
         tape: Tape | None = None,
-        known: Mapping[str, Tensor] | None = None,
+        gradients: Mapping[str, Tensor] | None = None,
         verify: bool = False,
     ) -> Instance:
-        """The model as it is now with another batch; what is true of the model is not verified again.
+        """The present model with another batch; properties of the model are not verified again.
 
         Args:
             inputs: as for the constructor; samples of another shape cost a forward pass.
             targets: as for the constructor.
-            tape: what ``record`` gave for these inputs, where the model computes the same in both of its modes: it
-                stands for every forward pass.
-            known: gradients of the mean loss for every trainable parameter, which ``gradients`` then gives.
+            tape: the tape that ``record`` gave for these inputs; it replaces every forward pass. The model must compute
+                the same in training and in evaluation mode. None means that forward passes run.
+            gradients: gradients of the mean loss for every trainable parameter, which the method ``gradients`` then
+                returns. None means that they are computed.
             verify: whether ``verify`` runs before the first per-sample score is read.
         """
         other = self._copy()
         other.inputs, other.targets, other.samples = _widened(inputs), widened(targets), _leading_size(inputs)
         other._read_model()
-        other._original = other._computed = None  # of a batch that is gone after its step, no copies are kept
+        other._original = other._first_outputs = None  # no copies, because the batch is used in one step alone
         other.terms = int(self.likelihood.valid(targets).sum())
         if _sample_shapes(inputs) != _sample_shapes(self.inputs):
-            other._inspect()
-            other.layers, other.size = self.layers, self.size
-            other.sizes, other._shapes = self.sizes | other.sizes, self._shapes | other._shapes
-        other._recorded, other._known, other._unverified, other.reached = tape, known, verify, set()
+            inspection = other._inspect()
+            other.sizes, other._shapes = self.sizes | inspection.sizes, self._shapes | inspection.shapes
+            other._take_properties(inspection)
+        other._recorded, other._given_gradients, other._needs_verification = tape, gradients, verify
+        other.reached = set()
         return other
 
     def runs_in_float64(self) -> bool:
-        """Whether the model runs with everything cast; one that makes float32 constants on its way may not."""
-        return self._double
+        """Whether the model runs in float64; a model that creates float32 constants in its ``forward`` may not."""
+        return self._runs_in_float64
 
-    def _run_in_float64(self) -> bool:
-        """Forward and backward: a checkpointed part runs again in the backward pass, with the model's own weights."""
+    def _try_float64(self) -> bool:
+        """Whether a forward and a backward pass of one sample run in float64.
+
+        The backward pass counts, because a checkpointed part runs there again with the model's own weights.
+        """
         try:
-            with warnings.catch_warnings(action="ignore"):  # of one sample alone
+            with warnings.catch_warnings(action="ignore"):  # torch warns of a batch of one sample
                 tape = self.part(slice(1)).to(torch.float64).tape()
                 tape.pull(torch.ones_like(tape.outputs))
             return tape.outputs.dtype == torch.float64
@@ -263,14 +273,14 @@ class Instance:
             return False
 
     def part(self, samples: slice) -> Instance:
-        """Some of the samples. ``terms`` stays that of the whole batch: sums over parts add up."""
+        """The instance with some of the samples; ``terms`` stays the whole batch's, so that sums over parts add up."""
         return self._take(samples)
 
     def draw(self, count: int, seed: int) -> Instance:
-        """The same model on ``count`` of the samples, in random order, none of them twice.
+        """The same model on ``count`` different samples in random order.
 
         Raises:
-            ValueError: there are fewer samples, or no loss term in those that were drawn.
+            ValueError: there are fewer samples, or the drawn samples have no loss term.
         """
         if not 1 <= count <= self.samples:
             raise ValueError(f"cannot draw {count} of {self.samples} samples: take between 1 and {self.samples}")
@@ -282,7 +292,7 @@ class Instance:
         return drawn
 
     def reordered(self, rows: Tensor, leave: Tensor | None = None) -> Instance:
-        """The same batch with the samples ``rows`` (N,), of which some may stand there twice; one input may be left."""
+        """The same batch with the samples ``rows`` (N,), which may repeat a sample; the input ``leave`` stays."""
         return self._take(rows, leave)
 
     def _take(self, rows: slice | Tensor, leave: Tensor | None = None) -> Instance:
@@ -291,25 +301,25 @@ class Instance:
             return value[rows] if sized and value is not leave else value
 
         other = self._copy()
-        other._unverified, other._computed = self._unverified, None
+        other._needs_verification, other._first_outputs = self._needs_verification, None
         other.inputs, other.targets = mapped(self.inputs, cut), self.targets[rows]
         other.samples = len(other.targets)
         return other
 
     def _copy(self) -> Instance:
-        """One whose fields may be changed: it knows no gradient yet."""
+        """A copy whose fields may be changed, without gradients and recorded passes."""
         other = copy.copy(self)
-        other._gradient = other._recorded = other._known = None
-        other._unverified = False
+        other._gradient = other._recorded = other._given_gradients = None
+        other._needs_verification = False
         return other
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.parameters[next(iter(self._weight_names()))].dtype
+        return self.parameters[parameter_names(self.layers[0])[0]].dtype
 
     @property
     def runs_as_it_is(self) -> bool:
-        """Whether its passes are the model's own: in the dtype of its weights, without leaving autocast."""
+        """Whether the passes are the model's own: in the dtype of its weights, and without autocast to switch off."""
         return not self._enters_autocast and all(widened(p) is p for p in self.model.parameters())
 
     @property
@@ -319,7 +329,7 @@ class Instance:
     def to(self, dtype: torch.dtype) -> Instance:
         """The same instance with parameters, buffers, inputs and real targets rounded to another floating dtype.
 
-        What is complex becomes so in the precision of that dtype.
+        Complex tensors are rounded to the complex dtype of the same precision.
         """
 
         def cast(value: Any) -> Any:
@@ -328,7 +338,7 @@ class Instance:
             return widened(value.to(_COMPLEX.get(dtype, torch.complex64) if value.is_complex() else dtype))
 
         other = self._copy()
-        other._unverified = self._unverified
+        other._needs_verification = self._needs_verification
         other.inputs = mapped(self.inputs, cast)
         other.targets = cast(self.targets)
         other.parameters = {name: cast(p) for name, p in self.parameters.items()}
@@ -345,14 +355,14 @@ class Instance:
         return outputs
 
     def _refuse_another_model(self, outputs: Tensor) -> None:
-        """What is no tensor of the model may have changed too: an attribute, a module that was exchanged."""
-        if self._computed is not None:
-            refuse_other_model(outputs, self._computed)
+        """Raise ValueError if a part of the model that is no tensor has changed: an attribute, or a module."""
+        if self._first_outputs is not None:
+            refuse_other_model(outputs, self._first_outputs)
 
     def tape(self, names: Collection[str] | None = None) -> Tape:
-        """One forward pass with frozen parameters, recorded for gradients at the outputs of some layers, or of all."""
-        if self._unverified:
-            self._unverified = False
+        """A recorded forward pass with frozen parameters, for gradients at the outputs of the layers ``names``."""
+        if self._needs_verification:
+            self._needs_verification = False
             self.verify()
         chosen = {layer.name: layer for layer in self.layers if names is None or layer.name in names}
         if self._recorded is not None and len(chosen) == len(self.layers):
@@ -374,7 +384,7 @@ class Instance:
         return self.pull(tape, self.cotangents(tape.outputs, fisher_type, mc_samples, seed))
 
     def pull(self, tape: Tape, cotangents: Iterator[Tensor]) -> Iterator[dict[str, Tensor]]:
-        """Per cotangent, the output gradients (N, G, M, S) of the recorded layers; the last frees the tape's graph."""
+        """Per cotangent the output gradients (N, G, M, S) of the recorded layers; the last pass frees the graph."""
         recorded = [layer for layer in self.layers if layer.name in tape.shapes]
         current = next(cotangents, None)
         while current is not None:
@@ -384,7 +394,7 @@ class Instance:
             current = following
 
     def columns_per_sample(self, fisher_type: str, mc_samples: int = 1) -> int:
-        """Score columns that one sample has in a Fisher type, R."""
+        """The number of score columns per sample in a Fisher type, R."""
         if fisher_type == "mc":
             return mc_samples
         rank = self.likelihood.rank(self.classes) if fisher_type == "type-2" else 1
@@ -393,19 +403,19 @@ class Instance:
     @network_pass()
     def gradients(self, objective: Callable[[Tensor], Tensor] | None = None) -> dict[str, Tensor]:
         """Gradients of the mean loss, or of another function of the outputs, for every trainable parameter."""
-        if objective is None and self._known is not None:
-            return dict(self._known)
+        if objective is None and self._given_gradients is not None:
+            return dict(self._given_gradients)
         outputs, trained = self.graph(sorted(self._trainable))
         with torch.enable_grad():
             loss = objective(outputs) if objective else self.likelihood.loss(outputs, self.targets)
-        kept = self._recorded is not None
-        found = torch.autograd.grad(
-            loss, list(trained.values()), retain_graph=kept, allow_unused=True, materialize_grads=True
+        keeps_graph = self._recorded is not None
+        gradients = torch.autograd.grad(
+            loss, list(trained.values()), retain_graph=keeps_graph, allow_unused=True, materialize_grads=True
         )
-        return dict(zip(trained, found, strict=True))
+        return dict(zip(trained, gradients, strict=True))
 
     def graph(self, names: Iterable[str]) -> tuple[Tensor, dict[str, Tensor]]:
-        """One forward pass with some parameters as leaves of its graph: the outputs (N, ..., C), the leaves."""
+        """The outputs (N, ..., C) of one forward pass, and the named parameters as leaves of its graph."""
         if self._recorded is not None:
             return self._recorded.outputs, {name: self.model.get_parameter(name) for name in names}
         leaves = {name: self.parameters[name].detach().requires_grad_() for name in names}
@@ -421,15 +431,16 @@ class Instance:
     def gradient(self) -> Tensor:
         """The gradient of the mean loss as a parameter vector (P,).
 
-        Computed once, as a training step has it before it takes statistics; who writes to it does not change the next.
+        The gradient is computed once, because a training step has computed it before it takes statistics. A caller that
+        writes to the vector does not change the vector that the next caller gets.
         """
         self.refuse_changed()
         if self._gradient is None:
             packed = self.pack(self.gradients())
             self._gradient = packed, packed.clone()
-        handed, kept = self._gradient
-        if not torch.equal(handed, kept):
-            self._gradient = kept.clone(), kept
+        returned, untouched = self._gradient
+        if not torch.equal(returned, untouched):
+            self._gradient = untouched.clone(), untouched
         return self._gradient[0]
 
     @network_pass()
@@ -437,13 +448,13 @@ class Instance:
         """The Hessian of the mean loss in the covered parameters times a vector, (P,) -> (P,).
 
         Raises:
-            RuntimeError: torch's own, where an operation of the model cannot be differentiated twice.
+            RuntimeError: torch's own, if an operation of the model cannot be differentiated twice.
         """
         directions = self.unpack(vector)
         leaves = {name: self.parameters[name].detach().requires_grad_() for name in directions}
         plain = self._copy()
         plain.inputs = mapped(self.inputs, lambda x: x.detach() if isinstance(x, Tensor) else x)
-        # Of the kernels of attention only this one can be differentiated twice.
+        # Only this kernel of attention can be differentiated twice.
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             loss = self.likelihood.loss(plain._forward({}, leaves), self.targets)
             slopes = torch.autograd.grad(
@@ -451,36 +462,36 @@ class Instance:
             )
             along = torch.stack([(s * d).sum() for s, d in zip(slopes, directions.values(), strict=True)]).sum()
         if along.requires_grad:
-            # Not autograd.grad: it passes over the nodes that say that they cannot be differentiated twice.
+            # autograd.grad would pass over the nodes that refuse to be differentiated twice.
             along.backward()
-        found = {n: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for n, leaf in leaves.items()}
-        return self.pack(found)
+        products = {n: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for n, leaf in leaves.items()}
+        return self.pack(products)
 
     def fisher_product(self, vector: Tensor) -> Tensor:
         """The type-2 Fisher times a vector, (P,) -> (P,), by one forward-mode and one reverse-mode derivative.
 
-        Both are of the same forward pass, on dual numbers whose graph is recorded.
+        Both derivatives belong to the same forward pass, on dual numbers whose graph is recorded.
 
         Raises:
-            RuntimeError: torch's own, where an operation of the model has no forward-mode derivative.
+            RuntimeError: torch's own, if an operation of the model has no forward-mode derivative.
         """
         directions = self.unpack(vector)
         leaves = {name: self.parameters[name].detach().requires_grad_() for name in directions}
-        # Of the kernels of attention only this one has a forward-mode derivative.
+        # Only this kernel of attention has a forward-mode derivative.
         with sdpa_kernel(SDPBackend.MATH), torch.enable_grad(), forward_ad.dual_level():
             duals = {name: forward_ad.make_dual(leaf, directions[name]) for name, leaf in leaves.items()}
             outputs, tangent = forward_ad.unpack_dual(self._forward({}, duals))
         with torch.no_grad():
             factor = self.likelihood.factor(outputs) * self.likelihood.valid(self.targets)[..., None]
             cotangent = (factor * (factor * tangent).sum(-1, keepdim=True)).sum(0) / self.terms
-        held = list(leaves.values())
-        found = torch.autograd.grad(outputs, held, cotangent, allow_unused=True, materialize_grads=True)
-        return self.pack(dict(zip(leaves, found, strict=True)))
+        parameters = list(leaves.values())
+        products = torch.autograd.grad(outputs, parameters, cotangent, allow_unused=True, materialize_grads=True)
+        return self.pack(dict(zip(leaves, products, strict=True)))
 
     def pack(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Named tensors, shaped like the parameters, as a parameter vector (P,), in float32 at least.
 
-        Other names are passed over.
+        Names of parameters that no layer covers are ignored.
 
         Raises:
             ValueError: a covered parameter is missing or has another shape.
@@ -505,16 +516,13 @@ class Instance:
         tensors = {}
         for layer in self.layers:
             matrix = vector[layer.slice].reshape(layer.groups * layer.outputs, layer.inputs)
-            columns = (matrix[:, : layer.inputs - layer.bias], matrix[:, layer.inputs - 1 :])
-            for name, part in zip(parameter_names(layer), columns, strict=False):
+            weight, bias = matrix[:, : layer.inputs - layer.bias], matrix[:, layer.inputs - 1 :]
+            for name, part in zip(parameter_names(layer), (weight, bias), strict=False):
                 tensors[name] = part.reshape(self.parameters[name].shape)
         return tensors
 
-    def _weight_names(self) -> Iterator[str]:
-        return (parameter_names(layer)[0] for layer in self.layers)
-
     def refuse_changed(self) -> None:
-        """Raise ValueError where parameters, buffers, inputs or targets are not what they were; it names the tensor."""
+        """Raise ValueError if parameters, buffers, inputs or targets have changed; the text names the tensor."""
         if self._original is not None:
             self._original.refuse_changed()
 
@@ -527,7 +535,7 @@ class Instance:
         self.refuse_changed()
         state = {**self.parameters, **(parameters or {}), **{name: b.clone() for name, b in self._buffers.items()}}
         args, kwargs = arguments(self.inputs)
-        before = RandomStates.now(self.device) if self._draws else None
+        before = RandomStates.now(self.device) if self._draws_random_numbers else None
         uncast = Uncast() if self._enters_autocast else nullcontext()
         with one_thread(), evaluation(self.model), hooked(self.model, hooks), unfused_attention(), uncast:
             try:
@@ -538,7 +546,7 @@ class Instance:
 
 
 class _Original(NamedTuple):
-    """What an instance was made of, and its contents at that time."""
+    """The model and the batch that an instance was made of, and their contents at that time."""
 
     model: nn.Module
     inputs: Inputs
@@ -567,5 +575,5 @@ def _watched(model: nn.Module, inputs: Inputs, targets: Tensor) -> dict[str, Any
 
 
 def _numbers(parameter: Tensor) -> int:
-    """Real numbers in a parameter: a complex one has two."""
+    """The count of real numbers in a parameter; a complex entry counts twice."""
     return parameter.numel() * (2 if parameter.is_complex() else 1)

@@ -1,7 +1,7 @@
 """Geometry of covered layers: modules -> Layer, layer inputs -> patches, output gradients -> slopes.
 
-A layer's score for one sample is the matrix ``slopes @ patches^T`` of shape (G, M, D); everything that is exact
-about convolutions, groups, padding, sequences and biases is decided in this file.
+A layer's score for one sample is the matrix ``slopes @ patches^T`` of shape (G, M, D). This file alone decides how
+convolutions, groups, padding, sequences and biases are treated.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _KINDS: dict[type[Any], Kind] = {nn.Linear: "linear", nn.Conv1d: "conv1d", nn.Co
 def describe(name: str, module: nn.Module) -> Layer | None:
     """The geometry of a trainable Linear, Conv1d or Conv2d (``start`` still 0); None for any other module.
 
-    A subclass that overrides ``forward`` is any other module, and so is a layer whose weight is frozen or computed
-    (a parametrization): its gradient is no product of its input and its output gradient.
+    None too for a subclass that overrides ``forward``, and for a layer whose weight is frozen or computed (a
+    parametrization), because its gradient is not the product of its input and its output gradient.
     """
     kind = _kind(module)
     weight = module._parameters.get("weight") if kind else None
@@ -40,13 +40,13 @@ def _kind(module: Any) -> Kind | None:
 
 
 def parameter_names(layer: Layer) -> tuple[str, ...]:
-    """Names of a layer's weight and, where it is trained, bias in ``named_parameters``."""
+    """Names of a layer's weight and of its bias, if the bias is trained, in ``named_parameters``."""
     prefix = f"{layer.name}." if layer.name else ""
     return (f"{prefix}weight", f"{prefix}bias") if layer.bias else (f"{prefix}weight",)
 
 
 def _window(module: Any) -> dict[str, Any]:
-    """Kernel, stride, dilation and padding of a convolution, as of a two-dimensional one."""
+    """Kernel, stride, dilation and padding of a convolution; a Conv1d counts as a Conv2d on planes of height 1."""
 
     def plane(values: tuple[int, ...]) -> tuple[int, ...]:
         return (1,) * (2 - len(values)) + tuple(values)
@@ -93,44 +93,44 @@ def output_size(layer: Layer, planes: Tensor) -> tuple[int, int]:
 
 
 def _windows(layer: Layer, planes: Tensor) -> Tensor:
-    """What every entry of the kernel reads of padded planes (N, C, H, W), as a view (N, C, k_h, k_w, H', W').
+    """A view (N, C, k_h, k_w, H', W') of padded planes (N, C, H, W): the pixels that every kernel entry reads.
 
-    Copied it is what ``F.unfold`` returns, in a third of the time.
+    A copy of the view equals the result of ``F.unfold`` and takes a third of the time.
     """
-    rows, columns = planes.stride()[-2:]
+    row, pixel = planes.stride()[-2:]
     (d_h, d_w), (s_h, s_w) = layer.dilation, layer.stride
-    steps = (rows * d_h, columns * d_w, rows * s_h, columns * s_w)
+    steps = (row * d_h, pixel * d_w, row * s_h, pixel * s_w)
     size = (*planes.shape[:2], *layer.kernel, *output_size(layer, planes))
     return planes.as_strided(size, (*planes.stride()[:2], *steps))
 
 
 def patches(layer: Layer, x: Tensor) -> Tensor:
-    """The layer's input as the matrix it is multiplied with, (N, ...) -> (N, G, D, S); the bias's 1 comes last."""
+    """The matrix that the layer multiplies with its weight, (N, ...) -> (N, G, D, S); the bias's 1 comes last."""
     if layer.kind == "linear":
-        columns = x.reshape(x.shape[0], -1, x.shape[-1]).mT[:, None]
+        entries = x.reshape(x.shape[0], -1, x.shape[-1]).mT[:, None]
     else:
-        columns = _windows(layer, padded(layer, x)).reshape(x.shape[0], layer.groups, layer.inputs - layer.bias, -1)
-    return _with_ones(columns, 2) if layer.bias else columns
+        entries = _windows(layer, padded(layer, x)).reshape(x.shape[0], layer.groups, layer.inputs - layer.bias, -1)
+    return _with_ones(entries, 2) if layer.bias else entries
 
 
 def joined_patches(layer: Layer, x: Tensor) -> Tensor:
-    """The same for one product with all samples, (N, ...) -> (G, D, S, N): their numbers lie side by side."""
+    """``patches`` with the samples side by side, for one product with all of them, (N, ...) -> (G, D, S, N)."""
     if layer.kind == "linear":
-        columns = x.reshape(x.shape[0], -1, x.shape[-1]).permute(2, 1, 0)[None]
+        entries = x.reshape(x.shape[0], -1, x.shape[-1]).permute(2, 1, 0)[None]
     else:
         planes = padded(layer, x).permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2)
         windows = _windows(layer, planes).permute(1, 2, 3, 4, 5, 0)
-        columns = windows.reshape(layer.groups, layer.inputs - layer.bias, -1, x.shape[0])
-    return _with_ones(columns, 1) if layer.bias else columns
+        entries = windows.reshape(layer.groups, layer.inputs - layer.bias, -1, x.shape[0])
+    return _with_ones(entries, 1) if layer.bias else entries
 
 
-def _with_ones(columns: Tensor, dimension: int) -> Tensor:
-    ones = columns.new_ones(()).expand_as(columns.narrow(dimension, 0, 1))
-    return torch.cat([columns, ones], dimension)
+def _with_ones(entries: Tensor, dimension: int) -> Tensor:
+    ones = entries.new_ones(()).expand_as(entries.narrow(dimension, 0, 1))
+    return torch.cat([entries, ones], dimension)
 
 
 def slopes(layer: Layer, gradient: Tensor) -> Tensor:
-    """The gradient at the layer's output as a matrix per group, (N, ...) -> (N, G, M, S)."""
+    """The output gradient of the layer as a matrix per group, (N, ...) -> (N, G, M, S)."""
     samples = gradient.shape[0]
     if layer.kind == "linear":
         return gradient.reshape(samples, -1, gradient.shape[-1]).mT[:, None]

@@ -1,7 +1,7 @@
 """Likelihoods: the loss, its gradient at the outputs and the factor of its curvature there.
 
-Outputs are (N, C) or (N, T, C), classes last. A loss term is one sample, or one token of a sequence; tokens with
-target -100 are no terms. All Fisher matrices are means over the loss terms.
+Outputs are (N, C) or (N, T, C), classes last. A loss term is one sample, or one token of a sequence; a token with
+target -100 is no loss term. Every Fisher matrix is a mean over the loss terms.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Likelihood(ABC):
 
     @abstractmethod
     def check(self, outputs: Tensor, targets: Tensor) -> None:
-        """Raise ValueError where outputs and targets do not fit this likelihood."""
+        """Raise ValueError if outputs and targets do not fit this likelihood."""
 
     @abstractmethod
     def valid(self, targets: Tensor) -> Tensor:
@@ -35,15 +35,15 @@ class Likelihood(ABC):
 
     @abstractmethod
     def residual(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The gradient of each term's loss at its outputs, shaped like the outputs; zero where not valid."""
+        """The gradient of each term's loss at its outputs, shaped like the outputs; ``valid`` says which ones count."""
 
     @abstractmethod
     def rank(self, classes: int) -> int:
-        """The number R of cotangents that a term of so many outputs has in ``factor``."""
+        """The number R of cotangents in ``factor`` for a term with ``classes`` outputs."""
 
     @abstractmethod
     def factor(self, outputs: Tensor, rows: range | None = None) -> Tensor:
-        """Cotangents s_r with sum_r s_r s_r^T = Hessian of a term's loss, (R, N, ..., C), or those of ``rows``."""
+        """Cotangents s_r with sum_r s_r s_r^T = Hessian of a term's loss, (R, N, ..., C); ``rows`` picks some r."""
 
     @abstractmethod
     def sample(self, outputs: Tensor, draws: int, generator: torch.Generator) -> Tensor:
@@ -51,7 +51,7 @@ class Likelihood(ABC):
 
     @abstractmethod
     def coefficients(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """A with sum_r a_r s_r = residual, (R, N, ...); 0 where that would take more than 1 / eps of a small s."""
+        """Coefficients a with sum_r a_r s_r = residual, (R, N, ...); 0 where a coefficient would exceed 1 / eps."""
 
 
 class CrossEntropy(Likelihood):
@@ -67,10 +67,10 @@ class CrossEntropy(Likelihood):
                 f"cross_entropy needs int64 class indices of shape {tuple(outputs.shape[:-1])} for outputs "
                 f"{tuple(outputs.shape)} (classes last), got {targets.dtype} of shape {tuple(targets.shape)}"
             )
-        kept = targets[self.valid(targets)]
-        if kept.numel() == 0:
+        labels = targets[self.valid(targets)]
+        if labels.numel() == 0:
             raise ValueError(f"no loss term is left: every target is {IGNORED} (ignored)")
-        low, high = int(kept.min()), int(kept.max())
+        low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= outputs.shape[-1]:
             raise ValueError(f"targets must lie in 0..{outputs.shape[-1] - 1}, got {low}..{high}")
 
@@ -90,17 +90,18 @@ class CrossEntropy(Likelihood):
         """C - 1 columns of the closed-form Cholesky factor of diag(p) - p p^T.
 
         With the tail sums Q_c = p_c + ... + p_C and q_c = Q_{c+1}: s_c[c] = sqrt(p_c q_c / Q_c) and
-        s_c[i > c] = -p_i sqrt(p_c / (q_c Q_c)). Tails are summed, not subtracted: nothing cancels at saturated p.
+        s_c[i > c] = -p_i sqrt(p_c / (q_c Q_c)). Tails are summed, not subtracted, so that no digit is lost where one
+        probability is nearly 1.
         """
         rows = rows or range(outputs.shape[-1] - 1)
         some = slice(rows.start, rows.stop)
         p, Q, q = _tails(outputs)
         tails = q[..., some]
         ratio = (p[..., some] / Q[..., some]).nan_to_num(0.0).sqrt()  # 0 / 0 where a whole tail underflows
-        columns = -ratio[..., None] * (p[..., None, :] / tails[..., None].sqrt()).nan_to_num(0.0)
-        columns = columns.triu(rows.start + 1)
-        columns.diagonal(rows.start, -2, -1).copy_(ratio * tails.sqrt())
-        return columns.movedim(-2, 0)
+        cotangents = -ratio[..., None] * (p[..., None, :] / tails[..., None].sqrt()).nan_to_num(0.0)
+        cotangents = cotangents.triu(rows.start + 1)
+        cotangents.diagonal(rows.start, -2, -1).copy_(ratio * tails.sqrt())
+        return cotangents.movedim(-2, 0)
 
     def sample(self, outputs: Tensor, draws: int, generator: torch.Generator) -> Tensor:
         p = torch.softmax(outputs.double(), -1).flatten(0, -2).cpu()
@@ -111,7 +112,8 @@ class CrossEntropy(Likelihood):
     def coefficients(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """a_c = sqrt(p_c / (Q_c q_c)) for c < y, -sqrt(q_y / (p_y Q_y)) at c = y, 0 above.
 
-        For a saturated wrong class it grows as s_c shrinks, up to the exponential of half the logit gap.
+        Where a wrong class has nearly all probability, a_c grows as s_c shrinks, up to the exponential of half the
+        difference of the logits.
         """
         p, Q, q = _tails(outputs)
         p, Q = p[..., :-1], Q[..., :-1]
@@ -124,14 +126,14 @@ class CrossEntropy(Likelihood):
 
 
 def _tails(outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Probabilities p (..., C), tail sums Q (..., C) from c on and q (..., C - 1) from c + 1 on."""
+    """Probabilities p (..., C), their tail sums Q (..., C) from c on, and q (..., C - 1) from c + 1 on."""
     p = torch.softmax(outputs, -1)
     Q = p.flip(-1).cumsum(-1).flip(-1)
     return p, Q, Q[..., 1:]
 
 
 def _scores_at(outputs: Tensor, labels: Tensor) -> Tensor:
-    """P - e_label, its largest entries computed without cancellation: p_y - 1 = -(sum of the others)."""
+    """The vectors p - e_label; the entry p_y - 1 is computed as -(sum of the others), which loses no digits."""
     p = torch.softmax(outputs, -1)
     hit = F.one_hot(labels, outputs.shape[-1]).bool()
     others = p.masked_fill(hit, 0.0)
@@ -139,7 +141,7 @@ def _scores_at(outputs: Tensor, labels: Tensor) -> Tensor:
 
 
 class Gaussian(Likelihood):
-    """Unit variance: 1/2 |f - y|^2 summed over outputs; targets shaped like the outputs."""
+    """Normal targets of unit variance, shaped like the outputs: the loss is 1/2 |f - y|^2 summed over outputs."""
 
     def check(self, outputs: Tensor, targets: Tensor) -> None:
         if targets.dtype != outputs.dtype or targets.shape != outputs.shape:
@@ -182,22 +184,22 @@ LIKELIHOODS: dict[str, Likelihood] = {"cross_entropy": CrossEntropy(), "gaussian
 def likelihood(loss: str) -> Likelihood:
     """The likelihood of a loss by its name; raises ValueError for an unknown one."""
     if loss not in LIKELIHOODS:
-        raise ValueError(f"unknown loss {loss!r}: known are {', '.join(LIKELIHOODS)}")
+        raise ValueError(f"unknown loss {loss!r}: choose one of {', '.join(LIKELIHOODS)}")
     return LIKELIHOODS[loss]
 
 
-_ENTRIES = 2**20  # of a factor at a time
+_ENTRIES = 2**20  # numbers of a factor that exist at the same time: 8 MiB in float64
 
 
 def _factor(model: Likelihood, outputs: Tensor) -> Iterator[Tensor]:
-    """The R cotangents (N, C) at outputs (N, C); all of them take R / N times the memory of the outputs."""
+    """The R cotangents (N, C) at outputs (N, C), made some at a time: all of them take R times the outputs' memory."""
     rank, step = model.rank(outputs.shape[-1]), max(1, _ENTRIES // outputs.numel())
     for first in range(0, rank, step):
         yield from model.factor(outputs, range(first, min(first + step, rank)))
 
 
 def _type_2(model: Likelihood, outputs: Tensor, mask: Tensor) -> Iterator[Tensor]:
-    """R cotangents (N, C), or T R of them (N, T, C), each nonzero at one token."""
+    """R cotangents (N, C) without tokens; with tokens T R cotangents (N, T, C), each nonzero at one token."""
     if outputs.ndim == 2:
         yield from (score * mask for score in _factor(model, outputs))
         return
@@ -206,7 +208,7 @@ def _type_2(model: Likelihood, outputs: Tensor, mask: Tensor) -> Iterator[Tensor
 
 
 def _at(t: int, score: Tensor, outputs: Tensor) -> Tensor:
-    """A cotangent (N, C) at token t, zero at all others: shaped like the outputs (N, T, C)."""
+    """A cotangent (N, T, C) that is ``score`` (N, C) at token t and zero at every other token."""
     only = torch.zeros_like(outputs)
     only[:, t] = score
     return only
@@ -217,8 +219,8 @@ def cotangents(
 ) -> Iterator[Tensor]:
     """Cotangents at the outputs whose score columns v make up F = (1/terms) sum v v^T, each (N, ..., C).
 
-    ``type-2``: R per term. ``empirical``: one per term. ``mc``: ``mc_samples`` altogether, in which all tokens of a
-    sequence are drawn at once (the sampling unit is the sequence: cross terms vanish in expectation).
+    ``type-2``: R cotangents per term. ``empirical``: one per term. ``mc``: ``mc_samples`` altogether; one draw labels
+    all tokens of a sequence, because products of two tokens' scores vanish in expectation.
     """
     fisher_type = FISHER_ALIASES.get(fisher_type, fisher_type)
     if mc_samples < 1:
@@ -237,9 +239,9 @@ def cotangents(
 
 
 def gradient_coefficients(model: Likelihood, outputs: Tensor, targets: Tensor) -> Tensor:
-    """A (columns per sample, N) with sum_m a_m v_m = the gradient of the mean loss, in the order of ``cotangents``.
+    """Coefficients a (columns per sample, N) of the type-2 Fisher's columns v with sum_m a_m v_m = the mean gradient.
 
-    For the type-2 Fisher; entries are 0 where no finite one exists.
+    The order is that of ``cotangents``. An entry is 0 if no finite coefficient exists.
     """
     valid = model.valid(targets)
     a = model.coefficients(outputs, targets.clamp_min(0) if targets.dtype == torch.int64 else targets) * valid

@@ -1,4 +1,4 @@
-"""Passes through the network: marked, so that a meter can tell them from a method's own work, and without autocast."""
+"""Passes through the network: marked, so that a meter tells them from a method's own work, and without autocast."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-_depth = 0  # of the process: on CUDA a backward pass runs in threads of autograd's own, where no ContextVar is set
+# A global of the process, because autograd runs backward passes on CUDA in its own threads, which see no ContextVar.
+_depth = 0
 _KINDS = ("cpu", "cuda")
 
 
 @contextmanager
 def network_pass() -> Iterator[None]:
-    """What runs inside is a forward or backward pass through the network, or a part of one; blocks may nest."""
+    """The block runs a forward or backward pass through the network, or a part of a pass; blocks may nest."""
     global _depth
     _depth += 1
     try:
@@ -30,13 +31,13 @@ def in_network_pass() -> bool:
 
 
 def autocasts() -> bool:
-    """Whether ``torch.autocast`` is on for some kind of device: products of float32 are rounded to 8 or 11 bits."""
+    """Whether ``torch.autocast``, which rounds float32 products to 8 or 11 bits, is on for a kind of device."""
     return any(map(torch.is_autocast_enabled, _KINDS))
 
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Inside, ``torch.autocast`` is off; as a decorator, in the function."""
+    """``torch.autocast`` is off inside the block, or inside the decorated function."""
     with ExitStack() as off:
         for kind in filter(torch.is_autocast_enabled, _KINDS):
             off.enter_context(torch.autocast(kind, enabled=False))
@@ -44,7 +45,7 @@ def full_precision() -> Iterator[None]:
 
 
 class Uncast(TorchFunctionMode):
-    """Inside this context autocast is off even where a model enters it in its own ``forward``; ``met``: one did."""
+    """Autocast is off inside this context, even if a model enters it in its own ``forward``; ``met``: a model did."""
 
     met = False
 

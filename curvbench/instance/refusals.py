@@ -1,4 +1,4 @@
-"""Refusals: what has no exact per-sample Fisher, each with a one-line ValueError that says why."""
+"""Refusals of models and batches without an exact per-sample Fisher: each raises a ValueError of one line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from curvbench.spec.geometry import Layer
 
 
 def refuse_coupled_samples(model: nn.Module) -> None:
-    """BatchNorm that couples the samples has no per-sample scores."""
+    """Refuse BatchNorm that couples the samples, because per-sample scores do not exist then."""
     for name, module in model.named_modules():
         if not isinstance(module, nn.modules.batchnorm._BatchNorm):
             continue
@@ -28,7 +28,7 @@ def refuse_coupled_samples(model: nn.Module) -> None:
 
 
 def refuse_untracked(model: nn.Module) -> None:
-    """Parameters that autograd cannot follow, or that do not exist yet; modules that call no hooks."""
+    """Refuse parameters that autograd cannot track or that have no shape yet, and modules that call no hooks."""
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise ValueError("a scripted module cannot be measured: give the eager module that it was made of")
     for name, parameter in model.named_parameters():
@@ -39,7 +39,7 @@ def refuse_untracked(model: nn.Module) -> None:
 
 
 def refuse_not_finite(parameters: Mapping[str, Tensor], others: Mapping[str, Any]) -> None:
-    """NaN or infinity in the parameters; in inputs and buffers too, but for the minus infinity of a mask."""
+    """Refuse NaN and infinity in parameters, inputs and buffers; a mask among the others may hold minus infinity."""
     for name, value in {**parameters, **others}.items():
         if not isinstance(value, Tensor) or not (value.is_floating_point() or value.is_complex()):
             continue
@@ -49,7 +49,7 @@ def refuse_not_finite(parameters: Mapping[str, Tensor], others: Mapping[str, Any
 
 
 def refuse_output(outputs: Any, samples: int) -> None:
-    """Outputs that are no (N, C) or (N, T, C) tensor of finite numbers."""
+    """Refuse outputs other than one (N, C) or (N, T, C) tensor of finite numbers."""
     if not isinstance(outputs, Tensor):
         raise ValueError(f"the model must return one tensor, got {type(outputs).__name__}: wrap it")
     if outputs.ndim not in (2, 3) or outputs.shape[0] != samples:
@@ -60,18 +60,18 @@ def refuse_output(outputs: Any, samples: int) -> None:
 
 
 def refuse_uncovered(model: nn.Module) -> None:
-    """A model of which nothing is covered, with the modules that hold its parameters."""
+    """Refuse a model without a covered layer; the text names the modules that hold its parameters."""
     owners = {name: module for name, module in model.named_modules() if list(module.parameters(recurse=False))}
     outermost = {n: m for n, m in owners.items() if not any(n.startswith(f"{other}.") for other in owners if other)}
-    held = ", ".join(f"{type(module).__name__} {name!r}" for name, module in outermost.items()) or "nothing"
+    holders = ", ".join(f"{type(module).__name__} {name!r}" for name, module in outermost.items()) or "nothing"
     raise ValueError(
         "the model has no covered layer: no Linear, Conv1d or Conv2d module is trained and called; "
-        f"its parameters are in {held}"
+        f"its parameters are in {holders}"
     )
 
 
 def refuse_layer(layer: Layer, seen: Recorder, samples: int) -> None:
-    """A layer whose scores are no product of one input and one output gradient per sample."""
+    """Refuse a layer whose score is not the product of one input and one output gradient per sample."""
     if seen.calls[layer.name] > 1:
         calls = seen.calls[layer.name]
         raise ValueError(f"layer {layer.name!r} is called {calls} times in a forward pass: only one call is supported")
@@ -85,7 +85,7 @@ def refuse_layer(layer: Layer, seen: Recorder, samples: int) -> None:
 
 
 def refuse_tied(model: nn.Module, called: Mapping[str, Layer]) -> None:
-    """Weights that a covered layer shares with another module."""
+    """Refuse weights that a covered layer shares with another module."""
     owners: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         owners.setdefault(id(parameter), []).append(name)
@@ -96,13 +96,13 @@ def refuse_tied(model: nn.Module, called: Mapping[str, Layer]) -> None:
 
 
 def refuse_endless(layer: str, gradient: Tensor) -> None:
-    """A gradient that is NaN or infinite although the outputs are finite, such as that of a square root at zero."""
+    """Refuse a gradient that is NaN or infinite although the outputs are finite, as a square root has at zero."""
     if not bool(torch.isfinite(gradient).all()):
         raise ValueError(f"gradients at layer {layer!r} are NaN or infinite: nothing can be measured there")
 
 
 def refuse_written(parameter: str | None) -> None:
-    """A forward pass that writes to a parameter of its model."""
+    """Refuse a forward pass that writes to a parameter of its model."""
     if parameter is not None:
         raise ValueError(
             f"the forward pass writes to the model's parameter {parameter!r}: nothing can be measured there"
@@ -110,7 +110,7 @@ def refuse_written(parameter: str | None) -> None:
 
 
 def refuse_random() -> NoReturn:
-    """A model that draws random numbers in evaluation mode and makes something of them."""
+    """Refuse a model whose outputs depend on random numbers in evaluation mode."""
     raise ValueError(
         "the model is random in evaluation mode: two passes over the same batch differ (dropout that is always on, a "
         "sampled latent): make it deterministic there, because a random model has no single Fisher"
@@ -118,9 +118,9 @@ def refuse_random() -> NoReturn:
 
 
 def refuse_coupled_outputs(place: str, of_no_sample: str | None) -> NoReturn:
-    """What the model makes of a sample changes with the other samples: at its outputs, or in what a layer reads.
+    """Refuse a model whose outputs for a sample, or a layer's input for a sample, depend on the other samples.
 
-    ``of_no_sample``: an input but for which it would not.
+    ``place``: the layer; empty for the outputs. ``of_no_sample``: the input that alone causes the dependence, if any.
     """
     if of_no_sample is not None:
         raise ValueError(
@@ -133,34 +133,40 @@ def refuse_coupled_outputs(place: str, of_no_sample: str | None) -> NoReturn:
 
 
 def refuse_rerun(layer: str) -> NoReturn:
-    """A part of the model that its backward pass runs again, with other weights than those that are measured."""
+    """Refuse a part that the backward pass runs again with other weights than the measured ones."""
     raise ValueError(
-        f"gradients at layer {layer!r} change when its weights are held, as in a part that runs again in the backward "
-        "pass (torch.utils.checkpoint): switch checkpointing off"
+        f"gradients at layer {layer!r} change when its weights are frozen, as in a part that runs again in the "
+        "backward pass (torch.utils.checkpoint): switch checkpointing off"
     )
 
 
 def refuse_other_model(outputs: Tensor, before: Tensor) -> None:
-    """Outputs that are not those of the same batch before, of a pass in the same or in another precision."""
-    changed = "the model computes something else than when this Instance was made"
+    """Refuse outputs that differ from the first ones of the same batch, in the same or in another precision."""
+    changed = "the model computes other outputs than when this Instance was made"
     if outputs.dtype == before.dtype:
         if outputs.shape != before.shape or not agree(outputs, before):
             raise ValueError(f"{changed}: make a new one")
         return
     eps = max(torch.finfo(x.dtype).eps for x in (outputs, before))
     difference = float((outputs.detach().double() - before.double()).abs().max())
-    if difference > 0.1 * float(before.abs().max()) + 100 * eps:  # some units near zero may be on in one of them alone
-        raise ValueError(f"{changed}, or in {outputs.dtype} than in {before.dtype}: make a new one, or use 'native'")
+    # A ReLU unit near zero may be on in one precision and off in the other.
+    if difference > 0.1 * float(before.abs().max()) + 100 * eps:
+        raise ValueError(
+            f"{changed}, or other outputs in {outputs.dtype} than in {before.dtype}: make a new one, or use 'native'"
+        )
 
 
 def refuse_other_outputs(of_part: Tensor, of_whole: Tensor) -> None:
-    """A batch too large for one pass, of a model that makes something else of a part of it."""
+    """Refuse a batch too large for one pass if the model computes other outputs on a part of the batch."""
     if of_part.shape != of_whole.shape or not agree(of_part, of_whole):
-        raise ValueError("the model computes something else on a part of the batch, which is too large for one pass")
+        raise ValueError(
+            "the batch is too large for one pass, and the model computes other outputs on a part of the batch: "
+            "give fewer samples"
+        )
 
 
 def refuse_mixed_rows(layer: str) -> NoReturn:
-    """A layer that sees the samples in another order than they came in, or behind which they meet."""
+    """Refuse a layer that reads the samples in another order, or whose output is mixed with other samples."""
     raise ValueError(
         f"layer {layer!r} has no per-sample scores: a row of its input belongs to another sample, or reaches the "
         "output of one"
@@ -168,14 +174,19 @@ def refuse_mixed_rows(layer: str) -> NoReturn:
 
 
 def refuse_other_uses(layer: str) -> NoReturn:
-    """A weight that the network uses outside its own layer."""
+    """Refuse a weight that the network uses outside its own layer."""
     raise ValueError(f"the weight of layer {layer!r} is used outside its layer as well: only one use is supported")
 
 
 def agree(a: Tensor, b: Tensor) -> bool:
-    """Equal up to the rounding of a deep network: eps^0.6 is 7e-5 in float32 and 4e-10 in float64."""
+    """Whether two tensors are equal up to the rounding of a deep network, see ``deep_rounding``."""
     if not (a.is_floating_point() or a.is_complex()) or not a.numel():
         return torch.equal(a, b)
     a, b = a.detach(), b.detach()
     scale = max(float(b.abs().max()), float(a.abs().max()))
-    return float((a - b).abs().max()) <= torch.finfo(a.dtype).eps ** 0.6 * scale
+    return float((a - b).abs().max()) <= deep_rounding(a.dtype) * scale
+
+
+def deep_rounding(dtype: torch.dtype) -> float:
+    """A relative difference that the rounding of a deep network explains: 7e-5 in float32 and 4e-10 in float64."""
+    return torch.finfo(dtype).eps ** 0.6

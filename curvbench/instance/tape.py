@@ -1,4 +1,4 @@
-"""Recording a forward pass: what each layer read, and where its output stands in the graph."""
+"""Recorded forward passes: the input of every layer, and the place of its output in the graph."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from curvbench.instance.passes import network_pass
 from curvbench.spec.geometry import Layer
 
 Hook = Callable[[nn.Module, tuple[Any, ...], Mapping[str, Any], Any], Any]
-_ROUNDING = 16  # units in the last place by which two ways to the same gradient at the outputs may differ
+_ROUNDING = 16  # units in the last place by which two computations of one gradient at the outputs may differ
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,9 @@ class Tape:
     """One recorded forward pass: outputs (N, ..., C) and per layer its input and its output's place in the graph.
 
     Mappings are in the order of the calls. ``sources`` holds the place of a layer's input in the graph; a layer whose
-    input depends on no other layer has none. The graph of a ``kept`` tape is somebody else's, and no pull frees it.
-    A layer that the pass has skipped stands at the end: it has read zeros, and has no edge, for nothing depends on it.
+    input depends on no other layer has no source. ``keeps_graph``: no pull frees the graph, because the training step
+    owns it. A layer that the pass skipped stands at the end: its input is zeros, and it has no edge, because no output
+    depends on it.
     """
 
     outputs: Tensor
@@ -37,12 +38,12 @@ class Tape:
     edges: Mapping[str, GradientEdge]
     shapes: Mapping[str, torch.Size]
     sources: Mapping[str, GradientEdge]
-    kept: bool = False
+    keeps_graph: bool = False
     passed: dict[str, Tensor] = field(default_factory=dict)
-    """Left by the last backward pass through ``leaf``: a gradient per layer, that of the outputs under no name."""
+    """The gradients of the last backward pass through ``leaf``, by layer; the outputs' gradient has the name ""."""
 
     def watch(self, act: Callable[[str, Tensor], None]) -> list[RemovableHandle]:
-        """Call ``act(layer, gradient)`` for the gradient at every layer's output in each backward pass from now on."""
+        """Call ``act(layer, gradient)`` for the gradient at every layer's output in each later backward pass."""
 
         def watched(name: str, edge: GradientEdge) -> RemovableHandle:
             return edge.node.register_prehook(lambda gradients: act(name, gradients[edge.output_nr]))
@@ -50,10 +51,10 @@ class Tape:
         return [watched(name, edge) for name, edge in self.edges.items()]
 
     def leaf(self, note: bool = False) -> Tensor:
-        """The outputs without their graph; a gradient that reaches them goes on through it and leaves it whole.
+        """The outputs as a leaf; a gradient that reaches the leaf goes on through the tape's graph and keeps the graph.
 
-        The loss's own backward pass would free the graph, of which statistics still make use. With ``note`` a ``pull``
-        along a multiple of that gradient takes no pass of its own.
+        The loss's own backward pass would free the graph, which statistics still need. With ``note`` the gradients at
+        all layers are kept, so that a ``pull`` along a multiple of the same gradient takes no pass of its own.
         """
         leaf = self.outputs.detach().requires_grad_()
 
@@ -68,8 +69,8 @@ class Tape:
         leaf.register_hook(go_on)
         return leaf
 
-    def _share(self, cotangent: Tensor) -> Tensor | None:
-        """By how much the noted gradient has to be multiplied to be the cotangent; None where it is no multiple."""
+    def _factor(self, cotangent: Tensor) -> Tensor | None:
+        """The factor c with cotangent = c * (noted gradient); None means that the cotangent is no multiple of it."""
         noted = self.passed.get("")
         if len(self.passed) < 2 or noted is None or noted.shape != cotangent.shape:
             return None
@@ -81,33 +82,34 @@ class Tape:
     def pull(self, cotangent: Tensor, keep: bool = False, layers: Collection[str] | None = None) -> dict[str, Tensor]:
         """Gradients at the outputs of ``layers`` (default: all) for one cotangent (N, ..., C).
 
-        ``keep`` allows another pull.
+        ``keep``: the graph stays, so that another pull can follow.
         """
         names = list(self.shapes if layers is None else layers)
         called = [name for name in names if name in self.edges]
-        found: Iterable[Tensor | None]
-        if (factor := self._share(cotangent)) is not None:
-            found = [factor * self.passed[name] if name in self.passed else None for name in called]
+        gradients: Iterable[Tensor | None]
+        if (factor := self._factor(cotangent)) is not None:
+            gradients = [factor * self.passed[name] if name in self.passed else None for name in called]
         else:
-            edges, kept = [self.edges[name] for name in called], keep or self.kept
+            edges, keep = [self.edges[name] for name in called], keep or self.keeps_graph
             try:
-                found = torch.autograd.grad(self.outputs, edges, cotangent, retain_graph=kept, allow_unused=True)
+                gradients = torch.autograd.grad(self.outputs, edges, cotangent, retain_graph=keep, allow_unused=True)
             except CheckpointError as error:
                 raise ValueError(
                     "the model runs a part of itself again in its backward pass (torch.utils.checkpoint), where its "
                     "weights are not those that are measured: switch checkpointing off"
                 ) from error
-        made = dict(zip(called, found, strict=True))
+        by_layer = dict(zip(called, gradients, strict=True))
         return {
-            name: cotangent.new_zeros(self.shapes[name]) if (gradient := made.get(name)) is None else gradient
+            name: cotangent.new_zeros(self.shapes[name]) if (gradient := by_layer.get(name)) is None else gradient
             for name in names
         }
 
     @network_pass()
     def pull_between(self, layer: str, reader: str, cotangent: Tensor) -> Tensor | None:
-        """J^T cotangent for the Jacobian J of the input of ``reader`` in the output of ``layer``; the graph is kept.
+        """J^T cotangent for the Jacobian J of the input of ``reader`` in the output of ``layer``; the graph stays.
 
-        ``cotangent`` is shaped like the reader's input, the result like the layer's output; None without a path.
+        ``cotangent`` is shaped like the reader's input, the result like the layer's output. None means that the
+        reader's input does not depend on the layer's output.
         """
         if reader not in self.sources or layer not in self.edges:
             return None
@@ -116,7 +118,7 @@ class Tape:
 
 
 class Recorder:
-    """Forward hooks that note what each layer read and, with ``trace``, where input and output stand in the graph."""
+    """Forward hooks that note every layer's input and, with ``trace``, the places of input and output in the graph."""
 
     def __init__(self, layers: Mapping[str, Layer], cloned: frozenset[str], trace: bool = False) -> None:
         self.layers, self.cloned, self.trace = layers, cloned, trace
@@ -130,13 +132,15 @@ class Recorder:
     def hooks(self) -> dict[str, Hook]:
         return {name: self._hook(name) for name in self.layers}
 
-    def tape(self, outputs: Tensor, shapes: Mapping[str, tuple[torch.Size, torch.Size]], kept: bool = False) -> Tape:
-        """What was recorded; ``shapes`` of a sample's input and output are for the layers that were not called."""
+    def tape(
+        self, outputs: Tensor, shapes: Mapping[str, tuple[torch.Size, torch.Size]], keeps_graph: bool = False
+    ) -> Tape:
+        """The recorded pass; ``shapes`` (of a sample's input and output) serve layers that were not called."""
         for name in self.layers.keys() - self.calls.keys():
-            read, made = shapes[name]
-            self.inputs[name] = outputs.new_zeros(len(outputs), *read)
-            self.shapes[name] = torch.Size((len(outputs), *made))
-        return Tape(outputs, self.inputs, self.edges, self.shapes, self.sources, kept)
+            input_shape, output_shape = shapes[name]
+            self.inputs[name] = outputs.new_zeros(len(outputs), *input_shape)
+            self.shapes[name] = torch.Size((len(outputs), *output_shape))
+        return Tape(outputs, self.inputs, self.edges, self.shapes, self.sources, keeps_graph)
 
     def overwritten(self) -> list[str]:
         """Layers whose input was modified in place after they had read it."""
@@ -156,9 +160,9 @@ class Recorder:
                 return None
             if read.requires_grad:
                 self.sources[name] = get_gradient_edge(read)
-            # Nothing before the first layer needs a gradient. A clone, for an in-place activation may follow.
+            # No gradient is needed before the first layer. A clone, because an in-place activation may follow.
             traced = output if output.requires_grad else output.requires_grad_().clone()
-            # The edge, not the tensor: an in-place activation would move the tensor behind itself.
+            # The edge, because an in-place activation would change the tensor's place in the graph.
             self.edges[name] = get_gradient_edge(traced)
             return traced
 
@@ -167,7 +171,7 @@ class Recorder:
 
 @contextmanager
 def hooked(model: nn.Module, hooks: Mapping[str, Hook]) -> Iterator[None]:
-    """Forward hooks by module name, ahead of the user's own, gone afterwards; compiled code would pass them by."""
+    """Forward hooks inside the block, ahead of the user's; compiled code is off, because it skips hooks."""
     handles = [
         model.get_submodule(name).register_forward_hook(hook, prepend=True, with_kwargs=True)
         for name, hook in hooks.items()
@@ -181,7 +185,7 @@ def hooked(model: nn.Module, hooks: Mapping[str, Hook]) -> Iterator[None]:
 
 
 def uncompiled() -> AbstractContextManager[None]:
-    """Inside, what ``torch.compile`` or ``module.compile`` has compiled runs as it was written."""
+    """Inside, code that ``torch.compile`` or ``module.compile`` has compiled runs uncompiled."""
     if "torch._dynamo" not in sys.modules:  # its import takes seconds, and nothing is compiled without it
         return nullcontext()
     return torch.compiler.set_stance("force_eager")
@@ -189,7 +193,7 @@ def uncompiled() -> AbstractContextManager[None]:
 
 @contextmanager
 def evaluation(model: nn.Module) -> Iterator[None]:
-    """Dropout off, and every module's own mode back afterwards."""
+    """Evaluation mode inside the block, so that dropout is off; afterwards every module has its own mode again."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         for module, _ in modes:
@@ -202,7 +206,7 @@ def evaluation(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def unfused_attention() -> Iterator[None]:
-    """The modules of a Transformer are called one by one: fused, in evaluation mode, they would call no hooks."""
+    """Inside, a Transformer calls its modules one by one, because fused modules call no hooks in evaluation mode."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -213,9 +217,9 @@ def unfused_attention() -> Iterator[None]:
 
 @contextmanager
 def mode_readers(model: nn.Module) -> Iterator[list[nn.Module]]:
-    """The modules that look inside whether they train, and do; the list is filled at the end.
+    """The modules in training mode that read their mode inside the block; the list is filled at the end of the block.
 
-    A pass in which none of them looks is that of evaluation mode, whatever its weights.
+    A pass in which no such module reads its mode computes the same as in evaluation mode, for any weights.
     """
     watched: list[tuple[nn.Module, Any]] = [(module, type(module)) for module in model.modules() if module.training]
     readers: list[nn.Module] = []
@@ -233,10 +237,10 @@ _LOOKED = "_curvbench_looked"
 
 
 class _Watched:
-    """Comes before a module's class, and notes where the module's mode is read."""
+    """A base that stands before a module's class and notes that the module's mode was read."""
 
     def __init_subclass__(cls) -> None:
-        """Not that of the module's class, which may keep a list of its own."""
+        """Do not call the hook of the module's class, which may register its subclasses."""
 
     @property
     def training(self) -> bool:

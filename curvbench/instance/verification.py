@@ -1,9 +1,9 @@
-"""What no module tells of a model, found by passes over the whole batch: samples do not meet, weights have one use.
+"""Checks by passes over the whole batch: samples do not influence each other, and every weight has one use.
 
-A layer's score columns are products of what it read and of the gradients at its output, row by row. They are right if
+A layer's score columns are products of its input and of its output gradients, row by row. The columns are right if
 row n belongs to sample n alone and if the layer is the only user of its weight. Then, for any cotangents u_n and any
 weights w_n, the sum of w_n times sample n's column is the gradient of sum_n w_n <u_n, f_n>. The columns come from a
-backward pass without the weights, the gradient from plain autograd with them, so that a row of another sample shows.
+backward pass without the w_n, the gradient from plain autograd with them: a row of another sample changes the sum.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from curvbench.instance import layers as geometry
 from curvbench.instance.contents import RandomStates, leaves
 from curvbench.instance.refusals import (
     agree,
+    deep_rounding,
     refuse_coupled_outputs,
     refuse_endless,
     refuse_mixed_rows,
@@ -31,22 +32,22 @@ from curvbench.instance.refusals import (
 from curvbench.instance.tape import Tape
 from curvbench.spec.geometry import Layer, LayerSize
 
-GRAPH_BYTES = 2**32  # what one verifying pass may keep: a batch that needs more is verified in parts
-_TENSORS_PER_OUTPUT = 6  # activations, normalizations and gradients around a layer, in sizes of its output
-_TILE_BYTES = 2**26
-_NOISE = 100  # units in the last place of the network's gradient, below which a layer's own is rounding
+GRAPH_BYTES = 2**32  # that one verifying pass may keep: a larger batch is verified in parts
+_TENSORS_PER_OUTPUT = 6  # a pass keeps activations, normalizations and gradients beside a layer's output
+_TILE_BYTES = 2**26  # of patches that are formed at the same time
+_NOISE = 100  # units in the last place of the network's gradient: a smaller gradient of a layer is rounding
 
 
 class Seen(NamedTuple):
-    """What one forward pass over the batch shows: the outputs (N, ..., C), and each layer's input (N, ...)."""
+    """The outputs (N, ..., C) and each layer's input (N, ...) of one forward pass over the batch."""
 
     outputs: Tensor
     inputs: Mapping[str, Tensor]
 
     def difference(self, other: Seen, rows: Tensor | slice = slice(None)) -> str | None:
-        """Where two passes differ for these samples beyond rounding: a layer's name, or none ("") for the outputs.
+        """The place where two passes differ for the samples ``rows``: a layer's name, or "" for the outputs.
 
-        None where they do not. What has another shape in the other pass cannot be compared.
+        None means that the passes agree up to rounding. A tensor of another shape in the other pass is not compared.
         """
         pairs = [("", self.outputs, other.outputs)]
         pairs += [(name, x, other.inputs.get(name, x)) for name, x in self.inputs.items()]
@@ -54,7 +55,7 @@ class Seen(NamedTuple):
 
 
 class Passes(Protocol):
-    """What verification needs of an instance: its batch, whole, in parts and reordered, and passes over it."""
+    """The members of an instance that verification needs: its batch, parts and orders of it, and passes."""
 
     samples: int
     inputs: Any
@@ -70,13 +71,13 @@ class Passes(Protocol):
         """The device of the passes."""
 
     def seen(self) -> Seen:
-        """What one forward pass shows."""
+        """The outputs and layer inputs of one forward pass."""
 
     def traced(self) -> tuple[Tape, dict[str, Tensor]]:
-        """A recorded pass with free weights, and the weights that it was made with."""
+        """A recorded pass, and the weights that are leaves of its graph."""
 
     def tape(self) -> Tape:
-        """A recorded pass with held weights."""
+        """A recorded pass with frozen weights."""
 
     def part(self, samples: slice) -> Self:
         """The same model on some of the samples."""
@@ -89,9 +90,9 @@ class Passes(Protocol):
 
 
 def refuse_random_passes(instance: Passes, first: Seen) -> None:
-    """Raise ValueError where other random numbers make other outputs, layer inputs or gradients.
+    """Raise ValueError if outputs, layer inputs or gradients change with the random numbers.
 
-    For a model that was seen to draw random numbers in its first pass, ``first``.
+    The model drew random numbers in its first pass, ``first``.
     """
     before = RandomStates.now(instance.device)
     try:
@@ -111,60 +112,56 @@ def refuse_random_passes(instance: Passes, first: Seen) -> None:
 
 
 def refuse_coupled_passes(instance: Passes, first: Seen) -> None:
-    """Raise ValueError where what the model makes of a sample changes with the other samples of the batch.
+    """Raise ValueError if outputs or layer inputs of a sample change with the other samples of the batch.
 
-    A random half of the samples gives way to samples of the other half, which must not notice; then the other does.
-    A model that cannot run on that, for it wants its samples sorted, has neighbours exchanged.
+    A random half of the samples is replaced by samples of the other half, which must not change; then the halves swap
+    roles. If the model cannot run on that order, because it needs sorted samples, neighbours replace each other.
     """
     if instance.samples < 2:
         return
     rows = torch.arange(instance.samples)
     order = torch.randperm(instance.samples, generator=torch.Generator().manual_seed(0))
     halves = order.tensor_split(2)
-    for kept, gone in (halves, halves[::-1]):
+    for staying, replaced in (halves, halves[::-1]):
         mixed = rows.clone()
-        mixed[gone] = kept[torch.arange(len(gone)) % len(kept)]
-        sorted_rows = kept.sort().values
-        beside = sorted_rows[(torch.searchsorted(sorted_rows, rows, right=True) - 1).clamp_min(0)]
-        _refuse_noticed(
-            first, instance, [mixed.to(instance.device), beside.to(instance.device)], kept.to(instance.device)
-        )
+        mixed[replaced] = staying[torch.arange(len(replaced)) % len(staying)]
+        in_order = staying.sort().values
+        neighbours = in_order[(torch.searchsorted(in_order, rows, right=True) - 1).clamp_min(0)]
+        orders = [mixed.to(instance.device), neighbours.to(instance.device)]
+        _refuse_influence(first, instance, orders, staying.to(instance.device))
 
 
-def _refuse_noticed(first: Seen, instance: Passes, orders: Sequence[Tensor], kept: Tensor) -> None:
-    """Refuse what the samples ``kept`` notice of the first of the orders on which the model can run."""
+def _refuse_influence(first: Seen, instance: Passes, orders: Sequence[Tensor], staying: Tensor) -> None:
+    """Refuse a change in the samples ``staying``, for the first of the orders on which the model can run."""
     for order in orders:
         try:
-            place = first.difference(instance.reordered(order).seen(), kept)
+            place = first.difference(instance.reordered(order).seen(), staying)
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             continue
         if place is not None:
-            refuse_coupled_outputs(place, _of_no_sample(first, instance, order, kept))
+            refuse_coupled_outputs(place, _of_no_sample(first, instance, order, staying))
         return
 
 
-def _of_no_sample(first: Seen, instance: Passes, order: Tensor, kept: Tensor) -> str | None:
-    """The input but for which the samples would not notice: as long as the batch, but perhaps a mask of positions."""
-    for name, x in [(name, x) for name, x in leaves(instance.inputs) if _is_sized(x, instance.samples)][1:]:
+def _of_no_sample(first: Seen, instance: Passes, order: Tensor, staying: Tensor) -> str | None:
+    """The input that alone makes the samples change, as a mask of positions does that is as long as the batch."""
+    tensors = [(name, x) for name, x in leaves(instance.inputs) if isinstance(x, Tensor)]
+    for name, x in [(name, x) for name, x in tensors if x.shape[:1] == (instance.samples,)][1:]:
         try:
-            if first.difference(instance.reordered(order, x).seen(), kept) is None:
+            if first.difference(instance.reordered(order, x).seen(), staying) is None:
                 return name
         except RuntimeError:
             continue
     return None
 
 
-def _is_sized(value: Any, samples: int) -> bool:
-    return isinstance(value, Tensor) and value.shape[:1] == (samples,)
-
-
 def refuse_wrong_columns(instance: Passes) -> None:
-    """Raise ValueError where score columns are not those of plain autograd: one forward and two backward passes.
+    """Raise ValueError if score columns differ from plain autograd, by one forward and two backward passes.
 
-    In the instance's own precision. The same pass serves both sides, so that no unit
-    near zero is on in one of them and off in the other.
+    The passes run in the instance's own precision. The same forward pass serves both sides, so that no ReLU unit near
+    zero is on in one side and off in the other.
     """
     for part in _parts(instance):
         generator = torch.Generator().manual_seed(1)
@@ -172,19 +169,19 @@ def refuse_wrong_columns(instance: Passes) -> None:
         columns, gradients = _sums(part, weights)
         noise = _NOISE * max(float(g.norm()) for g in gradients.values())
         for layer in part.layers:
-            mine, true = columns[layer.name], gradients[layer.name]
-            refuse_endless(layer.name, true)
-            eps = torch.finfo(mine.dtype).eps
-            if float((mine - true).norm()) > eps**0.6 * float(true.norm()) + eps * noise:
+            by_columns, by_autograd = columns[layer.name], gradients[layer.name]
+            refuse_endless(layer.name, by_autograd)
+            tolerance = deep_rounding(by_columns.dtype) * float(by_autograd.norm())
+            if float((by_columns - by_autograd).norm()) > tolerance + torch.finfo(by_columns.dtype).eps * noise:
                 _refuse(part, layer)
 
 
 def refuse_wrong_tape(instance: Passes) -> None:
-    """Raise ValueError where a recorded pass with held weights has other gradients at a layer than one without.
+    """Raise ValueError if passes with frozen and with free weights have different gradients at a layer.
 
-    On one sample, or on the batch where the model cannot run on one.
+    One sample passes, or the whole batch if the model cannot run on one sample.
     """
-    with warnings.catch_warnings(action="ignore"):  # of one sample alone
+    with warnings.catch_warnings(action="ignore"):  # torch warns of a batch of one sample
         try:
             some = instance.part(slice(1))
             free, _ = some.traced()
@@ -194,16 +191,15 @@ def refuse_wrong_tape(instance: Passes) -> None:
             some = instance
             free, _ = some.traced()
         u = torch.randn(free.outputs.shape, generator=torch.Generator().manual_seed(0)).to(free.outputs)
-        expected, found = free.pull(u), some.tape().pull(u)
-    eps = torch.finfo(u.dtype).eps
-    noise = _NOISE * eps * max(float(g.norm()) for g in expected.values())
+        expected, frozen = free.pull(u), some.tape().pull(u)
+    noise = _NOISE * torch.finfo(u.dtype).eps * max(float(g.norm()) for g in expected.values())
     for name, gradient in expected.items():
-        if float((found[name] - gradient).norm()) > eps**0.6 * float(gradient.norm()) + noise:
+        if float((frozen[name] - gradient).norm()) > deep_rounding(u.dtype) * float(gradient.norm()) + noise:
             refuse_rerun(name)
 
 
 def _refuse(part: Passes, layer: Layer) -> None:
-    """Say which of the two went wrong: without weights per sample an order of the rows does not show."""
+    """Refuse mixed rows if the sums agree with unit weights, which hide the order of rows; else another use."""
     columns, gradients = _sums(part, unit_weights(part))
     if agree(columns[layer.name], gradients[layer.name]):
         refuse_mixed_rows(layer.name)
@@ -226,19 +222,19 @@ def _parts(instance: Passes) -> Iterator[Passes]:
 
 
 def _sums(instance: Passes, weights: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Per layer (G, M, D), for random cotangents u: the weighted sum of score columns, and the gradient it must be."""
+    """Per layer, for random cotangents: the weighted sum of score columns, and the equal gradient, (G, M, D) each."""
     tape, parameters = instance.traced()
     u = torch.randn(tape.outputs.shape, generator=torch.Generator().manual_seed(0)).to(tape.outputs)
     weights = weights.to(u)
     pulled = tape.pull(u, keep=True)
-    found = torch.autograd.grad(
+    derivatives = torch.autograd.grad(
         tape.outputs,
         list(parameters.values()),
         u * weights.reshape(-1, *[1] * (u.ndim - 1)),
         allow_unused=True,
         materialize_grads=True,
     )
-    parts = instance.pack(dict(zip(parameters, found, strict=True)))
+    parts = instance.pack(dict(zip(parameters, derivatives, strict=True)))
     gradients = {layer.name: parts[layer.slice].reshape(layer.shape) for layer in instance.layers}
     columns = {
         layer.name: _weighted_sum(layer, tape.inputs[layer.name], pulled[layer.name], weights)
@@ -248,7 +244,7 @@ def _sums(instance: Passes, weights: Tensor) -> tuple[dict[str, Tensor], dict[st
 
 
 def _weighted_sum(layer: Layer, inputs: Tensor, gradient: Tensor, weights: Tensor) -> Tensor:
-    """The sum of w_n times output gradient times patches of sample n, (G, M, D)."""
+    """The sum over samples n of w_n times output gradient times patches, (G, M, D)."""
     slopes = geometry.slopes(layer, gradient)
     positions = slopes.shape[-1]
     step = max(1, _TILE_BYTES // (layer.groups * layer.inputs * positions * inputs.element_size()))

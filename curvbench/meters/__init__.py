@@ -1,1 +1,1 @@
-"""The rooms that compare, count or read a clock."""
+"""Measurements of a probe: errors, directions, costs, health and seconds."""

@@ -1,4 +1,4 @@
-"""Seconds of functions that take turns, so that load on the machine hits all alike."""
+"""Seconds of functions that take turns, so that load on the machine slows all of them alike."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 class Turns(NamedTuple):
     """Samples by function: seconds of the clock, and CPU seconds of the process with all its threads.
 
-    CPU time does not run while other processes have the core. Of work on CUDA it is what launching and waiting take.
+    CPU seconds do not count while another process has the core. For work on CUDA they count launching and waiting.
     """
 
     wall: dict[str, list[float]]
@@ -28,36 +28,36 @@ def take_turns(
 ) -> Turns:
     """Seconds by function, one raw sample per turn, without loops around short ones.
 
-    In every turn each function runs once, in the given order, after a turn to warm up that does not count. No turn
-    starts after ``budget_s`` seconds; where the first has taken them all it is the only sample, for functions so slow
-    are not slower for being cold. The garbage collector rests meanwhile.
+    In every turn each function runs once, in the given order. The first turn is a warm-up and does not count. No turn
+    starts after ``budget_s`` seconds; if the first turn takes all of them, it is the only sample, because a warm-up
+    does not matter for functions this slow. The garbage collector is off meanwhile.
 
     Raises:
-        ValueError: No turn is asked for.
-        RuntimeError: As ``seconds`` does.
+        ValueError: ``turns`` is below 1.
+        RuntimeError: a dispatch mode is active.
     """
     if turns < 1:
         raise ValueError(f"turns must be at least 1, got {turns}; ask for one or more")
     _refuse_modes()
     device = torch.device(device)
     end = time.perf_counter() + budget_s
-    taken = Turns({name: [] for name in functions}, {name: [] for name in functions})
+    samples = Turns({name: [] for name in functions}, {name: [] for name in functions})
     with _without_collector():
         for _ in range(1 + turns):
             for name, function in functions.items():
                 before = time.process_time()
-                taken.wall[name].append(seconds(function, device))
-                taken.cpu[name].append(time.process_time() - before)
+                samples.wall[name].append(seconds(function, device))
+                samples.cpu[name].append(time.process_time() - before)
             if time.perf_counter() >= end:
                 break
-    return Turns(*({name: found[1:] or found for name, found in samples.items()} for samples in taken))
+    return Turns(*({name: each[1:] or each for name, each in by_name.items()} for by_name in samples))
 
 
 def seconds(function: Callable[[], object], device: torch.device) -> float:
-    """Wall-clock seconds of one call; on CUDA the device's, between two events.
+    """Wall-clock seconds of one call; on CUDA the device's seconds between two events.
 
     Raises:
-        RuntimeError: A dispatch mode is active, which would be timed along with the function.
+        RuntimeError: a dispatch mode is active, which would be timed with the function.
     """
     _refuse_modes()
     if device.type == "cuda":
@@ -69,14 +69,14 @@ def seconds(function: Callable[[], object], device: torch.device) -> float:
 
 @dataclass
 class Stopwatch:
-    """Seconds inside its ``running`` blocks, added up; on CUDA until the device has finished what they began."""
+    """The sum of the seconds of ``running`` blocks; on CUDA a block ends when the device has finished its work."""
 
     device: torch.device
     seconds: float = 0.0
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """What is inside counts, however it ends."""
+        """The seconds of the block count, even if the block raises."""
         start = self._now()
         try:
             yield
@@ -90,10 +90,10 @@ class Stopwatch:
 
 
 def ratios(samples: Sequence[float], baseline: Sequence[float]) -> list[float]:
-    """Quotients turn by turn: a sample over the baseline's of the same turn.
+    """Turn by turn the quotient of a sample and the baseline's sample.
 
     Raises:
-        ValueError: The two do not have the same number of turns.
+        ValueError: the two have different numbers of turns.
     """
     if len(samples) != len(baseline):
         raise ValueError(f"ratios need samples of the same turns, got {len(samples)} and {len(baseline)}; time both")

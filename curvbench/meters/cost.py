@@ -1,10 +1,10 @@
-"""What a probe costs per phase, next to a plain SGD step on the same batch: FLOPs, memory, time.
+"""The cost of a probe per phase, beside a plain SGD step on the same batch: FLOPs, memory, time.
 
-``step`` is the whole: the SGD step and all three phases, nothing amortized. Its FLOPs and seconds are their sums.
-A step's gradient of the loss is computed once, by its SGD part; ``update`` finds it in its batch. Whatever else a probe
-draws from the network (other labels, every sample's score) are passes of its own, in ``statistics``.
+``step`` is the SGD step with all three phases, nothing amortized; its FLOPs and seconds are the sums over the parts.
+The gradient of the loss is computed once per step, by the SGD part, and ``update`` finds it in its batch. All other
+passes that a probe needs (for other labels, or for every sample's score) count in ``statistics``.
 
-One step is counted and weighed at once; the clock has runs of its own, for nothing is timed under a counting mode.
+One run of a step counts FLOPs and bytes; the clock has runs of its own, because a counting mode would slow them.
 """
 
 from __future__ import annotations
@@ -28,17 +28,18 @@ from curvbench.meters.memory import AllocatorMeter, MemoryMeter, memory_meter, s
 from curvbench.spec import METERS, PHASES, LayerSize, Meter, Probe, Row
 from curvbench.spec.formula import evaluate
 
-TURNS = 5
-BUDGET_SECONDS = 4.0
+TURNS = 5  # the median ignores two disturbed turns
+BUDGET_SECONDS = 4.0  # per cell, so that slow probes do not take minutes of clock time
 BASELINE = "sgd"
 
 
 @dataclass
 class Stepper:
-    """One optimizer step taken apart: plain SGD, and the same with the probe's phases between gradient and update.
+    """One optimizer step in parts: plain SGD, and the probe's phases between gradient and update.
 
-    It is a step of training, not the first: it goes on from ``before``, the state after ``fit`` (by default fitted
-    here). The model is a copy and the learning rate 0, so that every repetition does the same arithmetic.
+    The step is not the first of a training, because it continues from ``before``, the state after ``fit``; None means
+    that the state is fitted here. The model is a copy and the learning rate is 0, so that every repetition does the
+    same arithmetic.
     """
 
     probe: Probe
@@ -54,8 +55,8 @@ class Stepper:
         self.optimizer = torch.optim.SGD([p for p in self.model.parameters() if p.requires_grad], lr=0.0, momentum=0.9)
         if self.before is None:
             self.before = self.probe.fit(self.instance)
-        self.gradient = self.instance.gradient()  # from here on the batch holds it, as in any step
-        self.sgd()  # allocates the momentum buffers, which belong to no phase
+        self.gradient = self.instance.gradient()  # the instance caches it, as in any training step
+        self.sgd()  # allocates the momentum buffers, which no phase should count
 
     @cached_property
     def updated(self) -> Any:
@@ -64,7 +65,7 @@ class Stepper:
 
     @cached_property
     def refreshed(self) -> Any:
-        """The state with which the step preconditions."""
+        """The state with which the step preconditions, after ``refresh``."""
         return self.probe.refresh(self.updated)
 
     def sgd(self) -> None:
@@ -81,9 +82,9 @@ class Stepper:
         self.probe.precondition(self.refreshed, self.gradient)
 
     def step(self, inside: Callable[[str], AbstractContextManager[object]]) -> None:
-        """Gradient, statistics, inversion, preconditioning and update, as an optimizer would do them.
+        """Gradient, statistics, inversion, preconditioning and update, in the order of an optimizer.
 
-        Each of the probe's phases runs ``inside`` what is given for its name.
+        Each of the probe's phases runs in the context ``inside(phase)``.
         """
         self._backward()
         named = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
@@ -99,13 +100,13 @@ class Stepper:
         self.optimizer.step()
 
     def work(self, weighed: bool = False) -> Work:
-        """What a step takes, from one run; a second one only where bytes are wanted after FLOPs alone."""
+        """The counts of one run of a step, cached; a second run only if bytes are asked for after FLOPs alone."""
         if self._work is None or weighed > self._work.weighed:
             self._work = Work(self, weighed)
         return self._work
 
     def phases(self) -> dict[str, Callable[[], None]]:
-        """In the order in which a step takes them, after the gradient."""
+        """The probe's phases in the order of a step, which follow the gradient."""
         return {"statistics": self.statistics, "invert": self.invert, "precondition": self.precondition}
 
     @network_pass()
@@ -120,7 +121,7 @@ class Stepper:
 
 
 class Work:
-    """FLOPs, and live bytes where they are ``weighed``, of an SGD step and of the phases of one step with the probe."""
+    """FLOPs, and live bytes if ``weighed``, of an SGD step and of the phases of one step with the probe."""
 
     def __init__(self, stepper: Stepper, weighed: bool) -> None:
         self.weighed, self._device = weighed, stepper.instance.device
@@ -145,7 +146,7 @@ class Work:
 
 
 def flop_rows(stepper: Stepper) -> Iterator[Row]:
-    """Counted FLOPs per phase, network passes apart, operations without a formula, the model, the ratio to SGD."""
+    """Per phase: FLOPs, those of network passes, operations without a formula, the ratio to SGD, the modelled FLOPs."""
     meters = stepper.work().flops
     counted = {name: meter.total for name, meter in meters.items()}
     uncounted = {name: set(meter.uncounted) for name, meter in meters.items()}
@@ -165,7 +166,7 @@ def flop_rows(stepper: Stepper) -> Iterator[Row]:
 
 
 def modelled_cost(stepper: Stepper) -> Mapping[str, float]:
-    """Published multiply-adds per phase, and numbers kept (``memory``), for this instance; empty without a model."""
+    """Published multiply-adds per phase and stored numbers (``memory``); empty if the probe publishes no cost."""
     instance, probe = stepper.instance, stepper.probe
     fisher_type = probe.fisher_type or "type-2"
     columns = 0 if fisher_type == "forward-only" else instance.columns_per_sample(fisher_type, probe.mc_samples)
@@ -180,7 +181,7 @@ def published_cost(probe: Probe, sizes: Sequence[LayerSize], N: int, R: int) -> 
 
 
 def peak_rows(stepper: Stepper) -> Iterator[Row]:
-    """Peak bytes per phase above what is live when it begins, and the ratio to SGD."""
+    """Peak bytes per phase above the bytes that are live when the phase begins, and the ratio to SGD."""
     meters = stepper.work(weighed=True).memory
     for phase in PHASES:
         peak, method = meters[phase].peak, meters[phase].method
@@ -189,7 +190,7 @@ def peak_rows(stepper: Stepper) -> Iterator[Row]:
 
 
 def state_rows(stepper: Stepper) -> Iterator[Row]:
-    """The bytes kept after each phase, and those of the method's published memory."""
+    """The bytes of the state after each phase, and the bytes of the method's published memory."""
     states = {"statistics": stepper.updated, "invert": stepper.refreshed, "step": stepper.refreshed}
     for phase, state in states.items():
         yield Row("memory.state", float(state_bytes(state)), phase, method="bytes of distinct tensor storages")
@@ -199,20 +200,23 @@ def state_rows(stepper: Stepper) -> Iterator[Row]:
 
 
 def clock_rows(stepper: Stepper) -> Iterator[Row]:
-    """Raw seconds per phase, of the clock and of the CPU, and their ratio to the SGD step of the same turn."""
+    """Seconds per phase, of the clock and of the CPU, and their ratio to the SGD step of the same turn."""
     functions = {BASELINE: stepper.sgd, **stepper.phases()}
     turns = take_turns(functions, stepper.instance.device, TURNS, BUDGET_SECONDS)
-    for taken in turns:
-        taken["step"] = [sum(turn) for turn in zip(*taken.values(), strict=True)]
-    samples, cpu = turns
+    samples, cpu = _with_step(turns.wall), _with_step(turns.cpu)
     method = "one sample" if len(samples["step"]) == 1 else ""
     yield Row("time.wall", median(samples[BASELINE]), BASELINE, samples[BASELINE], method)
     for phase in PHASES:
         yield Row("time.wall", median(samples[phase]), phase, samples[phase], method)
         if stepper.instance.device.type == "cpu":
             yield Row("time.cpu", median(cpu[phase]), phase, cpu[phase], method)
-        against = ratios(samples[phase], samples[BASELINE])
-        yield Row("time.ratio", median(against), phase, against, method)
+        quotients = ratios(samples[phase], samples[BASELINE])
+        yield Row("time.ratio", median(quotients), phase, quotients, method)
+
+
+def _with_step(seconds: Mapping[str, list[float]]) -> dict[str, list[float]]:
+    """Samples by part of a step, and as ``step`` the sums over the parts, turn by turn."""
+    return {**seconds, "step": [sum(turn) for turn in zip(*seconds.values(), strict=True)]}
 
 
 ROWS: Mapping[Meter, Sequence[Callable[[Stepper], Iterator[Row]]]] = {
@@ -223,6 +227,6 @@ ROWS: Mapping[Meter, Sequence[Callable[[Stepper], Iterator[Row]]]] = {
 
 
 def cost_rows(stepper: Stepper, meters: Collection[Meter] = METERS) -> Iterator[Row]:
-    """The cost metrics of a probe's step, those of the ``meters`` that are asked for."""
+    """The cost metrics of a probe's step that belong to ``meters``."""
     for rows in (rows for meter, kinds in ROWS.items() if meter in meters for rows in kinds):
         yield from rows(stepper)

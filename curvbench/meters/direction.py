@@ -1,9 +1,10 @@
-"""How good the step is that a probe makes of the gradient, against the exact damped natural gradient.
+"""The quality of a probe's step for the gradient, against the exact damped natural gradient.
 
 With C = F + damping I the ``quality`` of a step p is <g,p>^2 / (p^T C p . g^T C^-1 g) with the sign of <g,p>: the share
-of the best decrease of the quadratic model that p reaches at its own best length, <g,p> / p^T C p. It does not depend
-on the length that p has, which a learning rate sets. ``quality_rates`` is the same with a free rate per layer, and
-``gap_closed`` the quality on the scale on which the gradient is 0 and the step by exact layer blocks is 1.
+of the best decrease of the quadratic model that p reaches at its own best length, <g,p> / p^T C p. The quality does not
+depend on the length of p, because a learning rate sets the length. ``quality_rates`` is the quality with the best
+learning rate for every layer. ``gap_closed`` is the quality on a scale on which the gradient has 0 and the step by
+exact layer blocks has 1.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from curvbench.instance.passes import full_precision
 from curvbench.meters.error import BLOCKS, NETWORK
 from curvbench.spec import DAMPING, Probe, Row, Status, refuse_damping
 
-LEAST_GAP = 1e-3  # of quality: a share of less is rounding
+LEAST_GAP = 1e-3  # of quality: shares of a smaller gap would be rounding
 OF_LAYERS = ("quality", "length", "gap_closed", "gradient")
 OF_BLOCKS = ("quality", "length", "gap_closed", "quality_rates", "cosine", "relative", "decrease")
 OF_NETWORK = (*OF_BLOCKS, "gradient")
@@ -46,23 +47,23 @@ class Target:
 
 
 def network_target(fisher: ExactFisher, gradient: Tensor, damping: float) -> Target:
-    """Against the whole Fisher."""
+    """The target of the network's Fisher, all layers together."""
     return Target(fisher.natural_gradient(gradient, damping), gradient, (fisher,), damping)
 
 
 def compare(step: Tensor, target: Target, curvature: float | None = None) -> dict[str, float]:
-    """Cosine and relative distance to the exact step, and the share of the optimal decrease at the length it has.
+    """Cosine and relative distance to the exact step, and the share of the optimal decrease at the step's own length.
 
-    The decrease is <g, p> - 1/2 p^T (F + damping I) p; it is negative for a step that is too long. ``curvature``: that
-    quadratic form, where it is known already.
+    The decrease is <g, p> - 1/2 p^T (F + damping I) p, which is negative for a step that is too long. ``curvature`` is
+    p^T (F + damping I) p; None means that it is computed.
     """
     step, exact = step.to(target.step.dtype), target.step
-    wanted = numerics.sum_squares(exact) ** 0.5
+    length = numerics.sum_squares(exact) ** 0.5
     best = numerics.inner(target.gradient, exact) / 2
     reached = numerics.inner(target.gradient, step) - (target.quadratic(step) if curvature is None else curvature) / 2
     return {
         "cosine": _cosine(step, exact),
-        "relative": numerics.sum_squares(step - exact) ** 0.5 / wanted if wanted else math.nan,
+        "relative": numerics.sum_squares(step - exact) ** 0.5 / length if length else math.nan,
         "decrease": reached / best if best else math.nan,
     }
 
@@ -77,37 +78,37 @@ class Profile(NamedTuple):
     @property
     def alongs(self) -> Tensor:
         """<g, p> of the network, of its layer blocks and of each layer, (2 + L,)."""
-        return _with_wholes(self.along)
+        return _with_totals(self.along)
 
     @property
     def curvatures(self) -> Tensor:
         """p^T (F + damping I) p in the same scopes, (2 + L,)."""
         network = self.responses.sum(1).square().sum() + self.damped.sum()
-        return _with_wholes(self.responses.square().sum(0) + self.damped, network)
+        return _with_totals(self.responses.square().sum(0) + self.damped, network)
 
     @property
     def rated(self) -> tuple[float, float]:
-        """b^T H^-1 b for the network and its layer blocks: <g, p> with the best rate, of either sign, of every layer.
+        """b^T H^-1 b for the network and its layer blocks: <g, p> with the best rate, of either sign, for every layer.
 
-        b is <g, p> per layer, H = Z^T Z + damping diag |p|^2 with the responses Z, of blocks its diagonal alone.
+        b is <g, p> per layer and H = Z^T Z + damping diag |p|^2 with the responses Z; layer blocks take H's diagonal.
         """
-        moving = self.damped > 0
-        scale = self.damped[moving].rsqrt()
-        Z, b = self.responses[:, moving] * scale, (self.along[moving] * scale)[:, None]
+        nonzero = self.damped > 0
+        scale = self.damped[nonzero].rsqrt()
+        Z, b = self.responses[:, nonzero] * scale, (self.along[nonzero] * scale)[:, None]
         solved = numerics.cholesky_solve(b, numerics.damped_cholesky(Z.T @ Z, 1.0))
         return numerics.inner(b, solved), float((b[:, 0].square() / (Z.square().sum(0) + 1)).sum())
 
 
 def qualities(profile: Profile, best: Tensor) -> Tensor:
-    """Quality in every scope, with its g^T C^-1 g, (2 + L,); NaN where the gradient or the step is zero."""
+    """Quality in every scope, (2 + L,), for the scopes' ``best`` = g^T C^-1 g; NaN if gradient or step is zero."""
     along, curvature = profile.alongs, profile.curvatures
     share = (along / curvature) * (along / best)
-    share = share.clamp_max(1.0) * along.sign()  # above 1 by rounding alone
+    share = share.clamp_max(1.0) * along.sign()  # only rounding takes a share above 1
     return torch.where((curvature > 0) & (best > 0), share, math.nan)
 
 
 class Judged(NamedTuple):
-    """What is known of a step in one scope, whose entries are ``part``; NaN where a number is not defined."""
+    """The metrics of a step in one scope, whose entries are ``part``; NaN means that a metric is not defined."""
 
     scope: str
     part: slice
@@ -117,64 +118,64 @@ class Judged(NamedTuple):
 def judge(step: Tensor, fisher: ExactFisher, gradient: Tensor, damping: float) -> list[Judged]:
     """Every direction metric of a step (P,): of the network, of its layer blocks and of each layer.
 
-    Of a streamed Fisher one pass serves the layer blocks and all that is asked of the step.
+    If the Fisher is streamed, one pass over its columns serves the layer blocks and all metrics of the step.
 
     Raises:
-        ValueError: a step or the gradient is not finite, the step has another shape, or the damping is none.
+        ValueError: a step or the gradient is not finite, the step has another shape, or the damping is not above zero.
     """
     refuse_damping(damping)
     if step.shape != gradient.shape:
         raise ValueError(f"the step has shape {tuple(step.shape)}, the gradient {tuple(gradient.shape)}")
     _refuse_flaws({"step": step, "gradient": gradient})
     unit, size = _unit(step)
-    whole = network_target(fisher, gradient, damping)
-    blocks, (mine, plain, layerwise) = _profiles(unit, fisher, gradient, damping)
-    _refuse_flaws({f"exact step at damping {damping:g}": torch.cat([whole.step, blocks.step])})
-    numbers = _numbers(mine, plain, layerwise, numerics.inner(gradient, whole.step))
+    network = network_target(fisher, gradient, damping)
+    blocks, (profile, of_gradient, layerwise) = _profiles(unit, fisher, gradient, damping)
+    _refuse_flaws({f"exact step at damping {damping:g}": torch.cat([network.step, blocks.step])})
+    numbers = _numbers(profile, of_gradient, layerwise, numerics.inner(gradient, network.step))
     numbers["length"] /= size
     rows = zip(*(column.tolist() for column in numbers.values()), strict=True)
     places = [(NETWORK, slice(None)), (BLOCKS, slice(None)), *((la.name, la.slice) for la in fisher.layers)]
-    found = [Judged(*place, dict(zip(numbers, row, strict=True))) for place, row in zip(places, rows, strict=True)]
-    for one, target, curvature in zip(found, (whole, blocks), mine.curvatures.tolist(), strict=False):
-        one.values.update(compare(step, target, size * (size * curvature)))
-    for one in found:
-        one.values["gradient"] = _cosine(step[one.part], gradient[one.part])
-    return found
+    judged = [Judged(*place, dict(zip(numbers, row, strict=True))) for place, row in zip(places, rows, strict=True)]
+    for scope, target, curvature in zip(judged, (network, blocks), profile.curvatures.tolist(), strict=False):
+        scope.values.update(compare(step, target, size * (size * curvature)))
+    for scope in judged:
+        scope.values["gradient"] = _cosine(step[scope.part], gradient[scope.part])
+    return judged
 
 
-def _numbers(mine: Profile, plain: Profile, layerwise: Profile, best: float) -> dict[str, Tensor]:
-    """What does not depend on the step's length, and its best multiple, in every scope, (2 + L,).
+def _numbers(profile: Profile, of_gradient: Profile, layerwise: Profile, best: float) -> dict[str, Tensor]:
+    """The metrics that do not depend on the step's length, and its best multiple, in every scope, (2 + L,).
 
-    ``plain`` and ``layerwise`` are the gradient and the step by exact layer blocks; ``best`` is the network's
-    g^T C^-1 g, which for the others follows from them.
+    ``of_gradient`` and ``layerwise`` are the profiles of the gradient and of the step by exact layer blocks. ``best``
+    is the network's g^T C^-1 g; the values for the other scopes follow from ``layerwise``.
     """
-    bests = _with_wholes(layerwise.along, layerwise.along.new_tensor(best))
-    quality, least = qualities(mine, bests), qualities(plain, bests)
+    bests = _with_totals(layerwise.along, layerwise.along.new_tensor(best))
+    quality, least = qualities(profile, bests), qualities(of_gradient, bests)
     most = torch.ones_like(least)
     most[0] = qualities(layerwise, bests)[0]
-    rated = torch.cat([bests.new_tensor(mine.rated), (quality * bests).abs()[2:]])
+    rated = torch.cat([bests.new_tensor(profile.rated), (quality * bests).abs()[2:]])
     return {
         "quality": quality,
-        "length": torch.where(quality.isnan(), math.nan, mine.alongs / mine.curvatures),
+        "length": torch.where(quality.isnan(), math.nan, profile.alongs / profile.curvatures),
         "gap_closed": torch.where(most - least < LEAST_GAP, math.nan, (quality - least) / (most - least)),
         "quality_rates": torch.where(quality.isnan(), math.nan, (rated / bests).clamp_max(1.0)),
     }
 
 
 def _profiles(step: Tensor, fisher: ExactFisher, gradient: Tensor, damping: float) -> tuple[Target, list[Profile]]:
-    """The target of the layer blocks, and what the Fisher makes of the step, of the gradient and of that target."""
+    """The target of the layer blocks, and the profiles of the step, of the gradient and of the target's step."""
     layers, exact, responses = [], [], []
     for layer in fisher.layers:
-        block, mine = fisher.layer(layer.name), gradient[layer.slice]
-        solved = block.natural_gradient(mine, damping)
-        vectors = torch.stack([v.to(solved.dtype) for v in (step[layer.slice], mine, solved)], dim=1)
+        block, part = fisher.layer(layer.name), gradient[layer.slice]
+        solved = block.natural_gradient(part, damping)
+        vectors = torch.stack([v.to(solved.dtype) for v in (step[layer.slice], part, solved)], dim=1)
         responses.append(block.project(vectors).double().flatten(0, 1) / block.terms**0.5)
         layers.append(block)
         exact.append(solved)
     target = Target(torch.cat(exact), gradient, tuple(layers), damping)
-    seen = torch.stack(responses, dim=1)
+    stacked = torch.stack(responses, dim=1)
     steps = (step, gradient, target.step)
-    return target, [_profile(p, gradient, fisher, damping, seen[..., k]) for k, p in enumerate(steps)]
+    return target, [_profile(p, gradient, fisher, damping, stacked[..., k]) for k, p in enumerate(steps)]
 
 
 def _profile(step: Tensor, gradient: Tensor, fisher: ExactFisher, damping: float, responses: Tensor) -> Profile:
@@ -184,20 +185,20 @@ def _profile(step: Tensor, gradient: Tensor, fisher: ExactFisher, damping: float
     return Profile(responses.new_tensor(along), responses, responses.new_tensor(squares))
 
 
-def _with_wholes(each: Tensor, network: Tensor | None = None) -> Tensor:
-    """Numbers of layers (L,) with the network's, by default their sum, and that of the blocks, which is."""
+def _with_totals(each: Tensor, network: Tensor | None = None) -> Tensor:
+    """The network's number (None means the sum), the layer blocks' number (the sum) and the layers', (2 + L,)."""
     blocks = each.sum()
     return torch.cat([torch.stack([blocks if network is None else network, blocks]), each])
 
 
 def with_damping(probe: Probe, damping: float, terms: int = 1) -> Probe:
-    """The probe damped by ``damping`` of the mean Fisher of so many loss terms, or itself where it has no damping."""
+    """The probe damped by ``damping`` of the mean Fisher of ``terms`` loss terms; itself if it has no damping."""
     unit = probe.damping_unit(terms)
     return probe if unit is None else replace(probe, damping=damping * unit)  # type: ignore[type-var]
 
 
 def how_damped(probe: Probe, damping: float, terms: int) -> str:
-    """What ``with_damping`` does to the probe, as a row's method says it; empty where its unit is the mean Fisher's."""
+    """The text of a row's method on ``with_damping``; empty if the probe's damping is in the mean Fisher's unit."""
     unit = probe.damping_unit(terms)
     if unit is None:
         return f"own damping ({probe.about.damping})" if probe.about.damping else "own damping"
@@ -205,23 +206,23 @@ def how_damped(probe: Probe, damping: float, terms: int) -> str:
 
 
 def step_of(probe: Probe, instance: Instance, gradient: Tensor) -> Tensor:
-    """The probe's preconditioned gradient, statistics from the whole batch."""
+    """The probe's preconditioned gradient (P,), with statistics of the whole batch."""
     state = probe.refresh(probe.fit(instance))
     return probe.precondition(state, gradient.clone())
 
 
 @full_precision()
 def direction_errors(probe: Probe, instance: Instance, damping: float = DAMPING) -> dict[str, float]:
-    """How good the probe's step on the instance's gradient is against (F + damping I)^-1 g, solved exactly.
+    """Metrics of the probe's step on the instance's gradient against the exact (F + damping I)^-1 g.
 
-    The probe is damped by ``damping`` of the mean Fisher too, in its own unit, if it has such a damping.
+    If the probe has a damping, it is set to ``damping`` of the mean Fisher, converted into the probe's own unit.
 
     Returns:
         ``quality``, ``quality_rates``, ``gap_closed`` and ``length``; ``cosine``, ``relative`` and ``decrease``;
-        ``gradient``; see ``METRICS``. NaN where the gradient or the step has no direction, or there is no gap.
+        ``gradient``; see ``METRICS``. NaN means that the gradient or the step is zero, or that there is no gap.
 
     Raises:
-        ValueError: the damping is none, or the step is not finite.
+        ValueError: the damping is not above zero, or the step is not finite.
     """
     refuse_damping(damping)
     gradient = instance.gradient()
@@ -230,23 +231,23 @@ def direction_errors(probe: Probe, instance: Instance, damping: float = DAMPING)
 
 
 def direction_rows(step: Tensor, fisher: ExactFisher, gradient: Tensor, damping: float, how: str = "") -> Iterator[Row]:
-    """Every direction metric in every scope where it has a meaning; ``how`` says how the probe was damped.
+    """Every direction metric in every scope in which the metric has a meaning; ``how`` is the text of ``how_damped``.
 
-    What is not finite makes all of them errors that say what it is.
+    If a vector is not finite, all rows are errors, whose reason names the vector.
     """
     method = ", ".join(filter(None, [f"damping {damping:g}", how]))
     scopes = [(NETWORK, OF_NETWORK), (BLOCKS, OF_BLOCKS), *((la.name, OF_LAYERS) for la in fisher.layers)]
     try:
-        found = judge(step, fisher, gradient, damping)
+        judged = judge(step, fisher, gradient, damping)
     except ValueError as error:
         for scope, names in scopes:
             for name in names:
                 yield Row(f"direction.{name}", scope=scope, method=method, status=Status.ERROR, reason=str(error))
         return
-    for one, (scope, names) in zip(found, scopes, strict=True):
+    for (_, part, values), (scope, names) in zip(judged, scopes, strict=True):
         for name in names:
-            why = _why(name, step[one.part], gradient[one.part]) if math.isnan(one.values[name]) else ""
-            yield _row(f"direction.{name}", one.values[name], scope, method, why)
+            why = _why(name, step[part], gradient[part]) if math.isnan(values[name]) else ""
+            yield _row(f"direction.{name}", values[name], scope, method, why)
 
 
 def _row(metric: str, value: float, scope: str, method: str, why: str) -> Row:
@@ -256,14 +257,14 @@ def _row(metric: str, value: float, scope: str, method: str, why: str) -> Row:
 
 
 def _why(name: str, step: Tensor, gradient: Tensor) -> str:
-    """Why a number is not defined for a step and a gradient that are finite; empty where there is no reason."""
+    """Why a metric of a finite step and gradient is not defined; empty if there is no reason."""
     if not gradient.any():
         return "the gradient is zero here: no step along it is better than another"
     if not step.any():
         return "the step is zero here: it has no direction"
-    return (
-        f"there is no gap of {LEAST_GAP:g} from the gradient to what it is held against" if name == "gap_closed" else ""
-    )
+    if name == "gap_closed":
+        return f"there is no gap of {LEAST_GAP:g} between the gradient and the step by exact layer blocks"
+    return ""
 
 
 def _refuse_flaws(vectors: dict[str, Tensor]) -> None:
@@ -273,9 +274,9 @@ def _refuse_flaws(vectors: dict[str, Tensor]) -> None:
 
 
 def _unit(vector: Tensor) -> tuple[Tensor, float]:
-    """The vector over a power of two, so that its largest entry is in [1, 2), and that power; exact, zero as it is.
+    """The vector divided by a power of two, so that its largest entry is in [1, 2), and the power; zero stays zero.
 
-    Squares of what is left neither overflow nor vanish.
+    The division is exact, and squares of the result neither overflow nor vanish.
     """
     largest = float(vector.abs().max()) if vector.numel() else 0.0
     size = 2.0 ** (math.frexp(largest)[1] - 1) if largest else 1.0

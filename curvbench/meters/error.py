@@ -1,4 +1,4 @@
-"""How far a curvature operator is from the exact Fisher: for the network, its layer blocks and each layer."""
+"""Errors of a curvature operator against the exact Fisher: for the network, its layer blocks and each layer."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from curvbench.instance.passes import full_precision
 from curvbench.operators import BlockDiagonal, Operator
 from curvbench.spec import Row, Status
 
-SPECTRUM = 10
+SPECTRUM = 10  # largest eigenvalues that are compared
 NETWORK, BLOCKS = "network", "layer blocks"
 
 
 @dataclass(frozen=True)
 class Products:
-    """The five numbers behind every error: |F|^2, <F, F^>, |F^|^2, tr F and tr F^.
+    """The five numbers that decide every error: |F|^2, <F, F^>, |F^|^2, tr F and tr F^.
 
     Raises:
-        ValueError: one of them is not finite; the text says which, those of the operator alone first.
+        ValueError: a number is not finite; the text names the first such number, in the order of ``_MEANINGS``.
     """
 
     fisher: float
@@ -34,14 +34,14 @@ class Products:
     operator_trace: float
 
     def __post_init__(self) -> None:
-        for name in _SAID:
+        for name in _MEANINGS:
             _refuse_not_finite(name, getattr(self, name))
 
     def __add__(self, other: Products) -> Products:
         return Products(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
 
 
-_SAID = {
+_MEANINGS = {
     "operator_trace": "the trace of the operator",
     "operator": "the squared norm of the operator",
     "fisher": "the squared norm of the exact Fisher",
@@ -52,21 +52,23 @@ _SAID = {
 
 def _refuse_not_finite(name: str, value: float) -> None:
     if not math.isfinite(value):
-        raise ValueError(f"{_SAID[name]} is {'NaN' if math.isnan(value) else 'infinite'}")
+        raise ValueError(f"{_MEANINGS[name]} is {'NaN' if math.isnan(value) else 'infinite'}")
 
 
 def refuse_not_finite(operator: Operator) -> None:
-    """Raise ValueError for an operator that is NaN or infinite, with the text that its errors have."""
+    """Raise ValueError for an operator that is NaN or infinite, with the text of ``Products``."""
     norm = operator.frobenius_norm()
     _refuse_not_finite("operator_trace", operator.trace())
     _refuse_not_finite("operator", norm * norm)
 
 
 def products(operator: Operator, fisher: ExactFisher, mixed: float | None = None) -> Products:
-    """The products of an operator and an exact Fisher of the same size; ``mixed`` where it is known already.
+    """The products of an operator and an exact Fisher of the same size.
+
+    ``mixed`` is <F, F^>; None means that it is computed.
 
     Raises:
-        ValueError: one of them is not finite, or sizes differ.
+        ValueError: a product is not finite, or sizes differ.
     """
     f, o = fisher.frobenius_norm(), operator.frobenius_norm()
     mixed = fisher.inner(operator) if mixed is None else mixed
@@ -74,10 +76,10 @@ def products(operator: Operator, fisher: ExactFisher, mixed: float | None = None
 
 
 def from_products(p: Products) -> dict[str, float]:
-    """Relative and scale-optimal error, cosine and trace ratio; NaN where the exact Fisher is zero."""
+    """Relative and scale-optimal error, cosine and trace ratio; NaN means that the exact Fisher is zero."""
     if p.fisher == 0:
         return dict.fromkeys(("relative", "scale_optimal", "cosine", "trace_ratio"), float("nan"))
-    cosine = p.mixed / p.fisher**0.5 / p.operator**0.5 if p.operator > 0 else 0.0  # their product may vanish
+    cosine = p.mixed / p.fisher**0.5 / p.operator**0.5 if p.operator > 0 else 0.0  # a product could underflow
     return {
         "relative": (max(p.fisher - 2 * p.mixed + p.operator, 0.0) / p.fisher) ** 0.5,
         "scale_optimal": max(1 - cosine**2, 0.0) ** 0.5,
@@ -91,8 +93,8 @@ def errors(operator: Operator, fisher: ExactFisher) -> dict[str, float]:
     """The errors of an operator against the exact Fisher of the same parameters.
 
     Returns:
-        ``relative`` = |F^ - F| / |F|, ``scale_optimal`` = sqrt(1 - cosine^2), ``cosine``, ``trace_ratio``; NaN where
-        the exact Fisher is zero.
+        ``relative`` = |F^ - F| / |F|, ``scale_optimal`` = sqrt(1 - cosine^2), ``cosine``, ``trace_ratio``; NaN means
+        that the exact Fisher is zero.
 
     Raises:
         ValueError: sizes differ, or the operator is not finite.
@@ -101,30 +103,30 @@ def errors(operator: Operator, fisher: ExactFisher) -> dict[str, float]:
 
 
 def diagonal_error(operator: Operator, fisher: ExactFisher) -> float:
-    """Relative error of the diagonal."""
+    """The relative error of the diagonal; NaN means that the exact diagonal is zero."""
     exact = fisher.diagonal().double()
     norm = numerics.sum_squares(exact) ** 0.5
     return numerics.sum_squares(operator.diagonal().double() - exact) ** 0.5 / norm if norm else float("nan")
 
 
 def spectral_error(operator: Operator, fisher: ExactFisher, k: int = SPECTRUM) -> float:
-    """Relative error of the k largest eigenvalues, as a vector."""
+    """The relative error of the vector of the k largest eigenvalues; NaN means that the exact ones are zero."""
     exact = fisher.eigenvalues(k)
     norm = float(torch.linalg.vector_norm(exact))
     return float(torch.linalg.vector_norm(operator.eigenvalues(k) - exact)) / norm if norm else float("nan")
 
 
 def off_block_share(fisher: ExactFisher) -> float:
-    """The share of |F|^2 that lies outside the layer blocks."""
+    """The share of |F|^2 outside the layer blocks; NaN means that F is zero."""
     blocks = sum(fisher.layer(layer.name).frobenius_norm() ** 2 for layer in fisher.layers)
     norm = fisher.frobenius_norm() ** 2
     return max(1 - blocks / norm, 0.0) if norm else float("nan")
 
 
 def error_rows(operator: Operator, fisher: ExactFisher) -> Iterator[Row]:
-    """Every error metric in every scope. A layer that the operator has no block for is unsupported there.
+    """Every error metric in every scope; unsupported for layer blocks if the operator has no blocks of layers.
 
-    An operator that is not finite has one row, an error that says so.
+    An operator that is not finite has one row, an error whose reason names the number that is not finite.
     """
     try:
         yield from list(_error_rows(operator, fisher))
@@ -141,11 +143,11 @@ def _error_rows(operator: Operator, fisher: ExactFisher) -> Iterator[Row]:
     else:
         per_layer = {name: products(block, fisher.layer(name)) for name, block in blocks.items()}
         total = sum(per_layer.values(), Products(0, 0, 0, 0, 0))
-        known = total.mixed if _within_layers(operator, fisher) else None
-        yield from _rows(from_products(products(operator, fisher, known)), NETWORK)
+        mixed = total.mixed if _within_layers(operator, fisher) else None
+        yield from _rows(from_products(products(operator, fisher, mixed)), NETWORK)
         yield from _rows(from_products(total), BLOCKS)
-        for name, found in per_layer.items():
-            yield from _rows(from_products(found), name)
+        for name, of_layer in per_layer.items():
+            yield from _rows(from_products(of_layer), name)
             yield from _rows({"diagonal": diagonal_error(blocks[name], fisher.layer(name))}, name)
     yield from _rows(
         {"diagonal": diagonal_error(operator, fisher), "spectral": spectral_error(operator, fisher)}, "network"
@@ -154,7 +156,7 @@ def _error_rows(operator: Operator, fisher: ExactFisher) -> Iterator[Row]:
 
 
 def _within_layers(operator: Operator, fisher: ExactFisher) -> bool:
-    """Whether no block of a block-diagonal operator reaches beyond a layer, so that there is nothing between layers."""
+    """Whether every block of a block-diagonal operator lies in one layer, so that entries between layers are zero."""
     if not isinstance(operator, BlockDiagonal):
         return False
     return set(accumulate(layer.size for layer in fisher.layers)).issubset(accumulate(b.size for b in operator.blocks))

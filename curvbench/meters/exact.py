@@ -1,7 +1,7 @@
-"""What the exact Fisher itself costs, stage by stage, next to the floor: its FLOPs at the machine's own peak.
+"""The cost of the exact Fisher, stage by stage, beside the floor: the seconds of its FLOPs at the machine's peak.
 
-The stages are the network's passes, the Gram matrices and the spectrum (in float64); the passes are in float64 and the
-products in the instance's dtype where the precision is mixed. Nothing is timed while it is counted or weighed.
+The stages are the network's passes, the Gram matrices and the spectrum (in float64). With mixed precision the passes
+are in float64 and the products in the instance's dtype. FLOPs and bytes are counted in runs of their own.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from curvbench.meters.flops import FlopMeter
 from curvbench.meters.memory import peak_memory, state_bytes
 from curvbench.spec import Precision, Row
 
-PEAK_ORDER = 2048
-PEAK_TURNS = 5
-HUTCHINSON_ERROR = 0.01
+PEAK_ORDER = 2048  # 17 GFLOP per product: large enough for the peak
+PEAK_TURNS = 5  # the fastest of them is the peak
+HUTCHINSON_ERROR = 0.01  # relative standard error of the estimate that exactness is compared with
 
 
 class Stages:
@@ -42,13 +42,13 @@ class Stages:
         self.fisher.eigenvalues(1)
 
     def dtype(self, stage: str) -> torch.dtype:
-        """Of a stage's products."""
+        """The dtype of a stage's products."""
         exact = {"passes": self.precision != "native", "contraction": self.precision == "float64", "spectrum": True}
         return torch.float64 if exact[stage] else self.instance.dtype
 
 
 class Work(NamedTuple):
-    """What the stages take: FLOPs, and live bytes above the model, of each and in ``total``."""
+    """FLOPs and live bytes above the model, by stage and in ``total``."""
 
     flops: dict[str, float]
     bytes: dict[str, int]
@@ -56,23 +56,23 @@ class Work(NamedTuple):
 
 
 def exact_rows(instance: Instance, precision: Precision = "mixed") -> Iterator[Row]:
-    """Seconds, FLOPs and bytes per stage, the machine's peak, and the work of an estimate over that of exactness."""
+    """Per stage seconds, FLOPs and bytes; the machine's peak; the FLOPs of an estimate over those of the exact norm."""
     device, timed = instance.device, Stages(instance, precision)
     peaks = {dtype: matmul_peak(dtype, device) for dtype in {torch.float64, instance.dtype}}
-    taken = {stage: seconds(getattr(timed, stage), device) for stage in Stages.names}
+    wall = {stage: seconds(getattr(timed, stage), device) for stage in Stages.names}
     draws = hutchinson_draws(timed.fisher)
     del timed.fisher
     work = count(instance, precision)
     floors = {stage: work.flops[stage] / peaks[timed.dtype(stage)] for stage in Stages.names}
-    for table in (taken, floors):
+    for table in (wall, floors):
         table["total"] = sum(table.values())
     for dtype, rate in peaks.items():
         yield Row(
             "machine.peak", rate, str(dtype).removeprefix("torch."), method=f"matrix product of order {PEAK_ORDER}"
         )
     for stage in (*Stages.names, "total"):
-        yield Row("time.wall", taken[stage], stage, (taken[stage],), f"{precision} precision")
-        yield Row("time.floor", taken[stage] / floors[stage], stage, method=f"{precision} precision")
+        yield Row("time.wall", wall[stage], stage, (wall[stage],), f"{precision} precision")
+        yield Row("time.floor", wall[stage] / floors[stage], stage, method=f"{precision} precision")
         yield Row("flops.counted", work.flops[stage], stage)
         yield Row("memory.peak", float(work.bytes[stage]), stage, method=work.method)
     estimate = draws * product_flops(instance)
@@ -80,7 +80,7 @@ def exact_rows(instance: Instance, precision: Precision = "mixed") -> Iterator[R
 
 
 def matmul_peak(dtype: torch.dtype, device: torch.device, order: int = PEAK_ORDER) -> float:
-    """FLOP per second of a square matrix product, the best of some turns."""
+    """FLOP per second of a square matrix product in its fastest turn."""
     a, b = torch.randn(2, order, order, dtype=dtype, device=device)
     samples = take_turns({"product": lambda: a @ b}, device, PEAK_TURNS, budget_s=60.0).wall
     return 2 * order**3 / min(samples["product"])
@@ -91,10 +91,10 @@ def count(instance: Instance, precision: Precision = "mixed") -> Work:
     stages, flops, peaks = Stages(instance, precision), {}, {}
     highest, method = 0, ""
     for stage in Stages.names:
-        held = state_bytes(stages.__dict__.get("fisher"), exclude=instance)
+        before = state_bytes(stages.__dict__.get("fisher"), exclude=instance)
         with FlopMeter() as meter:
             peaks[stage], method = peak_memory(getattr(stages, stage), instance.device)
-        highest = max(highest, held + peaks[stage])
+        highest = max(highest, before + peaks[stage])
         flops[stage] = float(meter.total)
     return Work({**flops, "total": sum(flops.values())}, {**peaks, "total": highest}, method)
 

@@ -29,7 +29,7 @@ def numel(value: Any) -> int:
 
 
 def results(a: Arguments, out: Any) -> Any:
-    """What was computed; foreach operations in place return nothing."""
+    """The tensors that the operation computed; foreach operations in place return nothing."""
     return a["self"] if out is None else out
 
 
@@ -39,7 +39,7 @@ def matrices(matrix: Tensor) -> tuple[int, int, int, int]:
     return math.prod(matrix.shape[:-2]), min(rows, columns), max(rows, columns), rows
 
 
-# Formulas that a table entry makes: per result, per argument, per matrix.
+# Formulas with parameters, for table entries: per result, per argument, per matrix.
 
 
 def per_result(weight: int) -> Formula:
@@ -95,8 +95,8 @@ def trilinear(a: Arguments, out: Any) -> int:
 
 
 def _convolution(small: Tensor, weight: Tensor) -> int:
-    # `small` is the side that is read or written once per position of the kernel: the output, or the
-    # input of a transposed convolution. The weight's shape is per group already.
+    # `small` is the side that every kernel entry reads or writes once: the output, or the input of a transposed
+    # convolution. The weight's shape is that of one group.
     return 2 * small.shape[0] * math.prod(small.shape[2:]) * weight.numel()
 
 
@@ -108,7 +108,8 @@ def convolution(a: Arguments, out: Any) -> int:
 def convolution_backward(a: Arguments, out: Any) -> int:
     """One forward pass for each of the input's and the weight's gradient that is asked for."""
     small = a["input"] if a.get("transposed") else a["grad_output"]
-    mask = a.get("output_mask", (True, False))  # that of ``curvbench.instance.convolution`` is the input's alone
+    # ``curvbench.instance.convolution`` has no mask, because it computes the input's gradient alone.
+    mask = a.get("output_mask", (True, False))
     return (mask[0] + mask[1]) * _convolution(small, a["weight"])
 
 
@@ -117,7 +118,7 @@ def distances(weight: int) -> Formula:
     return lambda a, out: weight * a["x1"].shape[-1] * a["x1"].shape[-2] * a["x2"].numel() // a["x2"].shape[-1]
 
 
-# Attention: scores and their product with the values; backward makes the scores again and four gradients.
+# Attention: scores and their product with the values; backward computes the scores again and four gradients.
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, by_key: int, by_value: int) -> int:
@@ -196,7 +197,7 @@ def ormqr(a: Arguments, out: Any) -> int:
 
 
 def qr(a: Arguments, out: Any) -> int:
-    """QR by Householder reflections, with what the mode asks of Q."""
+    """QR by Householder reflections, with the columns of Q that the mode asks for."""
     batch, short, long, rows = matrices(a["A"])
     columns = {"r": 0, "reduced": short, "complete": rows}[a["mode"]]
     form = _householder_form(batch, rows, columns, short) if columns else 0
@@ -274,7 +275,7 @@ def batch_norm(a: Arguments, out: Any) -> int:
 
 
 def batch_norm_backward(a: Arguments, out: Any) -> int:
-    """Training mode needs every sum whatever is asked for; evaluation pays by output."""
+    """Training mode needs every sum for any output; evaluation mode counts by output."""
     if a.get("train", True):
         return 9 * a["input"].numel()
     mask = a["output_mask"]
@@ -333,12 +334,12 @@ def bincount(a: Arguments, out: Any) -> int:
 
 
 def accumulate(name: str) -> Formula:
-    """1 per value where values are added to what is there; 0 where they replace it."""
+    """1 per value that is added to an entry; 0 if values replace the entries."""
     return lambda a, out: numel(a[name]) if a["accumulate"] else 0
 
 
 def pooling(dims: int, side: str | None = None) -> Formula:
-    """1 per place of a window, for each window; ``side`` names what has one element per window, or the result."""
+    """1 per place of a window, for each window; ``side`` names an argument with one element per window."""
 
     def formula(a: Arguments, out: Any) -> int:
         windows = a[side] if side else out[0] if isinstance(out, tuple) else out

@@ -5,13 +5,13 @@ Convention (``spec.FLOP_MODEL``; a change of any formula changes it), the same o
 - A multiply-add is 2 FLOP. In products, convolutions, attention and factorizations only the leading order
   counts (no bias, no scaling by alpha or beta, padding and causal masks as if dense), so the gradient of a
   convolution costs one forward pass for its input and one for its weight.
-- Factorizations and solves count the leading order of the textbook algorithm, whatever the library does:
+- Factorizations and solves count the leading order of the textbook algorithm, not the library's own:
   G. H. Golub, C. F. Van Loan, Matrix Computations (GVL below), and LAPACK Working Note 41 for ``orgqr``.
 - One elementwise function of one operation is 1 FLOP per result, exp and sqrt included. Operations that fuse
-  several (``addcmul``, ``add`` with alpha, optimizers, normalisations, losses) count each of them, so that a
-  method gains nothing by how it is written.
-- A reduction is 1 FLOP per element taken in, multiply-adds 2 (norms), and likewise the adding of scattered
-  values. A maximum of floating-point values counts like a sum.
+  several (``addcmul``, ``add`` with alpha, optimizers, normalisations, losses) count each of them, so that the
+  count of a method does not depend on the way in which it is written.
+- A reduction is 1 FLOP per element, or 2 with multiply-adds (norms). Adding scattered values counts
+  alike. A maximum of floating-point values counts like a sum.
 - Free: views, copies, casts, fills, masks, comparisons, sorting, indexing, random draws, and arithmetic on
   integers and booleans.
 """
@@ -166,7 +166,7 @@ VALUES_ONLY: dict[str, f.Formula] = {
     "_linalg_svd": f.svdvals,
     "linalg_eig": FORMULAS["_linalg_eigvals"],
 }
-"""Formulas of decompositions of which the caller takes the values and torch would leave out the vectors."""
+"""Formulas of decompositions whose caller takes the values alone, so that torch would not compute the vectors."""
 
 FREE: frozenset[str] = frozenset(
     """
@@ -203,4 +203,4 @@ FREE: frozenset[str] = frozenset(
     _local_scalar_dense
     """.split()
 )
-"""Operations that cost nothing by the convention. Views are known by their schema and need no entry."""
+"""Operations that cost nothing by the convention. Views need no entry, because their schema marks them."""

@@ -22,9 +22,9 @@ from curvbench.meters.flop_model import FORMULAS, FREE, VALUES_ONLY
 class FlopMeter(TorchDispatchMode):
     """Counts the FLOP of what runs inside ``with FlopMeter() as meter``, backward passes and transforms included.
 
-    The convention is that of ``curvbench.meters.flop_model``. An operation that neither has a formula nor is
-    known to be free is never taken for zero: its name is in ``uncounted``. What an operation calls inside its own
-    kernel is part of its formula and not counted again.
+    The convention is in ``curvbench.meters.flop_model``. An operation without a formula that is not free by the
+    convention is not counted as zero: its name is in ``uncounted``. Operations inside the kernel of an operation are
+    part of its formula and not counted again.
     """
 
     def __init__(self) -> None:
@@ -52,12 +52,12 @@ class FlopMeter(TorchDispatchMode):
 
     @property
     def passes(self) -> int:
-        """Those of passes through the network, which ``curvbench.instance.passes`` marks."""
+        """FLOP of passes through the network, which ``curvbench.instance.passes`` marks."""
         return self._passes
 
     @property
     def by_op(self) -> dict[str, int]:
-        """FLOP by the name of the operation, in-place and ``out`` variants under their functional name."""
+        """FLOP by the name of the operation; in-place and ``out`` variants have the functional name."""
         return dict(self._by_op)
 
     @property
@@ -100,11 +100,11 @@ class FlopMeter(TorchDispatchMode):
 
 
 class _ValuesOnly(TorchFunctionMode):
-    """Knows when the caller wants values without vectors.
+    """Notes that a caller asks for eigenvalues or singular values without vectors.
 
-    Under any dispatch mode torch computes the vectors as well, which it does otherwise for gradients and transforms
-    only; what is counted is what runs without the meter. As a function mode it keeps ``nn.Transformer`` from its fused
-    layers, which are counted by the same products in smaller steps.
+    Under any dispatch mode torch computes the vectors as well, which it otherwise does only for gradients and
+    transforms; the meter counts the operations that run without a meter. This function mode also keeps
+    ``nn.Transformer`` from its fused layers, whose products are then counted one by one.
     """
 
     FUNCTIONS = (
@@ -134,7 +134,7 @@ def _vectors_needed(args: tuple[Any, ...]) -> bool:
 
 
 class _Rule(NamedTuple):
-    """How one overload is counted; without a formula it is free."""
+    """The count of one overload; without a formula the overload is free."""
 
     name: str
     formula: Formula | None
@@ -147,7 +147,7 @@ class _Rule(NamedTuple):
 
 @cache
 def _rule(func: OpOverload) -> _Rule | None:
-    """None for an operation that is unknown here."""
+    """The rule of an operation; None means that the convention does not know the operation."""
     namespace, _, name = func._schema.name.partition("::")
     if not name.endswith("__"):
         name = name.removesuffix("_")  # in place

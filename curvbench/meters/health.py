@@ -15,7 +15,7 @@ from curvbench.spec import Row, Status
 
 
 def condition(operator: Operator, damping: float) -> float:
-    """The condition number of the damped operator."""
+    """The condition number of the damped operator; infinite if the damped operator is not positive definite."""
     smallest = operator.smallest_eigenvalue() + damping
     return (float(operator.eigenvalues(1)[0]) + damping) / smallest if smallest > 0 else float("inf")
 
@@ -32,13 +32,13 @@ def asymmetry(operator: Operator, seed: int = 0) -> float:
 
 def residual(operator: Operator, step: Tensor, gradient: Tensor, damping: float) -> float:
     """|(F^ + damping I) step - gradient| / |gradient|, the product in the operator's dtype; NaN for a zero gradient."""
-    pushed = operator.matmat(step.to(operator.dtype)[:, None])[:, 0].double() + damping * step.double()
+    product = operator.matmat(step.to(operator.dtype)[:, None])[:, 0].double() + damping * step.double()
     length = numerics.sum_squares(gradient) ** 0.5
-    return numerics.sum_squares(pushed - gradient.double()) ** 0.5 / length if length else float("nan")
+    return numerics.sum_squares(product - gradient.double()) ** 0.5 / length if length else float("nan")
 
 
 def health_rows(operator: Operator, damping: float, retries: int) -> Iterator[Row]:
-    """Every health metric; of an operator that is not finite the retries alone, and an error that says so."""
+    """Every health metric; for an operator that is not finite only the retries, and an error with the reason."""
     yield Row("health.retries", float(retries))
     try:
         refuse_not_finite(operator)
@@ -50,7 +50,7 @@ def health_rows(operator: Operator, damping: float, retries: int) -> Iterator[Ro
 
 
 def _condition_row(value: float, method: str) -> Row:
-    """A singular or indefinite matrix has no condition number."""
+    """The row of a condition number; skipped for a singular or indefinite matrix, which has none."""
     if value < float("inf"):
         return Row("health.condition", value, method=method)
     reason = "the damped operator is not positive definite: it has no condition number"
@@ -58,7 +58,7 @@ def _condition_row(value: float, method: str) -> Row:
 
 
 def residual_row(operator: Operator, step: Tensor, gradient: Tensor, damping: float) -> Row:
-    """The residual of a probe's step that is a solve with this damping."""
+    """The residual of a probe's step, if the step is a solve of the operator with this damping."""
     if not gradient.any():
         return Row("health.residual", status=Status.SKIPPED, reason="the gradient is zero")
     if not (step.isfinite().all() and math.isfinite(operator.trace())):

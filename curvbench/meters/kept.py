@@ -1,4 +1,4 @@
-"""The blocks that a cell keeps for pictures: of the layer in which most whole units fit."""
+"""The blocks that a cell stores for pictures: a block of the layer of which most units fit."""
 
 from __future__ import annotations
 
@@ -9,45 +9,44 @@ from curvbench.operators import Operator
 from curvbench.spec import Layer
 from curvbench.spec.pictures import Array, Blocks, Spectrum, keep, wanted
 
-SIZE = 64  # rows and columns: what an eye tells apart
-SPECTRUM = 32
-LARGEST = 8192  # parameters of a layer whose spectrum is kept: a larger one costs seconds
+SIZE = 64  # rows and columns of a picture: an eye tells so many apart
+SPECTRUM = 32  # largest eigenvalues that are stored
+LARGEST = 8192  # parameters of a layer whose spectrum is stored: a larger layer takes seconds
 
 
 def keep_blocks(operator: Operator, fisher: ExactFisher) -> None:
-    """Keep the blocks of an operator and a Fisher of the same parameters, where anyone collects them."""
-    if wanted() and (found := blocks(operator, fisher)):
-        keep(found)
+    """Store the blocks of an operator and a Fisher of the same parameters, if the cell collects blocks."""
+    if wanted() and (pictures := blocks(operator, fisher)):
+        keep(pictures)
 
 
 def blocks(operator: Operator, fisher: ExactFisher) -> Blocks | None:
-    """A leading block of one layer in whole units, and spectra; None where the operator has no layer blocks."""
+    """The leading block of one layer, and spectra; None means that the operator has no blocks of layers."""
     try:
         parts = {la.name: operator.block(la.start, la.start + la.size) for la in fisher.layers}
     except ValueError:
         return None
-    shown = min(fisher.layers, key=lambda layer: layer.inputs)
-    n = _rows(shown)
+    narrowest = min(fisher.layers, key=lambda layer: layer.inputs)
+    n = _rows(narrowest)
+    leading = _leading(fisher.layer(narrowest.name), n), _leading(parts[narrowest.name], n)
     spectra = {
         layer.name: Spectrum(_eigenvalues(fisher.layer(layer.name)), _eigenvalues(parts[layer.name]))
         for layer in fisher.layers
         if layer.size <= LARGEST
     }
-    return Blocks(
-        shown.name, shown.inputs, _leading(fisher.layer(shown.name), n), _leading(parts[shown.name], n), spectra
-    )
+    return Blocks(narrowest.name, narrowest.inputs, *leading, spectra)
 
 
 def _rows(layer: Layer) -> int:
-    """As many whole units as fit; a part of one where none does."""
+    """The rows of as many whole units as fit into a picture; a part of a unit if no whole unit fits."""
     most = min(SIZE, layer.size)
     return most - most % layer.inputs if layer.inputs <= most else most
 
 
 def _leading(operator: Operator, n: int) -> Array:
-    columns = torch.zeros(operator.shape[0], n, dtype=operator.dtype, device=operator.device)
-    columns[:n] = torch.eye(n, dtype=operator.dtype, device=operator.device)
-    return operator.matmat(columns)[:n].float().cpu().numpy()
+    units = torch.zeros(operator.shape[0], n, dtype=operator.dtype, device=operator.device)
+    units[:n] = torch.eye(n, dtype=operator.dtype, device=operator.device)
+    return operator.matmat(units)[:n].float().cpu().numpy()
 
 
 def _eigenvalues(operator: Operator) -> Array:

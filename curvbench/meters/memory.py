@@ -1,4 +1,4 @@
-"""Bytes of tensors: the highest sum alive at once in a block of code, and what a state keeps."""
+"""Bytes of tensors: the highest sum that is alive at once in a block of code, and the bytes of a state."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-# torch.tensor hands its storage to this operation before anything else sees it, so its input is new.
-_BIRTHS = (torch.ops.aten.lift_fresh.default,)
+# torch.tensor passes its new storage to this operation first, so that the input of the operation counts as new.
+_NEW_INPUT = (torch.ops.aten.lift_fresh.default,)
 
 
 class MemoryMeter(TorchDispatchMode):
     """Live tensor bytes inside ``with MemoryMeter() as meter``, the same number on every run.
 
     ``peak`` is the highest sum of bytes of storages that were allocated inside the block and alive at the same time.
-    Views share their storage; what autograd saves stays until it is released. Not seen: storages from before the
-    block, scratch memory inside a kernel, and memory that is not torch's (``torch.from_numpy``). Eigenvalues and
-    singular values taken alone weigh as with their vectors, which torch makes under any dispatch mode. The garbage
-    collector runs before the block and rests inside it, so reference cycles live until its end. Blocks may be nested.
+    Views share their storage; tensors that autograd saves count until autograd releases them. The meter does not see
+    storages from before the block, scratch memory inside a kernel, and memory that is not torch's
+    (``torch.from_numpy``). Eigenvalues and singular values count with their vectors, because torch computes vectors
+    under any dispatch mode. The garbage collector runs before the block and is off inside, so that reference cycles
+    live until the end of the block. Blocks may be nested.
     """
 
     method = "live tensor bytes"
@@ -41,7 +42,7 @@ class MemoryMeter(TorchDispatchMode):
 
     def __enter__(self) -> MemoryMeter:
         self._collecting = gc.isenabled()
-        if self._collecting:  # inside another meter's block it rests already
+        if self._collecting:  # inside another meter's block the collector is off already
             gc.collect()
             gc.disable()
         super().__enter__()  # type: ignore[no-untyped-call]
@@ -51,7 +52,7 @@ class MemoryMeter(TorchDispatchMode):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
-        self._live.clear()  # and with them the callbacks
+        self._live.clear()  # the callbacks go with the references
         if self._collecting:
             gc.enable()
 
@@ -64,7 +65,7 @@ class MemoryMeter(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        old = () if func in _BIRTHS else {s._cdata for s in _storages((args, kwargs))}
+        old = () if func in _NEW_INPUT else {s._cdata for s in _storages((args, kwargs))}
         for storage in _storages(result):
             if storage._cdata in self._live or storage._cdata not in old:
                 self._record(storage)
@@ -74,11 +75,11 @@ class MemoryMeter(TorchDispatchMode):
     def _record(self, storage: torch.UntypedStorage) -> None:
         key = storage._cdata
         if key in self._live:  # it may have been resized
-            reference, known = self._live[key]
+            reference, counted = self._live[key]
         else:
-            reference, known = weakref.ref(storage, lambda _: self._release(key)), 0
+            reference, counted = weakref.ref(storage, lambda _: self._release(key)), 0
         self._live[key] = reference, storage.nbytes()
-        self._now += storage.nbytes() - known
+        self._now += storage.nbytes() - counted
 
     def _release(self, key: int) -> None:
         self._now -= self._live.pop(key)[1]
@@ -92,7 +93,7 @@ def _storages(tree: Any) -> Iterator[torch.UntypedStorage]:
 
 
 class AllocatorMeter:
-    """What ``MemoryMeter`` measures, by the allocator of a CUDA device; blocks may be nested."""
+    """The peak of ``MemoryMeter``, measured by the allocator of a CUDA device; blocks may be nested."""
 
     method = "cuda max_memory_allocated"
     _open: ClassVar[list[AllocatorMeter]] = []
@@ -112,7 +113,7 @@ class AllocatorMeter:
         self._open.remove(self)
 
     def _settle(self) -> None:
-        """Tell the open blocks the highest sum so far: the device has but one."""
+        """Give every open block the highest sum so far, because the device keeps one peak for all of them."""
         torch.cuda.synchronize(self.device)
         highest = torch.cuda.max_memory_allocated(self.device)
         for meter in self._open:
@@ -121,7 +122,7 @@ class AllocatorMeter:
 
 
 def memory_meter(device: torch.device | str) -> MemoryMeter | AllocatorMeter:
-    """The meter of a device, for ``with``: its ``peak`` are the highest bytes above those live when the block began.
+    """A context that measures a device: ``peak`` is the highest sum of bytes above those live before the block.
 
     Raises:
         ValueError: neither cpu nor cuda.
@@ -133,7 +134,7 @@ def memory_meter(device: torch.device | str) -> MemoryMeter | AllocatorMeter:
 
 
 def peak_memory(function: Callable[[], object], device: torch.device | str) -> tuple[int, str]:
-    """Highest bytes above those live when ``function`` starts, and the name of the method that found them."""
+    """The highest sum of bytes above those live before ``function``, and the name of the method of measurement."""
     with memory_meter(device) as meter:
         function()
     return meter.peak, meter.method
@@ -142,17 +143,17 @@ def peak_memory(function: Callable[[], object], device: torch.device | str) -> t
 def state_bytes(tree: object, exclude: object = ()) -> int:
     """Bytes of the distinct storages reachable from ``tree``, without those reachable from ``exclude``.
 
-    Reached: tensors in dataclasses, mappings, sequences, sets and attributes, at any depth; not what functions
-    close over. A view counts its whole storage, which is what it keeps alive. Pass the user's model or Instance as
-    ``exclude`` when a state refers to it.
+    Tensors in dataclasses, mappings, sequences, sets and attributes are reachable, at any depth; tensors in closures of
+    functions are not. A view counts its whole storage, because it keeps the whole storage alive. Pass the user's model
+    or Instance as ``exclude`` if a state refers to it.
     """
-    apart = {storage._cdata for storage in _reachable(exclude)}
-    kept = {storage._cdata: storage.nbytes() for storage in _reachable(tree)}
-    return sum(size for key, size in kept.items() if key not in apart)
+    excluded = {storage._cdata for storage in _reachable(exclude)}
+    sizes = {storage._cdata: storage.nbytes() for storage in _reachable(tree)}
+    return sum(size for key, size in sizes.items() if key not in excluded)
 
 
 def _reachable(tree: object) -> Iterator[torch.UntypedStorage]:
-    stack, seen = [tree], {id(tree): tree}  # kept alive, so that no id is used twice
+    stack, seen = [tree], {id(tree): tree}  # objects stay alive in ``seen``, so that no id is used twice
     while stack:
         node = stack.pop()
         yield from _storages(node) if isinstance(node, Tensor) else ()

@@ -1,4 +1,4 @@
-"""The operator algebra: every curvature matrix in closed form, none of them stored unless it is ``Dense``."""
+"""The operator algebra: curvature matrices in closed form; only ``Dense`` stores the matrix itself."""
 
 from curvbench.operators.base import Operator
 from curvbench.operators.blocks import BlockDiagonal

@@ -1,4 +1,4 @@
-"""The contract of every symmetric positive semi-definite matrix that curvbench handles without storing it."""
+"""The contract of every symmetric positive semi-definite matrix that curvbench represents."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ class Operator(ABC):
     @property
     @abstractmethod
     def size(self) -> int:
-        """P."""
+        """The order of the matrix, P."""
 
     @property
     @abstractmethod
     def dtype(self) -> torch.dtype:
-        """Of the tensors that represent the matrix."""
+        """The dtype of the tensors that represent the matrix."""
 
     @property
     @abstractmethod
     def device(self) -> torch.device:
-        """Of the tensors that represent the matrix."""
+        """The device of the tensors that represent the matrix."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -42,17 +42,17 @@ class Operator(ABC):
 
     @abstractmethod
     def _matmat(self, V: Tensor) -> Tensor:
-        """``matmat`` for a stack whose length was checked."""
+        """``matmat`` without the check of P."""
 
     def _matvec(self, v: Tensor) -> Tensor:
-        """``matvec`` for a vector whose length was checked."""
+        """``matvec`` without the check of P."""
         return self._matmat(v[:, None])[:, 0]
 
     def solve(self, v: Tensor, damping: float) -> Tensor:
         """(self + damping I)^-1 v for v of shape (P,) or (P, K).
 
         Raises:
-            ValueError: negative damping, the damped matrix is singular, or another P.
+            ValueError: the damping is negative, the damped matrix is singular, or v has another P.
         """
         self._check_length(v)
         if not damping >= 0:
@@ -61,7 +61,7 @@ class Operator(ABC):
 
     @abstractmethod
     def _solve(self, V: Tensor, damping: float) -> Tensor:
-        """``solve`` for a stack (P, K) and a damping that was checked."""
+        """``solve`` for a stack (P, K), without the checks of P and of the damping."""
 
     @abstractmethod
     def trace(self) -> float:
@@ -84,7 +84,7 @@ class Operator(ABC):
         """The smallest eigenvalue."""
 
     def block(self, start: int, stop: int) -> Operator:
-        """The diagonal block of rows and columns start..stop as an operator of its own.
+        """The diagonal block of rows and columns start..stop as an operator.
 
         Raises:
             ValueError: this operator has no such block in closed form.
@@ -94,7 +94,7 @@ class Operator(ABC):
         return self if (start, stop) == (0, self.size) else self._block(start, stop)
 
     def _block(self, start: int, stop: int) -> Operator:
-        """``block`` for a proper part."""
+        """``block`` for a block that is smaller than the matrix."""
         raise ValueError(f"{type(self).__name__} of size {self.size} has no closed form for its block {start}:{stop}")
 
     def _check_length(self, v: Tensor) -> None:
@@ -107,6 +107,6 @@ class Operator(ABC):
 
 
 def largest(values: Tensor, k: int) -> Tensor:
-    """The k largest of any number of values, descending, in float64."""
+    """The k largest values, descending, in float64; fewer if there are fewer values."""
     flat = values.flatten().double()
     return flat.topk(min(k, flat.numel())).values

@@ -39,7 +39,7 @@ class BlockDiagonal(Operator):
         return torch.cat([act(block, part) for block, part in zip(self.blocks, parts, strict=True)])
 
     def _matmat(self, V: Tensor) -> Tensor:
-        return self._each(V, lambda block, part: block._matmat(part))  # parts are of their blocks' lengths
+        return self._each(V, lambda block, part: block._matmat(part))  # the split gives each block its own length
 
     def _matvec(self, v: Tensor) -> Tensor:
         return self._each(v, lambda block, part: block._matvec(part))

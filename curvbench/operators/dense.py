@@ -1,4 +1,4 @@
-"""Stored matrices: one, or a stack of equal size on the diagonal."""
+"""Stored matrices: one matrix, or several of equal size on the diagonal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from curvbench.operators.base import Operator, largest
 
 @dataclass(frozen=True, eq=False)
 class Dense(Operator):
-    """A stored PSD matrix (P, P), or B of them (B, n, n) on the diagonal of a matrix of order B n."""
+    """A stored PSD matrix (P, P), or B stored matrices (B, n, n) on the diagonal of a matrix of order P = B n."""
 
     matrix: Tensor
 

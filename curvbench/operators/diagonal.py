@@ -58,7 +58,7 @@ class Identity(Operator):
 
 @dataclass(frozen=True, eq=False)
 class Diagonal(Operator):
-    """diag(entries), entries (P,) not negative."""
+    """The matrix diag(entries) with entries (P,) that are not negative."""
 
     entries: Tensor
 

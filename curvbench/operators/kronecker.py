@@ -17,7 +17,7 @@ def _batched(factor: Tensor) -> Tensor:
 
 
 def _alone(*tensors: Tensor) -> tuple[Tensor, ...] | None:
-    """The matrices of a single group, taken once: for a product with one small vector views are a third of the time."""
+    """The matrices of a single group, else None; cached, because views take a third of a small product's time."""
     return tuple(tensor[0] for tensor in tensors) if len(tensors[0]) == 1 else None
 
 
@@ -71,12 +71,12 @@ class RotatedDiagonal(Operator):
         return torch.linalg.multi_dot((left, rotated * entries, right.mT)).view(-1)
 
     def entries_in(self, left_basis: Tensor, right_basis: Tensor) -> Tensor:
-        """The diagonal in other orthogonal bases, (G, M, D): what the nearest matrix that is diagonal there has."""
+        """The diagonal in other orthogonal bases, (G, M, D), which is that of the nearest matrix diagonal there."""
         left, right = left_basis.mT @ self.left_basis, self.right_basis.mT @ right_basis
         return left.square() @ self.entries @ right.square()
 
     def inverse(self, damping: float) -> RotatedDiagonal:
-        """(self + damping I)^-1; raises ValueError where that is singular."""
+        """(self + damping I)^-1; raises ValueError if self + damping I is singular."""
         least = 0.0 if damping else self._rounding
         return replace(self, entries=1 / numerics.positive(self.entries + damping, least))
 
@@ -85,7 +85,7 @@ class RotatedDiagonal(Operator):
 
     @property
     def _rounding(self) -> Tensor:
-        """What an eigenvalue of zero comes out as at most, per group."""
+        """The largest value per group to which rounding takes an eigenvalue of zero, (G, 1, 1)."""
         order = max(self.entries.shape[1:])
         return order * torch.finfo(self.dtype).eps * self.entries.amax((1, 2), keepdim=True)
 
@@ -107,7 +107,7 @@ class RotatedDiagonal(Operator):
 
 @dataclass(frozen=True, eq=False)
 class Kronecker(Operator):
-    """left (x) right in row-major order: V -> left V right^T, block-diagonal over groups.
+    """The product left (x) right in row-major order, V -> left V right^T, block-diagonal over groups.
 
     ``left`` (G, M, M) or (M, M) is the output factor, ``right`` (G, D, D) or (D, D) the input factor; both PSD.
     """
@@ -138,7 +138,7 @@ class Kronecker(Operator):
 
     @property
     def rotated(self) -> RotatedDiagonal:
-        """The same matrix in its eigenbasis; computed anew at each use, so that its cost stays visible."""
+        """The same matrix in its eigenbasis; computed at each use and not cached, so that meters see its cost."""
         left_values, left_basis = numerics.eigh(self.left)
         right_values, right_basis = numerics.eigh(self.right)
         return RotatedDiagonal(left_basis, right_basis, left_values[:, :, None] * right_values[:, None, :])

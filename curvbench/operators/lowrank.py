@@ -14,7 +14,10 @@ from curvbench.operators.base import Operator, largest
 
 @dataclass(frozen=True, eq=False)
 class LowRank(Operator):
-    """shift I + U diag(weights) U^T; ``columns`` U (P, K) need not be orthogonal, ``weights`` (K,) not negative."""
+    """The matrix shift I + U diag(weights) U^T.
+
+    ``columns`` is U (P, K), which need not be orthogonal; ``weights`` (K,) and ``shift`` are not negative.
+    """
 
     columns: Tensor
     weights: Tensor
@@ -43,9 +46,9 @@ class LowRank(Operator):
 
     @cached_property
     def _gram(self) -> Tensor:
-        """Of the scaled columns, (K, K), as exact as float64 has it: a small error cancels."""
-        columns, scales = self.columns.double(), self.weights.double().sqrt()
-        return scales[:, None] * (columns.T @ columns) * scales
+        """The Gram matrix of U diag(sqrt(weights)) in float64, (K, K), because norms cancel in a small error."""
+        U, scales = self.columns.double(), self.weights.double().sqrt()
+        return scales[:, None] * (U.T @ U) * scales
 
     def _matmat(self, V: Tensor) -> Tensor:
         return self.shift * V + self._scaled @ (self._scaled.T @ V)

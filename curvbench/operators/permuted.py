@@ -1,4 +1,4 @@
-"""An operator in another order of the entries: for blocks that do not lie side by side in the parameter vector."""
+"""Operators in another order of the entries, for blocks that are not contiguous in the parameter vector."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from curvbench.operators.base import Operator
 
 @dataclass(frozen=True, eq=False)
 class Permuted(Operator):
-    """``inner`` with its entry i at the place ``order[i]``; ``order`` is a permutation of 0..P-1, int64."""
+    """``inner`` with its entry i at the place ``order[i]``; ``order`` (P,) int64 is a permutation of 0..P-1."""
 
     inner: Operator
     order: Tensor
@@ -36,14 +36,14 @@ class Permuted(Operator):
         return self.inner.device
 
     @cached_property
-    def _back(self) -> Tensor:
+    def _inverse_order(self) -> Tensor:
         return self.order.argsort()
 
     def _matmat(self, V: Tensor) -> Tensor:
-        return self.inner.matmat(V[self.order])[self._back]
+        return self.inner.matmat(V[self.order])[self._inverse_order]
 
     def _solve(self, V: Tensor, damping: float) -> Tensor:
-        return self.inner.solve(V[self.order], damping)[self._back]
+        return self.inner.solve(V[self.order], damping)[self._inverse_order]
 
     def trace(self) -> float:
         return self.inner.trace()
@@ -52,7 +52,7 @@ class Permuted(Operator):
         return self.inner.frobenius_norm()
 
     def diagonal(self) -> Tensor:
-        return self.inner.diagonal()[self._back]
+        return self.inner.diagonal()[self._inverse_order]
 
     def eigenvalues(self, k: int) -> Tensor:
         return self.inner.eigenvalues(k)

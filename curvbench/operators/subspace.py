@@ -1,4 +1,4 @@
-"""A matrix that is known on a subspace and a multiple of the identity outside it."""
+"""A matrix that is given on a subspace, and is a multiple of the identity on the complement."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from curvbench.operators.base import Operator, largest
 
 @dataclass(frozen=True, eq=False)
 class Subspace(Operator):
-    """U diag(values) U^T + rest (I - U U^T): orthonormal U (P, K); values (K,) and rest not negative.
+    """The matrix U diag(values) U^T + rest (I - U U^T) with orthonormal U (P, K), called ``basis``.
 
-    Unlike a low-rank operator it may lie below its multiple of the identity in some directions.
+    ``values`` (K,) and ``rest`` are not negative. Values may lie below the rest, as a low-rank operator cannot.
     """
 
     basis: Tensor
@@ -43,7 +43,7 @@ class Subspace(Operator):
 
     @property
     def excess(self) -> Tensor:
-        """Values above the rest, of either sign, (K,)."""
+        """The differences values - rest, of either sign, (K,)."""
         return self.values - self.rest
 
     def _matmat(self, V: Tensor) -> Tensor:
@@ -52,32 +52,32 @@ class Subspace(Operator):
     def _solve(self, V: Tensor, damping: float) -> Tensor:
         inside = self.basis.T @ V
         solved = self.basis @ (inside / numerics.positive(self.values + damping)[:, None])
-        if self._missing == 0:
+        if self._codimension == 0:
             return solved
         if not self.rest + damping > 0:
             raise ValueError("the operator is singular without damping: give a damping above zero")
         return solved + (V - self.basis @ inside) / (self.rest + damping)
 
     @property
-    def _missing(self) -> int:
-        """Dimension of the complement."""
+    def _codimension(self) -> int:
+        """The dimension of the complement of the subspace, P - K."""
         return self.size - len(self.values)
 
     def trace(self) -> float:
-        return self.rest * self._missing + float(self.values.sum(dtype=torch.float64))
+        return self.rest * self._codimension + float(self.values.sum(dtype=torch.float64))
 
     def frobenius_norm(self) -> float:
-        return (self.rest**2 * self._missing + numerics.sum_squares(self.values)) ** 0.5
+        return (self.rest**2 * self._codimension + numerics.sum_squares(self.values)) ** 0.5
 
     def diagonal(self) -> Tensor:
         return self.rest + self.basis.square() @ self.excess
 
     def eigenvalues(self, k: int) -> Tensor:
         values = self.values.double()
-        return largest(torch.cat([values, values.new_full((min(k, self._missing),), self.rest)]), k)
+        return largest(torch.cat([values, values.new_full((min(k, self._codimension),), self.rest)]), k)
 
     def smallest_eigenvalue(self) -> float:
-        return min([*self.values.tolist(), *([self.rest] if self._missing else [])])
+        return min([*self.values.tolist(), *([self.rest] if self._codimension else [])])
 
     def _block(self, start: int, stop: int) -> Operator:
         basis, triangle = torch.linalg.qr(self.basis[start:stop].double())

@@ -1,1 +1,1 @@
-"""Parts that several probes share: factors, updates, solves, and the ranges of their hyperparameters."""
+"""Code that several probes share: factors, updates, solves, and the ranges of hyperparameters."""

@@ -1,4 +1,4 @@
-"""Second moments of a layer's scores in K-FAC's eigenbasis (George et al. 2018), and what is followed of a layer."""
+"""Second moments of a layer's scores in K-FAC's eigenbasis (George et al. 2018)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from curvbench.operators import Kronecker, RotatedDiagonal
 
 
 class Followed(NamedTuple):
-    """A layer's matrix, and the averaged factors of its basis where the next one will need them."""
+    """A layer's matrix, and the averaged factors of its basis.
+
+    ``factors``: None means that the next basis does not need them.
+    """
 
     rotated: RotatedDiagonal
     factors: Kronecker | None
@@ -24,7 +27,10 @@ def squared_scores(columns: Columns, left: Tensor, right: Tensor, terms: int) ->
 
 
 def squared_means(columns: Columns, left: Tensor, right: Tensor, terms: int, drawn: bool) -> Tensor:
-    """The same of the mean score times the number of terms, summed over the draws if labels are ``drawn``."""
+    """Terms times (Q_l^T W Q_r)^2 for the mean W of the scores, (G, M, D).
+
+    ``drawn``: the labels are drawn, so that every draw has a mean score, and the result is the sum over the draws.
+    """
     R, N = columns.slopes.shape[:2]
     weights = (torch.eye(R) if drawn else torch.ones(R, 1)).to(columns.slopes)[:, None].expand(R, N, -1)
     means = columns.combine(weights).T.reshape(-1, *columns.layer.shape) / terms

@@ -1,4 +1,4 @@
-"""Kronecker products per layer: their factors from inputs and slopes, and the damped solve that their methods share.
+"""Kronecker products per layer: factors from inputs and slopes, and the damped solve of their methods.
 
 Martens and Grosse 2015; Grosse and Martens 2016 for convolutions; Eschenhagen et al. 2023 for shared weights.
 """
@@ -25,21 +25,25 @@ DampingRule = Literal["exact", "factored", "pi"]
 
 def second_moment(T: Tensor, bands: int = 1) -> Tensor:
     """Sum over samples and positions of t t^T, (N, G, n, S) -> (G, n, n); ``bands`` as in ``numerics.self_product``."""
-    if T.shape[2] < T.shape[3]:  # a product per sample is smaller than the copy that one product of all takes
+    if T.shape[2] < T.shape[3]:  # the products of the samples take less memory than the copy that one product needs
         return numerics.self_product(T, bands).sum(0)
     return numerics.self_product(T.permute(1, 2, 0, 3).flatten(2), bands)
 
 
 def input_factor(layer: Layer, x: Tensor, approx: KfacApprox) -> Tensor:
-    """A of K-FAC, a mean over samples: sum over positions of a a^T (``expand``), or of their mean (``reduce``)."""
+    """K-FAC's factor A, (G, D, D): the mean over samples of the sum over positions of a a^T, or of the mean a.
+
+    ``expand`` takes the sum over positions, ``reduce`` the outer product of the mean over positions.
+    """
     total = patch_moment(layer, x) if approx == "expand" else second_moment(mean_patch(layer, x)[..., None])
     return total / len(x)
 
 
 class MomentSum:
-    """The sum of second moments of tensors (N, G, n, S) that come one by one, such as slopes of every cotangent.
+    """The sum of second moments of tensors (N, G, n, S) that come one by one, such as the slopes of every cotangent.
 
-    Rows wait until there are n of them: a product of fewer is soon made, and writing and adding its (n, n) is not.
+    Tensors wait until they have n rows together, because with fewer rows the product takes less time than writing and
+    adding its result (n, n).
     """
 
     def __init__(self) -> None:
@@ -47,42 +51,45 @@ class MomentSum:
         self._waiting: list[Tensor] = []
 
     def add(self, T: Tensor) -> None:
-        """Take in one more, of the same G, n and S."""
+        """Add one more tensor, of the same G, n and S."""
         self._waiting.append(T)
         if sum(len(t) for t in self._waiting) * T.shape[3] >= T.shape[2]:
-            self._take_in()
+            self._multiply()
 
-    def _take_in(self) -> None:
-        found = second_moment(self._waiting[0] if len(self._waiting) == 1 else torch.cat(self._waiting))
-        self._sum = found if self._sum is None else self._sum.add_(found)
+    def _multiply(self) -> None:
+        moment = second_moment(self._waiting[0] if len(self._waiting) == 1 else torch.cat(self._waiting))
+        self._sum = moment if self._sum is None else self._sum.add_(moment)
         self._waiting = []
 
     def total(self) -> Tensor:
-        """Of all that came, one at least; (G, n, n)."""
+        """The sum over all tensors so far, (G, n, n); at least one tensor has come."""
         if self._waiting:
-            self._take_in()
+            self._multiply()
         assert self._sum is not None
         return self._sum
 
 
 class OutputFactor:
-    """B of K-FAC from the slopes of one cotangent after the other: means over positions of g g^T, or of their sum."""
+    """K-FAC's factor B from the slopes g of one cotangent after the other, (G, M, M).
+
+    ``expand`` takes the mean over positions of g g^T, ``reduce`` the outer product of the sum over positions.
+    """
 
     def __init__(self, approx: KfacApprox) -> None:
         self._reduces, self._positions, self._moment = approx == "reduce", 1, MomentSum()
 
     def add(self, B_NGMS: Tensor) -> None:
-        """Take in the slopes of one more cotangent."""
+        """Add the slopes of one more cotangent."""
         self._positions = 1 if self._reduces else B_NGMS.shape[-1]
         self._moment.add(B_NGMS.sum(-1, keepdim=True) if self._reduces else B_NGMS)
 
     def mean(self, terms: int) -> Tensor:
-        """The factor for a batch of so many loss terms, (G, M, M)."""
+        """The factor for a batch of ``terms`` loss terms, (G, M, M)."""
         return self._moment.total() / (terms * self._positions)
 
 
 def kfac_factors(columns: Columns, terms: int, approx: KfacApprox = "expand") -> Kronecker:
-    """The Kronecker product of K-FAC for a layer whose columns are at hand."""
+    """K-FAC's Kronecker product for a layer, from its columns."""
     outputs = OutputFactor(approx)
     for B_NGMS in columns.slopes:
         outputs.add(B_NGMS)
@@ -90,7 +97,7 @@ def kfac_factors(columns: Columns, terms: int, approx: KfacApprox = "expand") ->
 
 
 class Factored(NamedTuple):
-    """Per layer B (x) A and, once refreshed, its damped inverse."""
+    """Per layer B (x) A and, after ``refresh``, its damped inverse."""
 
     factors: list[Kronecker]
     inverses: Sequence[Operator] = ()
@@ -98,10 +105,10 @@ class Factored(NamedTuple):
 
 @dataclass(frozen=True)
 class KroneckerDamping:
-    """The damped solve of a rule.
+    """The damped solve by a damping rule.
 
-    ``exact`` is (B (x) A + damping I)^-1 by eigendecompositions; ``factored`` adds sqrt(damping) to both factors,
-    ``pi`` balances the two by their mean eigenvalues.
+    ``exact`` is (B (x) A + damping I)^-1 by eigendecompositions. ``factored`` adds sqrt(damping) to both factors.
+    ``pi`` divides the damping between the factors by their mean eigenvalues.
     """
 
     damping: float
@@ -125,6 +132,6 @@ class KroneckerDamping:
 
 
 def _trace_balance(factor: Kronecker) -> Tensor:
-    """Pi = sqrt of (tr A / D) / (tr B / M) per group, (G,); 1 where a trace vanishes (a dead layer)."""
+    """The square root pi of (tr A / D) / (tr B / M) per group, (G,); 1 where a trace is zero (a dead layer)."""
     right, left = (f.diagonal(dim1=-2, dim2=-1).mean(-1) for f in (factor.right, factor.left))
     return torch.where((right > 0) & (left > 0), right / left, torch.ones_like(left)).sqrt()

@@ -1,4 +1,4 @@
-"""Few columns for many: interpolative decomposition of a kernel, and weighted draws."""
+"""Choices of some columns that represent all: interpolative decomposition of a kernel, and weighted draws."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from curvbench import numerics
 def interpolate(kernel: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Pivots S of a pivoted QR of a kernel K = U^T U, (b, b), and T (|S|, b) with K ~ K[:, S] T and so U ~ U_S T.
 
-    |S| is ``count``, less where the kernel's rank is reached, and 1 for a kernel of zeros.
+    |S| is ``count``, or the kernel's rank if the rank is smaller, or 1 for a kernel of zeros.
     """
     rest, basis = kernel.clone(), kernel.new_zeros(len(kernel), 0)
     floor = torch.finfo(kernel.dtype).eps * len(kernel) * float(torch.linalg.vector_norm(kernel, dim=0).max())
@@ -21,7 +21,7 @@ def interpolate(kernel: Tensor, count: int) -> tuple[Tensor, Tensor]:
         pivot = norms.argmax()
         if float(norms[pivot]) <= floor:
             break
-        direction = rest[:, pivot] - basis @ (basis.T @ rest[:, pivot])  # again, for what rounding left
+        direction = rest[:, pivot] - basis @ (basis.T @ rest[:, pivot])  # again, because rounding left a part
         direction = direction / torch.linalg.vector_norm(direction)
         rest = rest - torch.outer(direction, direction @ rest)
         basis = torch.cat([basis, direction[:, None]], dim=1)
@@ -37,8 +37,8 @@ def interpolate(kernel: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def residual_weighted(kernel: Tensor, count: int, damping: float) -> tuple[Tensor, Tensor]:
     """The ``count`` columns S with the largest K_ii, and a root V of T (I + E / damping)^-1 T^T, (|S|, |S|).
 
-    T interpolates all columns from those of S by least squares, with the residual E = K - K[:, S] T. The matrix is not
-    symmetric, E being a projection times K: V V^T is its symmetric part, cut at zero.
+    T interpolates all columns from the columns S by least squares, with the residual E = K - K[:, S] T. The matrix is
+    not symmetric, because E is a projection times K: V V^T is its symmetric part with negative eigenvalues set to zero.
     """
     chosen = kernel.diagonal().argsort(descending=True)[:count]
     T = torch.linalg.pinv(kernel[:, chosen]) @ kernel
@@ -50,9 +50,10 @@ def residual_weighted(kernel: Tensor, count: int, damping: float) -> tuple[Tenso
 
 
 def draw(sizes: Tensor, count: int, replacement: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Indices drawn with probability in proportion to ``sizes`` (b,), and their probabilities p_i.
+    """``count`` indices drawn with probability in proportion to ``sizes`` (b,), and their probabilities p_i.
 
-    Uniform where all sizes are zero; without replacement no more than there are sizes above zero.
+    If all sizes are zero, the probabilities are equal. Without replacement at most as many indices are drawn as sizes
+    are above zero.
     """
     p = sizes.double().cpu()
     p = p / p.sum() if p.sum() > 0 else torch.full_like(p, 1 / len(p))
@@ -62,6 +63,6 @@ def draw(sizes: Tensor, count: int, replacement: bool, generator: torch.Generato
 
 
 def outer_kernel(a: Tensor, g: Tensor) -> Tensor:
-    """Inner products in float64 of the vectors g (x) a, stacked over groups: a (b, G, D), g (b, G, M) -> (b, b)."""
+    """Inner products (b, b) in float64 of b vectors g (x) a, stacked over groups, for a (b, G, D) and g (b, G, M)."""
     A, B = a.double().transpose(0, 1), g.double().transpose(0, 1)
     return ((A @ A.mT) * (B @ B.mT)).sum(0)

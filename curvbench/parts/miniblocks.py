@@ -1,4 +1,4 @@
-"""Matrices of many small blocks in the rows of a layer, all different or all equal, and their damped solves."""
+"""Matrices of many small blocks in the rows of a layer, different or all equal, and their damped solves."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from curvbench.operators import BlockDiagonal, Dense, Diagonal, Kronecker, Opera
 class MiniBlocks:
     """Blocks on the diagonal of a layer's matrix: ``per_row`` of order n in each of the ``rows`` rows of [W | b].
 
-    ``blocks`` is (rows * per_row, n, n), or (1, n, n) where all are equal. ``bias`` holds the blocks of the bias,
-    (rows,) or (1,), where it lies in none of the others. ``factor``: their damped Cholesky factors.
+    ``blocks`` is (rows * per_row, n, n), or (1, n, n) if all are equal. ``bias`` holds the bias's own 1 x 1 blocks,
+    (rows,) or (1,); None means that the bias lies in the other blocks, or that there is none. ``factor`` holds the
+    Cholesky factors of the damped ``blocks``; None means that they are not made yet.
     """
 
     rows: int
@@ -31,11 +32,11 @@ class MiniBlocks:
         return self.rows * (self.per_row * self.blocks.shape[-1] + (self.bias is not None))
 
     def factorized(self, damping: float) -> MiniBlocks:
-        """With the Cholesky factors of the damped blocks."""
+        """The same blocks with the Cholesky factors of the damped blocks."""
         return replace(self, factor=numerics.damped_cholesky(self.blocks, damping))
 
     def solve(self, vector: Tensor, damping: float) -> Tensor:
-        """The damped inverse applied to a vector of the layer."""
+        """The damped inverse applied to a vector of the layer, (P,) -> (P,)."""
         assert self.factor is not None, "refresh comes before precondition"
         count, order = self.blocks.shape[:2]
         V = vector.reshape(self.rows, -1)
@@ -60,7 +61,10 @@ class MiniBlocks:
 
 
 def kernel_blocks(columns: Columns) -> tuple[Tensor, Tensor | None]:
-    """Sums over the columns of a convolution of w w^T per kernel, (G M C_in, k, k), and of squares per bias, (G M,)."""
+    """Sums over a convolution's columns of w w^T per kernel, (G M C_in, k, k), and of squares per bias, (G M,).
+
+    C_in is the number of input channels per group, k the number of a kernel's entries. No squares without a bias.
+    """
     layer = columns.layer
     rows, order = layer.groups * layer.outputs, layer.kernel[0] * layer.kernel[1]
     kernels = (layer.inputs - layer.bias) // order

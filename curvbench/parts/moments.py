@@ -1,4 +1,4 @@
-"""Running first and second moments of the mean gradient, corrected for their start at zero (Kingma, Ba 2015)."""
+"""Running first and second moments of the mean gradient, corrected for the start at zero (Kingma, Ba 2015)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from curvbench.operators import Diagonal
 
 
 class Moments(NamedTuple):
-    """First and second moment (P,), uncorrected; the number of gradients and of loss terms of the last batch."""
+    """Uncorrected first and second moment (P,), the number ``taken`` of gradients, and the last batch's loss terms."""
 
     first: Tensor
     second: Tensor
@@ -23,19 +23,19 @@ class Moments(NamedTuple):
 
 @dataclass(frozen=True)
 class Rates:
-    """Weights of the old moments, and what is added to the root of the second."""
+    """Weights of the old moments, and ``epsilon``, which is added to the root of the second moment."""
 
     first: float
     second: float
     epsilon: float
 
     def start(self, instance: Instance) -> Moments:
-        """Moments of no gradient."""
+        """The moments before the first gradient."""
         zeros = torch.zeros(instance.size, dtype=instance.dtype, device=instance.device)
         return Moments(zeros, zeros, 0, instance.terms)
 
     def take_in(self, moments: Moments, batch: Instance) -> Moments:
-        """Moments after one more gradient of the mean loss, data labels."""
+        """The moments after one more gradient of the mean loss with data labels."""
         gradient = batch.gradient()
         first = self.first * moments.first + (1 - self.first) * gradient
         second = self.second * moments.second + (1 - self.second) * gradient.square()
@@ -47,7 +47,7 @@ class Rates:
         return first / (self._corrected_second(moments).sqrt() + self.epsilon)
 
     def curvature(self, moments: Moments) -> Diagonal:
-        """The corrected second moment times the number of terms: on the scale of a Fisher of single samples."""
+        """The corrected second moment times the number of terms, which has the scale of a Fisher of single samples."""
         return Diagonal(moments.terms * self._corrected_second(moments))
 
     def _corrected_second(self, moments: Moments) -> Tensor:

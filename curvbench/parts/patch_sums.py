@@ -1,7 +1,7 @@
 """Sums over the patches of a layer, without forming the patches.
 
-The patch of a position is k_h slabs, one per row of the kernel, each of k_w shifted numbers per channel. Only the
-shifts along a row are copied; along a column a slab is the same memory further on.
+The patch of a position consists of k_h slabs, one per row of the kernel, each with k_w shifted numbers per channel.
+Only the shifts along a row are copied, because a shift along a column is an offset in the same memory.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def patch_moment(layer: Layer, x: Tensor) -> Tensor:
         return moment
     mean = mean_patch(layer, x)
     positions = rows.shape[-1] // len(x) * height
-    sums = mean.sum(0)[..., None] * positions  # its last entry is that of the bias: N positions
+    sums = mean.sum(0)[..., None] * positions  # the last entry belongs to the bias: N times the positions
     return torch.cat([torch.cat([moment, sums[:, :-1]], 2), sums.mT], 1)
 
 
@@ -38,14 +38,14 @@ def mean_patch(layer: Layer, x: Tensor) -> Tensor:
     planes = _planes(layer, x)
     (k_h, k_w), (s_h, s_w), (d_h, d_w) = layer.kernel, layer.stride, layer.dilation
     height, width = geometry.output_size(layer, planes)
-    columns = torch.stack([planes[..., j * d_w :][..., : s_w * width : s_w].sum(-1) for j in range(k_w)], -2)
-    sums = torch.stack([columns[..., i * d_h :][..., : s_h * height : s_h].sum(-1) for i in range(k_h)], -2)
+    row_sums = torch.stack([planes[..., j * d_w :][..., : s_w * width : s_w].sum(-1) for j in range(k_w)], -2)
+    sums = torch.stack([row_sums[..., i * d_h :][..., : s_h * height : s_h].sum(-1) for i in range(k_h)], -2)
     mean = sums.flatten(2) / (height * width)
     return torch.cat([mean, torch.ones_like(mean[..., :1])], -1) if layer.bias else mean
 
 
 def _planes(layer: Layer, x: Tensor) -> Tensor:
-    """The padded input per group, (N, G, channels, height, width); positions of a Linear lie along the width."""
+    """The padded input per group, (N, G, channels, height, width); a Linear's positions lie along the width."""
     if layer.kind == "linear":
         return x.reshape(len(x), -1, x.shape[-1]).mT[:, None, :, None]
     return geometry.padded(layer, x).unflatten(1, (layer.groups, -1))
@@ -61,10 +61,10 @@ def _shifted(layer: Layer, planes: Tensor) -> tuple[Tensor, int]:
 
 
 def _slab_products(layer: Layer, rows: Tensor, height: int) -> Iterator[tuple[int, int, Tensor]]:
-    """For every two rows of the kernel, the lower one first, the product of their slabs, (G, R, R).
+    """For every two rows of the kernel, the lower one first, the product of their slabs, (G, n, n).
 
-    Pairs of one distance read the same rows of the plane but for a few at either end: those they share are
-    multiplied once.
+    n is the number of channels times k_w. Pairs of kernel rows at one distance read the same rows of the plane, except
+    for a few rows at either end: the rows that they share are multiplied once.
     """
     stride, dilation = layer.stride[0], layer.dilation[0]
 
@@ -78,8 +78,8 @@ def _slab_products(layer: Layer, rows: Tensor, height: int) -> Iterator[tuple[in
         shared = product(first, last, lag) if len(starts) > 1 and first < last else None
         for upper, start in enumerate(starts):
             if shared is None:
-                found = product(start, start + stride * height, lag)
+                total = product(start, start + stride * height, lag)
             else:
                 ends = [(start, first), (last, start + height)]
-                found = sum((product(*end, lag) for end in ends if end[0] < end[1]), shared)
-            yield upper + distance, upper, found
+                total = sum((product(*end, lag) for end in ends if end[0] < end[1]), shared)
+            yield upper + distance, upper, total

@@ -8,7 +8,7 @@ from curvbench.spec import Component
 
 
 def at_least_one(component: Component, *names: str) -> None:
-    """Raise ValueError where one of these fields is below 1; None is not."""
+    """Raise ValueError if one of these fields is below 1; None is accepted."""
     for name in names:
         value = getattr(component, name)
         if value is not None and value < 1:
@@ -16,7 +16,7 @@ def at_least_one(component: Component, *names: str) -> None:
 
 
 def fraction(component: Component, *names: str, zero: bool = False) -> None:
-    """Raise ValueError where one of these fields lies outside (0, 1), or [0, 1) with ``zero``."""
+    """Raise ValueError if one of these fields lies outside (0, 1), or outside [0, 1) with ``zero``."""
     for name in names:
         value = getattr(component, name)
         if not (0 < value < 1 or (zero and value == 0)):
@@ -24,7 +24,7 @@ def fraction(component: Component, *names: str, zero: bool = False) -> None:
 
 
 def finite(component: Component, *names: str, zero: bool = True) -> None:
-    """Raise ValueError where one of these fields is negative (or 0 without ``zero``), infinite or NaN."""
+    """Raise ValueError if one of these fields is negative (or 0 without ``zero``), infinite or NaN."""
     for name in names:
         value = getattr(component, name)
         if not (value > 0 or (zero and value == 0)) or math.isinf(value):

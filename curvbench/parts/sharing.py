@@ -21,12 +21,13 @@ Key = Literal["position", "sample", "layer"]
 
 @dataclass(frozen=True, eq=False)
 class Shared:
-    """Coefficients (L, N) averaged over batches of the largest size; by name too where ``names`` came.
+    """FNGD's coefficients, averaged over the batches of the largest size.
 
-    A sample has one, the mean over its loss terms: a sequence's tokens share it. ``means`` (L,) and ``dampings`` (L,)
-    are averages over layers' own means and dampings. ``counts`` (L,): of the batches in an average; one in which a
-    layer has no scores says nothing of it. ``seen`` counts all batches, smaller ones included. Coefficients that are
-    ``natural`` have each been divided by the damping of its own batch.
+    ``average`` (L, N): coefficients by layer and position in the batch. A sample has one coefficient per layer, the
+    mean over its loss terms. ``means`` (L,) and ``dampings`` (L,): averages of a layer's mean coefficient and damping.
+    ``counts`` (L,): batches in each average; a batch in which a layer has no scores does not count. ``seen``: all
+    batches, the smaller ones included. ``samples``: coefficients (L,) by the name of a sample. ``natural``: every
+    coefficient was divided by the damping of its batch.
     """
 
     average: Tensor
@@ -38,7 +39,7 @@ class Shared:
     natural: bool = False
 
     def extend(self, other: Shared) -> Shared:
-        """With one more batch: a larger one starts the average anew, a smaller one leaves it as it is."""
+        """The averages with one more batch; a larger batch restarts ``average``, a smaller one does not change it."""
         samples, seen = {**self.samples, **other.samples}, self.seen + other.seen
         if other.average.shape != self.average.shape:
             larger = other if other.average.shape[1] > self.average.shape[1] else self
@@ -54,23 +55,23 @@ class Shared:
         return Shared(average, means, dampings, counts, seen, samples, self.natural)
 
     def weights(self, samples: int, names: list[bytes] | None = None) -> Tensor:
-        """Coefficients (L, N) for a batch: of its first N positions, or of its samples; unknown ones the mean."""
-        found = self.means[:, None].repeat(1, samples)
+        """Coefficients (L, N) for a batch of N samples, by position, or by ``names``; the mean if there is none."""
+        weights = self.means[:, None].repeat(1, samples)
         if names is None:
             part = self.average[:, :samples]
-            found[:, : part.shape[1]] = part
+            weights[:, : part.shape[1]] = part
         else:
             for n, name in enumerate(names):
                 if name in self.samples:
-                    found[:, n] = self.samples[name]
-        return found
+                    weights[:, n] = self.samples[name]
+        return weights
 
     def pass_weights(self, batch: Instance, key: Key) -> Tensor:
-        """What multiplies the gradients of a batch's samples in every layer, (L, N)."""
+        """The weights (L, N) of the gradients of a batch's samples in every layer."""
         return self.weights(batch.samples, sample_names(batch, key)).to(batch.dtype)
 
     def surrogates(self, blocks: Sequence[ExactFisher]) -> list[Diagonal]:
-        """Per layer the multiple of I with F + damping I = damping / c I: what the mean coefficient c stands for."""
+        """Per layer the multiple of I with F + damping I = damping / c I, for the mean coefficient c."""
         means = self.means * self.dampings if self.natural else self.means
         pairs = zip(means.tolist(), self.dampings.tolist(), strict=True)
         excess = [damping * (1 / c - 1) if 0 < c < 1 else 0.0 for c, damping in pairs]
@@ -81,9 +82,10 @@ class Shared:
 
 
 def sample_names(batch: Instance, key: Key) -> list[bytes] | None:
-    """A name per sample from its input and target for ``sample``: the same sample has the same name in every batch.
+    """Names of the samples, made from input and target, so that a sample has the same name in every batch.
 
-    None for ``position``; no names for ``layer``, so that every sample is unknown.
+    ``sample`` gives one name per sample, and ``layer`` an empty list, so that every sample has the mean coefficient.
+    None means ``position``: coefficients are found by position.
     """
     if key != "sample":
         return None if key == "position" else []
@@ -95,18 +97,21 @@ def sample_names(batch: Instance, key: Key) -> list[bytes] | None:
 def exact_coefficients(
     blocks: Sequence[ExactFisher], dampings: Sequence[float], batch: Instance, names: list[bytes] | None, natural: bool
 ) -> tuple[Tensor, Shared]:
-    """One batch's exact coefficients (L, R, N), ``natural`` ones over its own damping, and what is shared of them."""
+    """The exact coefficients (L, R, N) of one batch, and what later batches share of them.
+
+    ``natural``: coefficients are divided by the batch's damping.
+    """
     per_sample = blocks[0].columns[0].slopes.shape[:2]
     pairs = zip(blocks, dampings, strict=True)
     scales = [damping if natural and damping else 1.0 for damping in dampings]
     weights = [coefficients(b.gram(), b.terms, damping).reshape(per_sample) for b, damping in pairs]
-    found = torch.stack([w / scale for w, scale in zip(weights, scales, strict=True)])
+    exact = torch.stack([w / scale for w, scale in zip(weights, scales, strict=True)])
     valid = batch.likelihood.valid(batch.targets).movedim(-1, 0).reshape(per_sample)
-    means = (found * valid).sum((1, 2)) / batch.terms
-    own = (found * valid).sum(1) / valid.sum(0).clamp(min=1)
-    samples = {name: own[:, n] for n, name in enumerate(names or [])}
-    used = torch.tensor(dampings, dtype=torch.float64, device=found.device)
-    return found, Shared(own, means, used, (used > 0).to(used.dtype), 1, samples, natural)
+    means = (exact * valid).sum((1, 2)) / batch.terms
+    per_position = (exact * valid).sum(1) / valid.sum(0).clamp(min=1)
+    samples = {name: per_position[:, n] for n, name in enumerate(names or [])}
+    used = torch.tensor(dampings, dtype=torch.float64, device=exact.device)
+    return exact, Shared(per_position, means, used, (used > 0).to(used.dtype), 1, samples, natural)
 
 
 def share(
@@ -117,31 +122,34 @@ def share(
     names: list[bytes] | None = None,
     natural: bool = False,
 ) -> tuple[Tensor, Shared]:
-    """The coefficients (L, R, N) that weigh a batch, and what is shared from then on.
+    """The coefficients (L, R, N) that weigh a batch, and the coefficients that later batches share.
 
-    With ``dampings`` the batch is of the first epoch: its own exact coefficients; else those that are shared.
+    With ``dampings`` the batch belongs to the first epoch and has its own exact coefficients; otherwise it takes the
+    shared ones.
     """
     if dampings or shared is None:
-        found, new = exact_coefficients(blocks, dampings, batch, names, natural)
-        return found, shared.extend(new) if shared else new
-    columns, samples = blocks[0].columns[0].slopes.shape[:2]
-    return shared.weights(samples, names)[:, None].expand(-1, columns, -1), shared
+        exact, new = exact_coefficients(blocks, dampings, batch, names, natural)
+        return exact, shared.extend(new) if shared else new
+    R, samples = blocks[0].columns[0].slopes.shape[:2]
+    return shared.weights(samples, names)[:, None].expand(-1, R, -1), shared
 
 
 def shared_steps(
     blocks: Sequence[ExactFisher],
     weights: Sequence[Tensor],
     means: Sequence[float],
-    own: Sequence[Tensor],
+    batch_parts: Sequence[Tensor],
     parts: Sequence[Tensor],
     accelerated: bool = True,
 ) -> list[Tensor]:
-    """Per layer the step for a gradient ``parts``: linear in it, and U w for the batch's ``own``.
+    """Per layer the step for a gradient ``parts``, which is linear in the gradient.
 
-    As far as a part lies along ``own`` it becomes the weighted gradient of the batch; the rest is scaled by the mean.
+    The component along the batch's own gradient ``batch_parts`` becomes the batch's weighted gradient U w; the rest is
+    scaled by the mean.
     """
     steps = []
-    for block, w, mean, mine, part in zip(blocks, weights, means, own, parts, strict=True):
-        along = numerics.inner(part, mine) / max(numerics.inner(mine, mine), torch.finfo(torch.float64).tiny)
-        steps.append(along * weighted_sum(block.columns[0], w, accelerated) + mean * (part - along * mine))
+    for block, w, mean, of_batch, part in zip(blocks, weights, means, batch_parts, parts, strict=True):
+        square = max(numerics.inner(of_batch, of_batch), torch.finfo(torch.float64).tiny)
+        along = numerics.inner(part, of_batch) / square
+        steps.append(along * weighted_sum(block.columns[0], w, accelerated) + mean * (part - along * of_batch))
     return steps

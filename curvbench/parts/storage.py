@@ -1,4 +1,4 @@
-"""Memory that a probe may store: methods with large blocks say that they do not apply before they try."""
+"""The memory that a probe may store, so that methods with large blocks refuse a model before they allocate."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ LIMIT_BYTES = 4 * 2**30
 
 
 def fits(numbers: int, dtype: torch.dtype) -> bool:
-    """Whether ``numbers`` entries of ``dtype`` are no more than a probe may store."""
+    """Whether a probe may store ``numbers`` entries of ``dtype``."""
     return numbers * dtype.itemsize <= LIMIT_BYTES
 
 
 def too_large(what: str, numbers: int, dtype: torch.dtype) -> str | None:
-    """A one-line reason where ``numbers`` entries of ``dtype`` take more than a probe may store, else None."""
+    """A one-line reason why a probe may not store ``numbers`` entries of ``dtype``; None means that it may."""
     if fits(numbers, dtype):
         return None
     needed, limit = numbers * dtype.itemsize / 2**30, LIMIT_BYTES / 2**30
@@ -22,8 +22,5 @@ def too_large(what: str, numbers: int, dtype: torch.dtype) -> str | None:
 
 
 def appended(rows: Tensor, row: Tensor, limit: int) -> Tensor:
-    """The newest ``limit`` of the rows (n, ...) and one more, in storage that holds nothing else.
-
-    A slice of all of them would keep alive what it leaves out.
-    """
+    """The newest ``limit`` of the rows (n, ...) and ``row``; a copy, because a slice keeps older rows in memory."""
     return torch.cat([rows[max(0, len(rows) + 1 - limit) :], row[None]])

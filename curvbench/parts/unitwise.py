@@ -1,4 +1,4 @@
-"""Blocks of output units that are too large to be stored: formed in tiles, factorized anew where factors are too."""
+"""Blocks of output units and their damped solves; blocks that are too large to be stored are formed in tiles."""
 
 from __future__ import annotations
 
@@ -7,25 +7,62 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from curvbench.fisher.units import UnitFisher
+from curvbench import numerics
+from curvbench.fisher.units import UnitFisher, is_root, solve_units
 from curvbench.parts.storage import fits
 
+UnitBlocks = Tensor | UnitFisher
+"""The blocks of a layer's G M output units: stored, (G M, D, D); as roots U (G M, rows, D) with rows < D and the
+blocks U^T U; or formed in tiles."""
 
-def factors_of(layers: Sequence[UnitFisher], damping: float) -> list[Sequence[Tensor] | None]:
-    """Per layer the Cholesky factors per tile of units; None where with them, and the columns, too much were stored."""
-    kept = (tensor for block in layers for tensor in (block.columns.inputs, block.columns.slopes))
-    stored, found = sum(tensor.nbytes for tensor in kept) // 8, list[Sequence[Tensor] | None]()
+UnitFactors = Tensor | Sequence[Tensor] | None
+"""Cholesky factors of a layer's damped blocks: of stored blocks or roots, (G M, n, n); of blocks in tiles, one tensor
+per tile. None means that every solve makes the factors."""
+
+
+def damped_factors(blocks: Sequence[UnitBlocks], damping: float) -> Sequence[UnitFactors]:
+    """The factors of every layer's damped blocks, where all layers are stored or all are formed in tiles."""
+    tiled = [block for block in blocks if isinstance(block, UnitFisher)]
+    stored = [block for block in blocks if isinstance(block, Tensor)]
+    return [numerics.damped_cholesky(_small(block), damping) for block in stored] or _tiled_factors(tiled, damping)
+
+
+def _small(block: Tensor) -> Tensor:
+    """The matrix that is factorized: the block, or U U^T of a root in float64, because Woodbury cancels."""
+    return block.double() @ block.double().mT if is_root(block) else block
+
+
+def _tiled_factors(layers: Sequence[UnitFisher], damping: float) -> list[UnitFactors]:
+    """Per layer the factors of its tiles; None where they would be too large beside all that is stored."""
+    columns = (tensor for block in layers for tensor in (block.columns.inputs, block.columns.slopes))
+    stored, factors = sum(tensor.nbytes for tensor in columns) // torch.float64.itemsize, list[UnitFactors]()
     for block in layers:
         numbers = block.size // block.columns.layer.inputs * block.small**2
         if fits(stored + numbers, torch.float64):
             stored += numbers
-            found.append(list(block.factorize(damping)))
+            factors.append(list(block.factorize(damping)))
         else:
-            found.append(None)
-    return found
+            factors.append(None)
+    return factors
 
 
-def solved(block: UnitFisher, part: Tensor, damping: float, factors: Sequence[Tensor] | None) -> Tensor:
-    """(F + damping I)^-1 part for the layer's share (P,) of a gradient."""
-    again = block.factorize(damping) if factors is None else factors
-    return block.solve_factorized(part[:, None], damping, again)[:, 0]
+def damped_solve(
+    blocks: Sequence[UnitBlocks], factors: Sequence[UnitFactors], gradient: Tensor, damping: float
+) -> Tensor:
+    """(F^ + damping I)^-1 gradient for a parameter vector (P,) and the ``damped_factors`` of the blocks."""
+    parts = zip(blocks, factors, gradient.split([_size(block) for block in blocks]), strict=True)
+    return torch.cat([_solved(block, factor, part, damping) for block, factor, part in parts])
+
+
+def _size(block: UnitBlocks) -> int:
+    return block.size if isinstance(block, UnitFisher) else block.shape[0] * block.shape[2]
+
+
+def _solved(block: UnitBlocks, factor: UnitFactors, part: Tensor, damping: float) -> Tensor:
+    """The damped inverse of one layer's blocks applied to its part of a vector."""
+    if isinstance(block, UnitFisher):
+        assert not isinstance(factor, Tensor)
+        tiles = block.factorize(damping) if factor is None else factor
+        return block.solve_factorized(part[:, None], damping, tiles)[:, 0]
+    assert isinstance(factor, Tensor), "refresh comes before precondition"
+    return solve_units(block, part.reshape(block.shape[0], -1, 1), damping, factor).flatten().to(part.dtype)

@@ -1,4 +1,4 @@
-"""Weighted sums of per-sample gradients at the price of one weight gradient, and the weights that FNGD gives them.
+"""Weighted sums of per-sample gradients at the cost of one weight gradient, and FNGD's weights.
 
 sum_n c_n grad_n is the weight gradient of the batch with every sample's input multiplied by c_n (Ou et al. 2024,
 Sec. IV-C): Z^T (c * X) for a Linear, ``conv2d_weight`` for a convolution with any stride, padding, dilation and groups.
@@ -24,8 +24,8 @@ from curvbench.spec import Layer
 def weighted_gradient(layer: Layer, x: Tensor, slopes: Tensor, weights: Tensor) -> Tensor:
     """The sum of per-sample gradients ``[W | b]`` with weights (N,), (G, M, D).
 
-    ``x`` is the layer's input (N, ...), ``slopes`` (N, G, M, S) are gradients of each sample's own loss: those of a
-    mean loss have to be multiplied by N first.
+    ``x`` is the layer's input (N, ...), ``slopes`` (N, G, M, S) are gradients of each sample's own loss: multiply the
+    gradients of a mean loss by N first.
     """
     scaled = x * weights.reshape(-1, *[1] * (x.ndim - 1))
     total = _product(layer, scaled, slopes)
@@ -50,10 +50,10 @@ def _product(layer: Layer, x: Tensor, slopes: Tensor) -> Tensor:
 def weigh_backward(instance: Instance, tape: Tape, weights: Tensor) -> None:
     """Let backward passes through a ``frozen`` tape add weighted gradients to ``.grad`` of the covered parameters.
 
-    ``weights`` (L, N) multiply each sample's share of the gradient; 1 gives the plain one. The gradient is that of the
-    pass itself, in training mode with BatchNorm as it is there, while what is measured is in evaluation mode. What does
-    not come through the layers (penalties, coupled weight decay) stays as it is. Of fewer digits than float32 the sums
-    are made in float32.
+    ``weights`` (L, N) multiply each sample's share of the gradient; weights of 1 give the plain gradient. The gradient
+    belongs to the training pass, with BatchNorm in training mode, while measurements run in evaluation mode. Gradients
+    that do not come through the layers (penalties, coupled weight decay) are not weighted. Sums of tensors with fewer
+    digits than float32 are computed in float32.
     """
     by_layer = {layer.name: (layer, w) for layer, w in zip(instance.layers, weights, strict=True)}
 
@@ -72,7 +72,7 @@ def weigh_backward(instance: Instance, tape: Tape, weights: Tensor) -> None:
 
 
 def weighted_sum(columns: Columns, weights: Tensor, accelerated: bool = True) -> Tensor:
-    """The sum of a layer's score columns with weights (R, N), (P,); not accelerated: every one is formed first."""
+    """The sum of a layer's score columns with weights (R, N), (P,); ``accelerated`` does not form the columns."""
     if not accelerated:
         formed = form(columns.slopes, columns.patches())
         return torch.einsum("rn,ngrmd->gmd", weights, formed).flatten()
@@ -83,7 +83,10 @@ def weighted_sum(columns: Columns, weights: Tensor, accelerated: bool = True) ->
 
 
 def normalized_step(block: ExactFisher, damping: float, factor: Tensor | None, gradient: Tensor) -> Tensor:
-    """Damping (F + damping I)^-1 gradient, (P,); for a block without scores, which has no factor, the gradient."""
+    """Damping (F + damping I)^-1 gradient, (P,).
+
+    ``factor``: None means that the block has no scores, so that the result is the gradient itself.
+    """
     if factor is None:
         return gradient
     return damping * block.solve_factorized(gradient[:, None], damping, factor)[:, 0]
@@ -93,7 +96,7 @@ def coefficients(gram: Tensor, terms: int, damping: float) -> Tensor:
     """Coefficients c = damping (damping I + gram / terms)^-1 1 in float64, (b,).
 
     U c / terms = damping (F + damping I)^-1 g for the score columns U, F = U U^T / terms and g = U 1 / terms.
-    Plain gradient descent is c = 1; so is a layer without any score and damping.
+    c = 1 is plain gradient descent. A damping of 0 means that the layer has no scores, and gives c = 1.
     """
     ones = torch.ones(len(gram), 1, dtype=torch.float64, device=gram.device)
     if damping == 0:

@@ -12,17 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor
 
-from curvbench import numerics
 from curvbench.fisher import collect
 from curvbench.fisher.columns import Columns
-from curvbench.fisher.units import UnitFisher
+from curvbench.fisher.units import UnitFisher, is_root
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Dense
 from curvbench.parts.storage import fits
-from curvbench.parts.unitwise import factors_of, solved
+from curvbench.parts.unitwise import UnitBlocks, UnitFactors, damped_factors, damped_solve
 from curvbench.spec import About, FisherProbe, FisherType
 
 Scaling = Literal["sum", "mean"]
@@ -35,8 +33,8 @@ class State(NamedTuple):
     Neither is stored where both are too large: the blocks are formed in tiles then.
     """
 
-    matrices: Sequence[Tensor | UnitFisher]
-    factors: Sequence[Tensor | Sequence[Tensor] | None] = ()
+    matrices: Sequence[UnitBlocks]
+    factors: Sequence[UnitFactors] = ()
 
 
 @dataclass(frozen=True)
@@ -83,24 +81,10 @@ class Cwngd(FisherProbe):
         return State([UnitFisher(c, 1 / scale) for c in columns])
 
     def refresh(self, state: State) -> State:
-        formed = [m for m in state.matrices if isinstance(m, UnitFisher)]
-        dense = [numerics.damped_cholesky(_small(m), self.damping) for m in state.matrices if isinstance(m, Tensor)]
-        return state._replace(factors=dense or factors_of(formed, self.damping))
+        return state._replace(factors=damped_factors(state.matrices, self.damping))
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
-        triples = zip(gradient.split([_size(m) for m in state.matrices]), state.matrices, state.factors, strict=True)
-        return torch.cat([self._solve(part, m, factor).flatten().to(part.dtype) for part, m, factor in triples])
-
-    def _solve(self, part: Tensor, matrix: Tensor | UnitFisher, factor: Tensor | Sequence[Tensor] | None) -> Tensor:
-        if not isinstance(factor, Tensor):
-            assert isinstance(matrix, UnitFisher), "refresh comes before precondition"
-            return solved(matrix, part, self.damping, factor)
-        assert isinstance(matrix, Tensor)
-        v = part.reshape(matrix.shape[0], -1, 1).to(factor.dtype)
-        if not _is_root(matrix):
-            return numerics.cholesky_solve(v, factor)
-        U = matrix.to(factor.dtype)
-        return (v - U.mT @ numerics.cholesky_solve(U @ v, factor)) / self.damping
+        return damped_solve(state.matrices, state.factors, gradient, self.damping)
 
     def operator(self, state: State) -> BlockDiagonal:
         return BlockDiagonal([m if isinstance(m, UnitFisher) else Dense(_whole(m)) for m in state.matrices])
@@ -112,18 +96,5 @@ def _matrices(columns: Columns, scale: float, roots: bool) -> Tensor:
     return columns.unit_rows() * scale**0.5 if roots and rows < columns.layer.inputs else columns.unit_blocks() * scale
 
 
-def _size(matrix: Tensor | UnitFisher) -> int:
-    return matrix.size if isinstance(matrix, UnitFisher) else matrix.shape[0] * matrix.shape[2]
-
-
 def _whole(matrix: Tensor) -> Tensor:
-    return matrix.mT @ matrix if _is_root(matrix) else matrix
-
-
-def _is_root(matrix: Tensor) -> bool:
-    return matrix.shape[1] < matrix.shape[2]
-
-
-def _small(matrix: Tensor) -> Tensor:
-    """What is factorized: the blocks, or U U^T in float64, for Woodbury cancels."""
-    return matrix.double() @ matrix.double().mT if _is_root(matrix) else matrix
+    return matrix.mT @ matrix if is_root(matrix) else matrix

@@ -43,10 +43,10 @@ class Fngd(Weighs, Probe):
     lambda is chosen. ``norm`` is lambda = alpha |U^T U|_F; ``constant`` is the field of that name. ``constant``: the
     damping under ``damping_rule=constant``. ``gram``: the matrix in that norm. ``raw`` is U^T U, as in Eq. 14; ``mean``
     divides it by N. ``formula``: the solve of Eq. 9. ``printed`` leaves out its 1/N. ``scale_mode``: the length of the
-    step. ``normalized`` leaves the factor 1/lambda to the learning rate. ``stage``: the epoch that is measured. ``first``
-    solves for every batch; ``shared`` weighs samples by the averages of the first epoch. ``key``: what shares a
-    coefficient; ``layer`` is a control. ``batches``: the number of batches in the first epoch. ``accelerated``: whether
-    the weighted gradient is made without forming each sample's gradient.
+    step. ``normalized`` leaves the factor 1/lambda to the learning rate. ``stage``: the epoch that is measured.
+    ``first`` solves for every batch; ``shared`` weighs samples by the averages of the first epoch. ``key``: what shares
+    a coefficient; ``layer`` is a control. ``batches``: the number of batches in the first epoch. ``accelerated``:
+    whether the weighted gradient is made without forming each sample's gradient.
     """
 
     fisher_type = "empirical"

@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-import torch
 from torch import Tensor
 
-from curvbench import numerics
 from curvbench.fisher import collect
 from curvbench.fisher.units import UnitFisher
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Dense
 from curvbench.parts.storage import fits
-from curvbench.parts.unitwise import factors_of, solved
+from curvbench.parts.unitwise import UnitBlocks, UnitFactors, damped_factors, damped_solve
 from curvbench.spec import About, FisherProbe
 
 
@@ -23,7 +21,7 @@ class State(NamedTuple):
     """Per layer the blocks, stored (G M, D, D) or formed in tiles, and Cholesky factors of the damped blocks."""
 
     blocks: Sequence[Dense | UnitFisher]
-    factors: Sequence[Tensor | Sequence[Tensor] | None] = ()
+    factors: Sequence[UnitFactors] = ()
 
 
 @dataclass(frozen=True)
@@ -58,22 +56,14 @@ class Unit(FisherProbe):
         return State([UnitFisher(c, batch.terms) for c in columns])
 
     def refresh(self, state: State) -> State:
-        formed = [block for block in state.blocks if isinstance(block, UnitFisher)]
-        stored = [block.matrix for block in state.blocks if isinstance(block, Dense)]
-        dense = [numerics.damped_cholesky(matrix, self.damping) for matrix in stored]
-        return state._replace(factors=dense or factors_of(formed, self.damping))
+        return state._replace(factors=damped_factors(_blocks(state), self.damping))
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
-        parts = gradient.split([block.size for block in state.blocks])
-        triples = zip(state.blocks, parts, state.factors, strict=True)
-        return torch.cat([self._solve(block, part, factor) for block, part, factor in triples])
-
-    def _solve(self, block: Dense | UnitFisher, part: Tensor, factor: Tensor | Sequence[Tensor] | None) -> Tensor:
-        if not isinstance(factor, Tensor):
-            assert isinstance(block, UnitFisher), "refresh comes before precondition"
-            return solved(block, part, self.damping, factor)
-        right = part.reshape(*factor.shape[:2], 1).to(factor.dtype)
-        return numerics.cholesky_solve(right, factor).flatten().to(part.dtype)
+        return damped_solve(_blocks(state), state.factors, gradient, self.damping)
 
     def operator(self, state: State) -> BlockDiagonal:
         return BlockDiagonal(list(state.blocks))
+
+
+def _blocks(state: State) -> list[UnitBlocks]:
+    return [block.matrix if isinstance(block, Dense) else block for block in state.blocks]

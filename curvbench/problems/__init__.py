@@ -1,1 +1,1 @@
-"""Problems: one file, one model with its data and loss. They never import each other."""
+"""Problems: every file is one model with its data and loss. No problem imports another."""

@@ -1,4 +1,4 @@
-"""A chain of equal layers on random data: for sweeps, because every layer grows alike with its width."""
+"""A chain of equal layers on random data, for sweeps: every layer grows alike with the width."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from curvbench.spec import Dataset, Problem
 class Chain(Problem):
     """Equal hidden layers with ReLU, then a linear head of four classes.
 
-    ``width``: inputs and outputs of a hidden layer. ``depth``: how many there are. ``layer``: ``linear``, or a 3 x 3
-    ``conv2d`` on planes whose mean the head reads. ``size``: of a plane, pixels along each side.
+    ``width``: inputs and outputs of a hidden layer. ``depth``: number of hidden layers. ``layer``: ``linear``, or a
+    3 x 3 ``conv2d`` on planes, whose mean the head reads. ``size``: pixels along each side of a plane.
 
-    Inputs are drawn from the normal distribution, labels uniformly: there is nothing to learn.
+    Inputs are drawn from the normal distribution and labels uniformly, so that a training learns nothing.
     """
 
     width: int = 32
@@ -30,7 +30,7 @@ class Chain(Problem):
     epochs: int = 0
 
     CLASSES: ClassVar[int] = 4
-    measured: ClassVar[frozenset[str]] = frozenset({"mc_samples"})  # all samples that there are train
+    measured: ClassVar[frozenset[str]] = frozenset({"mc_samples"})  # the training part consists of the measured samples
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,7 +50,7 @@ class Chain(Problem):
         return nn.Conv2d(self.width, self.width, 3, padding=1)
 
     def data(self, root: Path | None) -> Dataset:
-        """As many samples to train and to test as are measured."""
+        """A training and a test part of ``samples`` samples each."""
         generator = torch.Generator().manual_seed(0)
         planes = (self.size, self.size) if self.layer == "conv2d" else ()
 

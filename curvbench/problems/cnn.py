@@ -19,8 +19,9 @@ KERNEL, WINDOW = 3, 2
 class CNN(Problem):
     """Convolution, maximum over 2 x 2 pixels and two dense layers: the order of CW-NGD's network on MNIST.
 
-    Its paper gives the sizes in a picture alone, and these are none of its: a 3 x 3 convolution without padding.
-    ``channels``: of the convolution. ``hidden``: units of the first dense layer. ``dataset``: whose images.
+    The paper gives the sizes of its network in a picture alone; the sizes here are others. The 3 x 3 convolution has no
+    padding. ``channels``: channels of the convolution. ``hidden``: units of the first dense layer. ``dataset``: name of
+    the data set of images.
     """
 
     recipe: ClassVar[Recipe] = Recipe(learning_rate=0.05, batch=16)

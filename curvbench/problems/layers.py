@@ -1,4 +1,4 @@
-"""Tiny classifiers of digits, one per kind of layer: what a probe covers, and what stands outside."""
+"""Tiny classifiers of digits, one per kind of layer, which show the kinds that a probe covers."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ Network = Literal[
     "sequence",
 ]
 CLASSES, WIDTH, QUARTERS = 10, 8, 4
-GREYS = (-0.5, 0.0, 0.5)  # limits of four levels, of pixels with mean 0 and standard deviation 1
+GREYS = (-0.5, 0.0, 0.5)  # limits of four grey levels; pixels have mean 0 and standard deviation 1
 
 
 @dataclass(frozen=True)
 class Layers(Problem):
     """A tiny network with one kind of layer, and Linear layers around it.
 
-    ``network``: the kind. Convolutions in one dimension take the rows of an image as channels, those in two the four
-    pixels of each 2 x 2 block; ``embedding`` takes the grey levels of these blocks as 16 tokens, ``attention`` and
-    ``sequence`` the four quarters of an image, which are labelled one by one in ``sequence``.
+    ``network``: kind of layer. One-dimensional convolutions take the rows of an image as channels, two-dimensional ones
+    the four pixels of each 2 x 2 block. ``embedding`` takes the grey levels of these blocks as 16 tokens. ``attention``
+    and ``sequence`` take the four quarters of an image; in ``sequence`` every quarter has a label.
     """
 
     recipe: ClassVar[Recipe] = Recipe(learning_rate=0.05, batch=16)
@@ -53,15 +53,15 @@ class Layers(Problem):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.network not in (known := get_args(Network)):
-            raise ValueError(f"layers: network must be one of {', '.join(known)}, got {self.network!r}")
+        if self.network not in (networks := get_args(Network)):
+            raise ValueError(f"layers: network must be one of {', '.join(networks)}, got {self.network!r}")
 
     def model(self) -> nn.Module:
         """(N, 1, 8, 8) -> (N, C), for ``sequence`` (N, 4, C)."""
         return NETWORKS[self.network]()
 
     def data(self, root: Path | None) -> Dataset:
-        """The digits; for ``sequence`` the label of an image is that of each of its quarters."""
+        """The digits; in ``sequence`` every quarter has the label of its image."""
         digits = data.load("digits", root)
         if self.network != "sequence":
             return digits

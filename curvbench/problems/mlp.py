@@ -20,10 +20,10 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 class MLP(Problem):
     """Fully connected classifier of flattened images: ``depth`` hidden layers of ``hidden`` units each.
 
-    Weights are drawn as PyTorch draws those of ``nn.Linear``. Layers are called ``fc1``, ``fc2``, ...
+    Weights have PyTorch's initialisation of ``nn.Linear``. Layers are called ``fc1``, ``fc2``, ...
 
-    ``hidden``: units per hidden layer. ``depth``: hidden layers. ``dataset``: whose images. ``activation``: between
-    layers. ``bias``: whether layers have one.
+    ``hidden``: units per hidden layer. ``depth``: number of hidden layers. ``dataset``: name of the data set of images.
+    ``activation``: function between layers. ``bias``: whether layers have a bias.
     """
 
     recipe: ClassVar[Recipe] = Recipe(learning_rate=0.05, batch=16)

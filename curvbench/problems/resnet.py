@@ -14,7 +14,7 @@ from curvbench import data
 from curvbench.spec import Dataset, Problem
 
 # Blocks per stage. Three stages: section 4.2 of the paper (6n + 2 layers); four: table 1.
-# A block is two 3 x 3 convolutions, that of depth 50 a bottleneck of three.
+# A block has two 3 x 3 convolutions; at depth 50 it is a bottleneck of three convolutions.
 STAGES: dict[int, tuple[int, ...]] = {
     8: (1, 1, 1),
     20: (3, 3, 3),
@@ -27,23 +27,25 @@ STAGES: dict[int, tuple[int, ...]] = {
     50: (3, 4, 6, 3),
 }
 EXPANSION = 4
-SMALL = 64  # pixels along each side of images up to which the stem is 3 x 3
+SMALL = 64  # pixels along each side: images up to this size have a 3 x 3 stem
 
 
 @dataclass(frozen=True)
 class ResNet(Problem):
     """Residual network: depth 8, 20, 32, 44, 56, 110 (three stages) or 18, 34, 50 (four stages).
 
-    Three stages: ``width`` 16 and shortcuts without parameters. Four stages: ``width`` 64 and 1 x 1 projections; 18
-    has 11,173,962 parameters on CIFAR-10, 50 has bottlenecks with the stride in their 3 x 3 convolution and
-    23,520,842. Small images have a 3 x 3 stem, ImageNet's the paper's: 7 x 7 with stride 2 and a maximum over 3 x 3.
-    State dicts are torchvision's, with that stem in every shape.
+    Three stages have ``width`` 16 and shortcuts without parameters. Four stages have ``width`` 64 and 1 x 1
+    projections. On CIFAR-10 depth 18 has 11,173,962 parameters. Depth 50 has bottlenecks with the stride in the 3 x 3
+    convolution, and 23,520,842 parameters. Small images have a 3 x 3 stem; ImageNet's images have the paper's stem, a
+    7 x 7 convolution with stride 2 and a maximum over 3 x 3. State dicts have torchvision's names, and with the paper's
+    stem torchvision's shapes.
 
-    ``depth``: layers with weights. ``dataset``: whose images. ``width``: channels of the first stage; 0 takes these.
+    ``depth``: layers with weights. ``dataset``: name of the data set of images. ``width``: channels of the first stage;
+    0 takes the paper's width.
 
-    ``outputs``: the width C of the last layer; 0 takes the classes of the data set. With more, labels stay those of the
-    data set and the other classes never occur: the Fisher matrix of a network with C outputs on real images, not of a
-    task with C classes.
+    ``outputs``: width C of the last layer; 0 takes the classes of the data set. With more outputs, labels stay those of
+    the data set and the other classes never occur: the Fisher matrix is that of a network with C outputs on real
+    images, not of a task with C classes.
     """
 
     depth: int = 20
@@ -132,7 +134,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1 x 1, 3 x 3 and 1 x 1 convolutions with BatchNorm, the last four times as wide, and a shortcut around them."""
+    """1 x 1, 3 x 3 and 1 x 1 convolutions with BatchNorm and a shortcut; the last is four times as wide."""
 
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
@@ -153,7 +155,7 @@ class Bottleneck(nn.Module):
 
 
 class PaddedShortcut(nn.Module):
-    """Option A of the paper: every ``stride``-th pixel, and as many zero channels before as after."""
+    """Option A of the paper: every ``stride``-th pixel, with equally many zero channels before and after."""
 
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""T5, trained whole or by adapters of low rank, to summarise.
+"""T5 for summaries, with all weights trained or with adapters of low rank.
 
 Sources: C. Raffel et al., JMLR 2020 (arXiv:1910.10683), "small"; E. Hu et al., "LoRA", ICLR 2022 (arXiv:2106.09685).
 """
@@ -18,25 +18,26 @@ from curvbench.data.scores import rouge
 from curvbench.data.sentences import Texts
 from curvbench.spec import Dataset, Problem, Recipe, Skip
 
-# Of a T5Config, what differs from the published configuration of "small".
+# Fields of T5Config that differ from the published configuration "small".
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 4},
     "small": {},
 }
 VOCABULARY = {"tiny": 128, "small": 32_128}
-DECODED = 64  # documents summarised at a time
+DECODED = 64  # documents that are summarised in one batch
 
 
 @dataclass(frozen=True)
 class T5(Problem):
-    """T5 that summarises, drawn anew from its configuration: no published weights, and a tokenizer of the data.
+    """T5 for summaries, with random weights instead of the published ones, and with a tokenizer of the data.
 
-    ``size``: tiny or small, whose 60,506,624 parameters are those of T5-small. ``task``: tiny (embedded sentences),
-    scitldr or xsum, see ``curvbench.data.documents``. ``mode``: full, or lora: adapters beside queries and values are
-    trained and all else is frozen as it was drawn. ``rank``: of the adapters. ``source``: tokens of a document at most.
-    ``target``: tokens of a summary at most. ``vocabulary``: tokens told apart; 0 takes 128 for tiny, 32,128 for small.
+    ``size``: tiny, or small with the 60,506,624 parameters of T5-small. ``task``: tiny (embedded sentences), scitldr or
+    xsum, see ``curvbench.data.documents``. ``mode``: full trains all weights; lora trains adapters beside queries and
+    values and freezes all other weights. ``rank``: rank of the adapters. ``source``: maximum number of tokens of a
+    document. ``target``: maximum number of tokens of a summary. ``vocabulary``: number of different tokens; 0 takes 128
+    for tiny and 32,128 for small.
 
-    Embeddings and the last layer share their weights, which stand outside every comparison. Dropout is T5's 0.1.
+    Embeddings and the last layer share their weights, which no comparison covers. Dropout is T5's 0.1.
     """
 
     recipe: ClassVar[Recipe] = Recipe(learning_rate=0.05, batch=32)
@@ -54,9 +55,9 @@ class T5(Problem):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, known in (("size", tuple(SIZES)), ("task", documents.TASKS), ("mode", ("full", "lora"))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"t5: {name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        for name, choices in (("size", tuple(SIZES)), ("task", documents.TASKS), ("mode", ("full", "lora"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"t5: {name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
         if self.rank < 1 or min(self.source, self.target) < 2:
             came = f"rank={self.rank}, source={self.source}, target={self.target}"
             raise ValueError(f"t5: rank >= 1, source >= 2 and target >= 2 expected, got {came}")
@@ -67,11 +68,11 @@ class T5(Problem):
 
     @property
     def classes(self) -> int:
-        """C."""
+        """The number of classes, C."""
         return self.vocabulary or VOCABULARY[self.size]
 
     def model(self) -> nn.Module:
-        """Tokens (N, source + target), a document and what the decoder reads, -> logits (N, target, C)."""
+        """Tokens (N, source + target) of a document and of the decoder -> logits (N, target, C)."""
         return Network(_drawn(self.classes, SIZES[self.size], self.rank if self.mode == "lora" else 0), self.source)
 
     def data(self, root: Path | None) -> Dataset:
@@ -80,14 +81,14 @@ class T5(Problem):
 
     @property
     def scores(self) -> tuple[str, ...]:
-        """ROUGE of summaries."""
+        """The names of the ROUGE scores of summaries."""
         return "test.rouge1", "test.rouge2", "test.rougeL"
 
     def score(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:
-        """Of greedy summaries of the test part."""
+        """ROUGE of greedy summaries of the test part."""
         assert isinstance(model, Network) and isinstance(dataset, Texts)
-        found = model.summarise(dataset.test_inputs[:, : self.source], self.target)
-        texts = [dataset.decode(ids) for ids in found.tolist()]
+        summaries = model.summarise(dataset.test_inputs[:, : self.source], self.target)
+        texts = [dataset.decode(ids) for ids in summaries.tolist()]
         return {f"test.{kind}": value for kind, value in rouge(texts, dataset.references).items()}
 
 
@@ -100,30 +101,30 @@ class Network(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(N, source + target) int64 -> (N, target, C)."""
-        document, read = tokens[:, : self.source], tokens[:, self.source :]
-        seen = (document != documents.PAD).long()
+        document, summary = tokens[:, : self.source], tokens[:, self.source :]
+        mask = (document != documents.PAD).long()
         outputs: Tensor = self.t5(
-            input_ids=document, attention_mask=seen, decoder_input_ids=read, use_cache=False
+            input_ids=document, attention_mask=mask, decoder_input_ids=summary, use_cache=False
         ).logits
         return outputs
 
     @torch.no_grad()
     def summarise(self, texts: Tensor, length: int) -> Tensor:
         """Greedy summaries, on the model's device: (N, source) -> (N, length)."""
-        found = []
+        summaries = []
         for part in texts.to(self.t5.device).split(DECODED):
-            seen = (part != documents.PAD).long()
-            made = self.t5.generate(part, attention_mask=seen, max_new_tokens=length, do_sample=False)[:, 1:]
-            found.append(F.pad(made, (0, length - made.shape[1]), value=documents.PAD))
-        return torch.cat(found)
+            mask = (part != documents.PAD).long()
+            tokens = self.t5.generate(part, attention_mask=mask, max_new_tokens=length, do_sample=False)[:, 1:]
+            summaries.append(F.pad(tokens, (0, length - tokens.shape[1]), value=documents.PAD))
+        return torch.cat(summaries)
 
 
 class SharedHead(nn.Module):
-    """The embedding as last layer. No ``nn.Linear``: a weight with two uses has no score of one product."""
+    """The embedding as last layer. Not ``nn.Linear``, because a weight with two uses has no score of one product."""
 
     def __init__(self, embedding: nn.Embedding) -> None:
         super().__init__()
-        self.shared = [embedding]  # in a list it is registered once
+        self.shared = [embedding]  # a list, so that the module is not registered twice
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, T, width) -> (N, T, C)."""
@@ -131,7 +132,7 @@ class SharedHead(nn.Module):
 
 
 def _drawn(classes: int, size: dict[str, Any], rank: int) -> Any:
-    """A T5 with fresh weights, and adapters where ``rank`` is not 0."""
+    """A T5 with random weights, and with adapters if ``rank`` is not 0."""
     try:
         from peft import LoraConfig, inject_adapter_in_model
         from transformers import T5Config, T5ForConditionalGeneration
@@ -148,7 +149,7 @@ def _drawn(classes: int, size: dict[str, Any], rank: int) -> Any:
 
 
 def _compute_in_own_dtype(t5: nn.Module, epsilon: float) -> None:
-    """Torch's norm for T5's own, which rounds to float32 whatever the model's dtype."""
+    """Replace T5's own norm, which rounds to float32 in every dtype, by torch's norm."""
     for parent in list(t5.modules()):
         for name, module in parent.named_children():
             if type(module).__name__ == "T5LayerNorm":

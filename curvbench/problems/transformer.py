@@ -17,26 +17,28 @@ from curvbench.data.scores import bleu
 from curvbench.spec import Dataset, Problem, Recipe
 
 GREY_LEVELS = 17
-HALF_IMAGE = 32
+HALF_IMAGE = 32  # pixels of half an image of digits
 WORDS = 1000
-DECODED = 256  # sentences translated at a time
+DECODED = 256  # sentences that are translated in one batch
 
 
 @dataclass(frozen=True)
 class Transformer(Problem):
     """Sequence-to-sequence Transformer: German from English, or the lower half of digits from the upper.
 
-    Of digits, the pixels that follow the upper half (at most 32), given as many before; classes are the 17 grey levels.
-    Every target token is a loss term, so that a sample has length (C - 1) score columns; filling is none.
+    The task digits predicts the first pixels of the lower half (at most 32) from as many last pixels of the upper half;
+    classes are the 17 grey levels. Every target token is a loss term, so that a sample has length (C - 1) score
+    columns; a token that fills a sequence is no loss term.
 
-    ``task``: digits, multi30k or wmt14 (see ``curvbench.data.sentences``). ``length``: tokens of a sequence at most.
-    ``vocabulary``: most frequent words that are told apart; 0 takes 1,000. ``width``: of the embedding. ``hidden``: of
-    the feed-forward networks. ``heads``: of each attention. ``depth``: layers of the encoder, and of the decoder.
+    ``task``: digits, multi30k or wmt14 (see ``curvbench.data.sentences``). ``length``: maximum number of tokens of a
+    sequence. ``vocabulary``: number of words, the most frequent ones; 0 takes 1,000. ``width``: width of the embedding.
+    ``hidden``: units of the feed-forward networks. ``heads``: heads of each attention. ``depth``: layers of the
+    encoder, and of the decoder.
 
-    The defaults are small. The network of FNGD's section VI-B: width=512, hidden=2048, heads=8, depth=6 (of the paper
-    above, for FNGD names none); the paper's "big": width=1024, hidden=4096, heads=16, depth=6. Normalisation after each
-    sublayer, no biases in the attention (that of the keys would have no gradient), no dropout, and a last layer of its
-    own: the embeddings share no weights with it.
+    The defaults are small. FNGD's section VI-B names no sizes; those of the paper above are width=512, hidden=2048,
+    heads=8, depth=6, and for its "big" network width=1024, hidden=4096, heads=16, depth=6. Normalisation follows each
+    sublayer. The attention has no biases, because the bias of the keys would have no gradient. There is no dropout. The
+    last layer shares no weights with the embeddings.
     """
 
     recipe: ClassVar[Recipe] = Recipe(learning_rate=0.05)
@@ -54,8 +56,8 @@ class Transformer(Problem):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.task not in (known := ("digits", *sentences.CORPORA)):
-            raise ValueError(f"transformer: task must be one of {', '.join(known)}, got {self.task!r}")
+        if self.task not in (tasks := ("digits", *sentences.CORPORA)):
+            raise ValueError(f"transformer: task must be one of {', '.join(tasks)}, got {self.task!r}")
         if min(self.width, self.hidden, self.heads, self.depth, self.length) < 1:
             raise ValueError("transformer: width, hidden, heads, depth and length must be at least 1")
         if self.width % self.heads or self.width % 2:
@@ -68,11 +70,11 @@ class Transformer(Problem):
 
     @property
     def classes(self) -> int:
-        """C."""
+        """The number of classes, C."""
         return GREY_LEVELS if self.task == "digits" else self.vocabulary or WORDS
 
     def model(self) -> nn.Module:
-        """Tokens (N, 2 length), source and what the decoder reads, -> logits (N, length, C)."""
+        """Tokens (N, 2 length) of the source and of the decoder -> logits (N, length, C)."""
         return Network(self.classes, self.length, self.width, self.hidden, self.heads, self.depth)
 
     def data(self, root: Path | None) -> Dataset:
@@ -83,20 +85,20 @@ class Transformer(Problem):
 
     @property
     def scores(self) -> tuple[str, ...]:
-        """BLEU of translations."""
+        """The name of the BLEU score of translations; none for digits."""
         return () if self.task == "digits" else ("test.bleu",)
 
     def score(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:
-        """Of greedy translations of the test part."""
+        """BLEU of greedy translations of the test part."""
         if not isinstance(dataset, sentences.Texts):
             return {}
         assert isinstance(model, Network)
-        found = greedy(model, dataset.test_inputs[:, : self.length], sentences.begin(self.classes))
-        return {"test.bleu": bleu([dataset.decode(ids) for ids in found.tolist()], dataset.references)}
+        translations = greedy(model, dataset.test_inputs[:, : self.length], sentences.begin(self.classes))
+        return {"test.bleu": bleu([dataset.decode(ids) for ids in translations.tolist()], dataset.references)}
 
 
 def _halves(length: int) -> Dataset:
-    """The digits around the middle of the image as grey levels 0 to 16, row by row."""
+    """The pixels around the middle of each image as grey levels 0 to 16, row by row."""
     images = data.load("digits")
     assert isinstance(images.train_inputs, Tensor) and isinstance(images.test_inputs, Tensor)
     pixels = torch.cat([images.train_inputs, images.test_inputs]).flatten(1)
@@ -127,7 +129,7 @@ class Network(nn.Module):
         return self.decode(target, self.encode(source), source)
 
     def encode(self, source: Tensor) -> Tensor:
-        """Tokens (N, length) -> what the decoder attends to, (N, length, width)."""
+        """Tokens (N, length) -> the encoder's output, (N, length, width)."""
         filled = (source == self.padding)[:, None, None]
         memory = self.source(source) * self.scale + self.positions
         for layer in self.encoder:
@@ -135,7 +137,7 @@ class Network(nn.Module):
         return memory
 
     def decode(self, target: Tensor, memory: Tensor, source: Tensor) -> Tensor:
-        """What the decoder has read so far, (N, T), with the encoder's output and input -> logits (N, T, C)."""
+        """The decoder's tokens so far, (N, T), with the encoder's output and input -> logits (N, T, C)."""
         T = target.shape[1]
         filled = (source == self.padding)[:, None, None]
         future = torch.ones(T, T, dtype=torch.bool, device=target.device).triu(1)
@@ -148,19 +150,19 @@ class Network(nn.Module):
 
 @torch.no_grad()
 def greedy(model: Network, source: Tensor, begin: int) -> Tensor:
-    """The likeliest token after those before it, again and again: source (N, length) -> target (N, length).
+    """Target tokens (N, length) for a source (N, length): token by token the most probable one after the others.
 
-    On the model's device; what follows an end means nothing.
+    The result is on the model's device; tokens after the end of a sentence have no meaning.
     """
     device = model.positions.device
-    found = []
+    translations = []
     for part in source.to(device).split(DECODED):
         memory = model.encode(part)
-        read = part.new_full((len(part), 1), begin)
+        target = part.new_full((len(part), 1), begin)
         for _ in range(model.length):
-            read = torch.cat([read, model.decode(read, memory, part)[:, -1].argmax(-1, keepdim=True)], dim=1)
-        found.append(read[:, 1:])
-    return torch.cat(found)
+            target = torch.cat([target, model.decode(target, memory, part)[:, -1].argmax(-1, keepdim=True)], dim=1)
+        translations.append(target[:, 1:])
+    return torch.cat(translations)
 
 
 class EncoderLayer(nn.Module):

@@ -25,12 +25,13 @@ STAGES: dict[int, tuple[int, ...]] = {
 class VGG(Problem):
     """VGG for small images: depth 11, 13, 16 or 19 of the paper, with one fully connected layer of its three.
 
-    ``width``: channels of the first stage, doubled up to eightfold; 0 takes the paper's 64. ``batchnorm``: after each
-    convolution. ``depth``: layers with weights, had all three of the paper's been kept. ``dataset``: whose images.
+    ``width``: channels of the first stage, doubled up to eightfold; 0 takes the paper's 64. ``batchnorm``: whether
+    BatchNorm follows each convolution. ``depth``: layers with weights in the paper's network, which has three fully
+    connected layers. ``dataset``: name of the data set of images.
 
-    VGG-11 has 9,231,114 parameters on CIFAR-10 with BatchNorm, without 9,225,610. Each stage ends in a maximum over
-    2 x 2 pixels, so that 32 x 32 become one, as in the form in general use for CIFAR; smaller images go without the
-    first of these, for on a single pixel eight of nine weights would see nothing but padding.
+    VGG-11 has 9,231,114 parameters on CIFAR-10 with BatchNorm, and 9,225,610 without. Each stage ends in a maximum over
+    2 x 2 pixels, so that 32 x 32 pixels become one, as in the usual form for CIFAR. Smaller images skip the first of
+    these maxima, because on a single pixel eight of nine weights of a convolution would read only padding.
     """
 
     depth: int = 11

@@ -1,4 +1,4 @@
-"""States of probes: kept, averaged, stored, and joined over ranks."""
+"""States of probes: averaged, stored, and joined over ranks."""
 
 from curvbench.states.trees import blend, kept, mapped, pack, tensors, unpack, weighted
 

@@ -1,8 +1,8 @@
-"""One model trained by several processes: their gradients and statistics are joined, their factorizations shared.
+"""One model trained by several processes, which join gradients and statistics and share factorizations.
 
-Every rank has the same parameters and a part of each batch. Means over parts become that of the whole when they are
-weighted by their loss terms. The collectives are those of torch.distributed's default process group, whose timeout
-bounds the wait for a rank that hangs; without a group there is one rank, and nothing here does anything.
+Every rank has the same parameters and a part of each batch. The mean over the batch is the mean over the parts,
+weighted by their loss terms. The collectives belong to torch.distributed's default process group, whose timeout bounds
+the wait for a rank that hangs. Without a group there is one rank, and no function here communicates.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Ranks:
-    """The number of this process among ``count``.
+    """The number ``rank`` of this process among ``count`` processes.
 
-    Raises of all methods:
+    Every method may raise:
         ConnectionError: another rank has ended, or did not answer within the group's timeout.
     """
 
@@ -37,59 +37,59 @@ class Ranks:
 
     @staticmethod
     def here() -> Ranks:
-        """Those of the default process group."""
+        """The ranks of the default process group, or the only rank if there is no group."""
         grouped = dist.is_available() and dist.is_initialized()
         return Ranks(dist.get_rank(), dist.get_world_size()) if grouped else ALONE
 
     def agree(self, tensors: Iterable[Tensor]) -> None:
-        """Give every rank the first one's values."""
+        """Give every rank the values of the first rank."""
         if self.count > 1:
             self._together(tensors, partial(dist.broadcast, src=0, async_op=True))
 
     def first(self, find: Callable[[], Result]) -> Result:
-        """What the first rank finds, for all of them."""
+        """The result of ``find`` on the first rank, given to all ranks."""
         if self.count == 1:
             return find()
-        found: list[Any] = [find() if self.rank == 0 else None]
+        results: list[Any] = [find() if self.rank == 0 else None]
         with self._answered():
-            dist.broadcast_object_list(found, src=0)
-        return found[0]
+            dist.broadcast_object_list(results, src=0)
+        return results[0]
 
-    def all(self, mine: Item) -> list[Item]:
-        """What every rank has, in their order."""
-        return [mine] if self.count == 1 else self._told(mine)
+    def all(self, item: Item) -> list[Item]:
+        """The items of all ranks, in the order of the ranks."""
+        return [item] if self.count == 1 else self._gathered(item)
 
-    def total(self, mine: Tensor) -> Tensor:
-        """The sum over ranks."""
+    def total(self, summand: Tensor) -> Tensor:
+        """The sum of the ranks' summands."""
         if self.count == 1:
-            return mine
-        whole = mine.clone()
-        self._sum([whole])
-        return whole
+            return summand
+        total = summand.clone()
+        self._sum([total])
+        return total
 
-    def mean(self, mine: Tensor, weights: Tensor) -> Tensor:
-        """The mean over ranks, each weighted."""
+    def mean(self, values: Tensor, weights: Tensor) -> Tensor:
+        """The weighted mean of the ranks' values."""
         if self.count == 1:
-            return mine
-        return self.total(torch.where(weights > 0, weights * mine, 0.0)) / self.total(weights)
+            return values
+        return self.total(torch.where(weights > 0, weights * values, 0.0)) / self.total(weights)
 
     def share(self, *counts: int) -> float:
-        """This rank's of ``shares``; raises ValueError as that does."""
-        return 1.0 if self.count == 1 else shares(self._told(counts))[self.rank]
+        """This rank's share of the batch, see ``shares``; raises ValueError as ``shares`` does."""
+        return 1.0 if self.count == 1 else shares(self._gathered(counts))[self.rank]
 
     def join_gradients(self, parameters: Sequence[nn.Parameter], share: float) -> None:
-        """Replace ``.grad`` by the sum over ranks, each weighted by its share; none on any rank stays none."""
+        """Replace ``.grad`` by the sum over ranks, weighted by their shares; a gradient that no rank has stays None."""
         if self.count == 1:
             return
-        has = torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device)
-        self._sum([has])
-        reached = [p for p, found in zip(parameters, has.tolist(), strict=True) if found]
+        counts = torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device)
+        self._sum([counts])
+        reached = [p for p, count in zip(parameters, counts.tolist(), strict=True) if count]
         for p in reached:
             p.grad = torch.zeros_like(p) if p.grad is None else (share * p.grad).contiguous()
         self._sum([p.grad for p in reached if p.grad is not None])
 
     def join_state(self, state: Any, share: float) -> Any:
-        """The sum over ranks of a state's tensors of floats, each weighted by its share."""
+        """The sum over ranks of a state's floating-point tensors, weighted by the ranks' shares."""
         if self.count == 1:
             return state
         joined = states.mapped(state, lambda t: (share * t).contiguous() if t.is_floating_point() else t)
@@ -109,32 +109,32 @@ class Ranks:
         """``function`` of every item, each computed by one rank and sent to the others.
 
         Raises:
-            ValueError: on every rank, what it raised on one.
+            ValueError: on every rank, the error that ``function`` raised on one rank.
         """
-        owners = _owners([sum(t.numel() ** 1.5 for t in states.tensors(item)) for item in items], self.count)
-        mine: dict[int, Any] = {}
+        owners = _owners([_factorization_cost(item) for item in items], self.count)
+        computed: dict[int, Any] = {}
         reason = ""
         try:
             for i, item in enumerate(items):
                 if owners[i] == self.rank:
-                    mine[i] = states.mapped(function(item), Tensor.contiguous)
+                    computed[i] = states.mapped(function(item), Tensor.contiguous)
         except (ValueError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             reason = str(error)
-        told = self._told((reason, {i: states.mapped(result, _outline) for i, result in mine.items()}))
-        if reasons := [reason for reason, _ in told if reason]:
+        gathered = self._gathered((reason, {i: states.mapped(result, _outline) for i, result in computed.items()}))
+        if reasons := [reason for reason, _ in gathered if reason]:
             raise ValueError(reasons[0])
         device = next(t.device for item in items for t in states.tensors(item))
-        outlines = {i: outline for _, found in told for i, outline in found.items()}
+        outlines = {i: outline for _, outlines_of_rank in gathered for i, outline in outlines_of_rank.items()}
         results = [
-            mine[i] if i in mine else states.mapped(outlines[i], lambda t: torch.empty_like(t, device=device))
+            computed[i] if i in computed else states.mapped(outlines[i], lambda t: torch.empty_like(t, device=device))
             for i in range(len(items))
         ]
         for owner, result in zip(owners, results, strict=True):
             self._together(states.tensors(result), partial(dist.broadcast, src=owner, async_op=True))
         return results
 
-    def _told(self, message: Any) -> list[Any]:
-        """What every rank has to say."""
+    def _gathered(self, message: Any) -> list[Any]:
+        """The messages of all ranks, in the order of the ranks."""
         messages: list[Any] = [None] * self.count
         with self._answered():
             dist.all_gather_object(messages, message)
@@ -158,20 +158,23 @@ class Ranks:
 
 
 def shares(parts: Sequence[Sequence[int]]) -> list[float]:
-    """The share of each part in a whole, of which it has so many terms, so many samples, ...; equal parts of nothing.
+    """The share of each part in a batch, from the parts' counts of terms, of samples, ...
+
+    The shares are equal if a count is zero everywhere.
 
     Raises:
-        ValueError: the shares differ from one count to the other.
+        ValueError: the shares differ from one count to another.
     """
-    columns = zip(*parts, strict=True)
-    found = [[n / sum(column) if sum(column) else 1 / len(parts) for n in column] for column in columns]
-    if any(max(row) - min(row) > 1e-12 for row in zip(*found, strict=True)):
+    kinds = zip(*parts, strict=True)
+    by_count = [[n / sum(counts) if sum(counts) else 1 / len(parts) for n in counts] for counts in kinds]
+    if any(max(by_part) - min(by_part) > _ROUNDING for by_part in zip(*by_count, strict=True)):
         raise ValueError(
             f"give each part of a batch the same number of loss terms per sample, got (terms, samples) {[*parts]}"
         )
-    return found[0]
+    return by_count[0]
 
 
+_ROUNDING = 1e-12  # quotients of equal shares differ by less
 ALONE = Ranks()
 _sharing: ContextVar[Ranks] = ContextVar("sharing", default=ALONE)
 
@@ -186,8 +189,13 @@ def _outline(tensor: Tensor) -> Tensor:
     return tensor.to("meta")
 
 
+def _factorization_cost(item: Any) -> float:
+    """The n^3 of an item's matrices of order n, up to a constant."""
+    return sum(t.numel() ** 1.5 for t in states.tensors(item))
+
+
 def _owners(costs: Sequence[float], count: int) -> list[int]:
-    """A rank for every cost: the dearest first, to whoever has least."""
+    """A rank for every cost: the largest cost first, each to the rank with the smallest load."""
     loads, owners = [0.0] * count, [0] * len(costs)
     for i in sorted(range(len(costs)), key=lambda i: -costs[i]):
         owners[i] = loads.index(min(loads))

@@ -17,39 +17,43 @@ _PLAIN = (bool, int, float, str, bytes, torch.dtype, torch.device)
 
 
 def blend(old: Any, new: Any, weight: float) -> Any:
-    """Every floating-point tensor of two states of the same make: weight old + (1 - weight) new; the rest is new's.
+    """The state ``weight * old + (1 - weight) * new``, for every floating-point tensor of two states of one structure.
+
+    Everything else is taken from ``new``.
 
     Raises:
-        Unsupported: a part says (``averages = False``) that its tensors are no statistics.
+        Unsupported: a part declares by ``averages = False`` that its tensors are no statistics.
     """
     if not getattr(new, "averages", True):
-        raise Unsupported("what is too large to be stored is formed anew, and has no running average: leave ema out")
+        raise Unsupported(
+            "a block too large to be stored is formed from each batch and has no running average: leave ema out"
+        )
     if isinstance(new, Tensor):
         return weight * old + (1 - weight) * new if new.is_floating_point() else new
     parts = _children(new)
     if parts is None:
         return new
     before = _children(old)
-    assert before is not None and before.keys() == parts.keys(), "a state keeps its make from one update to the next"
+    assert before is not None and before.keys() == parts.keys(), "an update keeps the structure of a state"
     return _rebuild(new, {key: blend(before[key], part, weight) for key, part in parts.items()})
 
 
 def weighted(parts: Sequence[Any], weights: Sequence[float]) -> Any:
-    """The sum of floating-point tensors of states of the same make, each weighted; the rest is the first one's."""
+    """The weighted sum of floating-point tensors of states of one structure; the rest comes from the first state."""
     sums = [
-        sum((weight * tensor for weight, tensor in zip(weights, found, strict=True)), torch.zeros_like(found[0]))
-        if found[0].is_floating_point()
-        else found[0]
-        for found in zip(*map(tensors, parts), strict=True)
+        sum((weight * tensor for weight, tensor in zip(weights, versions, strict=True)), torch.zeros_like(versions[0]))
+        if versions[0].is_floating_point()
+        else versions[0]
+        for versions in zip(*map(tensors, parts), strict=True)
     ]
     following = iter(sums)
     return mapped(parts[0], lambda _: next(following))
 
 
 def kept(old: Any, new: Any, layers: Sequence[slice], skipped: Collection[int]) -> Any:
-    """``new`` with what ``old`` has of the ``skipped`` layers: of lists with an entry per layer, and of vectors (P,).
+    """``new`` with the entries of ``old`` for the ``skipped`` layers, in lists by layer and in vectors (P,).
 
-    ``layers`` are their places in a vector. Both are states of a probe whose state is ``layerwise``.
+    ``layers`` are the layers' places in a vector. Both states belong to a probe whose state is ``layerwise``.
     """
     if isinstance(new, Tensor):
         return _spliced(old, new, [layers[i] for i in skipped]) if new.shape == (layers[-1].stop,) else new
@@ -70,7 +74,7 @@ def _spliced(old: Tensor, new: Tensor, places: Sequence[slice]) -> Tensor:
 
 
 def mapped(state: Any, act: Callable[[Tensor], Tensor]) -> Any:
-    """A state of the same make with ``act`` of every tensor; what it has cached is left behind."""
+    """A state of the same structure with ``act`` of every tensor; cached values are left out."""
     if isinstance(state, Tensor):
         return act(state)
     parts = _children(state)
@@ -78,16 +82,16 @@ def mapped(state: Any, act: Callable[[Tensor], Tensor]) -> Any:
 
 
 def tensors(state: Any) -> list[Tensor]:
-    """The tensors of a state, in its own order."""
+    """The tensors of a state, in the order of the state's fields."""
     if isinstance(state, Tensor):
         return [state]
     return [tensor for part in (_children(state) or {}).values() for tensor in tensors(part)]
 
 
 def pack(state: Any) -> Any:
-    """A state as tensors, numbers, texts, lists, tuples and dictionaries alone: what torch loads ``weights_only``.
+    """A state as tensors, numbers, texts, lists, tuples and dictionaries alone, which torch loads ``weights_only``.
 
-    Named tuples and dataclasses become their class's name and their fields; what they have cached is left behind.
+    Named tuples and dataclasses become the name of their class and their fields; cached values are left out.
     """
     parts = _children(state)
     if parts is None:
@@ -103,10 +107,10 @@ def pack(state: Any) -> Any:
 
 
 def unpack(packed: Any, module: str) -> Any:
-    """The state that ``pack`` has packed; its classes are the package's or those of ``module``, the probe's own.
+    """The state that ``pack`` has packed. Its classes are the package's or those of ``module``, the probe's own.
 
     Raises:
-        ValueError: a class is from elsewhere, or is there no more.
+        ValueError: a class is from another module, or does not exist in this version.
     """
     if type(packed) in (list, tuple):
         return type(packed)(unpack(part, module) for part in packed)
@@ -115,7 +119,7 @@ def unpack(packed: Any, module: str) -> Any:
     name, fields = packed[_CLASS], packed[_FIELDS]
     if not name:
         return {key: unpack(part, module) for key, part in fields}
-    return _known(name, module)(**{key: unpack(part, module) for key, part in fields.items()})
+    return _state_class(name, module)(**{key: unpack(part, module) for key, part in fields.items()})
 
 
 def _children(state: Any) -> dict[Any, Any] | None:
@@ -130,7 +134,7 @@ def _children(state: Any) -> dict[Any, Any] | None:
 
 
 def _rebuild(state: Any, parts: Mapping[Any, Any]) -> Any:
-    """A container of the same make with other parts."""
+    """A container of the same type with other parts."""
     if isinstance(state, Mapping):
         return dict(parts)
     if isinstance(state, (list, tuple)) and not hasattr(state, "_fields"):
@@ -138,13 +142,10 @@ def _rebuild(state: Any, parts: Mapping[Any, Any]) -> Any:
     return type(state)(**parts)
 
 
-def _known(name: str, module: str) -> Callable[..., Any]:
+def _state_class(name: str, module: str) -> Callable[..., Any]:
     home, _, path = name.partition(":")
-    kind = getattr(importlib.import_module(home), path, None) if home == module or _ours(home) else None
+    is_allowed = home == module or home.startswith("curvbench.")
+    kind = getattr(importlib.import_module(home), path, None) if is_allowed else None
     if not isinstance(kind, type) or not (dataclasses.is_dataclass(kind) or hasattr(kind, "_fields")):
-        raise ValueError(f"the stored state holds a {name!r}, which is no state of this version: train anew")
+        raise ValueError(f"the stored state holds a {name!r}, which this version does not know: train from the start")
     return kind
-
-
-def _ours(module: str) -> bool:
-    return module.startswith("curvbench.")

@@ -1,4 +1,4 @@
-"""Trainings: the loop, snapshots, parts of a data set."""
+"""How a model is trained: the loop, snapshots, and parts of a data set."""
 
 from curvbench.training.loop import (
     EVALUATION_TERMS,
@@ -12,7 +12,7 @@ from curvbench.training.loop import (
     seeded,
     train,
 )
-from curvbench.training.parts import Inputs, held_out, placed, reduced
+from curvbench.training.parts import StoredInputs, held_out, placed, reduced
 from curvbench.training.snapshots import CALIBRATION_BATCHES, batch, snapshot
 
 __all__ = [
@@ -21,8 +21,8 @@ __all__ = [
     "Course",
     "Epoch",
     "Forward",
-    "Inputs",
     "Progress",
+    "StoredInputs",
     "batch",
     "evaluate",
     "held_out",

@@ -1,4 +1,4 @@
-"""The training loop; and snapshots: a problem's model as it is measured, at initialisation or after plain SGD."""
+"""The training loop, and the loss and accuracy of a model."""
 
 from __future__ import annotations
 
@@ -17,47 +17,48 @@ from curvbench.instance.tape import evaluation
 from curvbench.meters.clock import Stopwatch
 from curvbench.spec import Augmentation, Diverged
 from curvbench.states.ranks import ALONE, Ranks
-from curvbench.training.parts import Inputs, _read
+from curvbench.training.parts import StoredInputs, _read
 
 Progress = Callable[[int, int, float], None]
 Forward = Callable[[Tensor, Tensor], Tensor]
-EVALUATION_TERMS = 512  # at a time: tokens of a large vocabulary have many outputs
+EVALUATION_TERMS = 512  # terms per forward pass, because every token of a large vocabulary has many outputs
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, inputs: Inputs, targets: Tensor, loss: str) -> tuple[float, float | None]:
-    """Mean loss and accuracy (see ``hits``) in evaluation mode; the model is left in it."""
+def evaluate(model: nn.Module, inputs: StoredInputs, targets: Tensor, loss: str) -> tuple[float, float | None]:
+    """The mean loss and the accuracy (see ``hits``) in evaluation mode; the model stays in evaluation mode."""
     model.eval()
-    judge = likelihood(loss)
+    criterion = likelihood(loss)
     total, right, terms = 0.0, 0, 0
-    size = max(1, EVALUATION_TERMS // judge.valid(targets[:1]).numel())
+    size = max(1, EVALUATION_TERMS // criterion.valid(targets[:1]).numel())
     for start in range(0, len(targets), size):
         x, y = _read(inputs[start : start + size]), targets[start : start + size]
-        outputs, count = model(x), int(judge.valid(y).sum())
-        total += judge.loss(outputs, y).item() * count
+        outputs, count = model(x), int(criterion.valid(y).sum())
+        total += criterion.loss(outputs, y).item() * count
         right += int(hits(outputs, y))
         terms += count
     return total / terms, None if targets.is_floating_point() else right / terms
 
 
-def refuse_targets(model: nn.Module, inputs: Inputs, targets: Tensor, loss: str) -> None:
-    """Raise ValueError where targets do not fit the outputs, such as labels out of range: a GPU would not say which."""
+def refuse_targets(model: nn.Module, inputs: StoredInputs, targets: Tensor, loss: str) -> None:
+    """Raise ValueError if targets do not fit the outputs; a GPU would not name a label that is out of range."""
     with torch.no_grad(), evaluation(model):
         outputs = model(_read(inputs[:1]))
     likelihood(loss).check(outputs.expand(len(targets), *outputs.shape[1:]), targets)
 
 
 def hits(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Number of loss terms whose largest output (last dimension) is the target; 0 where targets are real numbers."""
+    """The number of loss terms whose largest output (last dimension) is the target; 0 if targets are real numbers."""
     if targets.is_floating_point():
         return torch.zeros((), dtype=torch.int64, device=targets.device)
     return (outputs.detach().argmax(-1) == targets).sum()
 
 
 class Epoch(NamedTuple):
-    """One pass over the data: its number from 1, mean loss of its batches, share of hits (None for real targets).
+    """One pass over the data: its number from 1, the mean loss of its batches, its accuracy and its seconds.
 
-    ``seconds``: from the first batch to the last step.
+    ``accuracy``: share of hits; None means that the targets are real numbers. ``seconds``: from the first batch to the
+    last step.
     """
 
     number: int
@@ -68,12 +69,12 @@ class Epoch(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Course:
-    """What a training goes through: data in shuffled batches of nearly equal size, at most ``batch``, and a loss.
+    """A training's data, loss, batches and epochs. Batches are shuffled, nearly equal and at most ``batch`` samples.
 
     Each of the ``ranks`` takes its part of every batch.
     """
 
-    inputs: Inputs
+    inputs: StoredInputs
     targets: Tensor
     loss: str
     batch: int
@@ -83,7 +84,7 @@ class Course:
 
     @property
     def steps(self) -> int:
-        """Batches of an epoch."""
+        """The number of batches in an epoch."""
         return math.ceil(len(self.inputs) / self.batch)
 
 
@@ -95,9 +96,9 @@ def train(
     forward: Forward | None = None,
     done: int = 0,
 ) -> Iterator[Epoch]:
-    """Train epoch by epoch, in training mode, after those that are ``done``; the schedule moves with every step.
+    """Train the epochs that follow the first ``done`` ones, in training mode; the schedule moves at every step.
 
-    ``forward`` takes inputs and targets to outputs where the model alone is not enough.
+    ``forward`` computes the outputs from inputs and targets; None means that the model alone computes the outputs.
 
     Raises:
         ValueError: the targets do not fit the model's outputs.
@@ -107,12 +108,12 @@ def train(
     for number in range(done + 1, course.epochs + 1):
         model.train()
         try:
-            found = _epoch(number, course, optimizer, schedule, forward or (lambda x, y: model(x)))
+            epoch = _epoch(number, course, optimizer, schedule, forward or (lambda x, y: model(x)))
         except Diverged as error:
             raise Diverged(f"{error} in epoch {number} of {course.epochs}") from error
-        if not math.isfinite(found.loss):
-            raise Diverged(f"the loss is {found.loss} in epoch {number} of {course.epochs}")
-        yield found
+        if not math.isfinite(epoch.loss):
+            raise Diverged(f"the loss is {epoch.loss} in epoch {number} of {course.epochs}")
+        yield epoch
 
 
 def _epoch(
@@ -123,7 +124,7 @@ def _epoch(
     forward: Forward,
 ) -> Epoch:
     device = course.targets.device
-    judge, clock = likelihood(course.loss), Stopwatch(device)
+    criterion, clock = likelihood(course.loss), Stopwatch(device)
     ranks = course.ranks
     losses, terms, right = [], [], []
     with clock.running():
@@ -133,22 +134,22 @@ def _epoch(
             x, y = augmented(_read(course.inputs[rows]), course.augment), course.targets[rows]
             optimizer.zero_grad()
             outputs = forward(x, y)
-            loss = judge.loss(outputs, y)
+            loss = criterion.loss(outputs, y)
             loss.backward()
             optimizer.step()
             schedule.step()
             losses.append(loss.detach())
-            terms.append(judge.valid(y).sum())
+            terms.append(criterion.valid(y).sum())
             right.append(hits(outputs, y))
     mean = ranks.mean(torch.stack(losses), torch.stack(terms)).mean().item()
-    found = int(ranks.total(torch.stack(right).sum()))
-    accuracy = None if course.targets.is_floating_point() else found / int(judge.valid(course.targets).sum())
+    hit_count = int(ranks.total(torch.stack(right).sum()))
+    accuracy = None if course.targets.is_floating_point() else hit_count / int(criterion.valid(course.targets).sum())
     return Epoch(number, mean, accuracy, clock.seconds)
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch's generators of the CPU and of ``device`` seeded within, and as they were afterwards."""
+    """Seed torch's generators of the CPU and of ``device`` inside the block, and restore them afterwards."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every CUDA device as well
         if device.type == "cuda":
@@ -158,5 +159,5 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def _batches(order: Tensor, size: int) -> tuple[Tensor, ...]:
-    """Shuffled indices in batches of nearly equal size: a short last batch would be bad for BatchNorm."""
+    """Indices in batches of nearly equal size, because BatchNorm's statistics of a short last batch are poor."""
     return order.tensor_split(math.ceil(len(order) / size))

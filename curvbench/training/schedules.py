@@ -1,4 +1,4 @@
-"""Learning-rate schedules: the factor of the rate at every step of a training."""
+"""Learning-rate schedules: the factor that multiplies the learning rate at every step of a training."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Callable
 
 from curvbench.spec import Training
 
-_FLOOR, _SPAN = 1e-3, 0.94  # of LNGD's cosine variant: the rate that it ends near, and the share of half a wave
+# LNGD's cosine variant approaches the rate _FLOOR, over the share _SPAN of half a cosine wave.
+_FLOOR, _SPAN = 1e-3, 0.94
 
 
 def factor(training: Training, steps_per_epoch: int) -> Callable[[int], float]:
-    """The factor of ``training.lr`` at step 0, 1, ..., see ``Training``; the papers' epochs are counted in steps."""
+    """The factor of ``training.lr`` at step 0, 1, ...; epochs of ``Training`` are converted into steps."""
     total, growing = training.epochs * steps_per_epoch, training.warmup * steps_per_epoch
     falling = next((decay for decay in training.decay if decay.field == "lr"), None)
 

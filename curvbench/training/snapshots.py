@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from curvbench.spec import Dataset, Diverged, Problem
 from curvbench.training.loop import Course, Progress, _batches, seeded, train
-from curvbench.training.parts import Inputs, _drawn, _read, placed
+from curvbench.training.parts import StoredInputs, _drawn, _read, placed
 
 CALIBRATION_BATCHES = 8
 
@@ -26,13 +26,15 @@ def snapshot(
 ) -> nn.Module:
     """The problem's model after ``problem.epochs`` epochs of SGD, in evaluation mode, on ``device`` in ``dtype``.
 
-    Trained in float32 by ``problem.recipe``, in shuffled batches of nearly equal size, at most ``recipe.batch``, with a
-    cosine schedule from the learning rate to 0. ``progress(epoch, epochs, mean loss)`` is called after each epoch.
+    The training runs in float32 by ``problem.recipe``, in shuffled batches of nearly equal size with at most
+    ``recipe.batch`` samples. A cosine schedule takes the learning rate to 0. ``progress(epoch, epochs, mean loss)`` is
+    called after each epoch.
 
-    BatchNorm that has seen no batch (at initialisation) takes its statistics from up to eight training batches:
-    with mean 0 and variance 1 the residual branches add up, and the logits of a ResNet-110 reach 1e5.
+    A BatchNorm that has seen no batch (at initialisation) takes its statistics from up to eight training batches,
+    because with mean 0 and variance 1 the residual branches add up: the logits of a ResNet-110 would reach 1e5.
 
-    The same seed gives the same bits on the same CPU and number of threads. Torch's generators are left as they were.
+    The same seed gives the same bits on the same CPU with the same number of threads. The states of torch's generators
+    stay as they were.
 
     Raises:
         Skip: the data set is absent.
@@ -58,9 +60,10 @@ def batch(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
-    """The ``problem.samples`` training samples that are measured, drawn without replacement: inputs and targets.
+    """Inputs and targets of the ``problem.samples`` training samples that are measured, drawn without replacement.
 
-    Tensors of floats come in ``dtype``, others (labels, tokens) as they are. Raises ValueError if there are too few.
+    Floating-point tensors come in ``dtype``, labels and tokens in their own dtype. Raises ValueError if the data set
+    has too few samples.
     """
     available = len(dataset.train_inputs)
     if problem.samples > available:
@@ -70,11 +73,11 @@ def batch(
     return _read(inputs), targets
 
 
-def _train_part(dataset: Dataset, device: torch.device) -> tuple[Inputs, Tensor]:
+def _train_part(dataset: Dataset, device: torch.device) -> tuple[StoredInputs, Tensor]:
     return placed(dataset.train_inputs, dataset.train_targets, device, torch.float32)
 
 
-def _train(model: nn.Module, problem: Problem, data: tuple[Inputs, Tensor], progress: Progress | None) -> None:
+def _train(model: nn.Module, problem: Problem, data: tuple[StoredInputs, Tensor], progress: Progress | None) -> None:
     recipe = problem.recipe
     optimizer = torch.optim.SGD(
         model.parameters(), recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
@@ -92,7 +95,7 @@ def _train(model: nn.Module, problem: Problem, data: tuple[Inputs, Tensor], prog
 
 @torch.no_grad()
 def _calibrate(model: nn.Module, fresh: list[_BatchNorm], batches: Iterable[Tensor]) -> None:
-    """Give BatchNorm modules without statistics the plain average over some batches of inputs."""
+    """Give BatchNorm modules that have no statistics the plain average over some batches of inputs."""
     momenta = [module.momentum for module in fresh]
     model.eval()
     for module in fresh:

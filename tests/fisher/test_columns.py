@@ -28,12 +28,12 @@ def test_contractions(case: Case, judge: Truth, kernels: bool, monkeypatch: pyte
     for columns in collect(instance_of(case.name), "type-2"):
         groups, outputs, inputs = columns.layer.shape
         left, right = symmetric(groups, outputs, outputs), symmetric(groups, inputs, inputs)
-        found = columns.contract_inputs(right), columns.contract_outputs(left), columns.contract_outputs()
+        contractions = columns.contract_inputs(right), columns.contract_outputs(left), columns.contract_outputs()
         for group in range(groups):
             four = next(blocks)[1].reshape(outputs, inputs, outputs, inputs)
-            assert near(found[0][group], torch.einsum("iajb,ab->ij", four, right[group]))
-            assert near(found[1][group], torch.einsum("iajb,ij->ab", four, left[group]))
-            assert near(found[2][group], oracles.partial_traces(four, outputs, inputs)[1])
+            assert near(contractions[0][group], torch.einsum("iajb,ab->ij", four, right[group]))
+            assert near(contractions[1][group], torch.einsum("iajb,ij->ab", four, left[group]))
+            assert near(contractions[2][group], oracles.partial_traces(four, outputs, inputs)[1])
 
 
 def counted(columns: Columns) -> int:

@@ -165,8 +165,8 @@ def test_inner_product_with_every_operator(case: Case, judge: Truth, other: oper
     # an inner product may cancel: the tolerance is relative to the product of the norms
     scale = float(dense.norm() * matrix.norm())
     for order in ORDERS:
-        found = float(fisher_of(case.name, kind, order).inner(other))
-        assert abs(found - float((dense * matrix).sum())) <= 1e-10 * scale
+        product = float(fisher_of(case.name, kind, order).inner(other))
+        assert abs(product - float((dense * matrix).sum())) <= 1e-10 * scale
 
 
 def test_inner_product_of_a_layer(case: Case, judge: Truth) -> None:
@@ -175,9 +175,9 @@ def test_inner_product_of_a_layer(case: Case, judge: Truth) -> None:
     for layer, operator in zip(layers, per_layer(instance_of(case.name), "kronecker"), strict=True):
         part = oracles.layer_slices(judge.model)[layer.name]
         expected = (judge.fisher()[part, part] * operator.to_dense()).sum()
-        found = float(fisher_of(case.name).layer(layer.name).inner(operator))
+        product = float(fisher_of(case.name).layer(layer.name).inner(operator))
         scale = float(judge.fisher()[part, part].norm() * operator.to_dense().norm())
-        assert abs(found - float(expected)) <= 1e-10 * scale
+        assert abs(product - float(expected)) <= 1e-10 * scale
 
 
 def test_inner_product_with_itself(fisher, dense: Tensor) -> None:
@@ -211,8 +211,8 @@ def test_a_layer_solves_its_own_block(judge: Truth, case: Case, vectors: Tensor)
     for name, part in oracles.layer_slices(judge.model).items():
         dense = judge.fisher()[part, part]
         damping = 1e-3 * max(float(dense.trace()), 1e-30)
-        found = fisher_of(case.name).layer(name).solve(vectors[part, 0], damping)
-        assert_close(found, oracles.natural_gradient(dense, vectors[part, 0], damping))
+        solution = fisher_of(case.name).layer(name).solve(vectors[part, 0], damping)
+        assert_close(solution, oracles.natural_gradient(dense, vectors[part, 0], damping))
 
 
 @pytest.mark.parametrize("damping", [-1e-3, math.nan])
@@ -226,8 +226,8 @@ def test_damping_that_is_no_damping_is_refused(damping: float) -> None:
 
 @pytest.mark.parametrize("alias", ["type2", "exact"])
 def test_aliases_of_type_2(alias: str) -> None:
-    found = cb.exact_fisher(instance_of("mlp_tanh"), fisher_type=alias)
-    assert torch.equal(found.gram(), cb.exact_fisher(instance_of("mlp_tanh")).gram())
+    fisher = cb.exact_fisher(instance_of("mlp_tanh"), fisher_type=alias)
+    assert torch.equal(fisher.gram(), cb.exact_fisher(instance_of("mlp_tanh")).gram())
 
 
 @pytest.mark.parametrize("options", [{"fisher_type": "nonsense"}, {"fisher_type": "mc", "mc_samples": 0}])
@@ -293,9 +293,9 @@ def counts_of(matrix: Tensor, judge: Truth, samples: int) -> Tensor:
     classes = len(judge.terms[0].output)
     scores = [oracles.score(term, c, judge.case.loss) for term in judge.terms for c in range(classes)]
     design = torch.stack([torch.outer(s, s).flatten() for s in scores], dim=1)
-    found = torch.linalg.lstsq(design, matrix.flatten() * samples * len(judge.terms), driver="gelsd").solution
-    assert_close(design @ found, matrix.flatten() * samples * len(judge.terms), 1e-8)
-    return found.reshape(len(judge.terms), classes)
+    coefficients = torch.linalg.lstsq(design, matrix.flatten() * samples * len(judge.terms), driver="gelsd").solution
+    assert_close(design @ coefficients, matrix.flatten() * samples * len(judge.terms), 1e-8)
+    return coefficients.reshape(len(judge.terms), classes)
 
 
 @pytest.mark.parametrize("name", ["mlp_tanh", "conv1d", "dead_channel", "one_sample"])
@@ -324,14 +324,14 @@ def test_mc_converges_to_type_2(name: str) -> None:
     """Error proportional to K^-1/2: a factor of 10 for 100 times the samples, more than 4 required (O1)."""
     errors = []
     for draws in (3, 300):
-        found = [
+        distances = [
             oracles.relative(
                 cb.exact_fisher(instance_of(name), fisher_type="mc", mc_samples=draws, seed=s).to_dense(),
                 truth(name).fisher(),
             )
             for s in range(3)
         ]
-        errors.append(sum(found) / 3)
+        errors.append(sum(distances) / 3)
     assert errors[0] / errors[1] > 4
     assert errors[1] < 0.3
 

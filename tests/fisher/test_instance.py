@@ -287,11 +287,11 @@ def test_a_change_of_mode_afterwards_is_refused_or_without_effect() -> None:
     model.train()
     before = fingerprint(model)
     try:
-        found = cb.exact_fisher(instance).to_dense()
+        matrix = cb.exact_fisher(instance).to_dense()
     except ValueError as refusal:
         assert "\n" not in str(refusal)
     else:
-        assert oracles.relative(found, truth("nasty_cnn").fisher()) <= 1e-10
+        assert oracles.relative(matrix, truth("nasty_cnn").fisher()) <= 1e-10
     assert fingerprint(model) == before
 
 
@@ -299,9 +299,9 @@ def test_a_change_of_mode_afterwards_is_refused_or_without_effect() -> None:
 
 
 def test_gradient_is_that_of_the_mean_loss(case: Case, judge: Truth, instance: cb.Instance) -> None:
-    found = instance.gradient()
-    assert found.shape == (judge.size,) and found.dtype == torch.float64
-    assert float((found - judge.gradient).norm()) <= 1e-12 * float(judge.gradient.norm())
+    gradient = instance.gradient()
+    assert gradient.shape == (judge.size,) and gradient.dtype == torch.float64
+    assert float((gradient - judge.gradient).norm()) <= 1e-12 * float(judge.gradient.norm())
 
 
 def test_layers_in_order(case: Case, judge: Truth, instance: cb.Instance) -> None:
@@ -390,11 +390,11 @@ def test_data_changed_in_place_gives_no_mixture() -> None:
     inputs.mul_(3.0)
     new = oracles.type2_fisher(oracles.loss_terms(model, inputs, targets, "cross_entropy"), "cross_entropy")
     try:
-        found = cb.exact_fisher(instance).to_dense()
+        matrix = cb.exact_fisher(instance).to_dense()
     except ValueError as refusal:
         assert "\n" not in str(refusal)
     else:
-        assert min(oracles.relative(found, expected) for expected in (new, truth("mlp_tanh").fisher())) <= 1e-10
+        assert min(oracles.relative(matrix, expected) for expected in (new, truth("mlp_tanh").fisher())) <= 1e-10
 
 
 def test_a_layer_that_is_never_called_is_refused_or_zero() -> None:

@@ -34,10 +34,10 @@ def test_a_long_pass_counts_instead_of_the_grams() -> None:
 @pytest.mark.parametrize("columns", [1, 9, 99])
 @pytest.mark.parametrize("available", [10**5, 10**9, 10**10])
 def test_largest_batch_fits_and_one_more_does_not(columns: int, available: int) -> None:
-    found = largest_batch([LINEAR, CONV], columns, 4, available, 10**7)
-    assert found == 0 or planned_bytes([LINEAR, CONV], found, columns, 4) <= available
-    assert planned_bytes([LINEAR, CONV], found + 1, columns, 4) > available
-    assert largest_batch([LINEAR, CONV], columns, 4, available, 3) == min(found, 3)
+    largest = largest_batch([LINEAR, CONV], columns, 4, available, 10**7)
+    assert largest == 0 or planned_bytes([LINEAR, CONV], largest, columns, 4) <= available
+    assert planned_bytes([LINEAR, CONV], largest + 1, columns, 4) > available
+    assert largest_batch([LINEAR, CONV], columns, 4, available, 3) == min(largest, 3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -14,16 +14,16 @@ from curvbench.fisher.stochastic import batch_gradient
 
 
 def test_with_data_labels_it_is_the_gradient(judge: Truth, instance: cb.Instance) -> None:
-    found = batch_gradient(instance, "bg_data")
-    assert (found - len(judge.terms) ** 0.5 * judge.gradient).norm() <= 1e-10 * found.norm() + 1e-300
+    statistic = batch_gradient(instance, "bg_data")
+    assert (statistic - len(judge.terms) ** 0.5 * judge.gradient).norm() <= 1e-10 * statistic.norm() + 1e-300
 
 
 def test_of_one_sample_it_is_a_score_of_the_model() -> None:
     judge = truth("one_sample")
     scores = [oracles.score(judge.terms[0], y, "cross_entropy") for y in range(3)]
-    found = [batch_gradient(instance_of("one_sample"), "bg", 0, t) for t in range(60)]
-    drawn = [min(range(3), key=lambda y: float((d - scores[y]).norm())) for d in found]
-    assert all((d - scores[y]).norm() <= 1e-12 * d.norm() for d, y in zip(found, drawn, strict=True))
+    gradients = [batch_gradient(instance_of("one_sample"), "bg", 0, t) for t in range(60)]
+    drawn = [min(range(3), key=lambda y: float((d - scores[y]).norm())) for d in gradients]
+    assert all((d - scores[y]).norm() <= 1e-12 * d.norm() for d, y in zip(gradients, drawn, strict=True))
     assert set(drawn) == {0, 1, 2}
 
 
@@ -47,9 +47,9 @@ def test_with_data_labels_it_is_not() -> None:
 
 def test_draws_of_different_updates_and_seeds_differ() -> None:
     instance = instance_of("mlp_gaussian")
-    found = [batch_gradient(instance, "bg", seed, t) for seed in range(3) for t in range(4)]
-    assert torch.equal(found[1], batch_gradient(instance, "bg", 0, 1))
-    assert not any(torch.equal(a, b) for i, a in enumerate(found) for b in found[:i])
+    gradients = [batch_gradient(instance, "bg", seed, t) for seed in range(3) for t in range(4)]
+    assert torch.equal(gradients[1], batch_gradient(instance, "bg", 0, 1))
+    assert not any(torch.equal(a, b) for i, a in enumerate(gradients) for b in gradients[:i])
 
 
 def test_ignored_terms_are_no_terms(case: Case) -> None:
@@ -58,5 +58,5 @@ def test_ignored_terms_are_no_terms(case: Case) -> None:
         pytest.skip("every term counts")
     model, inputs, targets = case.build()
     other = torch.where(targets == oracles.IGNORED, targets, torch.zeros_like(targets))
-    found, expected = (batch_gradient(cb.Instance(model, inputs, y), "bg") for y in (other, targets))
-    assert torch.equal(found, expected)
+    statistic, expected = (batch_gradient(cb.Instance(model, inputs, y), "bg") for y in (other, targets))
+    assert torch.equal(statistic, expected)

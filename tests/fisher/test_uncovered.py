@@ -30,8 +30,8 @@ def traces(case: Case) -> tuple[float, float]:
                 continue
             terms += 1
             for weight, scalar in weighted(output, case.loss):
-                found = torch.autograd.grad(scalar, list(named.values()), retain_graph=True, materialize_grads=True)
-                for name, gradient in zip(named, found, strict=True):
+                gradients = torch.autograd.grad(scalar, list(named.values()), retain_graph=True, materialize_grads=True)
+                for name, gradient in zip(named, gradients, strict=True):
                     total[name.rpartition(".")[0] in owned] += weight * float(gradient.square().sum())
     return total[True] / terms, total[False] / terms
 

@@ -28,8 +28,8 @@ def pair(case: str, name: str, kind: str = "type-2") -> tuple[UnitFisher, Tensor
 
 
 def assert_close(value: Tensor | float, expected: Tensor | float) -> None:
-    found, wanted = (torch.as_tensor(x, dtype=torch.float64) for x in (value, expected))
-    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
+    actual, wanted = (torch.as_tensor(x, dtype=torch.float64) for x in (value, expected))
+    torch.testing.assert_close(actual, wanted, rtol=1e-9, atol=1e-12)
 
 
 @pytest.fixture(params=[2**26, 1], ids=["one tile", "a unit at a time"], autouse=True)

@@ -346,7 +346,7 @@ def test_what_is_no_tensor_and_has_changed_is_noticed() -> None:
     instance.gradient()
     model.scale = 5.0
     for use in (cb.exact_fisher, lambda i: i.outputs(), lambda i: cb.direction_errors(cb.probe("adam"), i)):
-        with pytest.raises(ValueError, match="something else than when this Instance was made"):
+        with pytest.raises(ValueError, match="other outputs than when this Instance was made"):
             use(instance)
 
 
@@ -363,12 +363,12 @@ def test_checkpointing_is_measured_right_or_refused_in_one_line(reentrant: bool)
     model = made(Again)
     with warnings.catch_warnings(action="ignore"):  # torch's own, of reentrant checkpoints
         try:
-            found = cb.exact_fisher(cb.Instance(model, *batch()), precision="native").to_dense()
+            matrix = cb.exact_fisher(cb.Instance(model, *batch()), precision="native").to_dense()
         except ValueError as refusal:
             assert "\n" not in str(refusal)
             return
     plain = nn.Sequential(model.first, nn.Tanh(), model.last)
-    assert oracles.relative(found, fisher_of_batch(plain, batch()[0])) <= 1e-10
+    assert oracles.relative(matrix, fisher_of_batch(plain, batch()[0])) <= 1e-10
 
 
 def test_columns_that_overflow_are_an_error() -> None:
@@ -434,8 +434,8 @@ def test_layers_by_keyword_and_nested_inputs() -> None:
     model = made(Fancy)
     plain = nn.Sequential(model.first, nn.Tanh(), model.last)
     expected = oracles.type2_fisher(oracles.loss_terms(plain, 3 * x, y, "cross_entropy"), "cross_entropy")
-    found = cb.exact_fisher(cb.Instance(model, ([x, x], {"x": x}), y)).to_dense()
-    assert oracles.relative(found, expected) <= 1e-10
+    matrix = cb.exact_fisher(cb.Instance(model, ([x, x], {"x": x}), y)).to_dense()
+    assert oracles.relative(matrix, expected) <= 1e-10
 
 
 def test_a_padded_transformer_layer_and_a_mask_of_minus_infinity() -> None:

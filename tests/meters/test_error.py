@@ -40,22 +40,22 @@ def dense_errors(approximation: Tensor, exact: Tensor) -> dict[str, float]:
 def test_errors_against_dense_matrices(case: Case, judge: Truth, name: str, kind: str) -> None:
     """Squares of the two small errors are compared: a difference of squares is all a closed form can give."""
     operator = cb.fit(cb.probe(name), instance_of(case.name))
-    found = cb.errors(operator, fisher_of(case.name, kind))
+    errors = cb.errors(operator, fisher_of(case.name, kind))
     expected = dense_errors(operator.to_dense(), judge.fisher(kind))
-    assert KEYS <= found.keys()
-    assert found["cosine"] == pytest.approx(expected["cosine"], abs=1e-10)
-    assert found["trace_ratio"] == pytest.approx(expected["trace_ratio"], rel=1e-10)
+    assert KEYS <= errors.keys()
+    assert errors["cosine"] == pytest.approx(expected["cosine"], abs=1e-10)
+    assert errors["trace_ratio"] == pytest.approx(expected["trace_ratio"], rel=1e-10)
     size = 1 + expected["relative"] ** 2
-    assert abs(found["relative"] ** 2 - expected["relative"] ** 2) <= 1e-10 * size
-    assert abs(found["scale_optimal"] ** 2 - expected["scale_optimal"] ** 2) <= 1e-10
+    assert abs(errors["relative"] ** 2 - expected["relative"] ** 2) <= 1e-10 * size
+    assert abs(errors["scale_optimal"] ** 2 - expected["scale_optimal"] ** 2) <= 1e-10
 
 
 def test_full_has_no_error(case: Case) -> None:
-    found = cb.errors(cb.fit(cb.probe("full"), instance_of(case.name)), fisher_of(case.name))
-    assert found["relative"] <= 1e-7
-    assert found["scale_optimal"] <= 1e-7
-    assert found["cosine"] == pytest.approx(1, abs=1e-12)
-    assert found["trace_ratio"] == pytest.approx(1, rel=1e-12)
+    errors = cb.errors(cb.fit(cb.probe("full"), instance_of(case.name)), fisher_of(case.name))
+    assert errors["relative"] <= 1e-7
+    assert errors["scale_optimal"] <= 1e-7
+    assert errors["cosine"] == pytest.approx(1, abs=1e-12)
+    assert errors["trace_ratio"] == pytest.approx(1, rel=1e-12)
 
 
 def test_each_layer(case: Case, judge: Truth) -> None:
@@ -65,27 +65,27 @@ def test_each_layer(case: Case, judge: Truth) -> None:
         exact = judge.fisher()[layer.slice, layer.slice]
         if float(exact.abs().max()) == 0:
             continue
-        found = cb.errors(block, fisher_of(case.name).layer(layer.name))
+        errors = cb.errors(block, fisher_of(case.name).layer(layer.name))
         expected = dense_errors(block.to_dense(), exact)
-        assert found["relative"] == pytest.approx(expected["relative"], abs=1e-7)
-        assert found["cosine"] == pytest.approx(expected["cosine"], abs=1e-10)
+        assert errors["relative"] == pytest.approx(expected["relative"], abs=1e-7)
+        assert errors["cosine"] == pytest.approx(expected["cosine"], abs=1e-10)
 
 
 def test_layer_probe_has_no_error_in_any_layer(case: Case) -> None:
     operator = cb.fit(cb.probe("layer"), instance_of(case.name))
     for layer in instance_of(case.name).layers:
         block = operator.block(layer.start, layer.start + layer.size)
-        found = cb.errors(block, fisher_of(case.name).layer(layer.name))
-        assert found["relative"] <= 1e-7
+        errors = cb.errors(block, fisher_of(case.name).layer(layer.name))
+        assert errors["relative"] <= 1e-7
 
 
 @pytest.mark.parametrize("factor", [1e-6, 0.5, 2.0, 1e6])
 def test_a_multiple_of_the_fisher(factor: float) -> None:
     fisher, dense = fisher_of("mlp_tanh"), truth("mlp_tanh").fisher()
-    found = cb.errors(operators.Dense(factor * dense), fisher)
-    assert found["relative"] == pytest.approx(abs(factor - 1), rel=1e-9)
-    assert found["scale_optimal"] <= 1e-7
-    assert found["trace_ratio"] == pytest.approx(factor, rel=1e-10)
+    errors = cb.errors(operators.Dense(factor * dense), fisher)
+    assert errors["relative"] == pytest.approx(abs(factor - 1), rel=1e-9)
+    assert errors["scale_optimal"] <= 1e-7
+    assert errors["trace_ratio"] == pytest.approx(factor, rel=1e-10)
 
 
 def test_what_has_nothing_in_common_with_the_fisher() -> None:
@@ -93,9 +93,9 @@ def test_what_has_nothing_in_common_with_the_fisher() -> None:
     dense = truth("one_sample").fisher()
     values, vectors = torch.linalg.eigh(dense)
     outside = vectors[:, values < 1e-10 * values[-1]][:, :3]
-    found = cb.errors(operators.LowRank(outside, torch.ones(3, dtype=torch.float64), 0.0), fisher_of("one_sample"))
-    assert found["cosine"] == pytest.approx(0, abs=1e-12)
-    assert found["scale_optimal"] == pytest.approx(1, abs=1e-12)
+    errors = cb.errors(operators.LowRank(outside, torch.ones(3, dtype=torch.float64), 0.0), fisher_of("one_sample"))
+    assert errors["cosine"] == pytest.approx(0, abs=1e-12)
+    assert errors["scale_optimal"] == pytest.approx(1, abs=1e-12)
 
 
 def test_another_fisher_type_is_another_truth() -> None:
@@ -113,10 +113,10 @@ def test_an_operator_of_another_size_is_refused() -> None:
 
 def test_a_zero_operator_has_no_cosine_but_an_error_of_one() -> None:
     zero = operators.Diagonal(torch.zeros(truth("mlp_tanh").size, dtype=torch.float64))
-    found = cb.errors(zero, fisher_of("mlp_tanh"))
-    assert found["relative"] == pytest.approx(1, rel=1e-12)
-    assert found["trace_ratio"] == 0
-    assert found["cosine"] is None or math.isnan(found["cosine"]) or found["cosine"] == 0
+    errors = cb.errors(zero, fisher_of("mlp_tanh"))
+    assert errors["relative"] == pytest.approx(1, rel=1e-12)
+    assert errors["trace_ratio"] == 0
+    assert errors["cosine"] is None or math.isnan(errors["cosine"]) or errors["cosine"] == 0
 
 
 def cut(name: str, ends: list[int]) -> operators.BlockDiagonal:
@@ -130,10 +130,10 @@ def cut(name: str, ends: list[int]) -> operators.BlockDiagonal:
 
 def same_as_dense(operator: operators.Operator, name: str) -> None:
     expected = dense_errors(operator.to_dense(), truth(name).fisher())
-    found = {row.metric: row.value for row in error_rows(operator, fisher_of(name)) if row.scope == "network"}
+    measured = {row.metric: row.value for row in error_rows(operator, fisher_of(name)) if row.scope == "network"}
     called = cb.errors(operator, fisher_of(name))
     for key in KEYS:
-        assert found[f"error.{key}"] == pytest.approx(called[key], abs=1e-9)
+        assert measured[f"error.{key}"] == pytest.approx(called[key], abs=1e-9)
         assert called[key] == pytest.approx(expected[key], abs=1e-6)
 
 

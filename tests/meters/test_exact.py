@@ -27,9 +27,9 @@ def test_fisher_product_without_columns(case: Case, judge: Truth) -> None:
 @torch_jit_is_deprecated
 def test_every_stage_has_its_rows() -> None:
     instance = instance_of("mlp_tanh")
-    found = list(exact.exact_rows(instance))
-    assert {row.method for row in found if row.metric.startswith("time.")} == {"mixed precision"}
-    rows = {(row.metric, row.scope): row.value for row in found}
+    measured = list(exact.exact_rows(instance))
+    assert {row.method for row in measured if row.metric.startswith("time.")} == {"mixed precision"}
+    rows = {(row.metric, row.scope): row.value for row in measured}
     assert {metric for metric, _ in rows} <= set(METRICS)
     assert {metric for metric, _ in rows} - {"time.wall", "flops.counted", "memory.peak"} == OF_THE_EXACT_FISHER
     for metric in ("time.wall", "time.floor", "flops.counted", "memory.peak"):

@@ -24,19 +24,19 @@ TINY = float(np.finfo(np.float32).tiny)  # blocks are kept in float32
 def test_the_leading_block_and_the_spectra(case: Case, judge: Truth, name: str) -> None:
     instance = instance_of(case.name)
     operator = cb.fit(cb.probe(name), instance)
-    found = blocks_of(operator, fisher_of(case.name))
-    assert found is not None
-    (shown,) = [layer for layer in instance.layers if layer.name == found.layer]
-    assert shown.inputs == found.inputs == min(layer.inputs for layer in instance.layers)
-    n = len(found.exact)
+    pictures = blocks_of(operator, fisher_of(case.name))
+    assert pictures is not None
+    (shown,) = [layer for layer in instance.layers if layer.name == pictures.layer]
+    assert shown.inputs == pictures.inputs == min(layer.inputs for layer in instance.layers)
+    n = len(pictures.exact)
     assert n <= SIZE
     assert n % shown.inputs == 0 or n == min(SIZE, shown.size) < shown.inputs
     place = slice(shown.start, shown.start + n)
-    for matrix, dense in ((found.exact, judge.fisher("type-2")), (found.approximation, operator.to_dense())):
+    for matrix, dense in ((pictures.exact, judge.fisher("type-2")), (pictures.approximation, operator.to_dense())):
         expected = dense[place, place].numpy()
         assert abs(matrix - expected).max() <= 1e-6 * abs(expected).max() + TINY
     for layer in instance.layers:
-        spectrum = found.spectra[layer.name]
+        spectrum = pictures.spectra[layer.name]
         for values, dense in ((spectrum.exact, judge.fisher("type-2")), (spectrum.approximation, operator.to_dense())):
             expected = torch.linalg.eigvalsh(dense[layer.slice, layer.slice]).flip(0)[:SPECTRUM].numpy()
             assert values.shape == expected.shape
@@ -104,9 +104,9 @@ def test_as_many_whole_units_as_fit() -> None:
     """64 rows hold three units of 21 parameters."""
     model = torch.nn.Sequential(torch.nn.Linear(20, 20), torch.nn.Linear(20, 3)).double()
     instance = cb.Instance(model, torch.randn(4, 20).double(), torch.arange(4) % 3, loss="cross_entropy")
-    found = blocks_of(cb.fit(cb.probe("diag"), instance), cb.exact_fisher(instance))
-    assert found is not None
-    assert (found.inputs, found.exact.shape) == (21, (63, 63))
+    pictures = blocks_of(cb.fit(cb.probe("diag"), instance), cb.exact_fisher(instance))
+    assert pictures is not None
+    assert (pictures.inputs, pictures.exact.shape) == (21, (63, 63))
 
 
 @pytest.mark.parametrize("name", ["layer", "inputs", "exact", "names", "0 exact"])

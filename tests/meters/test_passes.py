@@ -60,9 +60,9 @@ def test_passes_of_known_cost() -> None:
     of = instance()
     forward = 2 * SAMPLES * (WIDTH * WIDTH + WIDTH * CLASSES)
     functions = SAMPLES * WIDTH  # the tanh
-    found = flops(cb.probe("kfac", fisher_type="forward-only"), of, "flops.passes")
-    assert found["statistics"] == forward + functions
-    assert (found["invert"], found["precondition"]) == (0, 0)
+    passes = flops(cb.probe("kfac", fisher_type="forward-only"), of, "flops.passes")
+    assert passes["statistics"] == forward + functions
+    assert (passes["invert"], passes["precondition"]) == (0, 0)
     fresh = instance()
     with FlopMeter() as first:
         fresh.gradient()
@@ -92,6 +92,6 @@ def test_passes_nest_and_end_with_an_error() -> None:
 @pytest.mark.parametrize("meter", METERS)
 def test_a_meter_alone_makes_its_own_rows(meter: Meter) -> None:
     families = {"clock": "time", "flops": "flops", "memory": "memory"}
-    found = {row.metric for row in cost_rows(Stepper(cb.probe("diag"), instance()), [meter])}
+    measured = {row.metric for row in cost_rows(Stepper(cb.probe("diag"), instance()), [meter])}
     expected = {name for name in METRICS if name.split(".")[0] == families.get(meter)}
-    assert found == expected - OF_THE_EXACT_FISHER
+    assert measured == expected - OF_THE_EXACT_FISHER

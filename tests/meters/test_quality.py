@@ -85,10 +85,10 @@ def test_every_scope_against_dense_matrices(case: Case, judge: Truth, share_of_l
     """In units of the largest eigenvalue, so that a dense solve has the digits to compare with."""
     damping = share_of_largest * float(torch.linalg.eigvalsh(judge.fisher())[-1])
     for kind, p in steps(case.name).items():
-        found = judged(p, case.name, damping)
+        scopes = judged(p, case.name, damping)
         expected = dense(p, judge, damping)
-        assert len(found) == len(expected)
-        for one, values in zip(found, expected, strict=True):
+        assert len(scopes) == len(expected)
+        for one, values in zip(scopes, expected, strict=True):
             for name, value in values.items():
                 scale = abs(value) if name == "length" else 1.0
                 close = pytest.approx(value, abs=1e-8 * scale + 1e-12, rel=1e-8, nan_ok=True)
@@ -97,10 +97,10 @@ def test_every_scope_against_dense_matrices(case: Case, judge: Truth, share_of_l
 
 def test_the_exact_step_has_quality_one_and_length_one(case: Case, judge: Truth) -> None:
     damping = 1e-2 * float(torch.linalg.eigvalsh(judge.fisher())[-1])
-    found = cb.direction_errors(cb.probe("full"), instance_of(case.name), damping)
-    assert found["quality"] == pytest.approx(1, abs=1e-10)
-    assert found["quality_rates"] == pytest.approx(1, abs=1e-10)
-    assert found["length"] == pytest.approx(1, abs=1e-8)
+    metrics = cb.direction_errors(cb.probe("full"), instance_of(case.name), damping)
+    assert metrics["quality"] == pytest.approx(1, abs=1e-10)
+    assert metrics["quality_rates"] == pytest.approx(1, abs=1e-10)
+    assert metrics["length"] == pytest.approx(1, abs=1e-8)
 
 
 def test_exact_layer_blocks_close_the_gap(case: Case, judge: Truth) -> None:
@@ -128,13 +128,13 @@ def test_rates_per_layer_repair_steps_that_differ_by_them_alone() -> None:
 def test_a_positive_factor_changes_the_length_alone(seed: int, exponent: int) -> None:
     """Also one that takes squares beyond the numbers there are."""
     p = torch.randn(truth(SMALL).size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    found, scaled = judged(p), judged(p * 2.0**exponent)
-    for one, other in zip(found, scaled, strict=True):
+    scopes, scaled = judged(p), judged(p * 2.0**exponent)
+    for one, other in zip(scopes, scaled, strict=True):
         for name in ("quality", "gap_closed"):
             assert one.values[name] == other.values[name]
         assert other.values["length"] * 2.0**exponent == pytest.approx(one.values["length"], rel=1e-14)
-    assert found[0].values["quality_rates"] == scaled[0].values["quality_rates"]
-    assert found[0].values["cosine"] == scaled[0].values["cosine"]
+    assert scopes[0].values["quality_rates"] == scaled[0].values["quality_rates"]
+    assert scopes[0].values["cosine"] == scaled[0].values["cosine"]
 
 
 @FEW
@@ -174,9 +174,9 @@ def test_reference_of_drawn_labels_has_layer_blocks_of_its_own() -> None:
     drawn, gradient = fisher_of(SMALL, "mc"), truth(SMALL).gradient
     F, sizes = drawn.to_dense(), oracles.layer_sizes(truth(SMALL).model)
     eye = 1e-2 * torch.eye(len(F), dtype=F.dtype)
-    found = judge(gradient, drawn, gradient, 1e-2)
-    assert found[0].values["quality"] == pytest.approx(share(gradient, gradient, F + eye)[0], rel=1e-8)
-    assert found[1].values["quality"] == pytest.approx(
+    scopes = judge(gradient, drawn, gradient, 1e-2)
+    assert scopes[0].values["quality"] == pytest.approx(share(gradient, gradient, F + eye)[0], rel=1e-8)
+    assert scopes[1].values["quality"] == pytest.approx(
         share(gradient, gradient, oracles.keep(F, sizes) + eye)[0], rel=1e-8
     )
 
@@ -185,10 +185,10 @@ def test_reference_of_drawn_labels_has_layer_blocks_of_its_own() -> None:
 def test_single_precision_has_the_digits_that_it_can_have(precision: Precision, digits: float) -> None:
     instance = instance_of(SMALL).to(torch.float32)
     p = step_of(cb.probe("kfac"), instance, instance.gradient())
-    found = judge(p, cb.exact_fisher(instance, precision=precision), instance.gradient(), 1e-2)[0].values
+    scopes = judge(p, cb.exact_fisher(instance, precision=precision), instance.gradient(), 1e-2)[0].values
     expected = dense(p.double(), truth(SMALL), 1e-2)[0]
     for name in ("quality", "quality_rates", "gap_closed"):
-        assert found[name] == pytest.approx(expected[name], abs=digits)
+        assert scopes[name] == pytest.approx(expected[name], abs=digits)
 
 
 def test_a_streamed_fisher_is_passed_over_five_times(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,9 +199,9 @@ def test_a_streamed_fisher_is_passed_over_five_times(monkeypatch: pytest.MonkeyP
     collect = Source.collect
     monkeypatch.setattr(Source, "collect", lambda self, *a, **k: made.append(1) or collect(self, *a, **k))
     p = torch.randn_like(gradient)
-    found = judge(p, streamed, gradient, 1e-2)
+    scopes = judge(p, streamed, gradient, 1e-2)
     assert len(made) <= 5 * len(instance.layers)
-    for one, other in zip(found, judge(p, whole, gradient, 1e-2), strict=True):
+    for one, other in zip(scopes, judge(p, whole, gradient, 1e-2), strict=True):
         assert one.values == pytest.approx(other.values, rel=1e-9, abs=1e-12, nan_ok=True)
 
 
@@ -211,10 +211,10 @@ def rows(step: Tensor, gradient: Tensor, name: str = SMALL) -> list[Row]:
 
 def test_rows_have_every_metric_where_it_means_something() -> None:
     layers = [layer.name for layer in instance_of(SMALL).layers]
-    found = rows(torch.randn_like(truth(SMALL).gradient), truth(SMALL).gradient)
-    assert {row.status for row in found} == {Status.OK} and {row.method for row in found} == {"damping 0.001"}
+    measured = rows(torch.randn_like(truth(SMALL).gradient), truth(SMALL).gradient)
+    assert {row.status for row in measured} == {Status.OK} and {row.method for row in measured} == {"damping 0.001"}
     where: dict[str, list[str]] = {}
-    for row in found:
+    for row in measured:
         where.setdefault(row.metric.removeprefix("direction."), []).append(row.scope)
     wholes = ["network", "layer blocks"]
     for name in ("cosine", "relative", "decrease", "quality_rates"):
@@ -235,10 +235,10 @@ FLAWS = {
 def test_a_step_that_is_not_finite_is_an_error_that_says_so(value: float, reason: str) -> None:
     step, gradient = truth(SMALL).gradient.clone(), truth(SMALL).gradient
     step[3] = value
-    found = rows(step, gradient)
-    assert {row.metric for row in found} == {row.metric for row in rows(gradient, gradient)}
-    assert {(row.status, row.value) for row in found} == {(Status.ERROR, None)}
-    assert all(row.reason.startswith(reason) for row in found)
+    measured = rows(step, gradient)
+    assert {row.metric for row in measured} == {row.metric for row in rows(gradient, gradient)}
+    assert {(row.status, row.value) for row in measured} == {(Status.ERROR, None)}
+    assert all(row.reason.startswith(reason) for row in measured)
     with pytest.raises(ValueError, match=reason):
         judged(step)
 
@@ -251,10 +251,10 @@ def test_nothing_to_step_along_and_no_step_are_two_reasons() -> None:
         (gradient, nothing, "the gradient is zero here", set()),
         (nothing, nothing, "the gradient is zero here", set()),
     ):
-        found = rows(step, slope)
-        assert {row.status for row in found} == {Status.SKIPPED} | ({Status.OK} if defined else set())
-        assert {row.metric.partition(".")[2] for row in found if row.status is Status.OK} == defined
-        assert all(row.reason.startswith(reason) for row in found if row.status is Status.SKIPPED)
+        measured = rows(step, slope)
+        assert {row.status for row in measured} == {Status.SKIPPED} | ({Status.OK} if defined else set())
+        assert {row.metric.partition(".")[2] for row in measured if row.status is Status.OK} == defined
+        assert all(row.reason.startswith(reason) for row in measured if row.status is Status.SKIPPED)
 
 
 def test_a_layer_without_a_step_is_skipped_alone() -> None:
@@ -269,11 +269,11 @@ def test_a_layer_without_a_step_is_skipped_alone() -> None:
 def test_where_the_gradient_is_the_best_step_there_is_no_gap() -> None:
     """A damping far above the Fisher: all directions but the gradient are worse."""
     gradient = truth(SMALL).gradient
-    found = list(direction_rows(gradient, fisher_of(SMALL), gradient, 1e6))
-    skipped = {row.metric for row in found if row.status is Status.SKIPPED}
+    measured = list(direction_rows(gradient, fisher_of(SMALL), gradient, 1e6))
+    skipped = {row.metric for row in measured if row.status is Status.SKIPPED}
     assert skipped == {"direction.gap_closed"}
-    assert all("no gap of 0.001" in row.reason for row in found if row.status is Status.SKIPPED)
-    assert all(row.value == pytest.approx(1, abs=1e-5) for row in found if row.metric == "direction.quality")
+    assert all("no gap of 0.001" in row.reason for row in measured if row.status is Status.SKIPPED)
+    assert all(row.value == pytest.approx(1, abs=1e-5) for row in measured if row.metric == "direction.quality")
 
 
 def test_a_step_of_another_shape_is_refused_in_one_line() -> None:
@@ -341,8 +341,8 @@ HOW = {
 @pytest.mark.parametrize(("label", "words"), HOW.items(), ids=HOW)
 def test_rows_say_what_was_run(label: str, words: str) -> None:
     probe = parse_probe(label)
-    found = how_damped(probe, 1e-3, 20)
-    assert found.startswith(words) and bool(found) == bool(words)
+    text = how_damped(probe, 1e-3, 20)
+    assert text.startswith(words) and bool(text) == bool(words)
     assert (with_damping(probe, 1e-3, 20) == probe) == (words.startswith("own") or label in ("kfac", "hylo"))
 
 
@@ -353,5 +353,5 @@ def test_whatever_the_probe_does_to_the_gradient_the_judge_has_its_own() -> None
             return gradient.mul_(2)
 
     instance = instance_of(SMALL)
-    found, plain = (cb.direction_errors(probe, instance) for probe in (Doubling(), cb.probe("identity")))
-    assert (found["quality"], found["length"]) == (plain["quality"], plain["length"] / 2)
+    metrics, plain = (cb.direction_errors(probe, instance) for probe in (Doubling(), cb.probe("identity")))
+    assert (metrics["quality"], metrics["length"]) == (plain["quality"], plain["length"] / 2)
