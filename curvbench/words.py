@@ -1,13 +1,31 @@
-"""Words of messages: the names that a wrong one may have meant."""
+"""Words of messages: names that a wrong name may have meant, texts on one line, how a process died."""
 
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 
+from curvbench.spec.outcomes import Status
 
-def near_misses(name: str, known: Iterable[str]) -> str:
-    """``did you mean ...?``, or everything that is known where nothing is near."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=3)
-    return f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(known) or 'none'}"
+
+def near_misses(name: str, names: Iterable[str]) -> str:
+    """``did you mean ...?`` with the nearest of ``names``; all of them if none is near."""
+    names = sorted(names)
+    near = difflib.get_close_matches(name, names, n=3)
+    return f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(names) or 'none'}"
+
+
+def one_line(text: object, limit: int | None = None) -> str:
+    """A text on one line, cut to ``limit`` characters. None means no limit."""
+    line = " ".join(str(text).split())
+    return line if limit is None or len(line) <= limit else f"{line[: limit - 3]}..."
+
+
+def death(exit_code: int) -> tuple[Status, str]:
+    """The status and the reason of a process that ended without a result."""
+    if exit_code == -signal.SIGKILL:
+        return Status.KILLED, "killed by SIGKILL, most often because memory ran out"
+    if exit_code < 0:
+        return Status.CRASHED, f"died of {signal.Signals(-exit_code).name}"
+    return Status.CRASHED, f"left with exit code {exit_code} and without a result"

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from curvbench.registry.errata import ERRATA
 from curvbench.spec import METRICS
-from curvbench.words import near_misses
+from curvbench.words import near_misses, one_line
 
 FOLDER = Path(__file__).parents[2] / "data" / "papers"
 
@@ -214,7 +214,7 @@ def _of_paper(file: Path) -> list[Experiment]:
         paper = content.pop("paper")
         return [_experiment(k, paper, table) for k, table in content.items() if isinstance(table, dict)]
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{file}: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{file}: {one_line(error)}") from error
 
 
 def _experiment(name: str, paper: str, table: dict[str, Any]) -> Experiment:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from curvbench.words import one_line
+
 
 def text(frame: pd.DataFrame, form: str) -> str:
     """``frame`` in one of ``FORMS``, ending in a line break; missing values are empty, in JSON null."""
@@ -52,7 +54,7 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable
 
 def escaped(text: object) -> str:
     """A text as Markdown shows it sign by sign, on one line."""
-    line = html.escape(" ".join(str(text).split()), quote=False)
+    line = html.escape(one_line(text), quote=False)
     return re.sub(r"([\\`*_\[\]|])", r"\\\1", line)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
-import signal
 import tempfile
 import threading
 import traceback
@@ -20,6 +19,7 @@ from typing import Any, Generic, TypeVar
 from curvbench.identity import libraries
 from curvbench.registry import expect, loaded_files
 from curvbench.spec import Status
+from curvbench.words import death
 
 ANSWER = timedelta(minutes=30)  # the wait for a rank, in which the first may hold the model against its exact Fisher
 GRACE = 2.0  # seconds in which the rank that is to blame may be heard after one that missed it
@@ -122,11 +122,8 @@ def _message(process: _Rank, rank: int) -> Any:
         return process.pipe.recv()
     except (EOFError, ConnectionResetError):
         process.join()
-    code = process.exitcode or 0
-    if code == -signal.SIGKILL:
-        return RankDied(f"rank {rank} was killed by SIGKILL, most often because memory ran out", Status.KILLED)
-    how = f"died of {signal.Signals(-code).name}" if code < 0 else f"left with exit code {code} and without a result"
-    return RankDied(f"rank {rank} {how}", Status.CRASHED)
+    status, how = death(process.exitcode or 0)
+    return RankDied(f"rank {rank} {'was ' if status is Status.KILLED else ''}{how}", status)
 
 
 def _main(

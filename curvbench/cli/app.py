@@ -15,7 +15,7 @@ import click
 
 from curvbench.cli import verbs
 from curvbench.cli.exits import INTERRUPTED, OK, USAGE
-from curvbench.words import near_misses
+from curvbench.words import near_misses, one_line
 
 
 class Verbs(click.Group):
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _complain(text: str, code: int) -> int:
-    click.echo(f"curvbench: {' '.join(text.split())}", err=True)
+    click.echo(f"curvbench: {one_line(text)}", err=True)
     return code
 
 

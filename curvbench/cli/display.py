@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from curvbench.engines import Event, Observer
 from curvbench.spec import Status
+from curvbench.words import one_line
 
 GOOD = frozenset({Status.OK, Status.UNSUPPORTED, Status.SKIPPED})
 Display = AbstractContextManager[Observer]
@@ -97,7 +98,7 @@ def bar(console: Console, tally: Tally) -> Iterator[Observer]:
                 del running[event.task.id]
                 progress.console.print(line(event, tally), soft_wrap=True, markup=False, highlight=False)
             note = ", ".join(filter(None, [tally.note, *running.values()]))
-            progress.update(shown, completed=tally.finished, description=escape(" ".join(note.split())))
+            progress.update(shown, completed=tally.finished, description=escape(one_line(note)))
 
         yield observe
 
@@ -108,7 +109,7 @@ def line(event: Event, tally: Tally) -> str:
     ready = event.task.kind == "reference" and event.outcome.status is Status.OK
     status = "reference" if ready else str(event.outcome.status)
     count = f"{tally.finished:{len(str(tally.total))}}/{tally.total}"
-    text = f"[{count}] {status:<11} {' '.join(event.task.label.split())}   {seconds(event.seconds)}"
+    text = f"[{count}] {status:<11} {one_line(event.task.label)}   {seconds(event.seconds)}"
     return f"{text}   {event.outcome.reason}" if event.outcome.reason else text
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from curvbench import identity, registry, store
 from curvbench.engines import usage
+from curvbench.words import one_line
 
 EXTRAS = {
     "dashboard": ("streamlit", "plotly"),
@@ -54,7 +55,7 @@ def _careful(name: str, look: Callable[[], Finding]) -> Finding:
     try:
         return look()
     except Exception as error:
-        return Finding(name, f"{type(error).__name__}: {' '.join(str(error).split())}", good=False)
+        return Finding(name, f"{type(error).__name__}: {one_line(error)}", good=False)
 
 
 def _package() -> Finding:

@@ -8,6 +8,7 @@ from curvbench.engines import Observer, Work
 from curvbench.engines.shard import Gathering, pack, run_apart, split
 from curvbench.engines.task import Outcome
 from curvbench.spec import Status
+from curvbench.words import one_line
 
 TICK = 0.5  # seconds between two looks for fragments
 
@@ -40,7 +41,7 @@ def _await(futures: dict[Future[None], Work], gathering: Gathering) -> None:
         done, pending = wait(pending, TICK)
         gathering.collect()
         for future in done:
-            error = " ".join(str(future.exception()).split())
+            error = one_line(future.exception())
             gathering.give_up(
                 futures[future].cells, Outcome(Status.CRASHED, f"its worker ended without a result: {error}")
             )

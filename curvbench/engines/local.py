@@ -25,6 +25,7 @@ from curvbench.engines.task import Outcome, Task, describe, run_cell
 from curvbench.identity import libraries
 from curvbench.registry import expect, loaded_files
 from curvbench.spec import Status
+from curvbench.words import death
 
 GRACE = 2.0  # seconds between the request to end and the kill
 TICK = 0.25  # seconds between two looks at memory and logs
@@ -278,15 +279,12 @@ class _Child:
     def _death(self) -> Outcome:
         code = self.process.exitcode
         log = self.task.log.relative_to(self.task.folder)
-        if code == -signal.SIGKILL:
-            return Outcome(Status.KILLED, "killed by SIGKILL, most often because memory ran out")
         if code == SERVER_DIED:
             return Outcome(
                 Status.INTERRUPTED, f"the server of processes died with it, or it left with {code}, see {log}"
             )
-        if code is not None and code < 0:
-            return Outcome(Status.CRASHED, f"died of {signal.Signals(-code).name}, see {log}")
-        return Outcome(Status.CRASHED, f"left with exit code {code} and without a result, see {log}")
+        status, reason = death(code)
+        return Outcome(status, reason if status is Status.KILLED else f"{reason}, see {log}")
 
 
 def _context(measure: str) -> BaseContext:

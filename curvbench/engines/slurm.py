@@ -14,6 +14,7 @@ from curvbench.engines import Observer, Work
 from curvbench.engines.shard import Gathering, pack, run_shard, split
 from curvbench.engines.task import Outcome
 from curvbench.spec import Resources, Status
+from curvbench.words import one_line
 
 TICK = 2.0  # seconds between two looks for fragments and ended jobs
 LAG = 10.0  # seconds that a fragment, or the reason of an end, may come later than the word that a job has ended
@@ -127,4 +128,4 @@ def _users_words() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, submitit.core.utils.FailedJobError) as error:
-        raise OSError(f"--engine slurm: {' '.join(str(error).split())}") from error
+        raise OSError(f"--engine slurm: {one_line(error)}") from error

@@ -18,9 +18,11 @@ from curvbench.identity import libraries
 from curvbench.registry import loaded_suites, source
 from curvbench.spec import Cell, Diverged, Row, Skip, Status, Unsupported
 from curvbench.spec.pictures import collected
+from curvbench.words import one_line
 
 Report = Callable[[str], None]
-ANSWERED = frozenset({Status.OK, Status.UNSUPPORTED})  # what is not run again
+ANSWERED = frozenset({Status.OK, Status.UNSUPPORTED})  # statuses whose cells are not run again
+LONGEST_REASON = 500  # characters: every row of a cell repeats the reason
 
 
 @dataclass(frozen=True)
@@ -156,11 +158,11 @@ def describe(error: BaseException) -> Outcome:
     """Status and one-line reason for an exception."""
     for kind, status in _SAID.items():
         if isinstance(error, kind):
-            return Outcome(status, _one_line(str(error)))
+            return Outcome(status, one_line(error, LONGEST_REASON))
     if isinstance(error, RankDied):
         return Outcome(error.status, str(error))
     lines = "".join(traceback.format_exception_only(error)).strip()
-    return Outcome(_failure(error), _one_line(lines))
+    return Outcome(_failure(error), one_line(lines, LONGEST_REASON))
 
 
 def _failure(error: BaseException) -> Status:
@@ -172,8 +174,3 @@ def _failure(error: BaseException) -> Status:
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)):
         return Status.OOM_HOST
     return Status.ERROR
-
-
-def _one_line(text: str, limit: int = 500) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= limit else f"{line[: limit - 3]}..."

@@ -12,6 +12,7 @@ from curvbench.cells import shipped
 from curvbench.engines.task import ANSWERED
 from curvbench.planning.plan import AGAIN
 from curvbench.spec import Status
+from curvbench.words import one_line
 
 NAMES = {"code": "curvbench's code", "torch": "torch", "device": "the device"}
 
@@ -101,7 +102,7 @@ def _weights(cell: Mapping[str, Any]) -> Iterator[str]:
 def _label(cell: Mapping[str, Any]) -> str:
     probe, problem = (_named(cell.get(part), cell.get(f"{part}_args")) for part in ("probe", "problem"))
     rate = f", {cell['training']}" if cell.get("training") else ""
-    return " ".join(f"{probe} on {problem}, seed {cell.get('seed')}{rate}".split())
+    return one_line(f"{probe} on {problem}, seed {cell.get('seed')}{rate}")
 
 
 def _named(name: Any, arguments: Any) -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 from curvbench.analysis import summary, views
 from curvbench.analysis.commands import repeat
 from curvbench.spec.pictures import Blocks
+from curvbench.words import one_line
 
 FACTS = ("device_name", "torch_version", "python_version", "platform", "git_sha", "git_dirty", "code", "cpu_count")
 
@@ -93,6 +94,6 @@ def entries(frame: pd.DataFrame, problem: str) -> dict[str, list[Entry]]:
 def headings(frame: pd.DataFrame, problem: str) -> dict[str, str]:
     """The headings of the summary of a problem in one line each, with what they mean."""
     return {
-        " ".join(column.heading.split()): f"{column.metric}, {column.scope}: {views.meaning(column.metric).text}"
+        one_line(column.heading): f"{column.metric}, {column.scope}: {views.meaning(column.metric).text}"
         for column in summary.columns(frame, problem)
     }

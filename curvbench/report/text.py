@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from curvbench.analysis import summary, tables
 from curvbench.analysis.tables import escaped
 from curvbench.report.run import Entry, Run, entries, headings
+from curvbench.words import one_line
 
 _LATEX = {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "|": r"\textbar{}"}
 _LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"}}
@@ -96,8 +97,8 @@ def _latex_table(run: Run, problem: str) -> str:
 
 
 def _tex(text: object) -> str:
-    return "".join(_LATEX.get(sign, sign) for sign in " ".join(str(text).split()))
+    return "".join(_LATEX.get(sign, sign) for sign in one_line(text))
 
 
 def _comment(text: str) -> str:
-    return "\n".join(textwrap.wrap(" ".join(text.split()), 110, initial_indent="% ", subsequent_indent="%   "))
+    return "\n".join(textwrap.wrap(one_line(text), 110, initial_indent="% ", subsequent_indent="%   "))

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from curvbench.spec import Status
 from curvbench.store import files
 from curvbench.store.schema import CELL, LEAN, SCHEMA, SCHEMA_VERSION
+from curvbench.words import one_line
 
 NEVER_NULL = {"schema_version": "int64", "seed": "int64", "threads": "int64"}
 _KNOWN = frozenset(map(str, Status))
@@ -67,7 +68,7 @@ def read(path: Path, wanted: pa.Schema) -> pa.Table:
             return table
         known = table.schema.names if every else file.schema_arrow.names
     except (pa.ArrowException, OSError) as error:  # Arrow raises OSError too where the content is damaged
-        raise ValueError(f"not readable as Parquet ({' '.join(str(error).split())})") from error
+        raise ValueError(f"not readable as Parquet ({one_line(error)})") from error
     fits = known == SCHEMA.names and table.schema.equals(wanted)
     return table if fits else _fitted(table, known, wanted, path)
 
