@@ -1,4 +1,4 @@
-"""Every operator against a dense matrix built by hand (O19)."""
+"""Every operator against a dense matrix built by hand."""
 
 from __future__ import annotations
 
