@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import oracles
@@ -530,9 +530,9 @@ def test_parts_of_a_batch_draw_labels_of_their_own() -> None:
 
 @dataclass(frozen=True)
 class Spy(Probe):
-    """The identity, which notes what is asked of it."""
+    """The identity, which logs the calls of its methods."""
 
-    log: Any = None
+    log: list[str] = field(default_factory=list)
 
     def update(self, state: Any, batch: Instance) -> int:
         self.log.append("update")
