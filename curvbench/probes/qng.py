@@ -24,11 +24,7 @@ Recursion = Literal["product", "sum"]
 
 
 class State(NamedTuple):
-    """The kept factors, oldest first, and the number of updates.
-
-    ``vectors`` (n, P): the vector q of each factor. ``shrinkage`` (n,): the coefficient of q q^T in its inverse.
-    ``taken``: the updates so far.
-    """
+    """The kept factors, oldest first: q (n, P), and the coefficient of q q^T in the inverse (n,). The update count."""
 
     vectors: Tensor
     shrinkage: Tensor
