@@ -179,7 +179,7 @@ def test_a_batch_with_fewer_samples_than_ranks_is_refused(tmp_path: Path) -> Non
 def test_gpus_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     for device in ("cuda", "cuda:1"):
-        text = f"devices=2 needs --device cuda and so many GPUs, got --device {device} and 1 of them"
+        text = f"devices=2 needs --device cuda and 2 GPUs, got --device {device} and 1 GPUs"
         with pytest.raises(ValueError, match=text):
             together(leaves, 2, device, lambda text: None)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import oracles
@@ -287,7 +287,7 @@ def test_fngd_s_later_step_weighs_the_samples_of_the_training_pass() -> None:
     first, second = images(2)
     optimizer = NaturalGradient(model, cb.probe("fngd", stage="shared"), 0.1)
     naturally(optimizer, [first])
-    coefficients = optimizer._curvature.kept.shared.average
+    coefficients = optimizer._curvature.state.shared.average
     judge, (x, y) = copy.deepcopy(model), second
     found = dict(zip([n for n, _ in judge.named_parameters()], gradients(judge, x, y), strict=True))
     for (name, layer), c in zip(oracles.covered_layers(judge).items(), coefficients, strict=True):
@@ -354,7 +354,7 @@ def test_a_sequence_s_tokens_share_the_mean_of_their_weights() -> None:
         optimizer.zero_grad()
         F.cross_entropy(optimizer.forward(x, y).flatten(0, 1), y.flatten()).backward()
         optimizer.step()
-    assert not optimizer._curvature.kept.blocks
+    assert not optimizer._curvature.state.blocks
     assert oracles.relative((before - flat(model.last)) / 0.1, expected) <= 1e-10
 
 
@@ -372,7 +372,7 @@ def token_score(model: nn.Module, x: Tensor, y: Tensor, n: int, s: int) -> Tenso
 def test_fngd_solves_where_the_predicted_change_is_clipped() -> None:
     clipped = NaturalGradient(mlp(5, 6, 3).double(), cb.probe("fngd", stage="shared"), 0.1, kl_clip=1e-3)
     naturally(clipped, vectors(2))
-    assert clipped._curvature.kept.blocks
+    assert clipped._curvature.state.blocks
 
 
 EMPIRICAL = {
@@ -530,9 +530,9 @@ def test_parts_of_a_batch_draw_labels_of_their_own() -> None:
 
 @dataclass(frozen=True)
 class Spy(Probe):
-    """The identity, which notes what is asked of it."""
+    """The identity, which logs the calls of its methods."""
 
-    log: Any = None
+    log: list[str] = field(default_factory=list)
 
     def update(self, state: Any, batch: Instance) -> int:
         self.log.append("update")

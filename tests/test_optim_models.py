@@ -75,7 +75,7 @@ def test_statistics_are_those_of_evaluation_mode_behind_zero_weights(kind: str) 
         train(optimizer, [batch])
         terms = oracles.loss_terms(judge, *batch, "cross_entropy")
         expected = oracles.type2_fisher(terms, "cross_entropy").diagonal()
-        assert oracles.relative(optimizer._curvature.kept.diagonal(), expected) <= 1e-12
+        assert oracles.relative(optimizer._curvature.state.diagonal(), expected) <= 1e-12
 
 
 class Shares(nn.Module):
@@ -167,7 +167,7 @@ def trained_with_a_gap(name: str, **options: Any) -> tuple[Deep, NaturalGradient
     optimizer = NaturalGradient(model, cb.probe(name), 1e-3, momentum=0.5, **options)
     first, second = batches(2)
     train(optimizer, [first])
-    before, start = optimizer._curvature.kept, values(model)
+    before, start = optimizer._curvature.state, values(model)
     model.off = (1,)
     train(optimizer, [second])
     model.off = ()
@@ -181,7 +181,7 @@ LAYERWISE = sorted(name for name, kind in registry.probes().items() if kind.is_l
 def test_a_skipped_layer_keeps_its_statistics(name: str) -> None:
     model, optimizer, before, _ = trained_with_a_gap(name)
     number, layer = next((n, la) for n, la in enumerate(optimizer._verified.layers) if la.name == "middle.1")
-    after = optimizer._curvature.kept
+    after = optimizer._curvature.state
     pairs = list(zip(*(own(state, number, layer, optimizer) for state in (before, after)), strict=True))
     assert pairs and all(torch.equal(a, b) for a, b in pairs)
     others = list(zip(states.tensors(before), states.tensors(after), strict=True))
@@ -220,7 +220,7 @@ def test_elsewhere_a_skipped_layer_has_no_scores(name: str) -> None:
     start = copy.deepcopy(model)
     train(optimizer, [(x, y)])
     lost = next(la.slice for la in optimizer._verified.layers if la.name == "middle.1")
-    dense = optimizer._curvature.probe.operator(optimizer._curvature.kept).to_dense()
+    dense = optimizer._curvature.probe.operator(optimizer._curvature.state).to_dense()
     assert not dense[lost].any() and not dense[:, lost].any()
     if name == "full":
         terms = oracles.loss_terms(start, x, y, "cross_entropy")
@@ -248,7 +248,7 @@ def test_a_running_average_leaves_out_the_batches_that_skip_a_layer() -> None:
             new = oracles.kfac_factors(group)
             factors[name] = tuple(0.8 * o + 0.2 * n for o, n in zip(factors.get(name, new), new, strict=True))
         train(optimizer, [batch])
-    for layer, found in zip(optimizer._verified.layers, optimizer._curvature.kept.factors, strict=True):
+    for layer, found in zip(optimizer._verified.layers, optimizer._curvature.state.factors, strict=True):
         left, right = factors[layer.name]
         assert oracles.relative(found.left[0], left) <= 1e-12 and oracles.relative(found.right[0], right) <= 1e-12
 
@@ -263,7 +263,7 @@ def test_a_layer_that_training_alone_skips_has_the_statistics_of_evaluation_mode
         for name, (group,) in oracles.layer_factors(judge, *batch, "cross_entropy", "type-2").items():
             number = next(n for n, la in enumerate(optimizer._verified.layers) if la.name == name)
             left, _ = oracles.kfac_factors(group)
-            assert oracles.relative(optimizer._curvature.kept.factors[number].left[0], left) <= 1e-12
+            assert oracles.relative(optimizer._curvature.state.factors[number].left[0], left) <= 1e-12
 
 
 def test_parts_of_a_batch_skip_the_same_layers() -> None:

@@ -151,7 +151,7 @@ def test_autocast_leaves_the_statistics_as_they_are(name: str) -> None:
         with context():
             F.cross_entropy(optimizer.forward(batch(torch.float32), TARGETS), TARGETS).backward()
             optimizer.step()
-        states.append(optimizer.probe.operator(optimizer._curvature.kept).to_dense())
+        states.append(optimizer.probe.operator(optimizer._curvature.state).to_dense())
     assert distance(states[0], states[1].double()) <= 1e-6
 
 

@@ -216,7 +216,7 @@ def test_a_state_that_does_not_fit_changes_nothing() -> None:
     state["param_groups"][0]["params"] = [0]
     with pytest.raises(ValueError, match="parameter group"):
         other.load_state_dict(state)
-    assert other._curvature.steps == 0 and other._curvature.kept is None
+    assert other._curvature.steps == 0 and other._curvature.state is None
 
 
 def test_a_state_of_other_layers_is_refused() -> None:

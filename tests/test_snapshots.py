@@ -189,16 +189,16 @@ def test_a_chain_is_trained_on_what_is_measured() -> None:
 
 
 def test_rows_of_shipped_and_of_own_weights_are_apart(tmp_path: Path) -> None:
-    shipped, own = measured(TRAINED, samples=6), measured(TRAINED, samples=6, retrain=True)
-    assert shipped.weights == shipped.shipped(TRAINED, 0) and own.weights == ""
+    with_file, retrained = measured(TRAINED, samples=6), measured(TRAINED, samples=6, retrain=True)
+    assert with_file.weights == shipped.shipped(TRAINED, 0) and retrained.weights == ""
     here = identity.environment()
-    assert identity.cell_id(shipped, here) != identity.cell_id(own, here)
-    assert reference.reference_identity(shipped) != reference.reference_identity(own)
-    assert reference.method(own) == "exact type-2 Fisher in float64 at weights trained here"
-    reference.prepare(own, tmp_path, None, silent)
-    trained = training.snapshot(own.problem, 0, None).double().state_dict()
-    kept = reference.load_snapshot(own, tmp_path)[0].state_dict()
-    assert all(torch.equal(tensor, kept[name]) for name, tensor in trained.items())
+    assert identity.cell_id(with_file, here) != identity.cell_id(retrained, here)
+    assert reference.reference_identity(with_file) != reference.reference_identity(retrained)
+    assert reference.method(retrained) == "exact type-2 Fisher in float64 at weights trained here"
+    reference.prepare(retrained, tmp_path, None, silent)
+    trained = training.snapshot(retrained.problem, 0, None).double().state_dict()
+    stored = reference.load_snapshot(retrained, tmp_path)[0].state_dict()
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in trained.items())
 
 
 @pytest.mark.parametrize("problem", [MLP(), MLP(epochs=2, hidden=7), Chain(epochs=1)], ids=lambda p: p.label)

@@ -1,4 +1,4 @@
-"""Ranks of one model on one machine: processes that are started, heard and ended together."""
+"""Ranks of one model on one machine: processes that start together, report and end together."""
 
 from __future__ import annotations
 
@@ -18,17 +18,16 @@ from typing import Any, Generic, TypeVar
 
 from curvbench.identity import libraries
 from curvbench.registry import expect, loaded_files
-from curvbench.spec import Status
+from curvbench.spec import Report, Status
 from curvbench.words import death
 
-ANSWER = timedelta(minutes=30)  # the wait for a rank, in which the first may hold the model against its exact Fisher
-GRACE = 2.0  # seconds in which the rank that is to blame may be heard after one that missed it
+ANSWER = timedelta(minutes=30)  # the wait for a rank; long, because the first rank alone computes the exact Fisher
+GRACE = 2.0  # seconds between failures: a rank that fails takes others with it, and its own reason may come later
 Result = TypeVar("Result")
-Report = Callable[[str], None]
 
 
 class RankDied(Exception):
-    """A rank that ended without a word; ``status``: killed or crashed."""
+    """A rank ended without a message; ``status`` is killed or crashed."""
 
     def __init__(self, text: str, status: Status) -> None:
         super().__init__(text)
@@ -41,7 +40,7 @@ class _Returned(Generic[Result]):
 
 
 class _Rank(SpawnProcess):
-    """A process and the pipe through which it speaks."""
+    """A process and the pipe through which it sends its messages."""
 
     pipe: Connection[Any, Any]
 
@@ -49,15 +48,15 @@ class _Rank(SpawnProcess):
 def together(
     work: Callable[[int, Report], Result], count: int, device: str, report: Report, answer: timedelta = ANSWER
 ) -> Result:
-    """What ``work(rank, report)`` returns in the first of ``count`` processes that form torch's default group.
+    """The result of ``work(rank, report)`` in the first of ``count`` processes that form torch's default group.
 
-    Each has a CPU's threads or, for ``cuda``, the GPU of its number; ``answer`` is the group's timeout. They are
-    children of this process and in its process group, and none of them outlives the call or this process.
+    For ``cuda`` each process has the GPU of its number. ``answer`` is the group's timeout. The processes are children
+    of this process and in its process group. They end before the call returns, and with this process.
 
     Raises:
-        ValueError: there are fewer GPUs, or ``device`` is one of them.
+        ValueError: there are fewer GPUs, or ``device`` names one of them.
         RankDied: a rank was killed or crashed.
-        Exception: what a rank raised; of several, none that only missed another.
+        Exception: a rank raised it; if several ranks raised, an error that is no consequence of another is preferred.
     """
     _refuse(count, device)
     with tempfile.TemporaryDirectory() as folder:
@@ -65,8 +64,8 @@ def together(
         ranks: list[_Rank] = []
         try:
             for rank in range(count):
-                ranks.append(_begun(rank, group, pickle.dumps(work)))
-            return _heard(ranks, report)
+                ranks.append(_started(rank, group, pickle.dumps(work)))
+            return _first_result(ranks, report)
         finally:
             for process in ranks:
                 process.kill()
@@ -80,22 +79,22 @@ def _refuse(count: int, device: str) -> None:
 
     if device != "cuda" or count > torch.cuda.device_count():
         raise ValueError(
-            f"training: devices={count} needs --device cuda and so many GPUs, "
-            f"got --device {device} and {torch.cuda.device_count()} of them: lower devices"
+            f"training: devices={count} needs --device cuda and {count} GPUs, "
+            f"got --device {device} and {torch.cuda.device_count()} GPUs: lower devices"
         )
 
 
-def _begun(rank: int, group: Sequence[Any], content: bytes) -> _Rank:
-    mine, theirs = multiprocessing.Pipe(duplex=False)
-    process = _Rank(target=_main, args=(rank, group, loaded_files(), libraries.root(), content, theirs), daemon=True)
-    process.pipe = mine
+def _started(rank: int, group: Sequence[Any], content: bytes) -> _Rank:
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    process = _Rank(target=_main, args=(rank, group, loaded_files(), libraries.root(), content, sender), daemon=True)
+    process.pipe = receiver
     process.start()
-    theirs.close()
+    sender.close()
     return process
 
 
-def _heard(ranks: Sequence[_Rank], report: Report) -> Any:
-    """Pass on what the first rank says until all have returned or one has failed."""
+def _first_result(ranks: Sequence[_Rank], report: Report) -> Any:
+    """Pass on the first rank's reports until all ranks have returned or one has failed."""
     waiting = {process.pipe: rank for rank, process in enumerate(ranks)}
     returned: dict[int, Any] = {}
     failures: list[Exception] = []
@@ -117,7 +116,7 @@ def _heard(ranks: Sequence[_Rank], report: Report) -> Any:
 
 
 def _message(process: _Rank, rank: int) -> Any:
-    """What the rank says next, or how it died."""
+    """The next message of a rank, or RankDied."""
     try:
         return process.pipe.recv()
     except (EOFError, ConnectionResetError):
@@ -134,18 +133,18 @@ def _main(
     content: bytes,
     pipe: Connection[Any, Any],
 ) -> None:
-    """The main function of a rank; ``root`` is that of the libraries of this process' parent."""
+    """The main function of a rank; ``root`` is the folder that the parent gave to ``libraries.watch``."""
     if root is not None:
         libraries.watch(root)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        pipe.send(_Returned(_worked(rank, group, files, content, pipe.send if rank == 0 else lambda text: None)))
+        pipe.send(_Returned(_work(rank, group, files, content, pipe.send if rank == 0 else lambda text: None)))
     except Exception as error:
         traceback.print_exc()
         pipe.send(_sendable(error))
 
 
-def _worked(rank: int, group: Sequence[Any], files: Sequence[Path], content: bytes, report: Report) -> Any:
+def _work(rank: int, group: Sequence[Any], files: Sequence[Path], content: bytes, report: Report) -> Any:
     import torch
     from torch import distributed
 
@@ -166,7 +165,7 @@ def _end_with_parent() -> None:
 
 
 def _sendable(error: Exception) -> Exception:
-    """The exception, or what it says where it cannot be pickled."""
+    """The exception, or a RuntimeError with its text if it cannot be pickled."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:

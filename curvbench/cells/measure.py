@@ -1,9 +1,9 @@
-"""From a cell to its rows: a probe is held against the reference that all cells of its problem share."""
+"""From a cell to its rows: a probe is compared with the reference that all cells of its problem share."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,13 +26,12 @@ from curvbench.meters.exact import exact_rows
 from curvbench.meters.health import health_rows, residual_row
 from curvbench.meters.kept import keep_blocks
 from curvbench.operators import Operator
-from curvbench.spec import DAMPING, METERS, Cell, Meter, Probe, Row, Status, Unsupported
+from curvbench.spec import DAMPING, METERS, Cell, Meter, Probe, Report, Row, Status, Unsupported
 from curvbench.spec.pictures import Blocks, collected, keep
 
 __all__ = ["accuracy_rows", "fit", "measure", "prepare", "reference_identity", "refuse_unsupported"]
 
-PRELOAD = ("torch._dynamo",)  # torch imports it at an optimizer's first step: a fork server does so once for all cells
-Report = Callable[[str], None]
+PRELOAD = ("torch._dynamo",)  # a slow import of an optimizer's first step, which a fork server makes once for all cells
 
 
 @full_precision()
@@ -54,7 +53,7 @@ def refuse_unsupported(probe: Probe, instance: Instance) -> None:
 
 
 class Fitted(NamedTuple):
-    """A probe's state after ``fit``, made once: its costs are those of the next step, its errors are its own."""
+    """A probe's state after ``fit``. Errors are measured on this state, costs on the step after it."""
 
     probe: Probe
     instance: Instance
@@ -70,7 +69,7 @@ class Fitted(NamedTuple):
 
 
 def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list[Row]:
-    """Every row of one cell, against the reference in ``folder``, or of its training from the snapshot there.
+    """Every row of one cell: of its measurement against the reference in ``folder``, or of its training from there.
 
     Raises:
         Unsupported: the probe does not cover the problem.
@@ -80,7 +79,7 @@ def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list
     instance, fisher, covered = reference.load(cell, folder)
     probe = _seeded(cell.probe, cell.seed)
     refuse_unsupported(probe, instance)
-    gc.freeze()  # the memory meter collects garbage often: what was imported need not be looked through each time
+    gc.freeze()  # the memory meter collects garbage often, which is faster without the imported objects
     rows = [
         Row("problem.samples", float(instance.samples)),
         Row("problem.parameters", float(instance.size)),
@@ -94,8 +93,8 @@ def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list
     if fisher is not None:
         report("errors")
         rows.append(Row("coverage.trace", covered))
-        found = accuracy_rows(fitted, fisher, cell.problem.mc_samples > 0, cell.meters, cell.damping)
-        rows += [_against(reference.method(cell), row) for row in found]
+        accuracies = accuracy_rows(fitted, fisher, cell.problem.mc_samples > 0, cell.meters, cell.damping)
+        rows += [_against(reference.method(cell), row) for row in accuracies]
     if "exact" in cell.meters:
         report("exact Fisher")
         rows += exact_rows(instance, cell.precision)
@@ -104,19 +103,19 @@ def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list
 
 
 def _failed(rows: list[Row]) -> list[Row]:
-    """The row that ends a cell in which a number is no number: it keeps the others, but has not succeeded."""
+    """The row with which a cell ends as an error if one of its numbers is not finite; the other rows stay."""
     reasons = [row.reason for row in rows if row.status is Status.ERROR]
     return [Row(status=Status.ERROR, reason=reasons[0], scope="")] if reasons else []
 
 
 def _against(reference: str, row: Row) -> Row:
-    """The row, with the reference in its method if it compares with one."""
+    """The row, with the reference in ``method`` if the metric compares with a reference."""
     compares = row.metric.startswith(("error.", "direction."))
     return replace(row, method=", ".join(filter(None, [reference, row.method]))) if compares else row
 
 
 def _trained(cell: Cell, folder: Path, data: Path | None, report: Report) -> list[Row]:
-    """Every row of a cell that trains; at the epochs of ``measure_at`` with the errors of its probe fitted anew."""
+    """Every row of a cell that trains, with the errors of a freshly fitted probe at the epochs of ``measure_at``."""
     model, _ = reference.load_snapshot(cell, folder)
     cell = replace(cell, probe=_seeded(cell.probe, cell.seed))
     dataset = cell.problem.data(data)
@@ -134,23 +133,23 @@ def _trained(cell: Cell, folder: Path, data: Path | None, report: Report) -> lis
 
 
 def _trained_together(cell: Cell, folder: Path, data: Path | None, report: Report) -> list[Row]:
-    """The same of a cell that trains on several devices: what the first of its ranks finds."""
+    """Every row of a cell that trains on several devices: the rows of the first rank."""
     work = partial(_as_rank, cell, folder, data)
-    rows, kept, loaded = launch.together(work, cell.devices, cell.device, report)
+    rows, pictures, loaded = launch.together(work, cell.devices, cell.device, report)
     libraries.count_in(loaded)
-    for found in kept:
-        keep(found)
+    for blocks in pictures:
+        keep(blocks)
     return rows
 
 
 def _as_rank(
     cell: Cell, folder: Path, data: Path | None, rank: int, report: Report
 ) -> tuple[list[Row], list[Blocks], Record]:
-    """Rows and blocks of a rank, and what it has loaded."""
+    """The rows of a rank, its last blocks, and the libraries that it has loaded."""
     torch.set_num_threads(cell.threads)
-    mine = replace(cell, device=f"cuda:{rank}") if cell.device == "cuda" else cell
-    with collected() as kept:
-        return _trained(mine, folder, data, report), kept[-1:], libraries.loaded()
+    cell = replace(cell, device=f"cuda:{rank}") if cell.device == "cuda" else cell
+    with collected() as pictures:
+        return _trained(cell, folder, data, report), pictures[-1:], libraries.loaded()
 
 
 def accuracy_rows(
@@ -160,24 +159,25 @@ def accuracy_rows(
     meters: Collection[Meter] = METERS,
     damping: float = DAMPING,
 ) -> Iterator[Row]:
-    """Errors, sampling error, health and directions, as far as asked for, of a fitted probe against a Fisher.
+    """Errors, sampling error, health and directions of a fitted probe against a Fisher, as far as ``meters`` ask.
 
-    ``sampled``: that Fisher is itself of drawn labels. ``damping``: of the exact step, and for its own step of a probe
-    that has such a damping: it is fitted anew where its own is another one. All else is of the probe as it is.
+    ``sampled``: whether the Fisher itself is of drawn labels. ``damping``: the damping of the exact step. For
+    directions, a probe with another damping of its own is fitted again with this damping. All other rows are of the
+    probe as it is.
     """
     probe, instance, state, retries = fitted
     gradient = instance.gradient()
     with numerics.count_retries() as repeated:
         state = probe.refresh(state)
-        step = probe.precondition(state, gradient.clone())  # whatever a probe does to it
+        step = probe.precondition(state, gradient.clone())  # a copy, because a probe may write to it
     operator = probe.operator(state)
     if "error" in meters:
-        found = list(error_rows(operator, fisher))
-        yield from found
-        if found[0].status is not Status.ERROR:
+        errors = list(error_rows(operator, fisher))
+        yield from errors
+        if errors[0].status is not Status.ERROR:
             keep_blocks(operator, fisher)
             if not sampled:
-                yield from _sampling_rows(probe, instance, fisher, found)
+                yield from _sampling_rows(probe, instance, fisher, errors)
     if "health" in meters:
         yield from health_rows(operator, damping if probe.damping is None else probe.damping, retries + repeated.count)
         if probe.solves_with is not None:
@@ -188,17 +188,17 @@ def accuracy_rows(
         yield from direction_rows(step, fisher, gradient, damping, how_damped(probe, damping, instance.terms))
 
 
-def _sampling_rows(probe: Probe, instance: Instance, fisher: ExactFisher, found: list[Row]) -> Iterator[Row]:
-    """For sampled labels: what of the relative error more samples would remove."""
+def _sampling_rows(probe: Probe, instance: Instance, fisher: ExactFisher, errors: list[Row]) -> Iterator[Row]:
+    """The part of the relative error that more sampled labels would remove."""
     if probe.fisher_type != "mc":
         return
     limit = fit(replace(probe, fisher_type="type-2"), instance)  # type: ignore[type-var]
-    wholes = {row.scope: row for row in error_rows(limit, fisher) if row.metric == "error.relative"}
-    for row in found:
+    unsampled = {row.scope: row for row in error_rows(limit, fisher) if row.metric == "error.relative"}
+    for row in errors:
         if row.metric == "error.relative" and row.scope in (NETWORK, BLOCKS) and row.value is not None:
-            whole = wholes.get(row.scope, wholes[NETWORK])
-            gap = None if whole.value is None else row.value - whole.value
-            yield Row("error.sampling", gap, row.scope, status=whole.status, reason=whole.reason)
+            least = unsampled.get(row.scope, unsampled[NETWORK])
+            gap = None if least.value is None else row.value - least.value
+            yield Row("error.sampling", gap, row.scope, status=least.status, reason=least.reason)
 
 
 def _seeded(probe: Probe, seed: int) -> Probe:

@@ -1,8 +1,7 @@
-"""What the cells of a problem share: its snapshot, its batch and its reference Fisher, made once and stored."""
+"""The reference that all cells of a problem share: snapshot, batch and reference Fisher, computed once and stored."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,16 +18,18 @@ from curvbench.fisher.stream import Stream
 from curvbench.fisher.uncovered import covered_trace
 from curvbench.identity import libraries
 from curvbench.instance import Instance
-from curvbench.spec import Cell, Meter
+from curvbench.spec import Cell, Meter, Report
 
 STREAM = 2**31  # above the seeds of probes and cells; torch's generator takes a seed modulo 2^32
-JUDGED: frozenset[Meter] = frozenset({"error", "direction", "health"})
+COMPARING: frozenset[Meter] = frozenset({"error", "direction", "health"})
 _FILE = "reference.pt"
-Report = Callable[[str], None]
 
 
 class Reference(NamedTuple):
-    """What ``prepare`` has stored: the batch at its snapshot, and the Fisher with the share of the trace it covers."""
+    """A stored reference: the batch at its snapshot, and the Fisher with the share of the trace that it covers.
+
+    The Fisher None means that no meter of the cell compares with it.
+    """
 
     instance: Instance
     fisher: ExactFisher | None
@@ -36,7 +37,7 @@ class Reference(NamedTuple):
 
 
 def reference_identity(cell: Cell) -> str:
-    """A short hash that names the reference of a cell: all cells that share snapshot, batch and precision share it."""
+    """A short hash that names a cell's reference: cells of the same snapshot, batch and precision share a reference."""
     versions = {"torch_version": torch.__version__, "device_name": identity.device_name(cell.device)}
     parts = identity.run_identity(cell, versions)
     parts |= {"fisher": needs_fisher(cell), "precision": cell.precision, "weights": cell.weights}
@@ -45,11 +46,11 @@ def reference_identity(cell: Cell) -> str:
 
 def needs_fisher(cell: Cell) -> bool:
     """Whether a meter of the cell compares with the reference Fisher."""
-    return cell.training is None and not JUDGED.isdisjoint(cell.meters)
+    return cell.training is None and not COMPARING.isdisjoint(cell.meters)
 
 
 def method(cell: Cell) -> str:
-    """What the probes of a cell are held against, as the column ``method`` says it."""
+    """The reference of a cell in words, for the column ``method``."""
     draws = cell.problem.mc_samples
     kind = f"Monte-Carlo Fisher of {draws} draw{'s' * (draws > 1)}" if draws else "exact type-2 Fisher"
     precision = cell.dtype if cell.precision == "native" else cell.precision
@@ -58,20 +59,20 @@ def method(cell: Cell) -> str:
 
 
 def _at(cell: Cell) -> str:
-    """Whose weights a snapshot has, for those that were trained."""
+    """Where the weights of a trained snapshot come from; empty for untrained weights."""
     if not cell.problem.epochs:
         return ""
     return " at shipped weights" if cell.weights else " at weights trained here"
 
 
 def prepare(cell: Cell, folder: Path, data: Path | None, report: Report) -> None:
-    """Take or train the problem's snapshot, and compute its batch's reference Fisher into ``folder``, whole or not.
+    """Store the problem's snapshot and its batch's reference Fisher in ``folder``, completely or not at all.
 
-    A cell that trains needs the snapshot alone: there its training begins. One that other libraries have made is made
-    anew.
+    A cell that trains needs the snapshot alone, from which its training begins. A stored reference is kept unless other
+    libraries have made it.
 
     Raises:
-        MemoryError, torch.OutOfMemoryError: it would not fit; the text says how many samples would.
+        MemoryError, torch.OutOfMemoryError: the Fisher would not fit; the text says how many samples would fit.
         ValueError: the shipped snapshot that the cell names cannot be used.
     """
     path = folder / _FILE
@@ -93,19 +94,19 @@ def prepare(cell: Cell, folder: Path, data: Path | None, report: Report) -> None
 
 
 def _snapshot(cell: Cell, data: Path | None, report: Report) -> nn.Module:
-    """The model that is measured: the shipped one that the cell names, or one that is made here."""
+    """The model that is measured: the shipped snapshot that the cell names, or a snapshot that is trained here."""
     problem, place = cell.problem, (cell.device, getattr(torch, cell.dtype))
 
-    def tell(epoch: int, epochs: int, loss: float) -> None:
+    def progress(epoch: int, epochs: int, loss: float) -> None:
         report(f"training {problem.label}: epoch {epoch}/{epochs}, loss {loss:.4f}")
 
     if cell.weights:
         return shipped.load(problem, cell.seed, cell.weights, data).to(*place)
-    return training.snapshot(problem, cell.seed, data, *place, tell)
+    return training.snapshot(problem, cell.seed, data, *place, progress)
 
 
 def load(cell: Cell, folder: Path) -> Reference:
-    """The reference of a cell, no Fisher where no meter needs one; large tensors stay on disk until they are used."""
+    """The stored reference of a cell; large tensors stay on disk until they are used."""
     model, stored = load_snapshot(cell, folder)
     inputs, targets = stored["batch"]
     instance = Instance(model, inputs, targets, cell.problem.loss)
@@ -121,7 +122,7 @@ def load(cell: Cell, folder: Path) -> Reference:
 
 
 def load_snapshot(cell: Cell, folder: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The snapshot in evaluation mode, and all that is stored with it."""
+    """The snapshot in evaluation mode, and the content of its file."""
     stored = _stored(folder / _FILE, cell)
     libraries.count_in(stored["libraries"])
     model = cell.problem.model().to(cell.device, getattr(torch, cell.dtype)).eval()
@@ -135,12 +136,12 @@ def _stored(path: Path, cell: Cell) -> dict[str, Any]:
 
 
 def fisher_of(cell: Cell, instance: Instance) -> ExactFisher:
-    """The Fisher that the cell's probe is held against, on an instance of its problem."""
+    """The reference Fisher of a cell, on an instance of its problem."""
     return exact_fisher(instance, *_fisher_type(cell), precision=cell.precision)
 
 
 def refuse_oversized(instance: Instance, cell: Cell) -> None:
-    """Raise an out-of-memory error where the reference would not fit into what is free; the text says what would."""
+    """Raise an out-of-memory error if the reference needs more than the free memory; the text says what would fit."""
     mc_samples = cell.problem.mc_samples
     columns = instance.columns_per_sample("mc" if mc_samples else "type-2", mc_samples)
     itemsize = 8 if cell.precision == "float64" else instance.dtype.itemsize
@@ -155,14 +156,14 @@ def refuse_oversized(instance: Instance, cell: Cell) -> None:
 
 
 def _fisher_type(cell: Cell) -> tuple[str, int, int]:
-    """Fisher type, draws and their seed: of a stream of its own, for no probe may share labels with its judge."""
+    """Fisher type, draws and their seed, which no probe has, because no probe may share labels with its judge."""
     draws = cell.problem.mc_samples
     return ("mc", draws, STREAM + cell.seed) if draws else ("type-2", 1, 0)
 
 
 def _packed(fisher: ExactFisher) -> dict[str, Any]:
     return {
-        # a stream is made again by each reader
+        # None for a stream, because each reader computes its columns again
         "columns": None if isinstance(fisher.columns, Stream) else [(c.inputs, c.slopes) for c in fisher.columns],
         "coefficients": fisher.coefficients,
         "cache": fisher.cache(),

@@ -1,11 +1,12 @@
-"""Snapshots that are shipped: ``data/snapshots/*.safetensors``, so that every machine measures the same weights.
+"""Shipped snapshots, ``data/snapshots/*.safetensors``: with them every machine measures the same weights.
 
-Training amplifies rounding: after five epochs the processors of two machines have made two networks of one seed. The
-snapshots of the suites are therefore files, float32, found by all that decides their weights; any other setting, and
-all where the folder is not there, are trained on the spot, and the rows say so. ``scripts/make_snapshots.py`` makes
-them anew.
+Training amplifies rounding: after five epochs two processors have two different networks of one seed. The snapshots of
+the suites are therefore files in float32, named by a hash of all settings that decide their weights. A snapshot of
+other settings, or without its file, is trained during the run, and the rows say so. ``scripts/make_snapshots.py`` makes
+the files.
 
-Weights at initialisation are drawn on the spot: what processors differ by there is the last bit of some numbers.
+Weights at initialisation are drawn during the run, because there processors differ only in the last bit of some
+numbers.
 """
 
 from __future__ import annotations
@@ -25,22 +26,24 @@ from torch import Tensor, nn
 from curvbench import identity
 from curvbench.spec import Problem
 from curvbench.training import evaluate, seeded
+from curvbench.words import one_line
 
 FOLDER = Path(__file__).parents[2] / "data" / "snapshots"
-VERSION = 1  # of what a recipe means: to be raised where the loop, its optimizer or the order of batches is another
-REMEMBERED = 8  # training samples whose outputs a file holds, to know the network by
+VERSION = 1  # of a recipe's meaning: raise it if the loop, its optimizer or the order of batches changes
+REMEMBERED = 8  # training samples whose outputs a file holds, so that a changed network is noticed
 TOLERANCE = 1e-3  # of the largest output: far above float32's rounding, far below another activation or shortcut
-_TOLD, _OUTPUTS, _WEIGHT = "snapshot", "outputs", "weights."
+LONGEST_REASON = 200  # characters of torch's list of missing and unexpected weights, of which the first say enough
+_METADATA, _OUTPUTS, _WEIGHT = "snapshot", "outputs", "weights."
 
 
 class _File(NamedTuple):
     weights: Mapping[str, Tensor]
     outputs: Tensor
-    told: Mapping[str, Any]
+    metadata: Mapping[str, Any]
 
 
 def recipe(problem: Problem, seed: int) -> dict[str, Any]:
-    """All that decides the weights of a snapshot, as plain values: what is only measured of them is left out."""
+    """The settings that decide the weights of a snapshot, as plain values."""
     decisive = {name: value for name, value in problem.hyperparameters.items() if name not in problem.measured}
     return {
         "version": VERSION,
@@ -53,9 +56,9 @@ def recipe(problem: Problem, seed: int) -> dict[str, Any]:
 
 
 def in_words(problem: Problem, seed: int) -> str:
-    """The recipe as a person would tell it."""
-    told, how = recipe(problem, seed), problem.recipe
-    network = ", ".join(f"{name}={value}" for name, value in told["hyperparameters"].items())
+    """The recipe as a sentence."""
+    settings, how = recipe(problem, seed), problem.recipe
+    network = ", ".join(f"{name}={value}" for name, value in settings["hyperparameters"].items())
     return (
         f"{problem.name} ({network}), seed {seed}: {problem.epochs} epochs of SGD on {problem.loss}, learning rate "
         f"{how.learning_rate:g} falling to 0 as a cosine, momentum {how.momentum:g}, weight decay "
@@ -64,13 +67,13 @@ def in_words(problem: Problem, seed: int) -> str:
 
 
 def path(problem: Problem, seed: int) -> Path:
-    """Where the snapshot of a problem and a seed lies, if there is one: another recipe is another file."""
+    """The file of the snapshot of a problem and a seed, whether the file exists or not."""
     key = identity.short_hash(recipe(problem, seed))
     return FOLDER / f"{problem.name}-epochs-{problem.epochs}-seed-{seed}-{key}.safetensors"
 
 
 def shipped(problem: Problem, seed: int) -> str:
-    """The hash of the shipped snapshot; empty where there is none, as for what is not trained or not the package's.
+    """The hash of the shipped snapshot; empty if none is shipped, the problem is untrained or not the package's.
 
     Raises:
         ValueError: the file is damaged.
@@ -82,35 +85,35 @@ def shipped(problem: Problem, seed: int) -> str:
 
 
 def told(problem: Problem, seed: int) -> Mapping[str, Any]:
-    """What a shipped snapshot says of itself: recipe, hash, losses and accuracies, origin; raises as ``shipped``."""
-    return _read(problem, seed).told
+    """The metadata of a shipped snapshot: recipe, hash, losses, accuracies and origin; raises as ``shipped`` does."""
+    return _read(problem, seed).metadata
 
 
 def load(problem: Problem, seed: int, expected: str, root: Path | None) -> nn.Module:
-    """The shipped snapshot in evaluation mode, on the CPU in float32: the same bits wherever it is read.
+    """The shipped snapshot in evaluation mode, on the CPU in float32, with the same bits on every machine.
 
-    ``expected``: the hash that ``shipped`` gave; ``root``: of the problem's data.
+    ``expected``: the hash that ``shipped`` gave. ``root``: the folder of the problem's data.
 
     Raises:
-        ValueError: the file is absent, damaged, has other weights, or was made of another network than the problem has.
+        ValueError: the file is absent, damaged, has other weights, or belongs to another network than the problem's.
     """
-    found = _read(problem, seed)
-    if found.told["sha256"] != expected:
-        raise _unusable(problem, seed, f"its weights are {found.told['sha256']}, not {expected} as was planned")
+    file = _read(problem, seed)
+    if file.metadata["sha256"] != expected:
+        raise _unusable(problem, seed, f"its weights are {file.metadata['sha256']}, not {expected} as was planned")
     with seeded(seed, torch.device("cpu")):
         model = problem.model().to(torch.float32).eval()
     try:
-        model.load_state_dict(dict(found.weights))
+        model.load_state_dict(dict(file.weights))
     except RuntimeError as error:
-        raise _unusable(problem, seed, f"the network has changed: {' '.join(str(error).split())[:200]}") from error
-    moved = (_outputs(model, problem, root) - found.outputs).abs().max()
-    if not moved <= TOLERANCE * found.outputs.abs().max():
-        raise _unusable(problem, seed, f"the network has changed: with these weights its outputs move by {moved:.2g}")
+        raise _unusable(problem, seed, f"the network has changed: {one_line(error, LONGEST_REASON)}") from error
+    change = (_outputs(model, problem, root) - file.outputs).abs().max()
+    if not change <= TOLERANCE * file.outputs.abs().max():
+        raise _unusable(problem, seed, f"the network has changed: with these weights its outputs move by {change:.2g}")
     return model
 
 
 def save(model: nn.Module, problem: Problem, seed: int, root: Path | None, origin: Mapping[str, str]) -> Path:
-    """Store a snapshot with its recipe, its hash, what it has come to, and its ``origin``: commit, version of torch.
+    """Store a snapshot with its recipe, hash, losses and accuracies, and ``origin``: commit and version of torch.
 
     The model is left in evaluation mode.
     """
@@ -121,7 +124,7 @@ def save(model: nn.Module, problem: Problem, seed: int, root: Path | None, origi
     train = evaluate(model, data.train_inputs, data.train_targets, problem.loss)
     test = evaluate(model, data.test_inputs, data.test_targets, problem.loss)
     scores = {"train.loss": train[0], "train.accuracy": train[1], "test.loss": test[0], "test.accuracy": test[1]}
-    says = {
+    metadata = {
         "recipe": recipe(problem, seed),
         "words": in_words(problem, seed),
         "sha256": digest(tensors),
@@ -130,12 +133,12 @@ def save(model: nn.Module, problem: Problem, seed: int, root: Path | None, origi
     }
     file = path(problem, seed)
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(as_bytes(tensors, {_TOLD: json.dumps(says)}))  # one entry: of several the order is not kept
+    file.write_bytes(as_bytes(tensors, {_METADATA: json.dumps(metadata)}))  # one entry: several have no fixed order
     return file
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
-    """A hash over names, kinds, shapes and bytes of tensors on the CPU: SHA-256, hexadecimal."""
+    """SHA-256, hexadecimal, over names, dtypes, shapes and bytes of tensors on the CPU."""
     total = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -145,27 +148,27 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _read(problem: Problem, seed: int) -> _File:
-    """A file whose tensors are what its hash says, and whose recipe is today's; raises ValueError for any other."""
+    """The file of a snapshot; raises ValueError unless its hash fits its tensors and its recipe is the current one."""
     try:
         with safe_open(path(problem, seed), framework="pt") as opened:
-            told = json.loads((opened.metadata() or {}).get(_TOLD, "{}"))
+            metadata = json.loads((opened.metadata() or {}).get(_METADATA, "{}"))
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}
     except (SafetensorError, OSError, ValueError) as error:
-        raise _unusable(problem, seed, " ".join(str(error).split())) from error
-    if digest(tensors) != told.get("sha256"):
-        raise _unusable(problem, seed, "it is damaged: its tensors are not those that its hash is of")
-    if told.get("recipe") != recipe(problem, seed):
-        raise _unusable(problem, seed, "its recipe is not that of its name")
+        raise _unusable(problem, seed, one_line(error)) from error
+    if digest(tensors) != metadata.get("sha256"):
+        raise _unusable(problem, seed, "it is damaged: its hash does not fit its tensors")
+    if metadata.get("recipe") != recipe(problem, seed):
+        raise _unusable(problem, seed, "its recipe does not fit its name")
     weights = {name.removeprefix(_WEIGHT): t for name, t in tensors.items() if name.startswith(_WEIGHT)}
-    return _File(weights, tensors[_OUTPUTS], told)
+    return _File(weights, tensors[_OUTPUTS], metadata)
 
 
 @torch.no_grad()
 def _outputs(model: nn.Module, problem: Problem, root: Path | None) -> Tensor:
-    """What a model in evaluation mode makes of the first training samples."""
+    """The outputs of a model in evaluation mode for the first training samples."""
     inputs = problem.data(root).train_inputs[:REMEMBERED]
-    found: Tensor = model(inputs if isinstance(inputs, Tensor) else inputs.read())
-    return found
+    outputs: Tensor = model(inputs if isinstance(inputs, Tensor) else inputs.read())
+    return outputs
 
 
 def _unusable(problem: Problem, seed: int, why: str) -> ValueError:

@@ -1,4 +1,4 @@
-"""Files of tensors that are there whole or not at all."""
+"""Files of tensors that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 def write(content: Mapping[str, Any], path: Path) -> None:
-    """Store tensors by way of a temporary name: after a crash there is the old file or the new one."""
+    """Store tensors under a temporary name and rename the file, so that a crash leaves the old or the new file."""
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         torch.save(dict(content), temporary)

@@ -1,4 +1,4 @@
-"""Trials: the cells that train. Epoch by epoch with the cell's probe, from a checkpoint where one is left."""
+"""Trials: cells that train with their probe, epoch by epoch, from a checkpoint if there is one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from curvbench import identity
 from curvbench.cells.tensors import write
 from curvbench.identity import libraries
 from curvbench.optim import NaturalGradient
-from curvbench.spec import METRICS, Cell, Dataset, Diverged, Probe, Row, Status, decayed
+from curvbench.spec import METRICS, Cell, Dataset, Diverged, Probe, Report, Row, Status, decayed
 from curvbench.states.ranks import Ranks
 from curvbench.training import (
     Course,
@@ -29,17 +29,18 @@ from curvbench.training import (
     seeded,
     train,
 )
+from curvbench.words import one_line
 
 CHECKPOINT_VERSION = 3
+LONGEST_REASON = 200  # characters of an error of torch, which may list every weight of a model
 Inspect = Callable[[Probe], Sequence[Row]]
-Report = Callable[[str], None]
 
 
 class Trial:
     """A model on its way through the epochs of ``cell.training``, and the rows so far.
 
-    Rows of epoch 0 are those of the model as it came. ``inspect`` measures the model and the probe as they are, at the
-    epochs of ``measure_at``. Seconds are those of training alone: evaluation, measurement and checkpoints stand apart.
+    Rows of epoch 0 are those of the model before training. ``inspect`` measures the current model and probe at the
+    epochs of ``measure_at``. Seconds count training alone, without evaluation, measurement and checkpoints.
     """
 
     def __init__(self, cell: Cell, model: nn.Module, dataset: Dataset, inspect: Inspect) -> None:
@@ -47,10 +48,10 @@ class Trial:
         self.cell, self.training, self.model, self.inspect = cell, cell.training, model, inspect
         self.device, dtype, loss = torch.device(cell.device), getattr(torch, cell.dtype), cell.problem.loss
         dataset = reduced(dataset, self.training.share, cell.seed)
-        self.dataset, held = held_out(dataset, self.training.valid, cell.seed)
+        self.dataset, validation = held_out(dataset, self.training.valid, cell.seed)
         data = placed(self.dataset.train_inputs, self.dataset.train_targets, self.device, dtype)
         self.test = placed(dataset.test_inputs, dataset.test_targets, self.device, dtype)
-        self.valid = placed(*held, self.device, dtype) if held else None
+        self.valid = placed(*validation, self.device, dtype) if validation else None
         self.ranks = Ranks.here()
         self.course = Course(*data, loss, self.training.batch, self.training.epochs, self.training.augment, self.ranks)
         self._refuse_empty_parts()
@@ -64,7 +65,7 @@ class Trial:
         settings = self.training
         return NaturalGradient(
             self.model,
-            _told(self.cell.probe, batches=self.course.steps),
+            _with_batches(self.cell.probe, self.course.steps),
             settings.lr,
             settings.momentum,
             settings.weight_decay,
@@ -81,17 +82,17 @@ class Trial:
             raise ValueError(f"a batch of {least} cannot be divided among devices={self.ranks.count}: enlarge batch")
 
     def run(self, checkpoint: Path, report: Report) -> list[Row]:
-        """Train from ``checkpoint``, or from the beginning where there is none, to the end: every row.
+        """Train from ``checkpoint``, or from the beginning without one, to the end, and return every row.
 
-        A training that diverges keeps the rows up to then and ends in one that says so.
+        A training that diverges keeps its rows and ends with a row that says so.
 
         Raises:
             Unsupported: the probe does not cover the model.
-            ValueError: the checkpoint is damaged, or of another version; targets do not fit the model's outputs.
+            ValueError: the checkpoint is damaged or of another version, or targets do not fit the model's outputs.
         """
         for part in filter(None, (self.test, self.valid)):
             refuse_targets(self.model, *part, self.course.loss)
-        with seeded(self.cell.seed + (self.ranks.rank << 32), self.device):  # ranks share no dropout
+        with seeded(self.cell.seed + (self.ranks.rank << 32), self.device):  # so that ranks do not share dropout
             try:
                 self._train(checkpoint, report)
             except Diverged as error:
@@ -104,18 +105,18 @@ class Trial:
 
     def _train(self, checkpoint: Path, report: Report) -> None:
         if not (checkpoint.exists() and self.load(checkpoint)):
-            self._look()
+            self._evaluate()
         epochs = train(self.model, self.course, self.optimizer, self.schedule, self.optimizer.forward, self.done)
         while self._reached() is None and (epoch := next(epochs, None)):
             self.done, self.seconds = epoch.number, self.seconds + epoch.seconds
             self.ranks.agree(buffer.data for buffer in self.model.buffers())
-            self._look(epoch)
+            self._evaluate(epoch)
             self.save(checkpoint)
             report(f"epoch {epoch.number}/{self.training.epochs}, {self._news()}")
 
-    def _look(self, epoch: Epoch | None = None) -> None:
-        """Evaluate the model, and measure it where that is asked for: the first rank's work."""
-        values = self.ranks.first(self._judged)
+    def _evaluate(self, epoch: Epoch | None = None) -> None:
+        """Add the rows of the epoch: the first rank evaluates the model, and measures it at ``measure_at``."""
+        values = self.ranks.first(self._scores)
         if not math.isfinite(loss := values["test.loss"] or 0.0):
             raise Diverged(f"the test loss is {loss} after epoch {self.done} of {self.training.epochs}")
         if epoch is not None:
@@ -125,8 +126,8 @@ class Trial:
             with seeded(self.cell.seed, self.device):
                 self._add(self._inspected(), self.done)
 
-    def _judged(self) -> dict[str, float | None]:
-        """Loss, accuracy and scores on what is not trained on; the loss alone where it is not finite."""
+    def _scores(self) -> dict[str, float | None]:
+        """Losses, accuracies and scores of test and validation data; the test loss alone if it is not finite."""
         loss, accuracy = evaluate(self.model, *self.test, self.course.loss)
         if not math.isfinite(loss):
             return {"test.loss": loss}
@@ -137,39 +138,36 @@ class Trial:
         return values
 
     def _inspected(self) -> Sequence[Row]:
-        """A measurement that fails is a row with its reason: the training goes on."""
+        """The rows of a measurement, or a row with its reason if it fails, because the training goes on."""
         try:
             steps = self.done * self.course.steps
             return self.inspect(decayed(self.cell.probe, self.training.probe_decay, steps))
         except (ValueError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
-            return [Row("error.relative", status=Status.ERROR, reason=" ".join(str(error).split()))]
+            return [Row("error.relative", status=Status.ERROR, reason=one_line(error))]
 
     def _add(self, rows: Iterable[Row], epoch: int) -> None:
-        """Rows with their place: epochs count on from the snapshot's, steps from this training's first."""
+        """Add rows with epoch and step: epochs include those of the snapshot, steps begin with this training."""
         count, step = self.cell.problem.epochs + epoch, epoch * self.course.steps
-        how = self.training.arguments
-        self.rows += [dataclasses.replace(row, epoch=count, step=step, method=row.method or how) for row in rows]
+        method = self.training.arguments
+        self.rows += [dataclasses.replace(row, epoch=count, step=step, method=row.method or method) for row in rows]
 
     def _news(self) -> str:
         last = self.rows[-1].epoch
-        shown = {row.metric: row.value for row in self.rows if row.epoch == last and row.metric.startswith("t")}
+        values = {row.metric: row.value for row in self.rows if row.epoch == last and row.metric.startswith("t")}
         names = ("train.loss", "test.accuracy", *self.cell.problem.scores)
-        return ", ".join(f"{name} {shown[name]:.4g}" for name in names if name in shown)
+        return ", ".join(f"{name} {values[name]:.4g}" for name in names if name in values)
 
     def _reached(self) -> Row | None:
-        """The row that reached the target, if there is a target and one did."""
+        """The first row that reached the target. None means that none did, or that there is no target."""
         target = self.training.target
         if target is None:
             return None
         sign = 1 if METRICS[self.training.metric].better == "higher" else -1
-        return next((row for row in self._watched() if sign * (row.value or 0.0) >= sign * target), None)
-
-    def _watched(self) -> list[Row]:
-        """The rows of the metric that may have a target."""
-        return [row for row in self.rows if row.metric == self.training.metric]
+        rows = (row for row in self.rows if row.metric == self.training.metric)
+        return next((row for row in rows if sign * (row.value or 0.0) >= sign * target), None)
 
     def _to_target(self) -> Iterator[Row]:
-        """What the target took; a reason where it was not reached."""
+        """Epochs and seconds to the target, or a reason if it was not reached."""
         if self.training.target is None:
             return
         reached = self._reached()
@@ -181,7 +179,7 @@ class Trial:
             yield Row(metric, value if reached else None, status=status, reason=reason)
 
     def save(self, path: Path) -> None:
-        """Everything that the rest of the training depends on, whole or not at all."""
+        """Store everything that the rest of the training depends on, completely or not at all."""
         on_cuda = self.device.type == "cuda"
         content = {
             "version": CHECKPOINT_VERSION,
@@ -199,10 +197,10 @@ class Trial:
             write(content, path)
 
     def load(self, path: Path) -> bool:
-        """Go on from a checkpoint, unless other libraries have made it; whether that was done.
+        """Go on from a checkpoint, and return True; return False if other libraries have made it.
 
         Raises:
-            ValueError: it is damaged, or of another version or probe.
+            ValueError: the checkpoint is damaged, or of another version or probe.
         """
         try:
             content = torch.load(path, map_location=self.device, weights_only=True)
@@ -215,8 +213,8 @@ class Trial:
             self.schedule.load_state_dict(content["schedule"])
             self.done, self.seconds = content["done"], content["seconds"]
             self.rows = [Row(**{**row, "status": Status(row["status"])}) for row in content["rows"]]
-        except Exception as error:  # torch raises what it happens upon in a damaged file
-            reason = " ".join(str(error).split())[:200]
+        except Exception as error:  # torch raises errors of many types for a damaged file
+            reason = one_line(error, LONGEST_REASON)
             raise ValueError(f"checkpoint {path} cannot be used ({reason}): remove it to train anew") from error
         torch.set_rng_state(content["random"][self.ranks.rank].cpu())
         if (state := content["random_cuda"][self.ranks.rank]) is not None:
@@ -226,18 +224,19 @@ class Trial:
 
 
 def checkpoint_path(cell: Cell, folder: Path) -> Path:
-    """Where in the folder of its reference a cell keeps its checkpoint."""
+    """The file of a cell's checkpoint, in the folder of its reference."""
     assert cell.training is not None
     parts = {"probe": identity.component(cell.probe), "training": cell.training.hyperparameters}
     return folder / f"checkpoint-{identity.short_hash(parts)}.pt"
 
 
 def _plain(row: Row) -> dict[str, Any]:
-    """A row as numbers, texts and lists."""
+    """A row as a dictionary of numbers, texts and lists."""
     return {**vars(row), "status": str(row.status), "samples": list(row.samples)}
 
 
-def _told(probe: Probe, **values: Any) -> Probe:
-    """The probe with those of ``values`` for which it has a field."""
-    known = {f.name for f in dataclasses.fields(probe)}  # type: ignore[arg-type]
-    return dataclasses.replace(probe, **{k: v for k, v in values.items() if k in known})  # type: ignore[type-var]
+def _with_batches(probe: Probe, batches: int) -> Probe:
+    """The probe with the number of batches in an epoch, if it has a field ``batches`` for it, as FNGD has."""
+    if "batches" not in probe.hyperparameters:
+        return probe
+    return dataclasses.replace(probe, batches=batches)  # type: ignore[call-arg, type-var]

@@ -1,4 +1,4 @@
-"""What a number depends on: the code that decides it, what that has loaded, the machine, the cell."""
+"""The identity of a number: the code that decides it, the libraries that were loaded, the machine, the cell."""
 
 from curvbench.identity.cell import cell_id, run_identity
 from curvbench.identity.code import code_identity, component, content, short_hash

@@ -1,4 +1,4 @@
-"""What a number depends on, as a short hash."""
+"""The identity of a cell: a short hash over everything that decides its rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from curvbench.spec import Cell
 
 
 def cell_id(cell: Cell, environment: Mapping[str, Any]) -> str:
-    """Hash over everything that decides the rows of ``cell``; ``environment`` as ``environment()`` gives it."""
+    """Hash over everything that decides the rows of ``cell``; ``environment`` is the result of ``environment()``."""
     return short_hash(
         {
             "suite": cell.suite,
@@ -28,7 +28,7 @@ def cell_id(cell: Cell, environment: Mapping[str, Any]) -> str:
 
 
 def run_identity(cell: Cell, environment: Mapping[str, Any]) -> dict[str, Any]:
-    """What the cells of one run have in common."""
+    """The entries that the cells of one run have in common."""
     return {
         "code": code_identity(),
         "torch": environment["torch_version"],

@@ -1,8 +1,7 @@
-"""What decides a cell's numbers beside curvbench: the files and installed packages that its process has loaded.
+"""The files and installed packages beside curvbench that a cell's process has loaded, because they decide its numbers.
 
-A process is watched from its beginning, so that what a cell loads late, by its path, or from a text that it reads is
-seen too. A file counts by what its code does, a package by its version. Whether all is as it was is found out without
-importing anything.
+A process is watched from its beginning, so that late imports, files loaded by path and files read as text are seen too.
+A file counts by its code, a package by its version. Changes are detected without importing anything.
 """
 
 from __future__ import annotations
@@ -25,15 +24,24 @@ from curvbench.identity.syntax import code_hash
 from curvbench.registry import BY_PATH
 
 PACKAGE = Path(__file__).resolve().parents[1]
-UNKNOWN = "changed while it ran"  # instead of a hash: what was loaded is not known, and nothing is equal to it
+UNKNOWN = "changed while it ran"  # instead of a hash, because nobody knows which content was loaded; equal to no hash
 _SITES = ("site-packages", "dist-packages")
-_ALWAYS = ("__main__", "__mp_main__", "_distutils_hack", "__editable__")  # the program, and what begins with Python
+_ALWAYS = (
+    "__main__",
+    "__mp_main__",
+    "_distutils_hack",
+    "__editable__",
+)  # the program and startup modules
 Record = dict[str, Any]  # {"files": [{"name", "file", "bytes", "code"}, ...], "packages": {name: version}}, as JSON
 NOTHING: Record = {"files": [], "packages": {}}
 
 
 class _Watch(NamedTuple):
-    """``root``: names of files are relative to it. ``seen``: files, and when they were last executed or first read."""
+    """What a watched process remembers.
+
+    ``root``: the folder to which names of files are relative. ``seen``: files by the time in nanoseconds of their last
+    execution or first read. ``elsewhere``: the records of other processes.
+    """
 
     root: Path
     seen: dict[str, int]
@@ -57,38 +65,38 @@ def root() -> Path | None:
 
 
 def count_in(record: Record) -> None:
-    """Let what another process has loaded for the same numbers count as loaded here."""
+    """Add the record of another process that has loaded libraries for the same numbers."""
     if _watch is not None:
         _watch.elsewhere.append(record)
 
 
-def loaded(known: Iterable[Record] = (), but: Iterable[Path] = ()) -> Record:
-    """What this process has loaded so far, nothing where it is not watched.
+def loaded(earlier: Iterable[Record] = (), without: Iterable[Path] = ()) -> Record:
+    """The record of the libraries that this process has loaded so far; ``NOTHING`` if it is not watched.
 
-    Of curvbench itself, of Python's library and of the files ``but`` nothing is said. What stands in ``known`` records
-    need not be parsed again.
+    The record leaves out curvbench, Python's library and the files ``without``. ``earlier`` records save parsing:
+    hashes of the same file contents are taken from them.
     """
     if _watch is None:
         return NOTHING
     names = _names()
-    codes = {entry["bytes"]: entry["code"] for record in known for entry in record["files"]}
-    owners, own = _divided({*names, *_watch.seen})
-    users = [file for file in own if os.path.isfile(file) and not any(map(_owned, names.get(file, ())))]
-    apart = {str(path) for path in but}
-    entries = [_entry(Path(file), names.get(file, ()), _watch, codes) for file in users if file not in apart]
+    codes = {entry["bytes"]: entry["code"] for record in earlier for entry in record["files"]}
+    owners, others = _divided({*names, *_watch.seen})
+    users = [file for file in others if os.path.isfile(file) and not any(map(_is_packaged, names.get(file, ())))]
+    left_out = {str(path) for path in without}
+    entries = [_entry(Path(file), names.get(file, ()), _watch, codes) for file in users if file not in left_out]
     packages = dict(map(_identified, owners))
     packages.pop("curvbench", None)
     return merged([{"files": entries, "packages": packages}, *_watch.elsewhere])
 
 
 def look_ahead() -> None:
-    """Find out now what ``loaded`` would find out of the packages that this process has; its children know it then."""
+    """Look up the versions of the loaded packages now, so that child processes inherit the answers."""
     for owner in _divided(_names())[0]:
         _identified(owner)
 
 
 def merged(records: Iterable[Record]) -> Record:
-    """All of several records; where they differ in a file it is ``UNKNOWN``."""
+    """Several records as one; a file or package that differs between them is ``UNKNOWN``."""
     files: dict[tuple[str, str], dict[str, str]] = {}
     packages: dict[str, str] = {}
     for record in records:
@@ -102,16 +110,19 @@ def merged(records: Iterable[Record]) -> Record:
 
 
 def changes(record: Record, root: Path | None = None) -> list[str]:
-    """What of a record is not as it was, each as a line; ``root`` as ``watch`` has it, or that which it was given."""
+    """The changes since a record was made, each as a line.
+
+    ``root``: the suite's folder. None means the folder that ``watch`` was given.
+    """
     base = root or (_watch.root if _watch else Path())
     importlib.invalidate_caches()
-    found = [_file_change(entry, base) for entry in record["files"]]
-    found += [_package_change(name, version) for name, version in record["packages"].items()]
-    return [change for change in found if change]
+    lines = [_file_change(entry, base) for entry in record["files"]]
+    lines += [_package_change(name, version) for name, version in record["packages"].items()]
+    return [line for line in lines if line]
 
 
 def file_hash(path: Path) -> str:
-    """Hash over what a Python file does; over its bytes where it is something else, or cannot be parsed here."""
+    """Hash over the code of a Python file; over the bytes of another file, or of one that cannot be parsed."""
     source = path.read_bytes()
     try:
         return code_hash(source) if path.suffix == ".py" else _digest(source)
@@ -120,7 +131,7 @@ def file_hash(path: Path) -> str:
 
 
 def find(name: str) -> Path | None:
-    """The file that ``import name`` would load now, as far as it can be told without importing anything."""
+    """The file that ``import name`` would load, found without importing anything. None means that none is found."""
     top, *rest = name.split(".")
     spec = _spec(top)
     file = Path(spec.origin) if spec and spec.has_location and spec.origin else None
@@ -131,12 +142,12 @@ def find(name: str) -> Path | None:
 
 
 def is_users(file: Path) -> bool:
-    """Whether a file is neither Python's nor curvbench's, and no installed package's."""
+    """Whether a file belongs to the user: not to Python, curvbench or an installed package."""
     return not _is_pythons(str(file)) and _owner(str(file)) is None
 
 
 def _hear(event: str, arguments: tuple[Any, ...]) -> None:
-    """The audit hook: everything that imports, executes or opens a file comes by here."""
+    """The audit hook, which Python calls whenever it executes code or opens a file."""
     if event == "exec" and _watch is not None:
         code = arguments[0]
         if isinstance(code, CodeType) and not code.co_filename.startswith("<"):
@@ -148,17 +159,17 @@ def _hear(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def _names() -> dict[str, list[str]]:
-    """The files of all modules that a cell may have asked for, and the names under which they are loaded."""
-    found: dict[str, list[str]] = {}
+    """The files of the loaded modules, each with the names of its modules."""
+    names_by_file: dict[str, list[str]] = {}
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
         if isinstance(file, str) and not name.startswith(_ALWAYS):
-            found.setdefault(file if os.path.isabs(file) else os.path.abspath(file), []).append(name)
-    return found
+            names_by_file.setdefault(file if os.path.isabs(file) else os.path.abspath(file), []).append(name)
+    return names_by_file
 
 
 def _divided(files: Iterable[str]) -> tuple[set[Distribution], list[str]]:
-    """The packages to which some files belong, and those that belong to none, nor to Python or curvbench."""
+    """The packages of some files, and the files that belong to no package, to Python or to curvbench."""
     others = [file for file in sorted(files) if not _is_pythons(file)]
     owners = {file: _owner(file) for file in others}
     return {owner for owner in owners.values() if owner}, [file for file in others if owners[file] is None]
@@ -168,24 +179,24 @@ def _is_pythons(file: str) -> bool:
     """Whether a file is Python's own or curvbench's."""
     if file.startswith(f"{PACKAGE}{os.sep}"):
         return True
-    return file.startswith(_own_places()) and not any(f"{os.sep}{site}{os.sep}" in file for site in _SITES)
+    return file.startswith(_places_of_python()) and not any(f"{os.sep}{site}{os.sep}" in file for site in _SITES)
 
 
 @functools.cache
-def _own_places() -> tuple[str, ...]:
+def _places_of_python() -> tuple[str, ...]:
     paths = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), os.path.dirname(os.__file__)}
     return tuple(f"{place}{os.sep}" for path in paths for place in {path, os.path.realpath(path)})
 
 
-def _owned(name: str) -> bool:
-    """Whether a module is part of an installed package, which may make files as it runs."""
+def _is_packaged(name: str) -> bool:
+    """Whether a module's top package is installed: its files elsewhere are written by the package as it runs."""
     file = getattr(sys.modules.get(name.partition(".")[0]), "__file__", None)
     return isinstance(file, str) and _owner(os.path.abspath(file)) is not None
 
 
 @functools.cache
 def _owner(file: str) -> Distribution | None:
-    """The distribution that has installed a file."""
+    """The distribution that has installed a file. None means that no distribution has."""
     for place in _places(tuple(sys.path)):
         if file.startswith(place):
             top = file[len(place) :].partition(os.sep)[0].partition(".")[0]
@@ -202,28 +213,28 @@ def _places(path: Sequence[str]) -> list[str]:
 
 @functools.cache
 def _installed(place: str, time: int) -> Mapping[str, Distribution]:
-    """What pip has installed into a folder, by the names that can be imported.
+    """The distributions that pip has installed into a folder, by the names that can be imported.
 
-    A project's own folder may hold metadata too, of a package that is under work there: that is not installed.
+    The folder of a project may hold metadata of the package under development, which is not installed there.
     """
-    site = Path(place).name in _SITES
-    found: dict[str, Distribution] = {}
-    for one in distributions(path=[place]):
-        listed = one.read_text("RECORD")
-        if listed or site:
-            tops = (listed or one.read_text("top_level.txt") or one.name).splitlines()
-            found |= {line.partition("/")[0].partition(",")[0].partition(".")[0]: one for line in tops}
-    return found
+    is_site = Path(place).name in _SITES
+    by_name: dict[str, Distribution] = {}
+    for package in distributions(path=[place]):
+        record = package.read_text("RECORD")
+        if record or is_site:
+            tops = (record or package.read_text("top_level.txt") or package.name).splitlines()
+            by_name |= {line.partition("/")[0].partition(",")[0].partition(".")[0]: package for line in tops}
+    return by_name
 
 
 @functools.cache
 def _identified(package: Distribution) -> tuple[str, str]:
-    """Name and version as they were when this process first asked."""
+    """Name and version of a package when this process first asked."""
     return package.name, _version(package)
 
 
 def _version(package: Distribution) -> str:
-    """The version; of what came from a folder or a commit with a hash of its files, for the version may stay."""
+    """The version of a package, with a hash of its files if it came from a folder or commit of the same version."""
     if not package.read_text("direct_url.json"):
         return package.version
     return f"{package.version}+{_digest((package.read_text('RECORD') or '').encode())}"
@@ -231,17 +242,17 @@ def _version(package: Distribution) -> str:
 
 def _entry(file: Path, names: Iterable[str], watch: _Watch, codes: Mapping[str, str]) -> dict[str, str]:
     real = file.resolve()
-    named = [name for name in names if not name.startswith(BY_PATH)]
-    name = next((name for name in named if (found := find(name)) and found.resolve() == real), "")
+    importable = [name for name in names if not name.startswith(BY_PATH)]
+    name = next((name for name in importable if (origin := find(name)) and origin.resolve() == real), "")
     content = _digest(file.read_bytes())
-    at = file.stat()
-    fresh = max(at.st_mtime_ns, at.st_ctime_ns) > watch.seen.get(str(file), sys.maxsize)
-    code = UNKNOWN if fresh else codes.get(content) or file_hash(file)
-    return {"name": name, "file": _relative(file, watch.root), "bytes": "" if fresh else content, "code": code}
+    times = file.stat()
+    has_changed = max(times.st_mtime_ns, times.st_ctime_ns) > watch.seen.get(str(file), sys.maxsize)
+    code = UNKNOWN if has_changed else codes.get(content) or file_hash(file)
+    return {"name": name, "file": _relative(file, watch.root), "bytes": "" if has_changed else content, "code": code}
 
 
 def _relative(file: Path, root: Path) -> str:
-    """A file of the suite's project as seen from the suite, wherever the project lies; another by its whole path."""
+    """The path of a file of the suite's project, relative to the suite; the absolute path of any other file."""
     for path in (file, file.resolve()):
         if path.is_relative_to(_project(root)):
             return Path(os.path.relpath(path, root)).as_posix()
@@ -250,21 +261,21 @@ def _relative(file: Path, root: Path) -> str:
 
 @functools.cache
 def _project(root: Path) -> Path:
-    """The checkout that holds the suite, or its folder."""
+    """The checkout that holds the suite's folder, or this folder itself."""
     return next((place for place in (root, *root.parents) if (place / ".git").exists()), root)
 
 
 def _file_change(entry: Mapping[str, str], root: Path) -> str:
-    """Why an entry does not stand for what would be loaded now; empty where it does."""
-    found = find(entry["name"]) if entry["name"] else None
-    file = found if found and found.is_file() else root / entry["file"]
-    said = f"{entry['name'] or 'file'} {{}}: {entry['file']}"
+    """A line that says how a file has changed since its entry was made; empty if it has not."""
+    origin = find(entry["name"]) if entry["name"] else None
+    file = origin if origin and origin.is_file() else root / entry["file"]
+    line = f"{entry['name'] or 'file'} {{}}: {entry['file']}"
     if entry["code"] == UNKNOWN:
-        return said.format(UNKNOWN)
+        return line.format(UNKNOWN)
     if not file.is_file():
-        return said.format("is gone")
-    same = _digest(file.read_bytes()) == entry["bytes"] or file_hash(file) == entry["code"]
-    return "" if same else said.format("changed")
+        return line.format("is gone")
+    is_same = _digest(file.read_bytes()) == entry["bytes"] or file_hash(file) == entry["code"]
+    return "" if is_same else line.format("changed")
 
 
 def _package_change(name: str, version: str) -> str:
@@ -281,7 +292,7 @@ def _spec(top: str) -> ModuleSpec | None:
 
 
 def _below(places: Iterable[Path], part: str) -> tuple[Path | None, list[Path]]:
-    """The file of a module in the first of some folders of its package that has it, and the folders of its own."""
+    """The file of a module in the first of its package's folders that has one, and the module's own folders."""
     folders = []
     for place in places:
         for suffix in (".py", *EXTENSION_SUFFIXES):

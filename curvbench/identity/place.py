@@ -1,4 +1,4 @@
-"""Where a run is made: commits, versions, processor, memory."""
+"""The environment of a run: commits, versions, processor, memory."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from curvbench.identity.libraries import PACKAGE
 
 
 def environment(device: str = "cpu", suite: Path | None = None) -> dict[str, Any]:
-    """Where a run is made: the commits of the suite's checkout and of curvbench's, versions, machine, load.
+    """The environment of a run: the commits of the suite's and curvbench's checkouts, versions, machine, load.
 
-    A commit is None outside git.
+    The commit None means that the files are not tracked by git.
     """
     import torch  # slow to import, and `curvbench list` does not need it here
 
-    (sha, dirty), (own, own_dirty) = commit_of(suite) if suite else (None, None), commit_of(PACKAGE / "__init__.py")
+    sha, is_dirty = commit_of(suite) if suite else (None, None)
+    curvbench_sha, curvbench_is_dirty = commit_of(PACKAGE / "__init__.py")
     return {
         "git_sha": sha,
-        "git_dirty": dirty,
+        "git_dirty": is_dirty,
         "curvbench_version": version(),
-        "curvbench_sha": own,
-        "curvbench_dirty": own_dirty,
+        "curvbench_sha": curvbench_sha,
+        "curvbench_dirty": curvbench_is_dirty,
         "code": code_identity(),
         "torch_version": torch.__version__,
         "python_version": platform.python_version(),
@@ -40,7 +41,7 @@ def environment(device: str = "cpu", suite: Path | None = None) -> dict[str, Any
 
 
 def machine() -> dict[str, Any]:
-    """The machine at hand, in bytes where it is memory, with all that asv asks of one."""
+    """This machine, with all entries that asv needs; memory is in bytes."""
     return {
         "host": platform.node(),
         "arch": platform.machine(),
@@ -52,7 +53,7 @@ def machine() -> dict[str, Any]:
 
 
 def version() -> str:
-    """The version of curvbench that is installed; empty where it is only on the path."""
+    """The installed version of curvbench; empty if curvbench is on the path but not installed."""
     try:
         return importlib.metadata.version("curvbench")
     except importlib.metadata.PackageNotFoundError:
@@ -60,7 +61,7 @@ def version() -> str:
 
 
 def commit_of(file: Path) -> tuple[str | None, bool | None]:
-    """Commit of the checkout that a file is tracked in, and whether a Python file there differs from it."""
+    """The commit of the checkout that tracks a file, and whether a Python file there differs from it."""
     folder = file.resolve().parent
     if _run_git(folder, "ls-files", "--error-unmatch", file.name) is None:
         return None, None
@@ -70,7 +71,7 @@ def commit_of(file: Path) -> tuple[str | None, bool | None]:
 
 
 def device_name(device: str) -> str:
-    """The model of the processor that ``device`` names; raises ValueError for CUDA that is not there."""
+    """The model of the processor that ``device`` names; raises ValueError for a CUDA device that is missing."""
     return _cpu_model() if device == "cpu" else _cuda_model(device)
 
 

@@ -1,4 +1,4 @@
-"""NaturalGradient: an optimizer on any probe, so that what was measured is what trains.
+"""NaturalGradient: an optimizer on any probe, so that the measured code is the code that trains.
 
 A step of the parameters that the probe covers; order and kind of momentum are the probe's own (``StepRule``)::
 
@@ -8,8 +8,8 @@ A step of the parameters that the probe covers; order and kind of momentum are t
     m <- momentum m + p
     theta <- (1 - lr weight_decay) theta - lr m
 
-All other parameters (BatchNorm, embeddings) take p = g. With twice a trust radius for ``kl_clip`` the clip is QNG's
-trust region. LNGD's layer-wise rate is a hyperparameter of its probe, and so is the first epoch of FNGD.
+All other parameters (BatchNorm, embeddings) take p = g. If ``kl_clip`` is twice a trust radius, the clip is QNG's trust
+region. LNGD's layer-wise rate and FNGD's first epoch are hyperparameters of their probes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from curvbench.states.ranks import Ranks
 _COPIED = {"model", "probe", "loss", "kl_clip", "decoupled_weight_decay", "_curvature", "_layers"}
 
 
-class Moved(NamedTuple):
+class Trained(NamedTuple):
     """A parameter that has a gradient, and its group."""
 
     parameter: nn.Parameter
@@ -48,9 +48,10 @@ class Moved(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What went through ``forward``, and the tape of its pass where statistics share it.
+    """The arguments of a ``forward`` whose statistics are due.
 
-    ``watched``: the tensors by name that must be at ``step`` as they were, and their ``contents`` then.
+    ``tape``: the record of the training pass. None means that statistics make a pass of their own. ``watched``: the
+    tensors by name that must not change before ``step``. ``contents``: what these tensors held in ``forward``.
     """
 
     inputs: Inputs
@@ -59,48 +60,51 @@ class Batch(NamedTuple):
     watched: Mapping[str, Any]
     contents: Contents
 
-    def of(self, model: Instance, known: Mapping[str, Tensor] | None, verify: bool) -> Instance:
-        """The batch as an instance of a model; raises ValueError where what is watched has been overwritten."""
+    def of(self, model: Instance, gradients: Mapping[str, Tensor] | None, verify: bool) -> Instance:
+        """The batch as an instance of a model; raises ValueError if a watched tensor has been written to."""
         changed = self.contents.changed(self.watched)
         if changed is not None:
             raise ValueError(
-                f"the contents of {changed} changed between optimizer.forward and step(), and statistics would be of "
-                "another pass: give forward a copy of its batch, and write to weights after step()"
+                f"the contents of {changed} changed between optimizer.forward and step(), so that statistics would "
+                "come from another pass: give forward a copy of its batch, and write to weights after step()"
             )
-        return model.with_batch(self.inputs, self.targets, self.tape, known, verify)
+        return model.with_batch(self.inputs, self.targets, self.tape, gradients, verify)
 
 
 class NaturalGradient(torch.optim.Optimizer):
     """Trains ``model`` by the preconditioned gradients of ``probe``.
 
-    The model is called through ``forward``, which remembers the batch for the curvature; the rest is any loop.
-    The gradient is whatever has gathered in ``.grad``; the statistics are those of the same batch under the likelihood
-    ``loss``: of the last ``forward`` or, where gradients of several gather before a step, of all of them, each weighed
-    by its loss terms. A probe whose states are no means over the batch refuses to gather. The statistics come from the
-    training pass itself where no module has looked in it whether it trains: such a pass is that of evaluation mode,
-    whatever the weights. BatchNorm and dropout look: there the gradient is that of training mode, in which BatchNorm
-    couples the samples and no sample has a score of its own, while the statistics come from a pass of their own in
-    evaluation mode, with running means and variances as they are then. Compiled code runs as it was written where
-    statistics are due. Under autocast and with weights in float16 or bfloat16 the statistics' pass runs in float32, as
-    do factorizations and momentum, and the step is rounded once, where it is added to the weights. A method whose
-    statistic is the batch gradient with data labels (Adam, Shampoo) takes the training gradient. FNGD after its first
-    epoch weighs the samples in the training pass itself and has none besides: ``.grad`` of the covered parameters is
-    then its step (without a ``kl_clip``, which needs the gradient too).
-    Where the pass is shared and the statistics read output gradients for the data's labels
-    (``fisher_type="empirical"``), they are those of the loss's own backward pass if that loss is a multiple of the
+    A training loop calls the model through ``forward``, which remembers the batch for the curvature; the rest of the
+    loop is as usual. The gradient is the content of ``.grad``. The statistics are those of the last batch under the
+    likelihood ``loss``. If several batches add to ``.grad`` before a step, the statistics are a mean over these
+    batches, weighted by loss terms; a probe whose states are no means over the batch refuses several batches.
+
+    If no module reads in the training pass whether it trains, the statistics come from the training pass itself,
+    because the pass of evaluation mode would be the same. BatchNorm and dropout read this. With them the gradient is
+    that of training mode, in which BatchNorm couples the samples, so that no sample has a score of its own. The
+    statistics then come from a pass of their own in evaluation mode, with the running means and variances of that
+    time. Compiled code runs uncompiled in a pass whose statistics are due. Under autocast, or with weights in float16
+    or bfloat16, the pass of the statistics runs in float32. Factorizations and momentum use float32 too, and the step
+    is rounded once, where it is added to the weights.
+
+    A method whose statistic is the batch gradient with data labels (Adam, Shampoo) takes the training gradient. After
+    its first epoch FNGD applies its sample weights in the ordinary backward pass and needs no extra one: ``.grad`` of
+    the covered parameters is then its step. With a ``kl_clip``, which needs the gradient too, FNGD makes an extra pass.
+    If the pass is shared and the statistics read output gradients for the data's labels (``fisher_type="empirical"``),
+    they take the output gradients of the loss's own backward pass, provided that the loss is a multiple of the
     likelihood's.
 
-    Layers are those that the first batch calls in evaluation mode; they stay the same, and so does what is frozen of
-    them. One that a later batch skips is not moved and keeps its statistics, momentum and averages; to a probe that has
-    no statistics per layer (``full``, ``eigen``, ``fngd``, ``ginger``, ``lbfgs``, ``qng``) its scores in that batch are
-    zero, which they are.
+    The layers are those that the first batch calls in evaluation mode. They stay the same, and so do their frozen
+    parameters. A layer that a later batch skips does not move and keeps its statistics, momentum and averages. Probes
+    without statistics per layer (``full``, ``eigen``, ``fngd``, ``ginger``, ``lbfgs``, ``qng``) take the scores of a
+    skipped layer as zero, which is their value.
 
     In a process group of torch.distributed (``torchrun``) every rank gives its part of the batch to ``forward``. The
-    step is that of the whole batch, of which each rank's part weighs as many loss terms as it has: gradients and
-    statistics are joined here, so that the model must not be wrapped in DistributedDataParallel, and each rank
-    factorizes some of the layers for all. Sampled labels are drawn by every rank with a seed of its own. Buffers
-    (running means of BatchNorm) are each rank's own after the start. A probe whose states are no means over the batch
-    is refused. A rank that ends or does not answer ends the others with a ConnectionError.
+    step is that of the whole batch: the optimizer joins gradients and statistics, each rank's weighted by its loss
+    terms. The model must therefore not be wrapped in DistributedDataParallel. Each rank factorizes some of the layers
+    for all ranks, and draws sampled labels with a seed of its own. After the start each rank has its own buffers
+    (running means of BatchNorm). A probe whose states are no means over the batch is refused. If a rank ends or does
+    not answer, the other ranks end with a ConnectionError.
 
     >>> import torch.nn.functional as F, curvbench as cb
     >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
@@ -115,25 +119,28 @@ class NaturalGradient(torch.optim.Optimizer):
     True
 
     Args:
-        model: as ``Instance`` takes it; verified on the first batch.
+        model: a model as ``Instance`` takes it; the first batch verifies it.
         probe: a method with its hyperparameters, damping among them.
-        lr: learning rate, of a parameter group.
-        momentum: of a parameter group; a probe that keeps momentum itself uses its own where it covers.
-        weight_decay: of a parameter group.
-        loss: ``cross_entropy`` or ``gaussian``: the likelihood of the curvature.
-        params: parameters or parameter groups to train, by default all.
-        stat_every: steps from one update of the statistics to the next.
-        refresh_every: steps from one factorization to the next; a method that has none uses its latest statistics.
-        kl_clip: bound on lr^2 <p, g>, the predicted change of the outputs' distribution, or None.
-        ema: weight of the old statistics in a running average that begins with the first; 0 keeps the latest only.
-        decoupled_weight_decay: shrink the parameters (True), or add their multiple to the gradient as
+        lr: the learning rate of parameter groups that set none.
+        momentum: the momentum of parameter groups that set none; a probe with a momentum of its own uses that one for
+            the parameters that it covers.
+        weight_decay: the weight decay of parameter groups that set none.
+        loss: the likelihood of the curvature, ``cross_entropy`` or ``gaussian``.
+        params: the parameters or parameter groups to train. None means all parameters.
+        stat_every: the number of steps from one update of the statistics to the next.
+        refresh_every: the number of steps from one factorization to the next; a method without factorizations uses its
+            latest statistics.
+        kl_clip: the bound of lr^2 <p, g>, the predicted change of the outputs' distribution. None means no bound.
+        ema: the weight of the old statistics in a running average that begins with the first statistics; 0 keeps the
+            latest statistics only.
+        decoupled_weight_decay: True shrinks the parameters; False adds their multiple to the gradient, as
             ``torch.optim.SGD`` does.
-        decay: numbers of the probe, its damping for instance, that fall with every step; a factorization keeps what
-            it was made with until the next.
+        decay: hyperparameters of the probe, its damping for instance, that fall with every step; a factorization keeps
+            the values that it was made with until the next factorization.
 
     Raises:
-        ValueError: an argument out of range, or an average of a probe that keeps no statistics.
-        Unsupported: in a process group, a probe whose states are no means over the batch.
+        ValueError: an argument is out of range, or the probe has no statistics that ``ema`` could average.
+        Unsupported: in a process group, the probe's states are no means over the batch.
     """
 
     def __init__(
@@ -166,7 +173,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._layers: list[list[Any]] | None = None
 
     def _begin(self) -> None:
-        """As between two steps, with a model that is not verified yet."""
+        """Set the attributes to their values before the first batch."""
         self._names = {parameter: name for name, parameter in self.model.named_parameters()}
         self._verified: Instance | None = None
         self._checks = Checks()
@@ -177,12 +184,13 @@ class NaturalGradient(torch.optim.Optimizer):
     def _drop_batch(self) -> None:
         self._terms = 0
         self._batch: Batch | None = None
-        self._weighed: Any = None
+        self._next_state: Any = None  # of a probe that has weighed the samples in this step's backward pass
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As torch's; raises ValueError also for a tensor that is no parameter of the model, or a setting out of range.
+        """Add a group as torch does, or add nothing and raise ValueError.
 
-        Nothing is added then.
+        Raises:
+            ValueError: torch refuses the group, a tensor is no parameter of the model, or a setting is out of range.
         """
         super().add_param_group(param_group)
         try:
@@ -201,16 +209,16 @@ class NaturalGradient(torch.optim.Optimizer):
             raise ValueError(f"momentum must lie in [0, 1), got {group['momentum']}")
 
     def __getstate__(self) -> dict[str, Any]:
-        """What ``copy.deepcopy`` and ``pickle`` take: the model and the curvature too, as they are between two steps.
+        """The state that ``copy.deepcopy`` and ``pickle`` take, with the model and the curvature.
 
-        A batch that is under way is left behind, as gradients are. Copied together with its model, ``(model,
-        optimizer)``, the copy trains the copied model.
+        The batch of an unfinished step is left out, as gradients are. If the pair ``(model, optimizer)`` is copied, the
+        copied optimizer trains the copied model.
         """
         return {**super().__getstate__(), **{name: vars(self)[name] for name in vars(self).keys() & _COPIED}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        if "model" in state:  # torch comes here with a part of it, too
+        if "model" in state:  # torch also calls this with a part of the state
             self._ranks = self._curvature.ranks = Ranks.here()
             self._begin()
 
@@ -220,26 +228,35 @@ class NaturalGradient(torch.optim.Optimizer):
         return self._curvature.probe
 
     def forward(self, inputs: Inputs, targets: Tensor) -> Tensor:
-        """The model's outputs, of which the loss is to be made; the batch is remembered where statistics are due.
+        """The model's outputs, from which the loss is computed; the batch is remembered if its statistics are due.
 
         Raises:
-            ValueError: the model or the batch has no exact per-sample Fisher, see ``Instance``.
+            ValueError: the model or the batch has no exact per-sample Fisher; ``Instance`` says why.
             Unsupported: the probe does not cover the model.
         """
-        if torch.is_grad_enabled() and (self._batch is not None or self._weighed is not None):
+        if not torch.is_grad_enabled():
+            return self._call(inputs)
+        if self._batch is not None or self._next_state is not None:
             self._gather()
-        if self._ranks.count > 1 and torch.is_grad_enabled():
+        if self._ranks.count > 1:
             self._terms += int(likelihood(self.loss).valid(targets).sum())
-        if torch.is_grad_enabled() and self.kl_clip is None and (found := self._weigh(inputs, targets)) is not None:
-            return found
-        known = self._known(inputs, targets) if torch.is_grad_enabled() else None
-        if known is None or not self._curvature.is_due:
-            args, kwargs = arguments(inputs)
-            return self.model(*args, **kwargs)
+        outputs = self._weigh(inputs, targets) if self.kl_clip is None else None
+        return self._record(inputs, targets) if outputs is None else outputs
+
+    def _call(self, inputs: Inputs) -> Tensor:
+        args, kwargs = arguments(inputs)
+        outputs: Tensor = self.model(*args, **kwargs)
+        return outputs
+
+    def _record(self, inputs: Inputs, targets: Tensor) -> Tensor:
+        """The model's outputs; if statistics are due, their pass is recorded and the batch remembered."""
+        instance = self._verified_on(inputs, targets)
+        if not self._curvature.is_due:
+            return self._call(inputs)
         with mode_readers(self.model) as readers:
-            tape = known.record(inputs)
-        self._may_share = not readers and known.runs_as_it_is and not autocasts()
-        known.likelihood.check(widened(tape.outputs.detach()), widened(targets))
+            tape = instance.record(inputs)
+        self._may_share = not readers and instance.runs_as_it_is and not autocasts()
+        instance.likelihood.check(widened(tape.outputs.detach()), widened(targets))
         weights = {f"parameter {name!r}": parameter for parameter, name in self._names.items()}
         watched = {**batch_contents(inputs, targets), **weights}  # the statistics' backward passes come at step()
         self._batch = Batch(inputs, targets, tape if self._may_share else None, watched, Contents.of(watched))
@@ -248,16 +265,16 @@ class NaturalGradient(torch.optim.Optimizer):
     @torch.no_grad()
     @full_precision()
     def _gather(self) -> None:
-        """Take in the batch before as a part of this step's, unless its gradient is there no more."""
-        batch, weighed = self._batch, self._weighed
-        self._batch, self._weighed = None, None
+        """Add the previous batch to this step's statistics, unless its gradients were cleared."""
+        batch, was_weighed = self._batch, self._next_state is not None
+        self._batch, self._next_state = None, None
         if all(p.grad is None for group in self.param_groups for p in group["params"]):
             self._terms = 0
             self._curvature.drop_parts()
-        elif weighed is not None or self.probe.combines_by is None:
+        elif was_weighed or self.probe.combines_by is None:
             raise ValueError(
-                f"{self.probe.name} makes no step of several batches, for their states are not that of the whole: "
-                "give the whole batch to one forward, or end the one before by step() or zero_grad()"
+                f"{self.probe.name} makes no step of several batches, because their states do not combine into one: "
+                "give the whole batch to one forward, or call step() or zero_grad() before the next forward"
             )
         elif batch is not None and self.probe.combines_by == "mean":
             assert self._verified is not None
@@ -265,24 +282,24 @@ class NaturalGradient(torch.optim.Optimizer):
             self._curvature.take_part(batch.of(self._verified, None, verify))
 
     def _weigh(self, inputs: Inputs, targets: Tensor) -> Tensor | None:
-        """The outputs, if the probe knows how to weigh the samples in their backward pass."""
-        if not isinstance(self.probe, Weighs) or self._curvature.kept is None:
+        """The outputs with sample weights in their backward pass. None means that the probe has no weights."""
+        if not isinstance(self.probe, Weighs) or self._curvature.state is None:
             return None
         with full_precision():
-            batch = self._known(inputs, targets).with_batch(inputs, targets)
-            if (found := self.probe.weigh(self._curvature.kept, batch)) is None:
+            batch = self._verified_on(inputs, targets).with_batch(inputs, targets)
+            if (weighed := self.probe.weigh(self._curvature.state, batch)) is None:
                 return None
             if self._checks.due(shapes(inputs), self._curvature.steps):
                 batch.verify()
-        weights, self._weighed = found
+        weights, self._next_state = weighed
         tape = batch.record(inputs, frozen=True)
         batch.likelihood.check(widened(tape.outputs.detach()), batch.targets)
         weigh_backward(batch, tape, weights)
         return tape.outputs
 
     @full_precision()
-    def _known(self, inputs: Inputs, targets: Tensor) -> Instance:
-        """The model as it was verified on the first batch, or on the first since a state was loaded."""
+    def _verified_on(self, inputs: Inputs, targets: Tensor) -> Instance:
+        """The model as an instance; the first batch, also the first of a copied optimizer, verifies it."""
         if self._verified is None:
             with evaluation(self.model):
                 verified = Instance(self.model, inputs, targets, self.loss)
@@ -297,11 +314,13 @@ class NaturalGradient(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; ``closure`` makes the loss and its gradients, through ``forward``, where it is given.
+        """Make one step, and return the loss that ``closure`` returns. None means that gradients are there already.
+
+        A ``closure`` computes the loss through ``forward``, and its gradients.
 
         Raises:
-            ValueError: statistics are due and no batch went through ``forward``; or a matrix cannot be factorized.
-            Diverged: so it is, because the gradient or its square is not finite.
+            ValueError: statistics are due and no batch went through ``forward``, or a matrix cannot be factorized.
+            Diverged: a matrix cannot be factorized because the gradient or its square is not finite.
         """
         loss = None
         if closure is not None:
@@ -310,9 +329,9 @@ class NaturalGradient(torch.optim.Optimizer):
         self._refuse_refrozen()
         trained = [p for group in self.param_groups for p in group["params"]]
         self._ranks.join_gradients(trained, self._ranks.share(self._terms))
-        moved = self._moved()
-        for name, direction in self._directions(moved).items():
-            parameter, group = moved[name]
+        by_name = self._with_gradients()
+        for name, direction in self._directions(by_name).items():
+            parameter, group = by_name[name]
             if self.decoupled_weight_decay and group["weight_decay"]:
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.add_(direction, alpha=-group["lr"])
@@ -320,111 +339,110 @@ class NaturalGradient(torch.optim.Optimizer):
         return loss
 
     def _refuse_refrozen(self) -> None:
-        """Layers are found once: one that is frozen or released later would be solved for, or not, as it was then."""
+        """Refuse a parameter that was frozen or released after the first batch, which decides what is solved for."""
         for parameter, trained in self._trained.items():
             if parameter.requires_grad != trained and self._is_of_a_layer(name := self._names[parameter]):
                 was, now = ("trained", "frozen") if trained else ("frozen", "trained")
                 raise ValueError(f"{name!r} was {was} in the first batch and is {now} now: make a new NaturalGradient")
 
     def _is_of_a_layer(self, name: str) -> bool:
-        """Whether a parameter belongs to a layer that is covered, or would be by now."""
+        """Whether a parameter belongs to a covered layer, or to a layer that would be covered if it were found now."""
         assert self._verified is not None
         module = name.rpartition(".")[0]
         covered = {name for layer in self._verified.layers for name in parameter_names(layer)}
         return name in covered or describe(module, self.model.get_submodule(module)) is not None
 
-    def _moved(self) -> dict[str, Moved]:
+    def _with_gradients(self) -> dict[str, Trained]:
         pairs = [(p, group) for group in self.param_groups for p in group["params"]]
-        return {self._names[p]: Moved(p, group) for p, group in pairs if p.grad is not None}
+        return {self._names[p]: Trained(p, group) for p, group in pairs if p.grad is not None}
 
-    def _directions(self, moved: Mapping[str, Moved]) -> dict[str, Tensor]:
-        """What is subtracted from each parameter, up to the learning rate."""
-        gradients = {name: self._gradient(m) for name, m in moved.items()}
+    def _directions(self, by_name: Mapping[str, Trained]) -> dict[str, Tensor]:
+        """The directions that are subtracted from the parameters, before the learning rate."""
+        gradients = {name: self._gradient(*trained) for name, trained in by_name.items()}
         if self.probe.rule.momentum != "step":
-            queried = self._with_momentum(gradients, moved)
-            return {**queried, **self._solved(queried, gradients, moved)}
-        solved = self._solved(gradients, gradients, moved)
-        own = solved if self.probe.has_own_momentum else {}
-        rest = {name: d for name, d in {**gradients, **solved}.items() if name not in own}
-        return {**own, **self._with_momentum(rest, moved)}
+            vectors = self._with_momentum(gradients, by_name)
+            return {**vectors, **self._solved(vectors, gradients, by_name)}
+        solved = self._solved(gradients, gradients, by_name)
+        finished = solved if self.probe.has_own_momentum else {}
+        rest = {name: d for name, d in {**gradients, **solved}.items() if name not in finished}
+        return {**finished, **self._with_momentum(rest, by_name)}
 
-    def _gradient(self, moved: Moved) -> Tensor:
-        parameter, group = moved
+    def _gradient(self, parameter: nn.Parameter, group: Mapping[str, Any]) -> Tensor:
         assert parameter.grad is not None
         gradient = widened(parameter.grad)
         if self.decoupled_weight_decay or not group["weight_decay"]:
             return gradient
         return gradient.add(parameter, alpha=group["weight_decay"])
 
-    def _with_momentum(self, directions: Mapping[str, Tensor], moved: Mapping[str, Moved]) -> dict[str, Tensor]:
-        return {name: self._gathered(*moved[name], direction) for name, direction in directions.items()}
+    def _with_momentum(self, directions: Mapping[str, Tensor], by_name: Mapping[str, Trained]) -> dict[str, Tensor]:
+        return {name: self._smoothed(*by_name[name], direction) for name, direction in directions.items()}
 
-    def _gathered(self, parameter: nn.Parameter, group: Mapping[str, Any], direction: Tensor) -> Tensor:
+    def _smoothed(self, parameter: nn.Parameter, group: Mapping[str, Any], direction: Tensor) -> Tensor:
         """Momentum with one more direction: their sum with falling weights, or their bias-corrected average."""
-        momentum, kept = group["momentum"], self.state[parameter]
+        momentum, state = group["momentum"], self.state[parameter]
         if not momentum:
             return direction
         average = self.probe.rule.momentum == "average"
         weight = 1 - momentum if average else 1.0
-        if "momentum_buffer" not in kept:
-            kept["momentum_buffer"], kept["taken"] = weight * direction, 0
-        else:  # not in place: a state that was asked for stays what it was
-            kept["momentum_buffer"] = kept["momentum_buffer"].mul(momentum).add_(direction, alpha=weight)
-        kept["taken"] += 1
-        buffer: Tensor = kept["momentum_buffer"]
-        return buffer / (1 - momentum ** kept["taken"]) if average else buffer
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"], state["taken"] = weight * direction, 0
+        else:  # not in place, because a caller may hold the buffer of an earlier state_dict
+            state["momentum_buffer"] = state["momentum_buffer"].mul(momentum).add_(direction, alpha=weight)
+        state["taken"] += 1
+        buffer: Tensor = state["momentum_buffer"]
+        return buffer / (1 - momentum ** state["taken"]) if average else buffer
 
     @full_precision()
     def _solved(
-        self, queried: Mapping[str, Tensor], gradients: Mapping[str, Tensor], moved: Mapping[str, Moved]
+        self, vectors: Mapping[str, Tensor], gradients: Mapping[str, Tensor], by_name: Mapping[str, Trained]
     ) -> dict[str, Tensor]:
-        """The preconditioned gradients of the covered parameters, clipped."""
-        if self._weighed is not None:
-            self._curvature.pass_over(self._weighed)
+        """The preconditioned ``vectors`` of the covered parameters, clipped."""
+        if self._next_state is not None:
+            self._curvature.skip_solve(self._next_state)
             return {}
         if self._verified is None or (self._curvature.is_due and self._batch is None):
             why = "statistics are due at this step" if self._verified else "no batch has been seen yet"
             raise ValueError(f"{why}: call the model as optimizer.forward(inputs, targets)")
-        batch = self._seen(gradients) if self._curvature.is_due else None
-        vector = self._verified.pack(self._complete(queried))
+        batch = self._batch_with(gradients) if self._curvature.is_due else None
+        vector = self._verified.pack(self._complete(vectors))
         try:
-            found = self._verified.unpack(self._curvature.solve(vector, batch, gradients.keys()))
+            steps = self._verified.unpack(self._curvature.solve(vector, batch, gradients.keys()))
         except (ValueError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             if math.isfinite(vector.square().sum()):
                 raise
             finite = bool(vector.isfinite().all())
             reason = "the gradient's square is infinite" if finite else "the gradient holds NaN or infinity"
             raise Diverged(reason) from error
-        solved = {name: step for name, step in found.items() if name in moved}
+        solved = {name: step for name, step in steps.items() if name in by_name}
         if self.kl_clip is None:
             return solved
-        rates = {name: moved[name].group["lr"] ** 2 for name in solved}
-        change = sum(rates[name] * numerics.inner(step, queried[name]) for name, step in solved.items())
+        rates = {name: by_name[name].group["lr"] ** 2 for name in solved}
+        change = sum(rates[name] * numerics.inner(step, vectors[name]) for name, step in solved.items())
         scale = min(1.0, math.sqrt(self.kl_clip / change)) if change > 0 else 1.0
         return {name: scale * step for name, step in solved.items()}
 
-    def _seen(self, gradients: Mapping[str, Tensor]) -> Instance:
-        """The batch of the last ``forward``, with the gradients that were made of it."""
+    def _batch_with(self, gradients: Mapping[str, Tensor]) -> Instance:
+        """The batch of the last ``forward`` as an instance with these gradients."""
         assert self._verified is not None and self._batch is not None
         verify = self._checks.due(shapes(self._batch.inputs), self._curvature.updates)
         return self._batch.of(self._verified, self._complete(gradients), verify)
 
     def _complete(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """With zeros for the trainable parameters that are not among them."""
+        """The tensors of all trainable parameters by name, with zeros for missing ones."""
         names = {name: p for p, name in self._names.items() if p.requires_grad}
         return {name: tensors[name] if name in tensors else torch.zeros_like(p) for name, p in names.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of every torch optimizer and, as ``curvature``, the probe's; torch loads it ``weights_only``."""
-        found = super().state_dict()
-        found["state"] = {key: dict(kept) for key, kept in found["state"].items()}
-        return {**found, "curvature": self._curvature.state_dict(), "layers": self._layers}
+        """The state of a torch optimizer and, as ``curvature``, the probe's; torch loads it with ``weights_only``."""
+        common = super().state_dict()
+        common["state"] = {key: dict(entry) for key, entry in common["state"].items()}
+        return {**common, "curvature": self._curvature.state_dict(), "layers": self._layers}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Continue bit for bit from ``state_dict`` of an optimizer with the same model, probe and arguments.
+        """Continue bit for bit from the ``state_dict`` of an optimizer with the same model, probe and arguments.
 
         Raises:
-            ValueError: it comes from another optimizer, probe or version, or from other parameter groups.
+            ValueError: the state is that of another optimizer, probe, version or set of parameter groups.
         """
         if not {"curvature", "layers"} <= state_dict.keys():
             raise ValueError("this is no state of a NaturalGradient: it has no entries 'curvature' and 'layers'")
@@ -436,29 +454,29 @@ class NaturalGradient(torch.optim.Optimizer):
         self._curvature, self._layers = curvature, state_dict["layers"] or self._layers
         self._drop_batch()
         trained = [p for group in self.param_groups for p in group["params"]]
-        for index, kept in state_dict["state"].items():  # torch rounds what it loads to the dtype of the weights
-            if "momentum_buffer" in kept:
-                self.state[trained[index]]["momentum_buffer"] = kept["momentum_buffer"].to(trained[index].device)
+        for index, entry in state_dict["state"].items():  # torch rounds loaded tensors to the dtype of the weights
+            if "momentum_buffer" in entry:
+                self.state[trained[index]]["momentum_buffer"] = entry["momentum_buffer"].to(trained[index].device)
 
 
 def _joined(model: nn.Module, probe: Probe) -> Ranks:
-    """The ranks that train the model together, with the parameters and buffers of the first."""
+    """The ranks that train the model together; all of them get the parameters and buffers of the first rank."""
     if isinstance(model, DistributedDataParallel):
         raise ValueError("give the module inside DistributedDataParallel: the optimizer joins the gradients itself")
     ranks = Ranks.here()
     if ranks.count > 1 and probe.combines_by is None:
         raise Unsupported(
-            f"{probe.name} trains in one process only: its states for parts of a batch do not make that of the whole"
+            f"{probe.name} trains in one process only, because states of parts of a batch do not combine into one"
         )
     ranks.agree(tensor.data for tensor in (*model.parameters(), *model.buffers()))
     return ranks
 
 
-def _refuse_layers(kept: Sequence[Any] | None, found: Sequence[Any] | None) -> None:
-    """Layers of a state, if it tells them, that are not those of the model and its batch."""
-    if kept is not None and kept != found:
-        of, now = (", ".join(repr(name) for name, *_ in layers or ()) for layers in (kept, found))
+def _refuse_layers(stored: Sequence[Any] | None, called: Sequence[Any] | None) -> None:
+    """Refuse a batch that calls other layers than those of a loaded state. None means that none is loaded."""
+    if stored is not None and stored != called:
+        of, now = (", ".join(repr(name) for name, *_ in layers or ()) for layers in (stored, called))
         raise ValueError(
-            f"the state is that of layers {of}; this batch goes through {now}: continue with the same model, frozen as "
-            "it was, and with a batch that calls every layer"
+            f"the state is that of layers {of}; this batch goes through {now}: continue with the same model and the "
+            "same frozen parameters, and with a batch that calls every layer"
         )

@@ -1,6 +1,6 @@
 """Adam (Kingma, Ba 2015): running moments of the batch gradient, data labels.
 
-As curvature it is the diagonal of batch-gradient outer products; its step divides by the root of that.
+The curvature is the diagonal of batch-gradient outer products; the step divides by the root of this diagonal.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """AdamW (Loshchilov, Hutter 2019): Adam's step plus a multiple of the parameters, which no moment sees.
 
-A step eta (p + weight_decay theta) is the optimizer's: shrink theta by 1 - eta weight_decay, then take Adam's eta p.
+The step eta (p + weight_decay theta) equals the optimizer's two steps: theta shrinks by the factor
+1 - eta weight_decay, then Adam's eta p is subtracted.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 By Eckart and Young (1936) its error sqrt(sum of the squared eigenvalues that are left out) is the least that any
 matrix of that rank can have in Frobenius norm. With the Gram matrix V^T V = Q diag(s) Q^T of the score columns the
-eigenvectors are V q / sqrt(s) and the eigenvalues s / terms: nothing of order P x P is formed.
+eigenvectors are V q / sqrt(s) and the eigenvalues s / terms: no P x P matrix is formed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from curvbench.spec import About, FisherProbe
 
 
 class State(NamedTuple):
-    """Orthonormal eigenvectors (P, K) and their eigenvalues (K,), K at most the rank: none stands for zero."""
+    """Orthonormal eigenvectors (P, K) and their eigenvalues (K,); K is at most the rank, because zeros are left out."""
 
     basis: Tensor
     values: Tensor
@@ -60,13 +60,13 @@ class Eigen(FisherProbe):
     def update(self, state: State | None, batch: Instance) -> State:
         fisher = ExactFisher(collect(batch, self.fisher_type, self.mc_samples, self.seed), batch.terms)
         squares, weights = numerics.eigh(fisher.gram())
-        kept = squares.flip(0)[: self.rank]
-        # What is zero but for rounding has no direction, and a matrix needs none for it.
-        kept = kept[kept > len(squares) * torch.finfo(batch.dtype).eps * squares[-1]]
-        weights = weights.flip(1)[:, : len(kept)] / kept.sqrt()
+        largest = squares.flip(0)[: self.rank]
+        # An eigenvalue that is zero but for rounding adds nothing, and its eigenvector would be rounding alone.
+        largest = largest[largest > len(squares) * torch.finfo(batch.dtype).eps * squares[-1]]
+        weights = weights.flip(1)[:, : len(largest)] / largest.sqrt()
         slopes = fisher.columns[0].slopes
         basis = fisher.combine(weights.reshape(*slopes.shape[:2], -1).to(slopes.dtype))
-        return State(basis, (kept / batch.terms).to(basis.dtype))
+        return State(basis, (largest / batch.terms).to(basis.dtype))
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
         if self.damping == 0:

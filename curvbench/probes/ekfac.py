@@ -1,8 +1,9 @@
 """EKFAC: K-FAC's eigenbasis with the exact second moments in it (George et al. 2018, Algorithm 1).
 
-The second moments are taken in the basis, so the eigendecompositions belong to the statistics here: each update whose
-turn it is makes the basis of its own batch, the others keep it. The basis is that of ``expand``: the reduced factors of
-a shared layer have a null space in which scores still lie, and the basis of a null space is arbitrary.
+The second moments are taken in the basis, so the eigendecompositions belong to the statistics here: every update number
+``basis_every`` makes the basis of its own batch, the other updates keep the old basis. The basis is that of ``expand``,
+because the reduced factors of a shared layer have a null space in which scores still lie, and the basis of a null space
+is arbitrary.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Scalings = Literal["exact", "running-average"]
 
 
 class State(NamedTuple):
-    """The layers, and the updates made."""
+    """``layers``: the matrix of each layer. ``taken``: the number of updates so far."""
 
     layers: list[Followed]
     taken: int
@@ -86,11 +87,11 @@ class Ekfac(FisherProbe):
         columns = collect(batch, self.fisher_type, self.mc_samples, self.seed)
         taken = state.taken if state else 0
         olds = state.layers if state else [None] * len(columns)
-        act = self._turned if taken % self.basis_every == 0 else self._kept
-        return State([act(c, batch.terms, old) for c, old in zip(columns, olds, strict=True)], taken + 1)
+        update = self._with_new_basis if taken % self.basis_every == 0 else self._with_old_basis
+        return State([update(c, batch.terms, old) for c, old in zip(columns, olds, strict=True)], taken + 1)
 
-    def _turned(self, columns: Columns, terms: int, old: Followed | None) -> Followed:
-        """With the basis of this batch, or of the average that ends with it."""
+    def _with_new_basis(self, columns: Columns, terms: int, old: Followed | None) -> Followed:
+        """The layer in the basis of this batch's factors, or of their running average."""
         basis, factors = self._basis(columns, terms, old)
         left, right = basis.left_basis, basis.right_basis
         before = old.rotated.entries_in(left, right) if old and self.ema else None
@@ -103,17 +104,17 @@ class Ekfac(FisherProbe):
         factors = states.blend(old.factors, factors, self.ema) if old else factors
         return factors.rotated, factors
 
-    def _kept(self, columns: Columns, terms: int, old: Followed | None) -> Followed:
-        """With the basis that was there."""
+    def _with_old_basis(self, columns: Columns, terms: int, old: Followed | None) -> Followed:
+        """The layer in the basis of an earlier update."""
         assert old is not None, "the first update makes a basis"
-        was = old.rotated
-        before = was.entries if self.ema else None
-        return Followed(self._scaled(columns, terms, was.left_basis, was.right_basis, before), old.factors)
+        rotated = old.rotated
+        before = rotated.entries if self.ema else None
+        return Followed(self._scaled(columns, terms, rotated.left_basis, rotated.right_basis, before), old.factors)
 
     def _scaled(
         self, columns: Columns, terms: int, left: Tensor, right: Tensor, before: Tensor | None
     ) -> RotatedDiagonal:
-        """The batch's eigenvalues in a basis, averaged with those ``before``."""
+        """The batch's eigenvalues in a basis, averaged with the eigenvalues ``before``. None means no average."""
         if self.scalings == "exact":
             entries = squared_scores(columns, left, right, terms)
         else:
@@ -121,9 +122,9 @@ class Ekfac(FisherProbe):
         return RotatedDiagonal(left, right, entries if before is None else states.blend(before, entries, self.ema))
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
-        found = [layer.rotated for layer in state.layers]
-        parts = gradient.split([rotated.size for rotated in found])
-        return torch.cat([rotated.solve(part, self.damping) for rotated, part in zip(found, parts, strict=True)])
+        parts = gradient.split([layer.rotated.size for layer in state.layers])
+        pairs = zip(state.layers, parts, strict=True)
+        return torch.cat([layer.rotated.solve(part, self.damping) for layer, part in pairs])
 
     def operator(self, state: State) -> BlockDiagonal:
         return BlockDiagonal([layer.rotated for layer in state.layers])

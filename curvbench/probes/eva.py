@@ -55,15 +55,15 @@ class Eva(FisherProbe):
         if self.fisher_type in get_args(FisherType) and self.fisher_type != "empirical":
             raise ValueError(
                 f"eva needs fisher_type=empirical, got {self.fisher_type!r}: with labels of the model the mean "
-                "gradient is zero in expectation, and nothing of its matrix is left"
+                "gradient is zero in expectation, and so is the matrix"
             )
         super().__post_init__()
 
     def update(self, state: list[Vectors] | None, batch: Instance) -> list[Vectors]:
         tape = batch.tape()
         scores = torch.stack(list(batch.cotangents(tape.outputs, self.fisher_type))).sum(0)
-        pulled = tape.pull(scores)
-        return [self._vectors(la, tape.inputs[la.name], pulled[la.name], batch.terms) for la in batch.layers]
+        gradients = tape.pull(scores)
+        return [self._vectors(la, tape.inputs[la.name], gradients[la.name], batch.terms) for la in batch.layers]
 
     def _vectors(self, layer: Layer, inputs: Tensor, gradient: Tensor, terms: int) -> Vectors:
         B_NGMS = geometry.slopes(layer, gradient)
@@ -89,7 +89,7 @@ class Eva(FisherProbe):
 
 
 def _rank_one(vectors: Vectors) -> LowRank:
-    """One column per group, zero outside its own rows."""
+    """One column per group, which is zero outside the group's rows."""
     g, a = vectors
     scores = (g[:, :, None] * a[:, None, :]).flatten(1)
     columns = torch.diag_embed(scores.T).transpose(0, 1).reshape(scores.numel(), len(scores))

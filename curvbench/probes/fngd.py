@@ -2,7 +2,8 @@
 
 Per layer (F + lambda I)^-1 g = U v with the empirical Fisher F = U U^T / M; Eq. 9 is v = (M lambda I + U^T U)^-1 1, and
 c = lambda M v are the normalised coefficients, 1 for plain gradient descent. In the first epoch they are exact for
-every batch; their average weighs the samples afterwards (``stage=shared``). A layer without scores keeps its gradient.
+every batch; their average weighs the samples afterwards (``stage=shared``). The step of a layer without scores is its
+gradient.
 """
 
 from __future__ import annotations
@@ -25,7 +26,11 @@ from curvbench.spec import About, Probe, Weighs
 
 
 class State(NamedTuple):
-    """The batch: layer blocks, dampings and their factors; or its gradients (L parts) and shared weights (L, R, N)."""
+    """The batch's exact blocks and the dampings, per layer; then what the step of a stage needs, per layer too.
+
+    First epoch: ``factors``, Cholesky factors (R N, R N) of the damped Gram matrices; None means no scores. Later:
+    ``shared``, the averages of the first epoch; ``weights`` (R, N) of the batch's scores; ``own``, its gradient (P_l,).
+    """
 
     blocks: list[ExactFisher]
     dampings: list[float]
@@ -100,10 +105,10 @@ class Fngd(Weighs, Probe):
         if self.stage == "first":
             return State(blocks, dampings)
         natural = self.scale_mode == "natural"
-        found, shared = share(shared, blocks, dampings, batch, sample_names(batch, self.key), natural)
-        weights = [w.to(batch.dtype) / batch.terms for w in found]
-        own = batch.gradient().split([block.size for block in blocks])
-        return State(blocks, shared.dampings.tolist(), (), shared, weights, own)
+        coefficients, shared = share(shared, blocks, dampings, batch, sample_names(batch, self.key), natural)
+        weights = [w.to(batch.dtype) / batch.terms for w in coefficients]
+        gradients = batch.gradient().split([block.size for block in blocks])
+        return State(blocks, shared.dampings.tolist(), (), shared, weights, gradients)
 
     def weigh(self, state: State | None, batch: Instance) -> tuple[Tensor, State] | None:
         shared = state.shared if state else None
@@ -112,9 +117,11 @@ class Fngd(Weighs, Probe):
         return shared.pass_weights(batch, self.key), State([], [], shared=shared)
 
     def _damping(self, block: ExactFisher, terms: int) -> float:
-        damping = self.alpha * numerics.sum_squares(block.gram()) ** 0.5 / (terms if self.gram == "mean" else 1)
-        chosen = damping if self.damping_rule == "norm" else self.constant
-        return 0.0 if damping < torch.finfo(block.dtype).tiny else chosen
+        """The damping of a layer; 0 means that the layer has no scores."""
+        by_norm = self.alpha * numerics.sum_squares(block.gram()) ** 0.5 / (terms if self.gram == "mean" else 1)
+        if by_norm < torch.finfo(block.dtype).tiny:
+            return 0.0
+        return by_norm if self.damping_rule == "norm" else self.constant
 
     def refresh(self, state: State) -> State:
         if self.stage == "shared":

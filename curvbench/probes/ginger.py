@@ -2,7 +2,8 @@
 
 The batch gradient is Eq. 8, with labels drawn from the model. ``update_form`` ``direct`` is the recursion on the
 eigenvalues themselves; ``fix_a`` and ``fix_b`` are Eqs. 15 to 18 repaired in the variables of the paper and of its
-public code, the same in exact arithmetic; ``printed`` is Algorithm 1 as it stands, which is no such average.
+public code, equal to ``direct`` in exact arithmetic; ``printed`` is Algorithm 1 as it stands, which is no running
+average.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Scope = Literal["joint", "per_tensor"]
 
 
 class State(NamedTuple):
-    """Per block an orthonormal basis (P, K) and its values (K,), K growing up to the rank; and the updates made."""
+    """``blocks``: per block an orthonormal basis (P, K) and its values (K,), K at most the rank. ``taken``: updates."""
 
     blocks: list[brand.Eigen]
     taken: int
@@ -93,9 +94,9 @@ class Ginger(Probe):
     def update(self, state: State, batch: Instance) -> State:
         gradient = batch_gradient(batch, self.statistic, self.seed, state.taken)
         parts = gradient.split([len(basis) for basis, _ in state.blocks])
-        return State([self._follow(*b, part) for b, part in zip(state.blocks, parts, strict=True)], state.taken + 1)
+        return State([self._updated(*b, part) for b, part in zip(state.blocks, parts, strict=True)], state.taken + 1)
 
-    def _follow(self, basis: Tensor, values: Tensor, vector: Tensor) -> brand.Eigen:
+    def _updated(self, basis: Tensor, values: Tensor, vector: Tensor) -> brand.Eigen:
         if self.update_form == "direct":
             return brand.ema(basis, values, vector, self.decay, self.rank)
         return brand.ema_by_inverse(basis, values, vector, self.decay, self.rank, self.damping, self.update_form)
@@ -114,5 +115,5 @@ class Ginger(Probe):
         return blocks[0] if len(blocks) == 1 else BlockDiagonal(blocks)
 
     def _weights(self, values: Tensor, count: int) -> Tensor:
-        """As they are represented: negative ones, of ``printed`` or of rounding, cannot be."""
+        """Eigenvalues as the operator uses them: negative values, from ``printed`` or from rounding, are set to 0."""
         return values.clamp_min(0) / (1 - self.decay**count if self.bc and count else 1.0)

@@ -27,7 +27,10 @@ from curvbench.spec import About, FisherProbe, FisherType
 
 
 class Kept(NamedTuple):
-    """F^ = V V^T, V = U_S ``mixing``: inputs (r, G, D) and gradients (r, G, M) of the kept scores, V^T V (r, r)."""
+    """The kept scores U_S of a layer, and the represented F^ = V V^T with V = U_S ``mixing``.
+
+    ``inputs`` (r, G, D) and ``gradients`` (r, G, M) make the scores. ``mixing`` is (r, r). ``kernel`` is V^T V (r, r).
+    """
 
     inputs: Tensor
     gradients: Tensor
@@ -36,7 +39,7 @@ class Kept(NamedTuple):
 
 
 class State(NamedTuple):
-    """Per layer what is kept, and the Cholesky factor of its damped kernel."""
+    """Per layer the kept scores, and the Cholesky factor of the damped kernel (r, r)."""
 
     layers: list[Kept]
     factors: Sequence[Tensor] = ()
@@ -57,7 +60,7 @@ class Hylo(FisherProbe):
     weights: Literal["importance", "none"] = "importance"
 
     is_layerwise = True
-    is_mean_over_samples: ClassVar[bool] = False  # samples given twice are kept twice as often: the rank is a share
+    is_mean_over_samples: ClassVar[bool] = False  # more samples, more kept scores: rank is a share
 
     about = About(
         represents="per layer U_S T T^T U_S^T / N from K = max(1, floor(rank N R)) scores g (x) a, positions reduced",
@@ -91,18 +94,19 @@ class Hylo(FisherProbe):
             raise ValueError("a low-rank matrix is singular: damping must be above zero, got 0")
 
     def unsupported(self, instance: Instance) -> str | None:
-        kept = self._count(instance.columns_per_sample(self.fisher_type, self.mc_samples) * instance.samples)
-        return too_large("kept scores", kept * instance.size, instance.dtype)
+        count = self._count(instance.columns_per_sample(self.fisher_type, self.mc_samples) * instance.samples)
+        return too_large("kept scores", count * instance.size, instance.dtype)
 
     def _count(self, scores: int) -> int:
+        """How many of the scores are kept."""
         return max(1, int(self.rank * scores))
 
     def update(self, state: State | None, batch: Instance) -> State:
         generator = torch.Generator().manual_seed(self.seed)
         columns = collect(batch, self.fisher_type, self.mc_samples, self.seed)
-        return State([self._keep(*_reduced(c), batch.terms, generator) for c in columns])
+        return State([self._chosen(*_reduced(c), batch.terms, generator) for c in columns])
 
-    def _keep(self, a: Tensor, g: Tensor, terms: int, generator: torch.Generator) -> Kept:
+    def _chosen(self, a: Tensor, g: Tensor, terms: int, generator: torch.Generator) -> Kept:
         count = self._count(len(a))
         even = len(a) / (count * terms)  # 1/r for data labels
         if self.variant == "kid":
@@ -112,8 +116,8 @@ class Hylo(FisherProbe):
             chosen, root = residual_weighted(outer_kernel(a, g), count, self.damping)
             mixing = root * even**0.5
         else:
-            squares = (a.square().sum(2) * g.square().sum(2)).sum(1)
-            chosen, p = draw(squares, count, self.weights == "importance", generator)
+            lengths = (a.square().sum(2) * g.square().sum(2)).sum(1)
+            chosen, p = draw(lengths, count, self.weights == "importance", generator)
             weights = 1 / (count * p * terms) if self.weights == "importance" else torch.full_like(p, even)
             mixing = torch.diag(weights.sqrt())
         return Kept(a[chosen], g[chosen], mixing.to(a.dtype), mixing.T @ outer_kernel(a[chosen], g[chosen]) @ mixing)
@@ -125,12 +129,13 @@ class Hylo(FisherProbe):
         parts = gradient.split([k.inputs[0].numel() * k.gradients.shape[-1] for k in state.layers])
         return torch.cat([self._solve(*triple) for triple in zip(state.layers, state.factors, parts, strict=True)])
 
-    def _solve(self, kept: Kept, factor: Tensor, part: Tensor) -> Tensor:
-        V = part.reshape(kept.inputs.shape[1], -1, kept.inputs.shape[-1])
-        projected = ((kept.gradients.transpose(0, 1) @ V) * kept.inputs.transpose(0, 1)).sum((0, 2))
-        solved = numerics.cholesky_solve((kept.mixing.T @ projected).double()[:, None], factor)[:, 0]
-        scaled = kept.inputs * (kept.mixing @ solved.to(part.dtype))[:, None, None]
-        return (V - torch.einsum("rgm,rgd->gmd", kept.gradients, scaled)).flatten() / self.damping
+    def _solve(self, scores: Kept, factor: Tensor, part: Tensor) -> Tensor:
+        inputs, gradients, mixing, _ = scores
+        V = part.reshape(inputs.shape[1], -1, inputs.shape[-1])
+        projected = ((gradients.transpose(0, 1) @ V) * inputs.transpose(0, 1)).sum((0, 2))
+        solved = numerics.cholesky_solve((mixing.T @ projected).double()[:, None], factor)[:, 0]
+        scaled = inputs * (mixing @ solved.to(part.dtype))[:, None, None]
+        return (V - torch.einsum("rgm,rgd->gmd", gradients, scaled)).flatten() / self.damping
 
     def operator(self, state: State) -> BlockDiagonal:
         roots = [torch.einsum("rgm,rgd->gmdr", k.gradients, k.inputs).flatten(0, 2) @ k.mixing for k in state.layers]
@@ -138,5 +143,5 @@ class Hylo(FisherProbe):
 
 
 def _reduced(columns: Columns) -> tuple[Tensor, Tensor]:
-    """Mean inputs (b, G, D) and summed gradients (b, G, M) of every score, b = R N."""
+    """Mean inputs (R N, G, D) and summed gradients (R N, G, M) of the scores."""
     return columns.patches().mean(-1).repeat(len(columns.slopes), 1, 1), columns.slopes.sum(-1).flatten(0, 1)

@@ -72,7 +72,8 @@ class Kfac(FisherProbe):
 
     def _output_factors(self, tape: Tape, batch: Instance) -> list[Tensor]:
         if self.fisher_type == "forward-only":
-            return [_identities(layer.groups, layer.outputs, batch) for layer in batch.layers]
+            eyes = [torch.eye(la.outputs, dtype=batch.dtype, device=batch.device) for la in batch.layers]
+            return [eye.expand(la.groups, *eye.shape) for eye, la in zip(eyes, batch.layers, strict=True)]
         factors = {layer.name: OutputFactor(self.kfac_approx) for layer in batch.layers}
         for slopes in batch.slopes(tape, self.fisher_type, self.mc_samples, self.seed):
             for name, B_NGMS in slopes.items():
@@ -91,7 +92,3 @@ class Kfac(FisherProbe):
 
     def operator(self, state: Factored) -> BlockDiagonal:
         return BlockDiagonal(state.factors)
-
-
-def _identities(groups: int, order: int, batch: Instance) -> Tensor:
-    return torch.eye(order, dtype=batch.dtype, device=batch.device).expand(groups, order, order)

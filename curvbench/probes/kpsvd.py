@@ -57,7 +57,7 @@ class Kpsvd(FisherProbe):
         _, outputs, inputs = columns.layer.shape
         right = _normalized(input_factor(columns.layer, columns.inputs, "expand"))
         left = columns.contract_inputs(right)
-        scale = _nonzero(_norms(left))  # the square of a small singular value would not fit into float32
+        scale = _nonzero(_norms(left))  # because the square of a small singular value underflows in float32
 
         def around_inputs(A: Tensor) -> Tensor:
             return columns.contract_outputs(columns.contract_inputs(A) / scale) / scale
@@ -66,7 +66,7 @@ class Kpsvd(FisherProbe):
             return columns.contract_inputs(columns.contract_outputs(B) / scale) / scale
 
         try:
-            if outputs <= inputs:  # the smaller of the two is the one to keep every round of
+            if outputs <= inputs:  # because the basis has a factor per round, and smaller factors cost less
                 left = leading(around_outputs, left, self.iterations, self.tolerance)
                 right = _normalized(columns.contract_outputs(left))
             else:
@@ -86,38 +86,38 @@ class Kpsvd(FisherProbe):
 
 
 class NotReached(Exception):
-    """The rounds did not reach the tolerance: a pair that is not the best would be no lower bound for its family."""
+    """The rounds did not reach the tolerance, and only the best pair bounds the errors of other Kronecker products."""
 
 
 def leading(image: Callable[[Tensor], Tensor], start: Tensor, rounds: int, tolerance: float) -> Tensor:
     """The leading eigenvector of a positive map of symmetric matrices (G, m, m), itself positive semi-definite.
 
-    By Lanczos iteration with full orthogonalization, one problem per group; zero where ``start`` is.
+    Lanczos iteration with full orthogonalization finds it, group by group. Where ``start`` is zero the result is zero.
 
     Raises:
-        NotReached: a residual relative to its eigenvalue is above ``tolerance`` after all ``rounds``.
+        NotReached: after all ``rounds`` a residual, relative to its eigenvalue, is above ``tolerance``.
     """
     basis = _normalized(start)[:, None]
     projected = torch.zeros(len(start), 0, 0, dtype=torch.float64, device=start.device)
     for _ in range(rounds):
         projected = nn.functional.pad(projected, (0, 1, 0, 1))
-        found = image(basis[:, -1])
-        for _ in range(2):  # a single pass leaves what it rounds
-            weights = torch.einsum("gkab,gab->gk", basis, found)
-            found = found - torch.einsum("gk,gkab->gab", weights, basis)
-            projected[:, -1] += weights  # LAPACK reads the lower triangle
+        direction = image(basis[:, -1])
+        for _ in range(2):  # one pass leaves its own rounding
+            weights = torch.einsum("gkab,gab->gk", basis, direction)
+            direction = direction - torch.einsum("gk,gkab->gab", weights, basis)
+            projected[:, -1] += weights  # the row is enough: eigh reads the lower triangle
         values, vectors = torch.linalg.eigh(projected)
-        limit, rest = tolerance * values[:, -1], _norms(found)
+        limit, rest = tolerance * values[:, -1], _norms(direction)
         if bool((rest[:, 0, 0] * vectors[:, -1, -1].abs() <= limit).all()):
             return _semidefinite(torch.einsum("gk,gkab->gab", vectors[:, :, -1].to(basis.dtype), basis))
-        # Of a group that has been exhausted only rounding is left, which is no direction.
-        following = torch.where(rest > limit[:, None, None], found / _nonzero(rest), 0.0)
+        # In a group whose directions are exhausted only rounding is left.
+        following = torch.where(rest > limit[:, None, None], direction / _nonzero(rest), 0.0)
         basis = torch.cat([basis, following[:, None]], 1)
     raise NotReached(f"{rounds} rounds did not reach the tolerance {tolerance:g}")
 
 
 def _semidefinite(factors: Tensor) -> Tensor:
-    """Without what rounding and tolerance left below zero, whichever sign the eigenvector came with."""
+    """The factors with the sign that makes their trace positive, without negative eigenvalues of rounding."""
     sign = factors.diagonal(dim1=-2, dim2=-1).sum(-1).sign()[:, None, None]
     values, vectors = numerics.eigh(sign * factors)
     return (vectors * values[:, None]) @ vectors.mT
@@ -132,5 +132,5 @@ def _nonzero(norms: Tensor) -> Tensor:
 
 
 def _normalized(factors: Tensor) -> Tensor:
-    """Per group of Frobenius norm 1; zero where nothing flows."""
+    """Factors of Frobenius norm 1 per group; a zero factor stays zero."""
     return factors / _nonzero(_norms(factors))

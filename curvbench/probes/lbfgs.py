@@ -20,11 +20,11 @@ from curvbench.parts.ranges import at_least_one
 from curvbench.parts.storage import appended
 from curvbench.spec import About, Probe, StepRule
 
-_ACCEPTED = 1e-10
+_LEAST_COSINE = 1e-10  # of s and y in a pair: B would lose positive definiteness to rounding below
 
 
 class State(NamedTuple):
-    """Pairs s and y, oldest first, each (n, P); the model's gradient (P,) and how long it was at the beginning."""
+    """The pairs s and y, oldest first, each (n, P); the quadratic model's gradient (P,) and its length at the start."""
 
     steps: Tensor
     products: Tensor
@@ -83,11 +83,11 @@ class Lbfgs(Probe):
         direction = two_loop(state.steps, state.products, state.slope)
         step = -direction / torch.linalg.vector_norm(direction)
         product = batch.hessian_product(step)
-        curvature, smallest = step @ product, _ACCEPTED * torch.linalg.vector_norm(product)
+        curvature, smallest = step @ product, _LEAST_COSINE * torch.linalg.vector_norm(product)
         if bool(curvature.abs() <= smallest):  # flat: the model has no stationary point along s
             return state._replace(slope=torch.zeros_like(state.slope))
         slope = state.slope - (step @ state.slope) / curvature * product
-        # Past negative curvature the slope may grow: its direction is what counts.
+        # Along negative curvature the slope may grow; updates need its direction alone.
         slope = slope * (remaining / torch.linalg.vector_norm(slope)).clamp_max(1.0)
         if bool(curvature <= smallest):
             return state._replace(slope=slope)
@@ -99,13 +99,13 @@ class Lbfgs(Probe):
 
     def operator(self, state: State) -> Subspace:
         basis, triangle = torch.linalg.qr(torch.cat([state.steps, state.products]).T)
-        inside, pairs = triangle.T.double(), len(state.steps)
-        steps, products = inside[:pairs], inside[pairs:]
+        coordinates, pairs = triangle.T.double(), len(state.steps)
+        steps, products = coordinates[:pairs], coordinates[pairs:]
         rest = float(1 / _scale(steps, products)) if len(steps) else 1.0
         small = rest * torch.eye(basis.shape[1], dtype=torch.float64, device=basis.device)
         for s, y in zip(steps, products, strict=True):
-            pushed = small @ s
-            small = small - torch.outer(pushed, pushed) / (s @ pushed) + torch.outer(y, y) / (s @ y)
+            image = small @ s
+            small = small - torch.outer(image, image) / (s @ image) + torch.outer(y, y) / (s @ y)
         values, rotation = numerics.eigh(small)
         return Subspace(basis @ rotation.to(basis.dtype), values.to(basis.dtype), rest)
 

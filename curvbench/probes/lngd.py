@@ -4,9 +4,10 @@ The Fisher ``lg`` takes for the gradient at a layer's output J^T e, with e ~ N(0
 layer's input in this layer's output; for the output layer J = I, or ``output=likelihood`` the type-2 Fisher. Only
 squares of J^T e are used, whose expectation is known: nothing needs to be sampled. Positions count as samples, ignored
 tokens included. Corrected here: Eq. 13 is a mean of squares, Eq. 14 weighs the old value. The whole method has
-``layer_rate=corrected``; without it is the paper's LNGD-sample, with it and ``type-2`` its LNGD-lr. The rate is
-made of every step's own batch, however old the factors are (Algorithm 1). It bounds step times gradient by 1, not the
-step: with a small ``mu``, which is not reported, small gradients take the longest steps, and no rate trains better.
+``layer_rate=corrected``. Without a layer rate it is the paper's LNGD-sample, with the rate and ``type-2`` LNGD-lr. The
+rate is computed from every step's own batch, however old the factors are (Algorithm 1). It bounds <p, g> by 1, not |p|.
+The paper does not report ``mu``. If ``mu`` is small, layers with small gradients take the largest steps, and training
+without the rate works better here.
 """
 
 from __future__ import annotations
@@ -30,7 +31,11 @@ LocalFisher = Literal["lg", "lg_mc", "mc", "empirical", "type-2"]
 
 
 class State(NamedTuple):
-    """Per layer Phi (G, D, D) and psi (G, M), then what the step needs: (Phi + .)^-1, 1 / (psi + .), data scores."""
+    """Per layer Phi (G, D, D) and psi (G, M), and what the step needs of them.
+
+    ``inverses``: of the damped Phi. ``scales``: 1 / the damped psi. ``scores``: the step's own scores of the data's
+    labels, for the layer rate. ``terms``: the number of loss terms in these scores.
+    """
 
     phis: list[Tensor]
     psis: list[Tensor]
@@ -116,9 +121,10 @@ class Lngd(Follows, Probe):
     def update(self, state: State | None, batch: Instance) -> State:
         tape = batch.tape()
         draws = self.draws if self.phi == "local_vjp" else None
-        found = energies(batch, tape, self.fisher_type, self.mc_samples, self.seed, draws, self.output == "likelihood")
-        parts = [factors(la, tape.inputs[la.name], found[la.name], batch.terms) for la in batch.layers]
-        phis, psis = [phi for phi, _ in parts], [psi for _, psi in parts]
+        at_ends = self.output == "likelihood"
+        squares = energies(batch, tape, self.fisher_type, self.mc_samples, self.seed, draws, at_ends)
+        pairs = [factors(la, tape.inputs[la.name], squares[la.name], batch.terms) for la in batch.layers]
+        phis, psis = [phi for phi, _ in pairs], [psi for _, psi in pairs]
         if state is not None:
             weight = self.ema if self.ema_rule == "corrected" else 1 - self.ema
             phis, psis = states.blend([state.phis, state.psis], [phis, psis], weight)
@@ -138,8 +144,8 @@ class Lngd(Follows, Probe):
         parts = gradient.split([psi.numel() * phi.shape[-1] for phi, psi in zip(state.phis, state.psis, strict=True)])
         triples = zip(parts, state.inverses, state.scales, strict=True)
         steps = [(s[..., None] * (part.reshape(*s.shape, -1) @ inverse)).flatten() for part, inverse, s in triples]
-        rate = self.layer_rate != "none"
-        return torch.cat(rated(steps, parts, state.scores, state.terms, self.mu) if rate else steps)
+        has_rate = self.layer_rate != "none"
+        return torch.cat(rated(steps, parts, state.scores, state.terms, self.mu) if has_rate else steps)
 
     def operator(self, state: State) -> BlockDiagonal:
         return BlockDiagonal([Kronecker(p.diag_embed(), phi) for p, phi in zip(state.psis, state.phis, strict=True)])

@@ -1,8 +1,8 @@
 """Mini-block Fisher: one small block per output unit or kernel, or their mean (Bahamou, Goldfarb and Ren 2023).
 
 A Linear has one block per output unit, the bias inside. A convolution has one per pair of output and input channel,
-of k_h k_w entries; the bias of an output channel belongs to no pair and is a block of one entry. Of the paper only the
-abstract is known here: its Fisher is the empirical one (``fisher_type``), which blocks it averages is our reading.
+of k_h k_w entries; the bias of an output channel belongs to no pair and is a block of one entry. Only the paper's
+abstract is known here: its Fisher is the empirical one (``fisher_type``). Which blocks it averages is our reading.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Mbf(FisherProbe):
     )
 
     def unsupported(self, instance: Instance) -> str | None:
-        entries = sum(_stored(size, self.fc == "all") for size in instance.sizes.values())
+        entries = sum(_entries(size, self.fc == "all") for size in instance.sizes.values())
         return too_large("mini-blocks", entries, instance.dtype)
 
     def update(self, state: list[MiniBlocks] | None, batch: Instance) -> list[MiniBlocks]:
@@ -95,13 +95,7 @@ class Mbf(FisherProbe):
         return BlockDiagonal([mini.operator() for mini in state])
 
 
-def _stored(size: LayerSize, every_unit: bool) -> int:
-    """Entries of the blocks before any mean is taken."""
+def _entries(size: LayerSize, every_unit: bool) -> int:
+    """The entries of a layer's blocks before any mean is taken."""
     rows = size.groups * size.outputs
     return rows * size.inputs * size.kernel if size.kernel else size.inputs**2 * (rows if every_unit else 1)
-
-
-def _averaging(M: int, D: int, S: int, samples: int, b: int) -> float:
-    """Of a Linear: sum W^T W = X (sum B^T B) X^T per sample, or with the matrices W formed."""
-    kernels = b * M * S**2 + samples * D * S * (S + D)
-    return min(kernels, b * M * D * (S + D)) if S > 1 else samples * D**2 + b * M

@@ -1,8 +1,8 @@
 """QNG, quasi-natural gradient (He et al., SIAM J. Optim. 2022; as restated by Ginger, Sec. 2).
 
 With q = A^-1 d and K = sqrt(alpha) I + beta q q^T, the product A K of all factors is a root of the running average
-alpha G + (1 - alpha) d d^T, G_0 = I, of gradients with drawn labels. Only the last ``memory`` factors are kept, not
-decayed: what is represented is their product alone, alpha^n I plus rank n.
+alpha G + (1 - alpha) d d^T, G_0 = I, of gradients with drawn labels. Only the last ``memory`` factors are kept, and
+they are not decayed: the represented matrix is their product alone, alpha^n I plus rank n.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Recursion = Literal["product", "sum"]
 
 
 class State(NamedTuple):
-    """The vectors q of the factors that are kept, oldest first, (n, P), what each takes away, (n,), the updates."""
+    """The kept factors, oldest first: q (n, P), and the coefficient of q q^T in the inverse (n,). The update count."""
 
     vectors: Tensor
     shrinkage: Tensor
@@ -84,13 +84,13 @@ class Qng(Probe):
         return append(state, gradient, self.decay, self.memory, self.recursion)
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
-        pulled = inverse(state.vectors, state.shrinkage, gradient, self.decay, self.recursion)
-        return inverse(state.vectors.flip(0), state.shrinkage.flip(0), pulled, self.decay, self.recursion)
+        half = inverse(state.vectors, state.shrinkage, gradient, self.decay, self.recursion)
+        return inverse(state.vectors.flip(0), state.shrinkage.flip(0), half, self.decay, self.recursion)
 
     def operator(self, state: State) -> Subspace:
         basis, triangle = torch.linalg.qr(state.vectors.T)
-        inside = triangle.T.double()
-        root = self._root(inside) if self.recursion == "product" else self._root_of_sum(inside)
+        coordinates = triangle.T.double()
+        root = self._root(coordinates) if self.recursion == "product" else self._root_of_sum(coordinates)
         left, scales, _ = torch.linalg.svd(root)
         values, rest = scales.square(), self.decay ** len(state.vectors)
         if not self.floor:
@@ -106,11 +106,11 @@ class Qng(Probe):
         return root
 
     def _root_of_sum(self, vectors: Tensor) -> Tensor:
-        """The inverse of the symmetric matrix that ``sum`` applies; one that is singular is far out, not infinite."""
+        """The inverse of the symmetric matrix that ``sum`` applies, finite also if that matrix is singular (n, n)."""
         eye = torch.eye(vectors.shape[1], dtype=vectors.dtype, device=vectors.device)
         values, basis = torch.linalg.eigh(eye - (vectors.T * _shrinkage(vectors.square().sum(1), self.decay)) @ vectors)
-        away = values.abs().clamp_min(torch.finfo(values.dtype).eps)
-        return self.decay ** (len(vectors) / 2) * (basis / away) @ basis.T
+        magnitudes = values.abs().clamp_min(torch.finfo(values.dtype).eps)
+        return self.decay ** (len(vectors) / 2) * (basis / magnitudes) @ basis.T
 
 
 def append(state: State, vector: Tensor, decay: float, memory: int, recursion: Recursion = "product") -> State:
@@ -123,7 +123,7 @@ def append(state: State, vector: Tensor, decay: float, memory: int, recursion: R
 def inverse(
     vectors: Tensor, shrinkage: Tensor, vector: Tensor, decay: float, recursion: Recursion = "product"
 ) -> Tensor:
-    """The inverse factors applied one after the other, in the order given; (P,)."""
+    """The inverse factors applied to a vector (P,), one after the other in the order given."""
     result = vector
     for q, share in zip(vectors, shrinkage, strict=True):
         result = result - share * (q @ (result if recursion == "product" else vector)) * q
@@ -131,6 +131,6 @@ def inverse(
 
 
 def _shrinkage(squares: Tensor, decay: float) -> Tensor:
-    """(1 - sqrt(alpha / (alpha + (1 - alpha) |q|^2))) / |q|^2, without its cancellation; finite for q = 0."""
-    grown = (decay + (1 - decay) * squares).sqrt()
-    return (1 - decay) / (grown * (grown + decay**0.5))
+    """(1 - sqrt(alpha / (alpha + (1 - alpha) |q|^2))) / |q|^2 in a form without cancellation, finite for q = 0."""
+    root = (decay + (1 - decay) * squares).sqrt()
+    return (1 - decay) / (root * (root + decay**0.5))

@@ -1,9 +1,9 @@
 """Shampoo (Gupta, Koren, Singer 2018), matrix case: convolutions as matrices, one pair of factors per group.
 
-L and R sum G G^T and G^T G over the updates, G the batch's mean gradient, and begin with epsilon I: it is added to
-their eigenvalues, which are not negative, so that rounding of the largest cannot make a factor singular. The
+L and R sum G G^T and G^T G over the updates, G the batch's mean gradient, and begin with epsilon I. The epsilon is
+added to the eigenvalues of the sums, so that rounding of the largest eigenvalue cannot make a factor singular. The
 represented matrix is L^(1/2) (x) R^(1/2), an upper bound of the summed outer products up to a rank. The step
-applies its inverse root, L^(-1/4) G R^(-1/4); many ports use the exponent -1/2, which is its inverse.
+applies the inverse root of this matrix, L^(-1/4) G R^(-1/4); many ports use the exponent -1/2, which is its inverse.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ Exponent = Literal["paper", "ports"]
 
 
 class State(NamedTuple):
-    """Per layer the sums L (G, M, M) and R (G, D, D) without epsilon I, their inverse roots; the number of updates."""
+    """Per layer the sums L (G, M, M) and R (G, D, D) without epsilon I, and the powers of both that a step applies.
+
+    ``taken``: the number of updates so far.
+    """
 
     sums: list[tuple[Tensor, Tensor]]
     taken: int
@@ -101,7 +104,7 @@ class Shampoo(Probe):
 def _power(matrix: Tensor, epsilon: float, exponent: float) -> Tensor:
     """A power of epsilon I + PSD matrices (G, n, n); raises ValueError for a negative power of a singular one.
 
-    Below the rounding of the largest eigenvalue none is known: its inverse would magnify the rounding of gradients.
+    Eigenvalues below the rounding of the largest one are raised to it, because their inverses would magnify rounding.
     """
     values, basis = numerics.eigh(matrix)
     values = values + epsilon

@@ -1,9 +1,9 @@
 """SKFAC: K-FAC of the current batch whose factors are never formed (Tang et al. 2021).
 
-A factor is U U^T with few columns: one per sample, for inputs and gradients are reduced over the positions of a
-layer. Its damped inverse is (I - U (s I + U^T U)^-1 U^T) / s with s = sqrt(damping), by Sherman-Morrison-Woodbury. Of
-the paper only the abstract is known here, which reduces a convolution by "Spatial Subsampling" or "Reduce Sum": that
-inputs are averaged and gradients summed, as in K-FAC's ``reduce``, is our reading.
+A factor is U U^T with one column per sample, because inputs and gradients are reduced over the positions of a layer.
+Its damped inverse is (I - U (s I + U^T U)^-1 U^T) / s with s = sqrt(damping), by Sherman-Morrison-Woodbury. Only the
+paper's abstract is known here. It reduces a convolution by "Spatial Subsampling" or "Reduce Sum"; our reading is that
+inputs are averaged and gradients summed, as in K-FAC's ``reduce``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from curvbench.spec import About, FisherProbe
 
 
 class Root(NamedTuple):
-    """A factor U U^T by U (G, n, columns), and the Cholesky factor of its damped Gram matrix."""
+    """A factor U U^T: its root U (G, n, K), and the Cholesky factor of the damped Gram matrix of U (G, K, K)."""
 
     columns: Tensor
     gram_factor: Tensor | None = None
@@ -32,7 +32,7 @@ class Root(NamedTuple):
         return self.columns @ self.columns.mT
 
     def factorized(self, shift: float) -> Root:
-        """With the Cholesky factor of shift I + U^T U."""
+        """The same root with the Cholesky factor of shift I + U^T U."""
         gram = self.columns.mT @ self.columns
         return self._replace(gram_factor=numerics.damped_cholesky(gram, shift))
 
@@ -75,11 +75,11 @@ class Skfac(FisherProbe):
 
     def update(self, state: State | None, batch: Instance) -> State:
         tape = batch.tape()
-        pulled: dict[str, list[Tensor]] = {layer.name: [] for layer in batch.layers}
+        gradients: dict[str, list[Tensor]] = {layer.name: [] for layer in batch.layers}
         for slopes in batch.slopes(tape, self.fisher_type, self.mc_samples, self.seed):
             for name, B_NGMS in slopes.items():
-                pulled[name].append(B_NGMS.sum(-1))
-        outputs = [_root(torch.cat(pulled[layer.name]), batch.terms) for layer in batch.layers]
+                gradients[name].append(B_NGMS.sum(-1))
+        outputs = [_root(torch.cat(gradients[layer.name]), batch.terms) for layer in batch.layers]
         means = (mean_patch(layer, tape.inputs[layer.name]) for layer in batch.layers)
         return State(outputs, [_root(mean_NGD, batch.samples) for mean_NGD in means])
 

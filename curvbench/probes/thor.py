@@ -1,6 +1,6 @@
 """THOR: K-FAC whose factors are cut to diagonal blocks (Chen et al. 2021).
 
-Each block is damped by sqrt(damping) and inverted on its own; 128 rows and the square root are the public code's.
+Each block is damped by sqrt(damping) and inverted on its own. The 128 rows and the square root follow the public code.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Split(NamedTuple):
         return torch.cat([block @ part for block, part in zip(self.blocks, parts, strict=True)], dim=1)
 
     def inverse(self, shift: float) -> Split:
-        """Of every block with shift I added."""
+        """The inverses of all blocks with shift I added."""
         return Split([numerics.damped_inverse(block, shift) for block in self.blocks])
 
     def dense(self) -> Tensor:

@@ -1,7 +1,7 @@
 """TKFAC: the Kronecker product with the block's own partial traces (Gao et al. 2021, the trace restriction).
 
-Positions of a shared layer count as independent samples (``expand``): its trace is exact where their cross terms
-vanish, as they do for a layer that is applied once.
+Positions of a shared layer count as independent samples (``expand``): the trace is exact where the cross terms of
+positions vanish. A layer that is applied once has no cross terms.
 """
 
 from __future__ import annotations
@@ -81,12 +81,12 @@ class Tkfac(FisherProbe):
 
 
 def _traces(X_NGDS: Tensor, outputs: Tensor, weights_NG1S: Tensor, terms: int) -> Kronecker:
-    """The partial traces, which are means over the batch, so that running averages and other ranks' may join them."""
+    """The partial traces as means over the batch, so that running averages and ranks can combine them."""
     return Kronecker(outputs / terms, second_moment(X_NGDS * weights_NG1S.sqrt()) / terms)
 
 
 def _scaled(state: Factored) -> Factored:
-    """Both partial traces have the block's trace, and their product divided by it has it again; zero stays zero."""
+    """The partial traces over sqrt(t), t the block's trace, so that their product has the trace t; zero stays zero."""
     return state._replace(factors=[_over_root(factor) for factor in state.factors])
 
 

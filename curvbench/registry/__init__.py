@@ -1,4 +1,4 @@
-"""Probes, problems and suites by name or by file, and what they say of themselves."""
+"""Probes, problems and suites by name or by file, and their descriptions."""
 
 from curvbench.registry.about import describe
 from curvbench.registry.components import (

@@ -1,4 +1,4 @@
-"""What a component says of itself, as `curvbench list --json` and the docs show it."""
+"""The description of a component, as `curvbench list --json` and the docs show it."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from curvbench.spec.fields import types_of
 
 
 def describe(name: str, component: type[Component]) -> dict[str, Any]:
-    """A component as ``curvbench list --json`` shows it; of a probe its method as well.
+    """The entries of a component in ``curvbench list --json``; a probe has those of its method too.
 
-    Always name, first line of the docstring, and the hyperparameters: their defaults (None: must be given), what they
-    may be, what they mean.
+    Every component has a name, the first line of its docstring, and for each hyperparameter the default, the allowed
+    values and the meaning. The default None means that None is the default, or that the value must be given.
     """
     defaults = {f.name: f.default for f in dataclasses.fields(component)}  # type: ignore[arg-type]
     description = (inspect.getdoc(component) or "").partition("\n")[0]
-    known = {
+    entries = {
         "name": name,
         "description": description,
         "hyperparameters": {key: None if value is dataclasses.MISSING else value for key, value in defaults.items()},
         "allowed": {key: allowed(annotation) for key, annotation in _narrowed(component).items()},
         "meanings": _meanings(component),
     }
-    return known | _method(component, description) if issubclass(component, Probe) else known
+    return entries | _method(component, description) if issubclass(component, Probe) else entries
 
 
 def _narrowed(component: type[Component]) -> dict[str, Any]:
-    """Annotations of the fields, that of ``fisher_type`` with what the probe takes."""
+    """The annotations of the fields; ``fisher_type`` has only the types that the probe takes."""
     kinds = getattr(component, "fisher_types", None)
     return types_of(component) | ({"fisher_type": operator.getitem(Literal, kinds)} if kinds else {})
 
@@ -56,7 +56,7 @@ def _method(probe: type[Probe], description: str) -> dict[str, Any]:
 
 
 def _fisher(probe: type[Probe]) -> dict[str, Any]:
-    """The default and all types that a probe takes; none for one that uses no Fisher."""
+    """The default and all types of Fisher that a probe takes; no types if it uses no Fisher."""
     for key in ("fisher_type", "statistic"):
         default = getattr(probe, key)
         if default is None:
@@ -68,7 +68,7 @@ def _fisher(probe: type[Probe]) -> dict[str, Any]:
 
 
 def _errata(entry: str) -> list[dict[str, str]]:
-    """The erratum of an id, all of a paper (``E-F``), or a probe's own text."""
+    """The erratum of an id, all errata of a paper (``E-F``), or a probe's own text."""
     ids = [entry] if entry in ERRATA else [i for i in ERRATA if re.fullmatch(rf"{re.escape(entry)}\d+", i)]
     if not ids:
         return [{"id": "", "severity": "", "text": entry}]
@@ -76,11 +76,11 @@ def _errata(entry: str) -> list[dict[str, str]]:
 
 
 def _meanings(component: type[Component]) -> dict[str, str]:
-    """What docstrings say of the fields: what follows a name and a colon, up to the next one or the paragraph's end."""
+    """The meanings of the fields in docstrings: the text from ``name`` and a colon to the next field or paragraph."""
     names = [f.name for f in dataclasses.fields(component)]  # type: ignore[arg-type]
-    found: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     for base in reversed(component.__mro__):
         for paragraph in inspect.cleandoc(base.__doc__ or "").split("\n\n"):
             pieces = re.split(rf"``({'|'.join(names)})``: ", " ".join(paragraph.split())) if names else []
-            found |= {name: text.strip(" .;") for name, text in zip(pieces[1::2], pieces[2::2], strict=True)}
-    return {name: found.get(name, "") for name in names}
+            meanings |= {name: text.strip(" .;") for name, text in zip(pieces[1::2], pieces[2::2], strict=True)}
+    return {name: meanings.get(name, "") for name in names}

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from curvbench.registry.fields import alias, read, refuse_unknown
-from curvbench.registry.files import _one_line, load_file, source
+from curvbench.registry.files import load_file, on_one_line, source
 from curvbench.spec import Component, Probe, Problem, Training
 from curvbench.spec.fields import types_of
 from curvbench.words import near_misses
@@ -37,7 +37,7 @@ def problems() -> dict[str, type[Problem]]:
 
 
 def every_probe() -> list[Probe]:
-    """One of each probe that is found, with its defaults, by name."""
+    """Every probe with its defaults, in the order of names."""
     return [kind() for _, kind in sorted(probes().items())]
 
 
@@ -71,7 +71,7 @@ def selector(component: Component) -> str:
     """The text that ``parse_probe`` or ``parse_problem`` turns into ``component`` again."""
     kind = type(component)
     registered = probes() if isinstance(component, Probe) else problems()
-    names = [name for name, known in registered.items() if known is kind]
+    names = [name for name, component_type in registered.items() if component_type is kind]
     name = names[0] if names else f"{source(kind)}:{kind.__name__}"
     return f"{name}[{component.arguments}]" if component.arguments else name
 
@@ -84,10 +84,10 @@ def _discover(package: str, base: type[C]) -> dict[str, type[C]]:
 
 
 def _only(module: str, base: type[C]) -> type[C]:
-    found = _defined(importlib.import_module(module), base)
-    if len(found) != 1:
-        raise TypeError(f"{module} must define one {base.__name__}, found {len(found)}")
-    return found[0]
+    classes = _defined(importlib.import_module(module), base)
+    if len(classes) != 1:
+        raise TypeError(f"{module} must define one {base.__name__}, but defines {len(classes)}")
+    return classes[0]
 
 
 def _defined(module: ModuleType, base: type[C]) -> list[type[C]]:
@@ -96,25 +96,25 @@ def _defined(module: ModuleType, base: type[C]) -> list[type[C]]:
 
 
 def _plugins(group: str, base: type[C]) -> dict[str, type[C]]:
-    """The entry points of a group. A broken one of somebody else's package must not stop ours."""
-    found = {}
+    """The components of a group of entry points; one that cannot be loaded is a warning, because others work."""
+    components = {}
     for entry in entry_points(group=group):
         try:
             component = entry.load()
         except Exception as error:
-            warnings.warn(f"entry point {entry.name} = {entry.value} set aside: {_one_line(error)}", stacklevel=2)
+            warnings.warn(f"entry point {entry.name} = {entry.value} set aside: {on_one_line(error)}", stacklevel=2)
             continue
         if isinstance(component, type) and issubclass(component, base):
-            found[entry.name] = component
+            components[entry.name] = component
         else:
             warnings.warn(f"entry point {entry.name} = {entry.value} set aside: no {base.__name__}", stacklevel=2)
-    return found
+    return components
 
 
-def _lookup(kind: str, name: str, known: Mapping[str, type[C]]) -> type[C]:
-    if name not in known:
-        raise ValueError(f"unknown {kind} {name!r}: {near_misses(name, known)}")
-    return known[name]
+def _lookup(kind: str, name: str, components: Mapping[str, type[C]]) -> type[C]:
+    if name not in components:
+        raise ValueError(f"unknown {kind} {name!r}: {near_misses(name, components)}")
+    return components[name]
 
 
 def _parse(kind: str, text: str, base: type[C]) -> C:
@@ -133,14 +133,14 @@ def _parse(kind: str, text: str, base: type[C]) -> C:
 
 
 def _from_file(kind: str, file: re.Match[str], base: type[C]) -> type[C]:
-    known = {c.__name__: c for c in _defined(load_file(file["path"]), base)}
-    if file["name"] not in known:
-        raise ValueError(f"no {kind} {file['name']!r} in {file['path']!r}: {near_misses(file['name'], known)}")
-    return known[file["name"]]
+    classes = {c.__name__: c for c in _defined(load_file(file["path"]), base)}
+    if file["name"] not in classes:
+        raise ValueError(f"no {kind} {file['name']!r} in {file['path']!r}: {near_misses(file['name'], classes)}")
+    return classes[file["name"]]
 
 
 def _arguments(component: type[Component], name: str, text: str) -> dict[str, Any]:
-    """``key=value,...`` with every value read as the field's annotation says."""
+    """``key=value,...`` as a dictionary, with every value read by its field's annotation."""
     types = types_of(component)
     values = {}
     for part in filter(None, (part.strip() for part in text.split(","))):

@@ -1,4 +1,4 @@
-"""Hyperparameters that are read from text, as ``-p``, ``-m`` and ``-t`` give them."""
+"""Reading hyperparameters from text, as ``-p``, ``-m`` and ``-t`` give it."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def refuse_unknown(name: str, key: str, types: Mapping[str, Any]) -> None:
-    """Raise ValueError, naming the fields ``types``, where ``key`` is not among them."""
+    """Raise ValueError if ``key`` is none of the fields ``types``."""
     if key not in types:
         raise ValueError(f"{name} has no hyperparameter {key!r}; it has {', '.join(types) or 'none'}")
 
 
 def alias(key: str, value: Any) -> Any:
-    """Other spellings of the type-2 Fisher, so that one probe has one label."""
+    """The value with one spelling of the type-2 Fisher, so that a probe has one label."""
     return canonical_type(value) if key == "fisher_type" else value
 
 
 def read(what: str, text: str, annotation: Any) -> Any:
-    """The value that ``text`` means where ``annotation`` stands; raises ValueError where it means none."""
+    """The value of an ``annotation`` that ``text`` means; raises ValueError if it means none."""
     members = options(annotation)
     if NoneType in members and text.lower() == "none":
         return None
@@ -42,7 +42,7 @@ def _readings(text: str, option: Any) -> list[Any]:
         return [value for value in typing.get_args(option) if str(value) == text]
     if typing.get_origin(option) is tuple:
         readings = [_readings(part, typing.get_args(option)[0]) for part in text.split("/") if text]
-        return [tuple(found[0] for found in readings)] if all(readings) else []
+        return [tuple(values[0] for values in readings)] if all(readings) else []
     if option is bool:
         return [BOOLEANS[text.lower()]] if text.lower() in BOOLEANS else []
     try:

@@ -1,4 +1,4 @@
-"""Files of users: probes, problems and suites that are known by their path."""
+"""Files of users: probes, problems and suites that are loaded by path."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from pathlib import Path
 from types import ModuleType
 
 from curvbench.spec import Suite
+from curvbench.words import one_line
 
-BY_PATH = "curvbench_file_"  # begins the names of modules that are known by their file alone
-_files: dict[str, Path] = {}  # by the names of their modules
+BY_PATH = "curvbench_file_"  # the beginning of the module names of files that are loaded by path
+_files: dict[str, Path] = {}  # by module name
 _suites: set[Path] = set()
 
 
@@ -28,7 +29,7 @@ def source(component: type) -> Path:
 
 
 class _Files(MetaPathFinder):
-    """Finds the modules of files that ``expect`` was told of."""
+    """Finds the modules of files that ``expect`` was given."""
 
     def find_spec(self, name: str, path: object, target: object = None) -> ModuleSpec | None:
         return importlib.util.spec_from_file_location(name, _files[name]) if name in _files else None
@@ -38,14 +39,14 @@ sys.meta_path.append(_Files())
 
 
 def expect(files: Iterable[Path]) -> None:
-    """Let objects that files define be unpickled: each file is loaded when the first of its objects comes."""
+    """Let objects that these files define be unpickled; a file is loaded when its first object is unpickled."""
     _files.update({_module_name(path): path for path in files})
 
 
 def load_file(path: str | Path) -> ModuleType:
-    """A Python file as a module, under a name that its absolute path decides, so that its objects can be pickled.
+    """A Python file as a module, named after the absolute path, so that objects of the file can be pickled.
 
-    It can import what lies beside it.
+    The file can import the files beside it.
 
     Raises:
         ValueError: the file does not exist or raises on import.
@@ -60,16 +61,16 @@ def load_file(path: str | Path) -> ModuleType:
         return importlib.import_module(_module_name(path))
     except (Exception, SystemExit) as error:
         del _files[_module_name(path)]
-        raise ValueError(f"cannot import {str(path)!r}: {_one_line(error)}") from error
+        raise ValueError(f"cannot import {str(path)!r}: {on_one_line(error)}") from error
 
 
 def loaded_files() -> list[Path]:
-    """The files that ``load_file`` has loaded, in order: what another process has to ``expect`` before unpickling."""
+    """The files that ``load_file`` has loaded, in order; another process has to ``expect`` them before unpickling."""
     return list(_files.values())
 
 
 def loaded_suites() -> set[Path]:
-    """The files of the suites among them."""
+    """The files that ``load_suite`` has loaded."""
     return set(_suites)
 
 
@@ -77,19 +78,19 @@ def load_suite(path: str | Path) -> tuple[str, Suite]:
     """Name and suite of a suite file, given with or without ``.py``.
 
     Raises:
-        ValueError: no such file, it cannot be imported, or it binds no Suite to SUITE.
+        ValueError: the file does not exist, cannot be imported, or binds no Suite to SUITE.
     """
     file = suite_file(path)
     suite = getattr(load_file(file), "SUITE", None)
     if not isinstance(suite, Suite):
-        found = "is not there" if suite is None else f"is of type {type(suite).__name__}"
-        raise ValueError(f"{str(file)!r} must bind a curvbench.spec.Suite to SUITE, which {found}")
+        fault = "is not there" if suite is None else f"is of type {type(suite).__name__}"
+        raise ValueError(f"{str(file)!r} must bind a curvbench.spec.Suite to SUITE, which {fault}")
     _suites.add(file.resolve())
     return file.stem, suite
 
 
 def suite_file(path: str | Path) -> Path:
-    """The file of a suite given with or without ``.py``; raises ValueError, with near misses, where there is none."""
+    """The file of a suite given with or without ``.py``; raises ValueError with near misses if there is none."""
     path = Path(path)
     candidates = (path, path.with_name(f"{path.name}.py")) if path.name else ()
     file = next((candidate for candidate in candidates if candidate.is_file()), None)
@@ -99,20 +100,21 @@ def suite_file(path: str | Path) -> Path:
 
 
 def suite_files(path: str | Path) -> list[Path]:
-    """The suites of a folder, by name, or ``path`` itself where ``suite_file`` finds one; ValueError for none."""
+    """The suites of a folder, by name, or ``path`` itself if it is a suite; raises ValueError if there is none."""
     path = Path(path)
     is_folder = path.is_dir() and not path.with_name(f"{path.name}.py").is_file()
-    found = sorted(file for file in path.glob("*.py") if not file.name.startswith("_")) if is_folder else []
-    if not found:
+    files = sorted(file for file in path.glob("*.py") if not file.name.startswith("_")) if is_folder else []
+    if not files:
         suite_file(path)
-    return found or [path]
+    return files or [path]
 
 
-def _hint(name: str, known: Mapping[str, str]) -> str:
-    """Near misses among the suites, given as they have to be typed."""
-    near = [known[key] for key in difflib.get_close_matches(name, sorted(known), n=3)]
-    there = f"; there are {', '.join(sorted(known.values()))}" if known else ""
-    return f"; did you mean {', '.join(near)}?" if near else there
+def _hint(name: str, suites: Mapping[str, str]) -> str:
+    """The near misses of a name among the suites, or all suites, as a user types them."""
+    near = [suites[key] for key in difflib.get_close_matches(name, sorted(suites), n=3)]
+    if near:
+        return f"; did you mean {', '.join(near)}?"
+    return f"; there are {', '.join(sorted(suites.values()))}" if suites else ""
 
 
 def _suites_near(path: Path) -> dict[str, str]:
@@ -126,5 +128,6 @@ def _module_name(path: Path) -> str:
     return f"{BY_PATH}{stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
 
 
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+def on_one_line(error: BaseException) -> str:
+    """Type and text of an error on one line."""
+    return f"{type(error).__name__}: {one_line(error)}"

@@ -19,7 +19,6 @@ from torch import Tensor
 from curvbench import FisherProbe, Instance
 from curvbench.instance.tape import evaluation
 from curvbench.operators import BlockDiagonal, Dense, Kronecker, RotatedDiagonal
-from curvbench.parts.ranges import one_of
 from curvbench.spec import Layer
 
 Bias = Literal["joint", "separate"]
@@ -96,12 +95,6 @@ class CurvlinopsKfac(FisherProbe):
     bias: Bias = "joint"
     damping_rule: Damping = "exact"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        one_of(self, "kfac_approx", Approx)
-        one_of(self, "bias", Bias)
-        one_of(self, "damping_rule", Damping)
-
     def damping_unit(self, terms: int) -> float | None:
         return None if self.damping_rule == "each" else 1.0  # of a factor, not of the product
 
@@ -141,11 +134,6 @@ class CurvlinopsEkfac(FisherProbe):
 
     kfac_approx: Approx = "expand"
     bias: Bias = "joint"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        one_of(self, "kfac_approx", Approx)
-        one_of(self, "bias", Bias)
 
     def unsupported(self, instance: Instance) -> str | None:
         return refusal("curvlinops", instance)

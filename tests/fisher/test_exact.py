@@ -189,7 +189,7 @@ def test_inner_product_with_itself(fisher, dense: Tensor) -> None:
 def test_natural_gradient_and_solve(
     fisher, judge: Truth, dense: Tensor, vectors: Tensor, relative_damping: float
 ) -> None:
-    """O2. Forward errors grow with the condition number, for the dense solution as well."""
+    """Steps are the dense solves. Errors grow with the condition number, those of the dense solve as well."""
     damping = relative_damping * float(torch.linalg.eigvalsh(dense)[-1])
     tolerance = max(1e-10, 1e-14 / relative_damping)
     gradient = judge.gradient
@@ -321,7 +321,7 @@ def test_mc_labels_follow_the_model() -> None:
 
 @pytest.mark.parametrize("name", ["mlp_tanh", "mlp_gaussian", "tokens", "tokens_gaussian", "nasty_cnn"])
 def test_mc_converges_to_type_2(name: str) -> None:
-    """Error proportional to K^-1/2: a factor of 10 for 100 times the samples, more than 4 required (O1)."""
+    """Error proportional to K^-1/2: a factor of 10 for 100 times the samples, more than 4 required."""
     errors = []
     for draws in (3, 300):
         distances = [
@@ -400,7 +400,7 @@ def test_empirical_is_mc_with_the_data_as_labels() -> None:
 
 
 def test_gram_adds_up_over_layers() -> None:
-    """O2."""
+    """The Gram matrix of the network is the sum of those of its layers."""
     for name in ("nasty_cnn", "tokens"):
         fisher = fisher_of(name)
         parts = [fisher.layer(layer.name).gram() for layer in instance_of(name).layers]

@@ -1,4 +1,4 @@
-"""Every operator against a dense matrix built by hand: products, solves, norms, eigenvalues, diagonals, blocks."""
+"""Every operator against a dense matrix built by hand."""
 
 from __future__ import annotations
 
@@ -274,11 +274,11 @@ def test_solve_without_damping(pair: Pair) -> None:
         # no inverse exists: a refusal, or the minimum-norm answer for a vector in the range; never a NaN
         product = pair.operator.matvec(vector)
         try:
-            solution = pair.operator.solve(product, 0.0)
+            found = pair.operator.solve(product, 0.0)
         except (ValueError, torch.linalg.LinAlgError) as refusal:
             assert "\n" not in str(refusal)
         else:
-            assert near(pair.operator.matvec(solution), product, 1e-6)
+            assert near(pair.operator.matvec(found), product, 1e-6)
     else:
         assert near(pair.operator.solve(vector, 0.0), torch.linalg.solve(pair.dense, vector))
 
@@ -384,8 +384,8 @@ def test_kronecker_of_any_shape(g: int, m: int, d: int, rank: int, damping: floa
     operator, vector = operators.Kronecker(left, right), randn(g * m * d)
     assert near(operator.to_dense(), dense)
     assert near(operator.diagonal(), dense.diagonal())
-    solution = operator.solve(operator.matvec(vector) + damping * vector, damping)
-    assert near(solution, vector, max(1e-10, 1e-14 * float(dense.norm()) / damping))
+    found = operator.solve(operator.matvec(vector) + damping * vector, damping)
+    assert near(found, vector, max(1e-10, 1e-14 * float(dense.norm()) / damping))
 
 
 @settings(deadline=None, max_examples=40)
@@ -411,5 +411,5 @@ def test_low_rank_of_any_shape(size: int, k: int, shift: float, damping: float, 
     assert near(operator.to_dense(), dense)
     assert near(float(operator.frobenius_norm()), dense.norm(), 1e-9)
     assert near(operator.eigenvalues(size), torch.linalg.eigvalsh(dense).flip(0))
-    solution = operator.solve(operator.matvec(vector) + damping * vector, damping)
-    assert near(solution, vector, max(1e-9, 1e-13 * float(dense.norm()) / damping))
+    found = operator.solve(operator.matvec(vector) + damping * vector, damping)
+    assert near(found, vector, max(1e-9, 1e-13 * float(dense.norm()) / damping))

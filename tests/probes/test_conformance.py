@@ -140,8 +140,7 @@ def test_precondition_is_the_damped_inverse(probe: Probe, supported: cb.Instance
     assert near(probe.precondition(state, 2 * v - w), 2 * first - second, 1e-9)
     assert abs(float(w @ first - v @ second)) <= 1e-9 * float(w.norm() * first.norm() + v.norm() * second.norm())
     assert float(v @ first) > 0
-    rule = getattr(probe, "damping_rule", "exact")
-    if rule == "exact" and (damping := probe.hyperparameters.get("damping")) is not None:
+    if damping := probe.solves_with:
         dense = probe.operator(state).to_dense()
         condition = 1 + float(dense.norm()) / damping
         assert near(first, probe.operator(state).solve(v, damping), max(1e-9, 1e-14 * condition))

@@ -1,4 +1,4 @@
-"""CW-NGD against blocks cut out of the dense empirical Fisher (O13), and the errata that change results."""
+"""CW-NGD against blocks cut out of the dense empirical Fisher, and the errata that change results."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def unit_blocks(judge: Truth, kind: str = "empirical") -> Tensor:
 
 
 def test_blocks_are_the_sum_of_the_exact_ones(case: Case, judge: Truth, instance: cb.Instance) -> None:
-    """O13, dense layers and channels of convolutions."""
+    """A block is the exact one of its unit, or of its channel in a convolution, summed over the batch."""
     expected = instance.terms * unit_blocks(judge)
     assert near(cb.fit(cb.probe("cwngd"), instance).to_dense(), expected)
     assert near(cb.fit(cb.probe("cwngd", scaling="mean"), instance).to_dense(), expected / instance.terms)
@@ -43,7 +43,7 @@ def test_type_2_is_the_unit_probe(case: Case, judge: Truth, instance: cb.Instanc
 
 @pytest.mark.parametrize("name", ["mlp_tanh", "nasty_cnn", "conv1d", "tokens", "mlp_many_samples"])
 def test_step_is_that_of_the_dense_blocks(name: str) -> None:
-    """O13: per-unit Woodbury (few samples) and Cholesky (many) = dense solve."""
+    """Woodbury (few samples) and Cholesky (many samples) of each unit are the dense solve."""
     instance, blocks = instance_of(name), instance_of(name).terms * unit_blocks(truth(name))
     expected = oracles.natural_gradient(blocks, truth(name).gradient, 1e-2)
     assert near(step_of(instance, damping=1e-2), expected, 1e-11)

@@ -1,4 +1,4 @@
-"""EKFAC: the projection of the exact block on the matrices that are diagonal in K-FAC's eigenbasis (O4, O5, O20)."""
+"""EKFAC: the projection of the exact block on the matrices that are diagonal in K-FAC's eigenbasis."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_is_the_projection_in_the_basis_of_kfac(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["type-2", "empirical"])
 def test_no_worse_than_kfac_in_every_layer(case: Case, judge: Truth, kind: str) -> None:
-    """O4, and Pythagoras of a projection: |F^|^2 + |F^ - F|^2 = |F|^2."""
+    """The error is at most K-FAC's, and the projection obeys Pythagoras: |F^|^2 + |F^ - F|^2 = |F|^2."""
     found = group_blocks(judge, dense_of(case.name, fisher_type=kind), kind)
     exact = group_blocks(judge, judge.fisher(kind), kind)
     for (part, block), (_, fisher) in zip(found, exact, strict=True):
@@ -47,7 +47,7 @@ def test_no_worse_than_kfac_in_every_layer(case: Case, judge: Truth, kind: str) 
 
 @pytest.mark.parametrize("kind", ["type-2", "mc", "empirical"])
 def test_trace_is_exact(case: Case, kind: str) -> None:
-    """O4, in every layer, convolutions included."""
+    """The trace of every layer is that of the exact block, convolutions included."""
     instance = instance_of(case.name)
     operator = cb.fit(cb.probe("ekfac", fisher_type=kind, seed=3), instance)
     fisher = cb.exact_fisher(instance, fisher_type=kind, seed=3)
@@ -58,7 +58,7 @@ def test_trace_is_exact(case: Case, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["type-2", "mc", "empirical"])
 def test_exact_for_one_sample(kind: str) -> None:
-    """O5."""
+    """The Fisher blocks of one sample are represented exactly."""
     found = dense_of("one_sample", fisher_type=kind, seed=3)
     dense = cb.exact_fisher(instance_of("one_sample"), fisher_type=kind, seed=3).to_dense()
     assert near(found, oracles.keep(dense, oracles.layer_sizes(truth("one_sample").model)))
@@ -67,7 +67,7 @@ def test_exact_for_one_sample(kind: str) -> None:
 @pytest.mark.parametrize("factor", [0.5, 3.0])
 @pytest.mark.parametrize("name", ["mlp_gaussian", "tokens_gaussian", "padded_cnn"])
 def test_scales_with_the_loss(name: str, factor: float) -> None:
-    """O20."""
+    """Scores times c make the empirical matrix c^2 times as large."""
     found = cb.fit(cb.probe("ekfac", fisher_type="empirical"), rescaled(name, factor)).to_dense()
     assert near(found, factor**2 * dense_of(name, fisher_type="empirical"), 1e-12)
 

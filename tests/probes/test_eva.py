@@ -1,4 +1,4 @@
-"""Eva: the rank-one matrix of the means, its Sherman-Morrison step, and why it needs data labels (O1, O5, O8, O20)."""
+"""Eva: the rank-one matrix of the means, its Sherman-Morrison step, and why it needs data labels."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_is_the_outer_product_of_the_means(case: Case, judge: Truth, positions: 
 
 
 def test_step_is_the_dense_damped_inverse(case: Case, judge: Truth) -> None:
-    """O8: Sherman-Morrison."""
+    """The Sherman-Morrison step is the dense solve."""
     instance, dense = instance_of(case.name), dense_of(case.name)
     probe = cb.probe("eva", damping=0.03)
     found = probe.precondition(probe.refresh(probe.fit(instance)), judge.gradient)
@@ -45,7 +45,7 @@ def test_step_is_the_dense_damped_inverse(case: Case, judge: Truth) -> None:
 
 
 def test_exact_for_one_sample() -> None:
-    """O5."""
+    """The Fisher blocks of one sample are represented exactly."""
     judge = truth("one_sample")
     assert near(dense_of("one_sample"), oracles.keep(judge.fisher("empirical"), oracles.layer_sizes(judge.model)))
 
@@ -78,7 +78,7 @@ def test_labels_of_the_model_are_refused_with_the_reason(kind: str) -> None:
 
 
 def test_labels_of_the_model_leave_nothing() -> None:
-    """O1, the reason: its matrix from expected scores is zero."""
+    """Expected scores are zero under the model, and so would be the matrix."""
     judge = truth("mlp_tanh")
     for term in judge.terms:
         probabilities = term.output.softmax(0)
@@ -88,7 +88,7 @@ def test_labels_of_the_model_leave_nothing() -> None:
 
 @pytest.mark.parametrize("name", ["mlp_gaussian", "tokens_gaussian", "padded_cnn"])
 def test_scales_with_the_loss(name: str) -> None:
-    """O20."""
+    """Scores times c make the empirical matrix c^2 times as large."""
     assert near(cb.fit(cb.probe("eva"), rescaled(name, 3.0)).to_dense(), 9 * dense_of(name), 1e-12)
 
 

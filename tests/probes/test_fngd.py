@@ -1,4 +1,4 @@
-"""FNGD (O16): weights of samples against dense natural gradients, the weighted backward pass, and the errata."""
+"""FNGD: weights of samples against dense natural gradients, the weighted backward pass, and the errata."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def dense_steps(name: str, alpha: float, per: float) -> list[tuple[Tensor, float
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("gram", ["mean", "raw"])
 def test_step_is_the_natural_gradient_of_every_layer(name: str, gram: str) -> None:
-    """O16, E-F12: ``natural`` is it, ``normalized`` leaves lambda out."""
+    """E-F12: ``natural`` is the dense natural gradient, ``normalized`` leaves lambda out."""
     steps = dense_steps(name, 0.01, len(truth(name).terms) if gram == "mean" else 1)
     natural = torch.cat([step for step, _ in steps])
     normalized = torch.cat([damping * step for step, damping in steps])
@@ -106,7 +106,7 @@ def test_printed_damping_is_plain_gradient_descent() -> None:
 def test_weighted_sums_are_sums_of_per_sample_gradients(
     case: Case, judge: Truth, instance: cb.Instance, accelerated: bool
 ) -> None:
-    """O16, E-F15: strides, padding of every mode, dilation, groups, biases, sequences."""
+    """E-F15: strides, padding of every mode, dilation, groups, biases, sequences."""
     factors = judge.factors("empirical")
     for columns in collect(instance, "empirical"):
         weights = torch.randn(columns.slopes.shape[:2]).double()

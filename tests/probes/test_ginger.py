@@ -1,4 +1,4 @@
-"""Ginger against dense running averages (O14, O18), and its printed forms against the repaired ones."""
+"""Ginger against dense running averages, and its printed forms against the repaired ones."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_the_average_starts_at_zero_and_can_be_corrected_for_it() -> None:
 
 
 def test_per_tensor_is_the_block_diagonal_of_the_average() -> None:
-    """O14."""
+    """Each layer's block is the diagonal block of the dense running average."""
     found = fitted("mlp_tanh", updates=6, rank=6, decay=DECAY, scope="per_tensor")
     sizes = [layer.size for layer in instance_of("mlp_tanh").layers]
     assert relative(found, oracles.keep(dense_ema(drawn("mlp_tanh", 6), DECAY), sizes)) < 1e-12
@@ -93,7 +93,7 @@ def test_more_ranks_than_parameters_are_unsupported() -> None:
     assert reason is not None and "rank" in reason
 
 
-# --- the recursion on any stream (O18) ---------------------------------------------------------------------
+# --- the recursion on any stream ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rank", [1, 3, 8])

@@ -1,4 +1,4 @@
-"""HyLo against the dense empirical Fisher of layers with reduced positions (O8)."""
+"""HyLo against the dense empirical Fisher of layers with reduced positions."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def reduced(name: str, kind: str = "empirical") -> Tensor:
 @pytest.mark.parametrize("name", [*DENSE_LAYERS, "nasty_cnn", "conv1d", "tokens", "dead_channel"])
 @pytest.mark.parametrize("kind", ["empirical", "type-2"])
 def test_all_scores_give_the_reduced_block(name: str, kind: str) -> None:
-    """O8: KID and KIS (without replacement) of everything."""
+    """KID and KIS (without replacement) that keep every score represent the reduced block."""
     expected = reduced(name, kind)
     assert near(dense(name, fisher_type=kind, variant="kid", rank=1.0), expected)
     assert near(dense(name, fisher_type=kind, variant="kis", weights="none", rank=1.0), expected)
@@ -68,7 +68,7 @@ def test_reduced_positions_are_not_exact_for_convolutions() -> None:
 
 @pytest.mark.parametrize("name", ["mlp_tanh", "nasty_cnn"])
 def test_importance_weights_are_unbiased(name: str) -> None:
-    """O8: the mean over draws tends to the block; without weights it does not."""
+    """The mean over draws tends to the block; without weights the mean does not."""
 
     def distance(draws: int, **options: Any) -> float:
         found = [dense(name, variant="kis", rank=0.5, seed=s, **options) for s in range(draws)]
@@ -170,7 +170,7 @@ def test_zero_kernels_have_one_pivot_and_no_curvature() -> None:
 @pytest.mark.parametrize("variant", ["kis", "kid", "kid_public"])
 @pytest.mark.parametrize("name", ["mlp_tanh", "nasty_cnn", "tokens"])
 def test_step_is_that_of_the_dense_matrix(name: str, variant: str) -> None:
-    """O8: the r x r kernel against a dense solve."""
+    """The solve with the r x r kernel is the dense solve."""
     instance, probe = instance_of(name), cb.probe("hylo", variant=variant, rank=0.3, damping=1e-2)
     step = probe.precondition(probe.refresh(probe.fit(instance)), instance.gradient())
     matrix = dense(name, variant=variant, rank=0.3, damping=1e-2)

@@ -1,4 +1,4 @@
-"""KPSVD: the best Kronecker product of every block, against the SVD of the dense rearranged block (O4, O5, O20)."""
+"""KPSVD: the best Kronecker product of every block, against the SVD of the dense rearranged block."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_smaller_tolerance_comes_nearer() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_kronecker_product_is_nearer(case: Case, judge: Truth, kind: str) -> None:
-    """O4, in every layer."""
+    """In every layer K-FAC and TKFAC have no smaller error."""
     exact = group_blocks(judge, judge.fisher(kind), kind)
 
     def errors(probe: str, **hyperparameters: Any) -> Tensor:
@@ -91,7 +91,7 @@ def test_factors_are_positive_semi_definite() -> None:
 
 @pytest.mark.parametrize("kind", ["type-2", "mc", "empirical"])
 def test_exact_for_one_sample(kind: str) -> None:
-    """O5: the block of one sample of a layer without positions is a Kronecker product."""
+    """The block of one sample of a layer without positions is a Kronecker product."""
     found = dense_of("one_sample", fisher_type=kind, seed=3)
     dense = cb.exact_fisher(instance_of("one_sample"), fisher_type=kind, seed=3).to_dense()
     assert near(found, oracles.keep(dense, oracles.layer_sizes(truth("one_sample").model)))
@@ -99,7 +99,7 @@ def test_exact_for_one_sample(kind: str) -> None:
 
 @pytest.mark.parametrize("name", ["mlp_gaussian", "tokens_gaussian", "padded_cnn"])
 def test_scales_with_the_loss(name: str) -> None:
-    """O20."""
+    """Scores times c make the empirical matrix c^2 times as large."""
     found = cb.fit(cb.probe("kpsvd", fisher_type="empirical"), rescaled(name, 3.0)).to_dense()
     assert near(found, 9 * dense_of(name, fisher_type="empirical"), 1e-12)
 

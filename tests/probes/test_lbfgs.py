@@ -1,4 +1,4 @@
-"""L-BFGS against dense BFGS and its compact form (O10), and Hessian products against autograd."""
+"""L-BFGS against dense BFGS and its compact form, and Hessian products against autograd."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LNGD against dense Jacobians of one sample at a time (O5, O15, O20), and the errata that change results."""
+"""LNGD against dense Jacobians of one sample at a time, and the errata that change results."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_closed_form_is_the_sum_over_jacobian_rows(case: Case) -> None:
 
 @pytest.mark.parametrize("name", ["mlp_tanh", "nasty_cnn", "conv1d", "tokens"])
 def test_traces_are_those_of_the_local_fisher(name: str) -> None:
-    """O15: tr F^ = tr F_lg per group, closed form, FC and convolution; psi sums to one."""
+    """tr F^ = tr F_lg per group in closed form, for Linear and convolution; psi sums to one."""
     instance = instance_of(name)
     state = cb.probe("lngd").fit(instance)
     traces = torch.cat([phi.diagonal(dim1=1, dim2=2).sum(1) for phi in state.phis])
@@ -133,7 +133,7 @@ def test_samples_converge_to_the_closed_form(name: str) -> None:
 
 
 def test_one_sample_is_exact() -> None:
-    """O5, with respect to the local Fisher."""
+    """The local Fisher of one sample is represented exactly; of several samples it is not."""
     expected = torch.block_diag(*[true_block(x, e, 1) for x, e in blocks_of("one_sample")])
     assert near(dense("one_sample"), expected, 1e-10)
     many = torch.block_diag(*[true_block(x, e, 7) for x, e in blocks_of("mlp_tanh")])
@@ -141,7 +141,7 @@ def test_one_sample_is_exact() -> None:
 
 
 def test_linear_activation_is_exact() -> None:
-    """O15: I / M (x) M E[a a^T], the local Fisher itself, for any number of samples."""
+    """I / M (x) M E[a a^T] is the local Fisher itself, for any number of samples."""
     expected = torch.block_diag(*[true_block(x, e, 6) for x, e in blocks_of("linear_deep")])
     assert near(dense("linear_deep"), expected, 1e-13)
 
@@ -149,7 +149,7 @@ def test_linear_activation_is_exact() -> None:
 @pytest.mark.parametrize("kind", ["type-2", "empirical"])
 @pytest.mark.parametrize("name", ["mlp_tanh", "mlp_relu_no_bias", "dead_unit"])
 def test_back_propagated_gradients_give_tkfac_with_a_diagonal_output_factor(name: str, kind: str) -> None:
-    """O15, against partial traces of the dense blocks of layers without positions."""
+    """The factors are partial traces of the dense blocks, for layers without positions."""
     judge, blocks = truth(name), []
     for layer, block in zip(
         oracles.covered_layers(judge.model).values(),
@@ -170,7 +170,7 @@ def test_sampled_labels_keep_the_trace_of_their_own_fisher() -> None:
 
 
 def test_the_local_fisher_knows_no_labels() -> None:
-    """O20: other targets, or a loss in other units, change nothing."""
+    """Other targets, or a loss in other units, change nothing."""
     model, inputs, targets = CASES["mlp_gaussian"].build()
     other = cb.Instance(model, inputs, 7 * targets - 1, loss="gaussian")
     assert torch.equal(cb.fit(cb.probe("lngd"), other).to_dense(), dense("mlp_gaussian"))
@@ -303,7 +303,7 @@ def growing() -> list[cb.Instance]:
 
 
 def test_running_average_weighs_the_old_value() -> None:
-    """E-L5: Eq. 14 as printed weighs the new value by 0.95; the text means the old one. O15: tr Psi stays 1."""
+    """E-L5: Eq. 14 as printed weighs the new value by 0.95; the text means the old value. tr Psi stays 1."""
 
     def after(rule: str) -> Any:
         probe, state = cb.probe("lngd", ema_rule=rule), None

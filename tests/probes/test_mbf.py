@@ -1,4 +1,4 @@
-"""Mini-block Fisher: its blocks are parts of the dense matrix, or means of them (O3, O8, O20)."""
+"""Mini-block Fisher: its blocks are parts of the dense matrix, or means of them."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_blocks_are_those_of_the_dense_matrix(case: Case, judge: Truth, kind: st
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_order_of_the_projections(case: Case, judge: Truth, kind: str) -> None:
-    """O3: full, layer, unit, mini-blocks and diagonal; Pythagoras and the trace for each."""
+    """A finer block structure has the larger error; each projection keeps the trace and obeys Pythagoras."""
     dense, scale = judge.fisher(kind), float(judge.fisher(kind).norm())
     errors = []
     for name, choices in (("layer", {}), ("unit", {}), ("mbf", {"fc": "all"}), ("diag", {})):
@@ -79,7 +79,7 @@ def test_order_of_the_projections(case: Case, judge: Truth, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_averages_are_projections_too(case: Case, judge: Truth, kind: str) -> None:
-    """O8: on matrices whose blocks are equal, so no nearer than the blocks themselves."""
+    """Means of blocks project on matrices with equal blocks, and are no nearer than the blocks themselves."""
     dense, scale = judge.fisher(kind), float(judge.fisher(kind).norm())
     every = oracles.relative(dense_of(case.name, fisher_type=kind, fc="all", conv="all"), dense)
     for fc, conv in CHOICES:
@@ -113,7 +113,7 @@ def test_measured_error_is_that_of_the_dense_matrix(name: str, fc: str, conv: st
 @pytest.mark.parametrize("name", ["mlp_gaussian", "tokens_gaussian", "padded_cnn"])
 @pytest.mark.parametrize(("fc", "conv"), CHOICES)
 def test_scales_with_the_loss(name: str, fc: str, conv: str) -> None:
-    """O20."""
+    """Scores times c make the empirical matrix c^2 times as large."""
     probe = cb.probe("mbf", fisher_type="empirical", fc=fc, conv=conv)
     found, before = (cb.fit(probe, instance).to_dense() for instance in (rescaled(name, 3.0), instance_of(name)))
     assert near(found, 9 * before, 1e-12)

@@ -1,4 +1,4 @@
-"""Adam, AdamW and SGD with momentum against ``torch.optim`` on a moving model (O12)."""
+"""Adam, AdamW and SGD with momentum against ``torch.optim`` on a moving model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each probe must represent: dense matrices and the cases in which an approximation is exact (O1 to O7, O11, O20).
+"""What each probe must represent: dense matrices and the cases in which an approximation is exact.
 
 The first tests judge the judges: the oracles are compared with second derivatives by autograd and with each other.
 """
@@ -55,7 +55,7 @@ def test_judge_of_one_linear_layer_is_the_hessian_of_the_loss(loss: str) -> None
 
 
 def test_judge_is_the_generalized_gauss_newton_matrix(case: Case, judge: Truth) -> None:
-    """O1, with Lambda as the Hessian of the loss in the outputs by autograd."""
+    """The judge is the mean of J' Lambda J, with Lambda as the loss's Hessian in the outputs by autograd."""
 
     def term_loss(output: Tensor, target: Tensor) -> Tensor:
         if case.loss == "gaussian":
@@ -84,7 +84,7 @@ def test_judge_of_the_gradient_is_that_of_torch(case: Case, judge: Truth) -> Non
 
 
 def test_score_has_mean_zero_under_the_model(judge: Truth, case: Case) -> None:
-    """O1."""
+    """Scores of the model's own labels have mean zero."""
     if case.loss == "gaussian":
         pytest.skip("labels of a Gaussian are not enumerable")
     for term in judge.terms:
@@ -109,7 +109,7 @@ def test_judge_of_kronecker_parts() -> None:
 
 
 def test_trace_of_the_empirical_fisher_is_the_mean_squared_score(case: Case, judge: Truth) -> None:
-    """O1."""
+    """tr F is the mean of |score|^2 over the loss terms."""
     scores = [oracles.score(term, term.target, case.loss) for term in judge.terms]
     expected = sum(float(s @ s) for s in scores) / len(scores)
     found = float(cb.exact_fisher(instance_of(case.name), fisher_type="empirical").trace())
@@ -134,7 +134,7 @@ def test_projections_are_parts_of_the_dense_matrix(case: Case, judge: Truth, kin
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_nested_projections(case: Case, judge: Truth, kind: str) -> None:
-    """O3: the order of the errors, Pythagoras, and the trace that all of them keep."""
+    """A finer block structure has the larger error; each projection keeps the trace and obeys Pythagoras."""
     dense = judge.fisher(kind)
     operators = {
         name: cb.fit(cb.probe(name, fisher_type=kind), instance_of(case.name))
@@ -152,7 +152,7 @@ def test_nested_projections(case: Case, judge: Truth, kind: str) -> None:
 
 @pytest.mark.parametrize("name", ["kfac", "diag", "layer", "identity"])
 def test_error_by_products_alone(judge: Truth, case: Case, name: str) -> None:
-    """O3: |F^|^2 - 2/N sum u' F^ u + |U'U|^2/N^2 with the score columns of the judge."""
+    """The squared error is |F^|^2 - 2/N sum u' F^ u + |U'U|^2/N^2 with the score columns of the judge."""
     operator = cb.fit(cb.probe(name), instance_of(case.name))
     rows = torch.cat([oracles.type2_rows(term, case.loss) for term in judge.terms]) / len(judge.terms) ** 0.5
     gram, matrix = rows @ rows.T, operator.to_dense()
@@ -207,7 +207,7 @@ RULES = ("exact", "factored", "pi")
 
 @pytest.mark.parametrize("rule", RULES)
 def test_damping_rules_are_the_dense_inverses(case: Case, judge: Truth, rule: str) -> None:
-    """O7. Cases with dead factors have no trace ratio for pi, and are tested for finite steps elsewhere."""
+    """Dead factors have no trace ratio for pi; other tests hold that their steps are finite."""
     scale = float(cb.fit(cb.probe("kfac"), instance_of(case.name)).trace()) / judge.size
     damping = 0.1 * scale
     probe = cb.probe("kfac", damping=damping, damping_rule=rule)
@@ -228,7 +228,7 @@ def test_damping_rules_are_the_dense_inverses(case: Case, judge: Truth, rule: st
 @pytest.mark.parametrize("rule", ["factored", "pi"])
 @pytest.mark.parametrize("name", ["mlp_tanh", "conv1d"])
 def test_factored_damping_dominates_exact_damping(name: str, rule: str) -> None:
-    """O7: the damped matrix is larger, so its inverse is smaller, by a positive semi-definite matrix."""
+    """The damped matrix is larger, so its inverse is smaller, by a positive semi-definite matrix."""
     instance, size = instance_of(name), truth(name).size
 
     def inverse(damping_rule: str) -> Tensor:
@@ -249,7 +249,7 @@ def layer_cases() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("name", "layer"), layer_cases())
 def test_order_of_the_kronecker_family(name: str, layer: str) -> None:
-    """O4, in each layer: KPSVD is the best Kronecker product, EKFAC is no worse than K-FAC, layer is exact."""
+    """In each layer KPSVD is the best Kronecker product, EKFAC is no worse than K-FAC, layer is exact."""
     judge = truth(name)
     part = oracles.layer_slices(judge.model)[layer]
     block, (group,) = judge.fisher()[part, part], judge.factors()[layer]
@@ -269,7 +269,7 @@ def test_order_of_the_kronecker_family(name: str, layer: str) -> None:
 
 @pytest.mark.parametrize(("name", "layer"), layer_cases())
 def test_trace_defect_of_kfac_is_a_covariance(name: str, layer: str) -> None:
-    """O4: tr(K-FAC) - tr(F_l) = -Cov(|a|^2, |g|^2)."""
+    """tr(K-FAC) - tr(F_l) = -Cov(|a|^2, |g|^2)."""
     judge = truth(name)
     part, (group,) = oracles.layer_slices(judge.model)[layer], judge.factors()[layer]
     inputs = torch.stack([x.square().sum() for x in group.inputs])
@@ -284,7 +284,7 @@ def test_trace_defect_of_kfac_is_a_covariance(name: str, layer: str) -> None:
 
 @pytest.mark.parametrize("kind", ["type-2", "mc", "empirical"])
 def test_kfac_is_exact_for_one_sample_with_one_score(kind: str) -> None:
-    """O5, N = 1: exact in every layer for a fully connected network, whatever the Fisher."""
+    """K-FAC is exact in every layer of a fully connected network, for every Fisher type."""
     judge = truth("one_sample")
     found = dense_of("kfac", "one_sample", fisher_type=kind, seed=3)
     dense = cb.exact_fisher(instance_of("one_sample"), fisher_type=kind, seed=3).to_dense()
@@ -292,7 +292,7 @@ def test_kfac_is_exact_for_one_sample_with_one_score(kind: str) -> None:
 
 
 def test_kfac_is_exact_for_a_deep_linear_network() -> None:
-    """O5, and the control: not with data labels."""
+    """K-FAC is exact with the model's labels; the control: it is not with the data's labels."""
     judge = truth("linear_deep")
     sizes = oracles.layer_sizes(judge.model)
     blocks = oracles.keep(judge.fisher(), sizes)
@@ -303,7 +303,7 @@ def test_kfac_is_exact_for_a_deep_linear_network() -> None:
 
 
 def test_kfac_is_exact_for_the_last_layer_of_a_regression() -> None:
-    """O5, and the control: not for the layers before it."""
+    """K-FAC is exact for the last layer; the control: it is not for the layers before."""
     judge = truth("mlp_gaussian")
     first, last = oracles.layer_slices(judge.model).values()
     found, dense = dense_of("kfac", "mlp_gaussian"), judge.fisher()
@@ -315,14 +315,14 @@ def test_kfac_is_exact_for_the_last_layer_of_a_regression() -> None:
     ("name", "right", "wrong"), [("linear_tokens", "expand", "reduce"), ("linear_pooled", "reduce", "expand")]
 )
 def test_each_approximation_is_exact_in_its_own_setting(name: str, right: str, wrong: str) -> None:
-    """O6: expand for a loss per position, reduce for a mean over positions; not vice versa."""
+    """``expand`` is exact for a loss per position, ``reduce`` for a mean over positions; not vice versa."""
     blocks = oracles.keep(truth(name).fisher(), oracles.layer_sizes(truth(name).model))
     assert near(dense_of("kfac", name, kfac_approx=right), blocks, 1e-12)
     assert oracles.relative(dense_of("kfac", name, kfac_approx=wrong), blocks) > 0.05
 
 
 def test_reduce_is_exact_for_a_convolution_and_a_global_mean() -> None:
-    """O6 for a convolution: one linear layer, then the mean over its positions."""
+    """``reduce`` is exact for a convolution whose outputs are averaged over all positions."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.Flatten(2), nn.AdaptiveAvgPool1d(1), nn.Flatten()).double()
     inputs, targets = torch.randn(4, 2, 5, 5).double(), torch.randn(4, 3).double()
@@ -335,7 +335,7 @@ def test_reduce_is_exact_for_a_convolution_and_a_global_mean() -> None:
 @pytest.mark.parametrize("name", ["mlp_gaussian", "tokens_gaussian", "padded_cnn", "linear_pooled"])
 @pytest.mark.parametrize("factor", [0.5, 3.0])
 def test_scaling_the_residuals_scales_the_empirical_operators(name: str, factor: float) -> None:
-    """O20: residuals times c multiply every score by c and every empirical matrix by c^2."""
+    """Residuals times c multiply every score by c and every empirical matrix by c^2."""
     case = CASES[name]
     model, inputs, targets = case.build()
     outputs = model(inputs).detach()
@@ -404,14 +404,14 @@ def undamped_steps(name: str, damping: float) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("name", ["kfac", "unit", "layer", "full"])
 def test_undamped_steps_do_not_depend_on_the_coordinates_of_a_layers_input(name: str) -> None:
-    """O11: with the input a -> Omega a and the weights W -> W Omega^-1 the step is Delta Omega^-1."""
+    """With the input a -> Omega a and the weights W -> W Omega^-1 the step is Delta Omega^-1."""
     plain, back = undamped_steps(name, 0.0)
     assert near(back, plain, 1e-9)
 
 
 @pytest.mark.parametrize(("name", "damping"), [("kfac", 1e-2), ("full", 1e-2), ("diag", 0.0)])
 def test_damped_ones_and_the_diagonal_do(name: str, damping: float) -> None:
-    """The control of O11."""
+    """The control: damping and the diagonal depend on the coordinates."""
     plain, back = undamped_steps(name, damping)
     assert oracles.relative(back, plain) > 0.05
 

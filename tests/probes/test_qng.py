@@ -1,4 +1,4 @@
-"""QNG against dense running averages and windows (O17), the printed coefficient and the public recursion."""
+"""QNG against dense running averages and windows, the printed coefficient and the public recursion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shampoo against dense powers (O9)."""
+"""Shampoo against dense powers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SKFAC: K-FAC without its factors, the same matrix and the same step (O5, O8, O20)."""
+"""SKFAC: K-FAC without its factors, the same matrix and the same step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_is_kfac_with_reduced_positions(case: Case, judge: Truth, kind: str) -> 
 
 @pytest.mark.parametrize("kind", ["type-2", "empirical"])
 def test_step_is_that_of_factored_damping(case: Case, judge: Truth, kind: str) -> None:
-    """O8: Woodbury in each factor, against the dense inverse of the damped factors."""
+    """Woodbury in each factor is the dense inverse of the damped factor."""
     damping = 0.1 * max(float(oracles.kfac(judge.factors(kind), "reduce").trace()) / judge.size, 1e-6)
     probe = cb.probe("skfac", fisher_type=kind, damping=damping)
     vector = torch.randn(judge.size, dtype=torch.float64)
@@ -51,7 +51,7 @@ def test_step_is_not_that_of_exact_damping() -> None:
 
 @pytest.mark.parametrize("kind", ["type-2", "mc", "empirical"])
 def test_exact_for_one_sample(kind: str) -> None:
-    """O5."""
+    """The Fisher blocks of one sample are represented exactly."""
     found = cb.fit(cb.probe("skfac", fisher_type=kind, seed=3), instance_of("one_sample")).to_dense()
     dense = cb.exact_fisher(instance_of("one_sample"), fisher_type=kind, seed=3).to_dense()
     assert near(found, oracles.keep(dense, oracles.layer_sizes(truth("one_sample").model)))
@@ -59,7 +59,7 @@ def test_exact_for_one_sample(kind: str) -> None:
 
 @pytest.mark.parametrize("name", ["mlp_gaussian", "tokens_gaussian", "padded_cnn"])
 def test_scales_with_the_loss(name: str) -> None:
-    """O20."""
+    """Scores times c make the empirical matrix c^2 times as large."""
     probe = cb.probe("skfac", fisher_type="empirical")
     found, expected = (cb.fit(probe, instance).to_dense() for instance in (rescaled(name, 3.0), instance_of(name)))
     assert near(found, 9 * expected, 1e-12)

@@ -1,4 +1,4 @@
-"""THOR: the factors of K-FAC cut to diagonal blocks, each damped and inverted on its own (O5, O8, O20)."""
+"""THOR: the factors of K-FAC cut to diagonal blocks, each damped and inverted on its own."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_is_the_product_of_the_cut_factors(case: Case, judge: Truth, kind: str, 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_block_is_kfac(case: Case, judge: Truth, kind: str) -> None:
-    """O8."""
+    """Factors that one block holds entirely are those of K-FAC."""
     assert near(dense_of(case.name, fisher_type=kind), oracles.kfac(judge.factors(kind)))
 
 
@@ -72,7 +72,7 @@ def test_step_of_one_block_is_that_of_the_kfac_probe() -> None:
 
 @pytest.mark.parametrize("kind", ["type-2", "mc", "empirical"])
 def test_exact_for_one_sample(kind: str) -> None:
-    """O5, as long as nothing is cut; a cut one is not."""
+    """One sample is exact while nothing is cut, and is not where a factor is cut."""
     hyperparameters = {"fisher_type": kind, "seed": 3}
     dense = cb.exact_fisher(instance_of("one_sample"), **hyperparameters).to_dense()
     blocks = oracles.keep(dense, oracles.layer_sizes(truth("one_sample").model))
@@ -82,7 +82,7 @@ def test_exact_for_one_sample(kind: str) -> None:
 
 @pytest.mark.parametrize("name", ["mlp_gaussian", "tokens_gaussian", "padded_cnn"])
 def test_scales_with_the_loss(name: str) -> None:
-    """O20."""
+    """Scores times c make the empirical matrix c^2 times as large."""
     found = cb.fit(cb.probe("thor", fisher_type="empirical", split=2), rescaled(name, 3.0)).to_dense()
     assert near(found, 9 * dense_of(name, fisher_type="empirical", split=2), 1e-12)
 

@@ -1,4 +1,4 @@
-"""TKFAC: the Kronecker product with the partial traces of the exact block (O4, O5, O7, O20)."""
+"""TKFAC: the Kronecker product with the partial traces of the exact block."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_is_the_product_of_the_partial_traces(case: Case, judge: Truth, kind: st
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ONE_POSITION)
 def test_both_partial_traces_are_exact(name: str, kind: str) -> None:
-    """O4, for layers that are applied once."""
+    """The partial traces of layers that are applied once are those of the exact block."""
     judge = truth(name)
     exact = group_blocks(judge, judge.fisher(kind), kind)
     for (part, block), (_, fisher) in zip(
@@ -76,7 +76,7 @@ def test_trace_of_a_shared_layer_is_not_exact() -> None:
 
 @pytest.mark.parametrize("kind", ["type-2", "mc", "empirical"])
 def test_exact_for_one_sample(kind: str) -> None:
-    """O5."""
+    """The Fisher blocks of one sample are represented exactly."""
     found = dense_of("one_sample", fisher_type=kind, seed=3)
     dense = cb.exact_fisher(instance_of("one_sample"), fisher_type=kind, seed=3).to_dense()
     assert near(found, oracles.keep(dense, oracles.layer_sizes(truth("one_sample").model)))
@@ -84,7 +84,7 @@ def test_exact_for_one_sample(kind: str) -> None:
 
 @pytest.mark.parametrize("rule", ["factored", "exact"])
 def test_damped_inverse(rule: str) -> None:
-    """O7, with both factors of trace sqrt(t)."""
+    """The damped inverses are the dense ones, with both factors of trace sqrt(t)."""
     instance, judge = instance_of("conv1d"), truth("conv1d")
     probe = cb.probe("tkfac", damping=1e-2, damping_rule=rule)
     state = probe.refresh(probe.fit(instance))
@@ -102,7 +102,7 @@ def test_damped_inverse(rule: str) -> None:
 @pytest.mark.parametrize("factor", [0.5, 3.0])
 @pytest.mark.parametrize("name", ["mlp_gaussian", "tokens_gaussian", "padded_cnn"])
 def test_scales_with_the_loss(name: str, factor: float) -> None:
-    """O20."""
+    """Scores times c make the empirical matrix c^2 times as large."""
     found = cb.fit(cb.probe("tkfac", fisher_type="empirical"), rescaled(name, factor)).to_dense()
     assert near(found, factor**2 * dense_of(name, fisher_type="empirical"), 1e-12)
 
