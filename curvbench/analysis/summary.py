@@ -32,36 +32,22 @@ PACE = "seconds per epoch over those of SGD"  # of the same seed; derived here, 
 BASELINES = ("sgdm", "identity")
 
 
-COLUMNS = (
-    Column("error.relative", "network", "error\nnetwork"),
-    Column("error.relative", "layer blocks", "error\nblocks"),
-    Column("error.scale_optimal", "layer blocks", "scaled\nblocks"),
-    Column("direction.cosine", "network", "step\ncosine"),
-    Column("direction.quality", "network", "step\nquality"),
-    Column("direction.gap_closed", "network", "gap\nclosed"),
-    Column("flops.ratio", "step", "FLOPs\nx SGD"),
-    Column("memory.ratio", "step", "memory\nx SGD"),
-    Column("time.ratio", "step", "time\nx SGD"),
-)
+def _columns(*kinds: str) -> tuple[Column, ...]:
+    """The columns that ``METRICS`` gives to the metrics of some kinds, in its order."""
+    entries = [(name, metric) for name, metric in METRICS.items() if name.startswith(kinds)]
+    return tuple(Column(name, scope, heading) for name, metric in entries for scope, heading in metric.columns.items())
+
+
+COLUMNS = _columns("error.", "direction.", "flops.", "memory.", "time.")
 LEGEND = (
     "error: |F^ - F| / |F| of the network and of its layer blocks, F as the title says; scaled: after the best scalar "
     "multiple; step: against (F + damping I)^-1 g, cosine, and as quality the share of its decrease at the step's own "
     "best length; gap closed: quality where the gradient is 0 and exact layer blocks are 1; x SGD: one step with "
     "everything refreshed over a plain gradient step; * best of the column"
 )
-TRAINED = (
-    Column("test.accuracy", "network", "test\naccuracy"),
-    Column("test.bleu", "network", "test\nBLEU"),
-    Column("test.rouge1", "network", "test\nR-1"),
-    Column("test.rouge2", "network", "test\nR-2"),
-    Column("test.rougeL", "network", "test\nR-L"),
-    Column("test.loss", "network", "test\nloss"),
-    Column("train.loss", "network", "train\nloss"),
-    Column("train.seconds", "network", "train\nseconds"),
-    Column(PACE, "network", "epoch\nx SGD"),
-    Column("train.epochs_to_target", "network", "epochs to\ntarget"),
-    Column("train.seconds_to_target", "network", "seconds to\ntarget"),
-)
+_TO_TARGET = _columns("train.epochs_to_target", "train.seconds_to_target")
+_OF_TRAINING = tuple(column for column in _columns("test.", "train.") if column not in _TO_TARGET)
+TRAINED = (*_OF_TRAINING, Column(PACE, "network", "epoch\nx SGD"), *_TO_TARGET)
 TRAINED_LEGEND = (
     "test: after the last epoch; train loss: mean of its batches, each before its step; seconds: of training alone; "
     f"x SGD: seconds of an epoch over those of {' or '.join(BASELINES)} in the same optimizer with the same seed, in "

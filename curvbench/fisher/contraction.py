@@ -139,29 +139,3 @@ def _kernels(x_a: Tensor, x_b: Tensor) -> Tensor:
     a, b = (x.permute(1, 2, 0, 3) for x in (x_a, x_b))
     products = a.flatten(2).mT @ b.flatten(2)
     return products.reshape(len(a), *a.shape[2:], *b.shape[2:]).permute(3, 1, 0, 2, 4)
-
-
-def gram_cost(size: LayerSize, samples: int, R: int) -> float:
-    """Multiply-adds of the Gram matrix of a layer's b = N R columns, N = ``samples``.
-
-    Without positions b^2 G (M + D); with positions the count of the cheaper order.
-    """
-    if size.positions == 1:
-        return (samples * R) ** 2 * size.groups * (size.outputs + size.inputs)
-    return min(_cost(size, samples, R, order) for order in ("direct", "kernel")) / 2
-
-
-def product_cost(size: LayerSize, samples: int, R: int) -> float:
-    """Multiply-adds of one product with a layer's b = N R columns or with their transpose, N = ``samples``.
-
-    Papers count b P, because they store the columns; in factored form the R columns of a sample share N S P. A damped
-    solve of any gradient takes two products, and b^2 for the small system. FNGD publishes one product, because it
-    solves for the batch's own gradient. ``full`` and ``layer`` take four products: two for the part of a gradient along
-    the batch's own, and two for the rest.
-    """
-    return samples * size.positions * (size.entries + R * size.groups * size.outputs)
-
-
-def column_count(size: LayerSize, samples: int, R: int) -> int:
-    """Numbers that N = ``samples`` times R columns take in factored form, patches and slopes: S G N (D + R M)."""
-    return samples * size.positions * size.groups * (size.inputs + R * size.outputs)

@@ -24,7 +24,8 @@ from curvbench.instance import Instance
 from curvbench.instance.likelihood import gradient_coefficients
 from curvbench.instance.passes import full_precision
 from curvbench.operators import Operator
-from curvbench.spec import FISHER_ALIASES, Layer, Precision
+from curvbench.spec import Layer, Precision
+from curvbench.spec.geometry import canonical_type
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,7 +268,7 @@ def exact_fisher(
     Raises:
         ValueError: unknown ``fisher_type``, ``contraction`` or ``precision``.
     """
-    fisher_type = FISHER_ALIASES.get(fisher_type, fisher_type)
+    fisher_type = canonical_type(fisher_type)
     _refuse_choice("contraction", contraction, (None, "direct", "kernel"))
     _refuse_choice("precision", precision, get_args(Precision))
     if precision != "native" and not instance.runs_in_float64():

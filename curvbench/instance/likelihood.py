@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from curvbench.spec.geometry import FISHER_ALIASES
+from curvbench.spec.geometry import canonical_type
 
 IGNORED = -100
 
@@ -222,7 +222,7 @@ def cotangents(
     ``type-2``: R cotangents per term. ``empirical``: one per term. ``mc``: ``mc_samples`` altogether; one draw labels
     all tokens of a sequence, because products of two tokens' scores vanish in expectation.
     """
-    fisher_type = FISHER_ALIASES.get(fisher_type, fisher_type)
+    fisher_type = canonical_type(fisher_type)
     if mc_samples < 1:
         raise ValueError(f"mc_samples must be at least 1, got {mc_samples}")
     mask = model.valid(targets)[..., None]

@@ -41,8 +41,8 @@ def escaped(text: object) -> str:
 
 
 def axis_title(quantity: Quantity) -> str:
-    """``1 - direction.cosine, network, lower is better``; a unit follows in brackets."""
-    return _titled(("1 - " if quantity.is_gap else "") + quantity.metric, quantity.scope, quantity.better)
+    """``1 - cosine with the exact step, network, lower is better``; a unit follows in brackets."""
+    return _titled(quantity.metric, quantity.scope, quantity.better, "1 - " if quantity.is_gap else "")
 
 
 def upright(title: str) -> str:
@@ -135,7 +135,7 @@ def _why(row: Mapping[Any, Any]) -> str:
     return "infinite" if infinite else "no value" if ended in (None, "ok") or ended != ended else str(ended)
 
 
-def _titled(name: str, scope: str, better: str) -> str:
-    unit = meaning(name.removeprefix("1 - ")).unit
-    parts = [name + (f" [{unit}]" if unit not in ("", "1") else ""), escaped(scope), better and f"{better} is better"]
-    return ", ".join(filter(None, parts))
+def _titled(metric: str, scope: str, better: str, prefix: str = "") -> str:
+    entry = meaning(metric)
+    name = prefix + (entry.label or escaped(metric)) + (f" [{entry.unit}]" if entry.unit not in ("", "1") else "")
+    return ", ".join(filter(None, [name, escaped(scope), better and f"{better} is better"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -50,11 +50,6 @@ class Layers(Problem):
     network: Network = "linear"
     samples: int = 8
     epochs: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.network not in (networks := get_args(Network)):
-            raise ValueError(f"layers: network must be one of {', '.join(networks)}, got {self.network!r}")
 
     def model(self) -> nn.Module:
         """(N, 1, 8, 8) -> (N, C), for ``sequence`` (N, 4, C)."""

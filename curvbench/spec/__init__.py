@@ -44,7 +44,7 @@ row-major matrix ``[W | b]`` of shape (G * M, D).
 """
 
 from curvbench.spec.components import Component
-from curvbench.spec.geometry import FISHER_ALIASES, FisherType, Kind, Layer, LayerSize
+from curvbench.spec.geometry import FisherType, Kind, Layer, LayerSize
 from curvbench.spec.metrics import FLOP_MODEL, METERS, METRICS, PER_EPOCH, PHASES, SCORES, Meter, Metric, Phase
 from curvbench.spec.outcomes import Diverged, Report, Row, Skip, Status, Unsupported
 from curvbench.spec.probe import About, FisherProbe, Follows, Probe, Role, StepRule, Weighs
@@ -65,7 +65,6 @@ from curvbench.spec.training import Augmentation, Decay, Schedule, Search, Train
 
 __all__ = [
     "DAMPING",
-    "FISHER_ALIASES",
     "FLOP_MODEL",
     "METERS",
     "METRICS",

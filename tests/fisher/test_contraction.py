@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+import curvbench as cb
 from curvbench.fisher import ExactFisher, contraction
 from curvbench.fisher.columns import Columns
+from curvbench.meters.cost import published_cost
 from curvbench.meters.flops import FlopMeter
 from curvbench.operators import LowRank, Subspace
 from curvbench.spec import Layer, LayerSize
@@ -129,21 +131,28 @@ def test_cheaper_order() -> None:
     assert contraction.cheaper(linear(4, 3, 4, 4, 60)) == "direct"
 
 
+def cost_of_full(size: LayerSize, N: int, R: int) -> dict[str, float]:
+    """What the probe ``full`` publishes: a Gram matrix, four products of the columns and two of the Gram matrix."""
+    return published_cost(cb.probe("full"), [size], N, R)
+
+
 def test_published_cost_of_a_gram_matrix() -> None:
     """Without positions b^2 (m + d); with them half of b^2 p and forming b S p, or S x S kernels if cheaper."""
-    assert contraction.gram_cost(LayerSize(1, 4, 5, 1), 5, 2) == 10**2 * (4 + 5)
-    assert contraction.gram_cost(LayerSize(2, 4, 5, 30), 5, 2) == 10**2 * 40 / 2 + 10 * 30 * 40
-    assert contraction.gram_cost(LayerSize(1, 40, 50, 2), 5, 2) == 15 * (50 * 2**2 + 2 * 40 * 2**2 + 2**2 * 40 * 2)
+    assert cost_of_full(LayerSize(1, 4, 5, 1), 5, 2)["statistics"] == 10**2 * (4 + 5)
+    assert cost_of_full(LayerSize(2, 4, 5, 30), 5, 2)["statistics"] == 10**2 * 40 / 2 + 10 * 30 * 40
+    assert cost_of_full(LayerSize(1, 40, 50, 2), 5, 2)["statistics"] == 15 * (50 * 2**2 + 2 * 40 * 2**2 + 2**2 * 40 * 2)
 
 
 def test_cost_of_products_is_what_is_counted() -> None:
     columns = linear(6, 3, 20, 30, 4)
     size = LayerSize(*columns.layer.shape, 4)
     vector = torch.randn(columns.layer.size, 1, dtype=columns.slopes.dtype)
+    product = (cost_of_full(size, 6, 3)["precondition"] - 2 * (6 * 3) ** 2) / 4
     with FlopMeter() as meter:
         weights = columns.project(vector)
-    assert meter.total == pytest.approx(2 * contraction.product_cost(size, 6, 3), rel=0.05)
+    assert meter.total == pytest.approx(2 * product, rel=0.05)
     with FlopMeter() as meter:
         columns.combine(weights)
-    assert meter.total == pytest.approx(2 * contraction.product_cost(size, 6, 3), rel=0.05)
-    assert contraction.column_count(size, 6, 3) == columns.patches().numel() + columns.slopes.numel()
+    assert meter.total == pytest.approx(2 * product, rel=0.05)
+    stored = cost_of_full(size, 6, 3)["memory"] - 2 * (6 * 3) ** 2
+    assert stored == columns.patches().numel() + columns.slopes.numel()
