@@ -55,10 +55,10 @@ def mine(tmp_path: Path) -> Path:
 
 def test_every_file_is_a_component() -> None:
     package = Path(registry.__file__).parents[1]
-    for folder, components in (("probes", registry.probes()), ("problems", registry.problems())):
+    for folder, kinds in (("probes", registry.probes()), ("problems", registry.problems())):
         files = {path.stem for path in (package / folder).glob("*.py") if not path.name.startswith("_")}
-        assert files <= set(components)
-        assert all(issubclass(c, Probe if folder == "probes" else Problem) for c in components.values())
+        assert files <= set(kinds)
+        assert all(issubclass(c, Probe if folder == "probes" else Problem) for c in kinds.values())
 
 
 @pytest.mark.parametrize("text", ["kfac", "kfac[damping=0.01]", "kfac[fisher_type=mc,mc_samples=3]", " identity "])

@@ -239,4 +239,4 @@ def _with_batches(probe: Probe, batches: int) -> Probe:
     """The probe with the number of batches in an epoch, if it has a field ``batches`` for it, as FNGD has."""
     if "batches" not in probe.hyperparameters:
         return probe
-    return dataclasses.replace(probe, batches=batches)  # type: ignore[call-arg, type-var]
+    return dataclasses.replace(probe, batches=batches)  # type: ignore[type-var]
