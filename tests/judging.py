@@ -25,12 +25,12 @@ def near(value: Tensor, expected: Tensor, tolerance: float = 1e-10) -> bool:
 
 def group_blocks(judge: Truth, dense: Tensor, kind: str = "type-2") -> list[tuple[oracles.Factors, Tensor]]:
     """For every group of every layer its raw material and its diagonal block of a dense matrix."""
-    found = []
+    pairs = []
     for part, groups in zip(oracles.layer_slices(judge.model).values(), judge.factors(kind).values(), strict=True):
         size = (part.stop - part.start) // len(groups)
         blocks = oracles.diagonal_blocks(dense[part, part], [size] * len(groups))
-        found += zip(groups, blocks, strict=True)
-    return found
+        pairs += zip(groups, blocks, strict=True)
+    return pairs
 
 
 def cases_with_regular_factors(kind: str) -> Iterator[str]:

@@ -92,10 +92,10 @@ def test_the_file_of_a_users_probe_counts(tmp_path: Path) -> None:
 
 
 def test_the_environment_says_where() -> None:
-    found = identity.environment("cpu")
-    assert found["torch_version"] == torch.__version__
-    assert found["device_name"] and found["platform"] and found["python_version"]
-    assert len(found["load_average"]) == 3
+    environment = identity.environment("cpu")
+    assert environment["torch_version"] == torch.__version__
+    assert environment["device_name"] and environment["platform"] and environment["python_version"]
+    assert len(environment["load_average"]) == 3
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -116,8 +116,8 @@ def test_the_commit_is_that_of_the_checkout_that_tracks_the_file(tmp_path: Path)
     git(project, "commit", "-m", "first")
     (project / "results").write_text("no code: not dirty")
     assert identity.commit_of(suite) == (git(project, "rev-parse", "HEAD"), False)
-    found = identity.environment("cpu", suite)
-    assert found["git_sha"] == git(project, "rev-parse", "HEAD") != found["curvbench_sha"]
+    environment = identity.environment("cpu", suite)
+    assert environment["git_sha"] == git(project, "rev-parse", "HEAD") != environment["curvbench_sha"]
     (project / "suites" / "mine.py").write_text("edited = 1")
     assert identity.commit_of(suite)[1] is True
 

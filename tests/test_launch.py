@@ -46,17 +46,17 @@ def plain(rows: list[Row]) -> list[Row]:
 @pytest.mark.parametrize("probe", [cb.probe("kfac", damping=0.1), cb.probe("identity")], ids=str)
 def test_two_ranks_give_the_rows_of_one(probe: Probe, tmp_path: Path) -> None:
     """Parts of a batch differ by one sample; errors against the exact Fisher on the way, and its blocks."""
-    found = []
+    results = []
     for devices in (1, 2):
         said: list[str] = []
-        with collected() as kept:
+        with collected() as pictures:
             rows = trained(cell(probe, devices), tmp_path / str(devices), said)
-        found.append((rows, said[-3:], [b.layer for b in kept]))
-    (alone, told, layers), (both, *same) = found
-    assert same == [told, layers]
+        results.append((rows, said[-3:], [b.layer for b in pictures]))
+    (alone, reports, layers), (both, *same) = results
+    assert same == [reports, layers]
     assert plain(both) == plain(alone)
-    for mine, other in zip(deterministic(both), deterministic(alone), strict=True):
-        assert mine.value is None or abs(mine.value - other.value) <= 1e-10 * max(1.0, abs(other.value)), mine
+    for row, other in zip(deterministic(both), deterministic(alone), strict=True):
+        assert row.value is None or abs(row.value - other.value) <= 1e-10 * max(1.0, abs(other.value)), row
     assert {row.method for row in both if row.metric == "test.loss"} == {f"{TOLD},devices=2"}
 
 
@@ -150,7 +150,7 @@ def test_ranks_that_were_killed_go_on_from_the_checkpoint(tmp_path: Path, monkey
     """To the numbers of a training that nobody ends, dropout of each rank and running averages included."""
     monkeypatch.setattr(libraries, "_watch", None)  # what other tests have loaded into this process is not asked for
     subject = cell(cb.probe("kfac", damping=0.1), 2, Normed(), replace(TRAINING, momentum=0.9))
-    whole = deterministic(trained(subject, tmp_path / "whole"))
+    expected = deterministic(trained(subject, tmp_path / "whole"))
 
     def report(text: str) -> None:
         if text.startswith("epoch 2/"):
@@ -160,7 +160,7 @@ def test_ranks_that_were_killed_go_on_from_the_checkpoint(tmp_path: Path, monkey
     measure.prepare(subject, folder, None, report)
     with pytest.raises(RankDied, match="was killed by SIGKILL"):
         measure.measure(subject, folder, None, report)
-    assert deterministic(trained(subject, folder, said)) == whole
+    assert deterministic(trained(subject, folder, said)) == expected
     assert [text[:8] for text in said if text.startswith("epoch")] == ["epoch 3/"]
 
 

@@ -80,10 +80,10 @@ def test_errors_have_network_blocks_and_layers(kfac: pd.DataFrame) -> None:
 
 def test_sampling_error_is_the_distance_to_the_type_2_probe(kfac: pd.DataFrame, stored: Path) -> None:
     limit = rows_of(cb.probe("kfac"), stored).set_index(["metric", "scope"])["value"]
-    found = kfac.set_index(["metric", "scope"])["value"]
+    values = kfac.set_index(["metric", "scope"])["value"]
     for scope in ("network", "layer blocks"):
-        expected = found["error.relative", scope] - limit["error.relative", scope]
-        assert found["error.sampling", scope] == pytest.approx(expected, rel=1e-12)
+        expected = values["error.relative", scope] - limit["error.relative", scope]
+        assert values["error.sampling", scope] == pytest.approx(expected, rel=1e-12)
 
 
 def test_stored_reference_gives_the_errors_of_a_fresh_one(kfac: pd.DataFrame, stored: Path) -> None:
@@ -92,13 +92,13 @@ def test_stored_reference_gives_the_errors_of_a_fresh_one(kfac: pd.DataFrame, st
     assert torch.equal(fisher.gram(), fresh.gram())
     assert torch.equal(fisher.diagonal(), fresh.diagonal())
     operator = cb.fit(cb.probe("kfac", fisher_type="mc"), instance)
-    found = kfac.set_index(["metric", "scope"])["value"]
+    values = kfac.set_index(["metric", "scope"])["value"]
     for name, value in cb.errors(operator, fresh).items():
-        assert found[f"error.{name}", "network"] == pytest.approx(value, rel=1e-12)
+        assert values[f"error.{name}", "network"] == pytest.approx(value, rel=1e-12)
     for layer in instance.layers:
         block = operator.block(layer.start, layer.start + layer.size)
         expected = cb.errors(block, fresh.layer(layer.name))["relative"]
-        assert found["error.relative", layer.name] == pytest.approx(expected, rel=1e-12)
+        assert values["error.relative", layer.name] == pytest.approx(expected, rel=1e-12)
 
 
 def test_seed_moves_the_label_draws(stored: Path) -> None:
@@ -258,9 +258,11 @@ def test_what_is_not_finite_ends_the_cell_in_an_error(
     assert rows[-1].reason.startswith(reason)
     failed = [row for row in rows[:-1] if row.status is Status.ERROR]
     assert failed and all(row.metric.startswith(families) and row.reason == rows[-1].reason for row in failed)
-    kept = {row.metric.partition(".")[0] for row in rows if row.status is Status.OK}
-    assert {"flops", "time", "memory", "health"} <= kept
-    assert ("direction" in kept) == (families != "direction.") and ("error" in kept) == (families == "direction.")
+    remaining = {row.metric.partition(".")[0] for row in rows if row.status is Status.OK}
+    assert {"flops", "time", "memory", "health"} <= remaining
+    assert ("direction" in remaining) == (families != "direction.") and ("error" in remaining) == (
+        families == "direction."
+    )
 
 
 def test_a_zero_step_is_no_error(stored: Path) -> None:

@@ -194,8 +194,8 @@ def test_full_reaches_least_squares_in_one_step() -> None:
     optimizer.step()
     ones = torch.cat([x, torch.ones(20, 1).double()], dim=1)
     solution = torch.linalg.lstsq(ones, y).solution.T
-    found = torch.cat([model.weight, model.bias[:, None]], dim=1).detach()
-    assert oracles.relative(found, solution) <= 1e-6  # the damping over the smallest eigenvalue
+    fitted = torch.cat([model.weight, model.bias[:, None]], dim=1).detach()
+    assert oracles.relative(fitted, solution) <= 1e-6  # the damping over the smallest eigenvalue
 
 
 def test_kl_clip_bounds_the_predicted_change() -> None:
@@ -289,7 +289,7 @@ def test_fngd_s_later_step_weighs_the_samples_of_the_training_pass() -> None:
     naturally(optimizer, [first])
     coefficients = optimizer._curvature.state.shared.average
     judge, (x, y) = copy.deepcopy(model), second
-    found = dict(zip([n for n, _ in judge.named_parameters()], gradients(judge, x, y), strict=True))
+    expected = dict(zip([n for n, _ in judge.named_parameters()], gradients(judge, x, y), strict=True))
     for (name, layer), c in zip(oracles.covered_layers(judge).items(), coefficients, strict=True):
 
         def let_through(module: nn.Module, args: Any, out: Tensor, c: Tensor = c) -> Tensor:
@@ -300,14 +300,14 @@ def test_fngd_s_later_step_weighs_the_samples_of_the_training_pass() -> None:
         weighted = dict(zip([n for n, _ in judge.named_parameters()], gradients(judge, x, y), strict=True))
         handle.remove()
         for key in (f"{name}.weight", f"{name}.bias"):
-            if key in found:
-                assert oracles.relative(weighted[key], found[key]) > 1e-3
-                found[key] = weighted[key]
-    before = dict(zip(found, values(model), strict=False))
+            if key in expected:
+                assert oracles.relative(weighted[key], expected[key]) > 1e-3
+                expected[key] = weighted[key]
+    before = dict(zip(expected, values(model), strict=False))
     naturally(optimizer, [second])
     for name, parameter in model.named_parameters():
         moved = (before[name] - parameter.detach()) / 0.1
-        assert oracles.relative(moved, found[name]) <= 1e-9 or float(found[name].norm()) <= 1e-12, name
+        assert oracles.relative(moved, expected[name]) <= 1e-9 or float(expected[name].norm()) <= 1e-12, name
 
 
 def gradients(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
@@ -344,11 +344,11 @@ def test_a_sequence_s_tokens_share_the_mean_of_their_weights() -> None:
     gram = scores @ scores.T
     damping = probe.alpha * gram.norm() / 19
     c = damping * torch.linalg.solve(damping * torch.eye(19).double() + gram / 19, torch.ones(19).double())
-    found = torch.stack([part.mean() for part in c.split([4, 3, 4, 4, 4])])
+    weights = torch.stack([part.mean() for part in c.split([4, 3, 4, 4, 4])])
     optimizer = NaturalGradient(model, probe, 0.1)
     for _ in range(2):
         expected = sum(
-            found[n] * token_score(model, x, y, n, s) / 19 for n in range(5) for s in range(4) if y[n, s] >= 0
+            weights[n] * token_score(model, x, y, n, s) / 19 for n in range(5) for s in range(4) if y[n, s] >= 0
         )
         before = flat(model.last)
         optimizer.zero_grad()
@@ -388,8 +388,8 @@ EMPIRICAL = {
 def test_data_labels_share_the_backward_pass(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not with a loss that is no multiple of the likelihood's; the statistics are the same either way."""
     probe = cb.probe(name, **EMPIRICAL[name])
-    shared, own = pair(lambda: mlp(5, 6, 4, 3))
-    optimizers = [NaturalGradient(model, probe, 0.0) for model in (shared, own)]
+    shared, apart = pair(lambda: mlp(5, 6, 4, 3))
+    optimizers = [NaturalGradient(model, probe, 0.0) for model in (shared, apart)]
     batch, *_ = vectors(1)
     naturally(optimizers[0], [batch])
     naturally(optimizers[1], [batch])
@@ -402,8 +402,8 @@ def test_data_labels_share_the_backward_pass(name: str, monkeypatch: pytest.Monk
         (2 * F.cross_entropy(optimizer.forward(*batch), batch[1], label_smoothing=smoothing)).backward()
         optimizer.step()
         assert len(passes) == (smoothing > 0)
-    kept = [optimizer.state_dict()["curvature"]["kept"] for optimizer in optimizers]
-    pairs = list(zip(*(tensors(state) for state in kept), strict=True))
+    packed = [optimizer.state_dict()["curvature"]["kept"] for optimizer in optimizers]
+    pairs = list(zip(*(tensors(state) for state in packed), strict=True))
     assert pairs and all(oracles.relative(a, b) <= 1e-12 or float(b.norm()) <= 1e-12 for a, b in pairs)
 
 
@@ -820,13 +820,13 @@ def test_the_graph_of_the_batch_is_let_go() -> None:
     optimizer = NaturalGradient(model, cb.probe("identity"))
     ((x, y),) = vectors(1)
     outputs = optimizer.forward(x, y)
-    kept = weakref.ref(optimizer._batch[2])
+    tape = weakref.ref(optimizer._batch[2])
     F.cross_entropy(outputs, y).backward()
-    assert kept() is not None
+    assert tape() is not None
     optimizer.step()
     del outputs
     gc.collect()
-    assert kept() is None
+    assert tape() is None
 
 
 # --- storing ----------------------------------------------------------------------------------------------
@@ -851,7 +851,7 @@ def test_a_stored_state_continues_to_the_same_bits(name: str) -> None:
     model = mlp(5, 6, 4, 3).double()
     batches = vectors(7, samples=8)
 
-    def made(model: nn.Module) -> tuple[NaturalGradient, torch.optim.lr_scheduler.LRScheduler]:
+    def training(model: nn.Module) -> tuple[NaturalGradient, torch.optim.lr_scheduler.LRScheduler]:
         optimizer = NaturalGradient(model, cb.probe(name), 1e-3, 0.9, 0.01, **OPTIONS.get(name, {}))
         return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 7)
 
@@ -860,14 +860,14 @@ def test_a_stored_state_continues_to_the_same_bits(name: str) -> None:
             naturally(parts[0], [batch])
             parts[1].step()
 
-    whole = made(model)
-    train(whole, batches[:4])
-    stored = through_a_file([model.state_dict(), whole[0].state_dict(), whole[1].state_dict()])
+    uninterrupted = training(model)
+    train(uninterrupted, batches[:4])
+    stored = through_a_file([model.state_dict(), uninterrupted[0].state_dict(), uninterrupted[1].state_dict()])
     other = mlp(5, 6, 4, 3).double()
-    continued = made(other)
+    continued = training(other)
     for part, state in zip((other, *continued), stored, strict=True):
         part.load_state_dict(state)
-    train(whole, batches[4:])
+    train(uninterrupted, batches[4:])
     train(continued, batches[4:])
     assert same(model, other)
 

@@ -55,10 +55,10 @@ def mine(tmp_path: Path) -> Path:
 
 def test_every_file_is_a_component() -> None:
     package = Path(registry.__file__).parents[1]
-    for folder, found in (("probes", registry.probes()), ("problems", registry.problems())):
+    for folder, kinds in (("probes", registry.probes()), ("problems", registry.problems())):
         files = {path.stem for path in (package / folder).glob("*.py") if not path.name.startswith("_")}
-        assert files <= set(found)
-        assert all(issubclass(c, Probe if folder == "probes" else Problem) for c in found.values())
+        assert files <= set(kinds)
+        assert all(issubclass(c, Probe if folder == "probes" else Problem) for c in kinds.values())
 
 
 @pytest.mark.parametrize("text", ["kfac", "kfac[damping=0.01]", "kfac[fisher_type=mc,mc_samples=3]", " identity "])
@@ -110,9 +110,9 @@ def test_errata_are_ids_papers_or_texts(entry: str, ids: list[str]) -> None:
 
         about = About(errata=(entry,))
 
-    found = registry.describe("wrong", Wrong)["errata"]
-    assert [erratum["id"] for erratum in found] == ids
-    assert all(erratum["text"] for erratum in found) and ("" not in ids or found[0]["text"] == entry)
+    errata = registry.describe("wrong", Wrong)["errata"]
+    assert [erratum["id"] for erratum in errata] == ids
+    assert all(erratum["text"] for erratum in errata) and ("" not in ids or errata[0]["text"] == entry)
 
 
 def test_meanings_end_with_the_next_field_or_the_paragraph() -> None:
@@ -130,9 +130,9 @@ def test_meanings_end_with_the_next_field_or_the_paragraph() -> None:
         beta: float = 2.0
         gamma: float = 3.0
 
-    told = registry.describe("told", Told)
-    assert told["meanings"] == {"alpha": "of ``beta`` and more", "beta": "the ``other``: one", "gamma": ""}
-    assert "represents" not in told
+    entries = registry.describe("told", Told)
+    assert entries["meanings"] == {"alpha": "of ``beta`` and more", "beta": "the ``other``: one", "gamma": ""}
+    assert "represents" not in entries
 
 
 def test_a_user_component_is_unpickled_in_another_process(mine: Path) -> None:
@@ -268,8 +268,8 @@ def test_a_broken_entry_point_is_named_and_set_aside(monkeypatch: pytest.MonkeyP
     entries = [Entry("good", good), Entry("bad", ImportError("gone")), Entry("odd", Outside)]
     monkeypatch.setattr(components, "entry_points", lambda group: entries)
     with pytest.warns(UserWarning) as caught:
-        found = components._plugins("curvbench.probes", Probe)
-    assert found == {"good": good}
+        plugins = components._plugins("curvbench.probes", Probe)
+    assert plugins == {"good": good}
     assert [str(w.message) for w in caught] == [
         "entry point bad = package:bad set aside: ImportError: gone",
         "entry point odd = package:odd set aside: no Probe",

@@ -48,7 +48,9 @@ def check(what: str, value: Any, annotation: Any) -> Any:
 
 
 def fits(value: Any, option: Any) -> bool:
-    """Whether a value is one that a member of a union allows."""
+    """Whether a member of a union allows the value."""
+    if option is Any:
+        return True
     if typing.get_origin(option) is Literal:
         return value in typing.get_args(option)
     if option is float:
