@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+import re
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import pytest
 from fake_measure import Fake, Toy
 
-from curvbench.spec import Cell, Preset, Row, Status
+from curvbench.spec import Cell, Component, FisherProbe, Preset, Row, Status
 
 NO_NUMBERS = [(math.nan, "not a number"), (math.inf, "infinite"), (-math.inf, "infinite")]
 
@@ -40,3 +42,53 @@ def test_a_damping_without_an_exact_step_is_refused(damping: float) -> None:
     ):
         with pytest.raises(ValueError, match="must be finite and above zero"):
             make()
+
+
+OLD = [
+    "complexity",
+    "averages",
+    "layerwise",
+    "joins",
+    "follows",
+    "keeps_momentum",
+    "mean_over_samples",
+    "reads_gradient",
+]
+
+
+@pytest.mark.parametrize("name", OLD)
+def test_a_probe_of_the_first_version_is_told_the_new_name(name: str) -> None:
+    with pytest.raises(TypeError, match=rf"Mine\.{name} has given way to ") as caught:
+        type("Mine", (FisherProbe,), {name: True})
+    assert "\n" not in str(caught.value)
+
+
+@dataclass(frozen=True)
+class Settings(Component):
+    anything: Any = None
+    number: float = 1.0
+    several: tuple[int, ...] = ()
+    choice: Literal["a", "b"] | None = None
+
+
+@pytest.mark.parametrize("value", [None, "x", 3, object(), [1]])
+def test_a_field_that_allows_anything_takes_anything(value: object) -> None:
+    assert Settings(anything=value).anything is value
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"number": "1"}, "Settings: number must be a number, got '1'"),
+        ({"number": math.nan}, "Settings: number must be a number, got nan"),
+        ({"several": [1, 2]}, "Settings: several must be an integer, or several with slashes between them, got"),
+        ({"choice": "c"}, "Settings: choice must be one of a, b, none, got 'c'"),
+    ],
+)
+def test_a_value_that_its_annotation_does_not_allow_is_one_line(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        Settings(**values)
+
+
+def test_an_integer_becomes_a_float_where_one_is_expected() -> None:
+    assert repr(Settings(number=2).number) == "2.0"
