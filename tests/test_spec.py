@@ -11,6 +11,7 @@ import pytest
 from fake_measure import Fake, Toy
 
 from curvbench.spec import Cell, Component, FisherProbe, Preset, Row, Status
+from curvbench.spec.probe import RENAMED
 
 NO_NUMBERS = [(math.nan, "not a number"), (math.inf, "infinite"), (-math.inf, "infinite")]
 
@@ -44,19 +45,7 @@ def test_a_damping_without_an_exact_step_is_refused(damping: float) -> None:
             make()
 
 
-OLD = [
-    "complexity",
-    "averages",
-    "layerwise",
-    "joins",
-    "follows",
-    "keeps_momentum",
-    "mean_over_samples",
-    "reads_gradient",
-]
-
-
-@pytest.mark.parametrize("name", OLD)
+@pytest.mark.parametrize("name", RENAMED)
 def test_a_probe_of_the_first_version_is_told_the_new_name(name: str) -> None:
     with pytest.raises(TypeError, match=rf"Mine\.{name} has given way to ") as caught:
         type("Mine", (FisherProbe,), {name: True})
