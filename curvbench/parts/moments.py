@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from abc import ABC
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from curvbench.instance import Instance
 from curvbench.operators import Diagonal
+from curvbench.parts.ranges import at_least_one, finite, fraction
+from curvbench.spec import Probe
 
 
 class Moments(NamedTuple):
@@ -52,3 +55,33 @@ class Rates:
 
     def _corrected_second(self, moments: Moments) -> Tensor:
         return moments.second / (1 - self.second**moments.taken)
+
+
+@dataclass(frozen=True)
+class MomentsProbe(Probe, ABC):
+    """A probe of the family of Adam: its step comes from the moments, which the optimizer must not average again.
+
+    ``beta1``: the weight of the old first moment. ``beta2``: the weight of the old second moment. ``epsilon``: a number
+    added to the root of the corrected second moment.
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+
+    statistic = "bg_data"
+    has_own_momentum: ClassVar[bool] = True
+    combines_by = "gradient"
+    is_layerwise = True
+    is_mean_over_samples: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fraction(self, "beta1", "beta2", zero=True)
+        finite(self, "epsilon", zero=False)
+        at_least_one(self, "updates", "batch_size")
+
+    @property
+    def rates(self) -> Rates:
+        """The weights of the moments."""
+        return Rates(self.beta1, self.beta2, self.epsilon)

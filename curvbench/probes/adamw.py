@@ -7,15 +7,15 @@ The step eta (p + weight_decay theta) equals the optimizer's two steps: theta sh
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
 from curvbench.instance import Instance
 from curvbench.operators import Diagonal
-from curvbench.parts.moments import Moments, Rates
-from curvbench.parts.ranges import at_least_one, finite, fraction
-from curvbench.spec import About, Probe
+from curvbench.parts.moments import Moments, MomentsProbe
+from curvbench.parts.ranges import finite
+from curvbench.spec import About
 
 
 class State(NamedTuple):
@@ -26,26 +26,15 @@ class State(NamedTuple):
 
 
 @dataclass(frozen=True)
-class AdamW(Probe):
+class AdamW(MomentsProbe):
     """Adam's second moment as curvature; the step has decoupled weight decay.
 
-    ``beta1``: the weight of the old first moment. ``beta2``: the weight of the old second moment. ``epsilon``: a number
-    added to the root of the corrected second moment. ``weight_decay``: the multiple of the parameters that is added to
-    the step.
+    ``weight_decay``: the multiple of the parameters that is added to the step.
     """
 
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
     weight_decay: float = 1e-2
     updates: int = 32
     batch_size: int | None = None
-
-    statistic = "bg_data"
-    has_own_momentum: ClassVar[bool] = True
-    combines_by = "gradient"
-    is_layerwise = True
-    is_mean_over_samples: ClassVar[bool] = False
 
     about = About(
         represents="diag(N v), v the corrected running average of the squared mean gradient",
@@ -58,14 +47,7 @@ class AdamW(Probe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        fraction(self, "beta1", "beta2", zero=True)
-        finite(self, "epsilon", zero=False)
         finite(self, "weight_decay")
-        at_least_one(self, "updates", "batch_size")
-
-    @property
-    def rates(self) -> Rates:
-        return Rates(self.beta1, self.beta2, self.epsilon)
 
     def init(self, instance: Instance) -> State:
         return State(self.rates.start(instance), instance.pack(instance.parameters))
