@@ -1,4 +1,4 @@
-"""The identity of a cell: a short hash over everything that decides its rows."""
+"""The id of a cell: a short hash of what decides its rows, except the libraries that it loads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from curvbench.spec import Cell
 
 
 def cell_id(cell: Cell, environment: Mapping[str, Any]) -> str:
-    """Hash over everything that decides the rows of ``cell``; ``environment`` is the result of ``environment()``."""
+    """Hash over what decides the rows of ``cell``, except the loaded libraries, which ``planning.plan`` compares.
+
+    ``environment`` is the result of ``environment()``.
+    """
     return short_hash(
         {
             "suite": cell.suite,

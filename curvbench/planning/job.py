@@ -1,4 +1,4 @@
-"""A run before it begins: its options, checked, and what follows from them. Nothing here prints."""
+"""A job: the checked options of a run and its plan; in a search also the next round of trials."""
 
 from __future__ import annotations
 
@@ -120,13 +120,14 @@ class Job:
         options = self.options
         parts = ["curvbench", "run", str(options.suite), "-p", registry.selector(cell.probe)]
         parts += ["-m", registry.selector(cell.problem), "--seed", str(cell.seed)]
-        parts += ["--preset", options.preset] if cell.training else []  # the preset says how each probe trains
+        # a preset has the meters and the precision of a measurement, and says how each probe trains
+        parts += ["--preset", options.preset] if cell.training or options.preset != "default" else []
         parts += ["--train", options.train] if options.train else []
         parts += ["--retrain"] if options.retrain else []
         parts += ["--device", cell.device] if cell.device != "cpu" else []
-        parts += ["--dtype", cell.dtype] if cell.dtype != self.suite.presets["default"].dtype else []
-        default_damping = self.suite.presets[options.preset if cell.training else "default"].damping
-        parts += ["--damping", f"{cell.damping!r}"] if cell.damping != default_damping else []
+        preset = self.suite.presets[options.preset]
+        parts += ["--dtype", cell.dtype] if cell.dtype != preset.dtype else []
+        parts += ["--damping", f"{cell.damping!r}"] if cell.damping != preset.damping else []
         parts += ["--threads", str(cell.threads)] if cell.threads != 1 else []
         parts += ["--results", str(options.results)] if options.results != Path("results") else []
         parts += ["--data", str(options.data)] if options.data and not os.environ.get("CURVBENCH_DATA") else []

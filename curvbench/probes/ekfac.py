@@ -1,9 +1,9 @@
 """EKFAC: K-FAC's eigenbasis with the exact second moments in it (George et al. 2018, Algorithm 1).
 
-The second moments are taken in the basis, so the eigendecompositions belong to the statistics here: every update number
-``basis_every`` makes the basis of its own batch, the other updates keep the old basis. The basis is that of ``expand``,
-because the reduced factors of a shared layer have a null space in which scores still lie, and the basis of a null space
-is arbitrary.
+The second moments are taken in the basis, so the eigendecompositions belong to the statistics here: updates 0,
+``basis_every``, 2 ``basis_every`` and so on make a basis from their own batch, and all other updates keep the basis.
+The factors treat every position of a shared layer as a sample (``expand``), because the reduced factors of a shared
+layer have a null space in which scores still lie, and the basis of a null space is arbitrary.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class Ekfac(FisherProbe):
         source="George et al. 2018, Algorithm 1",
         notes=(
             "With basis_every above 1 the step that is measured after one update keeps that update's basis; the "
-            "published cost spreads a basis over its updates. In a training bases come every stat_every basis_every "
-            "steps, and refresh_every has no meaning: there is nothing else to factorize.",
+            "published cost spreads a basis over its updates. In a training bases come every stat_every * "
+            "basis_every steps, and refresh_every has no meaning: there is nothing else to factorize.",
         ),
         errata=("E-L13",),
         family="Kronecker",

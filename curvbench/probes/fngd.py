@@ -1,9 +1,9 @@
 """FNGD: natural gradient as a weighted sum of per-sample gradients (Ou, Zhu, Huang, Liu 2024, arXiv 2403.03473v2).
 
-Per layer (F + lambda I)^-1 g = U v with the empirical Fisher F = U U^T / M; Eq. 9 is v = (M lambda I + U^T U)^-1 1, and
-c = lambda M v are the normalised coefficients, 1 for plain gradient descent. In the first epoch they are exact for
-every batch; their average weighs the samples afterwards (``stage=shared``). The step of a layer without scores is its
-gradient.
+Per layer (F + lambda I)^-1 g = U v with the empirical Fisher F = U U^T / n of n loss terms (the paper's M); Eq. 9 is v
+= (n lambda I + U^T U)^-1 1, and c = lambda n v are the normalised coefficients, 1 for plain gradient descent. In the
+first epoch they are exact for every batch; their average weighs the samples afterwards (``stage=shared``). The step of
+a layer without scores is its gradient.
 """
 
 from __future__ import annotations
@@ -47,11 +47,10 @@ class Fngd(Weighs, Probe):
     ``alpha``: the share of the norm of U^T U that is the damping under ``damping_rule=norm``. ``damping_rule``: how
     lambda is chosen. ``norm`` is lambda = alpha |U^T U|_F; ``constant`` is the field of that name. ``constant``: the
     damping under ``damping_rule=constant``. ``gram``: the matrix in that norm. ``raw`` is U^T U, as in Eq. 14; ``mean``
-    divides it by N. ``formula``: the solve of Eq. 9. ``printed`` leaves out its 1/N. ``scale_mode``: the length of the
-    step. ``normalized`` leaves the factor 1/lambda to the learning rate. ``stage``: the epoch that is measured.
-    ``first`` solves for every batch; ``shared`` weighs samples by the averages of the first epoch. ``key``: what shares
-    a coefficient; ``layer`` is a control. ``batches``: the number of batches in the first epoch. ``accelerated``:
-    whether the weighted gradient is made without forming each sample's gradient.
+    divides it by n, the loss terms. ``formula``: the solve of Eq. 9. ``printed`` leaves out its 1/n. ``scale_mode``:
+    the length of the step. ``normalized`` leaves the factor 1/lambda to the learning rate. ``stage``: the epoch that is
+    measured. ``first`` solves for every batch; ``shared`` weighs samples by the averages of the first epoch. ``key``:
+    XX made without forming each sample's gradient.
     """
 
     fisher_type = "empirical"
@@ -130,7 +129,7 @@ class Fngd(Weighs, Probe):
         return state._replace(factors=[block.factorize(damping) if damping else None for block, damping in pairs])
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
-        if not state.blocks:
+        if not state.blocks:  # ``weigh`` made this state: the backward pass has given the step already
             raise ValueError("call the model as optimizer.forward: fngd weighs the samples in its backward pass")
         parts = gradient.split([block.size for block in state.blocks])
         if state.shared is None:

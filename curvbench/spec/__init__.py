@@ -2,18 +2,18 @@
 
 The way of the data::
 
-    suite --cells()--> cell = problem x probe x seed --run_cell()--> own process --measure()--> rows
+    suite --planning.selection--> cells = problem x probe x seed --engines--> a process per cell --cells.measure--> rows
        rows --store--> one Parquet fragment per cell --load()--> DataFrame --> table, report, dashboard, gate
 
-The map of the house. A room imports only rooms of its own floor and below, and no file imports in a circle; a test
-holds both::
+The map of the house, on which the pages of the dashboard stand (``dashboard/``). A room imports only rooms of its own
+floor and below, and no file imports in a circle; a test holds both::
 
     7  cli          the command line: verbs, progress, exit codes
-    6  planning     what a run has to do: which cells, what of them is settled, what a search tries next
+    6  planning     what a run has to do: which cells, which are left to run, what a search tries next
        report       a run as a page or as text
     5  engines      where cells run: here, in own processes, on a cluster
        plot         figures from rows
-    4  cells        how one cell becomes rows: its reference, its measurement, its training
+    4  cells        how one cell becomes rows: its reference and checkpoint files, its measurement, its training
        analysis     tables and verdicts from rows
     3  optim        training with a probe: NaturalGradient
        training     the loop, snapshots and schedules
@@ -26,7 +26,8 @@ holds both::
        instance     a model, a batch and a loss, ready to be measured
        operators    represented matrices    states   states of probes: averaged, stored, joined over ranks
        data         data sets
-    0  spec         the contracts           numerics  factorizations in float64     words  near misses in messages
+    0  spec         the contracts           numerics  factorizations that say if they struggled
+       words        near misses, texts in one line, deaths of processes
 
 Legend of shape letters, used in names and docstrings everywhere:
 

@@ -22,7 +22,7 @@ NAMES: dict[Any, str] = {
 def types_of(component: type) -> dict[str, Any]:
     """The fields that a component takes, with their annotations.
 
-    An annotation with a name that its module does not have allows everything.
+    If one annotation holds a name that its module lacks, every field of the component takes any value.
     """
     return _types_of(component)
 
@@ -57,6 +57,8 @@ def fits(value: Any, option: Any) -> bool:
         return isinstance(value, float) and not math.isnan(value)
     if option is int:
         return isinstance(value, int) and not isinstance(value, bool)
+    if typing.get_origin(option) is tuple and typing.get_args(option)[1:] == (...,):
+        return isinstance(value, tuple) and all(fits(entry, typing.get_args(option)[0]) for entry in value)
     kind = typing.get_origin(option) or option
     return isinstance(value, kind) if isinstance(kind, type) else True
 
@@ -68,10 +70,12 @@ def options(annotation: Any) -> tuple[Any, ...]:
 
 def describe(annotation: Any) -> str:
     """What an annotation allows, in words: ``a number or none``, ``one of a, b, c``."""
-    parts = []
+    parts: list[str] = []
     for option in options(annotation):
         if typing.get_origin(option) is tuple:
-            return f"{describe(typing.get_args(option)[0])}, or several with slashes between them"
-        values = typing.get_args(option) if typing.get_origin(option) is Literal else ()
-        parts += [str(value) for value in values] or [NAMES.get(option, getattr(option, "__name__", str(option)))]
+            parts.append(f"{describe(typing.get_args(option)[0])}, or several with slashes between them")
+        elif typing.get_origin(option) is Literal:
+            parts += map(str, typing.get_args(option))
+        else:
+            parts.append(NAMES.get(option, getattr(option, "__name__", str(option))))
     return " or ".join(parts) if len(parts) < 3 else f"one of {', '.join(parts)}"

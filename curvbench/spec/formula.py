@@ -1,9 +1,9 @@
 """Cost formulas: texts that people read in the docs, and that the meter evaluates.
 
-``2 N S G M (D + R) + [S > 1] L (N R)^2`` is a sum of products by juxtaposition; ``^`` is a power, ``[condition]`` is 1
-or 0, and ``min``, ``max`` and ``floor`` are functions. A term with a letter of a layer (S, G, D, M, k) is summed over
-layers. Every other name is a letter of the legend or a hyperparameter; in a condition it may also be a hyperparameter's
-value, as in ``[stage = own]``.
+``2 N S G M (D + R) + [stage = first] L (N R)^2`` is a sum of products by juxtaposition; ``^`` is a power,
+``[condition]`` is 1 or 0, and ``min``, ``max`` and ``floor`` are functions. A term with G, M, D, S or k (the entries of
+a layer's kernel, 0 for a Linear) is summed over the layers; L, their number, stands in other terms alone. N, R, P and L
+are numbers of the batch and the network. Every other name is a hyperparameter, or in a condition the value of one.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-FLOP_MODEL = "2"  # version of counts (meters/flop_model.py) and cost models; rows of others are not comparable
+FLOP_MODEL = "2"  # version of counted and published FLOPs; rows with another FLOP_MODEL are not comparable
 Meter = Literal["clock", "flops", "memory", "error", "direction", "health", "exact"]
-METERS: tuple[Meter, ...] = ("clock", "flops", "memory", "error", "direction", "health")  # those of a probe
+METERS: tuple[Meter, ...] = ("clock", "flops", "memory", "error", "direction", "health")  # ``exact`` measures no probe
 Phase = Literal["statistics", "invert", "precondition", "step"]
 PHASES: tuple[Phase, ...] = ("statistics", "invert", "precondition", "step")
 
@@ -18,8 +18,9 @@ class Metric:
     """The meaning of a metric.
 
     ``unit``: its unit. ``better``: which way is better, or nothing if neither is. ``label``: its name for people, as
-    axes show it. ``text``: what it is, in one sentence. ``columns``: the headings under which the table at the end of a
-    run shows it, by scope; figures offer every metric.
+    axes show it. ``text``: what it is, in one sentence. ``columns``: the headings, by scope, of its columns in the
+    table at the end of a run, whose legend stands in ``analysis.summary``; a table of measurements takes errors,
+    directions and costs, a table of trainings takes ``test.`` and ``train.``. Figures offer every metric.
     """
 
     unit: str
@@ -68,7 +69,7 @@ METRICS: dict[str, Metric] = {  # in the order of the table's columns
         "1",
         "lower",
         "error of drawn labels",
-        "relative error minus that of the same probe with the type-2 Fisher; only against an exact Fisher",
+        "relative error minus the same probe's with the type-2 Fisher; only against an exact Fisher",
     ),
     "health.condition": Metric("1", "", "condition number", "condition number of the damped operator"),
     "health.retries": Metric(

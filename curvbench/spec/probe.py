@@ -60,6 +60,8 @@ class About(NamedTuple):
 class StepRule:
     """How an optimizer turns a method's solves into steps; the defaults are heavy ball on the preconditioned gradient.
 
+    Here g is the gradient, p the preconditioned gradient, mu the optimizer's momentum and m its buffer.
+
     ``momentum``: what is averaged. ``step`` means m <- mu m + p; ``gradient`` means m <- mu m + g before m is
     preconditioned; ``average`` means the bias-corrected m <- mu m + (1 - mu) g. ``update``: whether the statistics of a
     batch are taken in ``before`` or ``after`` its own gradient is preconditioned. ``clip``: the bound of every entry of
@@ -87,13 +89,13 @@ class Probe(Component, ABC):
     about: ClassVar[About] = About()
 
     role: ClassVar[Role] = "method"
-    """``bound``: no method with its structure can be better. ``reference``: it is exact, in full or in part."""
+    """A published ``method``, the ``bound`` of a structure's errors, or a ``reference``: exact, in full or in part."""
 
     updates: int = 1
     """A field of methods that learn over steps, with a meaningful default."""
 
     batch_size: int | None = None
-    """A field of the same methods."""
+    """A field of methods that learn over steps: the samples of each update."""
 
     damping: float | None = None
     """A field of damped methods. None means that the method has no damping in this sense."""
@@ -105,7 +107,7 @@ class Probe(Component, ABC):
     """A field of methods with score columns: the type of their Fisher. None means that there are no score columns."""
 
     mc_samples: int = 1
-    """A field of the same methods: the number of label draws per sample where ``fisher_type`` is ``mc``."""
+    """A field of methods with score columns: the number of label draws per sample if ``fisher_type`` is ``mc``."""
 
     statistic: str | None = None
     """A field of methods that read gradients of whole batches: what their labels are."""
@@ -120,10 +122,10 @@ class Probe(Component, ABC):
     """How an optimizer steps with the probe."""
 
     supports_ema: ClassVar[bool] = False
-    """Whether the tensors of an unrefreshed state are statistics, so that a running average may blend them."""
+    """Whether the tensors of a state that ``refresh`` has not changed are statistics, which an average may blend."""
 
     is_layerwise: ClassVar[bool] = False
-    """Whether lists of an unrefreshed state have an entry per layer, and its vectors an entry per parameter.
+    """Whether lists of a state that ``refresh`` has not changed have an entry per layer, vectors one per parameter.
 
     Only then does a layer that a batch skips keep its statistics. For other probes the scores of that layer are zero.
     """
@@ -149,12 +151,15 @@ class Probe(Component, ABC):
 
     @property
     def reads_output_gradients(self) -> bool:
-        """Whether statistics read output gradients for the data's labels, which the training's own pass makes."""
+        """Whether statistics read gradients at layers' outputs for the data's labels, as the training pass makes them.
+
+        A probe that needs every batch reads the scores of these labels.
+        """
         return self.needs_every_batch or self.fisher_type == "empirical"
 
     @property
     def needs_every_batch(self) -> bool:
-        """Whether ``precondition`` reads the scores of its own step's batch, also where no statistics are due."""
+        """Whether ``precondition`` reads its own step's scores, so that every step calls ``follow``."""
         return False
 
     @property
@@ -203,7 +208,7 @@ class Follows(ABC):
     @property
     @abstractmethod
     def needs_every_batch(self) -> bool:
-        """Whether the hyperparameters make it so."""
+        """Whether ``follow`` must be called at every step; a hyperparameter may decide it."""
 
     @abstractmethod
     def follow(self, state: Any, batch: Instance) -> Any:
