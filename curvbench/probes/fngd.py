@@ -50,7 +50,8 @@ class Fngd(Weighs, Probe):
     divides it by n, the loss terms. ``formula``: the solve of Eq. 9. ``printed`` leaves out its 1/n. ``scale_mode``:
     the length of the step. ``normalized`` leaves the factor 1/lambda to the learning rate. ``stage``: the epoch that is
     measured. ``first`` solves for every batch; ``shared`` weighs samples by the averages of the first epoch. ``key``:
-    XX made without forming each sample's gradient.
+    what shares a coefficient; ``layer`` gives all samples one, as a control. ``batches``: the number of batches in the
+    first epoch. ``accelerated``: whether the weighted gradient is made without forming each sample's gradient.
     """
 
     fisher_type = "empirical"
