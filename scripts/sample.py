@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "data" / "sample"
 RUNS = ("suites/training --preset quick", "suites/sweep", "suites/mlp")  # the last is shown first
 PICTURED = ("mlp", ("kfac", "ekfac", "unit", "diag", "lngd"))  # the suite and the methods whose blocks are packed
-LIMIT = 500_000  # bytes in all
+LIMIT = 600_000  # bytes in all, because every clone carries them
 
 
 def main() -> None:
