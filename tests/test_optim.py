@@ -491,7 +491,7 @@ def test_gradients_that_gather_make_the_step_of_the_joined_batch(
 @pytest.mark.parametrize("name", sorted(set(registry.probes()) - set(JOINING)))
 def test_a_probe_whose_states_do_not_join_refuses_to_gather(name: str) -> None:
     optimizer = NaturalGradient(mlp(5, 6, 3).double(), cb.probe(name, **({"rank": 4} if name == "eigen" else {})))
-    with pytest.raises(ValueError, match=f"^{name} makes no step of several batches"):
+    with pytest.raises(ValueError, match=f"^{name} cannot combine the states of several batches"):
         accumulated(optimizer, vectors(1), [3, 3])
 
 

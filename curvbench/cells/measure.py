@@ -90,7 +90,7 @@ def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list
         fitted = Fitted.of(probe, instance)
         report("cost")
         rows += cost_rows(Stepper(probe, instance, fitted.state), cell.meters)
-    if fisher is not None:
+    if fisher is not None:  # loaded for meters of METERS alone, so that the probe was fitted
         report("errors")
         rows.append(Row("coverage.trace", covered))
         accuracies = accuracy_rows(fitted, fisher, cell.problem.mc_samples > 0, cell.meters, cell.damping)
@@ -103,7 +103,7 @@ def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list
 
 
 def _failed(rows: list[Row]) -> list[Row]:
-    """The row with which a cell ends as an error if one of its numbers is not finite; the other rows stay."""
+    """A row with status error for the whole cell, if one of its rows has that status; none otherwise."""
     reasons = [row.reason for row in rows if row.status is Status.ERROR]
     return [Row(status=Status.ERROR, reason=reasons[0], scope="")] if reasons else []
 

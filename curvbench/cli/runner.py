@@ -23,7 +23,7 @@ from curvbench.spec import Status
 from curvbench.words import one_line
 
 NARROWEST = 80  # columns: a narrower terminal would fold the numbers
-COPY_EVERY = 32  # finished cells between two checks whether the copy of a run is stale
+COPY_EVERY = 32  # after this many finished cells the copy of the rows is made again if it is stale
 PIPED = 1000  # columns without a terminal, so that nothing is folded
 LEGEND_WIDTH = 100  # columns
 

@@ -238,8 +238,9 @@ class NaturalGradient(torch.optim.Optimizer):
             return self._call(inputs)
         if self._batch is not None or self._next_state is not None:
             self._gather()
-        if self._ranks.count > 1:
+        if self._ranks.count > 1:  # the gradients of ranks are weighted by their loss terms
             self._terms += int(likelihood(self.loss).valid(targets).sum())
+        # the clip needs the gradient, which a pass with sample weights does not leave
         outputs = self._weigh(inputs, targets) if self.kl_clip is None else None
         return self._record(inputs, targets) if outputs is None else outputs
 
@@ -273,10 +274,10 @@ class NaturalGradient(torch.optim.Optimizer):
             self._curvature.drop_parts()
         elif was_weighed or self.probe.combines_by is None:
             raise ValueError(
-                f"{self.probe.name} makes no step of several batches, because their states do not combine into one: "
+                f"{self.probe.name} cannot combine the states of several batches into one: "
                 "give the whole batch to one forward, or call step() or zero_grad() before the next forward"
             )
-        elif batch is not None and self.probe.combines_by == "mean":
+        elif batch is not None and self.probe.combines_by == "mean":  # else `.grad` holds the sum of both batches
             assert self._verified is not None
             verify = self._checks.due(shapes(batch.inputs), self._curvature.updates)
             self._curvature.take_part(batch.of(self._verified, None, verify))

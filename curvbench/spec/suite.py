@@ -16,8 +16,8 @@ from curvbench.spec.training import Search, Training, refuse_decays
 Precision = Literal["mixed", "native", "float64"]  # of the reference Fisher, see ``curvbench.exact_fisher``
 Summary = Literal["errors", "growth", "exact"]
 DAMPING = 1e-3  # of the mean Fisher, for the exact step and for the probes that are held against it
-TRIALS = ".tuning"  # behind the name of a suite: the trials of its search are a suite of their own
-SURROGATE = "surrogate"  # begins the column ``method`` of every row of a cell that is one
+TRIALS = ".tuning"  # the suffix of the suite that holds the trials of a search
+SURROGATE = "surrogate"  # the first word of the column ``method`` in every row of a surrogate cell
 
 
 def refuse_damping(damping: float) -> None:
@@ -30,7 +30,7 @@ def refuse_damping(damping: float) -> None:
 class Preset:
     """One size of a suite: every problem with every probe and seed.
 
-    ``pairs``: more cells, each a problem with a probe, which ``-p`` and ``-m`` leave out. ``meters``: the meters that
+    ``pairs``: more cells, each a problem with a probe; ``-p`` or ``-m`` leaves them out. ``meters``: the meters that
     produce rows. ``precision``: the precision of the exact Fisher that probes are held against. ``training``: how the
     cells train. None means that they are measured. ``tuned``: other values of the training's fields for some probes, by
     their label or name. ``search``: how more such values are chosen. ``damping``: the damping, in units of the mean

@@ -40,8 +40,9 @@ def check(run: str, baseline: str, update: bool, form: str, output: Path | None,
     with users_fault():
         rows = read(run, given["results"], given["all_runs"])
         if update:
-            if given["probes"] or given["problems"] or given["metrics"]:
-                raise BadInput("--update takes the whole run: leave out -p, -m and --metric")
+            if any(given[name] for name in ("probes", "problems", "metrics", "thresholds", "any_change")) or output:
+                others = "-p, -m, --metric, --threshold, --any-change and --output"
+                raise BadInput(f"--update makes the whole run the baseline and judges nothing: leave out {others}")
             click.echo(_update(rows, Path(baseline)), nl=False)
             return OK
         filters = (given["probes"], given["problems"], given["metrics"])
@@ -135,5 +136,5 @@ def _text(gate: Gate, run: str, baseline: str, form: str) -> str:
     for title, rows in (("fails", gate.failing), ("better", gate.improved), ("changed", gate.changed)):
         parts += [f"{title}:\n\n{tables.text(described(rows), form)}"] if len(rows) else []
     parts += [f"first seen:\n\n{tables.text(gate.steps, form)}"] if len(gate.steps) else []
-    outcome = "passed" if gate.passed else f"FAILED, {len(gate.failing)} of them"
+    outcome = "passed" if gate.passed else f"FAILED, {len(gate.failing)} of these"
     return "\n".join([*parts, f"{counts(gate.table)}\ncheck: {outcome}\n"])

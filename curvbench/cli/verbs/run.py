@@ -53,7 +53,7 @@ def run(arguments: list[str], /, **given: Any) -> int:
     command = shlex.join(["curvbench", *arguments])
     with users_fault():
         files = registry.suite_files(given.pop("suite"))
-    code = OK
+    code = OK  # exit codes rise with severity
     for file in files:
         try:
             code = max(code, _run(job.Options(command=command, suite=file, **given)))
