@@ -29,3 +29,9 @@ def death(exit_code: int) -> tuple[Status, str]:
     if exit_code < 0:
         return Status.CRASHED, f"died of {signal.Signals(-exit_code).name}"
     return Status.CRASHED, f"left with exit code {exit_code} and without a result"
+
+
+def refuse_type(name: str, value: object, kind: type, advice: str) -> None:
+    """Raise TypeError if an argument is of another type than ``kind``; ``advice`` says what to give instead."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be of type {kind.__name__}, got {type(value).__name__}: {advice}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -302,3 +303,23 @@ def test_rows_say_how_the_probe_was_damped(stored: Path) -> None:
     for name, words in (("cwngd", "as the probe's damping=0.012"), ("adam", "own damping (epsilon is added")):
         methods = directions(cb.probe(name), stored).loc["direction.quality", "method"]
         assert methods.str.startswith(f"exact type-2 Fisher in float64, damping 0.001, {words}").all()
+
+
+def test_arguments_of_another_kind_are_told_what_to_give() -> None:
+    """The slips of a first hour: parameters instead of the module, a name instead of a probe, arguments exchanged."""
+    model: Any = torch.nn.Linear(3, 2)
+    instance = cb.Instance(model, torch.randn(5, 3), torch.randint(2, (5,)))
+    fisher: Any = cb.exact_fisher(instance)
+    operator: Any = cb.fit(cb.probe("diag"), instance)
+    name: Any = "kfac"
+    slips = {
+        "give the module itself": lambda: cb.NaturalGradient(model.parameters(), cb.probe("kfac")),
+        "probe must be of type Probe, got str": lambda: cb.NaturalGradient(model, name),
+        r"give curvbench\.probe\(name\)": lambda: cb.fit(name, instance),
+        "got str": lambda: cb.direction_errors(name, instance),
+        r"give errors\(operator, ": lambda: cb.errors(fisher, operator),
+    }
+    for words, slip in slips.items():
+        with pytest.raises(TypeError, match=words):
+            slip()
+    assert repr(fisher) == "ExactFisher(8 parameters, 1 layers, 5 terms)"

@@ -302,3 +302,31 @@ def test_values_are_read_as_annotated(text: str, annotation: object, value: obje
 def test_values_that_do_not_fit_are_refused(text: str, annotation: object) -> None:
     with pytest.raises(ValueError, match="x must be"):
         read("x", text, annotation)
+
+
+LACKING = """
+from dataclasses import dataclass
+import curvbench as cb
+
+@dataclass(frozen=True)
+class Half(cb.FisherProbe):
+    def update(self, state, batch):
+        return None
+
+class Other:
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Half", "is no probe: it lacks operator, precondition"),
+        ("Other", "is no probe: it is no subclass of curvbench.Probe"),
+        ("Absent", "no probe 'Absent' in "),
+    ],
+)
+def test_a_class_that_is_no_probe_is_told_what_it_lacks(name: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "lacking.py").write_text(LACKING)
+    with pytest.raises(ValueError, match=re.escape(words)):
+        registry.parse_probe(f"{tmp_path / 'lacking.py'}:{name}")

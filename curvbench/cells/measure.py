@@ -28,6 +28,7 @@ from curvbench.meters.kept import keep_blocks
 from curvbench.operators import Operator
 from curvbench.spec import DAMPING, METERS, Cell, Meter, Probe, Report, Row, Status, Unsupported
 from curvbench.spec.pictures import Blocks, collected, keep
+from curvbench.words import refuse_type
 
 __all__ = ["accuracy_rows", "fit", "measure", "prepare", "reference_identity", "refuse_unsupported"]
 
@@ -46,7 +47,8 @@ def fit(probe: Probe, instance: Instance) -> Operator:
 
 
 def refuse_unsupported(probe: Probe, instance: Instance) -> None:
-    """Raise Unsupported with the probe's own reason."""
+    """Raise Unsupported with the probe's own reason, and TypeError for what is no probe."""
+    refuse_type("probe", probe, Probe, "give curvbench.probe(name)")
     reason = probe.unsupported(instance)
     if reason is not None:
         raise Unsupported(reason)

@@ -40,6 +40,9 @@ class ExactFisher(Operator):
     coefficients: Tensor | None = None
     order: Order | None = None
 
+    def __repr__(self) -> str:
+        return f"ExactFisher({self.size} parameters, {len(self.layers)} layers, {self.terms} terms)"
+
     @property
     def layers(self) -> tuple[Layer, ...]:
         """The layers in the order of ``columns``."""

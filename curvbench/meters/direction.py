@@ -23,6 +23,7 @@ from curvbench.instance import Instance
 from curvbench.instance.passes import full_precision
 from curvbench.meters.error import BLOCKS, NETWORK
 from curvbench.spec import DAMPING, Probe, Row, Status, refuse_damping
+from curvbench.words import refuse_type
 
 LEAST_GAP = 1e-3  # of quality: shares of a smaller gap would be rounding
 OF_LAYERS = ("quality", "length", "gap_closed", "gradient")
@@ -224,6 +225,7 @@ def direction_errors(probe: Probe, instance: Instance, damping: float = DAMPING)
     Raises:
         ValueError: the damping is not above zero, or the step is not finite.
     """
+    refuse_type("probe", probe, Probe, "give curvbench.probe(name)")
     refuse_damping(damping)
     gradient = instance.gradient()
     step = step_of(with_damping(probe, damping, instance.terms), instance, gradient)

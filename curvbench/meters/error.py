@@ -14,6 +14,7 @@ from curvbench.fisher import ExactFisher
 from curvbench.instance.passes import full_precision
 from curvbench.operators import BlockDiagonal, Operator
 from curvbench.spec import Row, Status
+from curvbench.words import refuse_type
 
 SPECTRUM = 10  # largest eigenvalues that are compared
 NETWORK, BLOCKS = "network", "layer blocks"
@@ -99,6 +100,7 @@ def errors(operator: Operator, fisher: ExactFisher) -> dict[str, float]:
     Raises:
         ValueError: sizes differ, or the operator is not finite.
     """
+    refuse_type("fisher", fisher, ExactFisher, "give errors(operator, curvbench.exact_fisher(instance))")
     return from_products(products(operator, fisher))
 
 

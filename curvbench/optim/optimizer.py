@@ -36,6 +36,7 @@ from curvbench.optim.curvature import Checks, Curvature
 from curvbench.parts.weighted import weigh_backward
 from curvbench.spec import Decay, Diverged, Probe, Unsupported, Weighs
 from curvbench.states.ranks import Ranks
+from curvbench.words import refuse_type
 
 _COPIED = {"model", "probe", "loss", "kl_clip", "decoupled_weight_decay", "_curvature", "_layers"}
 
@@ -160,6 +161,8 @@ class NaturalGradient(torch.optim.Optimizer):
         decoupled_weight_decay: bool = True,
         decay: Sequence[Decay] = (),
     ) -> None:
+        refuse_type("model", model, nn.Module, "give the module itself, and some of its parameters as params=")
+        refuse_type("probe", probe, Probe, "give curvbench.probe(name)")
         if kl_clip is not None and not 0 < kl_clip < math.inf:
             raise ValueError(f"kl_clip must be finite and above zero, or None, got {kl_clip}")
         likelihood(loss)

@@ -133,10 +133,22 @@ def _parse(kind: str, text: str, base: type[C]) -> C:
 
 
 def _from_file(kind: str, file: re.Match[str], base: type[C]) -> type[C]:
-    classes = {c.__name__: c for c in _defined(load_file(file["path"]), base)}
+    module = load_file(file["path"])
+    classes = {c.__name__: c for c in _defined(module, base)}
+    if isinstance(other := vars(module).get(file["name"]), type) and file["name"] not in classes:
+        raise ValueError(f"{file['name']} in {file['path']!r} is no {kind}: {_lacking(other, base)}")
     if file["name"] not in classes:
         raise ValueError(f"no {kind} {file['name']!r} in {file['path']!r}: {near_misses(file['name'], classes)}")
     return classes[file["name"]]
+
+
+def _lacking(other: type, base: type[Component]) -> str:
+    """What a class lacks to be a component."""
+    if not issubclass(other, base):
+        return f"it is no subclass of curvbench.{base.__name__}"
+    if methods := sorted(getattr(other, "__abstractmethods__", ())):
+        return f"it lacks {', '.join(methods)}"
+    return f"it is defined in {other.__module__}"
 
 
 def _arguments(component: type[Component], name: str, text: str) -> dict[str, Any]:

@@ -137,6 +137,11 @@ def _values(entry: Entry) -> dict[tuple[str, ...], float | None]:
     return {place: value for place, value in cells if value is None or value == value}
 
 
+def has_commit(record: Mapping[str, Any]) -> bool:
+    """Whether a run was made in a checkout with a commit, by which asv orders results."""
+    return bool(re.fullmatch(r"[0-9a-f]{7,64}", str(record.get("environment", {}).get("git_sha"))))
+
+
 def results(rows: pd.DataFrame, record: Mapping[str, Any], machine: Mapping[str, Any]) -> Entry:
     """The result file of a run; ``machine``: the entry of its machine.
 
@@ -144,8 +149,10 @@ def results(rows: pd.DataFrame, record: Mapping[str, Any], machine: Mapping[str,
         ValueError: the run was made outside git, and asv orders results by commit.
     """
     environment = record.get("environment", {})
-    if not re.fullmatch(r"[0-9a-f]{7,64}", str(environment.get("git_sha"))):
-        raise ValueError(f"run {record.get('run_id')} knows no commit, by which asv orders results")
+    if not has_commit(record):
+        raise ValueError(
+            f"run {record.get('run_id')} knows no commit, by which asv orders results: run in a git checkout with a commit"
+        )
     python = ".".join(str(environment.get("python_version", "")).split(".")[:2])
     started = int(rows["started_at"].min().timestamp() * 1000)
     results = {}

@@ -33,8 +33,11 @@ def export(run: str, form: str, output: Path | None, all_runs: bool, results: Pa
             raise BadInput(f"--format {form} writes files: say where with --output")
         if form == "asv":
             assert output is not None
-            count = _asv(locate.locate(run, results, all_runs), output)
-            click.echo(f"asv: {count} result files in {output}")
+            runs = locate.locate(run, results, all_runs)
+            with_commit = [place for place in runs if _has_commit(place)]
+            click.echo(f"asv: {_asv(with_commit or runs, output)} result files in {output}")
+            if without := [place.name for place in runs if place not in with_commit]:
+                click.echo(f"left out, because they know no commit: {', '.join(without)}")
             return
         rows = locate.read(run, results, all_runs)
         if output is None:
@@ -54,6 +57,13 @@ def _text(rows: Any, form: str) -> str:
     if form in ("csv", "json"):
         return tables.text(rows, form)
     return github.of_rows(rows) if form == "github" else junit.of_rows(rows)
+
+
+def _has_commit(run: Path) -> bool:
+    from curvbench import store
+    from curvbench.analysis.export import asv
+
+    return not (run / "run.json").is_file() or asv.has_commit(store.read_run(run))
 
 
 def _asv(runs: list[Path], folder: Path) -> int:

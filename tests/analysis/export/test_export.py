@@ -168,6 +168,18 @@ def test_asv_takes_commits_alone(sha: str | None, rows: pd.DataFrame) -> None:
         asv.results(rows, {"run_id": "r1", "environment": {"git_sha": sha}}, asv.machine(RECORD, {}))
 
 
+def test_asv_leaves_out_runs_without_a_commit(tmp_path: Path) -> None:
+    for name, sha in (("r1", "a" * 40), ("r2", None)):
+        run(tmp_path / "stored", name)
+        folder = tmp_path / "stored" / "s" / name
+        store.write_run(folder, store.read_run(folder) | {"environment": {"git_sha": sha, "host": "box"}})
+    command = ["export", str(tmp_path / "stored"), "--all-runs", "--format", "asv", "--output", str(tmp_path / "asv")]
+    done = CliRunner().invoke(cli, command)
+    assert done.exit_code == 0, done.output
+    assert "left out, because they know no commit: r2" in done.output
+    assert len(list((tmp_path / "asv" / "box").glob("a*.json"))) == 1
+
+
 def test_asv_reads_what_is_exported(tmp_path: Path) -> None:
     """By asv's own code; the machine is what asv finds it to be."""
     results, machines = pytest.importorskip("asv.results"), pytest.importorskip("asv.machine")
