@@ -40,7 +40,21 @@ def test_terms_with_a_letter_of_a_layer_are_summed_over_layers() -> None:
     assert evaluate("B + 1", {"N": 2}, [LINEAR, SEQUENCE], where) == 2 * 1 + 2 * 6 + 1
 
 
-@pytest.mark.parametrize("text", ["N $ 2", "N (", "N ^", "import os", "Q + 1", "N.real", "[N = 2"])
+def test_a_minus_outside_of_brackets_cuts_terms_too() -> None:
+    """P is no quantity of a layer: it is subtracted once, whatever stands before it is summed over layers."""
+    values = {"L": 2, "P": 43}
+    assert evaluate("G M D - P", values, [LINEAR, SEQUENCE]) == 28 + 15 - 43 == 0
+    assert evaluate("P - G M D", values, [LINEAR, SEQUENCE]) == 0
+    assert evaluate("-L + P", values, [LINEAR]) == 41
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("N $ 2", "N (", "N ^", "import os", "Q + 1", "N.real", "[N = 2", "N; 3"),
+        *("min(N)", "floor(N, 2)", "N / 0", "[S > x]", "[stagee = first] N", "[x > 3] N"),
+    ],
+)
 def test_what_is_no_formula_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="cost formula"):
         evaluate(text, {"N": 2}, [LINEAR])

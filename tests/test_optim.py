@@ -968,9 +968,14 @@ def test_a_probe_that_does_not_cover_the_model_says_so() -> None:
         optimizer.forward(x, y)
 
 
-def test_divergence_is_named() -> None:
+DRAWN = ["ginger", "qng", "shampoo[statistic=bg]", "kfac[fisher_type=mc]", "lngd[fisher_type=mc]"]
+
+
+@pytest.mark.parametrize("probe", ["kfac", *DRAWN])
+def test_divergence_is_named(probe: str) -> None:
+    """Methods that draw labels meet outputs from which none can be drawn."""
     model = mlp(5, 6, 3, activation=nn.ReLU).double()
-    optimizer = NaturalGradient(model, cb.probe("kfac"), lr=1e200)
+    optimizer = NaturalGradient(model, registry.parse_probe(probe), lr=1e200)
     with pytest.raises(Diverged, match="the gradient holds NaN"):
         naturally(optimizer, vectors(4))
 

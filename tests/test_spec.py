@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pytest
 from fake_measure import Fake, Toy
 
-from curvbench.spec import Cell, Component, FisherProbe, Preset, Row, Status
+from curvbench.spec import Cell, Component, FisherProbe, Preset, Row, Status, Training
 from curvbench.spec.probe import RENAMED
 
 NO_NUMBERS = [(math.nan, "not a number"), (math.inf, "infinite"), (-math.inf, "infinite")]
@@ -81,3 +81,26 @@ def test_a_value_that_its_annotation_does_not_allow_is_one_line(values: dict[str
 
 def test_an_integer_becomes_a_float_where_one_is_expected() -> None:
     assert repr(Settings(number=2).number) == "2.0"
+
+
+def test_old_names_of_a_mix_in_are_told_too() -> None:
+    class MixIn:
+        averages = True
+
+    with pytest.raises(TypeError, match=r"Mine\.averages has given way to supports_ema"):
+        type("Mine", (MixIn, FisherProbe), {})
+
+
+@pytest.mark.parametrize(("name", "mix_in"), [("weigh", "Weighs"), ("follow", "Follows")])
+def test_a_hook_without_its_mix_in_is_refused(name: str, mix_in: str) -> None:
+    with pytest.raises(TypeError, match=rf"Mine\.{name} .*{mix_in}"):
+        type("Mine", (FisherProbe,), {name: lambda self, state, batch: None})
+
+
+def test_integers_of_a_tuple_become_floats_too() -> None:
+    assert repr(Training(epochs=2, lr=0.1, schedule="step", at=(1,)).at) == "(1.0,)"
+
+
+def test_a_number_beyond_every_float_is_refused() -> None:
+    with pytest.raises(ValueError, match="Settings: number must be a number"):
+        Settings(number=10**400)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,11 +13,11 @@ def repeat(cell: Mapping[str, Any], suite_file: str, record: Mapping[str, Any]) 
     """``curvbench run ...`` for a cell given by its columns.
 
     ``suite_file`` is made relative to the working directory. ``record``: the content of the run's ``run.json``, which
-    alone holds the damping. A probe or problem from a user's file is named by its class, and ``-p`` needs the file
-    before it.
+    alone holds the damping, the files of a user's probe or problem, and the command of the run with its preset.
     """
     parts = ["curvbench", "run", _near(suite_file)]
-    parts += ["-p", _label(cell, "probe"), "-m", _label(cell, "problem"), "--seed", str(cell["seed"])]
+    parts += ["-p", _label(cell, "probe", record), "-m", _label(cell, "problem", record), "--seed", str(cell["seed"])]
+    parts += _of_the_run(str(record.get("command", "")))
     for option, default in (("dtype", None), ("device", "cpu"), ("threads", 1)):
         parts += [f"--{option}", str(cell[option])] if cell[option] != default else []
     damping = record.get("identity", {}).get("damping")
@@ -24,9 +25,23 @@ def repeat(cell: Mapping[str, Any], suite_file: str, record: Mapping[str, Any]) 
     return shlex.join([*parts, "--force"])
 
 
-def _label(cell: Mapping[str, Any], kind: str) -> str:
+def _of_the_run(command: str) -> list[str]:
+    """The options of a run's command that decide the same numbers in every one of its cells."""
+    words = shlex.split(command)
+    parts = []
+    for names in (("--preset",), ("--train", "-t")):
+        values = [value for name, value in itertools.pairwise(words) if name in names]
+        values += [word.partition("=")[2] for word in words if word.startswith(f"{names[0]}=")]
+        parts += [names[0], values[-1]] if values else []
+    return [*parts, *(["--retrain"] if "--retrain" in words else [])]
+
+
+def _label(cell: Mapping[str, Any], kind: str, record: Mapping[str, Any]) -> str:
     arguments = cell[f"{kind}_args"]
-    return f"{cell[kind]}[{arguments}]" if arguments else str(cell[kind])
+    entries = (entry for entry in record.get("cells", []) if entry.get("id") == cell.get("cell_id"))
+    file = next(entries, {}).get("sources", {}).get(kind, {}).get("file")
+    name = f"{file}:{cell[kind]}" if file else str(cell[kind])
+    return f"{name}[{arguments}]" if arguments else name
 
 
 def _near(file: str) -> str:

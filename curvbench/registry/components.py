@@ -19,7 +19,7 @@ from curvbench.registry.fields import alias, read, refuse_unknown
 from curvbench.registry.files import load_file, on_one_line, source
 from curvbench.spec import Component, Probe, Problem, Training
 from curvbench.spec.fields import types_of
-from curvbench.words import near_misses
+from curvbench.words import near_misses, one_line
 
 C = TypeVar("C", bound=Component)
 _FORM = re.compile(r"(?P<name>.*?)(\[(?P<arguments>[^\[\]]*)\])?", re.DOTALL)
@@ -167,6 +167,8 @@ def _arguments(component: type[Component], name: str, text: str) -> dict[str, An
 
 
 def _build(component: type[C], name: str, values: Mapping[str, Any]) -> C:
+    if "__dataclass_fields__" not in vars(component):
+        raise ValueError(f"{name} is no dataclass: put @dataclass(frozen=True) above the class")
     types = types_of(component)
     for key in values:
         refuse_unknown(name, key, types)
@@ -174,5 +176,5 @@ def _build(component: type[C], name: str, values: Mapping[str, Any]) -> C:
     label = f"{name}[{','.join(f'{key}={value}' for key, value in values.items())}]" if values else name
     try:
         return component(**values)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{label}: {str(error).removeprefix(f'{name}: ')}") from error
+    except Exception as error:  # of a user's component anything
+        raise ValueError(f"{label}: {one_line(error).removeprefix(f'{name}: ')}") from error

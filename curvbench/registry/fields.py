@@ -40,7 +40,7 @@ def read(what: str, text: str, annotation: Any) -> Any:
 def _readings(text: str, option: Any) -> list[Any]:
     if typing.get_origin(option) is Literal:
         return [value for value in typing.get_args(option) if str(value) == text]
-    if typing.get_origin(option) is tuple:
+    if typing.get_origin(option) is tuple and typing.get_args(option):
         readings = [_readings(part, typing.get_args(option)[0]) for part in text.split("/") if text]
         return [tuple(values[0] for values in readings)] if all(readings) else []
     if option is bool:
@@ -49,5 +49,5 @@ def _readings(text: str, option: Any) -> list[Any]:
         if option is Decay:
             return [Decay.read(text)]
         return [option(text)] if option in (int, float, str) else []
-    except ValueError:
+    except (ValueError, OverflowError):
         return []

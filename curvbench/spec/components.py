@@ -41,7 +41,7 @@ class Component:
         changed = {
             f.name: getattr(self, f.name)
             for f in dataclasses.fields(self)  # type: ignore[arg-type]
-            if getattr(self, f.name) != f.default
+            if f.init and getattr(self, f.name) != f.default
         }
         return ",".join(f"{key}={_as_text(value)}" for key, value in changed.items())
 

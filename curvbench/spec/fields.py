@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import sys
 import typing
 from types import NoneType, UnionType
 from typing import Any, Literal, Union
 
+LARGEST = int(sys.float_info.max)  # the greatest integer that a float can hold
 # Kinds of values in words; a module with another kind adds it.
 NAMES: dict[Any, str] = {
     int: "an integer",
@@ -32,7 +34,7 @@ def _types_of(component: Any) -> dict[str, Any]:
     names = [f.name for f in dataclasses.fields(component) if f.init]
     try:
         hints = typing.get_type_hints(component)
-    except NameError:
+    except (NameError, AttributeError, SyntaxError, TypeError):
         hints = {}
     return {name: hints.get(name, Any) for name in names}
 
@@ -40,8 +42,11 @@ def _types_of(component: Any) -> dict[str, Any]:
 def check(what: str, value: Any, annotation: Any) -> Any:
     """The value, integers as floats where those are meant; raises ValueError where the annotation does not allow it."""
     members = options(annotation)
-    if float in members and isinstance(value, int) and not isinstance(value, bool):
+    if float in members and isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST:
         value = float(value)
+    entries = [typing.get_args(option)[0] for option in members if typing.get_args(option)[1:] == (...,)]
+    if entries == [float] and isinstance(value, tuple) and all(type(entry) in (int, float) for entry in value):
+        value = tuple(float(entry) for entry in value)
     if not any(fits(value, option) for option in members):
         raise ValueError(f"{what} must be {describe(annotation)}, got {value!r}")
     return value
@@ -72,7 +77,7 @@ def describe(annotation: Any) -> str:
     """What an annotation allows, in words: ``a number or none``, ``one of a, b, c``."""
     parts: list[str] = []
     for option in options(annotation):
-        if typing.get_origin(option) is tuple:
+        if typing.get_origin(option) is tuple and typing.get_args(option):
             parts.append(f"{describe(typing.get_args(option)[0])}, or several with slashes between them")
         elif typing.get_origin(option) is Literal:
             parts += map(str, typing.get_args(option))

@@ -62,16 +62,23 @@ def evaluate(
             for name, text in where.items():
                 if name in _names(term):
                     scope[name] = _value(_parsed(text), scope)
-            total += _value(_parsed(term), scope)
+            try:
+                total += float(_value(_parsed(term), scope))
+            except (ArithmeticError, TypeError, ValueError) as error:
+                raise ValueError(f"the cost formula {formula!r} has no value: {error}") from error
     return total
 
 
 @functools.cache
 def _terms(formula: str) -> tuple[str, ...]:
-    """The texts between the plus signs that stand outside of all brackets."""
-    depths = itertools.accumulate((sign in "([") - (sign in ")]") for sign in formula)
-    cut = [";" if (sign, depth) == ("+", 0) else sign for sign, depth in zip(formula, depths, strict=True)]
-    return tuple("".join(cut).split(";"))
+    """The texts that are added: the formula is cut at every plus and before every minus outside of all brackets."""
+    terms, depth, start = [], 0, 0
+    for place, sign in enumerate(formula):
+        depth += (sign in "([") - (sign in ")]")
+        if depth == 0 and sign in "+-" and formula[start:place].strip():
+            terms.append(formula[start:place])
+            start = place + (sign == "+")
+    return (*terms, formula[start:])
 
 
 @functools.cache
@@ -107,6 +114,8 @@ def _value(node: ast.expr, scope: Mapping[str, Any]) -> Any:
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -_value(operand, scope)
         case ast.Compare(left=left, ops=[op], comparators=[right]):
+            if not any(isinstance(node, ast.Name) and node.id in scope for node in ast.walk(left)):
+                raise ValueError(f"the condition [{ast.unparse(left)} ...] begins with no letter and no hyperparameter")
             return _OPERATORS[type(op)](_side(left, scope), _side(right, scope))
         case ast.Call(func=ast.Name(id=name), args=arguments) if name in _FUNCTIONS:
             return _FUNCTIONS[name](*(_value(argument, scope) for argument in arguments))

@@ -42,7 +42,8 @@ class About(NamedTuple):
     through the network are not included. ``where``: abbreviations in these formulas, by letter. ``source``: the paper
     with its equations. ``notes``: other facts that decide the probe's rows, in whole sentences. ``errata``: ids of
     ``curvbench.registry.errata``, or one of its papers (``E-F``), or texts. ``family``: the group of methods with which
-    figures draw the probe. ``color``: the name of its color there; the default follows from the probe's name.
+    figures draw the probe, if it is installed. ``color``: the name of its color there; the default follows from the
+    probe's name.
     """
 
     represents: str = ""
@@ -139,8 +140,14 @@ class Probe(Component, ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name in vars(cls).keys() & RENAMED.keys():
+        names = {name for base in cls.__mro__ if not issubclass(Probe, base) for name in vars(base)}
+        for name in sorted(names & RENAMED.keys()):
             raise TypeError(f"{cls.__name__}.{name} has given way to {RENAMED[name]}: see curvbench.spec.probe")
+        for name, mix_in in (("follow", Follows), ("weigh", Weighs)):
+            if name in names and not issubclass(cls, mix_in):
+                raise TypeError(
+                    f"{cls.__name__}.{name} is called for subclasses of curvbench.spec.{mix_in.__name__} only"
+                )
 
     def damping_unit(self, terms: int) -> float | None:
         """The value of the field ``damping`` that means a damping of 1 of the mean Fisher of ``terms`` loss terms.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from curvbench.spec.components import Component
-from curvbench.spec.fields import NAMES
+from curvbench.spec.fields import NAMES, types_of
 from curvbench.spec.metrics import PER_EPOCH, SCORES
 from curvbench.spec.probe import Probe
 
@@ -60,7 +60,7 @@ def decayed(probe: Probe, decays: Sequence[Decay], step: int) -> Probe:
 
 def refuse_decays(probe: Probe, decays: Sequence[Decay]) -> None:
     """Raise ValueError if the probe has no such number, or refuses the value to which it falls."""
-    numbers = [f.name for f in dataclasses.fields(probe) if f.type in ("float", float)]  # type: ignore[arg-type]
+    numbers = [name for name, annotation in types_of(type(probe)).items() if annotation is float]
     for decay in decays:
         if decay.field not in numbers:
             known = ", ".join(numbers) or "none"

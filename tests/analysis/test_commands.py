@@ -31,3 +31,16 @@ def test_names_of_strangers_are_quoted(tmp_path: Path, monkeypatch: pytest.Monke
     assert "x; rm -rf ~" in words
     assert words[words.index("--device") + 1] == "cuda:1"
     assert words[words.index("--damping") + 1] == "0.1"
+
+
+@pytest.mark.parametrize("given", ["--preset wild -t lr=0.5,epochs=2", "--preset=wild --train=lr=0.5,epochs=2"])
+def test_options_of_the_run_and_files_of_users_are_repeated(given: str) -> None:
+    """The preset decides meters, precision and training; a class of a file is found by the file alone."""
+    cell = CELL | {"cell_id": "c1", "probe": "Bad", "probe_args": "a=0.1", "problem": "mlp", "problem_args": ""}
+    entry = {"id": "c1", "sources": {"probe": {"file": "bad.py"}, "problem": {}}}
+    record = {"command": f"curvbench run suites/mlp {given} --retrain --jobs 2", "cells": [entry]}
+    words = shlex.split(repeat(cell, "suites/mlp.py", record))
+    assert words[words.index("-p") + 1] == "bad.py:Bad[a=0.1]"
+    assert words[words.index("--preset") + 1] == "wild"
+    assert words[words.index("--train") + 1] == "lr=0.5,epochs=2"
+    assert "--retrain" in words and "--jobs" not in words

@@ -151,7 +151,8 @@ def results(rows: pd.DataFrame, record: Mapping[str, Any], machine: Mapping[str,
     environment = record.get("environment", {})
     if not has_commit(record):
         raise ValueError(
-            f"run {record.get('run_id')} knows no commit, by which asv orders results: run in a git checkout with a commit"
+            f"run {record.get('run_id')} knows no commit, by which asv orders results: "
+            "run in a git checkout with a commit"
         )
     python = ".".join(str(environment.get("python_version", "")).split(".")[:2])
     started = int(rows["started_at"].min().timestamp() * 1000)
