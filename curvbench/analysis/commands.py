@@ -38,8 +38,8 @@ def _of_the_run(command: str) -> list[str]:
 
 def _label(cell: Mapping[str, Any], kind: str, record: Mapping[str, Any]) -> str:
     arguments = cell[f"{kind}_args"]
-    entries = (entry for entry in record.get("cells", []) if entry.get("id") == cell.get("cell_id"))
-    file = next(entries, {}).get("sources", {}).get(kind, {}).get("file")
+    sources = {entry.get("id"): entry.get("sources", {}) for entry in record.get("cells", [])}
+    file = sources.get(cell.get("cell_id"), {}).get(kind, {}).get("file")
     name = f"{file}:{cell[kind]}" if file else str(cell[kind])
     return f"{name}[{arguments}]" if arguments else name
 

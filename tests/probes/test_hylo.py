@@ -207,7 +207,7 @@ def test_a_choice_of_columns_depends_on_the_root_of_the_likelihood_s_curvature(r
     turned = torch.einsum("rs,rngm->sngm", torch.linalg.qr(torch.randn(R, R).double())[0], g)
     found = []
     for slopes in (g, turned):
-        kept = probe._keep(a, slopes.flatten(0, 1), N, torch.Generator())
+        kept = probe._chosen(a, slopes.flatten(0, 1), N, torch.Generator())
         V = torch.einsum("rgm,rgd->gmdr", kept.gradients, kept.inputs).flatten(0, 2) @ kept.mixing
         found.append(V @ V.T)
     assert near(found[1], found[0], 1e-10) == same and (same or oracles.relative(found[1], found[0]) > 0.05)
