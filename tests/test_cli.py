@@ -204,7 +204,7 @@ def test_a_search_and_what_it_settles_share_a_budget(here: Path) -> None:
     code, out, _ = curvbench(here, "run", "suites/toys", "--preset", "search", "--budget", "2s")
     missing = 3 - store.load(here / "results")["cell_id"].nunique()
     assert f"{missing} of 3 cells were not run: the budget was spent" in out and missing > 0
-    assert out.count("the budget was spent") == 2 and "1 cells wait for what these choose: the budget was spent" in out
+    assert out.count("the budget was spent") == 2 and "1 cells wait for the settings that these choose: the budget was spent" in out
     assert code in (0, 4)
 
 
@@ -332,7 +332,7 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     kfac = next(probe for probe in found["probes"] if probe["name"] == "kfac")
     assert kfac["hyperparameters"]["fisher_type"] == "type-2"
     assert kfac["fisher"] == {"default": "type-2", "types": ["type-2", "mc", "empirical", "forward-only"]}
-    assert kfac["cost"]["invert"] == "9 G (D^3 + M^3) / 2" and kfac["errata"][0]["id"] == "E-C8"
+    assert kfac["cost"]["memory"] == "2 G (M^2 + D^2)" and kfac["errata"][0]["id"] == "E-C8"
     assert all(component["description"] for component in (*found["probes"], *found["problems"]))
 
 

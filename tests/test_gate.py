@@ -199,7 +199,7 @@ BAD = (
     (("compare", "r1", "r1", "--threshold", "errors=1"), "no metric begins with 'errors'"),
     (("compare", "r1", "r1", "--sort", "size"), "'size' is not one of"),
     (("export", "r1", "--format", "asv"), "say where with --output"),
-    (("export", "all.parquet", "--format", "asv", "--output", "asv"), "is none"),
+    (("export", "all.parquet", "--format", "asv", "--output", "asv"), "is no run"),
     (("export", "r1", "--format", "xml"), "'xml' is not one of"),
     (("export", "r1", "--format", "csv", "--output", "nowhere/file.csv"), "No such file"),
 )

@@ -40,7 +40,7 @@ def refused_in_one_line(error: ValueError) -> None:
 @given(st.one_of(st.text(max_size=40), st.text(alphabet="kfac[]=,.:py/\n \0", max_size=30)))
 def test_any_filter_is_read_or_refused_in_one_line(text: str) -> None:
     try:
-        registry.parse_probe(sentences)
+        registry.parse_probe(text)
     except ValueError as error:
         refused_in_one_line(error)
 
@@ -69,9 +69,9 @@ def test_numbers_survive_the_filter(damping: float, draws: int) -> None:
 def test_durations_and_seeds_are_read_or_refused(text: str) -> None:
     for read in (selection.duration, selection.seeds):
         try:
-            found = read(sentences)
+            found = read(text)
         except ValueError as error:
-            assert repr(sentences) in str(error)
+            assert repr(text) in str(error)
         else:
             numbers = found if isinstance(found, tuple) else (found,)
             assert numbers and all(math.isfinite(number) and number >= 0 for number in numbers)

@@ -237,4 +237,4 @@ def test_a_folder_of_suites_is_run_one_after_the_other(tmp_path: Path, capsys: p
     out = capsys.readouterr().out
     assert ended.value.code == 0
     assert out.count("3 of 3 cells would be run") == 2
-    assert out.count("2 cells would then be trained with what these choose") == 2
+    assert out.count("2 cells would then be trained with the settings that these choose") == 2

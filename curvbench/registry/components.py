@@ -167,7 +167,7 @@ def _arguments(component: type[Component], name: str, text: str) -> dict[str, An
 
 
 def _build(component: type[C], name: str, values: Mapping[str, Any]) -> C:
-    if "__dataclass_fields__" not in vars(component):
+    if not dataclasses.is_dataclass(component):
         raise ValueError(f"{name} is no dataclass: put @dataclass(frozen=True) above the class")
     types = types_of(component)
     for key in values:
