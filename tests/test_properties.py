@@ -48,9 +48,9 @@ def test_any_filter_is_read_or_refused_in_one_line(text: str) -> None:
 @FEW
 @given(NAMES, st.lists(st.tuples(KEYS, VALUES), max_size=3))
 def test_a_filter_that_is_read_comes_back_from_its_label(name: str, pairs: list[tuple[str, str]]) -> None:
-    sentences = f"{name}[{','.join(f'{key}={value}' for key, value in pairs)}]"
+    text = f"{name}[{','.join(f'{key}={value}' for key, value in pairs)}]"
     try:
-        probe = registry.parse_probe(sentences)
+        probe = registry.parse_probe(text)
     except ValueError as error:
         return refused_in_one_line(error)
     assert registry.parse_probe(registry.selector(probe)) == probe
