@@ -67,7 +67,7 @@ def row_of(probe: cb.Probe, dtype: torch.dtype) -> tuple[Row | None, float]:
     state, gradient = probe.refresh(fitted.state), instance.gradient()
     matrix = probe.operator(state).to_dense().double()
     step = probe.precondition(state, gradient).double()
-    shift = getattr(probe, "damping", 0.0)
+    shift = probe.damping or 0.0
     return row, float((matrix @ step + shift * step - gradient.double()).norm() / gradient.double().norm())
 
 
@@ -93,7 +93,7 @@ def test_residual_of_a_solve_is_rounding(name: str) -> None:
     probe = cb.probe(name)
     row, expected = row_of(probe, torch.float64)
     assert row is not None and row.value is not None and row.value <= 1e-11 and expected <= 1e-11
-    assert row.method == f"damping {getattr(probe, 'damping', 0.0):g}"
+    assert row.method == f"damping {probe.damping or 0.0:g}"
     row, expected = row_of(probe, torch.float32)
     assert row is not None and row.value is not None
     assert row.value == pytest.approx(expected, abs=1e-5) and row.value <= 1e-3

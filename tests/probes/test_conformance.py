@@ -80,7 +80,7 @@ def supported(probe: Probe, instance: cb.Instance) -> cb.Instance:
 def is_sampled(probe: Probe) -> bool:
     options = probe.hyperparameters
     drawn = options.get("fisher_type") in ("mc", "lg_mc") or options.get("variant") == "kis"
-    return drawn or getattr(probe, "statistic", None) == "bg"
+    return drawn or probe.statistic == "bg"
 
 
 def state_of(probe: Probe, instance: cb.Instance) -> Any:
