@@ -20,6 +20,7 @@ WHOLES = ("network", "layer blocks")
 GRADIENT = "gradient"
 FAMILIES = ("error", "direction", "health", "flops", "memory", "time")
 Settings = Mapping[str, Mapping[str, Any]]
+ROUNDING = 1e-14  # a cosine of equal vectors differs from 1 by less
 
 
 class Quantity(NamedTuple):
@@ -75,7 +76,7 @@ def values(frame: pd.DataFrame, quantity: Quantity) -> pd.DataFrame:
     """Median, least and greatest value over seeds, one row per probe label, in the order of the rows."""
     probes = labels(frame, "probe")
     chosen = (frame["metric"] == quantity.metric) & (frame["scope"] == quantity.scope) & (frame["status"] == Status.OK)
-    values = 1 - frame.loc[chosen, "value"] if quantity.is_gap else frame.loc[chosen, "value"]
+    values = _distance(frame.loc[chosen, "value"]) if quantity.is_gap else frame.loc[chosen, "value"]
     medians = values.groupby(probes[chosen], sort=False).agg(["median", "min", "max"])
     return medians.reindex(probes.unique()).astype("float64")
 
@@ -202,7 +203,7 @@ def sweep(frame: pd.DataFrame, settings: Settings, parameter: str, quantity: Qua
     sizes = {cell: size for cell, values in settings.items() if _is_size(size := values.get(parameter))}
     at = texts(rows, "cell_id").map(sizes).astype("float64")
     rows, at = rows[at.notna()], at[at.notna()]
-    values = 1 - rows["value"] if quantity.is_gap else rows["value"]
+    values = _distance(rows["value"]) if quantity.is_gap else rows["value"]
     kind, _, key = parameter.rpartition(".")
     without = {"probe": key if kind == "probe" else "", "problem": "epochs" if parameter == "epoch" else key}
     by = {name: _without(rows, name, dropped) for name, dropped in without.items()}
@@ -336,3 +337,9 @@ def _number(text: str) -> Any:
 
 
 _FLOPS = {"counted": "counted", "published": "model"}
+
+
+def _distance(values: pd.Series) -> pd.Series:
+    """Distances from 1; one that is float64's rounding is 0, because a negative one would take the log from an axis."""
+    distances = 1 - values
+    return distances.mask(distances.abs() < ROUNDING, 0.0)

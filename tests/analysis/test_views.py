@@ -239,3 +239,19 @@ def test_a_row_without_a_metric_says_how_its_cell_ended() -> None:
     ended = row("a", "", None, "", status="error", reason="the step is NaN")
     (shown,) = views.cells(frame(row("a", "error.relative", 0.5), ended)).to_dict("records")
     assert (shown["status"], shown["reason"]) == ("error", "the step is NaN")
+
+
+def test_a_distance_from_one_that_is_rounding_is_zero() -> None:
+    """The cosine of a step with itself may be 1 + 2e-16: a negative distance would turn an axis linear."""
+    rows = pd.DataFrame(
+        {
+            "metric": "direction.cosine",
+            "scope": "network",
+            "status": "ok",
+            "value": [1 + 2.3e-16, 0.25],
+            "probe": ["full", "kfac"],
+            "probe_args": "",
+        }
+    )
+    medians = views.values(rows, views.Quantity("direction.cosine", "network"))["median"]
+    assert list(medians) == [0.0, 0.75]
