@@ -195,6 +195,7 @@ BAD = (
     (("check", "r1", "--against", "damaged.parquet"), "damaged.parquet"),
     (("check", "r1", "--against", "b", "--update", "-p", "Fake"), "--update makes the whole run the baseline"),
     (("check", "r1", "--against", "b", "--update", "--any-change"), "--update makes the whole run the baseline"),
+    (("check", "r1", "--against", "b", "--update", "--format", "json"), "--update makes the whole run the baseline"),
     (("compare", "r1", "r1", "-p", "nobody"), "A has no rows"),
     (("compare", "r1", "r1", "--threshold", "errors=1"), "no metric begins with 'errors'"),
     (("compare", "r1", "r1", "--sort", "size"), "'size' is not one of"),

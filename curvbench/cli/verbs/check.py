@@ -40,8 +40,12 @@ def check(run: str, baseline: str, update: bool, form: str, output: Path | None,
     with users_fault():
         rows = read(run, given["results"], given["all_runs"])
         if update:
-            if any(given[name] for name in ("probes", "problems", "metrics", "thresholds", "any_change")) or output:
-                others = "-p, -m, --metric, --threshold, --any-change and --output"
+            if (
+                any(given[name] for name in ("probes", "problems", "metrics", "thresholds", "any_change"))
+                or output
+                or form != "table"
+            ):
+                others = "-p, -m, --metric, --threshold, --any-change, --format and --output"
                 raise BadInput(f"--update makes the whole run the baseline and judges nothing: leave out {others}")
             click.echo(_update(rows, Path(baseline)), nl=False)
             return OK
