@@ -59,7 +59,7 @@ class Columns:
         """The columns with inputs (N, ...) and slopes (R, N, G, M, S) in another dtype; the same object if equal."""
         if self.slopes.dtype == dtype:
             return self
-        return Columns(self.layer, self.inputs.to(dtype), self.slopes.to(dtype))
+        return Columns(self.layer, stored(self.inputs, dtype), self.slopes.to(dtype))
 
     def part(self, samples: slice) -> Columns:
         """The columns of n samples: inputs (n, ...), slopes (R, n, G, M, S)."""
@@ -67,11 +67,15 @@ class Columns:
 
     def patches(self, samples: slice = slice(None)) -> Tensor:
         """Patches of some samples, (n, G, D, S)."""
-        return geometry.patches(self.layer, self.inputs[samples])
+        return stored(geometry.patches(self.layer, self.inputs[samples]), self.slopes.dtype)
+
+    def matrices(self, samples: slice = slice(None)) -> Tensor:
+        """The formed columns of some samples, (n, G, R, M, D)."""
+        return form(self.slopes[:, samples], self.patches(samples))
 
     def _joined_patches(self, samples: slice) -> Tensor:
         """``patches`` of some samples as (G, D, S, n)."""
-        return geometry.joined_patches(self.layer, self.inputs[samples])
+        return stored(geometry.joined_patches(self.layer, self.inputs[samples]), self.slopes.dtype)
 
     def _tile_slices(self, bytes_per_sample: int) -> Iterator[slice]:
         samples = self.slopes.shape[1]
@@ -188,6 +192,11 @@ class Columns:
     def unit_rows(self) -> Tensor:
         """Rows w per output unit whose outer products w w^T sum to its block, (G M, rows, D)."""
         return torch.cat([unit_rows(B, X) for B, X in self.tiles()], dim=1)
+
+
+def stored(inputs: Tensor, dtype: torch.dtype) -> Tensor:
+    """Inputs in a floating dtype; indices stay as they are."""
+    return inputs.to(dtype) if inputs.is_floating_point() else inputs
 
 
 def pair_squares(B: Tensor, X: Tensor) -> Tensor:

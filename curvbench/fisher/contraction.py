@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from curvbench.fisher.columns import TILE_BYTES, Columns, form
+from curvbench.fisher.tied import TiedColumns, tied_gram
 from curvbench.spec import LayerSize
 
 Order = Literal["direct", "kernel"]
@@ -48,12 +49,21 @@ def gram(columns: Columns, order: Order | None = None) -> Tensor:
 
 def cross_gram(a: Columns, b: Columns, order: Order | None = None) -> Tensor:
     """Inner products of two sets of columns of one layer, (R_a N_a, R_b N_b) in float64; ``a is b`` halves the work."""
+    if isinstance(a, TiedColumns) and isinstance(b, TiedColumns):
+        return tied_gram(a, b)
+    if a.layer.kind == "vector":
+        return (_flat(a) @ _flat(b).T).double()
     order = order or cheaper(a)
     if order == "direct":
         return _direct(a, b)
     if a.slopes.shape[-1] == 1 and a.layer.groups == 1:
         return _without_positions(a, b)
     return _kernel(a, b)
+
+
+def _flat(columns: Columns) -> Tensor:
+    """The columns of a vector, whose patches are the identity: (R N, n)."""
+    return columns.slopes.flatten(0, 1).flatten(1)
 
 
 def _without_positions(a: Columns, b: Columns) -> Tensor:

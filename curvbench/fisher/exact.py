@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from curvbench import numerics
-from curvbench.fisher.columns import Columns, form
+from curvbench.fisher.columns import Columns
 from curvbench.fisher.contraction import Order, cross_gram, gram
 from curvbench.fisher.inner import inner
 from curvbench.fisher.stream import Stream, columns_within, with_outputs
@@ -145,7 +145,7 @@ class ExactFisher(Operator):
     def stacks(self) -> Iterator[Tensor]:
         """The formed columns of one sample at a time, (P, R), for operators without a closed form."""
         for sample in self._by_sample():
-            yield torch.cat([form(c.slopes, c.patches())[0].transpose(0, 1).flatten(1) for c in sample], dim=1).T
+            yield torch.cat([c.matrices()[0].transpose(0, 1).flatten(1) for c in sample], dim=1).T
 
     def _by_sample(self) -> Iterator[tuple[Columns, ...]]:
         if isinstance(self.columns, Stream):

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from curvbench.fisher.budget import GRAPH_BYTES, column_memory
-from curvbench.fisher.columns import Columns
+from curvbench.fisher.columns import Columns, stored
+from curvbench.fisher.tied import joined_roles
 from curvbench.instance import Instance
 from curvbench.instance.refusals import refuse_other_outputs
+from curvbench.instance.survey import roles_of
 from curvbench.instance.tape import Tape
 from curvbench.spec import Layer
 
@@ -57,19 +59,21 @@ def with_outputs(
     """The columns of ``collect``, and the outputs (N, ..., C) of the same passes."""
     layers = layers or instance.layers
     outputs: list[Tensor] = []
-    inputs: dict[str, list[Tensor]] = {layer.name: [] for layer in layers}
-    slopes: dict[str, list[Tensor]] = {layer.name: [] for layer in layers}
+    roles = roles_of(layers)
+    inputs: dict[str, list[Tensor]] = {name: [] for name in roles}
+    slopes: dict[str, list[Tensor]] = {name: [] for name in roles}
     names = {layer.name for layer in layers}
     for _, tape, pulled in _passes(instance, fisher_type, mc_samples, seed, names, samples, graph_bytes):
         outputs.append(tape.outputs.detach())
-        of_part: dict[str, list[Tensor]] = {name: [] for name in names}
-        for by_layer in pulled:
-            for name, slope in by_layer.items():
+        of_part: dict[str, list[Tensor]] = {name: [] for name in roles}
+        for by_role in pulled:
+            for name, slope in by_role.items():
                 of_part[name].append(slope.to(dtype, copy=True))
-        for name in names:
-            inputs[name].append(tape.inputs[name].to(dtype))
+        for name in roles:
+            inputs[name].append(stored(tape.inputs[name], dtype))
             slopes[name].append(torch.stack(of_part.pop(name)))
-    columns = tuple(Columns(layer, _joined(inputs, layer, 0), _joined(slopes, layer, 1)) for layer in layers)
+    made = {name: Columns(role, _joined(inputs, role, 0), _joined(slopes, role, 1)) for name, role in roles.items()}
+    columns = tuple(joined_roles(layer, made) for layer in layers)
     return columns, outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
@@ -84,8 +88,11 @@ def groups(
     for some, tape, pulled in _passes(instance, fisher_type, mc_samples, seed, names, slice(None), GRAPH_BYTES):
         one = some.samples * _outputs(instance) * instance.dtype.itemsize
         while group := list(islice(pulled, max(_LEAST_GROUP, group_bytes // one))):
-            joined = {name: torch.stack([values.pop(name) for values in group]) for name in names}
-            yield tuple(Columns(layer, tape.inputs[layer.name], joined.pop(layer.name)) for layer in instance.layers)
+            made = {
+                name: Columns(role, tape.inputs[name], torch.stack([values.pop(name) for values in group]))
+                for name, role in tape.roles.items()
+            }
+            yield tuple(joined_roles(layer, made) for layer in instance.layers)
 
 
 def _passes(
@@ -123,6 +130,8 @@ def _outputs(instance: Instance) -> int:
 def _parts(instance: Instance, samples: slice, graph_bytes: int) -> list[slice]:
     step = max(1, graph_bytes // (_outputs(instance) * _TENSORS_PER_OUTPUT * instance.dtype.itemsize))
     start, stop, _ = samples.indices(instance.samples)
+    if instance.coupled and (start, stop) == (0, instance.samples):
+        return [slice(start, stop)]
     return [slice(first, min(first + step, stop)) for first in range(start, stop, step)]
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from dataclasses import replace
+from itertools import accumulate
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -27,40 +29,36 @@ from curvbench.instance.inputs import (
     arguments,
     batch_contents,
 )
-from curvbench.instance.inspection import Inspection
-from curvbench.instance.layers import parameter_names
 from curvbench.instance.likelihood import cotangents, likelihood
 from curvbench.instance.passes import Uncast, autocasts, full_precision, network_pass
 from curvbench.instance.refusals import (
     refuse_coupled_samples,
-    refuse_layer,
     refuse_not_finite,
     refuse_other_model,
     refuse_output,
-    refuse_tied,
-    refuse_uncovered,
     refuse_untracked,
     refuse_written,
 )
-from curvbench.instance.tape import Hook, Recorder, Tape, evaluation, hooked, unfused_attention
-from curvbench.instance.verification import (
-    Seen,
-    refuse_coupled_passes,
-    refuse_random_passes,
-    refuse_wrong_columns,
-    refuse_wrong_tape,
-)
+from curvbench.instance.survey import Traced, roles_of, sizes_of, survey
+from curvbench.instance.tape import Tape, evaluation, uncompiled, unfused_attention
+from curvbench.instance.verification import coupling, refuse_random_passes, wrong_layers
 from curvbench.numerics import widened
-from curvbench.spec.geometry import Layer
+from curvbench.spec.geometry import Layer, Piece
+from curvbench.uses import recurrent, rules  # noqa: F401  (they register the rules)
+from curvbench.uses.blocks import Plan
+from curvbench.uses.calls import Key
+from curvbench.uses.tracer import Tracer
 
+Covered = Literal["all", "weights"]
 _COMPLEX = {torch.float16: torch.complex32, torch.float64: torch.complex128}
 
 
 class Instance:
     """A model with one batch and a loss, ready to be measured.
 
-    An instance covers Linear, Conv1d and Conv2d layers that the model calls exactly once; other parameters count in
-    ``coverage`` but in no comparison. BatchNorm must be in evaluation mode; dropout is off.
+    An instance covers every trainable parameter: its uses are traced (see ``curvbench.uses``), and what nothing
+    recognises comes by plain autograd, exact and dearer. BatchNorm must be in evaluation mode; dropout is off. Samples
+    may be coupled: then the score of a sample is the derivative of its own loss terms in this batch.
 
     The whole batch is verified once (see ``curvbench.instance.verification``). Afterwards model and batch must not
     change: every use compares their contents with copies. Each call leaves parameters, buffers, modes and random
@@ -76,24 +74,38 @@ class Instance:
         targets: int64 class indices (N,) or (N, T) with -100 for ignored tokens, or for ``gaussian`` values
             shaped like the outputs.
         loss: ``cross_entropy`` or ``gaussian`` (1/2 |f - y|^2 summed over outputs, mean over terms).
+        parameters: ``all`` trainable parameters, or ``weights``: those of linear layers and convolutions, with their
+            biases.
 
     Raises:
         ValueError: this class cannot give the exact Fisher; the text is a one-line reason.
 
     Attributes:
         dtype: dtype of passes, gradients and parameter vectors: the dtype of the weights, float32 at least.
-        layers: geometry of the covered layers in ``named_modules`` order.
-        sizes: per layer the numbers that cost models need.
+        layers: the blocks of the parameter vector: weights, then lookups, then vectors, each in the order of
+            ``named_parameters``.
+        sizes: per block the numbers that cost models need.
         samples: N.
         terms: number of valid loss terms.
-        coverage: share of the trainable parameters that the covered layers hold.
-        reached: names of the layers that recorded passes of this batch have called so far.
+        coverage: share of the trainable parameters that the blocks hold.
+        left_out: why a trainable parameter belongs to no block, by its name.
+        coupled: whether the outputs of a sample depend on the other samples of the batch.
+        reached: names of the blocks that recorded passes of this batch have called so far.
     """
 
     @full_precision()
-    def __init__(self, model: nn.Module, inputs: Inputs, targets: Tensor, loss: str = "cross_entropy") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        targets: Tensor,
+        loss: str = "cross_entropy",
+        parameters: Covered = "all",
+    ) -> None:
+        if parameters not in get_args(Covered):
+            raise ValueError(f"parameters must be 'all' or 'weights', got {parameters!r}")
         self.likelihood = likelihood(loss)
-        self.model, self.loss = model, loss
+        self.model, self.loss, self.covered = model, loss, parameters
         self.inputs, self.targets = _widened(inputs), widened(targets)
         self.samples = _leading_size(inputs)
         if self.samples == 0:
@@ -102,55 +114,97 @@ class Instance:
         self._trainable = {name for name, p in model.named_parameters() if p.requires_grad}
         self._read_model()
         refuse_coupled_samples(model)
-        refuse_not_finite(self.parameters, {**_named(inputs), **self._buffers})
+        refuse_not_finite(
+            {name: p for name, p in self.parameters.items() if name in self._trainable},
+            {**_named(inputs), **self._frozen, **self._buffers},
+        )
         self._original: _Original | None = _Original.of(model, inputs, targets)
         self._enters_autocast = False
-        self._cloned_inputs: frozenset[str] = frozenset()
         self._draws_random_numbers = False
+        self._of_no_sample: Tensor | None = None
         self._gradient: tuple[Tensor, Tensor] | None = None
         self._recorded: Tape | None = None
         self._given_gradients: Mapping[str, Tensor] | None = None
         self._needs_verification = False
         self.reached: set[str] = set()
         self._first_outputs: Tensor | None = None
-        inspection = self._inspect()
-        self.layers, self.sizes, self._shapes = inspection.layers, inspection.sizes, inspection.shapes
-        self.size = sum(layer.size for layer in self.layers)
+        outputs = self._try()
+        self.classes, self.terms_per_sample = outputs.shape[-1], outputs[0].numel() // outputs.shape[-1]
         self.terms = int(self.likelihood.valid(self.targets).sum())
-        self._take_properties(inspection)
-        self.coverage = self.size / sum(_numbers(self.parameters[name]) for name in self._trainable)
-        first = inspection.seen
         if self._draws_random_numbers:
-            refuse_random_passes(self, first)
-        refuse_coupled_passes(self, first)
-        self._refuse_wrong_scores()
-        self._first_outputs = first.outputs.detach().clone()
+            refuse_random_passes(self, outputs, sorted(self._trainable))
+        self.coupled, self._of_no_sample = coupling(self, outputs)
+        self.left_out: dict[str, str] = {}
+        self._settle()
+        self._first_outputs = outputs.clone()
         self._runs_in_float64 = self._try_float64()
 
-    def _refuse_wrong_scores(self) -> None:
-        """Raise ValueError if per-sample scores differ from plain autograd, or if a derivative does not exist."""
+    def _settle(self) -> None:
+        """Find the blocks, and leave to plain autograd what its verification does not confirm."""
+        uncut: frozenset[str] = frozenset()
         try:
-            refuse_wrong_columns(self)
-            refuse_wrong_tape(self)
+            while True:
+                self._take_plan(survey(self, uncut)[0])
+                wrong = frozenset(name for layer in wrong_layers(self) for name in layer.parameters)
+                if wrong <= uncut:
+                    break
+                uncut |= wrong
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             raise ValueError(f"the model cannot be differentiated: {str(error).splitlines()[0]}") from error
+        if wrong:
+            self.left_out |= dict.fromkeys(wrong, "its score columns do not sum to its gradient")
+            kept = [layer for layer in self.layers if not wrong.intersection(layer.parameters)]
+            self._take_layers(kept)
+
+    def _take_plan(self, plan: Plan) -> None:
+        self.plan = plan
+        chosen = [layer for layer in plan.layers if self.covered == "all" or layer.level == 0]
+        held = {name for layer in plan.layers for name in layer.parameters}
+        reason = "complex: not covered yet"
+        self.left_out = {
+            name: reason if self.parameters[name].is_complex() else "not used on this batch"
+            for name in sorted(self._trainable - held)
+        }
+        if self.covered == "weights":
+            others = held - {name for layer in chosen for name in layer.parameters}
+            self.left_out |= dict.fromkeys(sorted(others), "no weight of a linear layer or a convolution")
+        self.sizes = sizes_of(plan)
+        self._take_layers(chosen)
+
+    def _take_layers(self, layers: Sequence[Layer]) -> None:
+        """Make these blocks, one after the other, the parameter vector."""
+        if not layers:
+            raise ValueError(f"no trainable parameter is left to measure: {_reasons(self.left_out)}")
+        starts = accumulate((layer.size for layer in layers), initial=0)
+        self.layers = tuple(replace(layer, start=start) for layer, start in zip(layers, starts, strict=False))
+        self.sizes = {layer.name: self.sizes[layer.name] for layer in self.layers}
+        self.size = sum(layer.size for layer in self.layers)
+        self.coverage = self.size / sum(_numbers(self.parameters[name]) for name in self._trainable)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether rows are in simple orders, which hold for parts of the batch and for other batches too."""
+        return self.plan.is_plain
 
     def _read_model(self) -> None:
         """Take the present parameters and buffers of the model."""
         self.parameters = {name: widened(p.detach()) for name, p in self.model.named_parameters()}
         self._buffers = {name: widened(b.detach()) for name, b in self.model.named_buffers()}
 
-    def _inspect(self) -> Inspection:
-        """One forward pass that shows the covered layers; a model without an exact per-sample Fisher is refused."""
-        candidates = {n: la for n, m in self.model.named_modules() if (la := geometry.describe(n, m)) is not None}
-        recorder, uncast = Recorder(candidates, frozenset()), Uncast()
+    @property
+    def _frozen(self) -> dict[str, Tensor]:
+        return {name: p for name, p in self.parameters.items() if name not in self._trainable}
+
+    def _try(self) -> Tensor:
+        """The outputs of one forward pass, with what it shows of the model; a model that cannot run is refused."""
+        uncast = Uncast()
         copies = {name: p.clone() for name, p in self.parameters.items()}  # the pass may write to a copy
         before = RandomStates.now(self.device)
         try:
             with torch.no_grad(), uncast:
-                outputs = self._forward(recorder.hooks(), copies)
+                outputs = self._forward(parameters=copies)
             draws = self._draws_random_numbers or before.drawn_from(RandomStates.now(self.device))
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError):
@@ -163,63 +217,83 @@ class Instance:
         refuse_written(Contents(self.parameters).changed(copies))
         refuse_output(outputs, self.samples)
         self.likelihood.check(outputs, self.targets)
-        covered = self._covered(candidates, recorder)
-        return Inspection.of(covered, recorder, outputs, draws, uncast.met)
+        self._draws_random_numbers, self._enters_autocast = draws, uncast.met
+        return outputs
 
-    def _covered(self, candidates: Mapping[str, Layer], recorder: Recorder) -> dict[str, Layer]:
-        """The candidates that the recorded pass called, each checked."""
-        called = {name: layer for name, layer in candidates.items() if recorder.calls[name]}
-        if not called:
-            refuse_uncovered(self.model)
-        for layer in called.values():
-            refuse_layer(layer, recorder, self.samples)
-        refuse_tied(self.model, called)
-        return called
-
-    def _take_properties(self, inspection: Inspection) -> None:
-        """Take over the properties of the model for samples of the inspected shape."""
-        self.classes, self.terms_per_sample = inspection.classes, inspection.terms_per_sample
-        self._cloned_inputs = inspection.cloned_inputs
-        self._draws_random_numbers = inspection.draws_random_numbers
-        self._enters_autocast = inspection.enters_autocast
+    def trace(self, vetoed: Collection[Key], cloned: Collection[Key], uncut: Collection[str]) -> Traced:
+        """A forward pass in which all trainable parameters are followed, those in ``uncut`` by autograd alone."""
+        names = [name for name in self.parameters if name in self._trainable and not self.parameters[name].is_complex()]
+        leaves = {name: self.parameters[name].detach().requires_grad_() for name in names}
+        followed = {name: leaf for name, leaf in leaves.items() if name not in uncut}
+        tracer = Tracer(followed, self.samples, vetoed, cloned)
+        with torch.enable_grad():
+            outputs = self._forward(tracer, leaves)
+        return Traced(tracer, outputs, leaves)
 
     def verify(self) -> None:
-        """Compare the score columns with plain autograd again, after ``with_batch``: see ``refuse_wrong_columns``.
+        """Compare the score columns with plain autograd again, after ``with_batch``.
+
+        Where they differ, rows are assigned anew on this batch.
 
         Raises:
-            ValueError: a layer has no per-sample scores in this batch, or its weight another use.
+            ValueError: a block has no right columns in this batch.
         """
-        refuse_wrong_columns(self._copy())
+        checked = self._copy()
+        if not wrong_layers(checked):
+            return
+        self.plan = checked.plan = self._same_blocks(survey(checked, self.plan.uncut)[0])
+        if wrong := wrong_layers(checked):
+            raise ValueError(
+                f"the score columns of {wrong[0].name!r} do not sum to its gradient in this batch: make a new optimizer"
+            )
 
-    def seen(self) -> Seen:
-        """The outputs and the covered layers' inputs of one forward pass."""
-        recorder = Recorder({layer.name: layer for layer in self.layers}, self._cloned_inputs)
+    def _same_blocks(self, plan: Plan) -> Plan:
+        """A plan of another batch; raises ValueError if it has other blocks than this instance."""
+        found = {layer.name: (layer.kind, layer.shape) for layer in plan.layers}
+        for layer in self.layers:
+            if layer.name in found and found[layer.name][1] != layer.shape:
+                raise ValueError(f"{layer.name!r} is used in another way in this batch: make a new Instance")
+        missing = {name: shape for name, shape in self.plan.shapes.items() if name not in plan.shapes}
+        return replace(plan, shapes={**missing, **plan.shapes})
+
+    def plain_outputs(self) -> Tensor:
+        """The outputs of one forward pass of the plain model, without a graph."""
         with torch.no_grad():
-            outputs = self._forward(recorder.hooks())
-        return Seen(outputs, recorder.inputs)
-
-    def traced(self) -> tuple[Tape, dict[str, Tensor]]:
-        """A forward pass recorded for gradients at every layer's output, and the layers' parameters as its leaves."""
-        recorder = Recorder({layer.name: layer for layer in self.layers}, self._cloned_inputs, trace=True)
-        names = [name for layer in self.layers for name in parameter_names(layer)]
-        leaves = {name: self.parameters[name].detach().requires_grad_() for name in names}
-        with torch.enable_grad():
-            outputs = self._forward(recorder.hooks(), leaves)
-        return recorder.tape(outputs, self._shapes), leaves
+            return self._forward()
 
     def record(self, inputs: Inputs, frozen: bool = False) -> Tape:
         """The model's forward pass on other inputs, in its present mode; the graph leads to the parameters.
 
-        ``frozen``: the graph does not lead to the covered layers' parameters, so that a backward pass makes no
-        gradients of their weights.
+        ``frozen``: the graph does not lead to the blocks' parameters, so that a backward pass makes no gradients of
+        them.
         """
-        recorder = Recorder({layer.name: layer for layer in self.layers}, self._cloned_inputs, trace=True)
         args, kwargs = arguments(inputs)
-        covered = [name for layer in self.layers for name in parameter_names(layer)] if frozen else []
-        detached = {name: self.model.get_parameter(name).detach() for name in covered}
-        with one_thread(), hooked(self.model, recorder.hooks()):
-            outputs = functional_call(self.model, detached, args, kwargs)
-        return recorder.tape(outputs, self._shapes, keeps_graph=True)
+        own = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        held = {name for layer in self.layers for name in layer.parameters}
+        leaves = {n: p.detach().requires_grad_() if frozen and n in held else p for n, p in own.items() if n in held}
+        tracer = Tracer(
+            {name: leaf for name, leaf in leaves.items() if name not in self.plan.uncut},
+            _leading_size(inputs),
+            self.plan.vetoed,
+            self.plan.cloned,
+            live=not frozen,
+        )
+        with one_thread(), uncompiled(), tracer:
+            outputs = functional_call(self.model, leaves if frozen else {}, args, kwargs)
+        return self._tape(tracer, outputs, leaves, self.layers, keeps_graph=True)
+
+    def _tape(
+        self,
+        tracer: Tracer,
+        outputs: Tensor,
+        leaves: Mapping[str, Tensor],
+        layers: Sequence[Layer],
+        keeps_graph: bool = False,
+    ) -> Tape:
+        roles = roles_of(layers)
+        pairs = [(call, use) for call in tracer.calls if (use := self.plan.use(call.key)) is not None]
+        used = [(call, use) for call, use in pairs if use.role in roles or use.formed]
+        return Tape(outputs, self.plan, roles, used, leaves, keeps_graph)
 
     def with_batch(
         self,
@@ -245,10 +319,11 @@ class Instance:
         other._read_model()
         other._original = other._first_outputs = None  # no copies, because the batch is used in one step alone
         other.terms = int(self.likelihood.valid(targets).sum())
-        if _sample_shapes(inputs) != _sample_shapes(self.inputs):
-            inspection = other._inspect()
-            other.sizes, other._shapes = self.sizes | inspection.sizes, self._shapes | inspection.shapes
-            other._take_properties(inspection)
+        if _sample_shapes(inputs) != _sample_shapes(self.inputs) or not self.plan.is_plain:
+            outputs = other._try()
+            other.classes, other.terms_per_sample = outputs.shape[-1], outputs[0].numel() // outputs.shape[-1]
+            other.plan = self._same_blocks(survey(other, self.plan.uncut)[0])
+            other.sizes = {**self.sizes, **{n: s for n, s in sizes_of(other.plan).items() if n in self.sizes}}
         other._recorded, other._given_gradients, other._needs_verification = tape, gradients, verify
         other.reached = set()
         return other
@@ -264,17 +339,30 @@ class Instance:
         """
         try:
             with warnings.catch_warnings(action="ignore"):  # torch warns of a batch of one sample
-                tape = self.part(slice(1)).to(torch.float64).tape()
-                tape.pull(torch.ones_like(tape.outputs))
-            return tape.outputs.dtype == torch.float64
+                return self._runs(self if self.coupled else self.part(slice(1)))
+        except (RuntimeError, ValueError, IndexError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+        try:  # the model may need the whole batch
+            return self._runs(self)
         except (RuntimeError, ValueError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             return False
 
+    def _runs(self, some: Instance) -> bool:
+        tape = some.to(torch.float64).tape()
+        tape.pull(torch.ones_like(tape.outputs))
+        return tape.outputs.dtype == torch.float64
+
     def part(self, samples: slice) -> Instance:
-        """The instance with some of the samples; ``terms`` stays the whole batch's, so that sums over parts add up."""
-        return self._take(samples)
+        """The instance with some of the samples; ``terms`` stays the whole batch's, so that sums over parts add up.
+
+        Raises:
+            ValueError: the samples are coupled, so that a part of them has other scores.
+        """
+        self._refuse_coupled()
+        return self._own(self._take(samples))
 
     def draw(self, count: int, seed: int) -> Instance:
         """The same model on ``count`` different samples in random order.
@@ -284,8 +372,9 @@ class Instance:
         """
         if not 1 <= count <= self.samples:
             raise ValueError(f"cannot draw {count} of {self.samples} samples: take between 1 and {self.samples}")
+        self._refuse_coupled()
         order = torch.randperm(self.samples, generator=torch.Generator().manual_seed(seed))
-        drawn = self._take(order[:count].to(self.device))
+        drawn = self._own(self._take(order[:count].to(self.device)))
         drawn.terms = int(self.likelihood.valid(drawn.targets).sum())
         if drawn.terms == 0:
             raise ValueError(f"{count} of {self.samples} samples were drawn without any loss term: draw more of them")
@@ -295,10 +384,23 @@ class Instance:
         """The same batch with the samples ``rows`` (N,), which may repeat a sample; the input ``leave`` stays."""
         return self._take(rows, leave)
 
+    def _refuse_coupled(self) -> None:
+        if self.coupled:
+            raise ValueError(
+                "the samples of this batch are coupled: their scores would be others in a part of it; take the whole "
+                "batch at once"
+            )
+
+    def _own(self, other: Instance) -> Instance:
+        """The other samples, with the owners of their rows found anew where they are in no simple order."""
+        if not self.plan.is_plain:
+            other.plan = self._same_blocks(survey(other, self.plan.uncut)[0])
+        return other
+
     def _take(self, rows: slice | Tensor, leave: Tensor | None = None) -> Instance:
         def cut(value: Any) -> Any:
             sized = isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == self.samples
-            return value[rows] if sized and value is not leave else value
+            return value[rows] if sized and value is not leave and value is not self._of_no_sample else value
 
         other = self._copy()
         other._needs_verification, other._first_outputs = self._needs_verification, None
@@ -315,7 +417,8 @@ class Instance:
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.parameters[parameter_names(self.layers[0])[0]].dtype
+        """The dtype of passes, gradients and parameter vectors."""
+        return self.parameters[self.layers[0].parameters[0]].dtype
 
     @property
     def runs_as_it_is(self) -> bool:
@@ -350,7 +453,7 @@ class Instance:
         if self._recorded is not None:
             return self._recorded.outputs.detach()
         with torch.no_grad(), FrozenConvolutions():
-            outputs = self._forward({})
+            outputs = self._forward()
         self._refuse_another_model(outputs)
         return outputs
 
@@ -364,16 +467,27 @@ class Instance:
         if self._needs_verification:
             self._needs_verification = False
             self.verify()
-        chosen = {layer.name: layer for layer in self.layers if names is None or layer.name in names}
+        chosen = [layer for layer in self.layers if names is None or layer.name in names]
         if self._recorded is not None and len(chosen) == len(self.layers):
-            self.reached |= self._recorded.edges.keys()
+            self._reach(self._recorded)
             return self._recorded
-        recorder = Recorder(chosen, self._cloned_inputs, trace=True)
+        held = {name for layer in chosen for name in layer.parameters}
+        leaves = {name: self.parameters[name].detach().requires_grad_() for name in self.parameters if name in held}
+        followed = {name: leaf for name, leaf in leaves.items() if name not in self.plan.uncut}
+        tracer = Tracer(followed, self.samples, self.plan.vetoed, self.plan.cloned)
         with torch.enable_grad(), FrozenConvolutions():
-            outputs = self._forward(recorder.hooks())
+            outputs = self._forward(tracer, leaves)
         self._refuse_another_model(outputs)
-        self.reached |= recorder.edges.keys()
-        return recorder.tape(outputs, self._shapes)
+        tape = self._tape(tracer, outputs, leaves, chosen)
+        self._reach(tape)
+        return tape
+
+    def _reach(self, tape: Tape) -> None:
+        self.reached |= {
+            layer.name
+            for layer in self.layers
+            if layer.name in self.plan.formed or any(role.name in tape.used for role in layer.roles or (layer,))
+        }
 
     def cotangents(self, outputs: Tensor, fisher_type: str, mc_samples: int = 1, seed: int = 0) -> Iterator[Tensor]:
         """The cotangents of a Fisher type, each (N, ..., C); see ``curvbench.instance.likelihood.cotangents``."""
@@ -384,13 +498,12 @@ class Instance:
         return self.pull(tape, self.cotangents(tape.outputs, fisher_type, mc_samples, seed))
 
     def pull(self, tape: Tape, cotangents: Iterator[Tensor]) -> Iterator[dict[str, Tensor]]:
-        """Per cotangent the output gradients (N, G, M, S) of the recorded layers; the last pass frees the graph."""
-        recorded = [layer for layer in self.layers if layer.name in tape.shapes]
+        """Per cotangent the output gradients (N, G, M, S) of the recorded roles; the last pass frees the graph."""
         current = next(cotangents, None)
         while current is not None:
             following = next(cotangents, None)
             pulled = tape.pull(current, keep=following is not None)
-            yield {layer.name: geometry.slopes(layer, pulled[layer.name]) for layer in recorded}
+            yield {name: geometry.slopes(role, pulled[name]) for name, role in tape.roles.items()}
             current = following
 
     def columns_per_sample(self, fisher_type: str, mc_samples: int = 1) -> int:
@@ -420,12 +533,12 @@ class Instance:
             return self._recorded.outputs, {name: self.model.get_parameter(name) for name in names}
         leaves = {name: self.parameters[name].detach().requires_grad_() for name in names}
         with torch.enable_grad():
-            return self._forward({}, leaves), leaves
+            return self._forward(parameters=leaves), leaves
 
     @property
     def uncovered(self) -> list[str]:
         """Names of the trainable parameters that no covered layer holds."""
-        covered = {name for layer in self.layers for name in parameter_names(layer)}
+        covered = {name for layer in self.layers for name in layer.parameters}
         return sorted(self._trainable - covered)
 
     def gradient(self) -> Tensor:
@@ -456,7 +569,7 @@ class Instance:
         plain.inputs = mapped(self.inputs, lambda x: x.detach() if isinstance(x, Tensor) else x)
         # Only this kernel of attention can be differentiated twice.
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            loss = self.likelihood.loss(plain._forward({}, leaves), self.targets)
+            loss = self.likelihood.loss(plain._forward(parameters=leaves), self.targets)
             slopes = torch.autograd.grad(
                 loss, list(leaves.values()), create_graph=True, allow_unused=True, materialize_grads=True
             )
@@ -480,7 +593,7 @@ class Instance:
         # Only this kernel of attention has a forward-mode derivative.
         with sdpa_kernel(SDPBackend.MATH), torch.enable_grad(), forward_ad.dual_level():
             duals = {name: forward_ad.make_dual(leaf, directions[name]) for name, leaf in leaves.items()}
-            outputs, tangent = forward_ad.unpack_dual(self._forward({}, duals))
+            outputs, tangent = forward_ad.unpack_dual(self._forward(parameters=duals))
         with torch.no_grad():
             factor = self.likelihood.factor(outputs) * self.likelihood.valid(self.targets)[..., None]
             cotangent = (factor * (factor * tangent).sum(-1, keepdim=True)).sum(0) / self.terms
@@ -498,11 +611,11 @@ class Instance:
         """
         parts = []
         for layer in self.layers:
-            rows = layer.groups * layer.outputs
-            pieces = [
-                _fetch(tensors, name, self.parameters[name].shape).reshape(rows, -1) for name in parameter_names(layer)
+            columns = [
+                _entries(_fetch(tensors, piece.parameter, self.parameters[piece.parameter].shape), piece, layer)
+                for piece in layer.pieces
             ]
-            parts.append(torch.cat(pieces, dim=1).flatten())
+            parts.append((columns[0] if len(columns) == 1 else torch.cat(columns, dim=2)).flatten())
         return torch.cat(parts)
 
     def unpack(self, vector: Tensor) -> dict[str, Tensor]:
@@ -513,12 +626,17 @@ class Instance:
         """
         if vector.shape != (self.size,):
             raise ValueError(f"a parameter vector of this instance has shape ({self.size},), got {tuple(vector.shape)}")
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for layer in self.layers:
-            matrix = vector[layer.slice].reshape(layer.groups * layer.outputs, layer.inputs)
-            weight, bias = matrix[:, : layer.inputs - layer.bias], matrix[:, layer.inputs - 1 :]
-            for name, part in zip(parameter_names(layer), (weight, bias), strict=False):
-                tensors[name] = part.reshape(self.parameters[name].shape)
+            widths = [piece.columns for piece in layer.pieces]
+            columns = vector[layer.slice].reshape(layer.shape).split(widths, dim=2)
+            for piece, part in zip(layer.pieces, columns, strict=True):
+                shape = self.parameters[piece.parameter].shape
+                if _is_whole(piece, part, shape):
+                    tensors[piece.parameter] = part.reshape(shape)
+                else:
+                    whole = tensors.setdefault(piece.parameter, vector.new_zeros(shape))
+                    _entries(whole, piece, layer).copy_(part)
         return tensors
 
     def refuse_changed(self) -> None:
@@ -527,7 +645,7 @@ class Instance:
             self._original.refuse_changed()
 
     @network_pass()
-    def _forward(self, hooks: Mapping[str, Hook], parameters: Mapping[str, Tensor] | None = None) -> Tensor:
+    def _forward(self, tracer: Tracer | None = None, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
         if torch.is_inference_mode_enabled():
             raise ValueError("inside torch.inference_mode() nothing can be differentiated: leave it first")
         if autocasts():
@@ -537,7 +655,8 @@ class Instance:
         args, kwargs = arguments(self.inputs)
         before = RandomStates.now(self.device) if self._draws_random_numbers else None
         uncast = Uncast() if self._enters_autocast else nullcontext()
-        with one_thread(), evaluation(self.model), hooked(self.model, hooks), unfused_attention(), uncast:
+        followed = nullcontext() if tracer is None else tracer
+        with one_thread(), evaluation(self.model), uncompiled(), unfused_attention(), uncast, followed:
             try:
                 return functional_call(self.model, state, args, kwargs)
             finally:
@@ -572,6 +691,24 @@ def _watched(model: nn.Module, inputs: Inputs, targets: Tensor) -> dict[str, Any
         **{f"buffer {name!r} of the model": b for name, b in model.named_buffers()},
         **batch_contents(inputs, targets),
     }
+
+
+def _entries(tensor: Tensor, piece: Piece, layer: Layer) -> Tensor:
+    """The columns of a block that a parameter holds, as a view (G, M, columns) of a contiguous tensor."""
+    shape = (layer.groups, layer.outputs, piece.columns)
+    return tensor.contiguous().as_strided(shape, piece.strides, piece.offset)
+
+
+def _is_whole(piece: Piece, part: Tensor, shape: torch.Size) -> bool:
+    """Whether the columns are all entries of the parameter in their own order."""
+    _, M, D = part.shape
+    return (
+        part.numel() == shape.numel() and piece.offset == 0 and piece.strides in ((0, D, 1), (0, 1, 0), (M * D, D, 1))
+    )
+
+
+def _reasons(left_out: Mapping[str, str]) -> str:
+    return "; ".join(f"{name!r}: {reason}" for name, reason in list(left_out.items())[:3]) or "the model has none"
 
 
 def _numbers(parameter: Tensor) -> int:

@@ -1,71 +1,19 @@
-"""Geometry of covered layers: modules -> Layer, layer inputs -> patches, output gradients -> slopes.
+"""Geometry of blocks: inputs -> patches, output gradients -> slopes.
 
-A layer's score for one sample is the matrix ``slopes @ patches^T`` of shape (G, M, D). This file alone decides how
+A block's score for one sample is the matrix ``slopes @ patches^T`` of shape (G, M, D). This file alone decides how
 convolutions, groups, padding, sequences and biases are treated.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from curvbench.spec.geometry import Kind, Layer
-
-_KINDS: dict[type[Any], Kind] = {nn.Linear: "linear", nn.Conv1d: "conv1d", nn.Conv2d: "conv2d"}
-
-
-def describe(name: str, module: nn.Module) -> Layer | None:
-    """The geometry of a trainable Linear, Conv1d or Conv2d (``start`` still 0); None for any other module.
-
-    None too for a subclass that overrides ``forward``, and for a layer whose weight is frozen or computed (a
-    parametrization), because its gradient is not the product of its input and its output gradient.
-    """
-    kind = _kind(module)
-    weight = module._parameters.get("weight") if kind else None
-    if kind is None or weight is None or not weight.requires_grad:
-        return None
-    trained_bias = module._parameters.get("bias")
-    bias = trained_bias is not None and trained_bias.requires_grad
-    groups = getattr(module, "groups", 1)
-    layer = Layer(name, kind, groups, weight.shape[0] // groups, weight[0].numel() + bias, bias, 0)
-    return layer if kind == "linear" else replace(layer, **_window(module))
-
-
-def _kind(module: Any) -> Kind | None:
-    return next((k for c, k in _KINDS.items() if isinstance(module, c) and type(module).forward is c.forward), None)
-
-
-def parameter_names(layer: Layer) -> tuple[str, ...]:
-    """Names of a layer's weight and of its bias, if the bias is trained, in ``named_parameters``."""
-    prefix = f"{layer.name}." if layer.name else ""
-    return (f"{prefix}weight", f"{prefix}bias") if layer.bias else (f"{prefix}weight",)
-
-
-def _window(module: Any) -> dict[str, Any]:
-    """Kernel, stride, dilation and padding of a convolution; a Conv1d counts as a Conv2d on planes of height 1."""
-
-    def plane(values: tuple[int, ...]) -> tuple[int, ...]:
-        return (1,) * (2 - len(values)) + tuple(values)
-
-    kernel, dilation = plane(module.kernel_size), plane(module.dilation)
-    if module.padding == "same":
-        totals = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
-        pads = [(t // 2, t - t // 2) for t in totals]
-    else:
-        sizes = (0, 0) if module.padding == "valid" else module.padding
-        pads = [(p, p) for p in (0,) * (2 - len(sizes)) + tuple(sizes)]
-    (top, bottom), (left, right) = pads
-    return {
-        "kernel": kernel,
-        "stride": plane(module.stride),
-        "dilation": dilation,
-        "padding": (left, right, top, bottom),
-        "padding_mode": module.padding_mode,
-    }
+from curvbench.spec.geometry import Layer
 
 
 def _as_plane(layer: Layer, x: Tensor) -> Tensor:
@@ -106,6 +54,12 @@ def _windows(layer: Layer, planes: Tensor) -> Tensor:
 
 def patches(layer: Layer, x: Tensor) -> Tensor:
     """The matrix that the layer multiplies with its weight, (N, ...) -> (N, G, D, S); the bias's 1 comes last."""
+    if layer.kind == "matrix":
+        return x
+    if layer.kind == "lookup":
+        return one_hot(layer, x)
+    if layer.kind == "vector":
+        return torch.eye(layer.inputs, dtype=x.dtype, device=x.device).expand(len(x), 1, -1, -1)
     if layer.kind == "linear":
         entries = x.reshape(x.shape[0], -1, x.shape[-1]).mT[:, None]
     else:
@@ -115,6 +69,8 @@ def patches(layer: Layer, x: Tensor) -> Tensor:
 
 def joined_patches(layer: Layer, x: Tensor) -> Tensor:
     """``patches`` with the samples side by side, for one product with all of them, (N, ...) -> (G, D, S, N)."""
+    if layer.kind in ("matrix", "lookup", "vector"):
+        return patches(layer, x).permute(1, 2, 3, 0)
     if layer.kind == "linear":
         entries = x.reshape(x.shape[0], -1, x.shape[-1]).permute(2, 1, 0)[None]
     else:
@@ -129,9 +85,31 @@ def _with_ones(entries: Tensor, dimension: int) -> Tensor:
     return torch.cat([entries, ones], dimension)
 
 
+def one_hot(layer: Layer, indices: Tensor) -> Tensor:
+    """Indices (N, S), -1 for none, as columns of the identity in float64's place: (N, 1, D, S) of zeros and ones."""
+    entries = indices.new_zeros(len(indices), layer.inputs + 1, indices.shape[1], dtype=torch.get_default_dtype())
+    entries.scatter_(1, indices.where(indices >= 0, layer.inputs)[:, None], 1.0)
+    return entries[:, None, : layer.inputs]
+
+
+def unfolded(x: Tensor, groups: int, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
+    """Patches of planes (N, C, ...) with any number of spatial dimensions, (N, G, C / G k, S)."""
+    steps = x.stride()[2:]
+    places = [
+        (size - d * (k - 1) - 1) // s + 1 for size, k, s, d in zip(x.shape[2:], kernel, stride, dilation, strict=True)
+    ]
+    strides = [step * d for step, d in zip(steps, dilation, strict=True)] + [
+        step * s for step, s in zip(steps, stride, strict=True)
+    ]
+    view = x.as_strided((*x.shape[:2], *kernel, *places), (*x.stride()[:2], *strides))
+    return view.reshape(len(x), groups, x.shape[1] // groups * math.prod(kernel), math.prod(places))
+
+
 def slopes(layer: Layer, gradient: Tensor) -> Tensor:
     """The output gradient of the layer as a matrix per group, (N, ...) -> (N, G, M, S)."""
     samples = gradient.shape[0]
-    if layer.kind == "linear":
+    if layer.kind in ("matrix", "vector"):
+        return gradient
+    if layer.kind in ("linear", "lookup"):
         return gradient.reshape(samples, -1, gradient.shape[-1]).mT[:, None]
     return gradient.reshape(samples, layer.groups, layer.outputs, -1)

@@ -8,23 +8,14 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from curvbench.instance.layers import parameter_names
-from curvbench.instance.tape import Recorder
-from curvbench.spec.geometry import Layer
-
 
 def refuse_coupled_samples(model: nn.Module) -> None:
     """Refuse BatchNorm that couples the samples, because per-sample scores do not exist then."""
     for name, module in model.named_modules():
-        if not isinstance(module, nn.modules.batchnorm._BatchNorm):
-            continue
-        if module.training:
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
             raise ValueError(
                 f"BatchNorm {name!r} is in training mode, which couples the samples: call model.eval() first"
             )
-        if module.running_mean is None:
-            reason = "keeps no running statistics and so couples the samples: it has no per-sample Fisher"
-            raise ValueError(f"BatchNorm {name!r} {reason}")
 
 
 def refuse_untracked(model: nn.Module) -> None:
@@ -59,42 +50,6 @@ def refuse_output(outputs: Any, samples: int) -> None:
         raise ValueError("the model's outputs hold NaN or infinity: nothing can be measured there")
 
 
-def refuse_uncovered(model: nn.Module) -> None:
-    """Refuse a model without a covered layer; the text names the modules that hold its parameters."""
-    owners = {name: module for name, module in model.named_modules() if list(module.parameters(recurse=False))}
-    outermost = {n: m for n, m in owners.items() if not any(n.startswith(f"{other}.") for other in owners if other)}
-    holders = ", ".join(f"{type(module).__name__} {name!r}" for name, module in outermost.items()) or "nothing"
-    raise ValueError(
-        "the model has no covered layer: no Linear, Conv1d or Conv2d module is trained and called; "
-        f"its parameters are in {holders}"
-    )
-
-
-def refuse_layer(layer: Layer, seen: Recorder, samples: int) -> None:
-    """Refuse a layer whose score is not the product of one input and one output gradient per sample."""
-    if seen.calls[layer.name] > 1:
-        calls = seen.calls[layer.name]
-        raise ValueError(f"layer {layer.name!r} is called {calls} times in a forward pass: only one call is supported")
-    rows, rank = seen.inputs[layer.name].shape[0], seen.inputs[layer.name].ndim
-    least = {"linear": 2, "conv1d": 3, "conv2d": 4}[layer.kind]
-    if rows != samples or rank < least:
-        shape = tuple(seen.inputs[layer.name].shape)
-        raise ValueError(
-            f"layer {layer.name!r} sees an input {shape} whose rows cannot be told apart as {samples} samples"
-        )
-
-
-def refuse_tied(model: nn.Module, called: Mapping[str, Layer]) -> None:
-    """Refuse weights that a covered layer shares with another module."""
-    owners: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        owners.setdefault(id(parameter), []).append(name)
-    covered = {name for layer in called.values() for name in parameter_names(layer)}
-    for names in owners.values():
-        if len(names) > 1 and covered.intersection(names):
-            raise ValueError(f"tied weights are not supported: {' and '.join(names)} are one parameter")
-
-
 def refuse_endless(layer: str, gradient: Tensor) -> None:
     """Refuse a gradient that is NaN or infinite although the outputs are finite, as a square root has at zero."""
     if not bool(torch.isfinite(gradient).all()):
@@ -114,29 +69,6 @@ def refuse_random() -> NoReturn:
     raise ValueError(
         "the model is random in evaluation mode: two passes over the same batch differ (dropout that is always on, a "
         "sampled latent): make it deterministic there, because a random model has no single Fisher"
-    )
-
-
-def refuse_coupled_outputs(place: str, of_no_sample: str | None) -> NoReturn:
-    """Refuse a model whose outputs for a sample, or a layer's input for a sample, depend on the other samples.
-
-    ``place``: the layer; empty for the outputs. ``of_no_sample``: the input that alone causes the dependence, if any.
-    """
-    if of_no_sample is not None:
-        raise ValueError(
-            f"input {of_no_sample} is as long as the batch, but its rows do not belong to the samples (a mask of "
-            "positions?): make it a buffer of the model, or give a batch of another size"
-        )
-    if place:
-        refuse_mixed_rows(place)
-    raise ValueError("a sample's output depends on the other samples of the batch: it has no per-sample Fisher")
-
-
-def refuse_rerun(layer: str) -> NoReturn:
-    """Refuse a part that the backward pass runs again with other weights than the measured ones."""
-    raise ValueError(
-        f"gradients at layer {layer!r} change when its weights are frozen, as in a part that runs again in the "
-        "backward pass (torch.utils.checkpoint): switch checkpointing off"
     )
 
 
@@ -163,19 +95,6 @@ def refuse_other_outputs(of_part: Tensor, of_whole: Tensor) -> None:
             "the batch is too large for one pass, and the model computes other outputs on a part of the batch: "
             "give fewer samples"
         )
-
-
-def refuse_mixed_rows(layer: str) -> NoReturn:
-    """Refuse a layer that reads the samples in another order, or whose output is mixed with other samples."""
-    raise ValueError(
-        f"layer {layer!r} has no per-sample scores: a row of its input belongs to another sample, or reaches the "
-        "output of one"
-    )
-
-
-def refuse_other_uses(layer: str) -> NoReturn:
-    """Refuse a weight that the network uses outside its own layer."""
-    raise ValueError(f"the weight of layer {layer!r} is used outside its layer as well: only one use is supported")
 
 
 def agree(a: Tensor, b: Tensor) -> bool:

@@ -1,60 +1,85 @@
-"""Recorded forward passes: the input of every layer, and the place of its output in the graph."""
+"""Recorded forward passes: the calls that read weights, with their inputs and their places in the graph."""
 
 from __future__ import annotations
 
 import sys
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import GradientEdge
 from torch.utils.checkpoint import CheckpointError
 from torch.utils.hooks import RemovableHandle
 
 from curvbench.instance.passes import network_pass
+from curvbench.instance.placing import Used, formed_scores, role_gradient, role_inputs
 from curvbench.spec.geometry import Layer
+from curvbench.uses.blocks import Plan
 
-Hook = Callable[[nn.Module, tuple[Any, ...], Mapping[str, Any], Any], Any]
 _ROUNDING = 16  # units in the last place by which two computations of one gradient at the outputs may differ
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tape:
-    """One recorded forward pass: outputs (N, ..., C) and per layer its input and its output's place in the graph.
+    """One recorded forward pass: outputs (N, ..., C), and the calls that make up the scores of every role.
 
-    Mappings are in the order of the calls. ``sources`` holds the place of a layer's input in the graph; a layer whose
-    input depends on no other layer has no source. ``keeps_graph``: no pull frees the graph, because the training step
-    owns it. A layer that the pass skipped stands at the end: its input is zeros, and it has no edge, because no output
-    depends on it.
+    ``plan``: what each call contributes to. ``roles``: the recorded roles by name; a role that the pass skipped has
+    zeros. ``leaves``: the parameters as the pass read them, with the graphs of computed weights. ``keeps_graph``: no
+    pull frees the graph, because the training step owns it.
     """
 
     outputs: Tensor
-    inputs: Mapping[str, Tensor]
-    edges: Mapping[str, GradientEdge]
-    shapes: Mapping[str, torch.Size]
-    sources: Mapping[str, GradientEdge]
+    plan: Plan
+    roles: Mapping[str, Layer]
+    calls: Sequence[Used]
+    leaves: Mapping[str, Tensor]
     keeps_graph: bool = False
-    passed: dict[str, Tensor] = field(default_factory=dict)
-    """The gradients of the last backward pass through ``leaf``, by layer; the outputs' gradient has the name ""."""
+    passed: dict[int, Tensor] = field(default_factory=dict)
+    """The gradients of the last backward pass through ``leaf``, by number of the call; the outputs' has -1."""
 
-    def watch(self, act: Callable[[str, Tensor], None]) -> list[RemovableHandle]:
-        """Call ``act(layer, gradient)`` for the gradient at every layer's output in each later backward pass."""
+    @property
+    def samples(self) -> int:
+        """The number of samples, N."""
+        return len(self.outputs)
 
-        def watched(name: str, edge: GradientEdge) -> RemovableHandle:
-            return edge.node.register_prehook(lambda gradients: act(name, gradients[edge.output_nr]))
+    @cached_property
+    def used(self) -> dict[str, list[int]]:
+        """The numbers of each role's calls; those of formed scores have the name ""."""
+        used: dict[str, list[int]] = {}
+        for number, (_, use) in enumerate(self.calls):
+            used.setdefault("" if use.formed else use.role, []).append(number)
+        return used
 
-        return [watched(name, edge) for name, edge in self.edges.items()]
+    @cached_property
+    def inputs(self) -> Mapping[str, Tensor]:
+        """The input of every role (N, ...), as ``geometry.patches`` takes it, made when it is read."""
+        return _Inputs(self)
+
+    def shape(self, role: str) -> torch.Size:
+        """The shape of the role's gradient, (N, ...)."""
+        numbers = self.used.get(role, [])
+        layer = self.roles[role]
+        if len(numbers) == 1 and layer.kind in ("conv1d", "conv2d"):
+            return self.calls[numbers[0]][0].shape
+        return torch.Size((self.samples, *self.plan.shapes[role][1]))
+
+    def watch(self, act: Callable[[int, Tensor], None]) -> list[RemovableHandle]:
+        """Call ``act(number, gradient)`` for the gradient at every call's edge in each later backward pass."""
+
+        def watched(number: int, edge: GradientEdge) -> RemovableHandle:
+            return edge.node.register_prehook(lambda gradients: act(number, gradients[edge.output_nr]))
+
+        return [watched(number, call.edge) for number, (call, _) in enumerate(self.calls)]
 
     def leaf(self, note: bool = False) -> Tensor:
         """The outputs as a leaf; a gradient that reaches the leaf goes on through the tape's graph and keeps the graph.
 
         The loss's own backward pass would free the graph, which statistics still need. With ``note`` the gradients at
-        all layers are kept, so that a ``pull`` along a multiple of the same gradient takes no pass of its own.
+        all calls are kept, so that a ``pull`` along a multiple of the same gradient takes no pass of its own.
         """
         leaf = self.outputs.detach().requires_grad_()
 
@@ -64,14 +89,14 @@ class Tape:
             torch.autograd.backward(self.outputs, gradient, retain_graph=True)
             for handle in handles:
                 handle.remove()
-            self.passed[""] = gradient
+            self.passed[-1] = gradient
 
         leaf.register_hook(go_on)
         return leaf
 
     def _factor(self, cotangent: Tensor) -> Tensor | None:
         """The factor c with cotangent = c * (noted gradient); None means that the cotangent is no multiple of it."""
-        noted = self.passed.get("")
+        noted = self.passed.get(-1)
         if len(self.passed) < 2 or noted is None or noted.shape != cotangent.shape:
             return None
         factor = (noted * cotangent).sum() / noted.square().sum()
@@ -80,17 +105,37 @@ class Tape:
 
     @network_pass()
     def pull(self, cotangent: Tensor, keep: bool = False, layers: Collection[str] | None = None) -> dict[str, Tensor]:
-        """Gradients at the outputs of ``layers`` (default: all) for one cotangent (N, ..., C).
+        """Gradients of the roles ``layers`` (default: all) for one cotangent (N, ..., C).
 
         ``keep``: the graph stays, so that another pull can follow.
         """
-        names = list(self.shapes if layers is None else layers)
-        called = [name for name in names if name in self.edges]
+        names = list(self.roles if layers is None else layers)
+        formed = any(name in self.plan.formed for name in names)
+        numbers = [n for name in names for n in self.used.get(name, [])] + (self.used.get("", []) if formed else [])
+        generic = [name for name in self.plan.generic if name in names]
+        at_calls = self._at_calls(numbers, cotangent, keep or self.keeps_graph or bool(generic))
+        scores = self._formed(at_calls) if formed else {}
+        scores |= self._generic(generic, cotangent)
+        return {name: self._of_role(name, at_calls, scores) for name in names}
+
+    @network_pass()
+    def at_calls(self, numbers: Sequence[int], cotangent: Tensor) -> dict[int, Tensor]:
+        """The gradients at the edges of some calls, by number, each in the call's own shape; the graph stays."""
+        return self._at_calls(numbers, cotangent, keep=True)
+
+    def placed(self, tensors: Mapping[int, Tensor]) -> dict[str, Tensor]:
+        """Tensors at calls, shaped like the gradients there, in the order of their roles' gradients; zeros for none."""
+        return {name: self._of_role(name, tensors, {}) for name in self.roles}
+
+    def _at_calls(self, numbers: Sequence[int], cotangent: Tensor, keep: bool) -> dict[int, Tensor]:
+        """The gradient at the edge of each call; zeros where the outputs do not depend on the call."""
+        edges = [self.calls[number][0].edge for number in numbers]
         gradients: Iterable[Tensor | None]
         if (factor := self._factor(cotangent)) is not None:
-            gradients = [factor * self.passed[name] if name in self.passed else None for name in called]
+            gradients = [factor * self.passed[n] if n in self.passed else None for n in numbers]
+        elif not edges or not self.outputs.requires_grad:
+            gradients = [None] * len(numbers)
         else:
-            edges, keep = [self.edges[name] for name in called], keep or self.keeps_graph
             try:
                 gradients = torch.autograd.grad(self.outputs, edges, cotangent, retain_graph=keep, allow_unused=True)
             except CheckpointError as error:
@@ -98,90 +143,83 @@ class Tape:
                     "the model runs a part of itself again in its backward pass (torch.utils.checkpoint), where its "
                     "weights are not those that are measured: switch checkpointing off"
                 ) from error
-        by_layer = dict(zip(called, gradients, strict=True))
+        shapes = [self.calls[number][0].shape for number in numbers]
         return {
-            name: cotangent.new_zeros(self.shapes[name]) if (gradient := by_layer.get(name)) is None else gradient
-            for name in names
+            number: cotangent.new_zeros(shape) if gradient is None else gradient
+            for number, gradient, shape in zip(numbers, gradients, shapes, strict=True)
         }
 
-    @network_pass()
-    def pull_between(self, layer: str, reader: str, cotangent: Tensor) -> Tensor | None:
-        """J^T cotangent for the Jacobian J of the input of ``reader`` in the output of ``layer``; the graph stays.
+    def _of_role(self, name: str, at_calls: Mapping[int, Tensor], scores: Mapping[str, Tensor]) -> Tensor:
+        layer, numbers = self.roles[name], self.used.get(name, [])
+        if name in self.plan.formed:
+            score = scores.get(name)
+            return self.outputs.new_zeros(self.shape(name)) if score is None else score[:, None, :, None]
+        if not numbers:
+            return self.outputs.new_zeros(self.shape(name))
+        used = [self.calls[number] for number in numbers]
+        return role_gradient(layer, used, [at_calls[number] for number in numbers], self.samples)
 
-        ``cotangent`` is shaped like the reader's input, the result like the layer's output. None means that the
-        reader's input does not depend on the layer's output.
+    def _formed(self, at_calls: Mapping[int, Tensor]) -> dict[str, Tensor]:
+        numbers = self.used.get("", [])
+        used = [self.calls[number] for number in numbers]
+        return formed_scores(used, [at_calls[number] for number in numbers], self.leaves, self.samples)
+
+    def _generic(self, names: Sequence[str], cotangent: Tensor) -> dict[str, Tensor]:
+        """The scores of some parameters by plain autograd, (N, numel) each: the cotangent of one sample at a time.
+
+        This is exact for samples that are coupled too: a sample's score is the derivative of its own terms.
         """
-        if reader not in self.sources or layer not in self.edges:
+        if not names or not self.outputs.requires_grad:
+            return {}
+        leaves = [self.leaves[name] for name in names]
+        alone = torch.zeros(self.samples, *cotangent.shape, dtype=cotangent.dtype, device=cotangent.device)
+        rows = torch.arange(self.samples, device=cotangent.device)
+        alone[rows, rows] = cotangent
+        columns = [
+            torch.autograd.grad(self.outputs, leaves, one, retain_graph=True, allow_unused=True, materialize_grads=True)
+            for one in alone
+        ]
+        return {name: torch.stack(c).flatten(1) for name, c in zip(names, zip(*columns, strict=True), strict=True)}
+
+    @network_pass()
+    def pull_between(self, call: int, reader: int, cotangent: Tensor) -> Tensor | None:
+        """J^T cotangent for the Jacobian J of the input of the call ``reader`` in the output of ``call``.
+
+        The graph stays. ``cotangent`` is shaped like the reader's input, the result like the call's output. None means
+        that the reader's input does not depend on the call's output.
+        """
+        source = self.calls[reader][0].source
+        if source is None:
             return None
-        ends = [self.sources[reader]], [self.edges[layer]]
+        ends = [source], [self.calls[call][0].edge]
         return torch.autograd.grad(*ends, [cotangent], retain_graph=True, allow_unused=True)[0]
 
 
-class Recorder:
-    """Forward hooks that note every layer's input and, with ``trace``, the places of input and output in the graph."""
+class _Inputs(Mapping[str, Tensor]):
+    """The inputs of a tape's roles, each made once, when it is read."""
 
-    def __init__(self, layers: Mapping[str, Layer], cloned: frozenset[str], trace: bool = False) -> None:
-        self.layers, self.cloned, self.trace = layers, cloned, trace
-        self.calls: Counter[str] = Counter()
-        self.inputs: dict[str, Tensor] = {}
-        self.edges: dict[str, GradientEdge] = {}
-        self.shapes: dict[str, torch.Size] = {}
-        self.sources: dict[str, GradientEdge] = {}
-        self._versions: dict[str, int] = {}
+    def __init__(self, tape: Tape) -> None:
+        self._tape, self._made = tape, dict[str, Tensor]()
 
-    def hooks(self) -> dict[str, Hook]:
-        return {name: self._hook(name) for name in self.layers}
+    def __getitem__(self, role: str) -> Tensor:
+        if role not in self._made:
+            self._made[role] = self._make(role)
+        return self._made[role]
 
-    def tape(
-        self, outputs: Tensor, shapes: Mapping[str, tuple[torch.Size, torch.Size]], keeps_graph: bool = False
-    ) -> Tape:
-        """The recorded pass; ``shapes`` (of a sample's input and output) serve layers that were not called."""
-        for name in self.layers.keys() - self.calls.keys():
-            input_shape, output_shape = shapes[name]
-            self.inputs[name] = outputs.new_zeros(len(outputs), *input_shape)
-            self.shapes[name] = torch.Size((len(outputs), *output_shape))
-        return Tape(outputs, self.inputs, self.edges, self.shapes, self.sources, keeps_graph)
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tape.roles)
 
-    def overwritten(self) -> list[str]:
-        """Layers whose input was modified in place after they had read it."""
-        return [name for name, x in self.inputs.items() if x._version != self._versions[name]]
+    def __len__(self) -> int:
+        return len(self._tape.roles)
 
-    def _hook(self, name: str) -> Hook:
-        def record(
-            module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor
-        ) -> Tensor | None:
-            self.calls[name] += 1
-            read = args[0] if args else kwargs["input"]
-            x = read.detach()
-            self.inputs[name] = x.clone() if name in self.cloned else x
-            self._versions[name] = x._version
-            self.shapes[name] = output.shape
-            if not self.trace:
-                return None
-            if read.requires_grad:
-                self.sources[name] = get_gradient_edge(read)
-            # No gradient is needed before the first layer. A clone, because an in-place activation may follow.
-            traced = output if output.requires_grad else output.requires_grad_().clone()
-            # The edge, because an in-place activation would change the tensor's place in the graph.
-            self.edges[name] = get_gradient_edge(traced)
-            return traced
-
-        return record
-
-
-@contextmanager
-def hooked(model: nn.Module, hooks: Mapping[str, Hook]) -> Iterator[None]:
-    """Forward hooks inside the block, ahead of the user's; compiled code is off, because it skips hooks."""
-    handles = [
-        model.get_submodule(name).register_forward_hook(hook, prepend=True, with_kwargs=True)
-        for name, hook in hooks.items()
-    ]
-    try:
-        with uncompiled():
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    def _make(self, role: str) -> Tensor:
+        tape = self._tape
+        layer, numbers = tape.roles[role], tape.used.get(role, [])
+        if not numbers and layer.kind != "vector":
+            shape, is_index = tape.plan.shapes[role][0], layer.kind == "lookup"
+            dtype = torch.int64 if is_index else tape.outputs.dtype
+            return tape.outputs.new_full((tape.samples, *shape), -1 if is_index else 0, dtype=dtype)
+        return role_inputs(layer, [tape.calls[number] for number in numbers], tape.samples, tape.outputs)
 
 
 def uncompiled() -> AbstractContextManager[None]:

@@ -1,17 +1,15 @@
-"""Checks by passes over the whole batch: samples do not influence each other, and every weight has one use.
+"""Checks by passes over the whole batch: score columns against plain autograd, random models, coupled samples.
 
-A layer's score columns are products of its input and of its output gradients, row by row. The columns are right if
-row n belongs to sample n alone and if the layer is the only user of its weight. Then, for any cotangents u_n and any
-weights w_n, the sum of w_n times sample n's column is the gradient of sum_n w_n <u_n, f_n>. The columns come from a
-backward pass without the w_n, the gradient from plain autograd with them: a row of another sample changes the sum.
+For any cotangents u_n and any weights w_n, the sum of w_n times sample n's column is the gradient of sum_n w_n <u_n,
+f_n>. The columns come from a traced pass, without the w_n in its backward pass; the gradient comes from a pass of the
+plain model by plain autograd. A row of another sample, and any use that was not seen, changes the sum.
 """
 
 from __future__ import annotations
 
 import random
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -19,16 +17,7 @@ from torch import Tensor
 
 from curvbench.instance import layers as geometry
 from curvbench.instance.contents import RandomStates, leaves
-from curvbench.instance.refusals import (
-    agree,
-    deep_rounding,
-    refuse_coupled_outputs,
-    refuse_endless,
-    refuse_mixed_rows,
-    refuse_other_uses,
-    refuse_random,
-    refuse_rerun,
-)
+from curvbench.instance.refusals import agree, deep_rounding, refuse_endless, refuse_random
 from curvbench.instance.tape import Tape
 from curvbench.spec.geometry import Layer, LayerSize
 
@@ -38,22 +27,6 @@ _TILE_BYTES = 2**26  # of patches that are formed at the same time
 _NOISE = 100  # units in the last place of the network's gradient: a smaller gradient of a layer is rounding
 
 
-class Seen(NamedTuple):
-    """The outputs (N, ..., C) and each layer's input (N, ...) of one forward pass over the batch."""
-
-    outputs: Tensor
-    inputs: Mapping[str, Tensor]
-
-    def difference(self, other: Seen, rows: Tensor | slice = slice(None)) -> str | None:
-        """The place where two passes differ for the samples ``rows``: a layer's name, or "" for the outputs.
-
-        None means that the passes agree up to rounding. A tensor of another shape in the other pass is not compared.
-        """
-        pairs = [("", self.outputs, other.outputs)]
-        pairs += [(name, x, other.inputs.get(name, x)) for name, x in self.inputs.items()]
-        return next((name for name, a, b in pairs if a.shape == b.shape and not agree(a[rows], b[rows])), None)
-
-
 class Passes(Protocol):
     """The members of an instance that verification needs: its batch, parts and orders of it, and passes."""
 
@@ -61,6 +34,7 @@ class Passes(Protocol):
     inputs: Any
     layers: tuple[Layer, ...]
     sizes: dict[str, LayerSize]
+    coupled: bool
 
     @property
     def dtype(self) -> torch.dtype:
@@ -70,14 +44,18 @@ class Passes(Protocol):
     def device(self) -> torch.device:
         """The device of the passes."""
 
-    def seen(self) -> Seen:
-        """The outputs and layer inputs of one forward pass."""
+    @property
+    def is_plain(self) -> bool:
+        """Whether rows are in simple orders, so that parts of the batch have the same ones."""
 
-    def traced(self) -> tuple[Tape, dict[str, Tensor]]:
-        """A recorded pass, and the weights that are leaves of its graph."""
+    def plain_outputs(self) -> Tensor:
+        """The outputs of one forward pass, without a graph."""
+
+    def graph(self, names: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The outputs of a forward pass of the plain model, and parameters as leaves of its graph."""
 
     def tape(self) -> Tape:
-        """A recorded pass with frozen weights."""
+        """A recorded pass."""
 
     def part(self, samples: slice) -> Self:
         """The same model on some of the samples."""
@@ -89,11 +67,8 @@ class Passes(Protocol):
         """Gradients by parameter name as a parameter vector, (P,)."""
 
 
-def refuse_random_passes(instance: Passes, first: Seen) -> None:
-    """Raise ValueError if outputs, layer inputs or gradients change with the random numbers.
-
-    The model drew random numbers in its first pass, ``first``.
-    """
+def refuse_random_passes(instance: Passes, first: Tensor, names: Sequence[str]) -> None:
+    """Raise ValueError if outputs or gradients change with the random numbers that the first pass has drawn."""
     before = RandomStates.now(instance.device)
     try:
         gradients = []
@@ -101,24 +76,32 @@ def refuse_random_passes(instance: Passes, first: Seen) -> None:
             torch.manual_seed(seed)
             random.seed(seed)
             np.random.seed(seed)
-            if first.difference(instance.seen()) is not None:
+            outputs, parameters = instance.graph(names)
+            if not agree(first, outputs):
                 refuse_random()
-            torch.manual_seed(seed)
-            gradients.append(_sums(instance, unit_weights(instance))[1])
+            gradients.append(_gradients(outputs, parameters, _cotangent(outputs)))
     finally:
         before.restore(instance.device)
     if not all(agree(gradients[0][name], gradients[1][name]) for name in gradients[0]):
         refuse_random()
 
 
-def refuse_coupled_passes(instance: Passes, first: Seen) -> None:
-    """Raise ValueError if outputs or layer inputs of a sample change with the other samples of the batch.
+def coupling(instance: Passes, first: Tensor) -> tuple[bool, Tensor | None]:
+    """Whether outputs of a sample change with the other samples, and the input that belongs to no sample, if any.
 
     A random half of the samples is replaced by samples of the other half, which must not change; then the halves swap
-    roles. If the model cannot run on that order, because it needs sorted samples, neighbours replace each other.
+    roles. If the model cannot run on that order, because it needs sorted samples, neighbours replace each other. An
+    input that is as long as the batch and alone causes the change (a mask of positions) belongs to no sample.
     """
-    if instance.samples < 2:
-        return
+    if instance.samples < 2 or not _changes(instance, first, None):
+        return False, None
+    for _, x in list(leaves(instance.inputs))[1:]:
+        if isinstance(x, Tensor) and x.shape[:1] == (instance.samples,) and not _changes(instance, first, x):
+            return False, x
+    return True, None
+
+
+def _changes(instance: Passes, first: Tensor, leave: Tensor | None) -> bool:
     rows = torch.arange(instance.samples)
     order = torch.randperm(instance.samples, generator=torch.Generator().manual_seed(0))
     halves = order.tensor_split(2)
@@ -128,129 +111,95 @@ def refuse_coupled_passes(instance: Passes, first: Seen) -> None:
         in_order = staying.sort().values
         neighbours = in_order[(torch.searchsorted(in_order, rows, right=True) - 1).clamp_min(0)]
         orders = [mixed.to(instance.device), neighbours.to(instance.device)]
-        _refuse_influence(first, instance, orders, staying.to(instance.device))
+        if _differs(first, instance, orders, staying.to(instance.device), leave):
+            return True
+    return False
 
 
-def _refuse_influence(first: Seen, instance: Passes, orders: Sequence[Tensor], staying: Tensor) -> None:
-    """Refuse a change in the samples ``staying``, for the first of the orders on which the model can run."""
+def _differs(first: Tensor, instance: Passes, orders: Sequence[Tensor], staying: Tensor, leave: Tensor | None) -> bool:
+    """Whether the samples ``staying`` change, for the first of the orders on which the model can run."""
     for order in orders:
         try:
-            place = first.difference(instance.reordered(order).seen(), staying)
-        except RuntimeError as error:
+            outputs = instance.reordered(order, leave).plain_outputs()
+        except (RuntimeError, ValueError, IndexError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             continue
-        if place is not None:
-            refuse_coupled_outputs(place, _of_no_sample(first, instance, order, staying))
-        return
+        return outputs.shape != first.shape or not agree(first[staying], outputs[staying])
+    return False
 
 
-def _of_no_sample(first: Seen, instance: Passes, order: Tensor, staying: Tensor) -> str | None:
-    """The input that alone makes the samples change, as a mask of positions does that is as long as the batch."""
-    tensors = [(name, x) for name, x in leaves(instance.inputs) if isinstance(x, Tensor)]
-    for name, x in [(name, x) for name, x in tensors if x.shape[:1] == (instance.samples,)][1:]:
-        try:
-            if first.difference(instance.reordered(order, x).seen(), staying) is None:
-                return name
-        except RuntimeError:
-            continue
-    return None
+def wrong_layers(instance: Passes) -> list[Layer]:
+    """The blocks whose columns differ from plain autograd, by one forward and two backward passes.
 
-
-def refuse_wrong_columns(instance: Passes) -> None:
-    """Raise ValueError if score columns differ from plain autograd, by one forward and two backward passes.
-
-    The passes run in the instance's own precision. The same forward pass serves both sides, so that no ReLU unit near
-    zero is on in one side and off in the other.
+    Raises:
+        ValueError: a gradient is not finite.
     """
+    wrong: dict[str, Layer] = {}
     for part in _parts(instance):
-        generator = torch.Generator().manual_seed(1)
-        weights = 0.5 + torch.rand(part.samples, generator=generator)
-        columns, gradients = _sums(part, weights)
-        noise = _NOISE * max(float(g.norm()) for g in gradients.values())
+        outputs, parameters = part.graph(list(dict.fromkeys(n for layer in part.layers for n in layer.parameters)))
+        u = _cotangent(outputs)
+        weights = 0.5 + torch.rand(part.samples, generator=torch.Generator().manual_seed(1)).to(u)
+        gradients = _gradients(outputs, parameters, u * weights.reshape(-1, *[1] * (u.ndim - 1)))
+        columns, vector = weighted_columns(part, u, weights), part.pack(gradients)
+        refuse_endless_gradients(part.layers, vector)
+        noise = _NOISE * torch.finfo(u.dtype).eps * max(float(g.norm()) for g in gradients.values())
         for layer in part.layers:
-            by_columns, by_autograd = columns[layer.name], gradients[layer.name]
-            refuse_endless(layer.name, by_autograd)
-            tolerance = deep_rounding(by_columns.dtype) * float(by_autograd.norm())
-            if float((by_columns - by_autograd).norm()) > tolerance + torch.finfo(by_columns.dtype).eps * noise:
-                _refuse(part, layer)
+            expected = vector[layer.slice].reshape(layer.shape)
+            tolerance = deep_rounding(u.dtype) * float(expected.norm()) + noise
+            if not float((columns[layer.name] - expected).norm()) <= tolerance:
+                wrong[layer.name] = layer
+    return list(wrong.values())
 
 
-def refuse_wrong_tape(instance: Passes) -> None:
-    """Raise ValueError if passes with frozen and with free weights have different gradients at a layer.
-
-    One sample passes, or the whole batch if the model cannot run on one sample.
-    """
-    with warnings.catch_warnings(action="ignore"):  # torch warns of a batch of one sample
-        try:
-            some = instance.part(slice(1))
-            free, _ = some.traced()
-        except RuntimeError as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            some = instance
-            free, _ = some.traced()
-        u = torch.randn(free.outputs.shape, generator=torch.Generator().manual_seed(0)).to(free.outputs)
-        expected, frozen = free.pull(u), some.tape().pull(u)
-    noise = _NOISE * torch.finfo(u.dtype).eps * max(float(g.norm()) for g in expected.values())
-    for name, gradient in expected.items():
-        if float((frozen[name] - gradient).norm()) > deep_rounding(u.dtype) * float(gradient.norm()) + noise:
-            refuse_rerun(name)
+def refuse_endless_gradients(layers: Sequence[Layer], vector: Tensor) -> None:
+    """Raise ValueError for a gradient that is NaN or infinite although the outputs are finite."""
+    for layer in layers:
+        refuse_endless(layer.name, vector[layer.slice])
 
 
-def _refuse(part: Passes, layer: Layer) -> None:
-    """Refuse mixed rows if the sums agree with unit weights, which hide the order of rows; else another use."""
-    columns, gradients = _sums(part, unit_weights(part))
-    if agree(columns[layer.name], gradients[layer.name]):
-        refuse_mixed_rows(layer.name)
-    refuse_other_uses(layer.name)
+def _cotangent(outputs: Tensor) -> Tensor:
+    return torch.randn(outputs.shape, generator=torch.Generator().manual_seed(0)).to(outputs)
 
 
-def unit_weights(instance: Passes) -> Tensor:
-    """A weight of one for each sample, (N,)."""
-    return torch.ones(instance.samples)
+def _gradients(outputs: Tensor, parameters: Mapping[str, Tensor], cotangent: Tensor) -> dict[str, Tensor]:
+    if not outputs.requires_grad:
+        return {name: torch.zeros_like(p) for name, p in parameters.items()}
+    gradients = torch.autograd.grad(
+        outputs, list(parameters.values()), cotangent, allow_unused=True, materialize_grads=True
+    )
+    return dict(zip(parameters, gradients, strict=True))
 
 
 def _parts(instance: Passes) -> Iterator[Passes]:
     outputs = sum(s.groups * s.outputs * s.positions for s in instance.sizes.values())
     step = max(1, GRAPH_BYTES // (outputs * _TENSORS_PER_OUTPUT * instance.dtype.itemsize))
-    if step >= instance.samples:
+    if step >= instance.samples or instance.coupled or not instance.is_plain:
         yield instance
         return
     for start in range(0, instance.samples, step):
         yield instance.part(slice(start, start + step))
 
 
-def _sums(instance: Passes, weights: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Per layer, for random cotangents: the weighted sum of score columns, and the equal gradient, (G, M, D) each."""
-    tape, parameters = instance.traced()
-    u = torch.randn(tape.outputs.shape, generator=torch.Generator().manual_seed(0)).to(tape.outputs)
-    weights = weights.to(u)
-    pulled = tape.pull(u, keep=True)
-    derivatives = torch.autograd.grad(
-        tape.outputs,
-        list(parameters.values()),
-        u * weights.reshape(-1, *[1] * (u.ndim - 1)),
-        allow_unused=True,
-        materialize_grads=True,
-    )
-    parts = instance.pack(dict(zip(parameters, derivatives, strict=True)))
-    gradients = {layer.name: parts[layer.slice].reshape(layer.shape) for layer in instance.layers}
-    columns = {
-        layer.name: _weighted_sum(layer, tape.inputs[layer.name], pulled[layer.name], weights)
-        for layer in instance.layers
-    }
-    return columns, gradients
+def weighted_columns(instance: Passes, u: Tensor, weights: Tensor) -> dict[str, Tensor]:
+    """Per block the sum of its columns for the cotangents u (N, ..., C) with weights (N,), (G, M, D)."""
+    tape = instance.tape()
+    pulled = tape.pull(u)
+    sums = {}
+    for layer in instance.layers:
+        parts = [_weighted_sum(r, tape.inputs[r.name], pulled[r.name], weights) for r in layer.roles or (layer,)]
+        sums[layer.name] = sum((part.reshape(layer.shape) if i == 0 else part.mT) for i, part in enumerate(parts))
+    return sums  # type: ignore[return-value]
 
 
 def _weighted_sum(layer: Layer, inputs: Tensor, gradient: Tensor, weights: Tensor) -> Tensor:
     """The sum over samples n of w_n times output gradient times patches, (G, M, D)."""
     slopes = geometry.slopes(layer, gradient)
     positions = slopes.shape[-1]
-    step = max(1, _TILE_BYTES // (layer.groups * layer.inputs * positions * inputs.element_size()))
+    step = max(1, _TILE_BYTES // (layer.groups * layer.inputs * positions * slopes.element_size()))
     total = slopes.new_zeros(layer.shape)
     for start in range(0, len(inputs), step):
         rows = slice(start, start + step)
         scaled = slopes[rows] * weights[rows, None, None, None]
-        total += torch.einsum("ngms,ngds->gmd", scaled, geometry.patches(layer, inputs[rows]))
+        total += torch.einsum("ngms,ngds->gmd", scaled, geometry.patches(layer, inputs[rows]).to(scaled))
     return total

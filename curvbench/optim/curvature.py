@@ -12,7 +12,6 @@ from torch import Tensor
 
 from curvbench import states
 from curvbench.instance import Instance
-from curvbench.instance.layers import parameter_names
 from curvbench.spec import Decay, Follows, Probe, decayed, refuse_decays
 from curvbench.states.ranks import ALONE, Ranks, shares
 
@@ -224,7 +223,7 @@ def _skipped(batch: Instance, reached: Collection[str]) -> frozenset[str]:
     """Layers that the batch did not go through; without a recorded pass, the layers without a gradient."""
     if batch.reached:
         return frozenset(layer.name for layer in batch.layers if layer.name not in batch.reached)
-    return frozenset(layer.name for layer in batch.layers if not any(n in reached for n in parameter_names(layer)))
+    return frozenset(layer.name for layer in batch.layers if not any(n in reached for n in layer.parameters))
 
 
 def _joined_parts(parts: Sequence[Part]) -> Any:

@@ -27,7 +27,6 @@ from curvbench import numerics
 from curvbench.instance import Inputs, Instance
 from curvbench.instance.contents import Contents
 from curvbench.instance.inputs import arguments, batch_contents, shapes
-from curvbench.instance.layers import describe, parameter_names
 from curvbench.instance.likelihood import likelihood
 from curvbench.instance.passes import autocasts, full_precision
 from curvbench.instance.tape import Tape, evaluation, mode_readers
@@ -345,16 +344,10 @@ class NaturalGradient(torch.optim.Optimizer):
     def _refuse_refrozen(self) -> None:
         """Refuse a parameter that was frozen or released after the first batch, which decides what is solved for."""
         for parameter, trained in self._trained.items():
-            if parameter.requires_grad != trained and self._is_of_a_layer(name := self._names[parameter]):
+            if parameter.requires_grad != trained:
                 was, now = ("trained", "frozen") if trained else ("frozen", "trained")
+                name = self._names[parameter]
                 raise ValueError(f"{name!r} was {was} in the first batch and is {now} now: make a new NaturalGradient")
-
-    def _is_of_a_layer(self, name: str) -> bool:
-        """Whether a parameter belongs to a covered layer, or to a layer that would be covered if it were found now."""
-        assert self._verified is not None
-        module = name.rpartition(".")[0]
-        covered = {name for layer in self._verified.layers for name in parameter_names(layer)}
-        return name in covered or describe(module, self.model.get_submodule(module)) is not None
 
     def _with_gradients(self) -> dict[str, Trained]:
         pairs = [(p, group) for group in self.param_groups for p in group["params"]]

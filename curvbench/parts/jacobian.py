@@ -1,7 +1,7 @@
-"""The map from a layer's output to the input of the next covered layer, by products with its Jacobian.
+"""The map from a layer's output to the input of the next layer, by products with its Jacobian.
 
-``J`` is the Jacobian for one sample of all operations between the layers: activation, BatchNorm, pooling, sums with
-other branches, reshapes and so on. The next layer is the first later one whose input depends on this layer's output.
+``J`` is the Jacobian for one sample of all operations between two calls of layers: activation, BatchNorm, pooling, sums
+with other branches, reshapes and so on. The next call is the first later one whose input depends on this call's output.
 """
 
 from __future__ import annotations
@@ -24,25 +24,27 @@ from curvbench.spec import Layer
 
 @dataclass(frozen=True, eq=False)
 class LocalMap:
-    """The map from the output of ``layer`` to the input of ``reader`` in a recorded forward pass.
+    """The map from the output of a ``call`` to the input of the call ``reader`` in a recorded forward pass.
 
-    ``ones`` is J^T 1, shaped like the layer's output.
+    ``ones`` is J^T 1, shaped like the call's output.
     """
 
     tape: Tape
-    layer: str
-    reader: str
+    call: int
+    reader: int
     ones: Tensor
 
     def pull(self, cotangent: Tensor) -> Tensor:
-        """J^T cotangent, shaped like the layer's output, for a cotangent shaped like the reader's input."""
-        product = self.tape.pull_between(self.layer, self.reader, cotangent)
+        """J^T cotangent, shaped like the call's output, for a cotangent shaped like the reader's input."""
+        product = self.tape.pull_between(self.call, self.reader, cotangent)
         return torch.zeros_like(self.ones) if product is None else product
 
     @property
     def target(self) -> Tensor:
         """The reader's input, (N, ...)."""
-        return self.tape.inputs[self.reader]
+        x = self.tape.calls[self.reader][0].x
+        assert x is not None
+        return x
 
     def is_one_to_one(self) -> bool:
         """Whether every number of the output feeds at most one number of the reader's input.
@@ -84,13 +86,18 @@ class LocalMap:
             yield signs.to(self.target.device, self.target.dtype)
 
 
-def local_map(tape: Tape, layer: str) -> LocalMap | None:
-    """The map from a layer's output to the next layer's input; None means that no later layer depends on the output."""
-    called = list(tape.inputs)
-    for reader in called[called.index(layer) + 1 :]:
-        ones = tape.pull_between(layer, reader, torch.ones_like(tape.inputs[reader]))
+def _products(tape: Tape) -> list[int]:
+    """The calls that are products with a weight of a role, in the order of the pass."""
+    return [n for n, (call, use) in enumerate(tape.calls) if call.is_matrix and not use.formed]
+
+
+def local_map(tape: Tape, number: int) -> LocalMap | None:
+    """The map from a call's output to the next call's input; None means that no later call depends on the output."""
+    for reader in (n for n in _products(tape) if n > number):
+        x = tape.calls[reader][0].x
+        ones = None if x is None or not x.is_floating_point() else tape.pull_between(number, reader, torch.ones_like(x))
         if ones is not None:
-            return LocalMap(tape, layer, reader, ones)
+            return LocalMap(tape, number, reader, ones)
     return None
 
 
@@ -103,65 +110,67 @@ def energies(
     draws: int | None = None,
     likelihood_at_ends: bool = False,
 ) -> dict[str, Tensor]:
-    """Per layer the squares g^2 of the gradients at its output, (N, G, M, S), summed over pseudo-samples.
+    """Per role the squares g^2 of the gradients at its output, (N, G, M, S), summed over pseudo-samples.
 
     ``kind``: ``lg`` is E[(J^T e)^2] with e of mean 0 and covariance I (see ``LocalMap.energy``; ``draws=None`` treats
     every map as one to one). ``lg_mc`` is the mean over ``mc_samples`` draws of e. Any other kind is a Fisher type,
     whose gradients are squared.
-    ``likelihood_at_ends``: in ``lg`` and ``lg_mc`` a layer that no later layer reads has the squares of the type-2
+    ``likelihood_at_ends``: in ``lg`` and ``lg_mc`` a call that no later call reads has the squares of the type-2
     Fisher; without it J = I.
     """
     if kind in ("lg", "lg_mc"):
         ends = likelihood_at_ends
         squares = _closed(tape, draws, seed, ends) if kind == "lg" else _sampled(tape, mc_samples, seed, ends)
-        squares |= _squares(batch, tape, [name for name in tape.inputs if name not in squares])
-        return {layer.name: geometry.slopes(layer, squares[layer.name]) for layer in batch.layers}
+        squares |= _squares(batch, tape, [number for number in _products(tape) if number not in squares])
+        placed = tape.placed(squares)
+        return {name: geometry.slopes(role, placed[name]) for name, role in tape.roles.items()}
     totals: dict[str, Tensor] = {}
     for slopes in batch.slopes(tape, kind, mc_samples, seed):
         totals = {name: b.square() + totals.get(name, 0) for name, b in slopes.items()}
     return totals
 
 
-def _closed(tape: Tape, draws: int | None, seed: int, likelihood_at_ends: bool) -> dict[str, Tensor]:
-    squares: dict[str, Tensor] = {}
-    for name in tape.inputs:
-        between = local_map(tape, name)
+def _closed(tape: Tape, draws: int | None, seed: int, likelihood_at_ends: bool) -> dict[int, Tensor]:
+    squares: dict[int, Tensor] = {}
+    for number in _products(tape):
+        between = local_map(tape, number)
         if between is not None:
-            squares[name] = between.ones.square() if draws is None else between.energy(draws, seed)
+            squares[number] = between.ones.square() if draws is None else between.energy(draws, seed)
         elif not likelihood_at_ends:
-            squares[name] = tape.outputs.new_ones(tape.shapes[name])
+            squares[number] = tape.outputs.new_ones(tape.calls[number][0].shape)
     return squares
 
 
-def _sampled(tape: Tape, draws: int, seed: int, likelihood_at_ends: bool) -> dict[str, Tensor]:
+def _sampled(tape: Tape, draws: int, seed: int, likelihood_at_ends: bool) -> dict[int, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    squares: dict[str, Tensor] = {}
-    for name in tape.inputs:
-        between = local_map(tape, name)
+    squares: dict[int, Tensor] = {}
+    for number in _products(tape):
+        between = local_map(tape, number)
         if between is None and likelihood_at_ends:
             continue
-        total = tape.outputs.new_zeros(tape.shapes[name])
-        shape = tape.shapes[name] if between is None else between.target.shape
+        shape = tape.calls[number][0].shape
+        total = tape.outputs.new_zeros(shape)
+        shape = shape if between is None else between.target.shape
         for _ in range(draws):
             e = torch.randn(shape, generator=generator, dtype=torch.float64).to(total.device, total.dtype)
             total += (e if between is None else between.pull(e)).square()
-        squares[name] = total / draws
+        squares[number] = total / draws
     return squares
 
 
-def _squares(batch: Instance, tape: Tape, layers: Sequence[str]) -> dict[str, Tensor]:
-    """Squares of the type-2 Fisher's gradients at the outputs of some layers."""
-    squares = {name: tape.outputs.new_zeros(tape.shapes[name]) for name in layers}
-    for cotangent in batch.cotangents(tape.outputs, "type-2") if layers else ():
-        for name, gradient in tape.pull(cotangent, keep=True, layers=layers).items():
-            squares[name] += gradient.square()
+def _squares(batch: Instance, tape: Tape, numbers: Sequence[int]) -> dict[int, Tensor]:
+    """Squares of the type-2 Fisher's gradients at the outputs of some calls."""
+    squares = {number: tape.outputs.new_zeros(tape.calls[number][0].shape) for number in numbers}
+    for cotangent in batch.cotangents(tape.outputs, "type-2") if numbers else ():
+        for number, gradient in tape.at_calls(numbers, cotangent).items():
+            squares[number] += gradient.square()
     return squares
 
 
 def mixed_layer(tape: Tape) -> str | None:
     """The first layer whose map to the next layer is not one to one; None means that there is no such layer."""
-    maps = (local_map(tape, name) for name in tape.inputs)
-    return next((m.layer for m in maps if m is not None and not m.is_one_to_one()), None)
+    maps = (local_map(tape, number) for number in _products(tape))
+    return next((tape.calls[m.call][1].role for m in maps if m is not None and not m.is_one_to_one()), None)
 
 
 def rated(

@@ -17,6 +17,9 @@ from curvbench.spec import Layer
 
 def patch_moment(layer: Layer, x: Tensor) -> Tensor:
     """The sum of a a^T over the patches a of all samples and positions, (N, ...) -> (G, D, D); the bias comes last."""
+    if layer.kind in ("matrix", "lookup", "vector"):
+        patches = geometry.patches(layer, x).permute(1, 2, 0, 3).flatten(2)
+        return patches @ patches.mT
     rows, height = _shifted(layer, _planes(layer, x))
     k_h, (G, R, *_) = layer.kernel[0], rows.shape
     blocks = rows.new_empty(G, k_h, R, k_h, R)
@@ -35,6 +38,8 @@ def patch_moment(layer: Layer, x: Tensor) -> Tensor:
 
 def mean_patch(layer: Layer, x: Tensor) -> Tensor:
     """The mean over positions of each sample's patches, (N, ...) -> (N, G, D); the bias's 1 comes last."""
+    if layer.kind in ("matrix", "lookup", "vector"):
+        return geometry.patches(layer, x).mean(-1)
     planes = _planes(layer, x)
     (k_h, k_w), (s_h, s_w), (d_h, d_w) = layer.kernel, layer.stride, layer.dilation
     height, width = geometry.output_size(layer, planes)

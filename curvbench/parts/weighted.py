@@ -16,6 +16,7 @@ from curvbench.fisher.columns import Columns, form
 from curvbench.instance import Instance
 from curvbench.instance import layers as geometry
 from curvbench.instance.passes import full_precision
+from curvbench.instance.placing import formed_scores, role_gradient, role_inputs
 from curvbench.instance.tape import Tape
 from curvbench.numerics import widened
 from curvbench.spec import Layer
@@ -27,6 +28,8 @@ def weighted_gradient(layer: Layer, x: Tensor, slopes: Tensor, weights: Tensor) 
     ``x`` is the layer's input (N, ...), ``slopes`` (N, G, M, S) are gradients of each sample's own loss: multiply the
     gradients of a mean loss by N first.
     """
+    if layer.kind not in ("linear", "conv1d", "conv2d"):
+        return Columns(layer, x, slopes[None]).combine(weights[None, :, None].to(slopes)).reshape(layer.shape)
     scaled = x * weights.reshape(-1, *[1] * (x.ndim - 1))
     total = _product(layer, scaled, slopes)
     if not layer.bias:
@@ -55,20 +58,36 @@ def weigh_backward(instance: Instance, tape: Tape, weights: Tensor) -> None:
     that do not come through the layers (penalties, coupled weight decay) are not weighted. Sums of tensors with fewer
     digits than float32 are computed in float32.
     """
-    by_layer = {layer.name: (layer, w) for layer, w in zip(instance.layers, weights, strict=True)}
+    rows = {layer.name: w for layer, w in zip(instance.layers, weights, strict=True)}
+    blocks = {role.name: (layer, role) for layer in instance.layers for role in layer.roles or (layer,)}
 
     @full_precision()
-    def gather(name: str, gradient: Tensor) -> None:
-        layer, w = by_layer[name]
-        slopes = widened(geometry.slopes(layer, gradient))
-        total = weighted_gradient(layer, widened(tape.inputs[name]), slopes, w).flatten(0, 1)
-        parts = total[:, : layer.inputs - layer.bias], total[:, -1]
-        for parameter_name, part in zip(geometry.parameter_names(layer), parts, strict=False):
-            parameter = instance.model.get_parameter(parameter_name)
-            part = part.reshape(parameter.shape).to(parameter.dtype)
-            parameter.grad = part if parameter.grad is None else parameter.grad + part
+    def gather(number: int, gradient: Tensor) -> None:
+        call, use = tape.calls[number]
+        if use.formed:
+            scores = formed_scores([(call, use)], [widened(gradient)], tape.leaves, tape.samples)
+            for name in scores.keys() & blocks.keys():
+                layer, _ = blocks[name]
+                _add(instance, layer, (rows[name] @ scores[name]).reshape(layer.shape))
+            return
+        layer, role = blocks[use.role]
+        slopes = geometry.slopes(role, role_gradient(role, [(call, use)], [widened(gradient)], tape.samples))
+        x = widened(role_inputs(role, [(call, use)], tape.samples, slopes))
+        total = weighted_gradient(role, x, slopes, rows[layer.name])
+        _add(instance, layer, total if role.shape == layer.shape and role.pieces == layer.pieces else total.mT)
 
     tape.watch(gather)
+
+
+def _add(instance: Instance, layer: Layer, total: Tensor) -> None:
+    """Add a gradient (G, M, D) of a block to ``.grad`` of its parameters."""
+    for piece, part in zip(layer.pieces, total.split([piece.columns for piece in layer.pieces], -1), strict=True):
+        parameter = instance.model.get_parameter(piece.parameter)
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
+        else:
+            parameter.grad = parameter.grad.contiguous()
+        parameter.grad.as_strided(part.shape, piece.strides, piece.offset).add_(part.to(parameter.dtype))
 
 
 def weighted_sum(columns: Columns, weights: Tensor, accelerated: bool = True) -> Tensor:

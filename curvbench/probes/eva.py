@@ -68,6 +68,8 @@ class Eva(FisherProbe):
     def _vectors(self, layer: Layer, inputs: Tensor, gradient: Tensor, terms: int) -> Vectors:
         B_NGMS = geometry.slopes(layer, gradient)
         outputs = B_NGMS.sum((0, 3)) / (terms * (B_NGMS.shape[-1] if self.positions == "mean" else 1))
+        if layer.kind == "lookup":
+            return Vectors(outputs, geometry.patches(layer, inputs).to(outputs).mean((0, 3)))
         mean_patch = geometry.patches(layer, inputs.mean(0, keepdim=True))  # patches are linear in the inputs
         return Vectors(outputs, mean_patch.mean((0, 3)))
 

@@ -8,7 +8,18 @@ from typing import Any, Literal, NamedTuple
 
 FisherType = Literal["type-2", "mc", "empirical", "forward-only"]
 FISHER_ALIASES: Mapping[str, FisherType] = {"type2": "type-2", "exact": "type-2"}
-Kind = Literal["linear", "conv1d", "conv2d"]
+Kind = Literal["linear", "conv1d", "conv2d", "matrix", "lookup", "tied", "vector"]
+LEVELS: Mapping[Kind, int] = {"lookup": 1, "tied": 1, "vector": 2}
+"""The order of kinds in the parameter vector: weights (0), then lookups, then vectors."""
+
+
+class Piece(NamedTuple):
+    """Where some columns of a block lie in a parameter: strides of (G, M, columns) from an offset, all contiguous."""
+
+    parameter: str
+    offset: int
+    strides: tuple[int, int, int]
+    columns: int
 
 
 def canonical_type(name: Any) -> Any:
@@ -18,10 +29,15 @@ def canonical_type(name: Any) -> Any:
 
 @dataclass(frozen=True)
 class Layer:
-    """Geometry of one covered layer. A Conv1d is a Conv2d of height 1; a Linear has no kernel.
+    """Geometry of one block of the parameter vector, a matrix (G, M, D): a layer's weight with its bias, in most cases.
 
-    ``outputs`` (M) and ``inputs`` (D, bias included) are per group; ``start`` is the offset of the layer's
-    first entry in the parameter vector; ``padding`` is (left, right, top, bottom) as ``F.pad`` takes it.
+    ``kind``: how inputs become patches. A ``linear`` has no kernel; a ``conv1d`` is a ``conv2d`` of height 1; the inputs
+    of a ``matrix`` are patches already (transposed and three-dimensional convolutions, convolutions called several
+    times); a ``lookup`` has indices instead of one-hot inputs; a ``tied`` block is used in two orientations; a
+    ``vector`` is a norm's scale and shift, or any other parameter without a product. ``outputs`` (M) and ``inputs``
+    (D, bias included) are per group. ``start``: the offset of the first entry in the parameter vector. ``padding``:
+    (left, right, top, bottom) as ``F.pad`` takes it. ``pieces``: the parameters that hold the block's columns, one
+    after the other. ``roles``: of a tied block, the matrices of its uses, each as if it stood alone.
     """
 
     name: str
@@ -36,6 +52,18 @@ class Layer:
     dilation: tuple[int, int] = (1, 1)
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
     padding_mode: str = "zeros"
+    pieces: tuple[Piece, ...] = ()
+    roles: tuple[Layer, ...] = ()
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters that hold the block's entries."""
+        return tuple(dict.fromkeys(piece.parameter for piece in self.pieces))
+
+    @property
+    def level(self) -> int:
+        """0 for a weight, 1 for a lookup, 2 for a vector."""
+        return LEVELS.get(self.kind, 0)
 
     @property
     def size(self) -> int:

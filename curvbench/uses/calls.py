@@ -1,0 +1,83 @@
+"""What a traced pass notes: the calls that read a weight, and the weight that each of them reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
+
+Operation = Literal["linear", "conv", "transposed", "lookup", "scale", "shift"]
+
+
+class View(NamedTuple):
+    """A parameter, or a view of it: ``as_strided`` of the parameter's storage."""
+
+    name: str
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+
+
+class Computed(NamedTuple):
+    """A tensor that is computed from parameters without any activation: the ``number``-th one of its pass."""
+
+    number: int
+
+
+Weight = View | Computed
+
+
+class Key(NamedTuple):
+    """The name of a call, which is the same in every pass: the ``occurrence``-th such operation on this weight."""
+
+    operation: Operation
+    weight: Weight
+    occurrence: int
+
+
+class Window(NamedTuple):
+    """The geometry of a convolution with d spatial dimensions; ``padding`` holds a pair per dimension."""
+
+    groups: int
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One use of a weight: the gradient at ``edge`` and the input ``x`` make up the weight's score.
+
+    ``shape``: of that gradient. ``rows``: its dimensions along which the weight is repeated, one of which holds the
+    samples; the other dimensions belong to the weight. ``x``: the input as the operation read it, indices for a
+    ``lookup`` (-1 where padding has no gradient), the normalized input for a ``scale`` as ``normalized`` makes it on
+    demand. ``x`` is None if the score is the gradient itself. ``source``: the place of the input in the graph. ``host``:
+    of a bias or of a shift, the call at the same edge whose weight it belongs to. ``tensor``: the computed weight.
+    """
+
+    key: Key
+    edge: GradientEdge
+    shape: torch.Size
+    rows: tuple[int, ...]
+    x: Tensor | None = None
+    version: int = 0
+    source: GradientEdge | None = None
+    window: Window | None = None
+    normalized: Callable[[Tensor], Tensor] | None = None
+    host: Key | None = None
+    tensor: Tensor | None = None
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether the score is a product of the gradient and the input, and not a sum over rows."""
+        return self.key.operation not in ("scale", "shift")
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The dimensions of the gradient that belong to the weight."""
+        return tuple(d for d in range(len(self.shape)) if d not in self.rows)
