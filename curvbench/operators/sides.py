@@ -86,7 +86,12 @@ def damped_inverse(side: Tensor, damping: Tensor | float) -> Tensor:
     """
     if side.ndim == 3:
         return numerics.damped_inverse(side, damping)
-    return 1 / numerics.positive(side + (damping[:, None] if isinstance(damping, Tensor) else damping))
+    return 1 / numerics.positive(side + (per_group(damping, side) if isinstance(damping, Tensor) else damping))
+
+
+def per_group(numbers: Tensor, side: Tensor) -> Tensor:
+    """One number per group, (G,), in the shape in which it meets every entry of a side; a view."""
+    return numbers.reshape(-1, *[1] * (side.ndim - 1))
 
 
 def squared(vectors: Tensor | None) -> Tensor | None:
