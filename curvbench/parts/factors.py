@@ -37,7 +37,7 @@ def second_moment(T: Tensor, bands: int = 1) -> Tensor:
     ``bands`` as in ``numerics.self_product``.
     """
     if is_cut(T.shape[2]):
-        return torch.linalg.vector_norm(T, dim=(0, 3)).square()
+        return T.square().sum((0, 3))
     if T.shape[2] < T.shape[3]:  # the products of the samples take less memory than the copy that one product needs
         return numerics.self_product(T, bands).sum(0)
     return numerics.self_product(T.permute(1, 2, 0, 3).flatten(2), bands)
