@@ -27,19 +27,49 @@ def form(slopes: Tensor, patches: Tensor) -> Tensor:
     return (stacked @ patches.mT).reshape(n, G, R, M, -1)
 
 
-def form_rotated(slopes: Tensor, patches: Tensor, left: Tensor, right: Tensor) -> Tensor:
+def form_rotated(slopes: Tensor, patches: Tensor, left: Tensor | None, right: Tensor | None) -> Tensor:
     """Q_l^T W Q_r for the matrices W of ``form`` and bases (G, M, M) and (G, D, D): (n, G, R, M, D).
 
-    Each basis meets the factor of W or W itself, whichever is smaller.
+    A basis of None is the identity. Each basis meets the factor of W or W itself, whichever is smaller.
     """
     R, _, _, M, S = slopes.shape
     early_left, early_right = S < patches.shape[2], S < R * M
     W = form(
-        torch.einsum("gom,rngos->rngms", left, slopes) if early_left else slopes,
-        torch.einsum("ged,nges->ngds", right, patches) if early_right else patches,
+        rotated_slopes(slopes, left) if early_left else slopes,
+        rotated_patches(patches, right) if early_right else patches,
     )
-    W = W if early_right else torch.einsum("ngrme,ged->ngrmd", W, right)
-    return W if early_left else left.mT[:, None] @ W
+    W = W if early_right or right is None else torch.einsum("ngrme,ged->ngrmd", W, right)
+    return W if early_left or left is None else left.mT[:, None] @ W
+
+
+def rotated_slopes(slopes: Tensor, left: Tensor | None) -> Tensor:
+    """Q_l^T B for slopes B (R, n, G, M, S) and a basis (G, M, M); None is the identity."""
+    return slopes if left is None else torch.einsum("gom,rngos->rngms", left, slopes)
+
+
+def rotated_patches(patches: Tensor, right: Tensor | None) -> Tensor:
+    """Q_r^T X for patches X (n, G, D, S) and a basis (G, D, D); None is the identity."""
+    return patches if right is None else torch.einsum("ged,nges->ngds", right, patches)
+
+
+def _middle_slopes(middle: Tensor, B: Tensor) -> Tensor:
+    """The products of a symmetric matrix (G, M, M), or of a diagonal (G, M), with slopes (R, n, G, M, S)."""
+    return middle[:, :, None] * B if middle.ndim == 2 else torch.einsum("gmo,rngos->rngms", middle, B)
+
+
+def _middle_patches(middle: Tensor, X: Tensor) -> Tensor:
+    """The products of a symmetric matrix (G, D, D), or of a diagonal (G, D), with patches (n, G, D, S)."""
+    return middle[:, :, None] * X if middle.ndim == 2 else torch.einsum("gde,nges->ngds", middle, X)
+
+
+def _middle_formed(middle: Tensor, W: Tensor) -> Tensor:
+    """The products of a matrix (G, M, M), or of a diagonal (G, M), with matrices W (n, G, R, M, D)."""
+    return middle[:, None, :, None] * W if middle.ndim == 2 else middle[:, None] @ W
+
+
+def _formed_middle(W: Tensor, middle: Tensor) -> Tensor:
+    """The products of matrices W (n, G, R, M, D) with a matrix (G, D, D), or with a diagonal (G, D)."""
+    return W * middle[:, None, None, :] if middle.ndim == 2 else torch.einsum("ngrmd,gde->ngrme", W, middle)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,18 +141,14 @@ class Columns:
         return torch.cat(results, dim=1)
 
     def squares(self, left_basis: Tensor | None = None, right_basis: Tensor | None = None) -> Tensor:
-        """The sum over columns of W * W, with W rotated to Q_l^T W Q_r where bases are given; (G, M, D) in float64."""
+        """The sum over columns of W * W for W rotated to Q_l^T W Q_r, (G, M, D) in float64; None is the identity."""
         total = torch.zeros(self.layer.shape, dtype=torch.float64, device=self.slopes.device)
-        bases = [basis.to(self.slopes.dtype) for basis in (left_basis, right_basis) if basis is not None]
+        left, right = (None if b is None else b.to(self.slopes.dtype) for b in (left_basis, right_basis))
         for B, X in self.tiles():
             if self._pairs_are_cheaper:
-                if bases:
-                    B = torch.einsum("gom,rngos->rngms", bases[0], B)
-                    X = torch.einsum("ged,nges->ngds", bases[1], X)
-                total += pair_squares(B, X)
+                total += pair_squares(rotated_slopes(B, left), rotated_patches(X, right))
             else:
-                W = form_rotated(B, X, *bases) if bases else form(B, X)
-                total += W.square_().sum((0, 2))
+                total += form_rotated(B, X, left, right).square_().sum((0, 2))
         return total
 
     def unit_blocks(self, order: int | None = None) -> Tensor:
@@ -139,29 +165,32 @@ class Columns:
         return total
 
     def contract_inputs(self, middle: Tensor) -> Tensor:
-        """The sum over columns of W middle W^T for symmetric ``middle`` (G, D, D); (G, M, M)."""
+        """The sum over columns of W middle W^T, (G, M, M); ``middle`` is symmetric (G, D, D) or a diagonal (G, D)."""
         groups, outputs, _ = self.layer.shape
         total = torch.zeros(groups, outputs, outputs, dtype=torch.float64, device=self.slopes.device)
         for B, X in self._contraction_tiles():
             if self._kernels_are_cheaper:
-                kernels = X.mT @ torch.einsum("gde,nges->ngds", middle, X)
+                kernels = X.mT @ _middle_patches(middle, X)
                 total += torch.einsum("rngms,rngos->gmo", B, B @ kernels)
             else:
                 W = form(B, X)
-                total += torch.einsum("ngrmd,ngrod->gmo", torch.einsum("ngrmd,gde->ngrme", W, middle), W)
+                total += torch.einsum("ngrmd,ngrod->gmo", _formed_middle(W, middle), W)
         return total.to(self.slopes.dtype)
 
     def contract_outputs(self, middle: Tensor | None = None) -> Tensor:
-        """The sum over columns of W^T middle W for symmetric ``middle`` (G, M, M), by default I; (G, D, D)."""
+        """The sum over columns of W^T middle W, (G, D, D), for a symmetric ``middle`` (G, M, M) or a diagonal (G, M).
+
+        By default ``middle`` is the identity.
+        """
         groups, _, inputs = self.layer.shape
         total = torch.zeros(groups, inputs, inputs, dtype=torch.float64, device=self.slopes.device)
         for B, X in self._contraction_tiles():
             if self._kernels_are_cheaper:
-                left = B if middle is None else torch.einsum("gmo,rngos->rngms", middle, B)
+                left = B if middle is None else _middle_slopes(middle, B)
                 total += torch.einsum("ngds,nges->gde", X @ torch.einsum("rngms,rngmt->ngst", B, left), X)
             else:
                 W = form(B, X)
-                total += torch.einsum("ngrmd,ngrme->gde", W, W if middle is None else middle[:, None] @ W)
+                total += torch.einsum("ngrmd,ngrme->gde", W, W if middle is None else _middle_formed(middle, W))
         return total.to(self.slopes.dtype)
 
     def _contraction_tiles(self) -> Iterator[tuple[Tensor, Tensor]]:

@@ -96,10 +96,14 @@ def _(operator: RotatedDiagonal, fisher: Scores) -> float:
 
 @inner.register(Kronecker)
 def _(operator: Kronecker, fisher: Scores) -> float:
-    if not _fits((*operator.left.shape[:2], operator.right.shape[-1]), fisher):
+    if not _fits(operator.layout, fisher):
         return inner.dispatch(object)(operator, fisher)
-    contracted = fisher.columns[0].contract_inputs(operator.right.to(fisher.dtype))
-    return numerics.inner(contracted, operator.left) / fisher.terms
+    columns, left, right = fisher.columns[0], operator.left, operator.right
+    if operator.left_is_diagonal and operator.right_is_diagonal:
+        return numerics.inner(columns.squares(), left[:, :, None] * right[:, None, :]) / fisher.terms
+    if operator.left_is_diagonal:  # the other contraction would form M x M of a side too large for it
+        return numerics.inner(columns.contract_outputs(left.to(fisher.dtype)), right) / fisher.terms
+    return numerics.inner(columns.contract_inputs(right.to(fisher.dtype)), left) / fisher.terms
 
 
 def _fits(shape: tuple[int, ...], fisher: Scores) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -9,42 +10,43 @@ import torch
 from torch import Tensor
 
 from curvbench import numerics
+from curvbench.operators import sides
 from curvbench.operators.base import Operator, largest
 
 
-def _batched(factor: Tensor) -> Tensor:
-    return factor if factor.ndim == 3 else factor[None]
+def _alone(*tensors: Tensor | None) -> tuple[Tensor, ...] | None:
+    """The matrices of a single group, else None; cached, because views take a third of a small product's time.
+
+    A side that is diagonal or the identity has no matrix, so that the result is None as well.
+    """
+    matrices = tuple(tensor[0] for tensor in tensors if tensor is not None and tensor.ndim == 3 and len(tensor) == 1)
+    return matrices if len(matrices) == len(tensors) else None
 
 
-def _alone(*tensors: Tensor) -> tuple[Tensor, ...] | None:
-    """The matrices of a single group, else None; cached, because views take a third of a small product's time."""
-    return tuple(tensor[0] for tensor in tensors) if len(tensors[0]) == 1 else None
-
-
-def _between(left: Tensor, V: Tensor, right: Tensor) -> Tensor:
-    """The products left V right for a stack (P, K) of matrices (G, M, D)."""
-    matrices = V.T.reshape(-1, len(left), left.shape[-1], right.shape[-1])
-    return (left @ matrices @ right).flatten(1).T
+def _between(left: Tensor | None, V: Tensor, right: Tensor | None, shape: tuple[int, int, int]) -> Tensor:
+    """The products left V right for a stack (P, K) of matrices of ``shape`` (G, M, D)."""
+    return sides.from_right(sides.from_left(left, V.T.reshape(-1, *shape)), right).flatten(1).T
 
 
 @dataclass(frozen=True, eq=False)
 class RotatedDiagonal(Operator):
     """(Q_l (x) Q_r) diag(entries) (Q_l (x) Q_r)^T with orthogonal bases, block-diagonal over groups.
 
-    ``left_basis`` (G, M, M) or (M, M), ``right_basis`` (G, D, D) or (D, D), ``entries`` (G, M, D) or (M, D).
+    ``left_basis`` (G, M, M) or (M, M), ``right_basis`` (G, D, D) or (D, D), ``entries`` (G, M, D) or (M, D). A basis
+    of None is the identity.
     """
 
-    left_basis: Tensor
-    right_basis: Tensor
+    left_basis: Tensor | None
+    right_basis: Tensor | None
     entries: Tensor
     _alone: tuple[Tensor, Tensor, Tensor] | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("left_basis", "right_basis", "entries"):
-            object.__setattr__(self, name, _batched(getattr(self, name)))
-        fitting = (*self.left_basis.shape[:2], self.right_basis.shape[-1])
-        if self.entries.shape != fitting:
-            raise ValueError(f"entries of these bases have shape {fitting}, got {tuple(self.entries.shape)}")
+        entries = self.entries if self.entries.ndim == 3 else self.entries[None]
+        G, M, D = entries.shape
+        object.__setattr__(self, "entries", entries)
+        object.__setattr__(self, "left_basis", sides.basis(self.left_basis, (G, M, M)))
+        object.__setattr__(self, "right_basis", sides.basis(self.right_basis, (G, D, D)))
         object.__setattr__(self, "_alone", _alone(self.left_basis, self.right_basis, self.entries))
 
     @property
@@ -60,8 +62,9 @@ class RotatedDiagonal(Operator):
         return self.entries.device
 
     def _matmat(self, V: Tensor) -> Tensor:
-        rotated = _between(self.left_basis.mT, V, self.right_basis)
-        return _between(self.left_basis, rotated * self.entries.reshape(-1, 1), self.right_basis.mT)
+        left, right, (G, M, D) = self.left_basis, self.right_basis, self.entries.shape
+        rotated = _between(sides.transposed(left), V, right, (G, M, D))
+        return _between(left, rotated * self.entries.reshape(-1, 1), sides.transposed(right), (G, M, D))
 
     def _matvec(self, v: Tensor) -> Tensor:
         if self._alone is None:
@@ -70,10 +73,10 @@ class RotatedDiagonal(Operator):
         rotated = torch.linalg.multi_dot((left.mT, v.reshape(entries.shape), right))
         return torch.linalg.multi_dot((left, rotated * entries, right.mT)).view(-1)
 
-    def entries_in(self, left_basis: Tensor, right_basis: Tensor) -> Tensor:
+    def entries_in(self, left_basis: Tensor | None, right_basis: Tensor | None) -> Tensor:
         """The diagonal in other orthogonal bases, (G, M, D), which is that of the nearest matrix diagonal there."""
-        left, right = left_basis.mT @ self.left_basis, self.right_basis.mT @ right_basis
-        return left.square() @ self.entries @ right.square()
+        left, right = sides.overlap(left_basis, self.left_basis), sides.overlap(self.right_basis, right_basis)
+        return sides.from_right(sides.from_left(sides.squared(left), self.entries), sides.squared(right))
 
     def inverse(self, damping: float) -> RotatedDiagonal:
         """(self + damping I)^-1; raises ValueError if self + damping I is singular."""
@@ -85,8 +88,8 @@ class RotatedDiagonal(Operator):
 
     @property
     def _rounding(self) -> Tensor:
-        """The largest value per group to which rounding takes an eigenvalue of zero, (G, 1, 1)."""
-        order = max(self.entries.shape[1:])
+        """The largest value per group to which rounding takes an eigenvalue of zero, (G, 1, 1); 0 without a basis."""
+        order = max((basis.shape[-1] for basis in (self.left_basis, self.right_basis) if basis is not None), default=0)
         return order * torch.finfo(self.dtype).eps * self.entries.amax((1, 2), keepdim=True)
 
     def trace(self) -> float:
@@ -96,7 +99,7 @@ class RotatedDiagonal(Operator):
         return numerics.sum_squares(self.entries) ** 0.5
 
     def diagonal(self) -> Tensor:
-        return (self.left_basis.square() @ self.entries @ self.right_basis.square().mT).flatten()
+        return self.entries_in(None, None).flatten()
 
     def eigenvalues(self, k: int) -> Tensor:
         return largest(self.entries, k)
@@ -109,24 +112,40 @@ class RotatedDiagonal(Operator):
 class Kronecker(Operator):
     """The product left (x) right in row-major order, V -> left V right^T, block-diagonal over groups.
 
-    ``left`` (G, M, M) or (M, M) is the output factor, ``right`` (G, D, D) or (D, D) the input factor; both PSD.
+    ``left`` (G, M, M) or (M, M) is the output factor, ``right`` (G, D, D) or (D, D) the input factor; both PSD. Of a
+    side that ``is_diagonal`` only the diagonal is given, (G, M) or (M,), and (G, D) or (D,).
+
+    Raises:
+        ValueError: a factor has another shape, or the numbers of groups differ.
     """
 
     left: Tensor
     right: Tensor
+    left_is_diagonal: bool = False
+    right_is_diagonal: bool = False
     _alone: tuple[Tensor, Tensor] | None = field(init=False, repr=False)
 
+    @classmethod
+    def batched(cls, left: Tensor, right: Tensor) -> Kronecker:
+        """The product of sides that have their group axis, so that (G, n, n) is dense and (G, n) diagonal."""
+        return cls(left, right, left.ndim == 2, right.ndim == 2)
+
     def __post_init__(self) -> None:
-        object.__setattr__(self, "left", _batched(self.left))
-        object.__setattr__(self, "right", _batched(self.right))
-        if any(f.shape[-1] != f.shape[-2] for f in (self.left, self.right)) or len(self.left) != len(self.right):
-            shapes = f"{tuple(self.left.shape)} and {tuple(self.right.shape)}"
-            raise ValueError(f"Kronecker factors must be square, one pair per group, got {shapes}")
-        object.__setattr__(self, "_alone", _alone(self.left, self.right.mT))
+        object.__setattr__(self, "left", sides.batched(self.left, self.left_is_diagonal))
+        object.__setattr__(self, "right", sides.batched(self.right, self.right_is_diagonal))
+        if len(self.left) != len(self.right):
+            groups = f"{len(self.left)} and {len(self.right)}"
+            raise ValueError(f"Kronecker factors have equally many groups, got {groups}: give one pair per group")
+        object.__setattr__(self, "_alone", _alone(self.left, sides.transposed(self.right)))
+
+    @property
+    def layout(self) -> tuple[int, int, int]:
+        """G, M and D: the shape of the matrices that the product multiplies."""
+        return len(self.left), self.left.shape[-1], self.right.shape[-1]
 
     @property
     def size(self) -> int:
-        return self.left.shape[0] * self.left.shape[-1] * self.right.shape[-1]
+        return math.prod(self.layout)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -139,12 +158,12 @@ class Kronecker(Operator):
     @property
     def rotated(self) -> RotatedDiagonal:
         """The same matrix in its eigenbasis; computed at each use and not cached, so that meters see its cost."""
-        left_values, left_basis = numerics.eigh(self.left)
-        right_values, right_basis = numerics.eigh(self.right)
+        left_values, left_basis = sides.eigh(self.left)
+        right_values, right_basis = sides.eigh(self.right)
         return RotatedDiagonal(left_basis, right_basis, left_values[:, :, None] * right_values[:, None, :])
 
     def _matmat(self, V: Tensor) -> Tensor:
-        return _between(self.left, V, self.right.mT)
+        return _between(self.left, V, sides.transposed(self.right), self.layout)
 
     def _matvec(self, v: Tensor) -> Tensor:
         if self._alone is None:
@@ -155,23 +174,20 @@ class Kronecker(Operator):
     def _solve(self, V: Tensor, damping: float) -> Tensor:
         return self.rotated.solve(V, damping)
 
-    def _trace_per_group(self, factor: Tensor) -> Tensor:
-        return factor.diagonal(dim1=-2, dim2=-1).sum(-1, dtype=torch.float64)
-
     def trace(self) -> float:
-        return float((self._trace_per_group(self.left) * self._trace_per_group(self.right)).sum())
+        left, right = (sides.main_diagonal(f).sum(-1, dtype=torch.float64) for f in (self.left, self.right))
+        return float((left * right).sum())
 
     def frobenius_norm(self) -> float:
-        left, right = (torch.linalg.vector_norm(f, dim=(-2, -1), dtype=torch.float64) for f in (self.left, self.right))
-        return numerics.sum_squares(left * right) ** 0.5
+        return numerics.sum_squares(sides.vector_norm(self.left) * sides.vector_norm(self.right)) ** 0.5
 
     def diagonal(self) -> Tensor:
-        left, right = (f.diagonal(dim1=-2, dim2=-1) for f in (self.left, self.right))
+        left, right = (sides.main_diagonal(f) for f in (self.left, self.right))
         return (left[:, :, None] * right[:, None, :]).flatten()
 
     @cached_property
     def _eigenvalues(self) -> Tensor:
-        left, right = numerics.eigvalsh(self.left), numerics.eigvalsh(self.right)
+        left, right = sides.eigvalsh(self.left), sides.eigvalsh(self.right)
         return left[:, :, None] * right[:, None, :]
 
     def eigenvalues(self, k: int) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from curvbench.fisher.columns import Columns
-from curvbench.operators import Kronecker, RotatedDiagonal
+from curvbench.operators import Kronecker, RotatedDiagonal, sides
 
 
 class Followed(NamedTuple):
@@ -21,17 +21,18 @@ class Followed(NamedTuple):
     factors: Kronecker | None
 
 
-def squared_scores(columns: Columns, left: Tensor, right: Tensor, terms: int) -> Tensor:
-    """The mean over loss terms of (Q_l^T W Q_r)^2, (G, M, D)."""
-    return (columns.squares(left, right) / terms).to(left.dtype)
+def squared_scores(columns: Columns, left: Tensor | None, right: Tensor | None, terms: int) -> Tensor:
+    """The mean over loss terms of (Q_l^T W Q_r)^2, (G, M, D); a basis of None is the identity."""
+    return (columns.squares(left, right) / terms).to(columns.slopes.dtype)
 
 
-def squared_means(columns: Columns, left: Tensor, right: Tensor, terms: int, drawn: bool) -> Tensor:
-    """Terms times (Q_l^T W Q_r)^2 for the mean W of the scores, (G, M, D).
+def squared_means(columns: Columns, left: Tensor | None, right: Tensor | None, terms: int, drawn: bool) -> Tensor:
+    """Terms times (Q_l^T W Q_r)^2 for the mean W of the scores, (G, M, D); a basis of None is the identity.
 
     ``drawn``: the labels are drawn, so that every draw has a mean score, and the result is the sum over the draws.
     """
     R, N = columns.slopes.shape[:2]
     weights = (torch.eye(R) if drawn else torch.ones(R, 1)).to(columns.slopes)[:, None].expand(R, N, -1)
     means = columns.combine(weights).T.reshape(-1, *columns.layer.shape) / terms
-    return (terms * (left.mT @ means @ right).square().sum(0)).to(left.dtype)
+    rotated = sides.from_right(sides.from_left(sides.transposed(left), means), right)
+    return (terms * rotated.square().sum(0)).to(columns.slopes.dtype)

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from curvbench import numerics
 from curvbench.fisher.columns import Columns
-from curvbench.operators import BlockDiagonal, Kronecker, Operator
-from curvbench.parts.patch_sums import mean_patch, patch_moment
+from curvbench.operators import BlockDiagonal, Kronecker, Operator, sides
+from curvbench.parts.patch_sums import mean_patch, patch_moment, patch_squares
 from curvbench.spec import Layer
 from curvbench.states.ranks import shared_map
 
@@ -23,8 +23,21 @@ KfacApprox = Literal["expand", "reduce"]
 DampingRule = Literal["exact", "factored", "pi"]
 
 
+LARGEST_SIDE = 8192  # rows: a factor's matrix takes 256 MiB in float32 and its eigendecomposition minutes
+
+
+def is_cut(order: int) -> bool:
+    """Whether a factor of this order is too large for a matrix, so that it is its diagonal."""
+    return order > LARGEST_SIDE
+
+
 def second_moment(T: Tensor, bands: int = 1) -> Tensor:
-    """Sum over samples and positions of t t^T, (N, G, n, S) -> (G, n, n); ``bands`` as in ``numerics.self_product``."""
+    """Sum over samples and positions of t t^T, (N, G, n, S) -> (G, n, n), or its diagonal (G, n) if n ``is_cut``.
+
+    ``bands`` as in ``numerics.self_product``.
+    """
+    if is_cut(T.shape[2]):
+        return T.square().sum((0, 3))
     if T.shape[2] < T.shape[3]:  # the products of the samples take less memory than the copy that one product needs
         return numerics.self_product(T, bands).sum(0)
     return numerics.self_product(T.permute(1, 2, 0, 3).flatten(2), bands)
@@ -33,17 +46,19 @@ def second_moment(T: Tensor, bands: int = 1) -> Tensor:
 def input_factor(layer: Layer, x: Tensor, approx: KfacApprox) -> Tensor:
     """K-FAC's factor A, (G, D, D): the mean over samples of the sum over positions of a a^T, or of the mean a.
 
-    ``expand`` takes the sum over positions, ``reduce`` the outer product of the mean over positions.
+    ``expand`` takes the sum over positions, ``reduce`` the outer product of the mean over positions. If D ``is_cut``,
+    the result is the factor's diagonal (G, D).
     """
-    total = patch_moment(layer, x) if approx == "expand" else second_moment(mean_patch(layer, x)[..., None])
-    return total / len(x)
+    if approx == "reduce":
+        return second_moment(mean_patch(layer, x)[..., None]) / len(x)
+    return (patch_squares if is_cut(layer.inputs) else patch_moment)(layer, x) / len(x)
 
 
 class MomentSum:
     """The sum of second moments of tensors (N, G, n, S) that come one by one, such as the slopes of every cotangent.
 
     Tensors wait until they have n rows together, because with fewer rows the product takes less time than writing and
-    adding its result (n, n).
+    adding its result (n, n). For a sum of diagonals (G, n) no tensor waits.
     """
 
     def __init__(self) -> None:
@@ -53,7 +68,7 @@ class MomentSum:
     def add(self, T: Tensor) -> None:
         """Add one more tensor, of the same G, n and S."""
         self._waiting.append(T)
-        if sum(len(t) for t in self._waiting) * T.shape[3] >= T.shape[2]:
+        if is_cut(T.shape[2]) or sum(len(t) for t in self._waiting) * T.shape[3] >= T.shape[2]:
             self._multiply()
 
     def _multiply(self) -> None:
@@ -62,7 +77,7 @@ class MomentSum:
         self._waiting = []
 
     def total(self) -> Tensor:
-        """The sum over all tensors so far, (G, n, n); at least one tensor has come."""
+        """The sum over all tensors so far, (G, n, n) or (G, n); at least one tensor has come."""
         if self._waiting:
             self._multiply()
         assert self._sum is not None
@@ -72,7 +87,8 @@ class MomentSum:
 class OutputFactor:
     """K-FAC's factor B from the slopes g of one cotangent after the other, (G, M, M).
 
-    ``expand`` takes the mean over positions of g g^T, ``reduce`` the outer product of the sum over positions.
+    ``expand`` takes the mean over positions of g g^T, ``reduce`` the outer product of the sum over positions. If M
+    ``is_cut``, the result is the factor's diagonal (G, M).
     """
 
     def __init__(self, approx: KfacApprox) -> None:
@@ -84,7 +100,7 @@ class OutputFactor:
         self._moment.add(B_NGMS.sum(-1, keepdim=True) if self._reduces else B_NGMS)
 
     def mean(self, terms: int) -> Tensor:
-        """The factor for a batch of ``terms`` loss terms, (G, M, M)."""
+        """The factor for a batch of ``terms`` loss terms, (G, M, M) or (G, M)."""
         return self._moment.total() / (terms * self._positions)
 
 
@@ -93,7 +109,7 @@ def kfac_factors(columns: Columns, terms: int, approx: KfacApprox = "expand") ->
     outputs = OutputFactor(approx)
     for B_NGMS in columns.slopes:
         outputs.add(B_NGMS)
-    return Kronecker(outputs.mean(terms), input_factor(columns.layer, columns.inputs, approx))
+    return Kronecker.batched(outputs.mean(terms), input_factor(columns.layer, columns.inputs, approx))
 
 
 class Factored(NamedTuple):
@@ -123,8 +139,8 @@ class KroneckerDamping:
             return factor.rotated.inverse(self.damping)
         pi = _trace_balance(factor) if self.rule == "pi" and self.damping else 1.0
         root = self.damping**0.5
-        left = numerics.damped_inverse(factor.left, root / pi)
-        return Kronecker(left, numerics.damped_inverse(factor.right, root * pi))
+        left = sides.damped_inverse(factor.left, root / pi)
+        return Kronecker.batched(left, sides.damped_inverse(factor.right, root * pi))
 
     def precondition(self, state: Factored, gradient: Tensor) -> Tensor:
         """The damped inverse applied to a parameter vector (P,)."""
@@ -133,5 +149,5 @@ class KroneckerDamping:
 
 def _trace_balance(factor: Kronecker) -> Tensor:
     """The square root pi of (tr A / D) / (tr B / M) per group, (G,); 1 where a trace is zero (a dead layer)."""
-    right, left = (f.diagonal(dim1=-2, dim2=-1).mean(-1) for f in (factor.right, factor.left))
+    right, left = (sides.main_diagonal(f).mean(-1) for f in (factor.right, factor.left))
     return torch.where((right > 0) & (left > 0), right / left, torch.ones_like(left)).sqrt()

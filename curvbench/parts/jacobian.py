@@ -189,7 +189,8 @@ def rated(
 def factors(layer: Layer, x: Tensor, energy: Tensor, terms: int) -> tuple[Tensor, Tensor]:
     """Phi (G, D, D) = sum |g|^2 a a^T / terms and psi (G, M) = sum |a|^2 g^2, scaled to sum 1, over all positions.
 
-    ``x`` is the layer's input (N, ...), ``energy`` (N, G, M, S) holds g^2. If every g or a is zero, psi is uniform.
+    ``x`` is the layer's input (N, ...), ``energy`` (N, G, M, S) holds g^2. If every g or a is zero, psi is uniform. If
+    D is cut (``second_moment``), Phi is its diagonal (G, D).
     """
     X = geometry.patches(layer, x)
     moment = second_moment(X * energy.sum(2, keepdim=True).sqrt(), bands=3)  # ``patch_moment`` would need equal weights

@@ -36,6 +36,12 @@ def patch_moment(layer: Layer, x: Tensor) -> Tensor:
     return torch.cat([torch.cat([moment, sums[:, :-1]], 2), sums.mT], 1)
 
 
+def patch_squares(layer: Layer, x: Tensor) -> Tensor:
+    """The diagonal of ``patch_moment``, (N, ...) -> (G, D), by itself."""
+    height, width = geometry.output_size(layer, _planes(layer, x))
+    return height * width * mean_patch(layer, x.square()).sum(0)
+
+
 def mean_patch(layer: Layer, x: Tensor) -> Tensor:
     """The mean over positions of each sample's patches, (N, ...) -> (N, G, D); the bias's 1 comes last."""
     if layer.kind in ("matrix", "lookup", "vector"):

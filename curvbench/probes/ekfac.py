@@ -112,7 +112,7 @@ class Ekfac(FisherProbe):
         return Followed(self._scaled(columns, terms, rotated.left_basis, rotated.right_basis, before), old.factors)
 
     def _scaled(
-        self, columns: Columns, terms: int, left: Tensor, right: Tensor, before: Tensor | None
+        self, columns: Columns, terms: int, left: Tensor | None, right: Tensor | None, before: Tensor | None
     ) -> RotatedDiagonal:
         """The batch's eigenvalues in a basis, averaged with the eigenvalues ``before``. None means no average."""
         if self.scalings == "exact":

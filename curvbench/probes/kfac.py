@@ -7,6 +7,7 @@ gradients over them (Eschenhagen et al. 2023). ``forward-only`` replaces the gra
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, get_args
 
 import torch
@@ -22,6 +23,7 @@ from curvbench.parts.factors import (
     KroneckerDamping,
     OutputFactor,
     input_factor,
+    is_cut,
 )
 from curvbench.spec import About, FisherProbe, FisherType
 
@@ -68,12 +70,13 @@ class Kfac(FisherProbe):
         tape = batch.tape()
         inputs = [input_factor(layer, tape.inputs[layer.name], self.kfac_approx) for layer in batch.layers]
         outputs = self._output_factors(tape, batch)
-        return Factored([Kronecker(B, A) for B, A in zip(outputs, inputs, strict=True)])
+        return Factored([Kronecker.batched(B, A) for B, A in zip(outputs, inputs, strict=True)])
 
     def _output_factors(self, tape: Tape, batch: Instance) -> list[Tensor]:
         if self.fisher_type == "forward-only":
-            eyes = [torch.eye(la.outputs, dtype=batch.dtype, device=batch.device) for la in batch.layers]
-            return [eye.expand(la.groups, *eye.shape) for eye, la in zip(eyes, batch.layers, strict=True)]
+            make = partial(torch.ones, dtype=batch.dtype, device=batch.device)
+            ones = [make(la.outputs) if is_cut(la.outputs) else make(la.outputs).diag() for la in batch.layers]
+            return [one.expand(la.groups, *one.shape) for one, la in zip(ones, batch.layers, strict=True)]
         factors = {layer.name: OutputFactor(self.kfac_approx) for layer in batch.layers}
         for slopes in batch.slopes(tape, self.fisher_type, self.mc_samples, self.seed):
             for name, B_NGMS in slopes.items():

@@ -17,7 +17,8 @@ from curvbench.fisher import collect
 from curvbench.fisher.columns import Columns
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
-from curvbench.parts.factors import Factored, KroneckerDamping, input_factor
+from curvbench.parts.factors import Factored, KroneckerDamping
+from curvbench.parts.patch_sums import patch_moment
 from curvbench.spec import About, FisherProbe
 
 
@@ -55,7 +56,7 @@ class Kpsvd(FisherProbe):
 
     def _nearest(self, columns: Columns, terms: int) -> Kronecker:
         _, outputs, inputs = columns.layer.shape
-        right = _normalized(input_factor(columns.layer, columns.inputs, "expand"))
+        right = _normalized(patch_moment(columns.layer, columns.inputs) / len(columns.inputs))
         left = columns.contract_inputs(right)
         scale = _nonzero(_norms(left))  # because the square of a small singular value underflows in float32
 

@@ -19,10 +19,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from curvbench import numerics, states
+from curvbench import states
 from curvbench.fisher import ExactFisher, collect
 from curvbench.instance import Instance
-from curvbench.operators import BlockDiagonal, Kronecker
+from curvbench.operators import BlockDiagonal, Kronecker, sides
 from curvbench.parts.jacobian import energies, factors, mixed_layer, rated
 from curvbench.spec import About, Follows, Probe
 from curvbench.spec.geometry import canonical_type
@@ -135,17 +135,20 @@ class Lngd(Follows, Probe):
         return state._replace(scores=[ExactFisher((c,), batch.terms) for c in columns], terms=batch.terms)
 
     def refresh(self, state: State) -> State:
-        means = [phi.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(self.nu1, self.nu2) for phi in state.phis]
-        inverses = [numerics.damped_inverse(phi, mean) for phi, mean in zip(state.phis, means, strict=True)]
+        means = [sides.main_diagonal(phi).mean(-1).clamp(self.nu1, self.nu2) for phi in state.phis]
+        inverses = [sides.damped_inverse(phi, mean) for phi, mean in zip(state.phis, means, strict=True)]
         scales = [1 / (psi + psi.mean(-1, keepdim=True).clamp(self.nu1, self.nu2)) for psi in state.psis]
         return state._replace(inverses=inverses, scales=scales)
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
         parts = gradient.split([psi.numel() * phi.shape[-1] for phi, psi in zip(state.phis, state.psis, strict=True)])
         triples = zip(parts, state.inverses, state.scales, strict=True)
-        steps = [(s[..., None] * (part.reshape(*s.shape, -1) @ inverse)).flatten() for part, inverse, s in triples]
+        steps = [
+            (s[..., None] * sides.from_right(part.reshape(*s.shape, -1), inverse)).flatten()
+            for part, inverse, s in triples
+        ]
         has_rate = self.layer_rate != "none"
         return torch.cat(rated(steps, parts, state.scores, state.terms, self.mu) if has_rate else steps)
 
     def operator(self, state: State) -> BlockDiagonal:
-        return BlockDiagonal([Kronecker(p.diag_embed(), phi) for p, phi in zip(state.psis, state.phis, strict=True)])
+        return BlockDiagonal([Kronecker.batched(psi, phi) for psi, phi in zip(state.psis, state.phis, strict=True)])

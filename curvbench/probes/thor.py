@@ -15,7 +15,7 @@ from curvbench import numerics
 from curvbench.instance import Instance
 from curvbench.instance import layers as geometry
 from curvbench.operators import BlockDiagonal, Kronecker
-from curvbench.parts.factors import MomentSum, second_moment
+from curvbench.parts.factors import LARGEST_SIDE, MomentSum, is_cut, second_moment
 from curvbench.spec import About, FisherProbe
 from curvbench.states.ranks import shared_map
 
@@ -84,8 +84,8 @@ class Thor(FisherProbe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.split < 1:
-            raise ValueError(f"split must be at least 1, got {self.split}")
+        if self.split < 1 or is_cut(self.split):
+            raise ValueError(f"split must lie between 1 and {LARGEST_SIDE}, got {self.split}")
 
     @property
     def solves_with(self) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from curvbench.instance import Instance
 from curvbench.instance import layers as geometry
-from curvbench.operators import BlockDiagonal, Kronecker
+from curvbench.operators import BlockDiagonal, Kronecker, sides
 from curvbench.parts.factors import Factored, KroneckerDamping, MomentSum, second_moment
 from curvbench.spec import About, FisherProbe
 
@@ -82,7 +82,7 @@ class Tkfac(FisherProbe):
 
 def _traces(X_NGDS: Tensor, outputs: Tensor, weights_NG1S: Tensor, terms: int) -> Kronecker:
     """The partial traces as means over the batch, so that running averages and ranks can combine them."""
-    return Kronecker(outputs / terms, second_moment(X_NGDS * weights_NG1S.sqrt()) / terms)
+    return Kronecker.batched(outputs / terms, second_moment(X_NGDS * weights_NG1S.sqrt()) / terms)
 
 
 def _scaled(state: Factored) -> Factored:
@@ -91,6 +91,6 @@ def _scaled(state: Factored) -> Factored:
 
 
 def _over_root(factor: Kronecker) -> Kronecker:
-    trace = factor.left.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]
+    trace = sides.main_diagonal(factor.left).sum(-1)
     root = torch.where(trace > 0, trace, 1.0).sqrt()
-    return Kronecker(factor.left / root, factor.right / root)
+    return Kronecker.batched(*(side / sides.per_group(root, side) for side in (factor.left, factor.right)))

@@ -29,10 +29,14 @@ def test_contractions(case: Case, judge: Truth, kernels: bool, monkeypatch: pyte
         groups, outputs, inputs = columns.layer.shape
         left, right = symmetric(groups, outputs, outputs), symmetric(groups, inputs, inputs)
         contractions = columns.contract_inputs(right), columns.contract_outputs(left), columns.contract_outputs()
+        weights = [side.diagonal(dim1=1, dim2=2).contiguous() for side in (right, left)]
+        weighted = columns.contract_inputs(weights[0]), columns.contract_outputs(weights[1])
         for group in range(groups):
             four = next(blocks)[1].reshape(outputs, inputs, outputs, inputs)
             assert near(contractions[0][group], torch.einsum("iajb,ab->ij", four, right[group]))
             assert near(contractions[1][group], torch.einsum("iajb,ij->ab", four, left[group]))
+            assert near(weighted[0][group], torch.einsum("iaja,a->ij", four, weights[0][group]))
+            assert near(weighted[1][group], torch.einsum("iaib,i->ab", four, weights[1][group]))
             assert near(contractions[2][group], oracles.partial_traces(four, outputs, inputs)[1])
 
 

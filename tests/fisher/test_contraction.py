@@ -89,6 +89,10 @@ def test_products_of_columns(name: str, tiles: str) -> None:
     right = torch.linalg.qr(torch.randn(G, D, D, dtype=torch.float64)).Q
     rotated = torch.einsum("gom,kgoe,ged->kgmd", left, V.reshape(-1, G, M, D), right)
     assert torch.allclose(columns.squares(left, right), (rotated**2).sum(0))
+    rotated = torch.einsum("gom,kgod->kgmd", left, V.reshape(-1, G, M, D))
+    assert torch.allclose(columns.squares(left, None), (rotated**2).sum(0))
+    rotated = torch.einsum("kgme,ged->kgmd", V.reshape(-1, G, M, D), right)
+    assert torch.allclose(columns.squares(None, right), (rotated**2).sum(0))
     units = V.reshape(len(V), -1, columns.layer.inputs)
     assert torch.allclose(columns.unit_blocks(), torch.einsum("mui,muj->uij", units, units))
 

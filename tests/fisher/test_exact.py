@@ -127,6 +127,15 @@ def per_layer(instance: cb.Instance, kind: str) -> list[operators.Operator]:
         elif kind == "rotated":
             entries = torch.rand(g, m, d, dtype=torch.float64)
             blocks.append(operators.RotatedDiagonal(orthogonal(m, g), orthogonal(d, g), entries))
+        elif kind.startswith("sides"):
+            sides = psd(m, g), psd(d, g)
+            is_diagonal = [letter == "v" for letter in kind.removeprefix("sides_")]
+            pairs = zip(sides, is_diagonal, strict=True)
+            left, right = (side.diagonal(dim1=1, dim2=2) if cut else side for side, cut in pairs)
+            blocks.append(operators.Kronecker(left, right, *is_diagonal))
+        elif kind.startswith("bases"):
+            left, right = (orthogonal(n, g) if q == "q" else None for q, n in zip(kind[-2:], (m, d), strict=True))
+            blocks.append(operators.RotatedDiagonal(left, right, torch.rand(g, m, d, dtype=torch.float64)))
         elif kind == "units":
             blocks.append(operators.Dense(psd(d, g * m)))
         elif kind == "runs":
@@ -140,6 +149,7 @@ def per_layer(instance: cb.Instance, kind: str) -> list[operators.Operator]:
 @pytest.fixture(
     params=[
         *("identity", "diagonal", "low_rank", "dense", "kronecker", "rotated", "units", "runs", "low_ranks"),
+        *("sides_dv", "sides_vd", "sides_vv", "bases_qi", "bases_iq", "bases_ii"),
         "subspace",
     ]
 )

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -91,6 +92,30 @@ def rotated(singular: bool = False) -> Pair:
     basis = [torch.kron(a, b) for a, b in zip(left, right, strict=True)]
     dense = torch.block_diag(*[q @ torch.diag(e.flatten()) @ q.T for q, e in zip(basis, entries, strict=True)])
     return Pair(operators.RotatedDiagonal(left, right, entries), dense, singular)
+
+
+def kronecker_of_sides(kinds: str, groups: int, singular: bool = False) -> Pair:
+    """``kinds``: d for a dense side, v for the vector of a diagonal one, left before right."""
+    sides = [positive(n, groups) for n in (3, 4)]
+    if singular:
+        sides[1][:, 0] = sides[1][:, :, 0] = 0.0
+    vectors = [side.diagonal(dim1=1, dim2=2) for side in sides]
+    stored = [a if kind == "d" else torch.diag_embed(v) for kind, a, v in zip(kinds, sides, vectors, strict=True)]
+    given = [a if kind == "d" else v for kind, a, v in zip(kinds, sides, vectors, strict=True)]
+    left, right = (side[0] if groups == 1 else side for side in given)
+    dense = torch.block_diag(*[torch.kron(a, b) for a, b in zip(*stored, strict=True)])
+    return Pair(operators.Kronecker(left, right, kinds[0] == "v", kinds[1] == "v"), dense, singular)
+
+
+def rotated_in(kinds: str, groups: int, singular: bool = False) -> Pair:
+    """``kinds``: q for a basis, i for the identity, left before right."""
+    entries = torch.rand(groups, 3, 4, dtype=torch.float64) + 0.1
+    entries[0, :2] *= not singular
+    bases = [rotation(n, groups) if kind == "q" else None for kind, n in zip(kinds, (3, 4), strict=True)]
+    eyes = [torch.eye(n, dtype=torch.float64).repeat(groups, 1, 1) for n in (3, 4)]
+    stored = [eye if basis is None else basis for basis, eye in zip(bases, eyes, strict=True)]
+    whole = torch.block_diag(*[torch.kron(a.contiguous(), b.contiguous()) for a, b in zip(*stored, strict=True)])
+    return Pair(operators.RotatedDiagonal(*bases, entries), whole @ torch.diag(entries.flatten()) @ whole.T, singular)
 
 
 def low_rank() -> Pair:
@@ -207,6 +232,14 @@ MAKERS: dict[str, Callable[[], Pair]] = {
     )
 }  # fmt: skip
 MAKERS |= {"kronecker_singular": lambda: kronecker_grouped(rank=1), "rotated_singular": lambda: rotated(singular=True)}
+MAKERS |= {
+    f"kronecker_{kinds}_{groups}{'_singular' * zero}": partial(kronecker_of_sides, kinds, groups, zero)
+    for kinds, groups, zero in itertools.product(("dv", "vd", "vv"), (1, 3), (False, True))
+}
+MAKERS |= {
+    f"rotated_{kinds}_{groups}{'_singular' * zero}": partial(rotated_in, kinds, groups, zero)
+    for kinds, groups, zero in itertools.product(("qi", "iq", "ii"), (1, 3), (False, True))
+}
 
 
 @pytest.fixture(params=MAKERS)
@@ -346,6 +379,9 @@ def test_float32_norm_keeps_its_digits() -> None:
 WRONG: dict[str, Callable[[], operators.Operator]] = {
     "kronecker, not square": lambda: operators.Kronecker(randn(3, 4), randn(3, 3)),
     "kronecker, groups differ": lambda: operators.Kronecker(psd(3, 2), psd(3, 3)),
+    "kronecker, a vector for a matrix": lambda: operators.Kronecker(psd(3, 1), randn(1, 4)),
+    "kronecker, a matrix for a vector": lambda: operators.Kronecker(psd(3, 1), psd(4, 1), right_is_diagonal=True),
+    "kronecker, groups of vectors differ": lambda: operators.Kronecker(randn(2, 3), randn(3, 4), True, True),
     "dense, not square": lambda: operators.Dense(randn(3, 4)),
     "low rank, weights missing": lambda: operators.LowRank(randn(5, 3), randn(2).abs(), 0.0),
     "low rank, negative weight": lambda: operators.LowRank(randn(5, 2), torch.tensor([1.0, -1.0]).double(), 0.0),
@@ -353,6 +389,8 @@ WRONG: dict[str, Callable[[], operators.Operator]] = {
     "subspace, negative rest": lambda: operators.Subspace(rotation(4)[:, :1], torch.ones(1).double(), -1.0),
     "subspace, too many columns": lambda: operators.Subspace(randn(2, 3), torch.ones(3).double(), 1.0),
     "subspace, one value for two": lambda: operators.Subspace(rotation(4)[:, :2], torch.ones(1).double(), 1.0),
+    "rotated, identity of another order": lambda: operators.RotatedDiagonal(rotation(3, 1), None, randn(1, 2, 3)),
+    "rotated, groups differ": lambda: operators.RotatedDiagonal(None, rotation(3, 2), randn(1, 2, 3)),
     "rotated, entries transposed": lambda: operators.RotatedDiagonal(rotation(3, 1), rotation(2, 1), randn(1, 2, 3)),
     "diagonal, a matrix": lambda: operators.Diagonal(randn(3, 3)),
     "permuted, an entry twice": lambda: operators.Permuted(operators.Identity(3), torch.tensor([0, 1, 1])),

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from curvbench.instance import layers as geometry
 from curvbench.meters.memory import peak_memory
-from curvbench.parts.patch_sums import mean_patch, patch_moment
+from curvbench.parts.patch_sums import mean_patch, patch_moment, patch_squares
 from curvbench.spec import Layer
 
 MODULES = {
@@ -40,6 +40,9 @@ def check(layer: Layer, x: Tensor) -> None:
     found = patch_moment(layer, x)
     assert found.shape == moment.shape and found.dtype == x.dtype
     assert float((found - moment).norm()) <= 1e-13 * float(moment.norm())
+    squares = patch_squares(layer, x)
+    assert squares.shape == moment.shape[:2]
+    assert float((squares - moment.diagonal(dim1=1, dim2=2)).norm()) <= 1e-13 * float(moment.norm())
     assert float((mean_patch(layer, x) - patches.mean(-1)).norm()) <= 1e-13 * float(patches.norm())
 
 
