@@ -31,7 +31,9 @@ from curvbench.instance.inputs import (
 )
 from curvbench.instance.likelihood import cotangents, likelihood
 from curvbench.instance.passes import Uncast, autocasts, full_precision, network_pass
+from curvbench.instance.placing import as_real
 from curvbench.instance.refusals import (
+    agree,
     refuse_coupled_samples,
     refuse_not_finite,
     refuse_other_model,
@@ -50,6 +52,7 @@ from curvbench.uses.calls import Key
 from curvbench.uses.tracer import Tracer
 
 Covered = Literal["all", "weights"]
+SURVEYED = 32  # samples whose rows tell the order of all rows of a larger batch
 _COMPLEX = {torch.float16: torch.complex32, torch.float64: torch.complex128}
 
 
@@ -141,32 +144,50 @@ class Instance:
 
     def _settle(self) -> None:
         """Find the blocks, and leave to plain autograd what its verification does not confirm."""
-        uncut: frozenset[str] = frozenset()
         try:
-            while True:
-                self._take_plan(survey(self, uncut)[0])
-                wrong = frozenset(name for layer in wrong_layers(self) for name in layer.parameters)
-                if wrong <= uncut:
-                    break
-                uncut |= wrong
+            wrong = self._surveyed(self._few())
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             raise ValueError(f"the model cannot be differentiated: {str(error).splitlines()[0]}") from error
         if wrong:
-            self.left_out |= dict.fromkeys(wrong, "its score columns do not sum to its gradient")
-            kept = [layer for layer in self.layers if not wrong.intersection(layer.parameters)]
-            self._take_layers(kept)
+            self.left_out |= dict.fromkeys(sorted(wrong), "its score columns do not sum to its gradient")
+            self._take_layers([layer for layer in self.layers if not wrong.intersection(layer.parameters)])
+
+    def _few(self) -> Instance:
+        """Some samples of a large batch, whose rows are in the same simple orders as the whole batch's, or the batch."""
+        if self.samples <= 2 * SURVEYED or self.coupled:
+            return self
+        few = self._take(slice(SURVEYED))
+        try:
+            few.plain_outputs()
+        except (RuntimeError, ValueError, IndexError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            return self
+        return few
+
+    def _surveyed(self, some: Instance) -> frozenset[str]:
+        """Take over the blocks that a survey of some samples finds; the parameters whose columns stay wrong."""
+        uncut: frozenset[str] = frozenset()
+        while True:
+            plan, traced = survey(some, uncut)
+            if some is not self and not plan.is_plain:
+                return self._surveyed(self)
+            self._take_plan(plan)
+            tape = self._tape(*traced, self.layers) if some is self else None
+            wrong = frozenset(name for layer in wrong_layers(self, tape) for name in layer.parameters)
+            if wrong and some is not self:
+                return self._surveyed(self)
+            if wrong <= uncut:
+                return wrong
+            uncut |= wrong
 
     def _take_plan(self, plan: Plan) -> None:
         self.plan = plan
         chosen = [layer for layer in plan.layers if self.covered == "all" or layer.level == 0]
         held = {name for layer in plan.layers for name in layer.parameters}
-        reason = "complex: not covered yet"
-        self.left_out = {
-            name: reason if self.parameters[name].is_complex() else "not used on this batch"
-            for name in sorted(self._trainable - held)
-        }
+        self.left_out = dict.fromkeys(sorted(self._trainable - held), "not used on this batch")
         if self.covered == "weights":
             others = held - {name for layer in chosen for name in layer.parameters}
             self.left_out |= dict.fromkeys(sorted(others), "no weight of a linear layer or a convolution")
@@ -222,13 +243,20 @@ class Instance:
 
     def trace(self, vetoed: Collection[Key], cloned: Collection[Key], uncut: Collection[str]) -> Traced:
         """A forward pass in which all trainable parameters are followed, those in ``uncut`` by autograd alone."""
-        names = [name for name in self.parameters if name in self._trainable and not self.parameters[name].is_complex()]
-        leaves = {name: self.parameters[name].detach().requires_grad_() for name in names}
-        followed = {name: leaf for name, leaf in leaves.items() if name not in uncut}
+        leaves = self._leaves([name for name in self.parameters if name in self._trainable])
+        followed = self._followed(leaves, uncut)
         tracer = Tracer(followed, self.samples, vetoed, cloned)
         with torch.enable_grad():
-            outputs = self._forward(tracer, leaves)
+            outputs = self._forward(tracer, _as_parameters(leaves, self.parameters))
         return Traced(tracer, outputs, leaves)
+
+    def _leaves(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Parameters as leaves of a new graph; a complex one as its real and imaginary parts, (..., 2)."""
+        return {name: as_real(self.parameters[name].detach()).requires_grad_() for name in names}
+
+    def _followed(self, leaves: Mapping[str, Tensor], uncut: Collection[str]) -> dict[str, Tensor]:
+        """The leaves that a tracer follows; complex ones are left to autograd."""
+        return {n: leaf for n, leaf in leaves.items() if n not in uncut and not self.parameters[n].is_complex()}
 
     def verify(self) -> None:
         """Compare the score columns with plain autograd again, after ``with_batch``.
@@ -418,7 +446,7 @@ class Instance:
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of passes, gradients and parameter vectors."""
-        return self.parameters[self.layers[0].parameters[0]].dtype
+        return as_real(self.parameters[self.layers[0].parameters[0]]).dtype
 
     @property
     def runs_as_it_is(self) -> bool:
@@ -472,15 +500,28 @@ class Instance:
             self._reach(self._recorded)
             return self._recorded
         held = {name for layer in chosen for name in layer.parameters}
-        leaves = {name: self.parameters[name].detach().requires_grad_() for name in self.parameters if name in held}
-        followed = {name: leaf for name, leaf in leaves.items() if name not in self.plan.uncut}
+        leaves = self._leaves([name for name in self.parameters if name in held])
+        followed = self._followed(leaves, self.plan.uncut)
         tracer = Tracer(followed, self.samples, self.plan.vetoed, self.plan.cloned)
         with torch.enable_grad(), FrozenConvolutions():
-            outputs = self._forward(tracer, leaves)
+            outputs = self._forward(tracer, _as_parameters(leaves, self.parameters))
         self._refuse_another_model(outputs)
         tape = self._tape(tracer, outputs, leaves, chosen)
         self._reach(tape)
-        return tape
+        generic = [name for name in self.plan.generic if name in tape.roles]
+        return replace(tape, alone=self._alone(generic, outputs)) if generic and not self.coupled else tape
+
+    def _alone(self, names: Sequence[str], outputs: Tensor) -> list[tuple[Tensor, dict[str, Tensor]]] | None:
+        """The graph of every sample alone; None if the model computes other outputs on a sample alone."""
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                graphs = [self._take(slice(n, n + 1)).graph(names) for n in range(self.samples)]
+            joined = torch.cat([graph[0].detach() for graph in graphs])
+        except (RuntimeError, ValueError, IndexError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            return None
+        return graphs if joined.shape == outputs.shape and agree(joined, outputs.detach()) else None
 
     def _reach(self, tape: Tape) -> None:
         self.reached |= {
@@ -612,7 +653,9 @@ class Instance:
         parts = []
         for layer in self.layers:
             columns = [
-                _entries(_fetch(tensors, piece.parameter, self.parameters[piece.parameter].shape), piece, layer)
+                _entries(
+                    as_real(_fetch(tensors, piece.parameter, self.parameters[piece.parameter].shape)), piece, layer
+                )
                 for piece in layer.pieces
             ]
             parts.append((columns[0] if len(columns) == 1 else torch.cat(columns, dim=2)).flatten())
@@ -632,7 +675,9 @@ class Instance:
             columns = vector[layer.slice].reshape(layer.shape).split(widths, dim=2)
             for piece, part in zip(layer.pieces, columns, strict=True):
                 shape = self.parameters[piece.parameter].shape
-                if _is_whole(piece, part, shape):
+                if self.parameters[piece.parameter].is_complex():
+                    tensors[piece.parameter] = torch.view_as_complex(part.reshape(*shape, 2).clone())
+                elif _is_whole(piece, part, shape):
                     tensors[piece.parameter] = part.reshape(shape)
                 else:
                     whole = tensors.setdefault(piece.parameter, vector.new_zeros(shape))
@@ -691,6 +736,11 @@ def _watched(model: nn.Module, inputs: Inputs, targets: Tensor) -> dict[str, Any
         **{f"buffer {name!r} of the model": b for name, b in model.named_buffers()},
         **batch_contents(inputs, targets),
     }
+
+
+def _as_parameters(leaves: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leaves in the form in which the model reads them: complex parameters from their real and imaginary parts."""
+    return {n: torch.view_as_complex(leaf) if parameters[n].is_complex() else leaf for n, leaf in leaves.items()}
 
 
 def _entries(tensor: Tensor, piece: Piece, layer: Layer) -> Tensor:

@@ -21,6 +21,11 @@ from curvbench.uses.owners import Order
 Used = tuple[Call, Use]
 
 
+def as_real(tensor: Tensor) -> Tensor:
+    """A complex tensor as its real and imaginary parts, (..., 2); any other tensor as it is."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
 def role_inputs(layer: Layer, used: Sequence[Used], samples: int, like: Tensor) -> Tensor:
     """The input of a role, (N, ...), as ``geometry.patches`` takes it."""
     if layer.kind == "vector":
@@ -47,9 +52,7 @@ def role_gradient(layer: Layer, used: Sequence[Used], gradients: Sequence[Tensor
 
 
 def _joined(parts: list[Tensor], dimension: int) -> Tensor:
-    return (
-        parts[0] if len(parts) == 1 else torch.cat([p if p.ndim > 2 or dimension == 1 else p for p in parts], dimension)
-    )
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dimension)
 
 
 def _input(call: Call) -> Tensor:
@@ -133,9 +136,6 @@ def _contracted(gradient: Tensor, x: Tensor, rows: Sequence[int]) -> Tensor:
     letters = "abcdefgh"[: gradient.ndim]
     kept = "".join(letters[d] for d in range(gradient.ndim) if d not in rows or d == 0)
     return torch.einsum(f"{letters},{letters}->{kept}", gradient, x).flatten(1)
-
-
-_normalized: dict[int, Tensor] = {}
 
 
 def normalized(call: Call) -> Tensor:

@@ -43,8 +43,8 @@ class Traceable(Protocol):
         """A forward pass over the batch in which all trained parameters are followed."""
 
 
-def survey(instance: Traceable, uncut: Collection[str] = ()) -> tuple[Plan, Tensor]:
-    """The plan of a model on a batch, and the outputs; ``uncut``: parameters that are left to plain autograd."""
+def survey(instance: Traceable, uncut: Collection[str] = ()) -> tuple[Plan, Traced]:
+    """The plan of a model on a batch, and its last pass; ``uncut``: parameters that are left to plain autograd."""
     vetoed, cloned, uncut, rounds = frozenset[Key](), frozenset[Key](), frozenset(uncut), 0
     while True:
         traced = instance.trace(vetoed, cloned, uncut)
@@ -111,7 +111,7 @@ def _behind(call: Call, leaves: Mapping[str, Tensor]) -> list[str]:
     return [name for name, gradient in zip(leaves, gradients, strict=True) if gradient is not None]
 
 
-def _planned(traced: Traced, layouts: Mapping[Key, Layout], plan: Plan, samples: int) -> tuple[Plan, Tensor]:
+def _planned(traced: Traced, layouts: Mapping[Key, Layout], plan: Plan, samples: int) -> tuple[Plan, Traced]:
     calls = traced.tracer.calls
     computed = {
         c.key: _behind(c, traced.leaves) for c in calls if isinstance(c.key.weight, Computed) and c.key in layouts
@@ -119,7 +119,7 @@ def _planned(traced: Traced, layouts: Mapping[Key, Layout], plan: Plan, samples:
     builder = Builder(traced.leaves, calls, layouts, samples)
     layers, uses = builder.build(computed, plan.generic)
     plan = replace(plan, layers=tuple(layers), uses=uses, formed=frozenset(builder.formed))
-    return replace(plan, shapes=_shapes(plan, calls, traced.outputs, samples)), traced.outputs
+    return replace(plan, shapes=_shapes(plan, calls, traced.outputs, samples)), traced
 
 
 def roles_of(layers: Sequence[Layer]) -> dict[str, Layer]:

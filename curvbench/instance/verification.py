@@ -129,19 +129,21 @@ def _differs(first: Tensor, instance: Passes, orders: Sequence[Tensor], staying:
     return False
 
 
-def wrong_layers(instance: Passes) -> list[Layer]:
+def wrong_layers(instance: Passes, tape: Tape | None = None) -> list[Layer]:
     """The blocks whose columns differ from plain autograd, by one forward and two backward passes.
+
+    ``tape``: a recorded pass over the whole batch; None means that one is made, or one per part of a large batch.
 
     Raises:
         ValueError: a gradient is not finite.
     """
     wrong: dict[str, Layer] = {}
-    for part in _parts(instance):
+    for part in _parts(instance) if tape is None else [instance]:
         outputs, parameters = part.graph(list(dict.fromkeys(n for layer in part.layers for n in layer.parameters)))
         u = _cotangent(outputs)
         weights = 0.5 + torch.rand(part.samples, generator=torch.Generator().manual_seed(1)).to(u)
         gradients = _gradients(outputs, parameters, u * weights.reshape(-1, *[1] * (u.ndim - 1)))
-        columns, vector = weighted_columns(part, u, weights), part.pack(gradients)
+        columns, vector = weighted_columns(part, tape or part.tape(), u, weights), part.pack(gradients)
         refuse_endless_gradients(part.layers, vector)
         noise = _NOISE * torch.finfo(u.dtype).eps * max(float(g.norm()) for g in gradients.values())
         for layer in part.layers:
@@ -181,9 +183,8 @@ def _parts(instance: Passes) -> Iterator[Passes]:
         yield instance.part(slice(start, start + step))
 
 
-def weighted_columns(instance: Passes, u: Tensor, weights: Tensor) -> dict[str, Tensor]:
+def weighted_columns(instance: Passes, tape: Tape, u: Tensor, weights: Tensor) -> dict[str, Tensor]:
     """Per block the sum of its columns for the cotangents u (N, ..., C) with weights (N,), (G, M, D)."""
-    tape = instance.tape()
     pulled = tape.pull(u)
     sums = {}
     for layer in instance.layers:
