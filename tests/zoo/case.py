@@ -85,9 +85,14 @@ def stirred(model: nn.Module) -> nn.Module:
     return model
 
 
+def arguments(inputs: tuple[Any, ...]) -> Any:
+    """The tensor that is the only argument, or the tuple of arguments."""
+    return inputs[0] if len(inputs) == 1 and isinstance(inputs[0], Tensor) else inputs
+
+
 def classified(model: nn.Module, *inputs: Any, **named: Any) -> Problem:
     """Cross entropy at random labels; of several tokens the first sample's first is ignored."""
-    model, given = stirred(model), named or (inputs if len(inputs) > 1 else inputs[0])
+    model, given = stirred(model), named or arguments(inputs)
     outputs = oracle.run(model, given)
     targets = integers(outputs.shape[-1], *outputs.shape[:-1])
     if targets.ndim == 2:
@@ -97,7 +102,7 @@ def classified(model: nn.Module, *inputs: Any, **named: Any) -> Problem:
 
 def regressed(model: nn.Module, *inputs: Any) -> Problem:
     """The Gaussian loss at random targets."""
-    model, given = stirred(model), inputs if len(inputs) > 1 else inputs[0]
+    model, given = stirred(model), arguments(inputs)
     return Problem(model, given, torch.randn_like(oracle.run(model, given)), "gaussian")
 
 
