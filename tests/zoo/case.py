@@ -28,14 +28,15 @@ class Case:
     """A model with data, and what is expected of it.
 
     ``left_out``: parameters that may be left out, because the outputs do not depend on them. ``coupled``: whether a
-    sample's outputs depend on other samples. ``tolerance``: of the relative difference to the oracle, larger where the
-    model rounds to float32 inside or its gradient is ill-conditioned.
+    parameter acts through one sample on another sample's outputs; None where samples share inputs alone, so that
+    either answer will do. ``tolerance``: of the relative difference to the oracle, larger where the model rounds to
+    float32 inside or its gradient is ill-conditioned.
     """
 
     name: str
     make: Callable[[], Problem]
     left_out: frozenset[str] = field(default_factory=frozenset)
-    coupled: bool = False
+    coupled: bool | None = False
     tolerance: float = 1e-12
 
     def build(self) -> Problem:
@@ -114,3 +115,8 @@ def classifier(function: Callable[..., Tensor], *inputs: Any, **parts: Tensor | 
 def regressor(function: Callable[..., Tensor], *inputs: Any, **parts: Tensor | nn.Module) -> Problem:
     """``regressed`` of a ``Net``."""
     return regressed(Net(function, **parts), *inputs)
+
+
+def three(function: Callable[..., Tensor], *inputs: Tensor) -> Problem:
+    """``classified`` of a function of three layers, for inputs of width 4."""
+    return classifier(function, *inputs, first=nn.Linear(4, 5), inner=nn.Linear(5, 5), last=nn.Linear(5, 3))

@@ -468,7 +468,7 @@ IMAGES = (
     ),
     Case("beit", lambda: seen("Beit", VIT | {"use_relative_position_bias": True, "use_mask_token": False})),
     Case("swin", lambda: windows("Swin")),
-    Case("swin_v2", lambda: windows("Swinv2", depths=[1, 1], num_heads=[1, 1])),
+    Case("swin_v2", lambda: windows("Swinv2", depths=[1], num_heads=[2])),
     Case("convnext", lambda: seen("ConvNext", BOTTLENECK | {"patch_size": 2}, num_stages=2)),
     Case("convnext_v2", lambda: seen("ConvNextV2", BOTTLENECK | {"patch_size": 2}, num_stages=2)),
     Case("resnet", lambda: seen("ResNet", BOTTLENECK | {"layer_type": "basic"})),

@@ -277,10 +277,12 @@ LOOKUPS = (
             bag=nn.EmbeddingBag(7, 4, mode="sum"),
             head=nn.Linear(4, 3),
         ),
+        coupled=None,
     ),
     Case(
         "embedding_bag_ragged",
         lambda: worded(nn.EmbeddingBag(7, 4, mode="sum"), torch.tensor([1, 2, 3, 1, 5, 6]), torch.tensor([0, 2, 3])),
+        coupled=None,
     ),
     Case(
         "embedding_bag_weights",

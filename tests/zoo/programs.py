@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.utils.checkpoint import checkpoint
 
-from zoo.case import Case, Net, Problem, classified, classifier, integers, normal, regressor, then
+from zoo.case import Case, Net, Problem, classified, classifier, integers, normal, regressor, then, three
 
 
 def mlp(*widths: int) -> nn.Sequential:
@@ -38,12 +38,6 @@ def refined(m: nn.Module, x: Tensor) -> Tensor:
     """An inner layer sees only samples that need it."""
     rows = (x[:, 0] > 0).nonzero()[:, 0]
     return m.last((h := m.first(x)).index_add(0, rows, m.inner(h[rows]).tanh()))
-
-
-def three(function: Callable[..., Tensor], *inputs: Tensor) -> Problem:
-    """A function of three layers."""
-    layers = {"first": nn.Linear(4, 5), "inner": nn.Linear(5, 5), "last": nn.Linear(5, 3)}
-    return classified(Net(function, **layers), *inputs)
 
 
 ROWS = (
@@ -181,6 +175,7 @@ ROUTED = (
             normal(6, 4),
             torch.tensor([0, 1, 0, 1, 1, 2]),
         ),
+        coupled=None,
     ),
     Case(
         "graph_of_each_sample",
