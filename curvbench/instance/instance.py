@@ -31,7 +31,7 @@ from curvbench.instance.inputs import (
 )
 from curvbench.instance.likelihood import cotangents, likelihood
 from curvbench.instance.passes import Uncast, autocasts, full_precision, network_pass
-from curvbench.instance.placing import as_real
+from curvbench.instance.placing import as_real, densified
 from curvbench.instance.refusals import (
     agree,
     refuse_coupled_samples,
@@ -43,7 +43,7 @@ from curvbench.instance.refusals import (
 )
 from curvbench.instance.survey import Traced, roles_of, sizes_of, survey
 from curvbench.instance.tape import Tape, evaluation, uncompiled, unfused_attention
-from curvbench.instance.verification import coupling, refuse_random_passes, wrong_layers
+from curvbench.instance.verification import coupling, pairwise_coupled, refuse_random_passes, wrong_layers
 from curvbench.numerics import widened
 from curvbench.spec.geometry import Layer, Piece
 from curvbench.uses import recurrent, rules  # noqa: F401  (they register the rules)
@@ -110,7 +110,7 @@ class Instance:
         self.likelihood = likelihood(loss)
         self.model, self.loss, self.covered = model, loss, parameters
         self.inputs, self.targets = _widened(inputs), widened(targets)
-        self.samples = _leading_size(inputs)
+        self.samples = _leading_size(inputs, targets)
         if self.samples == 0:
             raise ValueError("the batch is empty: give at least one sample")
         refuse_untracked(model)
@@ -136,10 +136,11 @@ class Instance:
         self.terms = int(self.likelihood.valid(self.targets).sum())
         if self._draws_random_numbers:
             refuse_random_passes(self, outputs, sorted(self._trainable))
+        self._first = outputs
         self.coupled, self._of_no_sample = coupling(self, outputs)
         self.left_out: dict[str, str] = {}
         self._settle()
-        self._first_outputs = outputs.clone()
+        self._first_outputs = self._first.clone()
         self._runs_in_float64 = self._try_float64()
 
     def _settle(self) -> None:
@@ -172,6 +173,7 @@ class Instance:
         uncut: frozenset[str] = frozenset()
         while True:
             plan, traced = survey(some, uncut)
+            self.coupled = self.coupled or (plan.is_mixed and pairwise_coupled(self, self._first))
             if some is not self and not plan.is_plain:
                 return self._surveyed(self)
             self._take_plan(plan)
@@ -289,11 +291,11 @@ class Instance:
         with torch.no_grad():
             return self._forward()
 
-    def record(self, inputs: Inputs, frozen: bool = False) -> Tape:
+    def record(self, inputs: Inputs, samples: int, frozen: bool = False) -> Tape:
         """The model's forward pass on other inputs, in its present mode; the graph leads to the parameters.
 
         ``frozen``: the graph does not lead to the blocks' parameters, so that a backward pass makes no gradients of
-        them.
+        them. ``samples``: N.
         """
         args, kwargs = arguments(inputs)
         own = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
@@ -301,7 +303,7 @@ class Instance:
         leaves = {n: p.detach().requires_grad_() if frozen and n in held else p for n, p in own.items() if n in held}
         tracer = Tracer(
             {name: leaf for name, leaf in leaves.items() if name not in self.plan.uncut},
-            _leading_size(inputs),
+            samples,
             self.plan.vetoed,
             self.plan.cloned,
             live=not frozen,
@@ -343,7 +345,7 @@ class Instance:
             verify: whether ``verify`` runs before the first per-sample score is read.
         """
         other = self._copy()
-        other.inputs, other.targets, other.samples = _widened(inputs), widened(targets), _leading_size(inputs)
+        other.inputs, other.targets, other.samples = _widened(inputs), widened(targets), _leading_size(inputs, targets)
         other._read_model()
         other._original = other._first_outputs = None  # no copies, because the batch is used in one step alone
         other.terms = int(self.likelihood.valid(targets).sum())
@@ -566,7 +568,7 @@ class Instance:
         gradients = torch.autograd.grad(
             loss, list(trained.values()), retain_graph=keeps_graph, allow_unused=True, materialize_grads=True
         )
-        return dict(zip(trained, gradients, strict=True))
+        return {name: densified(gradient) for name, gradient in zip(trained, gradients, strict=True)}
 
     def graph(self, names: Iterable[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """The outputs (N, ..., C) of one forward pass, and the named parameters as leaves of its graph."""
@@ -746,7 +748,8 @@ def _as_parameters(leaves: Mapping[str, Tensor], parameters: Mapping[str, Tensor
 def _entries(tensor: Tensor, piece: Piece, layer: Layer) -> Tensor:
     """The columns of a block that a parameter holds, as a view (G, M, columns) of a contiguous tensor."""
     shape = (layer.groups, layer.outputs, piece.columns)
-    return tensor.contiguous().as_strided(shape, piece.strides, piece.offset)
+    tensor = tensor.contiguous()
+    return tensor.as_strided(shape, piece.strides, tensor.storage_offset() + piece.offset)
 
 
 def _is_whole(piece: Piece, part: Tensor, shape: torch.Size) -> bool:

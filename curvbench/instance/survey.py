@@ -46,6 +46,7 @@ class Traceable(Protocol):
 def survey(instance: Traceable, uncut: Collection[str] = ()) -> tuple[Plan, Traced]:
     """The plan of a model on a batch, and its last pass; ``uncut``: parameters that are left to plain autograd."""
     vetoed, cloned, uncut, rounds = frozenset[Key](), frozenset[Key](), frozenset(uncut), 0
+    is_mixed = False
     while True:
         traced = instance.trace(vetoed, cloned, uncut)
         if traced.tracer.differentiates and uncut < traced.leaves.keys():
@@ -55,6 +56,7 @@ def survey(instance: Traceable, uncut: Collection[str] = ()) -> tuple[Plan, Trac
             cloned |= overwritten
             continue
         layouts, shared, alive = _owned(traced, instance.samples)
+        is_mixed |= any(first_order(c, instance.samples) is not None for c in traced.tracer.calls if c.key in shared)
         if alive - uncut:
             uncut |= alive
         elif shared and rounds < VETOES:
@@ -64,9 +66,8 @@ def survey(instance: Traceable, uncut: Collection[str] = ()) -> tuple[Plan, Trac
                 name for call in traced.tracer.calls if call.key in shared for name in _behind(call, traced.leaves)
             }
         else:
-            return _planned(
-                traced, layouts, Plan((), {}, vetoed, cloned, uncut, tuple(sorted(alive))), instance.samples
-            )
+            empty = Plan((), {}, vetoed, cloned, uncut, tuple(sorted(alive)), is_mixed=is_mixed)
+            return _planned(traced, layouts, empty, instance.samples)
 
 
 def _owned(traced: Traced, samples: int) -> tuple[dict[Key, Layout], frozenset[Key], frozenset[str]]:
@@ -96,7 +97,7 @@ def _owned(traced: Traced, samples: int) -> tuple[dict[Key, Layout], frozenset[K
 
 def _layout(call: Call, plain: Tensor, weighted: Tensor, tripled: Tensor, weights: Tensor) -> Layout | None:
     """The layout of a call at a tolerance that a third gradient measures, because a model may round inside."""
-    largest = float(tripled.abs().max())
+    largest = float(tripled.abs().max()) if tripled.numel() else 0.0
     measured = float((tripled - 3 * plain).abs().max()) / largest if largest else 0.0
     tolerance = min(max(deep_rounding(plain.dtype), 10 * measured), _FARTHEST / len(weights))
     return layout(call, plain, weighted, weights, tolerance)
@@ -107,7 +108,8 @@ def _behind(call: Call, leaves: Mapping[str, Tensor]) -> list[str]:
     if isinstance(call.key.weight, View):
         return [call.key.weight.name]
     assert call.tensor is not None
-    gradients = torch.autograd.grad(call.tensor.sum(), list(leaves.values()), retain_graph=True, allow_unused=True)
+    ends, ones = list(leaves.values()), torch.ones_like(call.tensor)
+    gradients = torch.autograd.grad(call.tensor, ends, ones, retain_graph=True, allow_unused=True)
     return [name for name, gradient in zip(leaves, gradients, strict=True) if gradient is not None]
 
 

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import CheckpointError
 from torch.utils.hooks import RemovableHandle
 
 from curvbench.instance.passes import network_pass
-from curvbench.instance.placing import Used, as_real, formed_scores, role_gradient, role_inputs
+from curvbench.instance.placing import Used, as_real, densified, formed_scores, role_gradient, role_inputs
 from curvbench.spec.geometry import Layer
 from curvbench.uses.blocks import Plan
 
@@ -181,7 +181,10 @@ class Tape:
         else:
             own = [self.leaves[name] for name in names]
             columns = [_gradients(self.outputs, own, one) for one in _one_at_a_time(cotangent)]
-        return {name: torch.stack(c).flatten(1) for name, c in zip(names, zip(*columns, strict=True), strict=True)}
+        return {
+            name: torch.stack(c).reshape(self.samples, -1)
+            for name, c in zip(names, zip(*columns, strict=True), strict=True)
+        }
 
     @network_pass()
     def pull_between(self, call: int, reader: int, cotangent: Tensor) -> Tensor | None:
@@ -203,7 +206,7 @@ def _gradients(outputs: Tensor, leaves: Sequence[Tensor], cotangent: Tensor) -> 
     gradients = torch.autograd.grad(
         outputs, leaves, cotangent, retain_graph=True, allow_unused=True, materialize_grads=True
     )
-    return [as_real(gradient) for gradient in gradients]
+    return [as_real(densified(gradient)) for gradient in gradients]
 
 
 def _one_at_a_time(cotangent: Tensor) -> Iterator[Tensor]:

@@ -257,7 +257,7 @@ class NaturalGradient(torch.optim.Optimizer):
         if not self._curvature.is_due:
             return self._call(inputs)
         with mode_readers(self.model) as readers:
-            tape = instance.record(inputs)
+            tape = instance.record(inputs, len(targets))
         self._may_share = not readers and instance.runs_as_it_is and not autocasts()
         instance.likelihood.check(widened(tape.outputs.detach()), widened(targets))
         weights = {f"parameter {name!r}": parameter for parameter, name in self._names.items()}
@@ -295,7 +295,7 @@ class NaturalGradient(torch.optim.Optimizer):
             if self._checks.due(shapes(inputs), self._curvature.steps):
                 batch.verify()
         weights, self._next_state = weighed
-        tape = batch.record(inputs, frozen=True)
+        tape = batch.record(inputs, len(targets), frozen=True)
         batch.likelihood.check(widened(tape.outputs.detach()), batch.targets)
         weigh_backward(batch, tape, weights)
         return tape.outputs
