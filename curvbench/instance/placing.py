@@ -151,7 +151,7 @@ def normalized(call: Call) -> Tensor:
         with torch.no_grad():
             cached = call.normalized(call.x)
         object.__setattr__(call, "_normalized", cached)
-    return cached  # type: ignore[no-any-return]
+    return cached
 
 
 def _formed(call: Call, use: Use, gradient: Tensor, samples: int) -> Tensor:

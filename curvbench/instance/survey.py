@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -77,7 +77,7 @@ def _owned(traced: Traced, samples: int) -> tuple[dict[Key, Layout], frozenset[K
         return {}, frozenset(), frozenset()
     weights = sample_weights(samples).to(outputs.device)
     u = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(0)).to(outputs)
-    ends = [call.edge for call in calls] + [traced.leaves[name] for name in names]
+    ends: Any = [call.edge for call in calls] + [traced.leaves[name] for name in names]
     along = weights.to(outputs).reshape(-1, *[1] * (outputs.ndim - 1))
     plain, weighted, tripled = (
         torch.autograd.grad(outputs, ends, cotangent, retain_graph=True, allow_unused=True)
