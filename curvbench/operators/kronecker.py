@@ -143,6 +143,10 @@ class Kronecker(Operator):
         right_values, right_basis = numerics.eigh(self.right)
         return RotatedDiagonal(left_basis, right_basis, left_values[:, :, None] * right_values[:, None, :])
 
+    def damped_factors(self, left: Tensor | float, right: Tensor | float) -> Kronecker:
+        """(self.left + left I) (x) (self.right + right I), for dampings that are numbers or one per group, (G,)."""
+        return Kronecker(numerics.damped(self.left, left), numerics.damped(self.right, right))
+
     def _matmat(self, V: Tensor) -> Tensor:
         return _between(self.left, V, self.right.mT)
 
