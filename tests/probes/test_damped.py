@@ -50,7 +50,10 @@ def variants() -> list[Probe]:
     return probes
 
 
-VARIANTS = variants()
+MORE = [cb.probe("lngd", nu2=10.0), cb.probe("thor", split=2), cb.probe("ginger", updates=3, scope="per_tensor")]
+"""A layer's factors with two different dampings; several blocks per factor; several blocks per step."""
+
+VARIANTS = [*variants(), *MORE]
 NETWORKS = ("mlp_tanh", "nasty_cnn")
 
 
