@@ -18,6 +18,7 @@ from curvbench.instance import Instance
 from curvbench.instance import layers as geometry
 from curvbench.instance.refusals import deep_rounding
 from curvbench.instance.tape import Tape
+from curvbench.operators import Kronecker, sides
 from curvbench.parts.factors import second_moment
 from curvbench.spec import Layer
 
@@ -198,3 +199,14 @@ def factors(layer: Layer, x: Tensor, energy: Tensor, terms: int) -> tuple[Tensor
     total = shares.sum(-1, keepdim=True)
     psi = torch.where(total > 0, shares / total, torch.full_like(shares, 1 / layer.outputs))
     return moment / terms, psi
+
+
+def mean_within(diagonal: Tensor, least: float, most: float) -> Tensor:
+    """LNGD's damping of a factor with the diagonal (G, n): its mean, within bounds, (G,)."""
+    return diagonal.mean(-1).clamp(least, most)
+
+
+def damped_product(psi: Tensor, phi: Tensor, least: float, most: float) -> Kronecker:
+    """diag(psi) (x) Phi with each factor damped by ``mean_within`` the bounds, for psi (G, M) and Phi (G, D, D)."""
+    dampings = [mean_within(diagonal, least, most) for diagonal in (psi, sides.main_diagonal(phi))]
+    return Kronecker.batched(psi, phi).damped_factors(*dampings)

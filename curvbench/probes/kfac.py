@@ -15,7 +15,7 @@ from torch import Tensor
 
 from curvbench.instance import Instance
 from curvbench.instance.tape import Tape
-from curvbench.operators import BlockDiagonal, Kronecker
+from curvbench.operators import BlockDiagonal, Kronecker, Operator
 from curvbench.parts.factors import (
     DampingRule,
     Factored,
@@ -62,10 +62,6 @@ class Kfac(FisherProbe):
         color="blue",
     )
 
-    @property
-    def solves_with(self) -> float | None:
-        return self.damping if self.damping_rule == "exact" else None
-
     def update(self, state: Factored | None, batch: Instance) -> Factored:
         tape = batch.tape()
         inputs = [input_factor(layer, tape.inputs[layer.name], self.kfac_approx) for layer in batch.layers]
@@ -95,3 +91,6 @@ class Kfac(FisherProbe):
 
     def operator(self, state: Factored) -> BlockDiagonal:
         return BlockDiagonal(state.factors)
+
+    def damped(self, state: Factored) -> Operator:
+        return self._solver.damped(state.factors)

@@ -6,8 +6,6 @@ squares of J^T e are used, whose expectation is known: nothing needs to be sampl
 tokens included. Corrected here: Eq. 13 is a mean of squares, Eq. 14 weighs the old value. The whole method has
 ``layer_rate=corrected``. Without a layer rate it is the paper's LNGD-sample, with the rate and ``type-2`` LNGD-lr. The
 rate is computed from every step's own batch, however old the factors are (Algorithm 1). It bounds <p, g> by 1, not |p|.
-The paper does not report ``mu``. If ``mu`` is small, layers with small gradients take the largest steps, and training
-without the rate works better here.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from curvbench import states
 from curvbench.fisher import ExactFisher, collect
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker, sides
-from curvbench.parts.jacobian import energies, factors, mixed_layer, rated
+from curvbench.parts.jacobian import damped_product, energies, factors, mean_within, mixed_layer, rated
 from curvbench.spec import About, Follows, Probe
 from curvbench.spec.geometry import canonical_type
 
@@ -135,9 +133,9 @@ class Lngd(Follows, Probe):
         return state._replace(scores=[ExactFisher((c,), batch.terms) for c in columns], terms=batch.terms)
 
     def refresh(self, state: State) -> State:
-        means = [sides.main_diagonal(phi).mean(-1).clamp(self.nu1, self.nu2) for phi in state.phis]
+        means = [mean_within(sides.main_diagonal(phi), self.nu1, self.nu2) for phi in state.phis]
         inverses = [sides.damped_inverse(phi, mean) for phi, mean in zip(state.phis, means, strict=True)]
-        scales = [1 / (psi + psi.mean(-1, keepdim=True).clamp(self.nu1, self.nu2)) for psi in state.psis]
+        scales = [1 / (psi + mean_within(psi, self.nu1, self.nu2)[:, None]) for psi in state.psis]
         return state._replace(inverses=inverses, scales=scales)
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
@@ -152,3 +150,8 @@ class Lngd(Follows, Probe):
 
     def operator(self, state: State) -> BlockDiagonal:
         return BlockDiagonal([Kronecker.batched(psi, phi) for psi, phi in zip(state.psis, state.phis, strict=True)])
+
+    def damped(self, state: State) -> BlockDiagonal | None:
+        pairs = zip(state.psis, state.phis, strict=True)
+        products = [damped_product(*pair, self.nu1, self.nu2) for pair in pairs]
+        return BlockDiagonal(products) if self.layer_rate == "none" else None

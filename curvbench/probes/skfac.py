@@ -69,10 +69,6 @@ class Skfac(FisherProbe):
         color="sky",
     )
 
-    @property
-    def solves_with(self) -> None:
-        return None
-
     def update(self, state: State | None, batch: Instance) -> State:
         tape = batch.tape()
         gradients: dict[str, list[Tensor]] = {layer.name: [] for layer in batch.layers}
@@ -102,7 +98,14 @@ class Skfac(FisherProbe):
         return torch.cat(solved)
 
     def operator(self, state: State) -> BlockDiagonal:
-        return BlockDiagonal([Kronecker(g.factor(), a.factor()) for g, a in zip(*state, strict=True)])
+        return BlockDiagonal(_products(state))
+
+    def damped(self, state: State) -> BlockDiagonal:
+        return BlockDiagonal([product.damped_factors(self._shift, self._shift) for product in _products(state)])
+
+
+def _products(state: State) -> list[Kronecker]:
+    return [Kronecker(g.factor(), a.factor()) for g, a in zip(*state, strict=True)]
 
 
 def _root(rows: Tensor, count: int) -> Root:

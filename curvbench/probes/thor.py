@@ -87,10 +87,6 @@ class Thor(FisherProbe):
         if self.split < 1 or is_cut(self.split):
             raise ValueError(f"split must lie between 1 and {LARGEST_SIDE}, got {self.split}")
 
-    @property
-    def solves_with(self) -> None:
-        return None
-
     def update(self, state: State | None, batch: Instance) -> State:
         tape = batch.tape()
         patches = (geometry.patches(layer, tape.inputs[layer.name]) for layer in batch.layers)
@@ -124,4 +120,12 @@ class Thor(FisherProbe):
         return torch.cat(solved)
 
     def operator(self, state: State) -> BlockDiagonal:
-        return BlockDiagonal([Kronecker(B.dense(), A.dense()) for B, A in state.factors])
+        return BlockDiagonal(_products(state))
+
+    def damped(self, state: State) -> BlockDiagonal:
+        root = self.damping**0.5
+        return BlockDiagonal([product.damped_factors(root, root) for product in _products(state)])
+
+
+def _products(state: State) -> list[Kronecker]:
+    return [Kronecker(B.dense(), A.dense()) for B, A in state.factors]

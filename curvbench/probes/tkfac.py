@@ -14,7 +14,7 @@ from torch import Tensor
 
 from curvbench.instance import Instance
 from curvbench.instance import layers as geometry
-from curvbench.operators import BlockDiagonal, Kronecker, sides
+from curvbench.operators import BlockDiagonal, Kronecker, Operator, sides
 from curvbench.parts.factors import Factored, KroneckerDamping, MomentSum, second_moment
 from curvbench.spec import About, FisherProbe
 
@@ -50,10 +50,6 @@ class Tkfac(FisherProbe):
         color="red",
     )
 
-    @property
-    def solves_with(self) -> float | None:
-        return self.damping if self.damping_rule == "exact" else None
-
     def update(self, state: Factored | None, batch: Instance) -> Factored:
         tape = batch.tape()
         X_LNGDS = [geometry.patches(layer, tape.inputs[layer.name]) for layer in batch.layers]
@@ -78,6 +74,9 @@ class Tkfac(FisherProbe):
 
     def operator(self, state: Factored) -> BlockDiagonal:
         return BlockDiagonal(_scaled(state).factors)
+
+    def damped(self, state: Factored) -> Operator:
+        return self._solver.damped(_scaled(state).factors)
 
 
 def _traces(X_NGDS: Tensor, outputs: Tensor, weights_NG1S: Tensor, terms: int) -> Kronecker:
