@@ -29,7 +29,8 @@ from curvbench.instance.inputs import (
 )
 from curvbench.instance.inspection import Inspection
 from curvbench.instance.layers import parameter_names
-from curvbench.instance.likelihood import cotangents, likelihood
+from curvbench.instance.likelihood import Loss, cotangents, likelihood
+from curvbench.instance.outputs import Chooser, Layout, chosen
 from curvbench.instance.passes import Uncast, autocasts, full_precision, network_pass
 from curvbench.instance.refusals import (
     refuse_coupled_samples,
@@ -70,12 +71,16 @@ class Instance:
     the measured Fisher is that of the rounded numbers. Autocast is off, in the model's own ``forward`` as well.
 
     Args:
-        model: any module; inputs and outputs have the batch first, outputs (N, C) or (N, T, C) with classes last.
+        model: any module; inputs and outputs have the batch first. Outputs are (N, C) or (N, T, C) with classes last,
+            or (N, C, H, W) with targets (N, H, W).
         inputs: a tensor (N, ...), a tuple of arguments, or a mapping of keywords; a list is one argument. Tensors
             inside lists and mappings are inputs as well.
         targets: int64 class indices (N,) or (N, T) with -100 for ignored tokens, or for ``gaussian`` values
             shaped like the outputs.
-        loss: ``cross_entropy`` or ``gaussian`` (1/2 |f - y|^2 summed over outputs, mean over terms).
+        loss: ``cross_entropy`` or ``gaussian`` (1/2 |f - y|^2 summed over outputs, mean over terms), a loss module of
+            torch, a ``Likelihood``, or a function of one term's outputs and target.
+        outputs: a function from what the model returns to the tensor of its outputs. None takes a tensor, the only one
+            of a tuple, or ``logits``.
 
     Raises:
         ValueError: this class cannot give the exact Fisher; the text is a one-line reason.
@@ -86,14 +91,24 @@ class Instance:
         sizes: per layer the numbers that cost models need.
         samples: N.
         terms: number of valid loss terms.
+        returns_outputs: whether the model returns the outputs (N, C) or (N, T, C) themselves.
         coverage: share of the trainable parameters that the covered layers hold.
         reached: names of the layers that recorded passes of this batch have called so far.
     """
 
     @full_precision()
-    def __init__(self, model: nn.Module, inputs: Inputs, targets: Tensor, loss: str = "cross_entropy") -> None:
-        self.likelihood = likelihood(loss)
-        self.model, self.loss = model, loss
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        targets: Tensor,
+        loss: Loss = "cross_entropy",
+        outputs: Chooser | None = None,
+    ) -> None:
+        self._for_any_batch = self.likelihood = likelihood(loss)
+        self.model, self.loss, self._choose = model, self.likelihood.name, outputs
+        self._layout: Layout | None = None
+        self.returns_outputs = True
         self.inputs, self.targets = _widened(inputs), widened(targets)
         self.samples = _leading_size(inputs)
         if self.samples == 0:
@@ -116,7 +131,7 @@ class Instance:
         inspection = self._inspect()
         self.layers, self.sizes, self._shapes = inspection.layers, inspection.sizes, inspection.shapes
         self.size = sum(layer.size for layer in self.layers)
-        self.terms = int(self.likelihood.valid(self.targets).sum())
+        self._take_terms()
         self._take_properties(inspection)
         self.coverage = self.size / sum(_numbers(self.parameters[name]) for name in self._trainable)
         first = inspection.seen
@@ -126,6 +141,25 @@ class Instance:
         self._refuse_wrong_scores()
         self._first_outputs = first.outputs.detach().clone()
         self._runs_in_float64 = self._try_float64()
+
+    def _take_terms(self) -> None:
+        """Count the loss terms of the targets, and take the weights that they have in the loss."""
+        self.terms = int(self.likelihood.valid(self.targets).sum())
+        self.likelihood = self._for_any_batch.for_batch(self.targets)
+
+    def arranged(self, returned: Any) -> Tensor:
+        """What the model returns as outputs (N, C) or (N, T, C), classes last; the first call arranges the targets."""
+        outputs = chosen(returned, self._choose)
+        if self._layout is None:
+            self._layout = Layout.of(outputs, self.targets, self.likelihood)
+            self.targets = self.arranged_targets(self.targets)
+            self.returns_outputs = self._layout.outputs(outputs) is returned
+        return self._layout.outputs(outputs)
+
+    def arranged_targets(self, targets: Tensor) -> Tensor:
+        """Targets as the model's loss has them, in the layout of the arranged outputs."""
+        assert self._layout is not None, "the layout is known after the first forward pass"
+        return self._layout.targets(targets)
 
     def _refuse_wrong_scores(self) -> None:
         """Raise ValueError if per-sample scores differ from plain autograd, or if a derivative does not exist."""
@@ -218,7 +252,7 @@ class Instance:
         covered = [name for layer in self.layers for name in parameter_names(layer)] if frozen else []
         detached = {name: self.model.get_parameter(name).detach() for name in covered}
         with one_thread(), hooked(self.model, recorder.hooks()):
-            outputs = functional_call(self.model, detached, args, kwargs)
+            outputs = self.arranged(functional_call(self.model, detached, args, kwargs))
         return recorder.tape(outputs, self._shapes, keeps_graph=True)
 
     def with_batch(
@@ -241,10 +275,11 @@ class Instance:
             verify: whether ``verify`` runs before the first per-sample score is read.
         """
         other = self._copy()
-        other.inputs, other.targets, other.samples = _widened(inputs), widened(targets), _leading_size(inputs)
+        other.inputs, other.samples = _widened(inputs), _leading_size(inputs)
+        other.targets = self.arranged_targets(widened(targets))
         other._read_model()
         other._original = other._first_outputs = None  # no copies, because the batch is used in one step alone
-        other.terms = int(self.likelihood.valid(targets).sum())
+        other._take_terms()
         if _sample_shapes(inputs) != _sample_shapes(self.inputs):
             inspection = other._inspect()
             other.sizes, other._shapes = self.sizes | inspection.sizes, self._shapes | inspection.shapes
@@ -286,7 +321,7 @@ class Instance:
             raise ValueError(f"cannot draw {count} of {self.samples} samples: take between 1 and {self.samples}")
         order = torch.randperm(self.samples, generator=torch.Generator().manual_seed(seed))
         drawn = self._take(order[:count].to(self.device))
-        drawn.terms = int(self.likelihood.valid(drawn.targets).sum())
+        drawn._take_terms()
         if drawn.terms == 0:
             raise ValueError(f"{count} of {self.samples} samples were drawn without any loss term: draw more of them")
         return drawn
@@ -482,7 +517,7 @@ class Instance:
             duals = {name: forward_ad.make_dual(leaf, directions[name]) for name, leaf in leaves.items()}
             outputs, tangent = forward_ad.unpack_dual(self._forward({}, duals))
         with torch.no_grad():
-            factor = self.likelihood.factor(outputs) * self.likelihood.valid(self.targets)[..., None]
+            factor = self.likelihood.factor(outputs, self.targets) * self.likelihood.valid(self.targets)[..., None]
             cotangent = (factor * (factor * tangent).sum(-1, keepdim=True)).sum(0) / self.terms
         parameters = list(leaves.values())
         products = torch.autograd.grad(outputs, parameters, cotangent, allow_unused=True, materialize_grads=True)
@@ -539,7 +574,7 @@ class Instance:
         uncast = Uncast() if self._enters_autocast else nullcontext()
         with one_thread(), evaluation(self.model), hooked(self.model, hooks), unfused_attention(), uncast:
             try:
-                return functional_call(self.model, state, args, kwargs)
+                return self.arranged(functional_call(self.model, state, args, kwargs))
             finally:
                 if before is not None:
                     before.restore(self.device)
