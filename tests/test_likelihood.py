@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from typing import Any
 
@@ -234,6 +235,37 @@ def test_a_likelihood_of_a_user_needs_a_factor_and_a_loss() -> None:
     assert model.name == "Rates" and not model.is_fisher
 
 
+@pytest.mark.parametrize("loss", [likelihoods.negative_log_softmax, nn.CrossEntropyLoss(torch.rand(3).double())])
+def test_a_token_that_every_sequence_ignores_has_no_columns(loss: Any) -> None:
+    outputs, targets, model = logits(1.0, shape=(2, 2, 3)), torch.tensor([[1, -100], [2, -100]]), likelihood(loss)
+    model.check(outputs, targets)
+    for kind in ("type-2", "empirical"):
+        columns = torch.stack(list(cotangents(model, outputs, targets, kind)))
+        expected = torch.stack(list(cotangents(model, outputs[:, :1], targets[:, :1], kind)))
+        assert torch.equal(columns[: len(expected), :, :1], expected) and not columns[..., 1, :].any()
+        assert not torch.stack(list(cotangents(model, outputs[:, 1:], targets[:, 1:], kind))).any()
+
+
+class Labelled(Rates):
+    """Rates of one label each, so that a term may be ignored."""
+
+    def factor(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return super().factor(outputs, targets)[:1]
+
+    def rank(self, classes: int) -> int:
+        return 1
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return outputs[..., 0][self.valid(targets)].exp().mean()
+
+
+def test_a_part_without_terms_has_no_columns_of_a_user_s_likelihood() -> None:
+    outputs, targets = logits(1.0, shape=(2, 3)), torch.tensor([0, -100])
+    for kind in ("type-2", "empirical"):
+        assert not torch.stack(list(cotangents(Labelled(), outputs[1:], targets[1:], kind))).any()
+        assert torch.stack(list(cotangents(Labelled(), outputs, targets, kind)))[:, 0].any()
+
+
 class Narrow(Rates):
     def rank(self, classes: int) -> int:
         return 1
@@ -263,7 +295,8 @@ ZEROS = torch.zeros(4, 3, dtype=torch.float64)
         (3, ZEROS, "a loss is a name"),
         (student, ZEROS + 9, "student is not convex in the outputs"),
         (branching, ZEROS, "branching cannot be differentiated term by term"),
-        (two_numbers, ZEROS, "map one term to a number"),
+        (two_numbers, ZEROS, "map one term to a number, got shape"),
+        (lambda f, y: 1.0, ZEROS, "map one term to a number, got float"),
         (Narrow(), ZEROS, "correct factor, or define rank"),
         (nn.GaussianNLLLoss(), ZEROS, "reads \\(mean, variance\\), the model returns one tensor"),
         (nn.CrossEntropyLoss(torch.ones(2)), torch.zeros(4).long(), "needs 3 class weights"),
@@ -271,7 +304,7 @@ ZEROS = torch.zeros(4, 3, dtype=torch.float64)
         (nn.CrossEntropyLoss(torch.eye(3)[0]), torch.ones(4).long(), "every target has the class weight zero"),
         (nn.CrossEntropyLoss(), torch.full((4,), 3), "must lie in 0..2"),
         (nn.CrossEntropyLoss(), ZEROS - 1, "finite and not negative"),
-        (nn.CrossEntropyLoss(), ZEROS[:, 0], "probabilities shaped like the outputs"),
+        (nn.CrossEntropyLoss(), ZEROS[:, 0], "probabilities like the outputs"),
         (nn.NLLLoss(), torch.zeros(4).long(), "needs logarithms of probabilities"),
         (nn.BCEWithLogitsLoss(), ZEROS + 2, "needs targets in 0..1"),
         (nn.BCEWithLogitsLoss(torch.ones(4, 1)), ZEROS, "expand to one sample's outputs"),
@@ -312,6 +345,24 @@ def test_names_tell_the_settings_of_a_loss() -> None:
 def test_likelihoods_can_be_sent_to_another_process(name: str) -> None:
     model = likelihood(ROWS[name].loss)
     assert pickle.loads(pickle.dumps(model)).name == model.name
+
+
+def test_rounding_of_a_saturated_term_is_no_negative_curvature() -> None:
+    model, outputs = likelihood(likelihoods.negative_log_softmax), 12 * torch.eye(3)
+    for n in range(3):
+        assert torch.isfinite(model.factor(outputs[n : n + 1], torch.tensor([0]))).all()
+
+
+def test_natural_gradient_trains_under_a_loss_of_torch() -> None:
+    row = ROWS["ignored 0, weights, smoothing"]
+    model, x = row.model(), torch.randn(likelihoods.SAMPLES, 3, dtype=torch.float64)
+    optimizer = cb.NaturalGradient(model, cb.probe("full", damping=0.1), lr=1.0, loss=row.loss)
+    instance = cb.Instance(copy.deepcopy(model), x, row.targets, row.loss)
+    row.value(optimizer.forward(x, row.targets)).backward()
+    optimizer.step()
+    before, after = (instance.pack(dict(m.named_parameters())).detach() for m in (instance.model, model))
+    expected = cb.exact_fisher(instance).solve(instance.gradient(), 0.1)
+    assert float((before - after - expected).norm()) <= 1e-10 * float(expected.norm())
 
 
 def test_coefficients_of_saturated_outputs_stay_finite() -> None:

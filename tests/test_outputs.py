@@ -41,6 +41,7 @@ def test_several_tensors_stay_several() -> None:
 @pytest.mark.parametrize(
     ("returned", "choose", "words"),
     [
+        ({"logits": None, "end": LOGITS}, None, "the model returns dict with the keys 'logits', 'end'"),
         ({"start": LOGITS, "end": LOGITS}, None, "the model returns dict with the keys 'start', 'end'"),
         ((LOGITS, None), None, "the model returns tuple of Tensor, NoneType"),
         ((), None, "the model returns tuple of nothing"),

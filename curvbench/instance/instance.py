@@ -76,7 +76,7 @@ class Instance:
         inputs: a tensor (N, ...), a tuple of arguments, or a mapping of keywords; a list is one argument. Tensors
             inside lists and mappings are inputs as well.
         targets: int64 class indices (N,) or (N, T) with -100 for ignored tokens, or for ``gaussian`` values
-            shaped like the outputs.
+            shaped like the outputs; other losses take what torch gives them.
         loss: ``cross_entropy`` or ``gaussian`` (1/2 |f - y|^2 summed over outputs, mean over terms), a loss module of
             torch, a ``Likelihood``, or a function of one term's outputs and target.
         outputs: a function from what the model returns to the tensor of its outputs. None takes a tensor, the only one

@@ -36,9 +36,9 @@ def chosen(returned: Any, choose: Chooser | None = None) -> Returned:
 
 
 def _logits(returned: Any) -> Any:
-    if isinstance(returned, Mapping):
-        return returned.get("logits", returned)
-    return getattr(returned, "logits", returned)
+    """The logits of a model's return if it has a tensor of that name, else all that it returned."""
+    found = returned.get("logits") if isinstance(returned, Mapping) else getattr(returned, "logits", None)
+    return found if isinstance(found, Tensor) else returned
 
 
 def _described(value: Any) -> str:
@@ -55,22 +55,22 @@ class Layout:
     """How a likelihood reads a model's outputs.
 
     ``reads``: the names of the tensors that the model returns. ``classes``: the dimension of the classes, 1 or -1.
-    ``terms``: the number of dimensions of the loss terms, 1 for (N,) and 2 for (N, T). ``likens_targets``: whether
-    real targets have the shape of the outputs.
+    ``terms``: the number of dimensions of the loss terms, 1 for (N,) and 2 for (N, T). ``targets_like_outputs``:
+    whether real targets have the shape of the outputs.
     """
 
     name: str
     reads: tuple[str, ...]
     classes: int
     terms: int
-    likens_targets: bool
+    targets_like_outputs: bool
 
     @classmethod
     def of(cls, outputs: Returned, targets: Tensor, model: Likelihood) -> Layout:
         """The layout of outputs as they come, which their shape and that of the targets decide."""
         first = outputs if isinstance(outputs, Tensor) else outputs[0]
         classes, terms = _classes(first, targets, model), 1 if first.ndim < 3 else 2
-        return cls(model.name, model.reads, classes, terms, model.likens_targets)
+        return cls(model.name, model.reads, classes, terms, model.targets_like_outputs)
 
     def outputs(self, outputs: Returned) -> Tensor:
         """The outputs as (N, C) or (N, T, C), views wherever torch has them.
@@ -95,7 +95,7 @@ class Layout:
         """
         if not targets.is_floating_point():
             return targets.flatten(1) if targets.ndim > 2 else targets
-        if self.likens_targets:
+        if self.targets_like_outputs:
             return self._as_terms(targets)
         return targets[..., None] if targets.ndim == self.terms else targets.flatten(min(self.terms, targets.ndim - 1))
 

@@ -20,7 +20,8 @@ class Likelihood(ABC):
     Outputs are (N, C) or (N, T, C), classes last; a term is one sample, or one token of a sequence. Targets are
     integers, one per term, or real numbers with one dimension more than the terms have. A term's weight is a part of
     its loss: the loss is (1/terms) sum_i l_i over the valid terms, cotangents of ``factor`` and ``sample`` carry the
-    square root of the weight, and ``residual`` carries the weight itself.
+    square root of the weight, and ``residual`` carries the weight itself. Whatever is given for a term that is not
+    valid counts as zero, but it must be finite.
 
     Attributes:
         name: a short text for labels and results; the name of the class if it sets none.
@@ -31,7 +32,7 @@ class Likelihood(ABC):
         classes_first: whether dimension 1 of outputs as they come holds the classes where dimension 1 and the last one
             both fit.
         reads: the names of the tensors that the model returns for it.
-        likens_targets: whether real targets must have the shape of the outputs.
+        targets_like_outputs: whether real targets must have the shape of the outputs.
     """
 
     name: str = ""
@@ -39,7 +40,7 @@ class Likelihood(ABC):
     is_fisher: bool = False
     classes_first: bool = False
     reads: tuple[str, ...] = ("outputs",)
-    likens_targets: bool = False
+    targets_like_outputs: bool = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -94,10 +95,13 @@ class Likelihood(ABC):
 
     def residual(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The gradient of each term's loss at its outputs, shaped like the outputs; ``valid`` says which ones count."""
+        terms = int(self.valid(targets).sum())
+        if not terms:  # the mean over no term is not finite
+            return torch.zeros_like(outputs)
         with torch.enable_grad():
             leaf = outputs.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(self.loss(leaf, targets), leaf)
-        return gradient * self.valid(targets).sum()
+        return gradient * terms
 
     def sample(self, outputs: Tensor, targets: Tensor, draws: int, generator: torch.Generator) -> Tensor:
         """Residuals at targets drawn from the model, (draws, N, ..., C); their mean square is the curvature.

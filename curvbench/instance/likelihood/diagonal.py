@@ -17,7 +17,7 @@ class Gaussian(Likelihood):
     """Normal targets of unit variance, shaped like the outputs: the loss is 1/2 |f - y|^2 summed over outputs."""
 
     is_fisher = True
-    likens_targets = True
+    targets_like_outputs = True
 
     def __init__(self, name: str = "gaussian") -> None:
         self.name = name
@@ -47,7 +47,7 @@ class Gaussian(Likelihood):
 class Diagonal(Likelihood):
     """A loss whose curvature at a term's outputs is a diagonal matrix."""
 
-    likens_targets = True
+    targets_like_outputs = True
 
     @abstractmethod
     def curvature(self, outputs: Tensor, targets: Tensor) -> Tensor:

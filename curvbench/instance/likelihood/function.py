@@ -44,8 +44,9 @@ class FunctionLoss(Likelihood):
 
     def _number(self, outputs: Tensor, target: Tensor) -> Tensor:
         value = self.function(outputs, target)
-        if value.numel() != 1:
-            raise ValueError(f"{self.name} must map one term to a number, got shape {tuple(value.shape)}: sum it")
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            came = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"the loss {self.name} must map one term to a number, got {came}: sum it")
         return value.reshape(())
 
     def _of_terms(self, function: TermLoss, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -64,7 +65,10 @@ class FunctionLoss(Likelihood):
         return values.unflatten(0, terms)
 
     def _refuse_negative(self, values: Tensor) -> None:
-        least, largest = float(values.min()), float(values.abs().max())
+        if not values.numel():  # every term of a part of the batch is ignored
+            return
+        # Probabilities of about 1 round by eps even where all curvature is less.
+        least, largest = float(values.min()), max(float(values.abs().max()), 1.0)
         if not least >= -10 * values.shape[-1] * torch.finfo(values.dtype).eps * largest:
             raise ValueError(
                 f"the loss {self.name} is not convex in the outputs (eigenvalue {least:.3g} of a term's Hessian): give "

@@ -25,7 +25,7 @@ class Reduced(Likelihood):
     ) -> None:
         self.inner, self.unit, self.weigh, self.weight = inner, unit, weigh, weight
         self.name, self.is_fisher, self.reads = inner.name, inner.is_fisher, inner.reads
-        self.classes_first, self.likens_targets = inner.classes_first, inner.likens_targets
+        self.classes_first, self.targets_like_outputs = inner.classes_first, inner.targets_like_outputs
 
     def check(self, outputs: Tensor, targets: Tensor) -> None:
         self.inner.check(outputs, targets)

@@ -18,7 +18,7 @@ class CrossEntropy(Likelihood):
 
     name = "cross_entropy"
     is_fisher = True
-    likens_targets = True
+    targets_like_outputs = True
 
     def check(self, outputs: Tensor, targets: Tensor) -> None:
         refuse_one_class(outputs)

@@ -39,7 +39,7 @@ class WeightedCrossEntropy(Likelihood):
     """
 
     classes_first = True
-    likens_targets = True
+    targets_like_outputs = True
 
     def __init__(
         self,
@@ -145,10 +145,10 @@ def _others(p: Tensor) -> Tensor:
 
 def refuse_no_probabilities(name: str, outputs: Tensor, targets: Tensor) -> None:
     """Refuse real targets that are no mass over the classes."""
-    if targets.shape != outputs.shape:
+    if targets.dtype != outputs.dtype or targets.shape != outputs.shape:
         raise ValueError(
-            f"{name} needs probabilities shaped like the outputs, {tuple(outputs.shape)} (classes last), or int64 "
-            f"class indices, got {targets.dtype} of shape {tuple(targets.shape)}"
+            f"{name} needs probabilities like the outputs, {outputs.dtype} of shape {tuple(outputs.shape)} (classes "
+            f"last), or int64 class indices, got {targets.dtype} of shape {tuple(targets.shape)}"
         )
     if not bool((targets >= 0).all()) or not bool(torch.isfinite(targets).all()):
         raise ValueError(f"{name} needs probabilities that are finite and not negative: correct the targets")
