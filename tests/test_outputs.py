@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import curvbench as cb
 from curvbench.instance.likelihood import likelihood
 from curvbench.instance.outputs import arranged, chosen
+from curvbench.meters.cost import Stepper, flop_rows
 
 LOGITS = torch.arange(12.0).reshape(4, 3)
 
@@ -117,6 +118,14 @@ def test_a_variance_of_another_shape_and_too_many_tensors_are_refused() -> None:
         arranged((torch.zeros(4, 2), torch.zeros(3)), torch.zeros(4, 2), likelihood(nn.GaussianNLLLoss()))
     with pytest.raises(ValueError, match=r"cross_entropy reads \(outputs\), the model returns 2 tensors: give"):
         arranged((LOGITS, LOGITS), label(4), likelihood("cross_entropy"))
+
+
+def test_a_step_on_rearranged_outputs_is_counted() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(4, 2, 5, 5), torch.randint(3, (4, 5, 5))
+    instance = cb.Instance(nn.Conv2d(2, 3, 3, padding=1), x, y, nn.CrossEntropyLoss())
+    assert instance.terms == 100 and instance.classes == 3 and not instance.returns_outputs
+    assert all(row.value >= 0 for row in flop_rows(Stepper(cb.probe("kfac"), instance)))
 
 
 class Returns(nn.Module):
