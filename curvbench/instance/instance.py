@@ -29,7 +29,8 @@ from curvbench.instance.inputs import (
     arguments,
     batch_contents,
 )
-from curvbench.instance.likelihood import cotangents, likelihood
+from curvbench.instance.likelihood import Loss, cotangents, likelihood
+from curvbench.instance.outputs import Chooser, Layout, chosen
 from curvbench.instance.passes import Uncast, autocasts, full_precision, network_pass
 from curvbench.instance.placing import as_real, densified
 from curvbench.instance.refusals import (
@@ -71,12 +72,16 @@ class Instance:
     the measured Fisher is that of the rounded numbers. Autocast is off, in the model's own ``forward`` as well.
 
     Args:
-        model: any module; inputs and outputs have the batch first, outputs (N, C) or (N, T, C) with classes last.
+        model: any module; inputs and outputs have the batch first. Outputs are (N, C) or (N, T, C) with classes last,
+            or (N, C, H, W) with targets (N, H, W).
         inputs: a tensor (N, ...), a tuple of arguments, or a mapping of keywords; a list is one argument. Tensors
             inside lists and mappings are inputs as well.
         targets: int64 class indices (N,) or (N, T) with -100 for ignored tokens, or for ``gaussian`` values
-            shaped like the outputs.
-        loss: ``cross_entropy`` or ``gaussian`` (1/2 |f - y|^2 summed over outputs, mean over terms).
+            shaped like the outputs; other losses take what torch gives them.
+        loss: ``cross_entropy`` or ``gaussian`` (1/2 |f - y|^2 summed over outputs, mean over terms), a loss module of
+            torch, a ``Likelihood``, or a function of one term's outputs and target.
+        outputs: a function from what the model returns to the tensor of its outputs. None takes a tensor, the only one
+            of a tuple, or ``logits``.
         parameters: ``all`` trainable parameters, or ``weights``: those of linear layers and convolutions, with their
             biases.
 
@@ -90,6 +95,7 @@ class Instance:
         sizes: per block the numbers that cost models need.
         samples: N.
         terms: number of valid loss terms.
+        returns_outputs: whether the model returns the outputs (N, C) or (N, T, C) themselves.
         coverage: share of the trainable parameters that the blocks hold.
         left_out: why a trainable parameter belongs to no block, by its name.
         coupled: whether the outputs of a sample depend on the other samples of the batch.
@@ -102,13 +108,17 @@ class Instance:
         model: nn.Module,
         inputs: Inputs,
         targets: Tensor,
-        loss: str = "cross_entropy",
+        loss: Loss = "cross_entropy",
+        outputs: Chooser | None = None,
         parameters: Covered = "all",
     ) -> None:
         if parameters not in get_args(Covered):
             raise ValueError(f"parameters must be 'all' or 'weights', got {parameters!r}")
-        self.likelihood = likelihood(loss)
-        self.model, self.loss, self.covered = model, loss, parameters
+        self._for_any_batch = self.likelihood = likelihood(loss)
+        self.model, self.loss, self._choose = model, self.likelihood.name, outputs
+        self.covered = parameters
+        self._layout: Layout | None = None
+        self.returns_outputs = True
         self.inputs, self.targets = _widened(inputs), widened(targets)
         self.samples = _leading_size(inputs, targets)
         if self.samples == 0:
@@ -131,17 +141,36 @@ class Instance:
         self._needs_verification = False
         self.reached: set[str] = set()
         self._first_outputs: Tensor | None = None
-        outputs = self._try()
-        self.classes, self.terms_per_sample = outputs.shape[-1], outputs[0].numel() // outputs.shape[-1]
-        self.terms = int(self.likelihood.valid(self.targets).sum())
+        first = self._try()
+        self.classes, self.terms_per_sample = first.shape[-1], first[0].numel() // first.shape[-1]
+        self._take_terms()
         if self._draws_random_numbers:
-            refuse_random_passes(self, outputs, sorted(self._trainable))
-        self._first = outputs
-        self.coupled, self._of_no_sample = coupling(self, outputs)
+            refuse_random_passes(self, first, sorted(self._trainable))
+        self._first = first
+        self.coupled, self._of_no_sample = coupling(self, first)
         self.left_out: dict[str, str] = {}
         self._settle()
         self._first_outputs = self._first.clone()
         self._runs_in_float64 = self._try_float64()
+
+    def _take_terms(self) -> None:
+        """Count the loss terms of the targets, and take the weights that they have in the loss."""
+        self.terms = int(self.likelihood.valid(self.targets).sum())
+        self.likelihood = self._for_any_batch.for_batch(self.targets)
+
+    def arranged(self, returned: Any) -> Tensor:
+        """What the model returns as outputs (N, C) or (N, T, C), classes last; the first call arranges the targets."""
+        outputs = chosen(returned, self._choose)
+        if self._layout is None:
+            self._layout = Layout.of(outputs, self.targets, self.likelihood)
+            self.targets = self.arranged_targets(self.targets)
+            self.returns_outputs = self._layout.outputs(outputs) is returned
+        return self._layout.outputs(outputs)
+
+    def arranged_targets(self, targets: Tensor) -> Tensor:
+        """Targets as the model's loss has them, in the layout of the arranged outputs."""
+        assert self._layout is not None, "the layout is known after the first forward pass"
+        return self._layout.targets(targets)
 
     def _settle(self) -> None:
         """Find the blocks, and leave to plain autograd what its verification does not confirm."""
@@ -309,7 +338,7 @@ class Instance:
             live=not frozen,
         )
         with one_thread(), uncompiled(), tracer:
-            outputs = functional_call(self.model, leaves if frozen else {}, args, kwargs)
+            outputs = self.arranged(functional_call(self.model, leaves if frozen else {}, args, kwargs))
         return self._tape(tracer, outputs, leaves, self.layers, keeps_graph=True)
 
     def _tape(
@@ -345,13 +374,14 @@ class Instance:
             verify: whether ``verify`` runs before the first per-sample score is read.
         """
         other = self._copy()
-        other.inputs, other.targets, other.samples = _widened(inputs), widened(targets), _leading_size(inputs, targets)
+        other.inputs, other.samples = _widened(inputs), _leading_size(inputs, targets)
+        other.targets = self.arranged_targets(widened(targets))
         other._read_model()
         other._original = other._first_outputs = None  # no copies, because the batch is used in one step alone
-        other.terms = int(self.likelihood.valid(targets).sum())
+        other._take_terms()
         if _sample_shapes(inputs) != _sample_shapes(self.inputs) or not self.plan.is_plain:
-            outputs = other._try()
-            other.classes, other.terms_per_sample = outputs.shape[-1], outputs[0].numel() // outputs.shape[-1]
+            first = other._try()
+            other.classes, other.terms_per_sample = first.shape[-1], first[0].numel() // first.shape[-1]
             other.plan = self._same_blocks(survey(other, self.plan.uncut)[0])
             other.sizes = {**self.sizes, **{n: s for n, s in sizes_of(other.plan).items() if n in self.sizes}}
         other._recorded, other._given_gradients, other._needs_verification = tape, gradients, verify
@@ -404,8 +434,10 @@ class Instance:
             raise ValueError(f"cannot draw {count} of {self.samples} samples: take between 1 and {self.samples}")
         self._refuse_coupled()
         order = torch.randperm(self.samples, generator=torch.Generator().manual_seed(seed))
+        self._refuse_coupled()
+        order = torch.randperm(self.samples, generator=torch.Generator().manual_seed(seed))
         drawn = self._own(self._take(order[:count].to(self.device)))
-        drawn.terms = int(self.likelihood.valid(drawn.targets).sum())
+        drawn._take_terms()
         if drawn.terms == 0:
             raise ValueError(f"{count} of {self.samples} samples were drawn without any loss term: draw more of them")
         return drawn
@@ -638,7 +670,7 @@ class Instance:
             duals = {name: forward_ad.make_dual(leaf, directions[name]) for name, leaf in leaves.items()}
             outputs, tangent = forward_ad.unpack_dual(self._forward(parameters=duals))
         with torch.no_grad():
-            factor = self.likelihood.factor(outputs) * self.likelihood.valid(self.targets)[..., None]
+            factor = self.likelihood.factor(outputs, self.targets) * self.likelihood.valid(self.targets)[..., None]
             cotangent = (factor * (factor * tangent).sum(-1, keepdim=True)).sum(0) / self.terms
         parameters = list(leaves.values())
         products = torch.autograd.grad(outputs, parameters, cotangent, allow_unused=True, materialize_grads=True)
@@ -705,7 +737,7 @@ class Instance:
         followed = nullcontext() if tracer is None else tracer
         with one_thread(), evaluation(self.model), uncompiled(), unfused_attention(), uncast, followed:
             try:
-                return functional_call(self.model, state, args, kwargs)
+                return self.arranged(functional_call(self.model, state, args, kwargs))
             finally:
                 if before is not None:
                     before.restore(self.device)
