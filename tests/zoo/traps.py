@@ -86,10 +86,8 @@ def ignoring_a_sample() -> Problem:
 
 
 def dead_sample(m: Any, x: Tensor) -> Tensor:
-    """The inner layer's gradient is zero for the first sample."""
-    alive = torch.ones(len(x), 1, dtype=x.dtype)
-    alive[0] = 0
-    return m.last(m.first(x).tanh() + alive * m.inner(m.first(x)))
+    """The inner layer's gradient is zero for the samples whose first input is negative."""
+    return m.last(m.first(x).tanh() + (x[:, :1] > 0) * m.inner(m.first(x)))
 
 
 BATCHES = (
@@ -107,7 +105,12 @@ BATCHES = (
     ),
     Case("zero_sample", lambda: batch(torch.cat([torch.zeros(1, 4).double(), normal(2, 4)]))),
     Case("ignored_sample", ignoring_a_sample),
-    Case("dead_sample", lambda: three(dead_sample, normal(3, 4))),
+    Case("dead_sample", lambda: three(dead_sample, torch.tensor([[-1.0], [1.0], [1.0]]) * normal(3, 4).abs())),
+    Case(
+        "position_in_the_batch",
+        lambda: three(lambda m, x: in_turn(m, x + torch.arange(len(x))[:, None]), normal(3, 4)),
+        coupled=None,
+    ),
     Case("samples_of_scales", lambda: batch(normal(3, 4) * torch.tensor([[1e-6], [1.0], [1e2]]))),
     Case(
         "sure_and_unsure",
