@@ -25,11 +25,11 @@ from curvbench.uses.owners import Layout, Order
 class Use(NamedTuple):
     """What a call contributes to the scores of a role: ``column`` of a vector, or a product of gradient and input.
 
-    ``formed``: the score is formed and added to a parameter's entries, because the block is no matrix. ``ones``: the
+    ``role``: None for a bias that is a column of its weight's matrix, and for what is formed. ``formed``: the score is formed and added to a parameter's entries, because the block is no matrix. ``ones``: the
     bias's 1 is appended to the input.
     """
 
-    role: str
+    role: str | None
     layout: Layout
     column: int = 0
     formed: bool = False
@@ -145,7 +145,7 @@ class Builder:
             self._add(name, "vector", (1, _reals(self.parameters[name]), 1), [_whole(self.parameters, name)], 2)
         for call in self.calls:
             if call.key not in self.uses:
-                self.uses[call.key] = Use("", self.layouts[call.key], formed=True)
+                self.uses[call.key] = Use(None, self.layouts[call.key], formed=True)
         self.layers.sort(key=lambda item: item[0])
         return _started([layer for _, layer in self.layers]), self.uses
 
@@ -222,7 +222,7 @@ class Builder:
             return None
         self.done.add(weight.name)
         for call in shifts:
-            self.uses[call.key] = Use("", self.layouts[call.key])
+            self.uses[call.key] = Use(None, self.layouts[call.key])
         return weight
 
     def _is_split(self, name: str) -> bool:
