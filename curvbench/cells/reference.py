@@ -13,8 +13,8 @@ from curvbench.cells import shipped
 from curvbench.cells.tensors import write
 from curvbench.fisher import ExactFisher, exact_fisher
 from curvbench.fisher.budget import available_bytes, largest_batch, planned_bytes
-from curvbench.fisher.columns import Columns
 from curvbench.fisher.stream import Stream
+from curvbench.fisher.tied import from_pairs, pairs_of
 from curvbench.fisher.uncovered import covered_trace
 from curvbench.identity import libraries
 from curvbench.instance import Instance
@@ -115,7 +115,7 @@ def load(cell: Cell, folder: Path) -> Reference:
     if stored["columns"] is None:
         fisher = fisher_of(cell, instance)
     else:
-        columns = tuple(Columns(la, *pair) for la, pair in zip(instance.layers, stored["columns"], strict=True))
+        columns = tuple(from_pairs(la, pairs) for la, pairs in zip(instance.layers, stored["columns"], strict=True))
         fisher = ExactFisher(columns, instance.terms, stored["coefficients"])
     fisher.restore(stored["cache"])
     return Reference(instance, fisher, stored["covered_trace"])
@@ -164,7 +164,7 @@ def _fisher_type(cell: Cell) -> tuple[str, int, int]:
 def _packed(fisher: ExactFisher) -> dict[str, Any]:
     return {
         # None for a stream, because each reader computes its columns again
-        "columns": None if isinstance(fisher.columns, Stream) else [(c.inputs, c.slopes) for c in fisher.columns],
+        "columns": None if isinstance(fisher.columns, Stream) else [pairs_of(c) for c in fisher.columns],
         "coefficients": fisher.coefficients,
         "cache": fisher.cache(),
     }

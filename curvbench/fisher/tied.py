@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 
 from curvbench.fisher.columns import TILE_BYTES, Columns, form, formed_middle, middle_formed
+from curvbench.fisher.lookups import LookupColumns
 from curvbench.spec import Layer
+
+
+def columns_of(role: Layer, inputs: Tensor, slopes: Tensor) -> Columns:
+    """The columns of a role."""
+    return (LookupColumns if role.kind == "lookup" else Columns)(role, inputs, slopes)
 
 
 def joined_roles(layer: Layer, made: Mapping[str, Columns]) -> Columns:
@@ -21,6 +27,18 @@ def joined_roles(layer: Layer, made: Mapping[str, Columns]) -> Columns:
         return made[layer.name]
     roles = tuple(made[role.name] for role in layer.roles)
     return TiedColumns(layer, roles[0].inputs, roles[0].slopes, roles)
+
+
+def pairs_of(columns: Columns) -> list[tuple[Tensor, Tensor]]:
+    """Inputs and slopes of each role of a block, which make the columns again, see ``from_pairs``."""
+    roles = columns.roles if isinstance(columns, TiedColumns) else (columns,)
+    return [(role.inputs, role.slopes) for role in roles]
+
+
+def from_pairs(layer: Layer, pairs: Sequence[tuple[Tensor, Tensor]]) -> Columns:
+    """The columns of a block from the pairs of its roles."""
+    roles = layer.roles or (layer,)
+    return joined_roles(layer, {r.name: columns_of(r, *pair) for r, pair in zip(roles, pairs, strict=True)})
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import CheckpointError
 from torch.utils.hooks import RemovableHandle
 
 from curvbench.instance.passes import network_pass
-from curvbench.instance.placing import Used, formed_scores, role_gradient, role_inputs
+from curvbench.instance.placing import Used, as_real, densified, formed_scores, role_gradient, role_inputs
 from curvbench.spec.geometry import Layer
 from curvbench.uses.blocks import Plan
 
@@ -29,7 +29,8 @@ class Tape:
 
     ``plan``: what each call contributes to. ``roles``: the recorded roles by name; a role that the pass skipped has
     zeros. ``leaves``: the parameters as the pass read them, with the graphs of computed weights. ``keeps_graph``: no
-    pull frees the graph, because the training step owns it.
+    pull frees the graph, because the training step owns it. ``alone``: the outputs and the leaves of every sample's own
+    pass, for parameters that plain autograd follows; None means that the whole batch passes for each sample.
     """
 
     outputs: Tensor
@@ -38,6 +39,7 @@ class Tape:
     calls: Sequence[Used]
     leaves: Mapping[str, Tensor]
     keeps_graph: bool = False
+    alone: Sequence[tuple[Tensor, Mapping[str, Tensor]]] | None = None
     passed: dict[int, Tensor] = field(default_factory=dict)
     """The gradients of the last backward pass through ``leaf``, by number of the call; the outputs' has -1."""
 
@@ -175,15 +177,18 @@ class Tape:
         """
         if not names or not self.outputs.requires_grad:
             return {}
-        leaves = [self.leaves[name] for name in names]
-        alone = torch.zeros(self.samples, *cotangent.shape, dtype=cotangent.dtype, device=cotangent.device)
-        rows = torch.arange(self.samples, device=cotangent.device)
-        alone[rows, rows] = cotangent
-        columns = [
-            torch.autograd.grad(self.outputs, leaves, one, retain_graph=True, allow_unused=True, materialize_grads=True)
-            for one in alone
-        ]
-        return {name: torch.stack(c).flatten(1) for name, c in zip(names, zip(*columns, strict=True), strict=True)}
+        if self.alone is not None:
+            columns = [
+                _gradients(outputs, [leaves[name] for name in names], cotangent[n : n + 1])
+                for n, (outputs, leaves) in enumerate(self.alone)
+            ]
+        else:
+            own = [self.leaves[name] for name in names]
+            columns = [_gradients(self.outputs, own, one) for one in _one_at_a_time(cotangent)]
+        return {
+            name: torch.stack(c).reshape(self.samples, -1)
+            for name, c in zip(names, zip(*columns, strict=True), strict=True)
+        }
 
     @network_pass()
     def pull_between(self, call: int, reader: int, cotangent: Tensor) -> Tensor | None:
@@ -197,6 +202,23 @@ class Tape:
             return None
         ends = [source], [self.calls[call][0].edge]
         return torch.autograd.grad(*ends, [cotangent], retain_graph=True, allow_unused=True)[0]
+
+
+def _gradients(outputs: Tensor, leaves: Sequence[Tensor], cotangent: Tensor) -> Sequence[Tensor]:
+    if not outputs.requires_grad:
+        return [as_real(torch.zeros_like(leaf)) for leaf in leaves]
+    gradients = torch.autograd.grad(
+        outputs, leaves, cotangent, retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    return [as_real(densified(gradient)) for gradient in gradients]
+
+
+def _one_at_a_time(cotangent: Tensor) -> Iterator[Tensor]:
+    """The cotangent of one sample after the other, with zeros for all others."""
+    for n in range(len(cotangent)):
+        only = torch.zeros_like(cotangent)
+        only[n] = cotangent[n]
+        yield only
 
 
 class _Inputs(Mapping[str, Tensor]):

@@ -18,12 +18,16 @@ from torch import Tensor
 from curvbench.instance import layers as geometry
 from curvbench.instance.contents import RandomStates, leaves
 from curvbench.instance.refusals import agree, deep_rounding, refuse_endless, refuse_random
+from curvbench.instance.placing import densified
 from curvbench.instance.tape import Tape
 from curvbench.spec.geometry import Layer, LayerSize
 
 GRAPH_BYTES = 2**32  # that one verifying pass may keep: a larger batch is verified in parts
 _TENSORS_PER_OUTPUT = 6  # a pass keeps activations, normalizations and gradients beside a layer's output
 _TILE_BYTES = 2**26  # of patches that are formed at the same time
+# A model may compute in fewer digits inside. What three times the cotangents add to three times the gradient is its own
+# rounding; a difference of that size explains itself, up to a share of the layer's gradient, or of the largest one.
+_FACTOR, _COARSEST, _FAINTEST = 30.0, 1e-3, 1e-6
 _NOISE = 100  # units in the last place of the network's gradient: a smaller gradient of a layer is rounding
 
 
@@ -102,9 +106,20 @@ def coupling(instance: Passes, first: Tensor) -> tuple[bool, Tensor | None]:
 
 
 def _changes(instance: Passes, first: Tensor, leave: Tensor | None) -> bool:
+    halves = torch.randperm(instance.samples, generator=torch.Generator().manual_seed(0)).tensor_split(2)
+    return _changes_between(instance, first, (halves[0], halves[1]), leave)
+
+
+def pairwise_coupled(instance: Passes, first: Tensor) -> bool:
+    """Whether outputs of a sample change with any other sample: some pair of halves, one per bit, parts any two."""
+    numbers = torch.arange(instance.samples)
+    bits = [(numbers >> bit) & 1 for bit in range(max(instance.samples - 1, 0).bit_length())]
+    pairs = [((bit == 0).nonzero()[:, 0], (bit == 1).nonzero()[:, 0]) for bit in bits]
+    return any(_changes_between(instance, first, pair, None) for pair in pairs)
+
+
+def _changes_between(instance: Passes, first: Tensor, halves: tuple[Tensor, Tensor], leave: Tensor | None) -> bool:
     rows = torch.arange(instance.samples)
-    order = torch.randperm(instance.samples, generator=torch.Generator().manual_seed(0))
-    halves = order.tensor_split(2)
     for staying, replaced in (halves, halves[::-1]):
         mixed = rows.clone()
         mixed[replaced] = staying[torch.arange(len(replaced)) % len(staying)]
@@ -129,26 +144,39 @@ def _differs(first: Tensor, instance: Passes, orders: Sequence[Tensor], staying:
     return False
 
 
-def wrong_layers(instance: Passes) -> list[Layer]:
+def wrong_layers(instance: Passes, tape: Tape | None = None) -> list[Layer]:
     """The blocks whose columns differ from plain autograd, by one forward and two backward passes.
+
+    ``tape``: a recorded pass over the whole batch; None means that one is made, or one per part of a large batch.
 
     Raises:
         ValueError: a gradient is not finite.
     """
     wrong: dict[str, Layer] = {}
-    for part in _parts(instance):
+    for part in _parts(instance) if tape is None else [instance]:
         outputs, parameters = part.graph(list(dict.fromkeys(n for layer in part.layers for n in layer.parameters)))
         u = _cotangent(outputs)
         weights = 0.5 + torch.rand(part.samples, generator=torch.Generator().manual_seed(1)).to(u)
-        gradients = _gradients(outputs, parameters, u * weights.reshape(-1, *[1] * (u.ndim - 1)))
-        columns, vector = weighted_columns(part, u, weights), part.pack(gradients)
+        along = u * weights.reshape(-1, *[1] * (u.ndim - 1))
+        gradients = _gradients(outputs, parameters, along)
+        columns, vector = weighted_columns(part, tape or part.tape(), u, weights), part.pack(gradients)
         refuse_endless_gradients(part.layers, vector)
         noise = _NOISE * torch.finfo(u.dtype).eps * max(float(g.norm()) for g in gradients.values())
+        found = {}
         for layer in part.layers:
             expected = vector[layer.slice].reshape(layer.shape)
-            tolerance = deep_rounding(u.dtype) * float(expected.norm()) + noise
-            if not float((columns[layer.name] - expected).norm()) <= tolerance:
-                wrong[layer.name] = layer
+            difference = float((columns[layer.name] - expected).norm())
+            if not difference <= deep_rounding(u.dtype) * float(expected.norm()) + noise:
+                found[layer.name] = layer, difference
+        if found:
+            rounding = part.pack(_gradients(outputs, parameters, 3 * along)) - 3 * vector
+            noises = {la.name: float(rounding[la.slice].norm()) for la in part.layers}
+            largest = max(float(vector[la.slice].norm()) for la in part.layers)
+            least = min(_FACTOR * max(noises.values()), _FAINTEST * largest)
+            for name, (layer, difference) in found.items():
+                own = min(_FACTOR * noises[name], _COARSEST * float(vector[layer.slice].norm()))
+                if not difference <= max(own, least):
+                    wrong[name] = layer
     return list(wrong.values())
 
 
@@ -166,9 +194,9 @@ def _gradients(outputs: Tensor, parameters: Mapping[str, Tensor], cotangent: Ten
     if not outputs.requires_grad:
         return {name: torch.zeros_like(p) for name, p in parameters.items()}
     gradients = torch.autograd.grad(
-        outputs, list(parameters.values()), cotangent, allow_unused=True, materialize_grads=True
+        outputs, list(parameters.values()), cotangent, retain_graph=True, allow_unused=True, materialize_grads=True
     )
-    return dict(zip(parameters, gradients, strict=True))
+    return {name: densified(g) for name, g in zip(parameters, gradients, strict=True)}
 
 
 def _parts(instance: Passes) -> Iterator[Passes]:
@@ -181,9 +209,8 @@ def _parts(instance: Passes) -> Iterator[Passes]:
         yield instance.part(slice(start, start + step))
 
 
-def weighted_columns(instance: Passes, u: Tensor, weights: Tensor) -> dict[str, Tensor]:
+def weighted_columns(instance: Passes, tape: Tape, u: Tensor, weights: Tensor) -> dict[str, Tensor]:
     """Per block the sum of its columns for the cotangents u (N, ..., C) with weights (N,), (G, M, D)."""
-    tape = instance.tape()
     pulled = tape.pull(u)
     sums = {}
     for layer in instance.layers:

@@ -158,14 +158,29 @@ class KroneckerDamping:
             return others.damped_inverse(factor, self.damping)
         if self.rule == "exact":
             return factor.rotated.inverse(self.damping)
+        left, right = self._shares(factor)
+        return Kronecker.batched(sides.damped_inverse(factor.left, left), sides.damped_inverse(factor.right, right))
+
+    def _shares(self, factor: Kronecker) -> tuple[Tensor | float, Tensor | float]:
+        """The dampings of both factors, whose product is the damping: numbers, or one per group, (G,)."""
         pi = _trace_balance(factor) if self.rule == "pi" and self.damping else 1.0
         root = self.damping**0.5
-        left = sides.damped_inverse(factor.left, root / pi)
-        return Kronecker.batched(left, sides.damped_inverse(factor.right, root * pi))
+        return root / pi, root * pi
 
     def precondition(self, state: Factored, gradient: Tensor) -> Tensor:
         """The damped inverse applied to a parameter vector (P,)."""
         return BlockDiagonal(state.inverses).matvec(gradient)
+
+    def damped(self, factors: Sequence[Block]) -> Operator:
+        """The matrix whose inverse ``precondition`` applies, from the factors that ``refresh`` has inverted."""
+        if self.rule == "exact":
+            return BlockDiagonal(factors).damped(self.damping)
+        return BlockDiagonal([self._damped(factor) for factor in factors])
+
+    def _damped(self, factor: Block) -> Operator:
+        if isinstance(factor, Kronecker):
+            return factor.damped_factors(*self._shares(factor))
+        return factor.damped(self.damping)
 
 
 def _trace_balance(factor: Kronecker) -> Tensor:

@@ -18,6 +18,7 @@ from curvbench.instance import Instance
 from curvbench.instance import layers as geometry
 from curvbench.instance.refusals import deep_rounding
 from curvbench.instance.tape import Tape
+from curvbench.operators import Kronecker, sides
 from curvbench.parts.factors import second_moment
 from curvbench.parts.patch_sums import index_sums
 from curvbench.spec import Layer
@@ -207,3 +208,14 @@ def _weighted_moment(layer: Layer, x: Tensor, weights: Tensor) -> tuple[Tensor, 
     X = geometry.patches(layer, x)
     # ``patch_moment`` would need equal weights
     return second_moment(X * weights.sqrt(), bands=3), X.square().sum(2)
+
+
+def mean_within(diagonal: Tensor, least: float, most: float) -> Tensor:
+    """LNGD's damping of a factor with the diagonal (G, n): its mean, within bounds, (G,)."""
+    return diagonal.mean(-1).clamp(least, most)
+
+
+def damped_product(psi: Tensor, phi: Tensor, least: float, most: float) -> Kronecker:
+    """diag(psi) (x) Phi with each factor damped by ``mean_within`` the bounds, for psi (G, M) and Phi (G, D, D)."""
+    dampings = [mean_within(diagonal, least, most) for diagonal in (psi, sides.main_diagonal(phi))]
+    return Kronecker.batched(psi, phi).damped_factors(*dampings)

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from curvbench.operators import Diagonal
+from curvbench.operators import BlockDiagonal, Diagonal, Identity, Operator
 from curvbench.spec import Layer
 
 Entry = TypeVar("Entry")
@@ -27,6 +27,17 @@ def silent(layer: Layer, like: Tensor) -> Diagonal:
 def steps(
     entries: Sequence[Entry | Diagonal], sizes: Sequence[int], gradient: Tensor, step: Callable[[Entry, Tensor], Tensor]
 ) -> Tensor:
-    """The ``step`` of every block's entry for its part of a gradient (P,), which is left as it is by ``silent`` ones."""
+    """The ``step`` of every block's entry for its part of a gradient (P,); on a ``silent`` block the part itself."""
     pairs = zip(entries, gradient.split(list(sizes)), strict=True)
     return torch.cat([part if isinstance(entry, Diagonal) else step(entry, part) for entry, part in pairs])
+
+
+def damped(represented: BlockDiagonal, damping: float) -> Operator:
+    """The matrix whose inverse ``steps`` apply: F^ + damping I, but I on silent blocks."""
+    if not any(isinstance(block, Diagonal) for block in represented.blocks):
+        return represented.damped(damping)
+    return BlockDiagonal([_damped(block, damping) for block in represented.blocks])
+
+
+def _damped(block: Operator, damping: float) -> Operator:
+    return Identity(block.size, block.dtype, block.device) if isinstance(block, Diagonal) else block.damped(damping)

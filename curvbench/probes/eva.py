@@ -13,9 +13,9 @@ from torch import Tensor
 
 from curvbench.instance import Instance
 from curvbench.instance import layers as geometry
-from curvbench.operators import BlockDiagonal, Diagonal, LowRank
+from curvbench.operators import BlockDiagonal, Diagonal, LowRank, Operator
 from curvbench.parts.patch_sums import mean_patch
-from curvbench.parts.silence import is_product, silent, steps
+from curvbench.parts.silence import damped, is_product, silent, steps
 from curvbench.spec import About, FisherProbe, FisherType, Layer
 
 Positions = Literal["mean", "sum"]
@@ -70,10 +70,6 @@ class Eva(FisherProbe):
             )
         super().__post_init__()
 
-    @property
-    def solves_with(self) -> None:
-        """None, because blocks on which the paper is silent take the plain gradient."""
-
     def update(self, state: list[Entry] | None, batch: Instance) -> list[Entry]:
         tape = batch.tape()
         scores = torch.stack(list(batch.cotangents(tape.outputs, self.fisher_type))).sum(0)
@@ -107,6 +103,9 @@ class Eva(FisherProbe):
 
     def operator(self, state: list[Entry]) -> BlockDiagonal:
         return BlockDiagonal([entry if isinstance(entry, Diagonal) else _rank_one(entry) for entry in state])
+
+    def damped(self, state: list[Entry]) -> Operator:
+        return damped(self.operator(state), self.damping)
 
 
 def _size(entry: Entry) -> int:

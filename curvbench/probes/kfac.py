@@ -14,7 +14,7 @@ from torch import Tensor
 
 from curvbench.instance import Instance
 from curvbench.instance.tape import Tape
-from curvbench.operators import BlockDiagonal, Diagonal
+from curvbench.operators import BlockDiagonal, Diagonal, Operator
 from curvbench.parts.factors import (
     DampingRule,
     Factored,
@@ -67,10 +67,6 @@ class Kfac(FisherProbe):
         color="blue",
     )
 
-    @property
-    def solves_with(self) -> float | None:
-        return self.damping if self.damping_rule == "exact" else None
-
     def update(self, state: Factored | None, batch: Instance) -> Factored:
         tape = batch.tape()
         made = self._outputs(tape, batch)
@@ -104,6 +100,9 @@ class Kfac(FisherProbe):
 
     def operator(self, state: Factored) -> BlockDiagonal:
         return BlockDiagonal(represented(state.factors))
+
+    def damped(self, state: Factored) -> Operator:
+        return self._solver.damped(represented(state.factors))
 
 
 def _one(role: Layer, batch: Instance) -> Tensor | Diagonal:

@@ -6,8 +6,6 @@ squares of J^T e are used, whose expectation is known: nothing needs to be sampl
 tokens included. Corrected here: Eq. 13 is a mean of squares, Eq. 14 weighs the old value. The whole method has
 ``layer_rate=corrected``. Without a layer rate it is the paper's LNGD-sample, with the rate and ``type-2`` LNGD-lr. The
 rate is computed from every step's own batch, however old the factors are (Algorithm 1). It bounds <p, g> by 1, not |p|.
-The paper does not report ``mu``. If ``mu`` is small, layers with small gradients take the largest steps, and training
-without the rate works better here.
 """
 
 from __future__ import annotations
@@ -22,8 +20,8 @@ from torch import Tensor
 from curvbench import states
 from curvbench.fisher import ExactFisher, collect
 from curvbench.instance import Instance
-from curvbench.operators import BlockDiagonal, Kronecker, sides
-from curvbench.parts.jacobian import energies, factors, mixed_layer, rated
+from curvbench.operators import BlockDiagonal, Identity, Kronecker, Operator, sides
+from curvbench.parts.jacobian import damped_product, energies, factors, mean_within, mixed_layer, rated
 from curvbench.parts.silence import is_product
 from curvbench.spec import About, Follows, Layer, Probe
 from curvbench.spec.geometry import canonical_type
@@ -35,8 +33,8 @@ class State(NamedTuple):
     """Per layer Phi (G, D, D) and psi (G, M), and what the step needs of them.
 
     ``inverses``: of the damped Phi. ``scales``: 1 / the damped psi. ``scores``: the step's own scores of the data's
-    labels, for the layer rate. ``terms``: the number of loss terms in these scores. A block on which the paper is silent
-    has zeros (G, D) and (G, M), and the plain gradient as its step.
+    labels, for the layer rate. ``terms``: the number of loss terms in these scores. Where the paper is silent, zeros
+    (G, D) and (G, M) stand for a block, whose step is the plain gradient.
     """
 
     phis: list[Tensor]
@@ -153,8 +151,8 @@ class Lngd(Follows, Probe):
         """The inverses of the damped factors, or ones where the paper is silent."""
         if _is_silent(psi):
             return torch.ones_like(phi), torch.ones_like(psi)
-        inverse = sides.damped_inverse(phi, sides.main_diagonal(phi).mean(-1).clamp(self.nu1, self.nu2))
-        return inverse, 1 / (psi + psi.mean(-1, keepdim=True).clamp(self.nu1, self.nu2))
+        inverse = sides.damped_inverse(phi, mean_within(sides.main_diagonal(phi), self.nu1, self.nu2))
+        return inverse, 1 / (psi + mean_within(psi, self.nu1, self.nu2)[:, None])
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
         parts = gradient.split([psi.numel() * phi.shape[-1] for phi, psi in zip(state.phis, state.psis, strict=True)])
@@ -171,6 +169,15 @@ class Lngd(Follows, Probe):
 
     def operator(self, state: State) -> BlockDiagonal:
         return BlockDiagonal([Kronecker.batched(psi, phi) for psi, phi in zip(state.psis, state.phis, strict=True)])
+
+    def damped(self, state: State) -> BlockDiagonal | None:
+        pairs = zip(state.psis, state.phis, strict=True)
+        return BlockDiagonal([self._damped(*pair) for pair in pairs]) if self.layer_rate == "none" else None
+
+    def _damped(self, psi: Tensor, phi: Tensor) -> Operator:
+        if _is_silent(psi):
+            return Identity(psi.numel() * phi.shape[-1], psi.dtype, psi.device)
+        return damped_product(psi, phi, self.nu1, self.nu2)
 
 
 def _nothing(layer: Layer, like: Tensor) -> tuple[Tensor, Tensor]:

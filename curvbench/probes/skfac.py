@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from curvbench.instance import Instance
-from curvbench.operators import BlockDiagonal
-from curvbench.parts.factors import has_diagonal_inputs, is_cut
+from curvbench.operators import BlockDiagonal, Operator
+from curvbench.parts.factors import Block, KroneckerDamping, has_diagonal_inputs, is_cut
 from curvbench.parts.others import Other, OtherMoment, Others, damped_inverse
 from curvbench.parts.patch_sums import mean_patch
 from curvbench.parts.roles import of_roles
@@ -58,10 +58,6 @@ class Skfac(FisherProbe):
         color="sky",
     )
 
-    @property
-    def solves_with(self) -> None:
-        return None
-
     def update(self, state: State | None, batch: Instance) -> State:
         tape = batch.tape()
         sums = {name: self._sum(role) for name, role in tape.roles.items()}
@@ -92,7 +88,15 @@ class Skfac(FisherProbe):
         return torch.cat([block.matvec(part) for block, part in zip(state.inverses, parts, strict=True)])
 
     def operator(self, state: State) -> BlockDiagonal:
-        return BlockDiagonal([block.product() if isinstance(block, Roots) else block for block in state.layers])
+        return BlockDiagonal(_blocks(state))
+
+    def damped(self, state: State) -> Operator:
+        return KroneckerDamping(self.damping, "factored").damped(_blocks(state))
+
+
+def _blocks(state: State) -> list[Block]:
+    """The represented blocks, with factors formed."""
+    return [block.product() if isinstance(block, Roots) else block for block in state.layers]
 
 
 class OutputRows:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from curvbench.instance import Instance
-from curvbench.operators import BlockDiagonal, Dense, Diagonal
+from curvbench.operators import BlockDiagonal, Dense, Diagonal, Operator
 from curvbench.parts.cut import Cut, CutMoment, cut_inputs, nearest_cut
-from curvbench.parts.factors import LARGEST_SIDE, is_cut
+from curvbench.parts.factors import LARGEST_SIDE, Block, KroneckerDamping, is_cut
 from curvbench.parts.others import Other, OtherMoment, Others, damped_inverse
 from curvbench.parts.roles import of_roles
 from curvbench.spec import About, FisherProbe, Layer
@@ -70,10 +70,6 @@ class Thor(FisherProbe):
         if self.split < 1 or is_cut(self.split):
             raise ValueError(f"split must lie between 1 and {LARGEST_SIDE}, got {self.split}")
 
-    @property
-    def solves_with(self) -> None:
-        return None
-
     def update(self, state: State | None, batch: Instance) -> State:
         tape = batch.tape()
         sums = {name: self._sum(role) for name, role in tape.roles.items()}
@@ -100,12 +96,20 @@ class Thor(FisherProbe):
         return torch.cat([_applied(block, part) for block, part in zip(state.inverses, parts, strict=True)])
 
     def operator(self, state: State) -> BlockDiagonal:
-        return BlockDiagonal([block.whole() if isinstance(block, Cut) else block for block in _represented(state)])
+        return BlockDiagonal(_blocks(state))
+
+    def damped(self, state: State) -> Operator:
+        return KroneckerDamping(self.damping, "factored").damped(_blocks(state))
 
 
 def _represented(state: State) -> list[Cut | Other]:
     """The represented block of every layer, of several roles the product nearest to their sum."""
     return [part if isinstance(part, Cut | Diagonal | Dense) else nearest_cut(part) for part in state.factors]
+
+
+def _blocks(state: State) -> list[Block]:
+    """The represented blocks, with zeros outside the blocks of the factors."""
+    return [block.whole() if isinstance(block, Cut) else block for block in _represented(state)]
 
 
 def _size(block: Cut | Other) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from curvbench.instance import Instance
 from curvbench.instance import layers as geometry
-from curvbench.operators import BlockDiagonal, Kronecker, sides
+from curvbench.operators import BlockDiagonal, Kronecker, Operator, sides
 from curvbench.parts.factors import Block, Factored, Held, KroneckerDamping, MomentSum, second_moment
 from curvbench.parts.others import OtherMoment, Others
 from curvbench.parts.patch_sums import index_sums
@@ -56,10 +56,6 @@ class Tkfac(FisherProbe):
         color="red",
     )
 
-    @property
-    def solves_with(self) -> float | None:
-        return self.damping if self.damping_rule == "exact" else None
-
     def update(self, state: Factored | None, batch: Instance) -> Factored:
         tape = batch.tape()
         sums = {name: self._sum(role, tape.inputs[name]) for name, role in tape.roles.items()}
@@ -84,6 +80,9 @@ class Tkfac(FisherProbe):
 
     def operator(self, state: Factored) -> BlockDiagonal:
         return BlockDiagonal(_scaled(state))
+
+    def damped(self, state: Factored) -> Operator:
+        return self._solver.damped(_scaled(state))
 
 
 class PartialTraces:

@@ -43,7 +43,8 @@ class Plan:
     ``layers``: the blocks, weights before lookups before vectors. ``uses``: by call. ``vetoed``, ``cloned`` and
     ``uncut`` are what ``Tracer`` needs. ``generic``: parameters whose columns plain autograd makes, sample by sample.
     ``formed``: those whose scores are formed, the generic ones among them; a block of its own holds each. ``shapes``:
-    per role those of one sample's input and gradient.
+    per role those of one sample's input and gradient. ``is_mixed``: whether a call with a row per sample by its shape
+    has rows that samples share, which coupled samples have.
     """
 
     layers: tuple[Layer, ...]
@@ -53,6 +54,7 @@ class Plan:
     uncut: frozenset[str] = frozenset()
     generic: tuple[str, ...] = ()
     formed: frozenset[str] = frozenset()
+    is_mixed: bool = False
     shapes: Mapping[str, tuple[torch.Size, torch.Size]] = field(default_factory=dict)
 
     @property

@@ -296,7 +296,7 @@ def batch_norm(
     def call(x: Tensor, w: Any, b: Any) -> Tensor:
         is_again = training and w is None and b is None
         means = (None, None) if is_again else (running_mean, running_var)
-        return func(x, *means, w, b, training, momentum, eps)  # type: ignore[no-any-return]
+        return func(x, *means, w, b, training, momentum, eps)
 
     return _norm(t, call, input, weight, bias, (1,))
 
