@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from curvbench.fisher.columns import TILE_BYTES, Columns, form
+from curvbench.fisher.columns import TILE_BYTES, Columns, form, formed_middle, middle_formed
 from curvbench.fisher.lookups import LookupColumns
 from curvbench.spec import Layer
 
@@ -105,14 +105,14 @@ class TiedColumns(Columns):
         groups, outputs, _ = self.layer.shape
         total = torch.zeros(groups, outputs, outputs, dtype=torch.float64, device=self.slopes.device)
         for _, W in self._formed():
-            total += torch.einsum("ngrmd,ngrod->gmo", W @ middle[:, None], W)
+            total += torch.einsum("ngrmd,ngrod->gmo", formed_middle(W, middle), W)
         return total.to(self.slopes.dtype)
 
     def contract_outputs(self, middle: Tensor | None = None) -> Tensor:
         groups, _, inputs = self.layer.shape
         total = torch.zeros(groups, inputs, inputs, dtype=torch.float64, device=self.slopes.device)
         for _, W in self._formed():
-            total += torch.einsum("ngrmd,ngrme->gde", W, W if middle is None else middle[:, None] @ W)
+            total += torch.einsum("ngrmd,ngrme->gde", W, W if middle is None else middle_formed(middle, W))
         return total.to(self.slopes.dtype)
 
     @property

@@ -132,8 +132,12 @@ class Tape:
         return self._at_calls(numbers, cotangent, keep=True)
 
     def placed(self, tensors: Mapping[int, Tensor]) -> dict[str, Tensor]:
-        """Tensors at calls, shaped like the gradients there, in the order of their roles' gradients; zeros for none."""
-        return {name: self._of_role(name, tensors, {}) for name in self.roles}
+        """Tensors at calls, shaped like the gradients there, in the order of their roles' gradients.
+
+        A role that no call uses has zeros; a role with a call that has no tensor is left out.
+        """
+        complete = [name for name in self.roles if all(number in tensors for number in self.used.get(name, []))]
+        return {name: self._of_role(name, tensors, {}) for name in complete}
 
     def _at_calls(self, numbers: Sequence[int], cotangent: Tensor, keep: bool) -> dict[int, Tensor]:
         """The gradient at the edge of each call; zeros where the outputs do not depend on the call."""

@@ -20,6 +20,7 @@ from curvbench.instance.refusals import deep_rounding
 from curvbench.instance.tape import Tape
 from curvbench.operators import Kronecker, sides
 from curvbench.parts.factors import second_moment
+from curvbench.parts.patch_sums import index_sums
 from curvbench.spec import Layer
 
 
@@ -94,7 +95,7 @@ def _products(tape: Tape) -> list[int]:
 
 def local_map(tape: Tape, number: int) -> LocalMap | None:
     """The map from a call's output to the next call's input; None means that no later call depends on the output."""
-    for reader in (n for n in _products(tape) if n > number):
+    for reader in (n for n, (call, _) in enumerate(tape.calls) if n > number and call.is_matrix):
         x = tape.calls[reader][0].x
         ones = None if x is None or not x.is_floating_point() else tape.pull_between(number, reader, torch.ones_like(x))
         if ones is not None:
@@ -111,7 +112,7 @@ def energies(
     draws: int | None = None,
     likelihood_at_ends: bool = False,
 ) -> dict[str, Tensor]:
-    """Per role the squares g^2 of the gradients at its output, (N, G, M, S), summed over pseudo-samples.
+    """Per role that is a product the squares g^2 of the gradients at its output, (N, G, M, S), over pseudo-samples.
 
     ``kind``: ``lg`` is E[(J^T e)^2] with e of mean 0 and covariance I (see ``LocalMap.energy``; ``draws=None`` treats
     every map as one to one). ``lg_mc`` is the mean over ``mc_samples`` draws of e. Any other kind is a Fisher type,
@@ -121,10 +122,10 @@ def energies(
     """
     if kind in ("lg", "lg_mc"):
         ends = likelihood_at_ends
-        squares = _closed(tape, draws, seed, ends) if kind == "lg" else _sampled(tape, mc_samples, seed, ends)
-        squares |= _squares(batch, tape, [number for number in _products(tape) if number not in squares])
-        placed = tape.placed(squares)
-        return {name: geometry.slopes(role, placed[name]) for name, role in tape.roles.items()}
+        local = _closed(tape, draws, seed, ends) if kind == "lg" else _sampled(tape, mc_samples, seed, ends)
+        local |= _squares(batch, tape, [number for number in _products(tape) if number not in local])
+        placed = tape.placed(local)
+        return {name: geometry.slopes(tape.roles[name], squares) for name, squares in placed.items()}
     totals: dict[str, Tensor] = {}
     for slopes in batch.slopes(tape, kind, mc_samples, seed):
         totals = {name: b.square() + totals.get(name, 0) for name, b in slopes.items()}
@@ -191,14 +192,22 @@ def factors(layer: Layer, x: Tensor, energy: Tensor, terms: int) -> tuple[Tensor
     """Phi (G, D, D) = sum |g|^2 a a^T / terms and psi (G, M) = sum |a|^2 g^2, scaled to sum 1, over all positions.
 
     ``x`` is the layer's input (N, ...), ``energy`` (N, G, M, S) holds g^2. If every g or a is zero, psi is uniform. If
-    D is cut (``second_moment``), Phi is its diagonal (G, D).
+    D is cut (``second_moment``), or the layer is a lookup, Phi is its diagonal (G, D).
     """
-    X = geometry.patches(layer, x)
-    moment = second_moment(X * energy.sum(2, keepdim=True).sqrt(), bands=3)  # ``patch_moment`` would need equal weights
-    shares = torch.einsum("ngms,ngs->gm", energy, X.square().sum(2))
+    moment, lengths = _weighted_moment(layer, x, energy.sum(2, keepdim=True))
+    shares = torch.einsum("ngms,ngs->gm", energy, lengths)
     total = shares.sum(-1, keepdim=True)
     psi = torch.where(total > 0, shares / total, torch.full_like(shares, 1 / layer.outputs))
     return moment / terms, psi
+
+
+def _weighted_moment(layer: Layer, x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum of w a a^T over positions for weights w (N, G, 1, S), and |a|^2 (N, G, S)."""
+    if layer.kind == "lookup":
+        return index_sums(layer, x, weights[:, 0, 0]).sum(0), (x >= 0)[:, None].to(weights.dtype)
+    X = geometry.patches(layer, x)
+    # ``patch_moment`` would need equal weights
+    return second_moment(X * weights.sqrt(), bands=3), X.square().sum(2)
 
 
 def mean_within(diagonal: Tensor, least: float, most: float) -> Tensor:
