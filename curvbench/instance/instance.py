@@ -694,9 +694,10 @@ def _watched(model: nn.Module, inputs: Inputs, targets: Tensor) -> dict[str, Any
 
 
 def _entries(tensor: Tensor, piece: Piece, layer: Layer) -> Tensor:
-    """The columns of a block that a parameter holds, as a view (G, M, columns) of a contiguous tensor."""
+    """The columns of a block that a parameter holds, (G, M, columns): a view if the tensor is contiguous."""
     shape = (layer.groups, layer.outputs, piece.columns)
-    return tensor.contiguous().as_strided(shape, piece.strides, piece.offset)
+    whole = tensor.contiguous()
+    return whole.as_strided(shape, piece.strides, whole.storage_offset() + piece.offset)
 
 
 def _is_whole(piece: Piece, part: Tensor, shape: torch.Size) -> bool:

@@ -274,7 +274,7 @@ class Builder:
             start = of.offset // max(of.strides[1], of.strides[2], 1)
             return f"{name}[{start}:{start + (rows if of.strides[1] >= of.strides[2] else of.shape[2])}]"
         prefix, _, last = name.rpartition(".")
-        label = prefix if last == "weight" else name
+        label = prefix if prefix and last == "weight" else name
         return name if any(layer.name == label for _, layer in self.layers) else label
 
     def _add(self, label: str, kind: Kind, shape: tuple[int, int, int], pieces: Iterable[Piece], level: int) -> None:
