@@ -87,7 +87,8 @@ def _add(instance: Instance, layer: Layer, total: Tensor) -> None:
             parameter.grad = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
         else:
             parameter.grad = parameter.grad.contiguous()
-        parameter.grad.as_strided(part.shape, piece.strides, piece.offset).add_(part.to(parameter.dtype))
+        offset = parameter.grad.storage_offset() + piece.offset
+        parameter.grad.as_strided(part.shape, piece.strides, offset).add_(part.to(parameter.dtype))
 
 
 def weighted_sum(columns: Columns, weights: Tensor, accelerated: bool = True) -> Tensor:
