@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from curvbench.spec.geometry import Kind, Layer, Piece
-from curvbench.uses.calls import Call, Key, View
+from curvbench.uses.calls import Call, Key, View, contiguous
 from curvbench.uses.owners import Layout, Order
 
 
@@ -96,16 +96,12 @@ def place(call: Call) -> Place | None:
         return Place(weight.name, weight.offset, (1, size[1], size[0]), (0, stride[1], stride[0]))
     assert window is not None
     inner = math.prod(size[1:])
-    if stride[1:] != _contiguous(size[1:]):
+    if stride[1:] != contiguous(size[1:]):
         return None
     G, rows = window.groups, size[0] // window.groups
     if call.key.operation == "conv":
         return Place(weight.name, weight.offset, (G, rows, inner), (rows * stride[0], stride[0], 1))
     return Place(weight.name, weight.offset, (G, inner, rows), (rows * stride[0], 1, stride[0]))
-
-
-def _contiguous(size: Sequence[int]) -> tuple[int, ...]:
-    return tuple(math.prod(size[i + 1 :]) for i in range(len(size)))
 
 
 class Builder:
