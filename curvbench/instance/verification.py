@@ -23,6 +23,7 @@ from curvbench.spec.geometry import Layer, LayerSize
 
 GRAPH_BYTES = 2**32  # that one verifying pass may keep: a larger batch is verified in parts
 _TENSORS_PER_OUTPUT = 6  # a pass keeps activations, normalizations and gradients beside a layer's output
+_FEW = 8  # samples: a batch of more is split once
 _TILE_BYTES = 2**26  # of patches that are formed at the same time
 _NOISE = 100  # units in the last place of the network's gradient: a smaller gradient of a layer is rounding
 
@@ -90,8 +91,9 @@ def coupling(instance: Passes, first: Tensor) -> tuple[bool, Tensor | None]:
     """Whether outputs of a sample change with the other samples, and the input that belongs to no sample, if any.
 
     A random half of the samples is replaced by samples of the other half, which must not change; then the halves swap
-    roles. If the model cannot run on that order, because it needs sorted samples, neighbours replace each other. An
-    input that is as long as the batch and alone causes the change (a mask of positions) belongs to no sample.
+    roles (see ``_splits``). If the model cannot run on that order, because it needs sorted samples, neighbours replace
+    each other. An input that is as long as the batch and alone causes the change (a mask of positions) belongs to no
+    sample.
     """
     if instance.samples < 2 or not _changes(instance, first, None):
         return False, None
@@ -103,9 +105,7 @@ def coupling(instance: Passes, first: Tensor) -> tuple[bool, Tensor | None]:
 
 def _changes(instance: Passes, first: Tensor, leave: Tensor | None) -> bool:
     rows = torch.arange(instance.samples)
-    order = torch.randperm(instance.samples, generator=torch.Generator().manual_seed(0))
-    halves = order.tensor_split(2)
-    for staying, replaced in (halves, halves[::-1]):
+    for staying, replaced in _splits(instance.samples):
         mixed = rows.clone()
         mixed[replaced] = staying[torch.arange(len(replaced)) % len(staying)]
         in_order = staying.sort().values
@@ -114,6 +114,19 @@ def _changes(instance: Passes, first: Tensor, leave: Tensor | None) -> bool:
         if _differs(first, instance, orders, staying.to(instance.device), leave):
             return True
     return False
+
+
+def _splits(samples: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """A random half of the samples and the other one, in both roles.
+
+    Up to eight samples are split so often that every two are once in different halves, because few samples may be
+    coupled in one half alone.
+    """
+    order = torch.randperm(samples, generator=torch.Generator().manual_seed(0))
+    for digit in range((samples - 1).bit_length() if samples <= _FEW else 1):
+        side = (order >> digit) % 2
+        halves = (side == 0).nonzero()[:, 0], (side == 1).nonzero()[:, 0]
+        yield from (halves, halves[::-1])
 
 
 def _differs(first: Tensor, instance: Passes, orders: Sequence[Tensor], staying: Tensor, leave: Tensor | None) -> bool:
