@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from curvbench.spec.geometry import Kind, Layer, Piece
-from curvbench.uses.calls import Call, Key, View
+from curvbench.uses.calls import Call, Key, View, contiguous
 from curvbench.uses.owners import Layout, Order
 
 
@@ -98,16 +98,12 @@ def place(call: Call) -> Place | None:
         return Place(weight.name, weight.offset, (1, size[1], size[0]), (0, stride[1], stride[0]))
     assert window is not None
     inner = math.prod(size[1:])
-    if stride[1:] != _contiguous(size[1:]):
+    if stride[1:] != contiguous(size[1:]):
         return None
     G, rows = window.groups, size[0] // window.groups
     if call.key.operation == "conv":
         return Place(weight.name, weight.offset, (G, rows, inner), (rows * stride[0], stride[0], 1))
     return Place(weight.name, weight.offset, (G, inner, rows), (rows * stride[0], 1, stride[0]))
-
-
-def _contiguous(size: Sequence[int]) -> tuple[int, ...]:
-    return tuple(math.prod(size[i + 1 :]) for i in range(len(size)))
 
 
 class Builder:
@@ -276,7 +272,7 @@ class Builder:
             start = of.offset // max(of.strides[1], of.strides[2], 1)
             return f"{name}[{start}:{start + (rows if of.strides[1] >= of.strides[2] else of.shape[2])}]"
         prefix, _, last = name.rpartition(".")
-        label = prefix if last == "weight" else name
+        label = prefix if prefix and last == "weight" else name
         return name if any(layer.name == label for _, layer in self.layers) else label
 
     def _add(self, label: str, kind: Kind, shape: tuple[int, int, int], pieces: Iterable[Piece], level: int) -> None:
