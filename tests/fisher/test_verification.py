@@ -119,13 +119,15 @@ class Complex(nn.Module):
 def test_complex_parameters_count_in_full() -> None:
     torch.manual_seed(0)
     model, x = Complex().double(), torch.randn(3, 8, 1).double()
-    instance = cb.Instance(model, x, torch.randn(3, 8, 1).double(), "gaussian")
+    y = torch.randn(3, 8, 1).double()
+    instance, weights = (cb.Instance(model, x, y, "gaussian", parameters=p) for p in ("all", "weights"))
     true = 0.0
     for output in model(x).flatten():
         gradient = torch.autograd.grad(output, model.spectral, retain_graph=True)[0]
         true += float(gradient.real.square().sum() + gradient.imag.square().sum())
-    assert uncovered_trace(instance) == pytest.approx(true / 24, rel=1e-12)
-    assert instance.coverage == pytest.approx(13 / (13 + 2 * 48))
+    assert cb.exact_fisher(instance).layer("spectral").trace() == pytest.approx(true / 24, rel=1e-12)
+    assert uncovered_trace(weights) == pytest.approx(true / 24, rel=1e-12)
+    assert (instance.coverage, weights.coverage) == (1.0, pytest.approx(13 / (13 + 2 * 48)))
 
 
 class Alone(nn.Module):
