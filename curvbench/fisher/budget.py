@@ -51,6 +51,33 @@ def largest_batch(sizes: Sequence[LayerSize], R: int, itemsize: int, available: 
     return bisect_right(range(1, most + 1), available, key=lambda n: planned_bytes(sizes, n, R, itemsize))
 
 
+def most_draws(sizes: Sequence[LayerSize], samples: int, itemsize: int, available: int) -> int:
+    """The largest number of Monte-Carlo draws per sample, at most 1,000, whose planned bytes are available; or 0."""
+    return bisect_right(range(1, 1001), available, key=lambda draws: planned_bytes(sizes, samples, draws, itemsize))
+
+
+def refuse_oversized(
+    sizes: Sequence[LayerSize], samples: int, R: int, itemsize: int, device: torch.device, can_draw: bool = True
+) -> None:
+    """Raise an out-of-memory error before anything is computed; the text says what would fit.
+
+    ``can_draw``: whether Monte-Carlo columns are a remedy.
+
+    Raises:
+        MemoryError, torch.OutOfMemoryError: the planned bytes are more than the free bytes of the device.
+    """
+    free = available_bytes(device)
+    needed = planned_bytes(sizes, samples, R, itemsize)
+    if needed <= free:
+        return
+    most = largest_batch(sizes, R, itemsize, free, samples)
+    advice = f"samples={most} would fit" if most else "not even one sample would fit"
+    if can_draw and (draws := most_draws(sizes, samples, itemsize, free)):
+        advice += f", or Monte-Carlo columns of all {samples}: mc_samples={draws}"
+    text = f"{samples} samples of {R} columns need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+    raise (MemoryError if device.type == "cpu" else torch.OutOfMemoryError)(f"{text}; {advice}")
+
+
 def available_bytes(device: torch.device) -> int:
     """Free bytes of a device; on a system that does not report them, all bytes of the machine."""
     if device.type == "cuda":

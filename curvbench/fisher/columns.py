@@ -218,6 +218,17 @@ class Columns:
         """Rows of ``unit_rows`` per unit: one per column, or one per sample for a layer without positions."""
         return self.count if self.slopes.shape[-1] > 1 else self.slopes.shape[1]
 
+    def unit_tiles(self, step: int) -> Iterator[tuple[slice, Tensor]]:
+        """``unit_rows`` of at most ``step`` units at a time, with the slice of the G M units that they are."""
+        patches = self.patches()
+        for group in range(self.layer.groups):
+            one = slice(group, group + 1)
+            for first in range(0, self.layer.outputs, step):
+                part = slice(first, min(first + step, self.layer.outputs))
+                start = group * self.layer.outputs
+                rows = unit_rows(self.slopes[:, :, one, part], patches[:, one])
+                yield slice(start + part.start, start + part.stop), rows
+
     def unit_rows(self) -> Tensor:
         """Rows w per output unit whose outer products w w^T sum to its block, (G M, rows, D)."""
         return torch.cat([unit_rows(B, X) for B, X in self.tiles()], dim=1)

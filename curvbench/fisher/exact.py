@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from curvbench import numerics
+from curvbench.fisher import budget
 from curvbench.fisher.columns import Columns
 from curvbench.fisher.contraction import Order, cross_gram, gram
 from curvbench.fisher.inner import inner
@@ -270,6 +271,7 @@ def exact_fisher(
 
     Raises:
         ValueError: unknown ``fisher_type``, ``contraction`` or ``precision``.
+        MemoryError, torch.OutOfMemoryError: the matrix would not fit; the text says what would.
     """
     fisher_type = canonical_type(fisher_type)
     _refuse_choice("contraction", contraction, (None, "direct", "kernel"))
@@ -280,6 +282,8 @@ def exact_fisher(
         )
     passed = instance if precision == "native" else instance.to(torch.float64)
     stored = torch.float64 if precision == "float64" else instance.dtype
+    R, sizes = instance.columns_per_sample(fisher_type, mc_samples), list(instance.sizes.values())
+    budget.refuse_oversized(sizes, instance.samples, R, stored.itemsize, instance.device, fisher_type != "empirical")
     columns = columns_within(passed, fisher_type, mc_samples, seed, stored, memory)
     return ExactFisher(columns, instance.terms, coefficients(passed, fisher_type), contraction)
 

@@ -126,11 +126,20 @@ class TiedColumns(Columns):
 
     def rows(self, part: slice) -> Tensor:
         """Some output rows of all columns, (N R, G rows D) with index n R + r."""
+        return self._some_rows(part).transpose(1, 2).reshape(self.count, -1)
+
+    def _some_rows(self, part: slice) -> Tensor:
+        """Some output rows of all columns, (N, G, R, rows, D)."""
         first, *others = self.roles
         W = form(first.slopes[:, :, :, part], first.patches())
         for role in others:
             W = W + form(role.slopes, role.patches()[:, :, part]).mT
-        return W.transpose(1, 2).reshape(self.count, -1)
+        return W
+
+    def unit_tiles(self, step: int) -> Iterator[tuple[slice, Tensor]]:
+        for first in range(0, self.layer.outputs, step):
+            part = slice(first, min(first + step, self.layer.outputs))
+            yield part, self._some_rows(part).permute(1, 3, 0, 2, 4).flatten(0, 1).flatten(1, 2)
 
 
 def tied_gram(a: TiedColumns, b: TiedColumns) -> Tensor:

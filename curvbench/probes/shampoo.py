@@ -110,10 +110,8 @@ class Shampoo(Probe):
         return 1 / 4 if self.exponent == "paper" else 1 / 2
 
     def _powers(self, state: State, exponent: float, floored: bool) -> list[Kronecker]:
-        def power(matrix: Tensor) -> Tensor:
-            return _power(matrix, self.epsilon, exponent, floored)
-
-        return [Kronecker(power(L), power(R)) for L, R in state.sums]
+        powers = ([_power(m, self.epsilon, exponent, floored) for m in pair] for pair in state.sums)
+        return [Kronecker(L, R) for L, R in powers]
 
 
 def _power(matrix: Tensor, epsilon: float, exponent: float, floored: bool) -> Tensor:
