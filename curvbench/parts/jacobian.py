@@ -12,16 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from curvbench import numerics
-from curvbench.fisher import ExactFisher
 from curvbench.instance import Instance
 from curvbench.instance import layers as geometry
 from curvbench.instance.refusals import deep_rounding
 from curvbench.instance.tape import Tape
-from curvbench.operators import Kronecker, sides
-from curvbench.parts.factors import second_moment
-from curvbench.parts.patch_sums import index_sums
-from curvbench.spec import Layer
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,49 +167,3 @@ def mixed_layer(tape: Tape) -> str | None:
     """The first layer whose map to the next layer is not one to one; None means that there is no such layer."""
     maps = (local_map(tape, number) for number in _products(tape))
     return next((tape.calls[m.call][1].role for m in maps if m is not None and not m.is_one_to_one()), None)
-
-
-def rated(
-    steps: Sequence[Tensor], gradients: Sequence[Tensor], scores: Sequence[ExactFisher], terms: int, mu: float
-) -> list[Tensor]:
-    """LNGD's Eq. 12: every layer's step p times <p, g> / (p^T F p + mu), with the layer's empirical Fisher F.
-
-    A step is 0 if its denominator is 0. Without ``scores`` the paper's estimate of p^T F p serves, <p, g>^2 / terms.
-    """
-    gains = [numerics.inner(p, g) for p, g in zip(steps, gradients, strict=True)]
-    estimates = [gain**2 / terms for gain in gains]
-    curvatures = [f.quadratic(p) for f, p in zip(scores, steps, strict=True)] if scores else estimates
-    return [(g / (c + mu) if c + mu > 0 else 0.0) * p for p, g, c in zip(steps, gains, curvatures, strict=True)]
-
-
-def factors(layer: Layer, x: Tensor, energy: Tensor, terms: int) -> tuple[Tensor, Tensor]:
-    """Phi (G, D, D) = sum |g|^2 a a^T / terms and psi (G, M) = sum |a|^2 g^2, scaled to sum 1, over all positions.
-
-    ``x`` is the layer's input (N, ...), ``energy`` (N, G, M, S) holds g^2. If every g or a is zero, psi is uniform. If
-    D is cut (``second_moment``), or the layer is a lookup, Phi is its diagonal (G, D).
-    """
-    moment, lengths = _weighted_moment(layer, x, energy.sum(2, keepdim=True))
-    shares = torch.einsum("ngms,ngs->gm", energy, lengths)
-    total = shares.sum(-1, keepdim=True)
-    psi = torch.where(total > 0, shares / total, torch.full_like(shares, 1 / layer.outputs))
-    return moment / terms, psi
-
-
-def _weighted_moment(layer: Layer, x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """The sum of w a a^T over positions for weights w (N, G, 1, S), and |a|^2 (N, G, S)."""
-    if layer.kind == "lookup":
-        return index_sums(layer, x, weights[:, 0, 0]).sum(0), (x >= 0)[:, None].to(weights.dtype)
-    X = geometry.patches(layer, x)
-    # ``patch_moment`` would need equal weights
-    return second_moment(X * weights.sqrt(), bands=3), X.square().sum(2)
-
-
-def mean_within(diagonal: Tensor, least: float, most: float) -> Tensor:
-    """LNGD's damping of a factor with the diagonal (G, n): its mean, within bounds, (G,)."""
-    return diagonal.mean(-1).clamp(least, most)
-
-
-def damped_product(psi: Tensor, phi: Tensor, least: float, most: float) -> Kronecker:
-    """diag(psi) (x) Phi with each factor damped by ``mean_within`` the bounds, for psi (G, M) and Phi (G, D, D)."""
-    dampings = [mean_within(diagonal, least, most) for diagonal in (psi, sides.main_diagonal(phi))]
-    return Kronecker.batched(psi, phi).damped_factors(*dampings)

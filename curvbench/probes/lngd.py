@@ -20,10 +20,10 @@ from torch import Tensor
 from curvbench import states
 from curvbench.fisher import ExactFisher, collect
 from curvbench.instance import Instance
-from curvbench.operators import BlockDiagonal, Identity, Kronecker, Operator, sides
-from curvbench.parts.jacobian import damped_product, energies, factors, mean_within, mixed_layer, rated
-from curvbench.parts.silence import is_product
-from curvbench.spec import About, Follows, Layer, Probe
+from curvbench.operators import BlockDiagonal, Kronecker, sides
+from curvbench.parts.jacobian import energies, mixed_layer
+from curvbench.parts.local_factors import damped_inverses, damped_product, local_factors, rated
+from curvbench.spec import About, Follows, Probe
 from curvbench.spec.geometry import canonical_type
 
 LocalFisher = Literal["lg", "lg_mc", "mc", "empirical", "type-2"]
@@ -127,12 +127,7 @@ class Lngd(Follows, Probe):
         draws = self.draws if self.phi == "local_vjp" else None
         at_ends = self.output == "likelihood"
         squares = energies(batch, tape, self.fisher_type, self.mc_samples, self.seed, draws, at_ends)
-        pairs = [
-            factors(layer, tape.inputs[layer.name], squares[layer.name], batch.terms)
-            if is_product(layer)
-            else _nothing(layer, tape.outputs)
-            for layer in batch.layers
-        ]
+        pairs = [local_factors(layer, tape, squares.get(layer.name), batch.terms) for layer in batch.layers]
         phis, psis = [phi for phi, _ in pairs], [psi for _, psi in pairs]
         if state is not None:
             weight = self.ema if self.ema_rule == "corrected" else 1 - self.ema
@@ -144,15 +139,9 @@ class Lngd(Follows, Probe):
         return state._replace(scores=[ExactFisher((c,), batch.terms) for c in columns], terms=batch.terms)
 
     def refresh(self, state: State) -> State:
-        pairs = [self._inverses(*pair) for pair in zip(state.phis, state.psis, strict=True)]
+        factors = zip(state.phis, state.psis, strict=True)
+        pairs = [damped_inverses(*pair, self.nu1, self.nu2) for pair in factors]
         return state._replace(inverses=[inverse for inverse, _ in pairs], scales=[scale for _, scale in pairs])
-
-    def _inverses(self, phi: Tensor, psi: Tensor) -> tuple[Tensor, Tensor]:
-        """The inverses of the damped factors, or ones where the paper is silent."""
-        if _is_silent(psi):
-            return torch.ones_like(phi), torch.ones_like(psi)
-        inverse = sides.damped_inverse(phi, mean_within(sides.main_diagonal(phi), self.nu1, self.nu2))
-        return inverse, 1 / (psi + mean_within(psi, self.nu1, self.nu2)[:, None])
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
         parts = gradient.split([psi.numel() * phi.shape[-1] for phi, psi in zip(state.phis, state.psis, strict=True)])
@@ -161,31 +150,13 @@ class Lngd(Follows, Probe):
             (s[..., None] * sides.from_right(part.reshape(*s.shape, -1), inverse)).flatten()
             for part, inverse, s in triples
         ]
-        if self.layer_rate != "none":
-            rates = rated(steps, parts, state.scores, state.terms, self.mu)
-            triples = zip(state.psis, parts, rates, strict=True)
-            steps = [part if _is_silent(psi) else step for psi, part, step in triples]
-        return torch.cat(steps)
+        has_rate = self.layer_rate != "none"
+        return torch.cat(rated(state.psis, steps, parts, state.scores, state.terms, self.mu) if has_rate else steps)
 
     def operator(self, state: State) -> BlockDiagonal:
         return BlockDiagonal([Kronecker.batched(psi, phi) for psi, phi in zip(state.psis, state.phis, strict=True)])
 
     def damped(self, state: State) -> BlockDiagonal | None:
         pairs = zip(state.psis, state.phis, strict=True)
-        return BlockDiagonal([self._damped(*pair) for pair in pairs]) if self.layer_rate == "none" else None
-
-    def _damped(self, psi: Tensor, phi: Tensor) -> Operator:
-        if _is_silent(psi):
-            return Identity(psi.numel() * phi.shape[-1], psi.dtype, psi.device)
-        return damped_product(psi, phi, self.nu1, self.nu2)
-
-
-def _nothing(layer: Layer, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Phi and psi of a block on which the paper is silent."""
-    groups, outputs, inputs = layer.shape
-    return like.new_zeros(groups, inputs), like.new_zeros(groups, outputs)
-
-
-def _is_silent(psi: Tensor) -> bool:
-    """Whether psi is that of ``_nothing``; any other one has the sum 1."""
-    return not bool(psi.any())
+        products = [damped_product(*pair, self.nu1, self.nu2) for pair in pairs]
+        return BlockDiagonal(products) if self.layer_rate == "none" else None

@@ -20,6 +20,7 @@ from curvbench.fisher.stochastic import Statistic, batch_gradient
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
 from curvbench.parts.ranges import at_least_one, finite
+from curvbench.parts.storage import too_large
 from curvbench.spec import About, Probe
 
 Exponent = Literal["paper", "ports"]
@@ -71,6 +72,10 @@ class Shampoo(Probe):
         super().__post_init__()
         finite(self, "epsilon")
         at_least_one(self, "updates", "batch_size")
+
+    def unsupported(self, instance: Instance) -> str | None:
+        entries = sum(G * (M**2 + D**2) for G, M, D in (layer.shape for layer in instance.layers))
+        return too_large("sums L and R", entries, instance.dtype)
 
     def init(self, instance: Instance) -> State:
         def zeros(groups: int, order: int) -> Tensor:
