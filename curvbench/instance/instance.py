@@ -181,8 +181,8 @@ class Instance:
                 raise
             raise ValueError(f"the model cannot be differentiated: {str(error).splitlines()[0]}") from error
         if wrong:
-            self.left_out |= dict.fromkeys(sorted(wrong), "its score columns do not sum to its gradient")
-            self._take_layers([layer for layer in self.layers if not wrong.intersection(layer.parameters)])
+            self.left_out |= wrong
+            self._take_layers([layer for layer in self.layers if not wrong.keys() & set(layer.parameters)])
 
     def _few(self) -> Instance:
         """Some samples of a large batch, whose rows are in the same simple orders as the whole batch's, or the batch."""
@@ -197,8 +197,8 @@ class Instance:
             return self
         return few
 
-    def _surveyed(self, some: Instance) -> frozenset[str]:
-        """Take over the blocks that a survey of some samples finds; the parameters whose columns stay wrong."""
+    def _surveyed(self, some: Instance) -> dict[str, str]:
+        """Take over the blocks that a survey of some samples finds; why columns of some parameters stay wrong."""
         uncut: frozenset[str] = frozenset()
         while True:
             plan, traced = survey(some, uncut)
@@ -207,12 +207,13 @@ class Instance:
                 return self._surveyed(self)
             self._take_plan(plan)
             tape = self._tape(*traced, self.layers) if some is self else None
-            wrong = frozenset(name for layer in wrong_layers(self, tape) for name in layer.parameters)
+            found = wrong_layers(self, tape)
+            wrong = {name: found[la.name] for la in self.layers if la.name in found for name in la.parameters}
             if wrong and some is not self:
                 return self._surveyed(self)
-            if wrong <= uncut:
+            if wrong.keys() <= uncut:
                 return wrong
-            uncut |= wrong
+            uncut |= wrong.keys()
 
     def _take_plan(self, plan: Plan) -> None:
         self.plan = plan
@@ -302,9 +303,8 @@ class Instance:
             return
         self.plan = checked.plan = self._same_blocks(survey(checked, self.plan.uncut)[0])
         if wrong := wrong_layers(checked):
-            raise ValueError(
-                f"the score columns of {wrong[0].name!r} do not sum to its gradient in this batch: make a new optimizer"
-            )
+            name, reason = next(iter(wrong.items()))
+            raise ValueError(f"block {name!r} has no right columns in this batch: {reason}")
 
     def _same_blocks(self, plan: Plan) -> Plan:
         """A plan of another batch; raises ValueError if it has other blocks than this instance."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -157,12 +158,14 @@ def test_the_trace_outside_of_a_model_that_runs_differently_on_one_sample(fails:
     assert uncovered_trace(instance) == pytest.approx(trace(model, x, y) - inside, rel=1e-12)
 
 
-def test_gradients_that_are_not_finite_are_one_line() -> None:
+def test_parameters_whose_gradient_is_not_finite_are_left_out_alone() -> None:
     def root(_: Net, h: Tensor) -> Tensor:
         return (0 * h).abs().sqrt()
 
-    with pytest.raises(ValueError, match="gradients at layer 'first' are NaN or infinite"):
-        cb.Instance(made(lambda: Net(root)), *batch())
+    instance = cb.Instance(made(lambda: Net(root)), *batch())
+    reason = "its gradient is NaN or infinite on this batch"
+    assert {"first.weight", "first.bias"} <= instance.left_out.keys() and set(instance.left_out.values()) == {reason}
+    assert "last" in [layer.name for layer in instance.layers] and math.isfinite(cb.exact_fisher(instance).trace())
 
 
 # --- contents ----------------------------------------------------------------------------------------------
