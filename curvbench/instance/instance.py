@@ -309,9 +309,13 @@ class Instance:
     def _same_blocks(self, plan: Plan) -> Plan:
         """A plan of another batch; raises ValueError if it has other blocks than this instance."""
         found = {layer.name: (layer.kind, layer.shape) for layer in plan.layers}
+        held = {name for layer in plan.layers for name in layer.parameters}
         for layer in self.layers:
-            if layer.name in found and found[layer.name][1] != layer.shape:
-                raise ValueError(f"{layer.name!r} is used in another way in this batch: make a new Instance")
+            is_unused = layer.name not in found and held.isdisjoint(layer.parameters)
+            if not is_unused and found.get(layer.name) != (layer.kind, layer.shape):
+                raise ValueError(
+                    f"{layer.name!r} is used in another way in this batch: make a new Instance, or a new optimizer"
+                )
         missing = {name: shape for name, shape in self.plan.shapes.items() if name not in plan.shapes}
         return replace(plan, shapes={**missing, **plan.shapes})
 
