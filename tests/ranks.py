@@ -90,6 +90,7 @@ def refusals(rank: int, rows: slice) -> dict[str, str]:
         "uneven": lambda: uneven(rank),
         "singular": lambda: trained(singular, rows),
         "no mean": lambda: NaturalGradient(model("mlp"), cb.probe("ekfac")),
+        "no name": lambda: NaturalGradient(model("mlp"), cb.probe("kfac"), loss=nn.MSELoss()),
     }
     said = {}
     for name, run in bad.items():

@@ -103,6 +103,7 @@ def test_ranks_draw_labels_of_their_own(together: list[dict[str, torch.Tensor]])
         ),
         ("singular", "the matrix is singular to working precision"),
         ("no mean", "ekfac trains in one process only"),
+        ("no name", "the parts of ranks are joined as means over terms, which MSELoss need not be"),
     ],
 )
 def test_all_ranks_refuse_for_the_same_reason(stored: list[Any], case: str, text: str) -> None:

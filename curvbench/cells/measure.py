@@ -23,7 +23,7 @@ from curvbench.meters.cost import Stepper, cost_rows
 from curvbench.meters.direction import direction_rows, how_damped, step_of, with_damping
 from curvbench.meters.error import BLOCKS, NETWORK, error_rows
 from curvbench.meters.exact import exact_rows
-from curvbench.meters.health import health_rows, residual_row
+from curvbench.meters.health import health_rows, residual_rows
 from curvbench.meters.kept import keep_blocks
 from curvbench.operators import Operator
 from curvbench.spec import DAMPING, METERS, Cell, Meter, Probe, Report, Row, Status, Unsupported
@@ -182,8 +182,8 @@ def accuracy_rows(
                 yield from _sampling_rows(probe, instance, fisher, errors)
     if "health" in meters:
         yield from health_rows(operator, damping if probe.damping is None else probe.damping, retries + repeated.count)
-        if probe.solves_with is not None:
-            yield residual_row(operator, step, gradient, probe.solves_with)
+        del operator  # because the damped matrix may be as large
+        yield from residual_rows(probe.damped(state), step, gradient)
     if "direction" in meters:
         if (judged := with_damping(probe, damping, instance.terms)) != probe:
             step = step_of(judged, instance, gradient)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from curvbench.fisher.columns import TILE_BYTES, Columns, form
+from curvbench.fisher.lookups import LookupColumns
 from curvbench.fisher.tied import TiedColumns, tied_gram
 from curvbench.spec import LayerSize
 
@@ -53,6 +54,10 @@ def cross_gram(a: Columns, b: Columns, order: Order | None = None) -> Tensor:
         return tied_gram(a, b)
     if a.layer.kind == "vector":
         return (_flat(a) @ _flat(b).T).double()
+    if isinstance(a, LookupColumns) and isinstance(b, LookupColumns):
+        tokens = torch.cat([a.tokens, b.tokens]).unique()
+        few = a.among(tokens)
+        return cross_gram(few, few if a is b else b.among(tokens), order)
     order = order or cheaper(a)
     if order == "direct":
         return _direct(a, b)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from curvbench.fisher.budget import GRAPH_BYTES, column_memory
 from curvbench.fisher.columns import Columns, stored
-from curvbench.fisher.tied import joined_roles
+from curvbench.fisher.tied import columns_of, joined_roles
 from curvbench.instance import Instance
 from curvbench.instance.refusals import refuse_other_outputs
 from curvbench.instance.survey import roles_of
@@ -58,6 +58,9 @@ def with_outputs(
 ) -> tuple[tuple[Columns, ...], Tensor]:
     """The columns of ``collect``, and the outputs (N, ..., C) of the same passes."""
     layers = layers or instance.layers
+    if instance.coupled and samples != slice(None):  # scores of coupled samples exist in their batch alone
+        columns, joint = with_outputs(instance, fisher_type, mc_samples, seed, dtype, layers, slice(None), graph_bytes)
+        return tuple(c.part(samples) for c in columns), joint[samples]
     outputs: list[Tensor] = []
     roles = roles_of(layers)
     inputs: dict[str, list[Tensor]] = {name: [] for name in roles}
@@ -72,7 +75,7 @@ def with_outputs(
         for name in roles:
             inputs[name].append(stored(tape.inputs[name], dtype))
             slopes[name].append(torch.stack(of_part.pop(name)))
-    made = {name: Columns(role, _joined(inputs, role, 0), _joined(slopes, role, 1)) for name, role in roles.items()}
+    made = {name: columns_of(role, _joined(inputs, role, 0), _joined(slopes, role, 1)) for name, role in roles.items()}
     columns = tuple(joined_roles(layer, made) for layer in layers)
     return columns, outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
@@ -89,7 +92,7 @@ def groups(
         one = some.samples * _outputs(instance) * instance.dtype.itemsize
         while group := list(islice(pulled, max(_LEAST_GROUP, group_bytes // one))):
             made = {
-                name: Columns(role, tape.inputs[name], torch.stack([values.pop(name) for values in group]))
+                name: columns_of(role, tape.inputs[name], torch.stack([values.pop(name) for values in group]))
                 for name, role in tape.roles.items()
             }
             yield tuple(joined_roles(layer, made) for layer in instance.layers)
@@ -130,7 +133,7 @@ def _outputs(instance: Instance) -> int:
 def _parts(instance: Instance, samples: slice, graph_bytes: int) -> list[slice]:
     step = max(1, graph_bytes // (_outputs(instance) * _TENSORS_PER_OUTPUT * instance.dtype.itemsize))
     start, stop, _ = samples.indices(instance.samples)
-    if instance.coupled and (start, stop) == (0, instance.samples):
+    if instance.coupled:
         return [slice(start, stop)]
     return [slice(first, min(first + step, stop)) for first in range(start, stop, step)]
 

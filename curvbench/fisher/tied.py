@@ -11,8 +11,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from curvbench.fisher.columns import TILE_BYTES, Columns, form
+from curvbench.fisher.columns import TILE_BYTES, Columns, form, formed_middle, middle_formed
+from curvbench.fisher.lookups import LookupColumns
 from curvbench.spec import Layer
+
+
+def columns_of(role: Layer, inputs: Tensor, slopes: Tensor) -> Columns:
+    """The columns of a role."""
+    return (LookupColumns if role.kind == "lookup" else Columns)(role, inputs, slopes)
 
 
 def joined_roles(layer: Layer, made: Mapping[str, Columns]) -> Columns:
@@ -21,6 +27,18 @@ def joined_roles(layer: Layer, made: Mapping[str, Columns]) -> Columns:
         return made[layer.name]
     roles = tuple(made[role.name] for role in layer.roles)
     return TiedColumns(layer, roles[0].inputs, roles[0].slopes, roles)
+
+
+def pairs_of(columns: Columns) -> list[tuple[Tensor, Tensor]]:
+    """Inputs and slopes of each role of a block, which make the columns again, see ``from_pairs``."""
+    roles = columns.roles if isinstance(columns, TiedColumns) else (columns,)
+    return [(role.inputs, role.slopes) for role in roles]
+
+
+def from_pairs(layer: Layer, pairs: Sequence[tuple[Tensor, Tensor]]) -> Columns:
+    """The columns of a block from the pairs of its roles."""
+    roles = layer.roles or (layer,)
+    return joined_roles(layer, {r.name: columns_of(r, *pair) for r, pair in zip(roles, pairs, strict=True)})
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,14 +105,14 @@ class TiedColumns(Columns):
         groups, outputs, _ = self.layer.shape
         total = torch.zeros(groups, outputs, outputs, dtype=torch.float64, device=self.slopes.device)
         for _, W in self._formed():
-            total += torch.einsum("ngrmd,ngrod->gmo", W @ middle[:, None], W)
+            total += torch.einsum("ngrmd,ngrod->gmo", formed_middle(W, middle), W)
         return total.to(self.slopes.dtype)
 
     def contract_outputs(self, middle: Tensor | None = None) -> Tensor:
         groups, _, inputs = self.layer.shape
         total = torch.zeros(groups, inputs, inputs, dtype=torch.float64, device=self.slopes.device)
         for _, W in self._formed():
-            total += torch.einsum("ngrmd,ngrme->gde", W, W if middle is None else middle[:, None] @ W)
+            total += torch.einsum("ngrmd,ngrme->gde", W, W if middle is None else middle_formed(middle, W))
         return total.to(self.slopes.dtype)
 
     @property
@@ -108,11 +126,20 @@ class TiedColumns(Columns):
 
     def rows(self, part: slice) -> Tensor:
         """Some output rows of all columns, (N R, G rows D) with index n R + r."""
+        return self._some_rows(part).transpose(1, 2).reshape(self.count, -1)
+
+    def _some_rows(self, part: slice) -> Tensor:
+        """Some output rows of all columns, (N, G, R, rows, D)."""
         first, *others = self.roles
         W = form(first.slopes[:, :, :, part], first.patches())
         for role in others:
             W = W + form(role.slopes, role.patches()[:, :, part]).mT
-        return W.transpose(1, 2).reshape(self.count, -1)
+        return W
+
+    def unit_tiles(self, step: int) -> Iterator[tuple[slice, Tensor]]:
+        for first in range(0, self.layer.outputs, step):
+            part = slice(first, min(first + step, self.layer.outputs))
+            yield part, self._some_rows(part).permute(1, 3, 0, 2, 4).flatten(0, 1).flatten(1, 2)
 
 
 def tied_gram(a: TiedColumns, b: TiedColumns) -> Tensor:

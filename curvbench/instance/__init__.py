@@ -2,8 +2,10 @@
 
 from curvbench.instance.inputs import Inputs
 from curvbench.instance.instance import Instance
+from curvbench.instance.likelihood import Likelihood
 
 __all__ = [
     "Inputs",
     "Instance",
+    "Likelihood",
 ]

@@ -58,8 +58,8 @@ def _widened(inputs: Inputs) -> Inputs:
     return inputs if all(widened(value) is value for value in _values(inputs)) else mapped(inputs, widened)
 
 
-def _leading_size(inputs: Inputs) -> int:
-    tensors = [value for value in _values(inputs) if isinstance(value, Tensor) and value.ndim]
-    if not tensors:
+def _leading_size(inputs: Inputs, targets: Tensor) -> int:
+    """The number of samples: an index of the targets' first dimension is a sample."""
+    if not any(isinstance(value, Tensor) and value.ndim for value in _values(inputs)):
         raise ValueError("inputs must hold a tensor whose first dimension is the batch")
-    return tensors[0].shape[0]
+    return targets.shape[0]

@@ -29,9 +29,12 @@ from curvbench.instance.inputs import (
     arguments,
     batch_contents,
 )
-from curvbench.instance.likelihood import cotangents, likelihood
+from curvbench.instance.likelihood import Loss, cotangents, likelihood
+from curvbench.instance.outputs import Chooser, Layout, chosen
 from curvbench.instance.passes import Uncast, autocasts, full_precision, network_pass
+from curvbench.instance.placing import as_real, densified
 from curvbench.instance.refusals import (
+    agree,
     refuse_coupled_samples,
     refuse_not_finite,
     refuse_other_model,
@@ -41,7 +44,7 @@ from curvbench.instance.refusals import (
 )
 from curvbench.instance.survey import Traced, roles_of, sizes_of, survey
 from curvbench.instance.tape import Tape, evaluation, uncompiled, unfused_attention
-from curvbench.instance.verification import coupling, refuse_random_passes, wrong_layers
+from curvbench.instance.verification import coupling, pairwise_coupled, refuse_random_passes, wrong_layers
 from curvbench.numerics import widened
 from curvbench.spec.geometry import Layer, Piece
 from curvbench.uses import recurrent, rules  # noqa: F401  (they register the rules)
@@ -50,6 +53,7 @@ from curvbench.uses.calls import Key
 from curvbench.uses.tracer import Tracer
 
 Covered = Literal["all", "weights"]
+SURVEYED = 32  # samples whose rows tell the order of all rows of a larger batch
 _COMPLEX = {torch.float16: torch.complex32, torch.float64: torch.complex128}
 
 
@@ -68,12 +72,16 @@ class Instance:
     the measured Fisher is that of the rounded numbers. Autocast is off, in the model's own ``forward`` as well.
 
     Args:
-        model: any module; inputs and outputs have the batch first, outputs (N, C) or (N, T, C) with classes last.
+        model: any module; inputs and outputs have the batch first. Outputs are (N, C) or (N, T, C) with classes last,
+            or (N, C, H, W) with targets (N, H, W).
         inputs: a tensor (N, ...), a tuple of arguments, or a mapping of keywords; a list is one argument. Tensors
             inside lists and mappings are inputs as well.
         targets: int64 class indices (N,) or (N, T) with -100 for ignored tokens, or for ``gaussian`` values
-            shaped like the outputs.
-        loss: ``cross_entropy`` or ``gaussian`` (1/2 |f - y|^2 summed over outputs, mean over terms).
+            shaped like the outputs; other losses take what torch gives them.
+        loss: ``cross_entropy`` or ``gaussian`` (1/2 |f - y|^2 summed over outputs, mean over terms), a loss module of
+            torch, a ``Likelihood``, or a function of one term's outputs and target.
+        outputs: a function from what the model returns to the tensor of its outputs. None takes a tensor, the only one
+            of a tuple, or ``logits``.
         parameters: ``all`` trainable parameters, or ``weights``: those of linear layers and convolutions, with their
             biases.
 
@@ -87,6 +95,7 @@ class Instance:
         sizes: per block the numbers that cost models need.
         samples: N.
         terms: number of valid loss terms.
+        returns_outputs: whether the model returns the outputs (N, C) or (N, T, C) themselves.
         coverage: share of the trainable parameters that the blocks hold.
         left_out: why a trainable parameter belongs to no block, by its name.
         coupled: whether the outputs of a sample depend on the other samples of the batch.
@@ -99,15 +108,19 @@ class Instance:
         model: nn.Module,
         inputs: Inputs,
         targets: Tensor,
-        loss: str = "cross_entropy",
+        loss: Loss = "cross_entropy",
+        outputs: Chooser | None = None,
         parameters: Covered = "all",
     ) -> None:
         if parameters not in get_args(Covered):
             raise ValueError(f"parameters must be 'all' or 'weights', got {parameters!r}")
-        self.likelihood = likelihood(loss)
-        self.model, self.loss, self.covered = model, loss, parameters
+        self._for_any_batch = self.likelihood = likelihood(loss)
+        self.model, self.loss, self._choose = model, self.likelihood.name, outputs
+        self.covered = parameters
+        self._layout: Layout | None = None
+        self.returns_outputs = True
         self.inputs, self.targets = _widened(inputs), widened(targets)
-        self.samples = _leading_size(inputs)
+        self.samples = _leading_size(inputs, targets)
         if self.samples == 0:
             raise ValueError("the batch is empty: give at least one sample")
         refuse_untracked(model)
@@ -128,45 +141,84 @@ class Instance:
         self._needs_verification = False
         self.reached: set[str] = set()
         self._first_outputs: Tensor | None = None
-        outputs = self._try()
-        self.classes, self.terms_per_sample = outputs.shape[-1], outputs[0].numel() // outputs.shape[-1]
-        self.terms = int(self.likelihood.valid(self.targets).sum())
+        first = self._try()
+        self.classes, self.terms_per_sample = first.shape[-1], first[0].numel() // first.shape[-1]
+        self._take_terms()
         if self._draws_random_numbers:
-            refuse_random_passes(self, outputs, sorted(self._trainable))
-        self.coupled, self._of_no_sample = coupling(self, outputs)
+            refuse_random_passes(self, first, sorted(self._trainable))
+        self._first = first
+        self.coupled, self._of_no_sample = coupling(self, first)
         self.left_out: dict[str, str] = {}
         self._settle()
-        self._first_outputs = outputs.clone()
+        self._first_outputs = self._first.clone()
         self._runs_in_float64 = self._try_float64()
+
+    def _take_terms(self) -> None:
+        """Count the loss terms of the targets, and take the weights that they have in the loss."""
+        self.terms = int(self.likelihood.valid(self.targets).sum())
+        self.likelihood = self._for_any_batch.for_batch(self.targets)
+
+    def arranged(self, returned: Any) -> Tensor:
+        """What the model returns as outputs (N, C) or (N, T, C), classes last; the first call arranges the targets."""
+        outputs = chosen(returned, self._choose)
+        if self._layout is None:
+            self._layout = Layout.of(outputs, self.targets, self.likelihood)
+            self.targets = self.arranged_targets(self.targets)
+            self.returns_outputs = self._layout.outputs(outputs) is returned
+        return self._layout.outputs(outputs)
+
+    def arranged_targets(self, targets: Tensor) -> Tensor:
+        """Targets as the model's loss has them, in the layout of the arranged outputs."""
+        assert self._layout is not None, "the layout is known after the first forward pass"
+        return self._layout.targets(targets)
 
     def _settle(self) -> None:
         """Find the blocks, and leave to plain autograd what its verification does not confirm."""
-        uncut: frozenset[str] = frozenset()
         try:
-            while True:
-                self._take_plan(survey(self, uncut)[0])
-                wrong = frozenset(name for layer in wrong_layers(self) for name in layer.parameters)
-                if wrong <= uncut:
-                    break
-                uncut |= wrong
+            wrong = self._surveyed(self._few())
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             raise ValueError(f"the model cannot be differentiated: {str(error).splitlines()[0]}") from error
         if wrong:
-            self.left_out |= dict.fromkeys(wrong, "its score columns do not sum to its gradient")
-            kept = [layer for layer in self.layers if not wrong.intersection(layer.parameters)]
-            self._take_layers(kept)
+            self.left_out |= dict.fromkeys(sorted(wrong), "its score columns do not sum to its gradient")
+            self._take_layers([layer for layer in self.layers if not wrong.intersection(layer.parameters)])
+
+    def _few(self) -> Instance:
+        """Some samples of a large batch, whose rows are in the same simple orders as the whole batch's, or the batch."""
+        if self.samples <= 2 * SURVEYED or self.coupled:
+            return self
+        few = self._take(slice(SURVEYED))
+        try:
+            few.plain_outputs()
+        except (RuntimeError, ValueError, IndexError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            return self
+        return few
+
+    def _surveyed(self, some: Instance) -> frozenset[str]:
+        """Take over the blocks that a survey of some samples finds; the parameters whose columns stay wrong."""
+        uncut: frozenset[str] = frozenset()
+        while True:
+            plan, traced = survey(some, uncut)
+            self.coupled = self.coupled or (plan.is_mixed and pairwise_coupled(self, self._first))
+            if some is not self and not plan.is_plain:
+                return self._surveyed(self)
+            self._take_plan(plan)
+            tape = self._tape(*traced, self.layers) if some is self else None
+            wrong = frozenset(name for layer in wrong_layers(self, tape) for name in layer.parameters)
+            if wrong and some is not self:
+                return self._surveyed(self)
+            if wrong <= uncut:
+                return wrong
+            uncut |= wrong
 
     def _take_plan(self, plan: Plan) -> None:
         self.plan = plan
         chosen = [layer for layer in plan.layers if self.covered == "all" or layer.level == 0]
         held = {name for layer in plan.layers for name in layer.parameters}
-        reason = "complex: not covered yet"
-        self.left_out = {
-            name: reason if self.parameters[name].is_complex() else "not used on this batch"
-            for name in sorted(self._trainable - held)
-        }
+        self.left_out = dict.fromkeys(sorted(self._trainable - held), "not used on this batch")
         if self.covered == "weights":
             others = held - {name for layer in chosen for name in layer.parameters}
             self.left_out |= dict.fromkeys(sorted(others), "no weight of a linear layer or a convolution")
@@ -222,13 +274,20 @@ class Instance:
 
     def trace(self, vetoed: Collection[Key], cloned: Collection[Key], uncut: Collection[str]) -> Traced:
         """A forward pass in which all trainable parameters are followed, those in ``uncut`` by autograd alone."""
-        names = [name for name in self.parameters if name in self._trainable and not self.parameters[name].is_complex()]
-        leaves = {name: self.parameters[name].detach().requires_grad_() for name in names}
-        followed = {name: leaf for name, leaf in leaves.items() if name not in uncut}
+        leaves = self._leaves([name for name in self.parameters if name in self._trainable])
+        followed = self._followed(leaves, uncut)
         tracer = Tracer(followed, self.samples, vetoed, cloned)
         with torch.enable_grad():
-            outputs = self._forward(tracer, leaves)
+            outputs = self._forward(tracer, _as_parameters(leaves, self.parameters))
         return Traced(tracer, outputs, leaves)
+
+    def _leaves(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Parameters as leaves of a new graph; a complex one as its real and imaginary parts, (..., 2)."""
+        return {name: as_real(self.parameters[name].detach()).requires_grad_() for name in names}
+
+    def _followed(self, leaves: Mapping[str, Tensor], uncut: Collection[str]) -> dict[str, Tensor]:
+        """The leaves that a tracer follows; complex ones are left to autograd."""
+        return {n: leaf for n, leaf in leaves.items() if n not in uncut and not self.parameters[n].is_complex()}
 
     def verify(self) -> None:
         """Compare the score columns with plain autograd again, after ``with_batch``.
@@ -261,11 +320,11 @@ class Instance:
         with torch.no_grad():
             return self._forward()
 
-    def record(self, inputs: Inputs, frozen: bool = False) -> Tape:
+    def record(self, inputs: Inputs, samples: int, frozen: bool = False) -> Tape:
         """The model's forward pass on other inputs, in its present mode; the graph leads to the parameters.
 
         ``frozen``: the graph does not lead to the blocks' parameters, so that a backward pass makes no gradients of
-        them.
+        them. ``samples``: N.
         """
         args, kwargs = arguments(inputs)
         own = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
@@ -273,13 +332,13 @@ class Instance:
         leaves = {n: p.detach().requires_grad_() if frozen and n in held else p for n, p in own.items() if n in held}
         tracer = Tracer(
             {name: leaf for name, leaf in leaves.items() if name not in self.plan.uncut},
-            _leading_size(inputs),
+            samples,
             self.plan.vetoed,
             self.plan.cloned,
             live=not frozen,
         )
         with one_thread(), uncompiled(), tracer:
-            outputs = functional_call(self.model, leaves if frozen else {}, args, kwargs)
+            outputs = self.arranged(functional_call(self.model, leaves if frozen else {}, args, kwargs))
         return self._tape(tracer, outputs, leaves, self.layers, keeps_graph=True)
 
     def _tape(
@@ -315,13 +374,14 @@ class Instance:
             verify: whether ``verify`` runs before the first per-sample score is read.
         """
         other = self._copy()
-        other.inputs, other.targets, other.samples = _widened(inputs), widened(targets), _leading_size(inputs)
+        other.inputs, other.samples = _widened(inputs), _leading_size(inputs, targets)
+        other.targets = self.arranged_targets(widened(targets))
         other._read_model()
         other._original = other._first_outputs = None  # no copies, because the batch is used in one step alone
-        other.terms = int(self.likelihood.valid(targets).sum())
+        other._take_terms()
         if _sample_shapes(inputs) != _sample_shapes(self.inputs) or not self.plan.is_plain:
-            outputs = other._try()
-            other.classes, other.terms_per_sample = outputs.shape[-1], outputs[0].numel() // outputs.shape[-1]
+            first = other._try()
+            other.classes, other.terms_per_sample = first.shape[-1], first[0].numel() // first.shape[-1]
             other.plan = self._same_blocks(survey(other, self.plan.uncut)[0])
             other.sizes = {**self.sizes, **{n: s for n, s in sizes_of(other.plan).items() if n in self.sizes}}
         other._recorded, other._given_gradients, other._needs_verification = tape, gradients, verify
@@ -374,8 +434,10 @@ class Instance:
             raise ValueError(f"cannot draw {count} of {self.samples} samples: take between 1 and {self.samples}")
         self._refuse_coupled()
         order = torch.randperm(self.samples, generator=torch.Generator().manual_seed(seed))
+        self._refuse_coupled()
+        order = torch.randperm(self.samples, generator=torch.Generator().manual_seed(seed))
         drawn = self._own(self._take(order[:count].to(self.device)))
-        drawn.terms = int(self.likelihood.valid(drawn.targets).sum())
+        drawn._take_terms()
         if drawn.terms == 0:
             raise ValueError(f"{count} of {self.samples} samples were drawn without any loss term: draw more of them")
         return drawn
@@ -418,7 +480,7 @@ class Instance:
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of passes, gradients and parameter vectors."""
-        return self.parameters[self.layers[0].parameters[0]].dtype
+        return as_real(self.parameters[self.layers[0].parameters[0]]).dtype
 
     @property
     def runs_as_it_is(self) -> bool:
@@ -472,15 +534,28 @@ class Instance:
             self._reach(self._recorded)
             return self._recorded
         held = {name for layer in chosen for name in layer.parameters}
-        leaves = {name: self.parameters[name].detach().requires_grad_() for name in self.parameters if name in held}
-        followed = {name: leaf for name, leaf in leaves.items() if name not in self.plan.uncut}
+        leaves = self._leaves([name for name in self.parameters if name in held])
+        followed = self._followed(leaves, self.plan.uncut)
         tracer = Tracer(followed, self.samples, self.plan.vetoed, self.plan.cloned)
         with torch.enable_grad(), FrozenConvolutions():
-            outputs = self._forward(tracer, leaves)
+            outputs = self._forward(tracer, _as_parameters(leaves, self.parameters))
         self._refuse_another_model(outputs)
         tape = self._tape(tracer, outputs, leaves, chosen)
         self._reach(tape)
-        return tape
+        generic = [name for name in self.plan.generic if name in tape.roles]
+        return replace(tape, alone=self._alone(generic, outputs)) if generic and not self.coupled else tape
+
+    def _alone(self, names: Sequence[str], outputs: Tensor) -> list[tuple[Tensor, dict[str, Tensor]]] | None:
+        """The graph of every sample alone; None if the model computes other outputs on a sample alone."""
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                graphs = [self._take(slice(n, n + 1)).graph(names) for n in range(self.samples)]
+            joined = torch.cat([graph[0].detach() for graph in graphs])
+        except (RuntimeError, ValueError, IndexError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            return None
+        return graphs if joined.shape == outputs.shape and agree(joined, outputs.detach()) else None
 
     def _reach(self, tape: Tape) -> None:
         self.reached |= {
@@ -525,7 +600,7 @@ class Instance:
         gradients = torch.autograd.grad(
             loss, list(trained.values()), retain_graph=keeps_graph, allow_unused=True, materialize_grads=True
         )
-        return dict(zip(trained, gradients, strict=True))
+        return {name: densified(gradient) for name, gradient in zip(trained, gradients, strict=True)}
 
     def graph(self, names: Iterable[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """The outputs (N, ..., C) of one forward pass, and the named parameters as leaves of its graph."""
@@ -595,7 +670,7 @@ class Instance:
             duals = {name: forward_ad.make_dual(leaf, directions[name]) for name, leaf in leaves.items()}
             outputs, tangent = forward_ad.unpack_dual(self._forward(parameters=duals))
         with torch.no_grad():
-            factor = self.likelihood.factor(outputs) * self.likelihood.valid(self.targets)[..., None]
+            factor = self.likelihood.factor(outputs, self.targets) * self.likelihood.valid(self.targets)[..., None]
             cotangent = (factor * (factor * tangent).sum(-1, keepdim=True)).sum(0) / self.terms
         parameters = list(leaves.values())
         products = torch.autograd.grad(outputs, parameters, cotangent, allow_unused=True, materialize_grads=True)
@@ -612,7 +687,9 @@ class Instance:
         parts = []
         for layer in self.layers:
             columns = [
-                _entries(_fetch(tensors, piece.parameter, self.parameters[piece.parameter].shape), piece, layer)
+                _entries(
+                    as_real(_fetch(tensors, piece.parameter, self.parameters[piece.parameter].shape)), piece, layer
+                )
                 for piece in layer.pieces
             ]
             parts.append((columns[0] if len(columns) == 1 else torch.cat(columns, dim=2)).flatten())
@@ -632,7 +709,9 @@ class Instance:
             columns = vector[layer.slice].reshape(layer.shape).split(widths, dim=2)
             for piece, part in zip(layer.pieces, columns, strict=True):
                 shape = self.parameters[piece.parameter].shape
-                if _is_whole(piece, part, shape):
+                if self.parameters[piece.parameter].is_complex():
+                    tensors[piece.parameter] = torch.view_as_complex(part.reshape(*shape, 2).clone())
+                elif _is_whole(piece, part, shape):
                     tensors[piece.parameter] = part.reshape(shape)
                 else:
                     whole = tensors.setdefault(piece.parameter, vector.new_zeros(shape))
@@ -658,7 +737,7 @@ class Instance:
         followed = nullcontext() if tracer is None else tracer
         with one_thread(), evaluation(self.model), uncompiled(), unfused_attention(), uncast, followed:
             try:
-                return functional_call(self.model, state, args, kwargs)
+                return self.arranged(functional_call(self.model, state, args, kwargs))
             finally:
                 if before is not None:
                     before.restore(self.device)
@@ -693,10 +772,16 @@ def _watched(model: nn.Module, inputs: Inputs, targets: Tensor) -> dict[str, Any
     }
 
 
+def _as_parameters(leaves: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leaves in the form in which the model reads them: complex parameters from their real and imaginary parts."""
+    return {n: torch.view_as_complex(leaf) if parameters[n].is_complex() else leaf for n, leaf in leaves.items()}
+
+
 def _entries(tensor: Tensor, piece: Piece, layer: Layer) -> Tensor:
-    """The columns of a block that a parameter holds, as a view (G, M, columns) of a contiguous tensor."""
+    """The columns of a block that a parameter holds, (G, M, columns): a view if the tensor is contiguous."""
     shape = (layer.groups, layer.outputs, piece.columns)
-    return tensor.contiguous().as_strided(shape, piece.strides, piece.offset)
+    whole = tensor.contiguous()
+    return whole.as_strided(shape, piece.strides, whole.storage_offset() + piece.offset)
 
 
 def _is_whole(piece: Piece, part: Tensor, shape: torch.Size) -> bool:

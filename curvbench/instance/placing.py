@@ -21,6 +21,16 @@ from curvbench.uses.owners import Order
 Used = tuple[Call, Use]
 
 
+def as_real(tensor: Tensor) -> Tensor:
+    """A complex tensor as its real and imaginary parts, (..., 2); any other tensor as it is."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def densified(gradient: Tensor) -> Tensor:
+    """A gradient with all of its entries, because an embedding may give a sparse one."""
+    return gradient.to_dense() if gradient.layout != torch.strided else gradient
+
+
 def role_inputs(layer: Layer, used: Sequence[Used], samples: int, like: Tensor) -> Tensor:
     """The input of a role, (N, ...), as ``geometry.patches`` takes it."""
     if layer.kind == "vector":
@@ -47,9 +57,7 @@ def role_gradient(layer: Layer, used: Sequence[Used], gradients: Sequence[Tensor
 
 
 def _joined(parts: list[Tensor], dimension: int) -> Tensor:
-    return (
-        parts[0] if len(parts) == 1 else torch.cat([p if p.ndim > 2 or dimension == 1 else p for p in parts], dimension)
-    )
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dimension)
 
 
 def _input(call: Call) -> Tensor:
@@ -118,24 +126,21 @@ def _vector(layer: Layer, pairs: Sequence[tuple[Used, Tensor]], samples: int) ->
 def call_score(call: Call, use: Use, gradient: Tensor, samples: int) -> Tensor:
     """The score of the weight that one call reads, per sample, in the order of the weight's entries: (N, numel)."""
     if call.key.operation == "shift":
-        return use.layout.by_sample(gradient, call.rows, samples).sum(1).flatten(1)
+        return use.layout.by_sample(gradient, call.rows, samples).sum(1).reshape(samples, -1)
     if call.key.operation == "scale":
         x = normalized(call)
         if isinstance(use.layout, Order) and use.layout == Order(0):
             return _contracted(gradient, x, call.rows)
         placed = (use.layout.by_sample(t, call.rows, samples) for t in (gradient, x))
-        return torch.einsum("ns...,ns...->n...", *placed).flatten(1)
-    return _formed(call, use, gradient, samples).flatten(1)
+        return torch.einsum("ns...,ns...->n...", *placed).reshape(samples, -1)
+    return _formed(call, use, gradient, samples).reshape(samples, -1)
 
 
 def _contracted(gradient: Tensor, x: Tensor, rows: Sequence[int]) -> Tensor:
     """The sum of gradient times x over all rows but the samples, (N, numel)."""
     letters = "abcdefgh"[: gradient.ndim]
     kept = "".join(letters[d] for d in range(gradient.ndim) if d not in rows or d == 0)
-    return torch.einsum(f"{letters},{letters}->{kept}", gradient, x).flatten(1)
-
-
-_normalized: dict[int, Tensor] = {}
+    return torch.einsum(f"{letters},{letters}->{kept}", gradient, x).reshape(gradient.shape[0], -1)
 
 
 def normalized(call: Call) -> Tensor:
@@ -146,7 +151,7 @@ def normalized(call: Call) -> Tensor:
         with torch.no_grad():
             cached = call.normalized(call.x)
         object.__setattr__(call, "_normalized", cached)
-    return cached  # type: ignore[no-any-return]
+    return cached
 
 
 def _formed(call: Call, use: Use, gradient: Tensor, samples: int) -> Tensor:
@@ -208,8 +213,16 @@ def _through(call: Call, score: Tensor, leaves: Mapping[str, Tensor]) -> dict[st
     """The scores of the parameters behind a computed weight, by its own derivative, without the network."""
     assert call.tensor is not None
     directions = score.reshape(len(score), *call.tensor.shape)
-    names = list(leaves)
-    parts = torch.autograd.grad(
-        call.tensor, [leaves[n] for n in names], directions, retain_graph=True, allow_unused=True, is_grads_batched=True
-    )
-    return {name: part.flatten(1) for name, part in zip(names, parts, strict=True) if part is not None}
+    names, ends = list(leaves), list(leaves.values())
+    try:
+        parts = _derivatives(call.tensor, ends, directions, is_batched=True)
+    except RuntimeError as error:  # some operations have no batched derivative
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        columns = [_derivatives(call.tensor, ends, direction, is_batched=False) for direction in directions]
+        parts = [None if c[0] is None else torch.stack(list(c)) for c in zip(*columns, strict=True)]
+    return {name: part.reshape(len(score), -1) for name, part in zip(names, parts, strict=True) if part is not None}
+
+
+def _derivatives(tensor: Tensor, ends: Sequence[Tensor], along: Tensor, is_batched: bool) -> Sequence[Tensor | None]:
+    return torch.autograd.grad(tensor, ends, along, retain_graph=True, allow_unused=True, is_grads_batched=is_batched)

@@ -39,10 +39,8 @@ def refuse_not_finite(parameters: Mapping[str, Tensor], others: Mapping[str, Any
             raise ValueError(f"{name} holds NaN or infinity: nothing can be measured there")
 
 
-def refuse_output(outputs: Any, samples: int) -> None:
-    """Refuse outputs other than one (N, C) or (N, T, C) tensor of finite numbers."""
-    if not isinstance(outputs, Tensor):
-        raise ValueError(f"the model must return one tensor, got {type(outputs).__name__}: wrap it")
+def refuse_output(outputs: Tensor, samples: int) -> None:
+    """Refuse outputs other than (N, C) or (N, T, C) of finite numbers."""
     if outputs.ndim not in (2, 3) or outputs.shape[0] != samples:
         shape = tuple(outputs.shape)
         raise ValueError(f"outputs must be (N, C) or (N, T, C), N = {samples} samples first, classes last; got {shape}")

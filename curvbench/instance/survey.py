@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -43,9 +43,10 @@ class Traceable(Protocol):
         """A forward pass over the batch in which all trained parameters are followed."""
 
 
-def survey(instance: Traceable, uncut: Collection[str] = ()) -> tuple[Plan, Tensor]:
-    """The plan of a model on a batch, and the outputs; ``uncut``: parameters that are left to plain autograd."""
+def survey(instance: Traceable, uncut: Collection[str] = ()) -> tuple[Plan, Traced]:
+    """The plan of a model on a batch, and its last pass; ``uncut``: parameters that are left to plain autograd."""
     vetoed, cloned, uncut, rounds = frozenset[Key](), frozenset[Key](), frozenset(uncut), 0
+    is_mixed = False
     while True:
         traced = instance.trace(vetoed, cloned, uncut)
         if traced.tracer.differentiates and uncut < traced.leaves.keys():
@@ -55,6 +56,7 @@ def survey(instance: Traceable, uncut: Collection[str] = ()) -> tuple[Plan, Tens
             cloned |= overwritten
             continue
         layouts, shared, alive = _owned(traced, instance.samples)
+        is_mixed |= any(first_order(c, instance.samples) is not None for c in traced.tracer.calls if c.key in shared)
         if alive - uncut:
             uncut |= alive
         elif shared and rounds < VETOES:
@@ -64,9 +66,8 @@ def survey(instance: Traceable, uncut: Collection[str] = ()) -> tuple[Plan, Tens
                 name for call in traced.tracer.calls if call.key in shared for name in _behind(call, traced.leaves)
             }
         else:
-            return _planned(
-                traced, layouts, Plan((), {}, vetoed, cloned, uncut, tuple(sorted(alive))), instance.samples
-            )
+            empty = Plan((), {}, vetoed, cloned, uncut, tuple(sorted(alive)), is_mixed=is_mixed)
+            return _planned(traced, layouts, empty, instance.samples)
 
 
 def _owned(traced: Traced, samples: int) -> tuple[dict[Key, Layout], frozenset[Key], frozenset[str]]:
@@ -76,7 +77,7 @@ def _owned(traced: Traced, samples: int) -> tuple[dict[Key, Layout], frozenset[K
         return {}, frozenset(), frozenset()
     weights = sample_weights(samples).to(outputs.device)
     u = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(0)).to(outputs)
-    ends = [call.edge for call in calls] + [traced.leaves[name] for name in names]
+    ends: Any = [call.edge for call in calls] + [traced.leaves[name] for name in names]
     along = weights.to(outputs).reshape(-1, *[1] * (outputs.ndim - 1))
     plain, weighted, tripled = (
         torch.autograd.grad(outputs, ends, cotangent, retain_graph=True, allow_unused=True)
@@ -96,7 +97,7 @@ def _owned(traced: Traced, samples: int) -> tuple[dict[Key, Layout], frozenset[K
 
 def _layout(call: Call, plain: Tensor, weighted: Tensor, tripled: Tensor, weights: Tensor) -> Layout | None:
     """The layout of a call at a tolerance that a third gradient measures, because a model may round inside."""
-    largest = float(tripled.abs().max())
+    largest = float(tripled.abs().max()) if tripled.numel() else 0.0
     measured = float((tripled - 3 * plain).abs().max()) / largest if largest else 0.0
     tolerance = min(max(deep_rounding(plain.dtype), 10 * measured), _FARTHEST / len(weights))
     return layout(call, plain, weighted, weights, tolerance)
@@ -107,11 +108,12 @@ def _behind(call: Call, leaves: Mapping[str, Tensor]) -> list[str]:
     if isinstance(call.key.weight, View):
         return [call.key.weight.name]
     assert call.tensor is not None
-    gradients = torch.autograd.grad(call.tensor.sum(), list(leaves.values()), retain_graph=True, allow_unused=True)
+    ends, ones = list(leaves.values()), torch.ones_like(call.tensor)
+    gradients = torch.autograd.grad(call.tensor, ends, ones, retain_graph=True, allow_unused=True)
     return [name for name, gradient in zip(leaves, gradients, strict=True) if gradient is not None]
 
 
-def _planned(traced: Traced, layouts: Mapping[Key, Layout], plan: Plan, samples: int) -> tuple[Plan, Tensor]:
+def _planned(traced: Traced, layouts: Mapping[Key, Layout], plan: Plan, samples: int) -> tuple[Plan, Traced]:
     calls = traced.tracer.calls
     computed = {
         c.key: _behind(c, traced.leaves) for c in calls if isinstance(c.key.weight, Computed) and c.key in layouts
@@ -119,7 +121,7 @@ def _planned(traced: Traced, layouts: Mapping[Key, Layout], plan: Plan, samples:
     builder = Builder(traced.leaves, calls, layouts, samples)
     layers, uses = builder.build(computed, plan.generic)
     plan = replace(plan, layers=tuple(layers), uses=uses, formed=frozenset(builder.formed))
-    return replace(plan, shapes=_shapes(plan, calls, traced.outputs, samples)), traced.outputs
+    return replace(plan, shapes=_shapes(plan, calls, traced.outputs, samples)), traced
 
 
 def roles_of(layers: Sequence[Layer]) -> dict[str, Layer]:

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import CheckpointError
 from torch.utils.hooks import RemovableHandle
 
 from curvbench.instance.passes import network_pass
-from curvbench.instance.placing import Used, formed_scores, role_gradient, role_inputs
+from curvbench.instance.placing import Used, as_real, densified, formed_scores, role_gradient, role_inputs
 from curvbench.spec.geometry import Layer
 from curvbench.uses.blocks import Plan
 
@@ -29,7 +29,8 @@ class Tape:
 
     ``plan``: what each call contributes to. ``roles``: the recorded roles by name; a role that the pass skipped has
     zeros. ``leaves``: the parameters as the pass read them, with the graphs of computed weights. ``keeps_graph``: no
-    pull frees the graph, because the training step owns it.
+    pull frees the graph, because the training step owns it. ``alone``: the outputs and the leaves of every sample's own
+    pass, for parameters that plain autograd follows; None means that the whole batch passes for each sample.
     """
 
     outputs: Tensor
@@ -38,6 +39,7 @@ class Tape:
     calls: Sequence[Used]
     leaves: Mapping[str, Tensor]
     keeps_graph: bool = False
+    alone: Sequence[tuple[Tensor, Mapping[str, Tensor]]] | None = None
     passed: dict[int, Tensor] = field(default_factory=dict)
     """The gradients of the last backward pass through ``leaf``, by number of the call; the outputs' has -1."""
 
@@ -48,11 +50,17 @@ class Tape:
 
     @cached_property
     def used(self) -> dict[str, list[int]]:
-        """The numbers of each role's calls; those of formed scores have the name ""."""
+        """The numbers of each role's calls."""
         used: dict[str, list[int]] = {}
         for number, (_, use) in enumerate(self.calls):
-            used.setdefault("" if use.formed else use.role, []).append(number)
+            if use.role is not None:
+                used.setdefault(use.role, []).append(number)
         return used
+
+    @cached_property
+    def _forming(self) -> list[int]:
+        """The numbers of the calls whose scores are formed."""
+        return [number for number, (_, use) in enumerate(self.calls) if use.formed]
 
     @cached_property
     def inputs(self) -> Mapping[str, Tensor]:
@@ -111,7 +119,7 @@ class Tape:
         """
         names = list(self.roles if layers is None else layers)
         formed = any(name in self.plan.formed for name in names)
-        numbers = [n for name in names for n in self.used.get(name, [])] + (self.used.get("", []) if formed else [])
+        numbers = [n for name in names for n in self.used.get(name, [])] + (self._forming if formed else [])
         generic = [name for name in self.plan.generic if name in names]
         at_calls = self._at_calls(numbers, cotangent, keep or self.keeps_graph or bool(generic))
         scores = self._formed(at_calls) if formed else {}
@@ -124,8 +132,12 @@ class Tape:
         return self._at_calls(numbers, cotangent, keep=True)
 
     def placed(self, tensors: Mapping[int, Tensor]) -> dict[str, Tensor]:
-        """Tensors at calls, shaped like the gradients there, in the order of their roles' gradients; zeros for none."""
-        return {name: self._of_role(name, tensors, {}) for name in self.roles}
+        """Tensors at calls, shaped like the gradients there, in the order of their roles' gradients.
+
+        A role that no call uses has zeros; a role with a call that has no tensor is left out.
+        """
+        complete = [name for name in self.roles if all(number in tensors for number in self.used.get(name, []))]
+        return {name: self._of_role(name, tensors, {}) for name in complete}
 
     def _at_calls(self, numbers: Sequence[int], cotangent: Tensor, keep: bool) -> dict[int, Tensor]:
         """The gradient at the edge of each call; zeros where the outputs do not depend on the call."""
@@ -160,7 +172,7 @@ class Tape:
         return role_gradient(layer, used, [at_calls[number] for number in numbers], self.samples)
 
     def _formed(self, at_calls: Mapping[int, Tensor]) -> dict[str, Tensor]:
-        numbers = self.used.get("", [])
+        numbers = self._forming
         used = [self.calls[number] for number in numbers]
         return formed_scores(used, [at_calls[number] for number in numbers], self.leaves, self.samples)
 
@@ -171,15 +183,18 @@ class Tape:
         """
         if not names or not self.outputs.requires_grad:
             return {}
-        leaves = [self.leaves[name] for name in names]
-        alone = torch.zeros(self.samples, *cotangent.shape, dtype=cotangent.dtype, device=cotangent.device)
-        rows = torch.arange(self.samples, device=cotangent.device)
-        alone[rows, rows] = cotangent
-        columns = [
-            torch.autograd.grad(self.outputs, leaves, one, retain_graph=True, allow_unused=True, materialize_grads=True)
-            for one in alone
-        ]
-        return {name: torch.stack(c).flatten(1) for name, c in zip(names, zip(*columns, strict=True), strict=True)}
+        if self.alone is not None:
+            columns = [
+                _gradients(outputs, [leaves[name] for name in names], cotangent[n : n + 1])
+                for n, (outputs, leaves) in enumerate(self.alone)
+            ]
+        else:
+            own = [self.leaves[name] for name in names]
+            columns = [_gradients(self.outputs, own, one) for one in _one_at_a_time(cotangent)]
+        return {
+            name: torch.stack(c).reshape(self.samples, -1)
+            for name, c in zip(names, zip(*columns, strict=True), strict=True)
+        }
 
     @network_pass()
     def pull_between(self, call: int, reader: int, cotangent: Tensor) -> Tensor | None:
@@ -193,6 +208,23 @@ class Tape:
             return None
         ends = [source], [self.calls[call][0].edge]
         return torch.autograd.grad(*ends, [cotangent], retain_graph=True, allow_unused=True)[0]
+
+
+def _gradients(outputs: Tensor, leaves: Sequence[Tensor], cotangent: Tensor) -> Sequence[Tensor]:
+    if not outputs.requires_grad:
+        return [as_real(torch.zeros_like(leaf)) for leaf in leaves]
+    gradients = torch.autograd.grad(
+        outputs, leaves, cotangent, retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    return [as_real(densified(gradient)) for gradient in gradients]
+
+
+def _one_at_a_time(cotangent: Tensor) -> Iterator[Tensor]:
+    """The cotangent of one sample after the other, with zeros for all others."""
+    for n in range(len(cotangent)):
+        only = torch.zeros_like(cotangent)
+        only[n] = cotangent[n]
+        yield only
 
 
 class _Inputs(Mapping[str, Tensor]):

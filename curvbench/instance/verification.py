@@ -8,7 +8,7 @@ plain model by plain autograd. A row of another sample, and any use that was not
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -18,12 +18,17 @@ from torch import Tensor
 from curvbench.instance import layers as geometry
 from curvbench.instance.contents import RandomStates, leaves
 from curvbench.instance.refusals import agree, deep_rounding, refuse_endless, refuse_random
+from curvbench.instance.placing import densified
 from curvbench.instance.tape import Tape
 from curvbench.spec.geometry import Layer, LayerSize
 
 GRAPH_BYTES = 2**32  # that one verifying pass may keep: a larger batch is verified in parts
 _TENSORS_PER_OUTPUT = 6  # a pass keeps activations, normalizations and gradients beside a layer's output
+_FEW = 8  # samples, of which any two may be coupled: a larger batch is split once
 _TILE_BYTES = 2**26  # of patches that are formed at the same time
+# A model may compute in fewer digits inside. What three times the cotangents add to three times the gradient is its own
+# rounding; a difference of that size explains itself, up to a share of the layer's gradient, or of the largest one.
+_FACTOR, _COARSEST, _FAINTEST = 30.0, 1e-3, 1e-6
 _NOISE = 100  # units in the last place of the network's gradient: a smaller gradient of a layer is rounding
 
 
@@ -90,8 +95,9 @@ def coupling(instance: Passes, first: Tensor) -> tuple[bool, Tensor | None]:
     """Whether outputs of a sample change with the other samples, and the input that belongs to no sample, if any.
 
     A random half of the samples is replaced by samples of the other half, which must not change; then the halves swap
-    roles. If the model cannot run on that order, because it needs sorted samples, neighbours replace each other. An
-    input that is as long as the batch and alone causes the change (a mask of positions) belongs to no sample.
+    roles (see ``_splits``). If the model cannot run on that order, because it needs sorted samples, neighbours replace
+    each other. An input that is as long as the batch and alone causes the change (a mask of positions) belongs to no
+    sample.
     """
     if instance.samples < 2 or not _changes(instance, first, None):
         return False, None
@@ -101,11 +107,16 @@ def coupling(instance: Passes, first: Tensor) -> tuple[bool, Tensor | None]:
     return True, None
 
 
-def _changes(instance: Passes, first: Tensor, leave: Tensor | None) -> bool:
+def pairwise_coupled(instance: Passes, first: Tensor) -> bool:
+    """Whether outputs of a sample change with any other sample: every two are once in different halves."""
+    return _changes(instance, first, None, _splits(instance.samples, every_pair=True))
+
+
+def _changes(
+    instance: Passes, first: Tensor, leave: Tensor | None, splits: Iterable[tuple[Tensor, Tensor]] | None = None
+) -> bool:
     rows = torch.arange(instance.samples)
-    order = torch.randperm(instance.samples, generator=torch.Generator().manual_seed(0))
-    halves = order.tensor_split(2)
-    for staying, replaced in (halves, halves[::-1]):
+    for staying, replaced in splits or _splits(instance.samples, every_pair=instance.samples <= _FEW):
         mixed = rows.clone()
         mixed[replaced] = staying[torch.arange(len(replaced)) % len(staying)]
         in_order = staying.sort().values
@@ -114,6 +125,15 @@ def _changes(instance: Passes, first: Tensor, leave: Tensor | None) -> bool:
         if _differs(first, instance, orders, staying.to(instance.device), leave):
             return True
     return False
+
+
+def _splits(samples: int, every_pair: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """A random half of the samples and the other one, in both roles; for ``every_pair`` one split per bit."""
+    order = torch.randperm(samples, generator=torch.Generator().manual_seed(0))
+    for digit in range((samples - 1).bit_length() if every_pair else 1):
+        side = (order >> digit) % 2
+        halves = (side == 0).nonzero()[:, 0], (side == 1).nonzero()[:, 0]
+        yield from (halves, halves[::-1])
 
 
 def _differs(first: Tensor, instance: Passes, orders: Sequence[Tensor], staying: Tensor, leave: Tensor | None) -> bool:
@@ -129,26 +149,39 @@ def _differs(first: Tensor, instance: Passes, orders: Sequence[Tensor], staying:
     return False
 
 
-def wrong_layers(instance: Passes) -> list[Layer]:
+def wrong_layers(instance: Passes, tape: Tape | None = None) -> list[Layer]:
     """The blocks whose columns differ from plain autograd, by one forward and two backward passes.
+
+    ``tape``: a recorded pass over the whole batch; None means that one is made, or one per part of a large batch.
 
     Raises:
         ValueError: a gradient is not finite.
     """
     wrong: dict[str, Layer] = {}
-    for part in _parts(instance):
+    for part in _parts(instance) if tape is None else [instance]:
         outputs, parameters = part.graph(list(dict.fromkeys(n for layer in part.layers for n in layer.parameters)))
         u = _cotangent(outputs)
         weights = 0.5 + torch.rand(part.samples, generator=torch.Generator().manual_seed(1)).to(u)
-        gradients = _gradients(outputs, parameters, u * weights.reshape(-1, *[1] * (u.ndim - 1)))
-        columns, vector = weighted_columns(part, u, weights), part.pack(gradients)
+        along = u * weights.reshape(-1, *[1] * (u.ndim - 1))
+        gradients = _gradients(outputs, parameters, along)
+        columns, vector = weighted_columns(part, tape or part.tape(), u, weights), part.pack(gradients)
         refuse_endless_gradients(part.layers, vector)
         noise = _NOISE * torch.finfo(u.dtype).eps * max(float(g.norm()) for g in gradients.values())
+        found = {}
         for layer in part.layers:
             expected = vector[layer.slice].reshape(layer.shape)
-            tolerance = deep_rounding(u.dtype) * float(expected.norm()) + noise
-            if not float((columns[layer.name] - expected).norm()) <= tolerance:
-                wrong[layer.name] = layer
+            difference = float((columns[layer.name] - expected).norm())
+            if not difference <= deep_rounding(u.dtype) * float(expected.norm()) + noise:
+                found[layer.name] = layer, difference
+        if found:
+            rounding = part.pack(_gradients(outputs, parameters, 3 * along)) - 3 * vector
+            noises = {la.name: float(rounding[la.slice].norm()) for la in part.layers}
+            largest = max(float(vector[la.slice].norm()) for la in part.layers)
+            least = min(_FACTOR * max(noises.values()), _FAINTEST * largest)
+            for name, (layer, difference) in found.items():
+                own = min(_FACTOR * noises[name], _COARSEST * float(vector[layer.slice].norm()))
+                if not difference <= max(own, least):
+                    wrong[name] = layer
     return list(wrong.values())
 
 
@@ -166,9 +199,9 @@ def _gradients(outputs: Tensor, parameters: Mapping[str, Tensor], cotangent: Ten
     if not outputs.requires_grad:
         return {name: torch.zeros_like(p) for name, p in parameters.items()}
     gradients = torch.autograd.grad(
-        outputs, list(parameters.values()), cotangent, allow_unused=True, materialize_grads=True
+        outputs, list(parameters.values()), cotangent, retain_graph=True, allow_unused=True, materialize_grads=True
     )
-    return dict(zip(parameters, gradients, strict=True))
+    return {name: densified(g) for name, g in zip(parameters, gradients, strict=True)}
 
 
 def _parts(instance: Passes) -> Iterator[Passes]:
@@ -181,9 +214,8 @@ def _parts(instance: Passes) -> Iterator[Passes]:
         yield instance.part(slice(start, start + step))
 
 
-def weighted_columns(instance: Passes, u: Tensor, weights: Tensor) -> dict[str, Tensor]:
+def weighted_columns(instance: Passes, tape: Tape, u: Tensor, weights: Tensor) -> dict[str, Tensor]:
     """Per block the sum of its columns for the cotangents u (N, ..., C) with weights (N,), (G, M, D)."""
-    tape = instance.tape()
     pulled = tape.pull(u)
     sums = {}
     for layer in instance.layers:

@@ -117,7 +117,7 @@ class Stepper:
             outputs = self.model(inputs)
         else:
             outputs = self.model(**inputs) if isinstance(inputs, Mapping) else self.model(*inputs)
-        self.instance.likelihood.loss(outputs, self.instance.targets).backward()
+        self.instance.likelihood.loss(self.instance.arranged(outputs), self.instance.targets).backward()
 
 
 class Work:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from curvbench import numerics
 from curvbench.meters.error import refuse_not_finite
-from curvbench.operators import Operator
+from curvbench.operators import Operator, Shifted
 from curvbench.spec import Row, Status
 
 
@@ -30,9 +30,11 @@ def asymmetry(operator: Operator, seed: int = 0) -> float:
     return difference / scale if scale else 0.0
 
 
-def residual(operator: Operator, step: Tensor, gradient: Tensor, damping: float) -> float:
-    """|(F^ + damping I) step - gradient| / |gradient|, the product in the operator's dtype; NaN for a zero gradient."""
-    product = operator.matmat(step.to(operator.dtype)[:, None])[:, 0].double() + damping * step.double()
+def residual(damped: Shifted, step: Tensor, gradient: Tensor) -> float:
+    """|(F^ + damping I) step - gradient| / |gradient|, F^ step in F^'s dtype; NaN for a zero gradient."""
+    represented = damped.inner
+    # The damping's share is added in float64, because its own rounding would count as the solve's.
+    product = represented.matmat(step.to(represented.dtype)[:, None])[:, 0].double() + damped.shift * step.double()
     length = numerics.sum_squares(gradient) ** 0.5
     return numerics.sum_squares(product - gradient.double()) ** 0.5 / length if length else float("nan")
 
@@ -57,10 +59,15 @@ def _condition_row(value: float, method: str) -> Row:
     return Row("health.condition", status=Status.SKIPPED, reason=reason, method=method)
 
 
-def residual_row(operator: Operator, step: Tensor, gradient: Tensor, damping: float) -> Row:
-    """The residual of a probe's step, if the step is a solve of the operator with this damping."""
+def residual_rows(damped: Operator | None, step: Tensor, gradient: Tensor) -> Iterator[Row]:
+    """The residual of a probe's step; no row if the probe's damped matrix is not F^ + damping I."""
+    if isinstance(damped, Shifted):
+        yield _residual_row(damped, step, gradient)
+
+
+def _residual_row(damped: Shifted, step: Tensor, gradient: Tensor) -> Row:
     if not gradient.any():
         return Row("health.residual", status=Status.SKIPPED, reason="the gradient is zero")
-    if not (step.isfinite().all() and math.isfinite(operator.trace())):
+    if not (step.isfinite().all() and math.isfinite(damped.inner.trace())):
         return Row("health.residual", status=Status.SKIPPED, reason="the step or the operator is not finite")
-    return Row("health.residual", residual(operator, step, gradient, damping), method=f"damping {damping:g}")
+    return Row("health.residual", residual(damped, step, gradient), method=f"damping {damped.shift:g}")

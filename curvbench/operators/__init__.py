@@ -1,6 +1,6 @@
 """The operator algebra: curvature matrices in closed form; only ``Dense`` stores the matrix itself."""
 
-from curvbench.operators.base import Operator
+from curvbench.operators.base import Operator, Shifted
 from curvbench.operators.blocks import BlockDiagonal
 from curvbench.operators.dense import Dense
 from curvbench.operators.diagonal import Diagonal, Identity
@@ -19,5 +19,6 @@ __all__ = [
     "Operator",
     "Permuted",
     "RotatedDiagonal",
+    "Shifted",
     "Subspace",
 ]

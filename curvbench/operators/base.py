@@ -1,15 +1,16 @@
-"""The contract of every symmetric positive semi-definite matrix that curvbench represents."""
+"""The contract of every symmetric positive semi-definite matrix that curvbench represents, and its damped form."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 
 class Operator(ABC):
-    """A symmetric P x P matrix, undamped. Vectors are (P,), stacks of them (P, K), scalars Python floats."""
+    """A symmetric P x P matrix. Vectors are (P,), stacks of them (P, K), scalars Python floats."""
 
     @property
     @abstractmethod
@@ -97,6 +98,10 @@ class Operator(ABC):
         """``block`` for a block that is smaller than the matrix."""
         raise ValueError(f"{type(self).__name__} of size {self.size} has no closed form for its block {start}:{stop}")
 
+    def damped(self, damping: float) -> Shifted:
+        """The matrix self + damping I. Raises ValueError for a negative damping."""
+        return Shifted(self, damping)
+
     def _check_length(self, v: Tensor) -> None:
         if v.shape[0] != self.size:
             raise ValueError(f"{type(self).__name__} has size {self.size}: it takes no vector of length {v.shape[0]}")
@@ -104,6 +109,58 @@ class Operator(ABC):
     def to_dense(self) -> Tensor:
         """The matrix itself, (P, P); for tests and pictures."""
         return self.matmat(torch.eye(self.size, dtype=self.dtype, device=self.device))
+
+
+@dataclass(frozen=True, eq=False)
+class Shifted(Operator):
+    """The matrix inner + shift I, for a shift that is not negative."""
+
+    inner: Operator
+    shift: float
+
+    def __post_init__(self) -> None:
+        if not self.shift >= 0:
+            raise ValueError(f"a shifted operator needs a shift that is not negative, got {self.shift}")
+
+    @property
+    def size(self) -> int:
+        return self.inner.size
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.inner.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.inner.device
+
+    def _matmat(self, V: Tensor) -> Tensor:
+        return self.inner._matmat(V) + self.shift * V
+
+    def _matvec(self, v: Tensor) -> Tensor:
+        return self.inner._matvec(v) + self.shift * v
+
+    def _solve(self, V: Tensor, damping: float) -> Tensor:
+        return self.inner.solve(V, self.shift + damping)
+
+    def trace(self) -> float:
+        return self.inner.trace() + self.shift * self.size
+
+    def frobenius_norm(self) -> float:
+        cross = 2 * self.shift * self.inner.trace()
+        return (self.inner.frobenius_norm() ** 2 + cross + self.shift**2 * self.size) ** 0.5
+
+    def diagonal(self) -> Tensor:
+        return self.inner.diagonal() + self.shift
+
+    def eigenvalues(self, k: int) -> Tensor:
+        return self.inner.eigenvalues(k) + self.shift
+
+    def smallest_eigenvalue(self) -> float:
+        return self.inner.smallest_eigenvalue() + self.shift
+
+    def _block(self, start: int, stop: int) -> Operator:
+        return self.inner.block(start, stop).damped(self.shift)
 
 
 def largest(values: Tensor, k: int) -> Tensor:

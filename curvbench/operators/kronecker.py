@@ -162,6 +162,10 @@ class Kronecker(Operator):
         right_values, right_basis = sides.eigh(self.right)
         return RotatedDiagonal(left_basis, right_basis, left_values[:, :, None] * right_values[:, None, :])
 
+    def damped_factors(self, left: Tensor | float, right: Tensor | float) -> Kronecker:
+        """(self.left + left I) (x) (self.right + right I), for dampings that are numbers or one per group, (G,)."""
+        return Kronecker.batched(sides.damped(self.left, left), sides.damped(self.right, right))
+
     def _matmat(self, V: Tensor) -> Tensor:
         return _between(self.left, V, sides.transposed(self.right), self.layout)
 

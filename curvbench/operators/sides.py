@@ -78,6 +78,13 @@ def eigvalsh(side: Tensor) -> Tensor:
     return side.double().clamp_min(0) if side.ndim == 2 else numerics.eigvalsh(side)
 
 
+def damped(side: Tensor, damping: Tensor | float) -> Tensor:
+    """Side + damping I, with one damping or one per group (G,)."""
+    if side.ndim == 3:
+        return numerics.damped(side, damping)
+    return side + (per_group(damping, side) if isinstance(damping, Tensor) else damping)
+
+
 def damped_inverse(side: Tensor, damping: Tensor | float) -> Tensor:
     """(side + damping I)^-1, with one damping or one per group (G,).
 

@@ -27,7 +27,7 @@ from curvbench import numerics
 from curvbench.instance import Inputs, Instance
 from curvbench.instance.contents import Contents
 from curvbench.instance.inputs import arguments, batch_contents, shapes
-from curvbench.instance.likelihood import likelihood
+from curvbench.instance.likelihood import Loss, likelihood
 from curvbench.instance.passes import autocasts, full_precision
 from curvbench.instance.tape import Tape, evaluation, mode_readers
 from curvbench.numerics import widened
@@ -125,7 +125,8 @@ class NaturalGradient(torch.optim.Optimizer):
         momentum: the momentum of parameter groups that set none; a probe with a momentum of its own uses that one for
             the parameters that it covers.
         weight_decay: the weight decay of parameter groups that set none.
-        loss: the likelihood of the curvature, ``cross_entropy`` or ``gaussian``.
+        loss: the likelihood of the curvature as ``Instance`` takes it; in a process group ``cross_entropy`` or
+            ``gaussian``.
         params: the parameters or parameter groups to train. None means all parameters.
         stat_every: the number of steps from one update of the statistics to the next.
         refresh_every: the number of steps from one factorization to the next; a method without factorizations uses its
@@ -140,7 +141,7 @@ class NaturalGradient(torch.optim.Optimizer):
 
     Raises:
         ValueError: an argument is out of range, or the probe has no statistics that ``ema`` could average.
-        Unsupported: in a process group, the probe's states are no means over the batch.
+        Unsupported: in a process group, the probe's states are no means over the batch, or the loss is no name.
     """
 
     def __init__(
@@ -151,7 +152,7 @@ class NaturalGradient(torch.optim.Optimizer):
         momentum: float = 0.0,
         weight_decay: float = 0.0,
         *,
-        loss: str = "cross_entropy",
+        loss: Loss = "cross_entropy",
         params: Iterable[Any] | None = None,
         stat_every: int = 1,
         refresh_every: int = 1,
@@ -171,6 +172,11 @@ class NaturalGradient(torch.optim.Optimizer):
         rates = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(model.parameters() if params is None else params, rates)
         self._ranks = _joined(model, probe)
+        if self._ranks.count > 1 and not isinstance(loss, str):
+            raise Unsupported(
+                f"the parts of ranks are joined as means over terms, which {likelihood(loss).name} need not be: give "
+                "loss='cross_entropy' or 'gaussian'"
+            )
         self._curvature = Curvature(probe, stat_every, refresh_every, ema, self._ranks, decay)
         self._layers: list[list[Any]] | None = None
 
@@ -257,9 +263,9 @@ class NaturalGradient(torch.optim.Optimizer):
         if not self._curvature.is_due:
             return self._call(inputs)
         with mode_readers(self.model) as readers:
-            tape = instance.record(inputs)
+            tape = instance.record(inputs, len(targets))
         self._may_share = not readers and instance.runs_as_it_is and not autocasts()
-        instance.likelihood.check(widened(tape.outputs.detach()), widened(targets))
+        instance.likelihood.check(widened(tape.outputs.detach()), instance.arranged_targets(widened(targets)))
         weights = {f"parameter {name!r}": parameter for parameter, name in self._names.items()}
         watched = {**batch_contents(inputs, targets), **weights}  # the statistics' backward passes come at step()
         self._batch = Batch(inputs, targets, tape if self._may_share else None, watched, Contents.of(watched))
@@ -295,7 +301,7 @@ class NaturalGradient(torch.optim.Optimizer):
             if self._checks.due(shapes(inputs), self._curvature.steps):
                 batch.verify()
         weights, self._next_state = weighed
-        tape = batch.record(inputs, frozen=True)
+        tape = batch.record(inputs, len(targets), frozen=True)
         batch.likelihood.check(widened(tape.outputs.detach()), batch.targets)
         weigh_backward(batch, tape, weights)
         return tape.outputs
@@ -306,6 +312,8 @@ class NaturalGradient(torch.optim.Optimizer):
         if self._verified is None:
             with evaluation(self.model):
                 verified = Instance(self.model, inputs, targets, self.loss)
+            if not verified.returns_outputs:
+                raise ValueError("NaturalGradient trains a model that returns outputs (N, C) or (N, T, C): wrap it")
             if reason := self.probe.unsupported(verified):
                 raise Unsupported(reason)
             layers = [[layer.name, *layer.shape] for layer in verified.layers]

@@ -6,6 +6,10 @@ Sec. IV-C): Z^T (c * X) for a Linear, ``conv2d_weight`` for a convolution with a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
@@ -19,7 +23,10 @@ from curvbench.instance.passes import full_precision
 from curvbench.instance.placing import formed_scores, role_gradient, role_inputs
 from curvbench.instance.tape import Tape
 from curvbench.numerics import widened
+from curvbench.operators import Shifted
 from curvbench.spec import Layer
+
+ScaleMode = Literal["normalized", "natural"]
 
 
 def weighted_gradient(layer: Layer, x: Tensor, slopes: Tensor, weights: Tensor) -> Tensor:
@@ -70,6 +77,7 @@ def weigh_backward(instance: Instance, tape: Tape, weights: Tensor) -> None:
                 layer, _ = blocks[name]
                 _add(instance, layer, (rows[name] @ scores[name]).reshape(layer.shape))
             return
+        assert use.role is not None, "a tape holds the calls of its roles"
         layer, role = blocks[use.role]
         slopes = geometry.slopes(role, role_gradient(role, [(call, use)], [widened(gradient)], tape.samples))
         x = widened(role_inputs(role, [(call, use)], tape.samples, slopes))
@@ -87,7 +95,8 @@ def _add(instance: Instance, layer: Layer, total: Tensor) -> None:
             parameter.grad = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
         else:
             parameter.grad = parameter.grad.contiguous()
-        parameter.grad.as_strided(part.shape, piece.strides, piece.offset).add_(part.to(parameter.dtype))
+        offset = parameter.grad.storage_offset() + piece.offset
+        parameter.grad.as_strided(part.shape, piece.strides, offset).add_(part.to(parameter.dtype))
 
 
 def weighted_sum(columns: Columns, weights: Tensor, accelerated: bool = True) -> Tensor:
@@ -99,6 +108,34 @@ def weighted_sum(columns: Columns, weights: Tensor, accelerated: bool = True) ->
         return weighted_gradient(columns.layer, columns.inputs, columns.slopes[0], weights[0]).flatten()
     mixed = torch.einsum("rn,rngms->ngms", weights, columns.slopes)
     return weighted_gradient(columns.layer, columns.inputs, mixed, torch.ones_like(weights[0])).flatten()
+
+
+def first_steps(
+    blocks: Sequence[ExactFisher],
+    dampings: Sequence[float],
+    factors: Sequence[Tensor | None],
+    parts: Sequence[Tensor],
+    mode: ScaleMode,
+) -> list[Tensor]:
+    """Per layer FNGD's step of the first epoch for a gradient ``parts``: (F + damping I)^-1 g, or damping times it."""
+    steps = map(normalized_step, blocks, dampings, factors, parts)
+    scales = [damping if damping and mode == "natural" else 1.0 for damping in dampings]
+    return [step / scale for step, scale in zip(steps, scales, strict=True)]
+
+
+def damped_blocks(blocks: Sequence[ExactFisher], dampings: Sequence[float], mode: ScaleMode) -> list[Shifted]:
+    """Per layer the matrix whose inverse ``first_steps`` applies: F + damping I, or that over the damping.
+
+    A damping of 0 means that F is zero and the matrix I.
+    """
+    scales = [damping if damping and mode == "normalized" else 1.0 for damping in dampings]
+    triples = zip(blocks, dampings, scales, strict=True)
+    return [_over(block, scale).damped((damping or 1.0) / scale) for block, damping, scale in triples]
+
+
+def _over(block: ExactFisher, scale: float) -> ExactFisher:
+    """F / scale."""
+    return replace(block, columns=[replace(c, slopes=c.slopes / scale**0.5) for c in block.columns])
 
 
 def normalized_step(block: ExactFisher, damping: float, factor: Tensor | None, gradient: Tensor) -> Tensor:

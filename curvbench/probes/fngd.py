@@ -21,7 +21,7 @@ from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal
 from curvbench.parts.ranges import at_least_one, finite
 from curvbench.parts.sharing import Key, Shared, sample_names, share, shared_steps
-from curvbench.parts.weighted import normalized_step
+from curvbench.parts.weighted import ScaleMode, damped_blocks, first_steps
 from curvbench.spec import About, Probe, Weighs
 
 
@@ -60,7 +60,7 @@ class Fngd(Weighs, Probe):
     constant: float = 0.3
     gram: Literal["mean", "raw"] = "mean"
     formula: Literal["corrected", "printed"] = "corrected"
-    scale_mode: Literal["normalized", "natural"] = "normalized"
+    scale_mode: ScaleMode = "normalized"
     stage: Literal["first", "shared"] = "first"
     key: Key = "position"
     batches: int = 1
@@ -119,9 +119,8 @@ class Fngd(Weighs, Probe):
     def _damping(self, block: ExactFisher, terms: int) -> float:
         """The damping of a layer; 0 means that the layer has no scores."""
         by_norm = self.alpha * numerics.sum_squares(block.gram()) ** 0.5 / (terms if self.gram == "mean" else 1)
-        if by_norm < torch.finfo(block.dtype).tiny:
-            return 0.0
-        return by_norm if self.damping_rule == "norm" else self.constant
+        damping = by_norm if self.damping_rule == "norm" else self.constant
+        return 0.0 if by_norm < torch.finfo(block.dtype).tiny else damping
 
     def refresh(self, state: State) -> State:
         if self.stage == "shared":
@@ -134,13 +133,14 @@ class Fngd(Weighs, Probe):
             raise ValueError("call the model as optimizer.forward: fngd weighs the samples in its backward pass")
         parts = gradient.split([block.size for block in state.blocks])
         if state.shared is None:
-            steps = map(normalized_step, state.blocks, state.dampings, state.factors, parts)
-            scales = [d if d and self.scale_mode == "natural" else 1.0 for d in state.dampings]
-            return torch.cat([step / scale for step, scale in zip(steps, scales, strict=True)])
+            return torch.cat(first_steps(state.blocks, state.dampings, state.factors, parts, self.scale_mode))
         means = state.shared.means.tolist()
         return torch.cat(shared_steps(state.blocks, state.weights, means, state.own, parts, self.accelerated))
 
     def operator(self, state: State) -> BlockDiagonal:
-        if state.shared is None:
-            return BlockDiagonal(state.blocks)
-        return BlockDiagonal(state.shared.surrogates(state.blocks))
+        return BlockDiagonal(state.shared.surrogates(state.blocks) if state.shared else state.blocks)
+
+    def damped(self, state: State) -> BlockDiagonal | None:
+        if state.shared:  # the step's part along the batch's own gradient is no product with a symmetric matrix
+            return None
+        return BlockDiagonal(damped_blocks(state.blocks, state.dampings, self.scale_mode))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from curvbench.instance import Instance
-from curvbench.operators import Identity
+from curvbench.operators import Identity, Shifted
 from curvbench.spec import About, Probe
 
 
@@ -25,10 +25,6 @@ class IdentityProbe(Probe):
         color="grey",
     )
 
-    @property
-    def solves_with(self) -> float:
-        return 0.0
-
     def update(self, state: Identity | None, batch: Instance) -> Identity:
         return Identity(batch.size, batch.dtype, batch.device)
 
@@ -37,3 +33,6 @@ class IdentityProbe(Probe):
 
     def operator(self, state: Identity) -> Identity:
         return state
+
+    def damped(self, state: Identity) -> Shifted:
+        return state.damped(0.0)

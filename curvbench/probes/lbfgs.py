@@ -15,7 +15,7 @@ from torch import Tensor
 
 from curvbench import numerics
 from curvbench.instance import Instance
-from curvbench.operators import Subspace
+from curvbench.operators import Shifted, Subspace
 from curvbench.parts.ranges import at_least_one
 from curvbench.parts.storage import appended
 from curvbench.spec import About, Probe, StepRule
@@ -57,10 +57,6 @@ class Lbfgs(Probe):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least_one(self, "memory", "updates")
-
-    @property
-    def solves_with(self) -> float:
-        return 0.0
 
     def unsupported(self, instance: Instance) -> str | None:
         try:
@@ -108,6 +104,9 @@ class Lbfgs(Probe):
             small = small - torch.outer(image, image) / (s @ image) + torch.outer(y, y) / (s @ y)
         values, rotation = numerics.eigh(small)
         return Subspace(basis @ rotation.to(basis.dtype), values.to(basis.dtype), rest)
+
+    def damped(self, state: State) -> Shifted:
+        return self.operator(state).damped(0.0)
 
 
 def _scale(steps: Tensor, products: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ they are not decayed: the represented matrix is their product alone, alpha^n I p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from curvbench.fisher.stochastic import Statistic, batch_gradient
 from curvbench.instance import Instance
-from curvbench.operators import Subspace
+from curvbench.operators import Operator, Subspace
 from curvbench.parts.ranges import at_least_one, fraction
 from curvbench.parts.storage import appended
 from curvbench.spec import About, Probe, StepRule
@@ -68,10 +68,6 @@ class Qng(Probe):
         at_least_one(self, "memory", "updates", "batch_size")
         fraction(self, "decay")
 
-    @property
-    def solves_with(self) -> float | None:
-        return 0.0 if self.floor else None
-
     def unsupported(self, instance: Instance) -> str | None:
         return None if self.memory <= instance.size else f"memory {self.memory} is more than {instance.size} parameters"
 
@@ -96,6 +92,10 @@ class Qng(Probe):
         if not self.floor:
             values, rest = (values - rest).clamp_min(0), 0.0
         return Subspace(basis @ left.to(basis.dtype), values.to(basis.dtype), rest)
+
+    def damped(self, state: State) -> Operator:
+        """The matrix with its floor, which the step always inverts."""
+        return self.operator(state).damped(0.0) if self.floor else replace(self, floor=True).operator(state)
 
     def _root(self, vectors: Tensor) -> Tensor:
         """The product of the factors K, oldest first, in the coordinates of a basis of the vectors (n, n)."""

@@ -20,6 +20,7 @@ from curvbench.fisher.stochastic import Statistic, batch_gradient
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
 from curvbench.parts.ranges import at_least_one, finite
+from curvbench.parts.storage import too_large
 from curvbench.spec import About, Probe
 
 Exponent = Literal["paper", "ports"]
@@ -72,6 +73,10 @@ class Shampoo(Probe):
         finite(self, "epsilon")
         at_least_one(self, "updates", "batch_size")
 
+    def unsupported(self, instance: Instance) -> str | None:
+        entries = sum(G * (M**2 + D**2) for G, M, D in (layer.shape for layer in instance.layers))
+        return too_large("sums L and R", entries, instance.dtype)
+
     def init(self, instance: Instance) -> State:
         def zeros(groups: int, order: int) -> Tensor:
             return torch.zeros(groups, order, order, dtype=instance.dtype, device=instance.device)
@@ -86,29 +91,38 @@ class Shampoo(Probe):
         return State(sums, state.taken + 1)
 
     def refresh(self, state: State) -> State:
-        power = -1 / 4 if self.exponent == "paper" else -1 / 2
-        return state._replace(roots=self._powers(state, power))
+        return state._replace(roots=self._powers(state, -self._exponent, floored=True))
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
         parts = gradient.split([root.size for root in state.roots])
         return torch.cat([root.matvec(part) for root, part in zip(state.roots, parts, strict=True)])
 
     def operator(self, state: State) -> BlockDiagonal:
-        return BlockDiagonal(self._powers(state, 1 / 2))
+        return BlockDiagonal(self._powers(state, 1 / 2, floored=False))
 
-    def _powers(self, state: State, exponent: float) -> list[Kronecker]:
-        epsilon = self.epsilon
-        return [Kronecker(_power(L, epsilon, exponent), _power(R, epsilon, exponent)) for L, R in state.sums]
+    def damped(self, state: State) -> BlockDiagonal:
+        """L^(1/4) (x) R^(1/4), or L^(1/2) (x) R^(1/2) for the exponent of the ports."""
+        return BlockDiagonal(self._powers(state, self._exponent, floored=True))
+
+    @property
+    def _exponent(self) -> float:
+        """The power of L and R whose inverse the step applies."""
+        return 1 / 4 if self.exponent == "paper" else 1 / 2
+
+    def _powers(self, state: State, exponent: float, floored: bool) -> list[Kronecker]:
+        powers = ([_power(m, self.epsilon, exponent, floored) for m in pair] for pair in state.sums)
+        return [Kronecker(L, R) for L, R in powers]
 
 
-def _power(matrix: Tensor, epsilon: float, exponent: float) -> Tensor:
-    """A power of epsilon I + PSD matrices (G, n, n); raises ValueError for a negative power of a singular one.
+def _power(matrix: Tensor, epsilon: float, exponent: float, floored: bool) -> Tensor:
+    """A power of epsilon I + PSD matrices (G, n, n).
 
-    Eigenvalues below the rounding of the largest one are raised to it, because their inverses would magnify rounding.
+    ``floored``: eigenvalues below the rounding of the largest one are raised to it, because their inverses would
+    magnify rounding. Raises ValueError if one is zero.
     """
     values, basis = numerics.eigh(matrix)
     values = values + epsilon
-    if exponent < 0:
+    if floored:
         rounding = values.shape[-1] * torch.finfo(values.dtype).eps * values.amax(-1, keepdim=True)
         values = torch.maximum(numerics.positive(values), rounding)
     return (basis * values[:, None, :] ** exponent) @ basis.mT

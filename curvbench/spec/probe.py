@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from curvbench.operators import Operator
 
 Role = Literal["method", "reference", "bound"]
-RENAMED = {  # what probes of curvbench 0.1.0 may define, and what has taken its place
+RENAMED = {  # what probes for earlier versions may define, and what has taken its place
     "complexity": "formulas in About.cost",
     "averages": "supports_ema",
     "layerwise": "is_layerwise",
@@ -28,6 +28,7 @@ RENAMED = {  # what probes of curvbench 0.1.0 may define, and what has taken its
     "keeps_momentum": "has_own_momentum",
     "mean_over_samples": "is_mean_over_samples",
     "reads_gradient": "reads_output_gradients",
+    "solves_with": "damped(state), the damped matrix itself",
 }
 
 
@@ -169,11 +170,6 @@ class Probe(Component, ABC):
         """Whether ``precondition`` reads its own step's scores, so that every step calls ``follow``."""
         return False
 
-    @property
-    def solves_with(self) -> float | None:
-        """The damping with which ``precondition`` solves (F^ + damping I) p = g; None means it solves otherwise."""
-        return self.damping
-
     def fit(self, instance: Instance) -> Any:
         """The state after ``updates`` updates at frozen parameters; raises Unsupported for too large a batch."""
         if self.batch_size is not None and self.batch_size > instance.samples:
@@ -206,7 +202,18 @@ class Probe(Component, ABC):
 
     @abstractmethod
     def operator(self, state: Any) -> Operator:
-        """The represented matrix, undamped."""
+        """The represented matrix F^, undamped."""
+
+    def damped(self, state: Any) -> Operator | None:
+        """The damped matrix whose inverse ``precondition`` applies; by default F^ + damping I, if there is a damping.
+
+        For a refreshed state, ``precondition(state, g)`` equals damped(state)^-1 g for every vector g, up to rounding
+        times the condition number of the damped matrix. A probe overrides this method if its damping enters otherwise.
+        Only F^ plus a multiple of I comes as ``operator(state).damped(multiple)``, which tells meters that multiple.
+        None means that the step is not the inverse of one symmetric matrix applied to g: Adam's step does not depend
+        on g, and LNGD's layer-wise rate is not linear in g.
+        """
+        return None if self.damping is None else self.operator(state).damped(self.damping)
 
 
 class Follows(ABC):

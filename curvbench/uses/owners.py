@@ -69,6 +69,8 @@ def layout(call: Call, plain: Tensor, weighted: Tensor, weights: Tensor, toleran
         weights: the weight of every sample, (N,).
         tolerance: the largest relative difference that is rounding.
     """
+    if not plain.numel():
+        return Gather(torch.zeros(len(weights), 1, dtype=torch.int64))
     limit = tolerance * float(weighted.abs().max())
     for order in _orders(call, len(weights)):
         expected = plain * _along(order, weights.to(plain), plain)

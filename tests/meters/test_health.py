@@ -120,5 +120,5 @@ def test_a_step_that_is_no_such_solve_has_no_residual(probe: cb.Probe) -> None:
 
 
 def test_residual_without_a_gradient_is_skipped() -> None:
-    row = health.residual_row(Identity(3), torch.zeros(3), torch.zeros(3), 0.0)
+    (row,) = health.residual_rows(Identity(3).damped(0.0), torch.zeros(3), torch.zeros(3))
     assert row.status == Status.SKIPPED and "gradient is zero" in row.reason

@@ -221,6 +221,16 @@ def permuted_singular() -> Pair:
     return Pair(operators.Permuted(part.operator, order), torch.diag(part.dense.diagonal()[order.argsort()]), True)
 
 
+def shifted() -> Pair:
+    part = low_rank_without_shift()
+    return Pair(part.operator.damped(0.3), part.dense + 0.3 * torch.eye(12, dtype=torch.float64))
+
+
+def shifted_by_nothing() -> Pair:
+    part = dense_singular()
+    return Pair(part.operator.damped(0.0), part.dense, singular=True)
+
+
 MAKERS: dict[str, Callable[[], Pair]] = {
     f.__name__: f
     for f in (
@@ -228,7 +238,7 @@ MAKERS: dict[str, Callable[[], Pair]] = {
         kronecker_of_one, rotated, low_rank, low_rank_without_shift, low_rank_zero_weight, low_rank_repeated_columns,
         low_rank_wide, low_rank_no_columns, subspace, subspace_singular, subspace_without_rest, subspace_whole,
         subspace_empty, dense, dense_singular, dense_batched,
-        block_diagonal, block_diagonal_singular, permuted, permuted_singular,
+        block_diagonal, block_diagonal_singular, permuted, permuted_singular, shifted, shifted_by_nothing,
     )
 }  # fmt: skip
 MAKERS |= {"kronecker_singular": lambda: kronecker_grouped(rank=1), "rotated_singular": lambda: rotated(singular=True)}
@@ -316,6 +326,16 @@ def test_solve_without_damping(pair: Pair) -> None:
         assert near(pair.operator.solve(vector, 0.0), torch.linalg.solve(pair.dense, vector))
 
 
+@pytest.mark.parametrize("damping", [0.3, torch.tensor([0.3, 0.7]).double()])
+def test_factors_are_damped_on_their_own(damping: Tensor | float) -> None:
+    left, right = psd(3, 2, rank=1), psd(4, 2, rank=2)
+    found = operators.Kronecker(left, right).damped_factors(damping, 0.5)
+    left = left + torch.eye(3).double() * (damping[:, None, None] if isinstance(damping, Tensor) else damping)
+    right = right + 0.5 * torch.eye(4).double()
+    expected = torch.block_diag(*[torch.kron(a, b) for a, b in zip(left, right, strict=True)])
+    assert near(found.to_dense(), expected, 1e-14)
+
+
 @pytest.mark.parametrize("damping", [-1e-12, -1.0, math.nan])
 def test_solve_refuses_what_is_no_damping(pair: Pair, damping: float) -> None:
     with pytest.raises(ValueError, match="damping"):
@@ -335,7 +355,7 @@ def test_whole_block(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["identity", "diagonal", "low_rank", "subspace", "subspace_whole", "subspace_empty", "dense"]
+    "name", ["identity", "diagonal", "low_rank", "subspace", "subspace_whole", "subspace_empty", "dense", "shifted"]
 )
 def test_any_block(name: str) -> None:
     torch.manual_seed(2)
@@ -393,6 +413,8 @@ WRONG: dict[str, Callable[[], operators.Operator]] = {
     "rotated, groups differ": lambda: operators.RotatedDiagonal(None, rotation(3, 2), randn(1, 2, 3)),
     "rotated, entries transposed": lambda: operators.RotatedDiagonal(rotation(3, 1), rotation(2, 1), randn(1, 2, 3)),
     "diagonal, a matrix": lambda: operators.Diagonal(randn(3, 3)),
+    "shifted, a negative shift": lambda: operators.Identity(3).damped(-1.0),
+    "shifted, no shift": lambda: operators.Identity(3).damped(math.nan),
     "permuted, an entry twice": lambda: operators.Permuted(operators.Identity(3), torch.tensor([0, 1, 1])),
     "permuted, an entry missing": lambda: operators.Permuted(operators.Identity(3), torch.tensor([0, 1])),
     "block diagonal of nothing": lambda: operators.BlockDiagonal([]),

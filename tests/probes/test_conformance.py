@@ -10,12 +10,13 @@ from typing import Any
 import oracles
 import pytest
 import torch
-from cases import CASES, Case, instance_of, truth
+from cases import CASES, Case, instance_of, truth, weights_of
 from torch import Tensor
 
 import curvbench as cb
 from curvbench import registry
 from curvbench.meters.cost import Stepper, flop_rows
+from curvbench.operators import Shifted
 from curvbench.spec import PHASES, Probe
 
 NAMES = sorted(registry.probes())
@@ -140,7 +141,8 @@ def test_precondition_is_the_damped_inverse(probe: Probe, supported: cb.Instance
     assert near(probe.precondition(state, 2 * v - w), 2 * first - second, 1e-9)
     assert abs(float(w @ first - v @ second)) <= 1e-9 * float(w.norm() * first.norm() + v.norm() * second.norm())
     assert float(v @ first) > 0
-    if damping := probe.solves_with:
+    damped = probe.damped(state)
+    if isinstance(damped, Shifted) and (damping := damped.shift):
         dense = probe.operator(state).to_dense()
         condition = 1 + float(dense.norm()) / damping
         assert near(first, probe.operator(state).solve(v, damping), max(1e-9, 1e-14 * condition))
@@ -191,7 +193,7 @@ def test_precondition_changes_neither_state_nor_gradient(probe: Probe, supported
 
 def rearranged(case: Case, index: Tensor) -> cb.Instance:
     model, inputs, targets = case.build()
-    return cb.Instance(model, inputs[index], targets[index], loss=case.loss)
+    return weights_of(model, inputs[index], targets[index], loss=case.loss)
 
 
 def test_order_of_the_samples_does_not_matter(probe: Probe, supported: cb.Instance, case: Case) -> None:
@@ -253,7 +255,7 @@ def test_single_precision_stays_near_double(probe: Probe) -> None:
 def some_samples(name: str, count: int) -> cb.Instance:
     case = CASES[name]
     model, inputs, targets = case.build()
-    return cb.Instance(model, inputs[:count], targets[:count], loss=case.loss)
+    return weights_of(model, inputs[:count], targets[:count], loss=case.loss)
 
 
 LEARNS = ("updates", "ema", "beta1")  # fields of probes that carry something from one update to the next
