@@ -18,7 +18,7 @@ SWIN = "patch_size=2 embed_dim=8 depths=1/1 num_heads=1/2 window_size=2 mlp_rati
 
 
 def _hf(samples, tokens):
-    sizes = {"samples": samples, "tokens": tokens}
+    sizes = {"vocabulary": 16, "samples": samples, "tokens": tokens}
     return [
         problem("hf", architecture="BertForMaskedLM", config=BERT, **sizes),
         problem("hf", architecture="GPT2LMHeadModel", config=GPT2, **sizes),
@@ -33,14 +33,20 @@ SUITE = Suite(
         "quick": Preset(
             [
                 problem("vit", samples=4),
-                problem("gpt", tokens=4, samples=4),
+                problem("gpt", vocabulary=16, tokens=4, samples=4),
                 *_hf(4, 4),
                 problem("transformer", length=2, samples=4),
             ],
             [probe("diag"), probe("kfac"), probe("eva")],
         ),
         "default": Preset(
-            [problem("vit", depth=2), problem("gpt"), *_hf(8, 4), problem("transformer", samples=8)], PROBES
+            [
+                problem("vit", depth=2),
+                problem("gpt", vocabulary=16),
+                *_hf(8, 8),
+                problem("transformer", length=4, samples=8),
+            ],
+            PROBES,
         ),
         "full": Preset([problem("vit", samples=32, **LARGE)], [probe(name) for name in NAMES]),
         "sampled": Preset([problem("gpt", vocabulary=5000, tokens=16, mc_samples=16, samples=8, **LARGE)], SAMPLED),

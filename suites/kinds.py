@@ -14,15 +14,15 @@ SUITE = Suite(
     {
         "quick": Preset(
             [
-                problem("gpt", tokens=4, samples=4),
+                problem("gpt", vocabulary=16, tokens=4, samples=4),
                 problem("vit", samples=4),
-                problem("unet", depth=1, samples=2),
-                problem("lstm", tokens=4, samples=4),
+                problem("unet", depth=1, samples=4),
+                problem("lstm", vocabulary=16, tokens=4, samples=4),
             ],
             [probe("diag"), probe("kfac"), probe("eva")],
         ),
         "default": Preset(
-            [problem("gpt"), problem("vit"), problem("unet", samples=2), problem("lstm", depth=2)],
+            [problem("gpt", vocabulary=16), problem("vit"), problem("unet"), problem("lstm", vocabulary=16, depth=2)],
             [*BOUNDS, *PROBES],
         ),
     },
