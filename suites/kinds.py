@@ -1,7 +1,7 @@
 """Every kind of use of a parameter, on small networks: embedded, tied, normalised, recurrent, transposed, attended.
 
 ``default``: a GPT whose embedding is its last layer, a ViT with a class token, a U-Net with transposed convolutions and
-an LSTM of two layers; ``quick``: narrower ones and the probes that differ most.
+an LSTM; ``quick``: fewer loss terms, and the probes that differ most.
 """
 
 from curvbench import Preset, Suite, probe, problem
@@ -22,7 +22,12 @@ SUITE = Suite(
             [probe("diag"), probe("kfac"), probe("eva")],
         ),
         "default": Preset(
-            [problem("gpt", vocabulary=16), problem("vit"), problem("unet"), problem("lstm", vocabulary=16, depth=2)],
+            [
+                problem("gpt", vocabulary=16),
+                problem("vit"),
+                problem("unet", samples=4),
+                problem("lstm", vocabulary=16),
+            ],
             [*BOUNDS, *PROBES],
         ),
     },
