@@ -11,21 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from curvbench import data
+from curvbench.data.photos import Photos
 from curvbench.spec import Dataset, Problem, Recipe
 
 GROUPS = 2  # of channels in each GroupNorm
-BACKGROUND = 0
+CLASSES = 2
 
 
 @dataclass(frozen=True)
 class UNet(Problem):
-    """U-Net: every pixel brighter than the mean has the class of its image, and every other one is background.
+    """U-Net: which pixels of an image, seen through noise, are brighter than the mean.
 
     ``dataset``: name of the data set of images. ``width``: channels of the first level, twice as many in each level
     below. ``depth``: number of halvings of an image.
 
-    Every pixel is a loss term, so that the exact Fisher has as many columns per sample as pixels times the classes of
-    the data set. Convolutions are padded and normalised by GroupNorm; the paper's are not.
+    The noise has standard deviation 1, as the pixels have. Every pixel is a loss term with two classes, so that the
+    exact Fisher has a column per pixel. Convolutions are padded and normalised by GroupNorm; the paper's are not.
     """
 
     recipe: ClassVar[Recipe] = Recipe(learning_rate=0.05, batch=32)
@@ -34,7 +35,7 @@ class UNet(Problem):
     width: int = 4
     depth: int = 2
     mc_samples: int = 0
-    samples: int = 4
+    samples: int = 8
     epochs: int = 0
 
     def __post_init__(self) -> None:
@@ -50,32 +51,32 @@ class UNet(Problem):
     def model(self) -> nn.Module:
         """(N, channels, size, size) -> logits of the pixels row by row, (N, size^2, C)."""
         info = data.info(self.dataset)
-        return Network(info.channels, info.classes + 1, [self.width * 2**k for k in range(self.depth + 1)])
+        return Network(info.channels, [self.width * 2**k for k in range(self.depth + 1)])
 
     def data(self, root: Path | None) -> Dataset:
-        """Images (N, channels, size, size) of the data set and a class for each pixel, (N, size^2) int64."""
+        """Noisy images (N, channels, size, size) of the data set and a class for each pixel, (N, size^2) int64."""
         images = data.load(self.dataset, root)
-        assert isinstance(images.train_inputs, Tensor) and isinstance(images.test_inputs, Tensor)
-        train, test = images.train_inputs, images.test_inputs
-        return Dataset(train, _segments(train, images.train_targets), test, _segments(test, images.test_targets))
+        generator = torch.Generator().manual_seed(0)
+        return Dataset(*_noisy(images.train_inputs, generator), *_noisy(images.test_inputs, generator))
 
 
-def _segments(images: Tensor, labels: Tensor) -> Tensor:
-    """Classes of pixels (N, size^2); pixels are normalised, so that their mean is 0."""
-    return torch.where(images.mean(1).flatten(1) > 0, labels[:, None] + 1, BACKGROUND)
+def _noisy(images: Tensor | Photos, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Images with noise, and whether each pixel was brighter than 0, which is the mean of the data set."""
+    assert isinstance(images, Tensor)
+    return images + torch.randn(images.shape, generator=generator), (images.mean(1).flatten(1) > 0).long()
 
 
 class Network(nn.Module):
     """Levels of two convolutions on the way down and on the way up, which sees those on the way down."""
 
-    def __init__(self, channels: int, classes: int, widths: list[int]) -> None:
+    def __init__(self, channels: int, widths: list[int]) -> None:
         super().__init__()
         pairs = list(itertools.pairwise(widths))
         self.first = _convolutions(channels, widths[0])
         self.down = nn.ModuleList(nn.Sequential(nn.MaxPool2d(2), _convolutions(a, b)) for a, b in pairs)
         self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in reversed(pairs))
         self.merge = nn.ModuleList(_convolutions(2 * a, a) for a, _ in reversed(pairs))
-        self.head = nn.Conv2d(widths[0], classes, 1)
+        self.head = nn.Conv2d(widths[0], CLASSES, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, size, size) -> (N, size^2, C)."""
