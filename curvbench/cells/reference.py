@@ -37,7 +37,7 @@ class Reference(NamedTuple):
 
 
 def reference_identity(cell: Cell) -> str:
-    """A short hash that names a cell's reference, which cells of one snapshot, batch, precision and parameters share."""
+    """A short hash that names a reference, which cells of one snapshot, batch, precision and parameters share."""
     versions = {"torch_version": torch.__version__, "device_name": identity.device_name(cell.device)}
     parts = identity.run_identity(cell, versions)
     parts |= {"fisher": needs_fisher(cell), "precision": cell.precision, "weights": cell.weights}
