@@ -31,8 +31,8 @@ class Extent(NamedTuple):
     @property
     def note(self) -> str:
         """What is left out, reason by reason, and whether samples are coupled; empty if there is nothing to say."""
-        coupled = ["the samples are coupled"] if self.coupled else []
-        return "; ".join([*_grouped(self.left_out), *coupled])
+        left_out = [f"left out: {', '.join(_grouped(self.left_out))}"] if self.left_out else []
+        return "; ".join([*left_out, *(["the samples are coupled"] if self.coupled else [])])
 
     def part(self, size: int) -> Extent:
         """The extent of a block of ``size`` entries."""
@@ -44,8 +44,8 @@ class Extent(NamedTuple):
 
 
 def _grouped(left_out: Mapping[str, str]) -> Iterator[str]:
-    """``left out: 'a', 'b' and 4 more (reason)`` per reason."""
+    """``'a', 'b' and 4 more (reason)`` per reason."""
     for reason in dict.fromkeys(left_out.values()):
         names = [name for name, why in left_out.items() if why == reason]
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-        yield f"left out: {', '.join(map(repr, names[:SHOWN]))}{more} ({reason})"
+        yield f"{', '.join(map(repr, names[:SHOWN]))}{more} ({reason})"
