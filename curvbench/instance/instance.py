@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import accumulate
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from curvbench.instance import layers as geometry
 from curvbench.instance.contents import Contents, RandomStates, mapped, one_thread
 from curvbench.instance.convolution import FrozenConvolutions
+from curvbench.instance.extent import Extent
 from curvbench.instance.inputs import (
     Inputs,
     _fetch,
@@ -46,13 +47,12 @@ from curvbench.instance.survey import Traced, roles_of, sizes_of, survey
 from curvbench.instance.tape import Tape, evaluation, uncompiled, unfused_attention
 from curvbench.instance.verification import coupling, pairwise_coupled, refuse_random_passes, wrong_layers
 from curvbench.numerics import widened
-from curvbench.spec.geometry import Layer, Piece
+from curvbench.spec.geometry import Layer, Parameters, Piece, refuse_parameters
 from curvbench.uses import recurrent, rules  # noqa: F401  (they register the rules)
 from curvbench.uses.blocks import Plan
 from curvbench.uses.calls import Key
 from curvbench.uses.tracer import Tracer
 
-Covered = Literal["all", "weights"]
 SURVEYED = 32  # samples whose rows tell the order of all rows of a larger batch
 _COMPLEX = {torch.float16: torch.complex32, torch.float64: torch.complex128}
 
@@ -96,7 +96,6 @@ class Instance:
         samples: N.
         terms: number of valid loss terms.
         returns_outputs: whether the model returns the outputs (N, C) or (N, T, C) themselves.
-        coverage: share of the trainable parameters that the blocks hold.
         left_out: why a trainable parameter belongs to no block, by its name.
         coupled: whether the outputs of a sample depend on the other samples of the batch.
         reached: names of the blocks that recorded passes of this batch have called so far.
@@ -109,11 +108,11 @@ class Instance:
         inputs: Inputs,
         targets: Tensor,
         loss: Loss = "cross_entropy",
+        *,
         outputs: Chooser | None = None,
-        parameters: Covered = "all",
+        parameters: Parameters = "all",
     ) -> None:
-        if parameters not in get_args(Covered):
-            raise ValueError(f"parameters must be 'all' or 'weights', got {parameters!r}")
+        refuse_parameters(parameters)
         self._for_any_batch = self.likelihood = likelihood(loss)
         self.model, self.loss, self._choose = model, self.likelihood.name, outputs
         self.covered = parameters
@@ -234,7 +233,20 @@ class Instance:
         self.layers = tuple(replace(layer, start=start) for layer, start in zip(layers, starts, strict=False))
         self.sizes = {layer.name: self.sizes[layer.name] for layer in self.layers}
         self.size = sum(layer.size for layer in self.layers)
-        self.coverage = self.size / sum(_numbers(self.parameters[name]) for name in self._trainable)
+
+    @property
+    def extent(self) -> Extent:
+        """What the blocks hold of the trainable parameters, and what they leave out."""
+        trainable = sum(_numbers(self.parameters[name]) for name in self._trainable)
+        return Extent(self.covered, self.size, trainable, self.left_out, self.coupled)
+
+    @property
+    def coverage(self) -> float:
+        """The share of the trainable parameters that the blocks hold."""
+        return self.extent.share
+
+    def __repr__(self) -> str:
+        return f"Instance({self.samples} samples, {self.size} parameters; {self.extent})"
 
     @property
     def is_plain(self) -> bool:

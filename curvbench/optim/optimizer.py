@@ -8,8 +8,9 @@ A step of the parameters that the probe covers; order and kind of momentum are t
     m <- momentum m + p
     theta <- (1 - lr weight_decay) theta - lr m
 
-All other parameters (BatchNorm, embeddings) take p = g. If ``kl_clip`` is twice a trust radius, the clip is QNG's trust
-region. LNGD's layer-wise rate and FNGD's first epoch are hyperparameters of their probes.
+All other parameters (with ``parameters="weights"`` norms and embeddings) take p = g. If ``kl_clip`` is twice a trust
+radius, the clip is QNG's trust region. LNGD's layer-wise rate and FNGD's first epoch are hyperparameters of their
+probes.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ from curvbench.instance.tape import Tape, evaluation, mode_readers
 from curvbench.numerics import widened
 from curvbench.optim.curvature import Checks, Curvature
 from curvbench.parts.weighted import weigh_backward
-from curvbench.spec import Decay, Diverged, Probe, Unsupported, Weighs
+from curvbench.spec import Decay, Diverged, Parameters, Probe, Unsupported, Weighs, refuse_parameters
 from curvbench.states.ranks import Ranks
 from curvbench.words import refuse_type
 
-_COPIED = {"model", "probe", "loss", "kl_clip", "decoupled_weight_decay", "_curvature", "_layers"}
+_COPIED = {"model", "probe", "loss", "parameters", "kl_clip", "decoupled_weight_decay", "_curvature", "_layers"}
 
 
 class Trained(NamedTuple):
@@ -127,6 +128,8 @@ class NaturalGradient(torch.optim.Optimizer):
         weight_decay: the weight decay of parameter groups that set none.
         loss: the likelihood of the curvature as ``Instance`` takes it; in a process group ``cross_entropy`` or
             ``gaussian``.
+        parameters: what the probe covers: ``all`` trainable parameters, or the ``weights`` of linear layers and
+            convolutions with their biases.
         params: the parameters or parameter groups to train. None means all parameters.
         stat_every: the number of steps from one update of the statistics to the next.
         refresh_every: the number of steps from one factorization to the next; a method without factorizations uses its
@@ -153,6 +156,7 @@ class NaturalGradient(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         *,
         loss: Loss = "cross_entropy",
+        parameters: Parameters = "all",
         params: Iterable[Any] | None = None,
         stat_every: int = 1,
         refresh_every: int = 1,
@@ -166,7 +170,8 @@ class NaturalGradient(torch.optim.Optimizer):
         if kl_clip is not None and not 0 < kl_clip < math.inf:
             raise ValueError(f"kl_clip must be finite and above zero, or None, got {kl_clip}")
         likelihood(loss)
-        self.model, self.loss = model, loss
+        refuse_parameters(parameters)
+        self.model, self.loss, self.parameters = model, loss, parameters
         self.kl_clip, self.decoupled_weight_decay = kl_clip, decoupled_weight_decay
         self._begin()
         rates = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
@@ -311,7 +316,7 @@ class NaturalGradient(torch.optim.Optimizer):
         """The model as an instance; the first batch, also the first of a copied optimizer, verifies it."""
         if self._verified is None:
             with evaluation(self.model):
-                verified = Instance(self.model, inputs, targets, self.loss)
+                verified = Instance(self.model, inputs, targets, self.loss, parameters=self.parameters)
             if not verified.returns_outputs:
                 raise ValueError("NaturalGradient trains a model that returns outputs (N, C) or (N, T, C): wrap it")
             if reason := self.probe.unsupported(verified):

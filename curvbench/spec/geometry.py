@@ -1,4 +1,4 @@
-"""What a layer is: its kind, its shape in letters, and the types of the Fisher."""
+"""What a Fisher matrix covers: parameters, layers with their kinds and shapes in letters, and its types."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any, Literal, NamedTuple
 
 FisherType = Literal["type-2", "mc", "empirical", "forward-only"]
 FISHER_ALIASES: Mapping[str, FisherType] = {"type2": "type-2", "exact": "type-2"}
+Parameters = Literal["all", "weights"]
 Kind = Literal["linear", "conv1d", "conv2d", "matrix", "lookup", "tied", "vector"]
+PARAMETERS: Mapping[Parameters, str] = {"all": "all parameters", "weights": "weights only"}
 LEVELS: Mapping[Kind, int] = {"lookup": 1, "tied": 1, "vector": 2}
 """The order of kinds in the parameter vector: weights (0), then lookups, then vectors."""
 
@@ -20,6 +22,12 @@ class Piece(NamedTuple):
     offset: int
     strides: tuple[int, int, int]
     columns: int
+
+
+def refuse_parameters(parameters: str) -> None:
+    """Raise ValueError for a choice that is neither all trainable parameters nor the weights alone."""
+    if parameters not in PARAMETERS:
+        raise ValueError(f"parameters must be 'all' or 'weights', got {parameters!r}")
 
 
 def canonical_type(name: Any) -> Any:
