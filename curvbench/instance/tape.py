@@ -65,7 +65,9 @@ class Tape:
     @cached_property
     def inputs(self) -> Mapping[str, Tensor]:
         """The input of every role (N, ...), as ``geometry.patches`` takes it, made when it is read."""
-        return _Inputs(self)
+        return _Inputs(
+            self.plan, self.roles, [[self.calls[n] for n in self.used.get(r, [])] for r in self.roles], self.outputs
+        )
 
     def shape(self, role: str) -> torch.Size:
         """The shape of the role's gradient, (N, ...)."""
@@ -228,10 +230,14 @@ def _one_at_a_time(cotangent: Tensor) -> Iterator[Tensor]:
 
 
 class _Inputs(Mapping[str, Tensor]):
-    """The inputs of a tape's roles, each made once, when it is read."""
+    """The inputs of a tape's roles, each made once, when it is read.
 
-    def __init__(self, tape: Tape) -> None:
-        self._tape, self._made = tape, dict[str, Tensor]()
+    It does not hold the tape, which would keep the pass in memory until the garbage collector comes.
+    """
+
+    def __init__(self, plan: Plan, roles: Mapping[str, Layer], used: Sequence[Sequence[Used]], outputs: Tensor) -> None:
+        self._plan, self._roles, self._outputs = plan, roles, outputs.detach()
+        self._used, self._made = dict(zip(roles, used, strict=True)), dict[str, Tensor]()
 
     def __getitem__(self, role: str) -> Tensor:
         if role not in self._made:
@@ -239,19 +245,18 @@ class _Inputs(Mapping[str, Tensor]):
         return self._made[role]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._tape.roles)
+        return iter(self._roles)
 
     def __len__(self) -> int:
-        return len(self._tape.roles)
+        return len(self._roles)
 
     def _make(self, role: str) -> Tensor:
-        tape = self._tape
-        layer, numbers = tape.roles[role], tape.used.get(role, [])
-        if not numbers and layer.kind != "vector":
-            shape, is_index = tape.plan.shapes[role][0], layer.kind == "lookup"
-            dtype = torch.int64 if is_index else tape.outputs.dtype
-            return tape.outputs.new_full((tape.samples, *shape), -1 if is_index else 0, dtype=dtype)
-        return role_inputs(layer, [tape.calls[number] for number in numbers], tape.samples, tape.outputs)
+        layer, used, samples = self._roles[role], self._used[role], len(self._outputs)
+        if used or layer.kind == "vector":
+            return role_inputs(layer, used, samples, self._outputs)
+        shape, is_index = self._plan.shapes[role][0], layer.kind == "lookup"
+        dtype = torch.int64 if is_index else self._outputs.dtype
+        return self._outputs.new_full((samples, *shape), -1 if is_index else 0, dtype=dtype)
 
 
 def uncompiled() -> AbstractContextManager[None]:
