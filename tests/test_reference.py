@@ -164,5 +164,5 @@ def test_a_reference_that_does_not_fit_is_refused_with_what_would(
     with pytest.raises(MemoryError):
         reference.prepare(one_more, tmp_path / "more", None, silent)
     monkeypatch.setattr(budget, "available_bytes", lambda device: 10**6)
-    with pytest.raises(MemoryError, match="not even one sample would fit$"):
+    with pytest.raises(MemoryError, match=r"not even one sample would fit$"):
         reference.prepare(large, tmp_path / "none", None, silent)

@@ -184,7 +184,7 @@ class Instance:
             self._take_layers([layer for layer in self.layers if not wrong.keys() & set(layer.parameters)])
 
     def _few(self) -> Instance:
-        """Some samples of a large batch, whose rows are in the same simple orders as the whole batch's, or the batch."""
+        """Some samples of a large batch, whose rows are in the same simple orders as all rows; or the whole batch."""
         if self.samples <= 2 * SURVEYED or self.coupled:
             return self
         few = self._take(slice(SURVEYED))

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from curvbench.instance import layers as geometry
 from curvbench.instance.contents import RandomStates, leaves
-from curvbench.instance.refusals import agree, deep_rounding, refuse_random
 from curvbench.instance.placing import densified
+from curvbench.instance.refusals import agree, deep_rounding, refuse_random
 from curvbench.instance.tape import Tape
 from curvbench.spec.geometry import Layer, LayerSize
 

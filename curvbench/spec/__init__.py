@@ -42,8 +42,8 @@ Legend of shape letters, used in names and docstrings everywhere:
     K  rank, or number of vectors
 
 A parameter vector has length P: block after block, weights before lookups (embeddings) before vectors (norms, other
-biases, positions), each in ``named_parameters`` order and a row-major matrix of shape (G * M, D): ``[W | b]`` of a weight
-with its bias, ``[scale | shift]`` of a norm. "Layer" is the name of a block here.
+biases, positions), each in ``named_parameters`` order and a row-major matrix of shape (G * M, D): ``[W | b]`` of a
+weight with its bias, ``[scale | shift]`` of a norm. "Layer" is the name of a block here.
 """
 
 from curvbench.spec.components import Component

@@ -37,10 +37,10 @@ def canonical_type(name: Any) -> Any:
 
 @dataclass(frozen=True)
 class Layer:
-    """Geometry of one block of the parameter vector, a matrix (G, M, D): a layer's weight with its bias, in most cases.
+    """Geometry of one block of the parameter vector, a matrix (G, M, D): in most cases a weight with its bias.
 
-    ``kind``: how inputs become patches. A ``linear`` has no kernel; a ``conv1d`` is a ``conv2d`` of height 1; the inputs
-    of a ``matrix`` are patches already (transposed and three-dimensional convolutions, convolutions called several
+    ``kind``: how inputs become patches. A ``linear`` has no kernel; a ``conv1d`` is a ``conv2d`` of height 1; inputs of
+    a ``matrix`` are patches already (transposed and three-dimensional convolutions, convolutions called several
     times); a ``lookup`` has indices instead of one-hot inputs; a ``tied`` block is used in two orientations; a
     ``vector`` is a norm's scale and shift, or any other parameter without a product. ``outputs`` (M) and ``inputs``
     (D, bias included) are per group. ``start``: the offset of the first entry in the parameter vector. ``padding``:
