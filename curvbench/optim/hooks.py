@@ -1,0 +1,76 @@
+"""The two hooks by which an optimizer sees the passes of its model: the one addition to the model.
+
+A hook holds its optimizer weakly, so that it goes with it. A hook of a copied or loaded model belongs to no optimizer
+and does nothing; the copied optimizer, if there is one, takes its place.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+
+class Watcher(Protocol):
+    """What watches the passes of a model."""
+
+    def begin_pass(self, is_compiled: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Called before each pass; ``is_compiled``: whether the pass is a part of code that dynamo compiles."""
+
+    def end_pass(self, returned: Any) -> Any:
+        """Called with what a pass has returned, or None if it failed; what it gives takes the place of that."""
+
+
+class Hook:
+    """A hook of a model for a watcher, or for nobody."""
+
+    def __init__(self, watcher: Watcher | None = None) -> None:
+        self.watcher: Callable[[], Watcher | None] = _nobody if watcher is None else weakref.ref(watcher)
+
+    def __call__(self, module: nn.Module, *call: Any) -> Any:
+        if "torch._dynamo" not in sys.modules:  # its import takes seconds, and nothing is compiled without it
+            return _act(self, False, *call)
+        compiler = torch._C._dynamo.eval_frame.get_eval_frame_callback()
+        return torch._dynamo.disable(_act)(self, callable(compiler), *call)
+
+    # Dynamo ends its graph before the hook, which must see real tensors.
+    __call__._torchdynamo_disable = True  # type: ignore[attr-defined]
+    __call__._torchdynamo_disable_msg = "NaturalGradient reads the batch here: give it the compiled model"  # type: ignore[attr-defined]
+
+    def __reduce__(self) -> tuple[type[Hook], tuple[()]]:
+        return Hook, ()
+
+
+def _nobody() -> None:
+    return None
+
+
+def _act(hook: Hook, is_compiled: bool, args: tuple[Any, ...], kwargs: dict[str, Any], *returned: Any) -> Any:
+    watcher = hook.watcher()
+    if watcher is None:
+        return None
+    return watcher.end_pass(*returned) if returned else watcher.begin_pass(is_compiled, args, kwargs)
+
+
+def watch(model: nn.Module, watcher: Watcher) -> list[RemovableHandle]:
+    """Hook a model for a watcher, and remove hooks of nobody; the hooks go with the watcher."""
+    for hooks in (model._forward_pre_hooks, model._forward_hooks):
+        for number in [n for n, hook in hooks.items() if isinstance(hook, Hook) and hook.watcher() is None]:
+            del hooks[number]
+    handles = [
+        model.register_forward_pre_hook(Hook(watcher), with_kwargs=True, prepend=True),
+        model.register_forward_hook(Hook(watcher), with_kwargs=True, always_call=True),
+    ]
+    weakref.finalize(watcher, unwatch, handles).atexit = False
+    return handles
+
+
+def unwatch(handles: Sequence[RemovableHandle]) -> None:
+    """Remove hooks; those that are gone already stay so."""
+    for handle in handles:
+        handle.remove()
