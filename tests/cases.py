@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import curvbench as cb
+from curvbench.spec import Layer
 
 Data = tuple[Tensor, Tensor]
 
@@ -280,9 +281,29 @@ def _factors(name: str, fisher_type: str) -> dict[str, list[oracles.Factors]]:
     return oracles.layer_factors(model, inputs, targets, CASES[name].loss, fisher_type)
 
 
+def weights_of(model: nn.Module, inputs: Any, targets: Tensor, loss: str = "cross_entropy") -> cb.Instance:
+    """An instance that covers what ``oracles.covered_layers`` covers."""
+    return cb.Instance(model, inputs, targets, loss, parameters="weights")
+
+
 @functools.cache
 def instance_of(name: str) -> cb.Instance:
-    """The case as an instance, made once; no test may change its model."""
+    """The case as an instance of its weights, made once; no test may change its model."""
+    case = CASES[name]
+    return weights_of(*case.build(), loss=case.loss)
+
+
+def layer_of(module: nn.Module, x: Tensor) -> tuple[Layer, Tensor]:
+    """The block of a layer's weight, and the input that its tape holds, for a model of this layer alone."""
+    model = nn.Sequential(module, nn.Flatten())
+    instance = weights_of(model, x, torch.zeros_like(model(x)).detach(), "gaussian")
+    (layer,) = instance.layers
+    return layer, instance.tape().inputs[layer.name]
+
+
+@functools.cache
+def whole_of(name: str) -> cb.Instance:
+    """The case as an instance of all its parameters, made once; no test may change its model."""
     case = CASES[name]
     return cb.Instance(*case.build(), loss=case.loss)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import oracles
 import torch
-from cases import CASES, Truth, instance_of, truth
+from cases import CASES, Truth, instance_of, truth, weights_of
 from torch import Tensor
 
 import curvbench as cb
@@ -21,6 +21,17 @@ def near(value: Tensor, expected: Tensor, tolerance: float = 1e-10) -> bool:
     """Relative Frobenius distance below the tolerance; false for NaN, exact where the expected matrix is zero."""
     scale = max(float(expected.abs().max()), 1e-300)
     return bool(((value - expected) / scale).norm() <= tolerance * (expected / scale).norm())
+
+
+def by_parameters(instance: cb.Instance, matrix: Tensor) -> Tensor:
+    """A matrix (P, P) over the entries of all trained parameters, side by side; what is left out has zeros."""
+    trained = [(name, p) for name, p in instance.model.named_parameters() if p.requires_grad]
+    rows = []
+    for unit in torch.eye(instance.size, dtype=matrix.dtype):
+        named = instance.unpack(unit)
+        rows.append(torch.cat([named.get(name, torch.zeros_like(p)).flatten() for name, p in trained]))
+    places = torch.stack(rows)
+    return places.T @ matrix @ places
 
 
 def group_blocks(judge: Truth, dense: Tensor, kind: str = "type-2") -> list[tuple[oracles.Factors, Tensor]]:
@@ -56,4 +67,4 @@ def rescaled(name: str, factor: float) -> cb.Instance:
     """A Gaussian case whose residuals, and so its scores, are multiplied by ``factor``."""
     model, inputs, targets = CASES[name].build()
     outputs = model(inputs).detach()
-    return cb.Instance(model, inputs, outputs + factor * (targets - outputs), loss="gaussian")
+    return weights_of(model, inputs, outputs + factor * (targets - outputs), loss="gaussian")

@@ -88,6 +88,28 @@ def loss_terms(model: nn.Module, inputs: Tensor, targets: Tensor, loss: str) -> 
     return terms
 
 
+def batch_terms(model: nn.Module, inputs: Any, targets: Tensor, loss: str = "cross_entropy") -> list[Term]:
+    """Every valid loss term with its Jacobian (C, Q) in all trained parameters, from one pass over the whole batch.
+
+    A backward pass per number of the outputs starts from this number alone, so that a term of coupled samples has the
+    derivatives of its own outputs. Parameters lie side by side as in ``named_parameters``.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    outputs = with_tokens(model(*inputs) if isinstance(inputs, tuple) else model(inputs))
+    wanted = targets.reshape(outputs.shape if loss == "gaussian" else outputs.shape[:-1])
+    terms = []
+    for n, t in [(n, t) for n in range(len(outputs)) for t in range(outputs.shape[1])]:
+        if loss == "cross_entropy" and wanted[n, t] == IGNORED:
+            continue
+        rows = [
+            torch.autograd.grad(number, parameters, retain_graph=True, materialize_grads=True)
+            for number in outputs[n, t]
+        ]
+        jacobian = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
+        terms.append(Term(n, t, outputs[n, t].detach(), jacobian, wanted[n, t]))
+    return terms
+
+
 def score(term: Term, label: Tensor | int, loss: str) -> Tensor:
     """Gradient (P,) of the term's loss at a label; written as differences, which nothing can cancel."""
     if loss == "gaussian":

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import layer_of
 from torch import nn
 
 from curvbench.instance import layers
-from curvbench.spec import Layer
 
 CONVOLUTIONS = {
     "plain": {},
@@ -19,19 +19,13 @@ CONVOLUTIONS = {
 }
 
 
-def described(module: nn.Module) -> Layer:
-    layer = layers.describe("layer", module)
-    assert layer is not None
-    return layer
-
-
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_patches_are_torchs(name: str, layout: torch.memory_format) -> None:
     torch.manual_seed(0)
     options = {"bias": False, **CONVOLUTIONS[name]}
     module = nn.Conv2d(4, 6, (3, 2), **options)  # type: ignore[arg-type]
-    layer, x = described(module), torch.randn(5, 4, 8, 7).contiguous(memory_format=layout)
+    layer, x = layer_of(module, torch.randn(5, 4, 8, 7).contiguous(memory_format=layout))
     planes = layers.padded(layer, x)
     unfolded = F.unfold(planes, layer.kernel, dilation=layer.dilation, stride=layer.stride)
     patches = layers.patches(layer, x)
@@ -48,5 +42,5 @@ def test_patches_are_torchs(name: str, layout: torch.memory_format) -> None:
 def test_joined_patches_are_the_same(module: nn.Module) -> None:
     torch.manual_seed(0)
     x = torch.randn(5, 7, 4) if isinstance(module, nn.Linear) else torch.randn(5, 4, 8, 7)
-    layer = described(module)
+    layer, x = layer_of(module, x)
     assert torch.equal(layers.joined_patches(layer, x).permute(3, 0, 1, 2), layers.patches(layer, x))

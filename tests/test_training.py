@@ -15,6 +15,7 @@ from curvbench.problems.mlp import MLP
 from curvbench.problems.resnet import ResNet
 from curvbench.spec import Dataset, Diverged, Problem, Recipe
 from curvbench.training import batch, evaluate, snapshot
+from curvbench.training.loop import Course, train
 
 
 @dataclass(frozen=True)
@@ -228,3 +229,19 @@ def test_unknown_loss_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Regression, "loss", "hinge")
     with pytest.raises(ValueError, match="unknown loss 'hinge'"):
         snapshot(Regression(), 0, None)
+
+
+def test_a_loss_of_torch_trains_on_outputs_as_they_come() -> None:
+    """A network per pixel with classes in dimension 1, and a loss module whose mean leaves out ignored pixels."""
+    torch.manual_seed(0)
+    model, criterion = nn.Conv2d(1, 3, 1), nn.CrossEntropyLoss(label_smoothing=0.1, ignore_index=2)
+    x, y = torch.randn(8, 1, 2, 3), torch.randint(3, (8, 2, 3))
+    with torch.no_grad():
+        before = float(criterion(model(x), y))
+    assert evaluate(model, x, y, criterion)[0] == pytest.approx(before, rel=1e-5)
+    optimizer = torch.optim.SGD(model.parameters(), 0.5)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    epochs = list(train(model, Course(x, y, criterion, 8, 3), optimizer, schedule))
+    with torch.no_grad():
+        after = float(criterion(model(x), y))
+    assert epochs[0].loss == pytest.approx(before, rel=1e-5) and after < before

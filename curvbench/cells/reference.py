@@ -11,8 +11,7 @@ from torch import nn
 from curvbench import identity, training
 from curvbench.cells import shipped
 from curvbench.cells.tensors import write
-from curvbench.fisher import ExactFisher, exact_fisher
-from curvbench.fisher.budget import available_bytes, largest_batch, planned_bytes
+from curvbench.fisher import ExactFisher, budget, exact_fisher
 from curvbench.fisher.stream import Stream
 from curvbench.fisher.tied import from_pairs, pairs_of
 from curvbench.fisher.uncovered import covered_trace
@@ -145,14 +144,7 @@ def refuse_oversized(instance: Instance, cell: Cell) -> None:
     mc_samples = cell.problem.mc_samples
     columns = instance.columns_per_sample("mc" if mc_samples else "type-2", mc_samples)
     itemsize = 8 if cell.precision == "float64" else instance.dtype.itemsize
-    sizes, free = list(instance.sizes.values()), available_bytes(instance.device)
-    needed = planned_bytes(sizes, instance.samples, columns, itemsize)
-    if needed <= free:
-        return
-    most = largest_batch(sizes, columns, itemsize, free, instance.samples)
-    advice = f"samples={most} would fit" if most else "not even one sample would fit: mc_samples takes fewer columns"
-    text = f"{instance.samples} samples of {columns} columns need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
-    raise (MemoryError if instance.device.type == "cpu" else torch.OutOfMemoryError)(f"{text}; {advice}")
+    budget.refuse_oversized(list(instance.sizes.values()), instance.samples, columns, itemsize, instance.device)
 
 
 def _fisher_type(cell: Cell) -> tuple[str, int, int]:

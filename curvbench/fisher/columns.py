@@ -52,22 +52,22 @@ def rotated_patches(patches: Tensor, right: Tensor | None) -> Tensor:
     return patches if right is None else torch.einsum("ged,nges->ngds", right, patches)
 
 
-def _middle_slopes(middle: Tensor, B: Tensor) -> Tensor:
+def middle_slopes(middle: Tensor, B: Tensor) -> Tensor:
     """The products of a symmetric matrix (G, M, M), or of a diagonal (G, M), with slopes (R, n, G, M, S)."""
     return middle[:, :, None] * B if middle.ndim == 2 else torch.einsum("gmo,rngos->rngms", middle, B)
 
 
-def _middle_patches(middle: Tensor, X: Tensor) -> Tensor:
+def middle_patches(middle: Tensor, X: Tensor) -> Tensor:
     """The products of a symmetric matrix (G, D, D), or of a diagonal (G, D), with patches (n, G, D, S)."""
     return middle[:, :, None] * X if middle.ndim == 2 else torch.einsum("gde,nges->ngds", middle, X)
 
 
-def _middle_formed(middle: Tensor, W: Tensor) -> Tensor:
+def middle_formed(middle: Tensor, W: Tensor) -> Tensor:
     """The products of a matrix (G, M, M), or of a diagonal (G, M), with matrices W (n, G, R, M, D)."""
     return middle[:, None, :, None] * W if middle.ndim == 2 else middle[:, None] @ W
 
 
-def _formed_middle(W: Tensor, middle: Tensor) -> Tensor:
+def formed_middle(W: Tensor, middle: Tensor) -> Tensor:
     """The products of matrices W (n, G, R, M, D) with a matrix (G, D, D), or with a diagonal (G, D)."""
     return W * middle[:, None, None, :] if middle.ndim == 2 else torch.einsum("ngrmd,gde->ngrme", W, middle)
 
@@ -170,11 +170,11 @@ class Columns:
         total = torch.zeros(groups, outputs, outputs, dtype=torch.float64, device=self.slopes.device)
         for B, X in self._contraction_tiles():
             if self._kernels_are_cheaper:
-                kernels = X.mT @ _middle_patches(middle, X)
+                kernels = X.mT @ middle_patches(middle, X)
                 total += torch.einsum("rngms,rngos->gmo", B, B @ kernels)
             else:
                 W = form(B, X)
-                total += torch.einsum("ngrmd,ngrod->gmo", _formed_middle(W, middle), W)
+                total += torch.einsum("ngrmd,ngrod->gmo", formed_middle(W, middle), W)
         return total.to(self.slopes.dtype)
 
     def contract_outputs(self, middle: Tensor | None = None) -> Tensor:
@@ -186,11 +186,11 @@ class Columns:
         total = torch.zeros(groups, inputs, inputs, dtype=torch.float64, device=self.slopes.device)
         for B, X in self._contraction_tiles():
             if self._kernels_are_cheaper:
-                left = B if middle is None else _middle_slopes(middle, B)
+                left = B if middle is None else middle_slopes(middle, B)
                 total += torch.einsum("ngds,nges->gde", X @ torch.einsum("rngms,rngmt->ngst", B, left), X)
             else:
                 W = form(B, X)
-                total += torch.einsum("ngrmd,ngrme->gde", W, W if middle is None else _middle_formed(middle, W))
+                total += torch.einsum("ngrmd,ngrme->gde", W, W if middle is None else middle_formed(middle, W))
         return total.to(self.slopes.dtype)
 
     def _contraction_tiles(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -217,6 +217,17 @@ class Columns:
     def unit_row_count(self) -> int:
         """Rows of ``unit_rows`` per unit: one per column, or one per sample for a layer without positions."""
         return self.count if self.slopes.shape[-1] > 1 else self.slopes.shape[1]
+
+    def unit_tiles(self, step: int) -> Iterator[tuple[slice, Tensor]]:
+        """``unit_rows`` of at most ``step`` units at a time, with the slice of the G M units that they are."""
+        patches = self.patches()
+        for group in range(self.layer.groups):
+            one = slice(group, group + 1)
+            for first in range(0, self.layer.outputs, step):
+                part = slice(first, min(first + step, self.layer.outputs))
+                start = group * self.layer.outputs
+                rows = unit_rows(self.slopes[:, :, one, part], patches[:, one])
+                yield slice(start + part.start, start + part.stop), rows
 
     def unit_rows(self) -> Tensor:
         """Rows w per output unit whose outer products w w^T sum to its block, (G M, rows, D)."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from curvbench import numerics
+from curvbench.fisher import budget
 from curvbench.fisher.columns import Columns
 from curvbench.fisher.contraction import Order, cross_gram, gram
 from curvbench.fisher.inner import inner
@@ -65,7 +66,16 @@ class ExactFisher(Operator):
     @cached_property
     def layer_grams(self) -> list[Tensor]:
         """The Gram matrix of each layer's columns, (R N, R N) in float64."""
+        budget.refuse_large_grams(len(self.layers), self._count, self.device)
         return [gram(c, self.order) for c in self.columns]
+
+    @property
+    def _count(self) -> int:
+        """The number of score columns, R N."""
+        if not isinstance(self.columns, Stream):
+            return self.columns[0].count
+        source = self.columns.source
+        return source.instance.samples * source.instance.columns_per_sample(source.fisher_type, source.mc_samples)
 
     @cached_property
     def _gram(self) -> Tensor:
@@ -270,6 +280,7 @@ def exact_fisher(
 
     Raises:
         ValueError: unknown ``fisher_type``, ``contraction`` or ``precision``.
+        MemoryError, torch.OutOfMemoryError: the matrix would not fit; the text says what would.
     """
     fisher_type = canonical_type(fisher_type)
     _refuse_choice("contraction", contraction, (None, "direct", "kernel"))
@@ -280,6 +291,8 @@ def exact_fisher(
         )
     passed = instance if precision == "native" else instance.to(torch.float64)
     stored = torch.float64 if precision == "float64" else instance.dtype
+    R, sizes = instance.columns_per_sample(fisher_type, mc_samples), list(instance.sizes.values())
+    budget.refuse_oversized(sizes, instance.samples, R, stored.itemsize, instance.device, has_gram=False)
     columns = columns_within(passed, fisher_type, mc_samples, seed, stored, memory)
     return ExactFisher(columns, instance.terms, coefficients(passed, fisher_type), contraction)
 

@@ -58,6 +58,9 @@ def with_outputs(
 ) -> tuple[tuple[Columns, ...], Tensor]:
     """The columns of ``collect``, and the outputs (N, ..., C) of the same passes."""
     layers = layers or instance.layers
+    if instance.coupled and samples != slice(None):  # scores of coupled samples exist in their batch alone
+        columns, joint = with_outputs(instance, fisher_type, mc_samples, seed, dtype, layers, slice(None), graph_bytes)
+        return tuple(c.part(samples) for c in columns), joint[samples]
     outputs: list[Tensor] = []
     roles = roles_of(layers)
     inputs: dict[str, list[Tensor]] = {name: [] for name in roles}
@@ -130,7 +133,7 @@ def _outputs(instance: Instance) -> int:
 def _parts(instance: Instance, samples: slice, graph_bytes: int) -> list[slice]:
     step = max(1, graph_bytes // (_outputs(instance) * _TENSORS_PER_OUTPUT * instance.dtype.itemsize))
     start, stop, _ = samples.indices(instance.samples)
-    if instance.coupled and (start, stop) == (0, instance.samples):
+    if instance.coupled:
         return [slice(start, stop)]
     return [slice(first, min(first + step, stop)) for first in range(start, stop, step)]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from curvbench.fisher.columns import TILE_BYTES, Columns, form
+from curvbench.fisher.columns import TILE_BYTES, Columns, form, formed_middle, middle_formed
 from curvbench.fisher.lookups import LookupColumns
 from curvbench.spec import Layer
 
@@ -105,14 +105,14 @@ class TiedColumns(Columns):
         groups, outputs, _ = self.layer.shape
         total = torch.zeros(groups, outputs, outputs, dtype=torch.float64, device=self.slopes.device)
         for _, W in self._formed():
-            total += torch.einsum("ngrmd,ngrod->gmo", W @ middle[:, None], W)
+            total += torch.einsum("ngrmd,ngrod->gmo", formed_middle(W, middle), W)
         return total.to(self.slopes.dtype)
 
     def contract_outputs(self, middle: Tensor | None = None) -> Tensor:
         groups, _, inputs = self.layer.shape
         total = torch.zeros(groups, inputs, inputs, dtype=torch.float64, device=self.slopes.device)
         for _, W in self._formed():
-            total += torch.einsum("ngrmd,ngrme->gde", W, W if middle is None else middle[:, None] @ W)
+            total += torch.einsum("ngrmd,ngrme->gde", W, W if middle is None else middle_formed(middle, W))
         return total.to(self.slopes.dtype)
 
     @property
@@ -126,11 +126,20 @@ class TiedColumns(Columns):
 
     def rows(self, part: slice) -> Tensor:
         """Some output rows of all columns, (N R, G rows D) with index n R + r."""
+        return self._some_rows(part).transpose(1, 2).reshape(self.count, -1)
+
+    def _some_rows(self, part: slice) -> Tensor:
+        """Some output rows of all columns, (N, G, R, rows, D)."""
         first, *others = self.roles
         W = form(first.slopes[:, :, :, part], first.patches())
         for role in others:
             W = W + form(role.slopes, role.patches()[:, :, part]).mT
-        return W.transpose(1, 2).reshape(self.count, -1)
+        return W
+
+    def unit_tiles(self, step: int) -> Iterator[tuple[slice, Tensor]]:
+        for first in range(0, self.layer.outputs, step):
+            part = slice(first, min(first + step, self.layer.outputs))
+            yield part, self._some_rows(part).permute(1, 3, 0, 2, 4).flatten(0, 1).flatten(1, 2)
 
 
 def tied_gram(a: TiedColumns, b: TiedColumns) -> Tensor:

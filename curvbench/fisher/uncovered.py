@@ -8,6 +8,7 @@ from torch import Tensor
 from curvbench import numerics
 from curvbench.fisher.exact import ExactFisher
 from curvbench.instance import Instance
+from curvbench.instance.likelihood import cotangents
 from curvbench.instance.refusals import agree
 
 
@@ -40,9 +41,11 @@ def uncovered_trace(instance: Instance, fisher_type: str = "type-2", mc_samples:
 def _alone(instance: Instance, fisher_type: str, mc_samples: int, seed: int) -> float | None:
     """The sum of squared gradients if every sample passes alone.
 
-    None means that the model computes other numbers on a sample alone than in its batch: the sum of all samples'
-    gradients along their first cotangents is another.
+    None means that samples are coupled, or that the model computes other numbers on a sample alone than in its batch:
+    the sum of all samples' gradients along their first cotangents is another.
     """
+    if instance.coupled:
+        return None
     squares, firsts, sums = 0.0, [], torch.zeros(())
     for n in range(instance.samples):
         sample = instance.part(slice(n, n + 1))
@@ -70,7 +73,9 @@ def _together(instance: Instance, fisher_type: str, mc_samples: int, seed: int) 
     squares = 0.0
     for n in range(instance.samples):
         only = slice(n, n + 1)
-        for cotangent in instance.part(only).cotangents(outputs[only], fisher_type, mc_samples, seed + n):
+        targets = instance.targets[only]
+        draws = fisher_type, mc_samples, seed + n
+        for cotangent in cotangents(instance.likelihood, outputs[only].detach(), targets, *draws):
             of_batch = torch.zeros_like(outputs)
             of_batch[only] = cotangent
             squares += numerics.sum_squares(_gradient(outputs, leaves, of_batch))

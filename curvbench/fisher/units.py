@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from curvbench import numerics
-from curvbench.fisher.columns import TILE_BYTES, Columns, unit_rows
+from curvbench.fisher.columns import TILE_BYTES, Columns
 from curvbench.operators import Operator
 
 
@@ -53,14 +53,8 @@ class UnitFisher(Operator):
 
     def rows(self, tile: int | None = None) -> Iterator[tuple[slice, Tensor]]:
         """Tile by tile a slice of the G M units and their rows U / sqrt(terms), (units, rows, D)."""
-        layer, patches, step = self.columns.layer, self.columns.patches(), tile or self.tile
-        for group in range(layer.groups):
-            one = slice(group, group + 1)
-            for first in range(0, layer.outputs, step):
-                part = slice(first, min(first + step, layer.outputs))
-                slopes = self.columns.slopes[:, :, one, part] / self.terms**0.5
-                start = group * layer.outputs
-                yield slice(start + part.start, start + part.stop), unit_rows(slopes, patches[:, one])
+        for part, rows in self.columns.unit_tiles(tile or self.tile):
+            yield part, rows / self.terms**0.5
 
     def matrices(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """``rows`` and the smaller of U U^T and U^T U in float64, (units, n, n)."""

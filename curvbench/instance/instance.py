@@ -804,10 +804,10 @@ def _as_parameters(leaves: Mapping[str, Tensor], parameters: Mapping[str, Tensor
 
 
 def _entries(tensor: Tensor, piece: Piece, layer: Layer) -> Tensor:
-    """The columns of a block that a parameter holds, as a view (G, M, columns) of a contiguous tensor."""
+    """The columns of a block that a parameter holds, (G, M, columns): a view if the tensor is contiguous."""
     shape = (layer.groups, layer.outputs, piece.columns)
-    tensor = tensor.contiguous()
-    return tensor.as_strided(shape, piece.strides, tensor.storage_offset() + piece.offset)
+    whole = tensor.contiguous()
+    return whole.as_strided(shape, piece.strides, whole.storage_offset() + piece.offset)
 
 
 def _is_whole(piece: Piece, part: Tensor, shape: torch.Size) -> bool:

@@ -23,14 +23,8 @@ def _as_plane(layer: Layer, x: Tensor) -> Tensor:
 
 def padded(layer: Layer, x: Tensor) -> Tensor:
     """The input of a convolution as padded planes (N, channels, height, width), of height 1 for a Conv1d."""
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    left, right, top, bottom = layer.padding
     plane = _as_plane(layer, x)
-    if any(layer.padding) and layer.kind == "conv1d":
-        plane = F.pad(x, (left, right), mode=mode).unsqueeze(-2)
-    elif any(layer.padding):
-        plane = F.pad(plane, (left, right, top, bottom), mode=mode)
-    return plane
+    return F.pad(plane, layer.padding) if any(layer.padding) else plane
 
 
 def output_size(layer: Layer, planes: Tensor) -> tuple[int, int]:

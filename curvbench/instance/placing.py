@@ -213,8 +213,16 @@ def _through(call: Call, score: Tensor, leaves: Mapping[str, Tensor]) -> dict[st
     """The scores of the parameters behind a computed weight, by its own derivative, without the network."""
     assert call.tensor is not None
     directions = score.reshape(len(score), *call.tensor.shape)
-    names = list(leaves)
-    parts = torch.autograd.grad(
-        call.tensor, [leaves[n] for n in names], directions, retain_graph=True, allow_unused=True, is_grads_batched=True
-    )
-    return {name: part.reshape(len(part), -1) for name, part in zip(names, parts, strict=True) if part is not None}
+    names, ends = list(leaves), list(leaves.values())
+    try:
+        parts = _derivatives(call.tensor, ends, directions, is_batched=True)
+    except RuntimeError as error:  # some operations have no batched derivative
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        columns = [_derivatives(call.tensor, ends, direction, is_batched=False) for direction in directions]
+        parts = [None if c[0] is None else torch.stack(list(c)) for c in zip(*columns, strict=True)]
+    return {name: part.reshape(len(score), -1) for name, part in zip(names, parts, strict=True) if part is not None}
+
+
+def _derivatives(tensor: Tensor, ends: Sequence[Tensor], along: Tensor, is_batched: bool) -> Sequence[Tensor | None]:
+    return torch.autograd.grad(tensor, ends, along, retain_graph=True, allow_unused=True, is_grads_batched=is_batched)

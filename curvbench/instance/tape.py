@@ -52,11 +52,17 @@ class Tape:
 
     @cached_property
     def used(self) -> dict[str, list[int]]:
-        """The numbers of each role's calls; those of formed scores have the name ""."""
+        """The numbers of each role's calls."""
         used: dict[str, list[int]] = {}
         for number, (_, use) in enumerate(self.calls):
-            used.setdefault("" if use.formed else use.role, []).append(number)
+            if use.role is not None:
+                used.setdefault(use.role, []).append(number)
         return used
+
+    @cached_property
+    def _forming(self) -> list[int]:
+        """The numbers of the calls whose scores are formed."""
+        return [number for number, (_, use) in enumerate(self.calls) if use.formed]
 
     @cached_property
     def inputs(self) -> Mapping[str, Tensor]:
@@ -118,7 +124,7 @@ class Tape:
         """
         names = list(self.roles if layers is None else layers)
         formed = any(name in self.plan.formed for name in names)
-        numbers = [n for name in names for n in self.used.get(name, [])] + (self.used.get("", []) if formed else [])
+        numbers = [n for name in names for n in self.used.get(name, [])] + (self._forming if formed else [])
         generic = [name for name in self.plan.generic if name in names]
         at_calls = self._at_calls(numbers, cotangent, keep or self.keeps_graph or bool(generic))
         scores = self._formed(at_calls) if formed else {}
@@ -131,8 +137,12 @@ class Tape:
         return self._at_calls(numbers, cotangent, keep=True)
 
     def placed(self, tensors: Mapping[int, Tensor]) -> dict[str, Tensor]:
-        """Tensors at calls, shaped like the gradients there, in the order of their roles' gradients; zeros for none."""
-        return {name: self._of_role(name, tensors, {}) for name in self.roles}
+        """Tensors at calls, shaped like the gradients there, in the order of their roles' gradients.
+
+        A role that no call uses has zeros; a role with a call that has no tensor is left out.
+        """
+        complete = [name for name in self.roles if all(number in tensors for number in self.used.get(name, []))]
+        return {name: self._of_role(name, tensors, {}) for name in complete}
 
     def _at_calls(self, numbers: Sequence[int], cotangent: Tensor, keep: bool) -> dict[int, Tensor]:
         """The gradient at the edge of each call; zeros where the outputs do not depend on the call."""
@@ -167,7 +177,7 @@ class Tape:
         return role_gradient(layer, used, [at_calls[number] for number in numbers], self.samples)
 
     def _formed(self, at_calls: Mapping[int, Tensor]) -> dict[str, Tensor]:
-        numbers = self.used.get("", [])
+        numbers = self._forming
         used = [self.calls[number] for number in numbers]
         return formed_scores(used, [at_calls[number] for number in numbers], self.leaves, self.samples)
 

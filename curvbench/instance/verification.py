@@ -8,7 +8,7 @@ plain model by plain autograd. A row of another sample, and any use that was not
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -24,6 +24,7 @@ from curvbench.spec.geometry import Layer, LayerSize
 
 GRAPH_BYTES = 2**32  # that one verifying pass may keep: a larger batch is verified in parts
 _TENSORS_PER_OUTPUT = 6  # a pass keeps activations, normalizations and gradients beside a layer's output
+_FEW = 8  # samples, of which any two may be coupled: a larger batch is split once
 _TILE_BYTES = 2**26  # of patches that are formed at the same time
 # A model may compute in fewer digits inside. What three times the cotangents add to three times the gradient is its own
 # rounding; a difference of that size explains itself, up to a share of the layer's gradient, or of the largest one.
@@ -94,8 +95,9 @@ def coupling(instance: Passes, first: Tensor) -> tuple[bool, Tensor | None]:
     """Whether outputs of a sample change with the other samples, and the input that belongs to no sample, if any.
 
     A random half of the samples is replaced by samples of the other half, which must not change; then the halves swap
-    roles. If the model cannot run on that order, because it needs sorted samples, neighbours replace each other. An
-    input that is as long as the batch and alone causes the change (a mask of positions) belongs to no sample.
+    roles (see ``_splits``). If the model cannot run on that order, because it needs sorted samples, neighbours replace
+    each other. An input that is as long as the batch and alone causes the change (a mask of positions) belongs to no
+    sample.
     """
     if instance.samples < 2 or not _changes(instance, first, None):
         return False, None
@@ -105,22 +107,16 @@ def coupling(instance: Passes, first: Tensor) -> tuple[bool, Tensor | None]:
     return True, None
 
 
-def _changes(instance: Passes, first: Tensor, leave: Tensor | None) -> bool:
-    halves = torch.randperm(instance.samples, generator=torch.Generator().manual_seed(0)).tensor_split(2)
-    return _changes_between(instance, first, (halves[0], halves[1]), leave)
-
-
 def pairwise_coupled(instance: Passes, first: Tensor) -> bool:
-    """Whether outputs of a sample change with any other sample: some pair of halves, one per bit, parts any two."""
-    numbers = torch.arange(instance.samples)
-    bits = [(numbers >> bit) & 1 for bit in range(max(instance.samples - 1, 0).bit_length())]
-    pairs = [((bit == 0).nonzero()[:, 0], (bit == 1).nonzero()[:, 0]) for bit in bits]
-    return any(_changes_between(instance, first, pair, None) for pair in pairs)
+    """Whether outputs of a sample change with any other sample: every two are once in different halves."""
+    return _changes(instance, first, None, _splits(instance.samples, every_pair=True))
 
 
-def _changes_between(instance: Passes, first: Tensor, halves: tuple[Tensor, Tensor], leave: Tensor | None) -> bool:
+def _changes(
+    instance: Passes, first: Tensor, leave: Tensor | None, splits: Iterable[tuple[Tensor, Tensor]] | None = None
+) -> bool:
     rows = torch.arange(instance.samples)
-    for staying, replaced in (halves, halves[::-1]):
+    for staying, replaced in splits or _splits(instance.samples, every_pair=instance.samples <= _FEW):
         mixed = rows.clone()
         mixed[replaced] = staying[torch.arange(len(replaced)) % len(staying)]
         in_order = staying.sort().values
@@ -129,6 +125,15 @@ def _changes_between(instance: Passes, first: Tensor, halves: tuple[Tensor, Tens
         if _differs(first, instance, orders, staying.to(instance.device), leave):
             return True
     return False
+
+
+def _splits(samples: int, every_pair: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """A random half of the samples and the other one, in both roles; for ``every_pair`` one split per bit."""
+    order = torch.randperm(samples, generator=torch.Generator().manual_seed(0))
+    for digit in range((samples - 1).bit_length() if every_pair else 1):
+        side = (order >> digit) % 2
+        halves = (side == 0).nonzero()[:, 0], (side == 1).nonzero()[:, 0]
+        yield from (halves, halves[::-1])
 
 
 def _differs(first: Tensor, instance: Passes, orders: Sequence[Tensor], staying: Tensor, leave: Tensor | None) -> bool:

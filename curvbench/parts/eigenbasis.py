@@ -8,17 +8,18 @@ import torch
 from torch import Tensor
 
 from curvbench.fisher.columns import Columns
-from curvbench.operators import Kronecker, RotatedDiagonal, sides
+from curvbench.operators import RotatedDiagonal, sides
+from curvbench.parts.factors import Held
 
 
 class Followed(NamedTuple):
-    """A layer's matrix, and the averaged factors of its basis.
+    """A layer's matrix, and the averaged factors of its basis, or a vector's averaged block.
 
     ``factors``: None means that the next basis does not need them.
     """
 
     rotated: RotatedDiagonal
-    factors: Kronecker | None
+    factors: Held | None
 
 
 def squared_scores(columns: Columns, left: Tensor | None, right: Tensor | None, terms: int) -> Tensor:

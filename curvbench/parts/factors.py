@@ -15,6 +15,7 @@ from torch import Tensor
 from curvbench import numerics
 from curvbench.fisher.columns import Columns
 from curvbench.operators import BlockDiagonal, Kronecker, Operator, sides
+from curvbench.parts import others
 from curvbench.parts.patch_sums import mean_patch, patch_moment, patch_squares
 from curvbench.spec import Layer
 from curvbench.states.ranks import shared_map
@@ -29,6 +30,11 @@ LARGEST_SIDE = 8192  # rows: a factor's matrix takes 256 MiB in float32 and its 
 def is_cut(order: int) -> bool:
     """Whether a factor of this order is too large for a matrix, so that it is its diagonal."""
     return order > LARGEST_SIDE
+
+
+def has_diagonal_inputs(layer: Layer) -> bool:
+    """Whether a layer's input factor is its diagonal: that of one-hot inputs (a lookup), or one that ``is_cut``."""
+    return layer.kind == "lookup" or is_cut(layer.inputs)
 
 
 def second_moment(T: Tensor, bands: int = 1) -> Tensor:
@@ -46,12 +52,14 @@ def second_moment(T: Tensor, bands: int = 1) -> Tensor:
 def input_factor(layer: Layer, x: Tensor, approx: KfacApprox) -> Tensor:
     """K-FAC's factor A, (G, D, D): the mean over samples of the sum over positions of a a^T, or of the mean a.
 
-    ``expand`` takes the sum over positions, ``reduce`` the outer product of the mean over positions. If D ``is_cut``,
-    the result is the factor's diagonal (G, D).
+    ``expand`` takes the sum over positions, ``reduce`` the outer product of the mean over positions. The result is the
+    factor's diagonal (G, D) if the layer ``has_diagonal_inputs``.
     """
+    is_diagonal = has_diagonal_inputs(layer)
     if approx == "reduce":
-        return second_moment(mean_patch(layer, x)[..., None]) / len(x)
-    return (patch_squares if is_cut(layer.inputs) else patch_moment)(layer, x) / len(x)
+        mean = mean_patch(layer, x)
+        return (mean.square().sum(0) if is_diagonal else second_moment(mean[..., None])) / len(x)
+    return (patch_squares if is_diagonal else patch_moment)(layer, x) / len(x)
 
 
 class MomentSum:
@@ -109,13 +117,23 @@ def kfac_factors(columns: Columns, terms: int, approx: KfacApprox = "expand") ->
     outputs = OutputFactor(approx)
     for B_NGMS in columns.slopes:
         outputs.add(B_NGMS)
-    return Kronecker.batched(outputs.mean(terms), input_factor(columns.layer, columns.inputs, approx))
+    return product(outputs.mean(terms), input_factor(columns.layer, columns.inputs, approx))
+
+
+def product(B: Tensor, A: Tensor) -> Kronecker:
+    """B (x) A in the dtype of B: sums over a lookup's indices come in float64."""
+    return Kronecker.batched(B, A.to(B.dtype))
+
+
+Block = Kronecker | others.Other
+Held = Block | tuple[Kronecker, ...]
+"""What a state holds of a layer: B (x) A, one per role of a tied block, or the block of a vector."""
 
 
 class Factored(NamedTuple):
-    """Per layer B (x) A and, after ``refresh``, its damped inverse."""
+    """Per layer what is held of it and, after ``refresh``, its damped inverse."""
 
-    factors: list[Kronecker]
+    factors: Sequence[Held]
     inverses: Sequence[Operator] = ()
 
 
@@ -134,7 +152,10 @@ class KroneckerDamping:
         """The state with the damped inverses, which ``precondition`` needs."""
         return state._replace(inverses=shared_map(self._inverse, state.factors))
 
-    def _inverse(self, factor: Kronecker) -> Operator:
+    def _inverse(self, factor: Held) -> Operator:
+        assert not isinstance(factor, tuple), "of several roles the nearest product is damped"
+        if not isinstance(factor, Kronecker):
+            return others.damped_inverse(factor, self.damping)
         if self.rule == "exact":
             return factor.rotated.inverse(self.damping)
         left, right = self._shares(factor)
@@ -150,11 +171,16 @@ class KroneckerDamping:
         """The damped inverse applied to a parameter vector (P,)."""
         return BlockDiagonal(state.inverses).matvec(gradient)
 
-    def damped(self, factors: Sequence[Kronecker]) -> Operator:
+    def damped(self, factors: Sequence[Block]) -> Operator:
         """The matrix whose inverse ``precondition`` applies, from the factors that ``refresh`` has inverted."""
         if self.rule == "exact":
             return BlockDiagonal(factors).damped(self.damping)
-        return BlockDiagonal([factor.damped_factors(*self._shares(factor)) for factor in factors])
+        return BlockDiagonal([self._damped(factor) for factor in factors])
+
+    def _damped(self, factor: Block) -> Operator:
+        if isinstance(factor, Kronecker):
+            return factor.damped_factors(*self._shares(factor))
+        return factor.damped(self.damping)
 
 
 def _trace_balance(factor: Kronecker) -> Tensor:

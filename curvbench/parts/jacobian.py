@@ -12,15 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from curvbench import numerics
-from curvbench.fisher import ExactFisher
 from curvbench.instance import Instance
 from curvbench.instance import layers as geometry
 from curvbench.instance.refusals import deep_rounding
 from curvbench.instance.tape import Tape
-from curvbench.operators import Kronecker, sides
-from curvbench.parts.factors import second_moment
-from curvbench.spec import Layer
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +89,7 @@ def _products(tape: Tape) -> list[int]:
 
 def local_map(tape: Tape, number: int) -> LocalMap | None:
     """The map from a call's output to the next call's input; None means that no later call depends on the output."""
-    for reader in (n for n in _products(tape) if n > number):
+    for reader in (n for n, (call, _) in enumerate(tape.calls) if n > number and call.is_matrix):
         x = tape.calls[reader][0].x
         ones = None if x is None or not x.is_floating_point() else tape.pull_between(number, reader, torch.ones_like(x))
         if ones is not None:
@@ -111,7 +106,7 @@ def energies(
     draws: int | None = None,
     likelihood_at_ends: bool = False,
 ) -> dict[str, Tensor]:
-    """Per role the squares g^2 of the gradients at its output, (N, G, M, S), summed over pseudo-samples.
+    """Per role that is a product the squares g^2 of the gradients at its output, (N, G, M, S), over pseudo-samples.
 
     ``kind``: ``lg`` is E[(J^T e)^2] with e of mean 0 and covariance I (see ``LocalMap.energy``; ``draws=None`` treats
     every map as one to one). ``lg_mc`` is the mean over ``mc_samples`` draws of e. Any other kind is a Fisher type,
@@ -121,10 +116,10 @@ def energies(
     """
     if kind in ("lg", "lg_mc"):
         ends = likelihood_at_ends
-        squares = _closed(tape, draws, seed, ends) if kind == "lg" else _sampled(tape, mc_samples, seed, ends)
-        squares |= _squares(batch, tape, [number for number in _products(tape) if number not in squares])
-        placed = tape.placed(squares)
-        return {name: geometry.slopes(role, placed[name]) for name, role in tape.roles.items()}
+        local = _closed(tape, draws, seed, ends) if kind == "lg" else _sampled(tape, mc_samples, seed, ends)
+        local |= _squares(batch, tape, [number for number in _products(tape) if number not in local])
+        placed = tape.placed(local)
+        return {name: geometry.slopes(tape.roles[name], squares) for name, squares in placed.items()}
     totals: dict[str, Tensor] = {}
     for slopes in batch.slopes(tape, kind, mc_samples, seed):
         totals = {name: b.square() + totals.get(name, 0) for name, b in slopes.items()}
@@ -172,41 +167,3 @@ def mixed_layer(tape: Tape) -> str | None:
     """The first layer whose map to the next layer is not one to one; None means that there is no such layer."""
     maps = (local_map(tape, number) for number in _products(tape))
     return next((tape.calls[m.call][1].role for m in maps if m is not None and not m.is_one_to_one()), None)
-
-
-def rated(
-    steps: Sequence[Tensor], gradients: Sequence[Tensor], scores: Sequence[ExactFisher], terms: int, mu: float
-) -> list[Tensor]:
-    """LNGD's Eq. 12: every layer's step p times <p, g> / (p^T F p + mu), with the layer's empirical Fisher F.
-
-    A step is 0 if its denominator is 0. Without ``scores`` the paper's estimate of p^T F p serves, <p, g>^2 / terms.
-    """
-    gains = [numerics.inner(p, g) for p, g in zip(steps, gradients, strict=True)]
-    estimates = [gain**2 / terms for gain in gains]
-    curvatures = [f.quadratic(p) for f, p in zip(scores, steps, strict=True)] if scores else estimates
-    return [(g / (c + mu) if c + mu > 0 else 0.0) * p for p, g, c in zip(steps, gains, curvatures, strict=True)]
-
-
-def factors(layer: Layer, x: Tensor, energy: Tensor, terms: int) -> tuple[Tensor, Tensor]:
-    """Phi (G, D, D) = sum |g|^2 a a^T / terms and psi (G, M) = sum |a|^2 g^2, scaled to sum 1, over all positions.
-
-    ``x`` is the layer's input (N, ...), ``energy`` (N, G, M, S) holds g^2. If every g or a is zero, psi is uniform. If
-    D is cut (``second_moment``), Phi is its diagonal (G, D).
-    """
-    X = geometry.patches(layer, x)
-    moment = second_moment(X * energy.sum(2, keepdim=True).sqrt(), bands=3)  # ``patch_moment`` would need equal weights
-    shares = torch.einsum("ngms,ngs->gm", energy, X.square().sum(2))
-    total = shares.sum(-1, keepdim=True)
-    psi = torch.where(total > 0, shares / total, torch.full_like(shares, 1 / layer.outputs))
-    return moment / terms, psi
-
-
-def mean_within(diagonal: Tensor, least: float, most: float) -> Tensor:
-    """LNGD's damping of a factor with the diagonal (G, n): its mean, within bounds, (G,)."""
-    return diagonal.mean(-1).clamp(least, most)
-
-
-def damped_product(psi: Tensor, phi: Tensor, least: float, most: float) -> Kronecker:
-    """diag(psi) (x) Phi with each factor damped by ``mean_within`` the bounds, for psi (G, M) and Phi (G, D, D)."""
-    dampings = [mean_within(diagonal, least, most) for diagonal in (psi, sides.main_diagonal(phi))]
-    return Kronecker.batched(psi, phi).damped_factors(*dampings)

@@ -31,9 +31,20 @@ def nearest(products: Sequence[Kronecker]) -> Kronecker:
         raise ValueError(f"the nearest product is that of one or more products of one shape (G, M, D), got {shapes}")
     if len(products) == 1:
         return products[0]
-    lefts, rights = _alike([p.left for p in products]), _alike([p.right for p in products])
-    for_left, for_right = _weights(_gram(lefts), _gram(rights))
-    return Kronecker.batched(_combined(lefts, for_left), _combined(rights, for_right))
+    (left,), (right,) = nearest_blocks([[p.left] for p in products], [[p.right] for p in products])
+    return Kronecker.batched(left, right)
+
+
+def nearest_blocks(
+    lefts: Sequence[Sequence[Tensor]], rights: Sequence[Sequence[Tensor]]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The factors of ``nearest`` for factors that are block-diagonal, as lists of blocks (G, n, n) or (G, n) each.
+
+    The blocks of one factor have the same orders in every term.
+    """
+    left, right = ([_alike(blocks) for blocks in zip(*factors, strict=True)] for factors in (lefts, rights))
+    for_left, for_right = weights(*(_sum_of_grams(side) for side in (left, right)))
+    return [_combined(blocks, for_left) for blocks in left], [_combined(blocks, for_right) for blocks in right]
 
 
 def _alike(factors: Sequence[Tensor]) -> list[Tensor]:
@@ -43,6 +54,11 @@ def _alike(factors: Sequence[Tensor]) -> list[Tensor]:
     return [sides.dense(factor) for factor in factors]
 
 
+def _sum_of_grams(side: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Inner products (G, U, U) of U factors, given block by block."""
+    return torch.stack([_gram(blocks) for blocks in side]).sum(0)
+
+
 def _gram(factors: Sequence[Tensor]) -> Tensor:
     """Inner products (G, U, U) in float64 of U factors of one shape, which are PSD, so that none is negative."""
     products = [[[numerics.inner(a, b) for a, b in zip(f, g, strict=True)] for g in factors] for f in factors]
@@ -50,8 +66,8 @@ def _gram(factors: Sequence[Tensor]) -> Tensor:
     return gram.permute(2, 0, 1).clamp_min(0)  # because rounding may take a zero below zero
 
 
-def _weights(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """The weights (G, U) of the left and of the right factors from their Gram matrices (G, U, U).
+def weights(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """The weights (G, U) of the left and of the right factors of ``nearest``, from their Gram matrices (G, U, U).
 
     The left factor is the projection of the sum on the right one. Where the sum is zero the weights are zero.
     """

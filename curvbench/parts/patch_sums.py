@@ -1,4 +1,4 @@
-"""Sums over the patches of a layer, without forming the patches.
+"""Sums over the patches of a layer, without forming the patches; those of a lookup are sums at its indices, in float64.
 
 The patch of a position consists of k_h slabs, one per row of the kernel, each with k_w shifted numbers per channel.
 Only the shifts along a row are copied, because a shift along a column is an offset in the same memory.
@@ -17,7 +17,9 @@ from curvbench.spec import Layer
 
 def patch_moment(layer: Layer, x: Tensor) -> Tensor:
     """The sum of a a^T over the patches a of all samples and positions, (N, ...) -> (G, D, D); the bias comes last."""
-    if layer.kind in ("matrix", "lookup", "vector"):
+    if layer.kind == "lookup":
+        return patch_squares(layer, x).diag_embed()
+    if layer.kind in ("matrix", "vector"):
         patches = geometry.patches(layer, x).permute(1, 2, 0, 3).flatten(2)
         return patches @ patches.mT
     rows, height = _shifted(layer, _planes(layer, x))
@@ -38,13 +40,19 @@ def patch_moment(layer: Layer, x: Tensor) -> Tensor:
 
 def patch_squares(layer: Layer, x: Tensor) -> Tensor:
     """The diagonal of ``patch_moment``, (N, ...) -> (G, D), by itself."""
+    if layer.kind == "lookup":
+        return index_sums(layer, x, torch.ones_like(x, dtype=torch.float64)).sum(0)
+    if layer.kind in ("matrix", "vector"):
+        return geometry.patches(layer, x).square().sum((0, 3))
     height, width = geometry.output_size(layer, _planes(layer, x))
     return height * width * mean_patch(layer, x.square()).sum(0)
 
 
 def mean_patch(layer: Layer, x: Tensor) -> Tensor:
     """The mean over positions of each sample's patches, (N, ...) -> (N, G, D); the bias's 1 comes last."""
-    if layer.kind in ("matrix", "lookup", "vector"):
+    if layer.kind == "lookup":
+        return index_sums(layer, x, torch.full_like(x, 1 / x.shape[1], dtype=torch.float64))
+    if layer.kind in ("matrix", "vector"):
         return geometry.patches(layer, x).mean(-1)
     planes = _planes(layer, x)
     (k_h, k_w), (s_h, s_w), (d_h, d_w) = layer.kernel, layer.stride, layer.dilation
@@ -53,6 +61,12 @@ def mean_patch(layer: Layer, x: Tensor) -> Tensor:
     sums = torch.stack([row_sums[..., i * d_h :][..., : s_h * height : s_h].sum(-1) for i in range(k_h)], -2)
     mean = sums.flatten(2) / (height * width)
     return torch.cat([mean, torch.ones_like(mean[..., :1])], -1) if layer.bias else mean
+
+
+def index_sums(layer: Layer, indices: Tensor, weights: Tensor) -> Tensor:
+    """The sums of a lookup's weights (N, S) at each index, (N, 1, D); an index of -1 counts nowhere."""
+    sums = weights.new_zeros(len(indices), layer.inputs + 1)
+    return sums.scatter_add_(1, indices.where(indices >= 0, layer.inputs), weights)[:, None, :-1]
 
 
 def _planes(layer: Layer, x: Tensor) -> Tensor:

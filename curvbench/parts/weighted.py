@@ -77,6 +77,7 @@ def weigh_backward(instance: Instance, tape: Tape, weights: Tensor) -> None:
                 layer, _ = blocks[name]
                 _add(instance, layer, (rows[name] @ scores[name]).reshape(layer.shape))
             return
+        assert use.role is not None, "a tape holds the calls of its roles"
         layer, role = blocks[use.role]
         slopes = geometry.slopes(role, role_gradient(role, [(call, use)], [widened(gradient)], tape.samples))
         x = widened(role_inputs(role, [(call, use)], tape.samples, slopes))

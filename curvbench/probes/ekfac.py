@@ -18,10 +18,12 @@ from curvbench import states
 from curvbench.fisher import collect
 from curvbench.fisher.columns import Columns
 from curvbench.instance import Instance
-from curvbench.operators import BlockDiagonal, Kronecker, RotatedDiagonal
+from curvbench.operators import BlockDiagonal, RotatedDiagonal
 from curvbench.parts.eigenbasis import Followed, squared_means, squared_scores
-from curvbench.parts.factors import kfac_factors
+from curvbench.parts.factors import Held
+from curvbench.parts.others import Others, other_block, rotated
 from curvbench.parts.ranges import at_least_one, fraction
+from curvbench.parts.roles import kfac_products, nearest_of
 from curvbench.spec import About, FisherProbe
 
 Scalings = Literal["exact", "running-average"]
@@ -42,12 +44,15 @@ class Ekfac(FisherProbe):
     squares the mean gradient of the batch and multiplies it by the number of loss terms, as public code does (one noisy
     draw, no projection). ``basis_every``: the number of updates from one basis to the next; every update makes new
     eigenvalues. ``ema``: the weight of the old factors and of the old matrix, whose diagonal in the present basis is
-    averaged with the batch's.
+    averaged with the batch's. ``others``: what a vector has (a norm's scale and shift, positions, and any other
+    parameter without a product). ``diagonal`` is its exact diagonal, ``unit`` an exact block per channel (of scale and
+    shift), ``block`` its whole exact block.
     """
 
     scalings: Scalings = "exact"
     basis_every: int = 1
     ema: float = 0.0
+    others: Others = "diagonal"
 
     is_layerwise = True
     about = About(
@@ -87,8 +92,23 @@ class Ekfac(FisherProbe):
         columns = collect(batch, self.fisher_type, self.mc_samples, self.seed)
         taken = state.taken if state else 0
         olds = state.layers if state else [None] * len(columns)
-        update = self._with_new_basis if taken % self.basis_every == 0 else self._with_old_basis
-        return State([update(c, batch.terms, old) for c, old in zip(columns, olds, strict=True)], taken + 1)
+        is_new = taken % self.basis_every == 0
+        pairs = zip(columns, olds, strict=True)
+        return State([self._update(is_new, c, batch.terms, old) for c, old in pairs], taken + 1)
+
+    def _update(self, is_new: bool, columns: Columns, terms: int, old: Followed | None) -> Followed:
+        """The next matrix of a layer; ``is_new``: in a new basis."""
+        if columns.layer.kind == "vector":
+            return self._of_vector(columns, terms, old)
+        return (self._with_new_basis if is_new else self._with_old_basis)(columns, terms, old)
+
+    def _of_vector(self, columns: Columns, terms: int, old: Followed | None) -> Followed:
+        """The exact block of a vector, or its running average, whose eigenbasis is always its own."""
+        block = other_block(columns.layer, columns.slopes, terms, self.others)
+        if not self.ema:
+            return Followed(rotated(block, columns.layer), None)
+        block = states.blend(old.factors, block, self.ema) if old else block
+        return Followed(rotated(block, columns.layer), block)
 
     def _with_new_basis(self, columns: Columns, terms: int, old: Followed | None) -> Followed:
         """The layer in the basis of this batch's factors, or of their running average."""
@@ -97,12 +117,11 @@ class Ekfac(FisherProbe):
         before = old.rotated.entries_in(left, right) if old and self.ema else None
         return Followed(self._scaled(columns, terms, left, right, before), factors)
 
-    def _basis(self, columns: Columns, terms: int, old: Followed | None) -> tuple[RotatedDiagonal, Kronecker | None]:
-        factors = kfac_factors(columns, terms)
-        if not self.ema:
-            return factors.rotated, None
-        factors = states.blend(old.factors, factors, self.ema) if old else factors
-        return factors.rotated, factors
+    def _basis(self, columns: Columns, terms: int, old: Followed | None) -> tuple[RotatedDiagonal, Held | None]:
+        factors = kfac_products(columns, terms)
+        if self.ema and old:
+            factors = states.blend(old.factors, factors, self.ema)
+        return nearest_of(factors).rotated, factors if self.ema else None
 
     def _with_old_basis(self, columns: Columns, terms: int, old: Followed | None) -> Followed:
         """The layer in the basis of an earlier update."""

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from curvbench.instance import Instance
 from curvbench.instance import layers as geometry
-from curvbench.operators import BlockDiagonal, LowRank
+from curvbench.operators import BlockDiagonal, Diagonal, LowRank, Operator
+from curvbench.parts.patch_sums import mean_patch
+from curvbench.parts.silence import damped, is_product, silent, steps
 from curvbench.spec import About, FisherProbe, FisherType, Layer
 
 Positions = Literal["mean", "sum"]
@@ -24,6 +26,10 @@ class Vectors(NamedTuple):
 
     outputs: Tensor
     inputs: Tensor
+
+
+Entry = Vectors | Diagonal
+"""What the state holds of a layer: its means, or zero where the paper is silent."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,11 @@ class Eva(FisherProbe):
         damping="(F^ + damping I)^-1 by Sherman-Morrison; damping must be above zero",
         cost={"statistics": "G S N (M + D)", "invert": "0", "precondition": "2 P", "memory": "G (M + D)"},
         source="Zhang, Shi and Li 2023, and its public code",
+        notes=(
+            "The public code knows Linear and Conv2d alone. A lookup is the Linear of one-hot inputs here; a norm's "
+            "scale and shift, any other vector, and a weight that is tied in two orientations take the plain gradient, "
+            "and the represented matrix is zero there.",
+        ),
         family="smaller factors",
         color="green",
     )
@@ -59,25 +70,29 @@ class Eva(FisherProbe):
             )
         super().__post_init__()
 
-    def update(self, state: list[Vectors] | None, batch: Instance) -> list[Vectors]:
+    def update(self, state: list[Entry] | None, batch: Instance) -> list[Entry]:
         tape = batch.tape()
         scores = torch.stack(list(batch.cotangents(tape.outputs, self.fisher_type))).sum(0)
-        gradients = tape.pull(scores)
-        return [self._vectors(la, tape.inputs[la.name], gradients[la.name], batch.terms) for la in batch.layers]
+        gradients = tape.pull(scores, layers=[layer.name for layer in batch.layers if is_product(layer)])
+        return [
+            self._vectors(layer, tape.inputs[layer.name], gradients[layer.name], batch.terms)
+            if is_product(layer)
+            else silent(layer, tape.outputs)
+            for layer in batch.layers
+        ]
 
     def _vectors(self, layer: Layer, inputs: Tensor, gradient: Tensor, terms: int) -> Vectors:
         B_NGMS = geometry.slopes(layer, gradient)
         outputs = B_NGMS.sum((0, 3)) / (terms * (B_NGMS.shape[-1] if self.positions == "mean" else 1))
         if layer.kind == "lookup":
-            return Vectors(outputs, geometry.patches(layer, inputs).to(outputs).mean((0, 3)))
-        mean_patch = geometry.patches(layer, inputs.mean(0, keepdim=True))  # patches are linear in the inputs
-        return Vectors(outputs, mean_patch.mean((0, 3)))
+            return Vectors(outputs, mean_patch(layer, inputs).mean(0).to(outputs.dtype))
+        patch = geometry.patches(layer, inputs.mean(0, keepdim=True))  # patches are linear in the inputs
+        return Vectors(outputs, patch.mean((0, 3)))
 
-    def precondition(self, state: list[Vectors], gradient: Tensor) -> Tensor:
+    def precondition(self, state: list[Entry], gradient: Tensor) -> Tensor:
         if not self.damping > 0:
             raise ValueError("a rank-one matrix is singular: give a damping above zero")
-        parts = gradient.split([g.numel() * a.shape[1] for g, a in state])
-        return torch.cat([self._solved(v, part) for v, part in zip(state, parts, strict=True)])
+        return steps(state, list(map(_size, state)), gradient, self._solved)
 
     def _solved(self, vectors: Vectors, gradient: Tensor) -> Tensor:
         g, a = vectors
@@ -86,8 +101,15 @@ class Eva(FisherProbe):
         share = along / (g.square().sum(1) * a.square().sum(1) + self.damping)
         return ((V - (share[:, None] * g)[:, :, None] * a[:, None, :]) / self.damping).flatten()
 
-    def operator(self, state: list[Vectors]) -> BlockDiagonal:
-        return BlockDiagonal([_rank_one(vectors) for vectors in state])
+    def operator(self, state: list[Entry]) -> BlockDiagonal:
+        return BlockDiagonal([entry if isinstance(entry, Diagonal) else _rank_one(entry) for entry in state])
+
+    def damped(self, state: list[Entry]) -> Operator:
+        return damped(self.operator(state), self.damping)
+
+
+def _size(entry: Entry) -> int:
+    return entry.size if isinstance(entry, Diagonal) else entry.outputs.numel() * entry.inputs.shape[1]
 
 
 def _rank_one(vectors: Vectors) -> LowRank:

@@ -20,8 +20,10 @@ from curvbench import numerics
 from curvbench.fisher import collect
 from curvbench.fisher.columns import Columns
 from curvbench.instance import Instance
-from curvbench.operators import BlockDiagonal, LowRank
+from curvbench.operators import BlockDiagonal, Diagonal, LowRank, Operator
 from curvbench.parts.interpolation import draw, interpolate, outer_kernel, residual_weighted
+from curvbench.parts.patch_sums import mean_patch
+from curvbench.parts.silence import damped, silent, steps
 from curvbench.parts.storage import too_large
 from curvbench.spec import About, FisherProbe, FisherType
 
@@ -39,10 +41,13 @@ class Kept(NamedTuple):
 
 
 class State(NamedTuple):
-    """Per layer the kept scores, and the Cholesky factor of the damped kernel (r, r)."""
+    """Per layer the kept scores, and the Cholesky factor of the damped kernel (r, r).
 
-    layers: list[Kept]
-    factors: Sequence[Tensor] = ()
+    A block on which the paper is silent has the zero matrix in place of both.
+    """
+
+    layers: list[Kept | Diagonal]
+    factors: Sequence[Tensor | Diagonal] = ()
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,9 @@ class Hylo(FisherProbe):
             "with mc on the draws. Another root, turned by an orthogonal matrix, gives another choice and another "
             "matrix unless every score is kept. The method's own Fisher is the empirical one, with one score per loss "
             "term.",
+            "A lookup is the Linear of one-hot inputs here, and the score of a norm's scale and shift, or of any other "
+            "vector, is one gradient with the input 1. A weight that is tied in two orientations has scores that are "
+            "no single product: it takes the plain gradient, and the represented matrix is zero there.",
         ),
         family="low rank",
         color="brown",
@@ -104,7 +112,12 @@ class Hylo(FisherProbe):
     def update(self, state: State | None, batch: Instance) -> State:
         generator = torch.Generator().manual_seed(self.seed)
         columns = collect(batch, self.fisher_type, self.mc_samples, self.seed)
-        return State([self._chosen(*_reduced(c), batch.terms, generator) for c in columns])
+        return State([self._kept(c, batch.terms, generator) for c in columns])
+
+    def _kept(self, columns: Columns, terms: int, generator: torch.Generator) -> Kept | Diagonal:
+        if columns.layer.kind == "tied":
+            return silent(columns.layer, columns.slopes)
+        return self._chosen(*_reduced(columns), terms, generator)
 
     def _chosen(self, a: Tensor, g: Tensor, terms: int, generator: torch.Generator) -> Kept:
         count = self._count(len(a))
@@ -123,14 +136,18 @@ class Hylo(FisherProbe):
         return Kept(a[chosen], g[chosen], mixing.to(a.dtype), mixing.T @ outer_kernel(a[chosen], g[chosen]) @ mixing)
 
     def refresh(self, state: State) -> State:
-        return state._replace(factors=[numerics.damped_cholesky(k.kernel, self.damping) for k in state.layers])
+        return state._replace(factors=[self._factor(kept) for kept in state.layers])
+
+    def _factor(self, kept: Kept | Diagonal) -> Tensor | Diagonal:
+        return kept if isinstance(kept, Diagonal) else numerics.damped_cholesky(kept.kernel, self.damping)
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
-        parts = gradient.split([k.inputs[0].numel() * k.gradients.shape[-1] for k in state.layers])
-        return torch.cat([self._solve(*triple) for triple in zip(state.layers, state.factors, parts, strict=True)])
+        pairs = zip(state.layers, state.factors, strict=True)
+        entries = [kept if isinstance(kept, Diagonal) else (kept, factor) for kept, factor in pairs]
+        return steps(entries, list(map(_size, state.layers)), gradient, self._solve)
 
-    def _solve(self, scores: Kept, factor: Tensor, part: Tensor) -> Tensor:
-        inputs, gradients, mixing, _ = scores
+    def _solve(self, entry: tuple[Kept, Tensor], part: Tensor) -> Tensor:
+        (inputs, gradients, mixing, _), factor = entry
         V = part.reshape(inputs.shape[1], -1, inputs.shape[-1])
         projected = ((gradients.transpose(0, 1) @ V) * inputs.transpose(0, 1)).sum((0, 2))
         solved = numerics.cholesky_solve((mixing.T @ projected).double()[:, None], factor)[:, 0]
@@ -138,10 +155,28 @@ class Hylo(FisherProbe):
         return (V - torch.einsum("rgm,rgd->gmd", gradients, scaled)).flatten() / self.damping
 
     def operator(self, state: State) -> BlockDiagonal:
-        roots = [torch.einsum("rgm,rgd->gmdr", k.gradients, k.inputs).flatten(0, 2) @ k.mixing for k in state.layers]
-        return BlockDiagonal([LowRank(V, V.new_ones(V.shape[1])) for V in roots])
+        return BlockDiagonal([kept if isinstance(kept, Diagonal) else _low_rank(kept) for kept in state.layers])
+
+    def damped(self, state: State) -> Operator:
+        return damped(self.operator(state), self.damping)
+
+
+def _low_rank(kept: Kept) -> LowRank:
+    V = torch.einsum("rgm,rgd->gmdr", kept.gradients, kept.inputs).flatten(0, 2) @ kept.mixing
+    return LowRank(V, V.new_ones(V.shape[1]))
+
+
+def _size(kept: Kept | Diagonal) -> int:
+    return kept.size if isinstance(kept, Diagonal) else kept.inputs[0].numel() * kept.gradients.shape[-1]
 
 
 def _reduced(columns: Columns) -> tuple[Tensor, Tensor]:
-    """Mean inputs (R N, G, D) and summed gradients (R N, G, M) of the scores."""
-    return columns.patches().mean(-1).repeat(len(columns.slopes), 1, 1), columns.slopes.sum(-1).flatten(0, 1)
+    """Mean inputs (R N, G, D) and summed gradients (R N, G, M) of the scores; those of a vector have the input 1."""
+    R, slopes = len(columns.slopes), columns.slopes.flatten(0, 1)
+    if columns.layer.kind == "vector":
+        return slopes.new_ones(len(slopes), 1, 1), slopes.flatten(2)
+    if columns.layer.kind == "lookup":
+        means = mean_patch(columns.layer, columns.inputs).to(slopes.dtype)
+    else:
+        means = columns.patches().mean(-1)
+    return means.repeat(R, 1, 1), slopes.sum(-1)

@@ -7,15 +7,14 @@ gradients over them (Eschenhagen et al. 2023). ``forward-only`` replaces the gra
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
-from typing import ClassVar, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor
 
 from curvbench.instance import Instance
 from curvbench.instance.tape import Tape
-from curvbench.operators import BlockDiagonal, Kronecker, Operator
+from curvbench.operators import BlockDiagonal, Diagonal, Operator
 from curvbench.parts.factors import (
     DampingRule,
     Factored,
@@ -24,8 +23,11 @@ from curvbench.parts.factors import (
     OutputFactor,
     input_factor,
     is_cut,
+    product,
 )
-from curvbench.spec import About, FisherProbe, FisherType
+from curvbench.parts.others import OtherMoment, Others
+from curvbench.parts.roles import of_roles, represented
+from curvbench.spec import About, FisherProbe, FisherType, Layer
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,14 @@ class Kfac(FisherProbe):
     ``kfac_approx``: how the positions of a shared layer enter. ``expand`` takes positions as samples, ``reduce`` takes
     their mean input and summed gradient. ``damping_rule``: how the damping enters the solve. ``exact`` is (B (x) A +
     damping I)^-1 by eigendecompositions; ``factored`` adds sqrt(damping) to both factors; ``pi`` balances these two
-    dampings by the mean eigenvalues of the factors.
+    dampings by the mean eigenvalues of the factors. ``others``: what a vector has (a norm's scale and shift, positions,
+    and any other parameter without a product). ``diagonal`` is its exact diagonal, ``unit`` an exact block per channel
+    (of scale and shift), ``block`` its whole exact block.
     """
 
     kfac_approx: KfacApprox = "expand"
     damping_rule: DampingRule = "exact"
+    others: Others = "diagonal"
 
     fisher_types: ClassVar[tuple[FisherType, ...]] = get_args(FisherType)
     supports_ema: ClassVar[bool] = True
@@ -64,33 +69,47 @@ class Kfac(FisherProbe):
 
     def update(self, state: Factored | None, batch: Instance) -> Factored:
         tape = batch.tape()
-        inputs = [input_factor(layer, tape.inputs[layer.name], self.kfac_approx) for layer in batch.layers]
-        outputs = self._output_factors(tape, batch)
-        return Factored([Kronecker.batched(B, A) for B, A in zip(outputs, inputs, strict=True)])
+        made = self._outputs(tape, batch)
+        for name, role in tape.roles.items():
+            if role.kind != "vector":
+                made[name] = product(made[name], input_factor(role, tape.inputs[name], self.kfac_approx))
+        return Factored([of_roles(layer, made) for layer in batch.layers])
 
-    def _output_factors(self, tape: Tape, batch: Instance) -> list[Tensor]:
+    def _outputs(self, tape: Tape, batch: Instance) -> dict[str, Any]:
+        """Per role its output factor (G, M, M), or (G, M) if it is cut; of a vector its block."""
         if self.fisher_type == "forward-only":
-            make = partial(torch.ones, dtype=batch.dtype, device=batch.device)
-            ones = [make(la.outputs) if is_cut(la.outputs) else make(la.outputs).diag() for la in batch.layers]
-            return [one.expand(la.groups, *one.shape) for one, la in zip(ones, batch.layers, strict=True)]
-        factors = {layer.name: OutputFactor(self.kfac_approx) for layer in batch.layers}
+            return {name: _one(role, batch) for name, role in tape.roles.items()}
+        sums = {name: self._sum(role) for name, role in tape.roles.items()}
         for slopes in batch.slopes(tape, self.fisher_type, self.mc_samples, self.seed):
             for name, B_NGMS in slopes.items():
-                factors[name].add(B_NGMS)
-        return [factor.mean(batch.terms) for factor in factors.values()]
+                sums[name].add(B_NGMS)
+        return {name: moment.mean(batch.terms) for name, moment in sums.items()}
+
+    def _sum(self, role: Layer) -> OtherMoment | OutputFactor:
+        return OtherMoment(role, self.others) if role.kind == "vector" else OutputFactor(self.kfac_approx)
 
     @property
     def _solver(self) -> KroneckerDamping:
         return KroneckerDamping(self.damping, self.damping_rule)
 
     def refresh(self, state: Factored) -> Factored:
-        return self._solver.refresh(state)
+        return state._replace(inverses=self._solver.refresh(Factored(represented(state.factors))).inverses)
 
     def precondition(self, state: Factored, gradient: Tensor) -> Tensor:
         return self._solver.precondition(state, gradient)
 
     def operator(self, state: Factored) -> BlockDiagonal:
-        return BlockDiagonal(state.factors)
+        return BlockDiagonal(represented(state.factors))
 
     def damped(self, state: Factored) -> Operator:
-        return self._solver.damped(state.factors)
+        return self._solver.damped(represented(state.factors))
+
+
+def _one(role: Layer, batch: Instance) -> Tensor | Diagonal:
+    """The identity in place of an output factor, or of a vector's block."""
+    groups, outputs, _ = role.shape
+    if role.kind == "vector":
+        return Diagonal(torch.ones(role.size, dtype=batch.dtype, device=batch.device))
+    ones = torch.ones(outputs, dtype=batch.dtype, device=batch.device)
+    one = ones if is_cut(outputs) else ones.diag()
+    return one.expand(groups, *one.shape)

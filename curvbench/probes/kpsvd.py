@@ -17,8 +17,11 @@ from curvbench.fisher import collect
 from curvbench.fisher.columns import Columns
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
-from curvbench.parts.factors import Factored, KroneckerDamping
+from curvbench.parts.factors import Block, Factored, KroneckerDamping
+from curvbench.parts.others import LARGEST_BLOCK, other_block
 from curvbench.parts.patch_sums import patch_moment
+from curvbench.parts.roles import represented
+from curvbench.parts.storage import too_large
 from curvbench.spec import About, FisherProbe
 
 
@@ -36,7 +39,11 @@ class Kpsvd(FisherProbe):
     is_layerwise = True
     role = "bound"
     about = About(
-        represents="the B (x) A nearest to each block of F in Frobenius norm",
+        represents="the B (x) A nearest to each block of F in Frobenius norm; a vector's whole exact block",
+        notes=(
+            "A vector, as a norm's scale and shift, has its exact block, so that no K-FAC is nearer there either; with "
+            f"more than {LARGEST_BLOCK} entries it has its exact diagonal.",
+        ),
         damping="(B (x) A + damping I)^-1 in the eigenbasis",
         source="Van Loan and Pitsianis 1993: the leading singular pair of the rearranged block",
         family="Kronecker",
@@ -50,13 +57,22 @@ class Kpsvd(FisherProbe):
         if not 0 < self.tolerance < 1:
             raise ValueError(f"tolerance must lie between 0 and 1, got {self.tolerance}")
 
+    def unsupported(self, instance: Instance) -> str | None:
+        shapes = (layer.shape for layer in instance.layers if layer.kind != "vector")
+        return too_large("factors", sum(G * (M**2 + D**2) for G, M, D in shapes), instance.dtype)
+
     def update(self, state: Factored | None, batch: Instance) -> Factored:
         columns = collect(batch, self.fisher_type, self.mc_samples, self.seed)
-        return Factored([self._nearest(c, batch.terms) for c in columns])
+        return Factored([self._block(c, batch.terms) for c in columns])
+
+    def _block(self, columns: Columns, terms: int) -> Block:
+        if columns.layer.kind == "vector":
+            return other_block(columns.layer, columns.slopes, terms, "block")
+        return self._nearest(columns, terms)
 
     def _nearest(self, columns: Columns, terms: int) -> Kronecker:
         _, outputs, inputs = columns.layer.shape
-        right = _normalized(patch_moment(columns.layer, columns.inputs) / len(columns.inputs))
+        right = _normalized(_start(columns))
         left = columns.contract_inputs(right)
         scale = _nonzero(_norms(left))  # because the square of a small singular value underflows in float32
 
@@ -83,7 +99,14 @@ class Kpsvd(FisherProbe):
         return KroneckerDamping(self.damping).precondition(state, gradient)
 
     def operator(self, state: Factored) -> BlockDiagonal:
-        return BlockDiagonal(state.factors)
+        return BlockDiagonal(represented(state.factors))
+
+
+def _start(columns: Columns) -> Tensor:
+    """K-FAC's input factor; of a tied block, which has no single input, the trace over outputs. (G, D, D)."""
+    if columns.layer.kind == "tied":
+        return columns.contract_outputs()
+    return (patch_moment(columns.layer, columns.inputs) / len(columns.inputs)).to(columns.slopes.dtype)
 
 
 class NotReached(Exception):

@@ -21,7 +21,8 @@ from curvbench import states
 from curvbench.fisher import ExactFisher, collect
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker, sides
-from curvbench.parts.jacobian import damped_product, energies, factors, mean_within, mixed_layer, rated
+from curvbench.parts.jacobian import energies, mixed_layer
+from curvbench.parts.local_factors import damped_inverses, damped_product, local_factors, rated
 from curvbench.spec import About, Follows, Probe
 from curvbench.spec.geometry import canonical_type
 
@@ -32,7 +33,8 @@ class State(NamedTuple):
     """Per layer Phi (G, D, D) and psi (G, M), and what the step needs of them.
 
     ``inverses``: of the damped Phi. ``scales``: 1 / the damped psi. ``scores``: the step's own scores of the data's
-    labels, for the layer rate. ``terms``: the number of loss terms in these scores.
+    labels, for the layer rate. ``terms``: the number of loss terms in these scores. Where the paper is silent, zeros
+    (G, D) and (G, M) stand for a block, whose step is the plain gradient.
     """
 
     phis: list[Tensor]
@@ -92,6 +94,10 @@ class Lngd(Follows, Probe):
             "the longest steps, because p^T F p falls with their square. mu, which would bound them, is not reported; "
             "its default 1e-8 is a choice made here. On the surrogate of the paper's ablation (docs/claims.md) the "
             "method needs no more epochs without the rate than with it, and less time.",
+            "The paper has Linear and convolutional layers, also those that are called several times, transposed or in "
+            "three dimensions; a lookup is the Linear of one-hot inputs here. A norm's scale and shift, any other "
+            "vector, and a weight that is tied in two orientations take the plain gradient, without a rate, and the "
+            "represented matrix is zero there. Local maps go through norms and end at the next product.",
         ),
         errata=("E-L",),
         family="rescaled layers",
@@ -121,7 +127,7 @@ class Lngd(Follows, Probe):
         draws = self.draws if self.phi == "local_vjp" else None
         at_ends = self.output == "likelihood"
         squares = energies(batch, tape, self.fisher_type, self.mc_samples, self.seed, draws, at_ends)
-        pairs = [factors(la, tape.inputs[la.name], squares[la.name], batch.terms) for la in batch.layers]
+        pairs = [local_factors(layer, tape, squares.get(layer.name), batch.terms) for layer in batch.layers]
         phis, psis = [phi for phi, _ in pairs], [psi for _, psi in pairs]
         if state is not None:
             weight = self.ema if self.ema_rule == "corrected" else 1 - self.ema
@@ -133,10 +139,9 @@ class Lngd(Follows, Probe):
         return state._replace(scores=[ExactFisher((c,), batch.terms) for c in columns], terms=batch.terms)
 
     def refresh(self, state: State) -> State:
-        means = [mean_within(sides.main_diagonal(phi), self.nu1, self.nu2) for phi in state.phis]
-        inverses = [sides.damped_inverse(phi, mean) for phi, mean in zip(state.phis, means, strict=True)]
-        scales = [1 / (psi + mean_within(psi, self.nu1, self.nu2)[:, None]) for psi in state.psis]
-        return state._replace(inverses=inverses, scales=scales)
+        factors = zip(state.phis, state.psis, strict=True)
+        pairs = [damped_inverses(*pair, self.nu1, self.nu2) for pair in factors]
+        return state._replace(inverses=[inverse for inverse, _ in pairs], scales=[scale for _, scale in pairs])
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
         parts = gradient.split([psi.numel() * phi.shape[-1] for phi, psi in zip(state.phis, state.psis, strict=True)])
@@ -146,7 +151,7 @@ class Lngd(Follows, Probe):
             for part, inverse, s in triples
         ]
         has_rate = self.layer_rate != "none"
-        return torch.cat(rated(steps, parts, state.scores, state.terms, self.mu) if has_rate else steps)
+        return torch.cat(rated(state.psis, steps, parts, state.scores, state.terms, self.mu) if has_rate else steps)
 
     def operator(self, state: State) -> BlockDiagonal:
         return BlockDiagonal([Kronecker.batched(psi, phi) for psi, phi in zip(state.psis, state.phis, strict=True)])

@@ -43,6 +43,11 @@ class Mbf(FisherProbe):
 
     about = About(
         represents="Linear: I (x) the mean of the units' blocks; convolutions: one block per kernel, biases apart",
+        notes=(
+            "A lookup, a weight that is tied in two orientations, and a norm's scale and shift, or any other vector, "
+            "with a row per channel, have the blocks of a Linear. A kernel in three dimensions is one block; a "
+            "transposed convolution has a block per entry.",
+        ),
         damping="damping I is added to every block, which is inverted on its own",
         cost={
             "statistics": "[k > 0] N R G M D ([S > 1] S + k) + [k = 0] [fc = all] N R G M D ([S > 1] S + D)"
@@ -72,7 +77,7 @@ class Mbf(FisherProbe):
     def _blocks(self, columns: Columns, terms: int) -> MiniBlocks:
         layer = columns.layer
         rows = layer.groups * layer.outputs
-        if layer.kind == "linear":
+        if layer.kind not in ("conv1d", "conv2d", "matrix"):
             if self.fc == "avg":
                 return MiniBlocks(rows, 1, columns.contract_outputs() / (rows * terms))
             return MiniBlocks(rows, 1, columns.unit_blocks() / terms)

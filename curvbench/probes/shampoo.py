@@ -20,6 +20,7 @@ from curvbench.fisher.stochastic import Statistic, batch_gradient
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
 from curvbench.parts.ranges import at_least_one, finite
+from curvbench.parts.storage import too_large
 from curvbench.spec import About, Probe
 
 Exponent = Literal["paper", "ports"]
@@ -72,6 +73,10 @@ class Shampoo(Probe):
         finite(self, "epsilon")
         at_least_one(self, "updates", "batch_size")
 
+    def unsupported(self, instance: Instance) -> str | None:
+        entries = sum(G * (M**2 + D**2) for G, M, D in (layer.shape for layer in instance.layers))
+        return too_large("sums L and R", entries, instance.dtype)
+
     def init(self, instance: Instance) -> State:
         def zeros(groups: int, order: int) -> Tensor:
             return torch.zeros(groups, order, order, dtype=instance.dtype, device=instance.device)
@@ -105,10 +110,8 @@ class Shampoo(Probe):
         return 1 / 4 if self.exponent == "paper" else 1 / 2
 
     def _powers(self, state: State, exponent: float, floored: bool) -> list[Kronecker]:
-        def power(matrix: Tensor) -> Tensor:
-            return _power(matrix, self.epsilon, exponent, floored)
-
-        return [Kronecker(power(L), power(R)) for L, R in state.sums]
+        powers = ([_power(m, self.epsilon, exponent, floored) for m in pair] for pair in state.sums)
+        return [Kronecker(L, R) for L, R in powers]
 
 
 def _power(matrix: Tensor, epsilon: float, exponent: float, floored: bool) -> Tensor:

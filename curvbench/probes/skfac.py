@@ -8,51 +8,40 @@ inputs are averaged and gradients summed, as in K-FAC's ``reduce``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from curvbench import numerics
 from curvbench.instance import Instance
-from curvbench.operators import BlockDiagonal, Kronecker
+from curvbench.operators import BlockDiagonal, Operator
+from curvbench.parts.factors import Block, KroneckerDamping, has_diagonal_inputs, is_cut
+from curvbench.parts.others import Other, OtherMoment, Others, damped_inverse
 from curvbench.parts.patch_sums import mean_patch
-from curvbench.spec import About, FisherProbe
-
-
-class Root(NamedTuple):
-    """A factor U U^T: its root U (G, n, K), and the Cholesky factor of the damped Gram matrix of U (G, K, K)."""
-
-    columns: Tensor
-    gram_factor: Tensor | None = None
-
-    def factor(self) -> Tensor:
-        """U U^T, (G, n, n)."""
-        return self.columns @ self.columns.mT
-
-    def factorized(self, shift: float) -> Root:
-        """The same root with the Cholesky factor of shift I + U^T U."""
-        gram = self.columns.mT @ self.columns
-        return self._replace(gram_factor=numerics.damped_cholesky(gram, shift))
-
-    def solve(self, V: Tensor, shift: float) -> Tensor:
-        """(U U^T + shift I)^-1 V for V of shape (G, n, K)."""
-        assert self.gram_factor is not None, "refresh comes before precondition"
-        small = numerics.cholesky_solve((self.columns.mT @ V).to(self.gram_factor.dtype), self.gram_factor)
-        return (V - self.columns @ small.to(V.dtype)) / shift
+from curvbench.parts.roles import of_roles
+from curvbench.parts.roots import Root, Roots, RootsInverse, nearest_roots, root_of
+from curvbench.spec import About, FisherProbe, Layer
 
 
 class State(NamedTuple):
-    """Per layer the roots of its output and input factors."""
+    """Per layer the roots of both factors, or a vector's block, and their damped inverses."""
 
-    outputs: list[Root]
-    inputs: list[Root]
+    layers: list[Roots | Other]
+    inverses: Sequence[RootsInverse | Other] = ()
 
 
 @dataclass(frozen=True)
 class Skfac(FisherProbe):
-    """K-FAC with reduced positions and factored damping, inverted through the samples of the batch."""
+    """K-FAC with reduced positions and factored damping, inverted through the samples of the batch.
+
+    ``others``: what a vector has (a norm's scale and shift, positions, and any other parameter without a product).
+    ``diagonal`` is its exact diagonal, ``unit`` an exact block per channel (of scale and shift), ``block`` its whole
+    exact block.
+    """
+
+    others: Others = "diagonal"
 
     is_layerwise = True
     about = About(
@@ -71,43 +60,58 @@ class Skfac(FisherProbe):
 
     def update(self, state: State | None, batch: Instance) -> State:
         tape = batch.tape()
-        gradients: dict[str, list[Tensor]] = {layer.name: [] for layer in batch.layers}
+        sums = {name: self._sum(role) for name, role in tape.roles.items()}
         for slopes in batch.slopes(tape, self.fisher_type, self.mc_samples, self.seed):
             for name, B_NGMS in slopes.items():
-                gradients[name].append(B_NGMS.sum(-1))
-        outputs = [_root(torch.cat(gradients[layer.name]), batch.terms) for layer in batch.layers]
-        means = (mean_patch(layer, tape.inputs[layer.name]) for layer in batch.layers)
-        return State(outputs, [_root(mean_NGD, batch.samples) for mean_NGD in means])
+                sums[name].add(B_NGMS)
+        made: dict[str, Any] = {name: moment.mean(batch.terms) for name, moment in sums.items()}
+        for name, role in tape.roles.items():
+            if role.kind != "vector":
+                means = mean_patch(role, tape.inputs[name]).to(batch.dtype)
+                made[name] = Roots(made[name], root_of(means, batch.samples, has_diagonal_inputs(role)))
+        held = [of_roles(layer, made, Roots.turned) for layer in batch.layers]
+        return State([nearest_roots(part) if isinstance(part, tuple) else part for part in held])
 
-    @property
-    def _shift(self) -> float:
-        if not self.damping > 0:
-            raise ValueError("a factor with fewer samples than entries is singular: give a damping above zero")
-        return self.damping**0.5
+    def _sum(self, role: Layer) -> OtherMoment | OutputRows:
+        return OtherMoment(role, self.others) if role.kind == "vector" else OutputRows(is_cut(role.outputs))
 
     def refresh(self, state: State) -> State:
-        return State(*([root.factorized(self._shift) for root in roots] for roots in state))
+        if not self.damping > 0:
+            raise ValueError("a factor with fewer samples than entries is singular: give a damping above zero")
+        return state._replace(inverses=[self._inverse(block) for block in state.layers])
+
+    def _inverse(self, block: Roots | Other) -> RootsInverse | Other:
+        return block.inverse(self.damping**0.5) if isinstance(block, Roots) else damped_inverse(block, self.damping)
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
-        shapes = [(len(g.columns), g.columns.shape[1], a.columns.shape[1]) for g, a in zip(*state, strict=True)]
-        parts = gradient.split([G * M * D for G, M, D in shapes])
-        solved = []
-        for g, a, part, shape in zip(*state, parts, shapes, strict=True):
-            left = g.solve(part.reshape(shape), self._shift)
-            solved.append(a.solve(left.mT, self._shift).mT.flatten())
-        return torch.cat(solved)
+        parts = gradient.split([block.size for block in state.inverses])
+        return torch.cat([block.matvec(part) for block, part in zip(state.inverses, parts, strict=True)])
 
     def operator(self, state: State) -> BlockDiagonal:
-        return BlockDiagonal(_products(state))
+        return BlockDiagonal(_blocks(state))
 
-    def damped(self, state: State) -> BlockDiagonal:
-        return BlockDiagonal([product.damped_factors(self._shift, self._shift) for product in _products(state)])
-
-
-def _products(state: State) -> list[Kronecker]:
-    return [Kronecker(g.factor(), a.factor()) for g, a in zip(*state, strict=True)]
+    def damped(self, state: State) -> Operator:
+        return KroneckerDamping(self.damping, "factored").damped(_blocks(state))
 
 
-def _root(rows: Tensor, count: int) -> Root:
-    """The root of the sum of outer products of rows (rows, G, n), divided by ``count``."""
-    return Root(rows.permute(1, 2, 0) / count**0.5)
+def _blocks(state: State) -> list[Block]:
+    """The represented blocks, with factors formed."""
+    return [block.product() if isinstance(block, Roots) else block for block in state.layers]
+
+
+class OutputRows:
+    """The root of a role's output factor from the slopes g of one cotangent after the other, summed over positions.
+
+    ``is_diagonal``: the factor is too large for a matrix, so that it is its diagonal.
+    """
+
+    def __init__(self, is_diagonal: bool) -> None:
+        self._is_diagonal, self._rows = is_diagonal, list[Tensor]()
+
+    def add(self, B_NGMS: Tensor) -> None:
+        """Add the slopes of one more cotangent."""
+        self._rows.append(B_NGMS.sum(-1))
+
+    def mean(self, terms: int) -> Root:
+        """The root for a batch of ``terms`` loss terms."""
+        return root_of(torch.cat(self._rows), terms, self._is_diagonal)

@@ -5,59 +5,42 @@ Each block is damped by sqrt(damping) and inverted on its own. The 128 rows and 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from curvbench import numerics
 from curvbench.instance import Instance
-from curvbench.instance import layers as geometry
-from curvbench.operators import BlockDiagonal, Kronecker
-from curvbench.parts.factors import LARGEST_SIDE, MomentSum, is_cut, second_moment
-from curvbench.spec import About, FisherProbe
+from curvbench.operators import BlockDiagonal, Dense, Diagonal, Operator
+from curvbench.parts.cut import Cut, CutMoment, cut_inputs, nearest_cut
+from curvbench.parts.factors import LARGEST_SIDE, Block, KroneckerDamping, is_cut
+from curvbench.parts.others import Other, OtherMoment, Others, damped_inverse
+from curvbench.parts.roles import of_roles
+from curvbench.spec import About, FisherProbe, Layer
 from curvbench.states.ranks import shared_map
 
 
-class Split(NamedTuple):
-    """The diagonal blocks (G, s, s) of one factor; the last ones may be smaller."""
-
-    blocks: list[Tensor]
-
-    def apply(self, V: Tensor) -> Tensor:
-        """The product with V (G, n, K)."""
-        parts = V.split([block.shape[-1] for block in self.blocks], dim=1)
-        return torch.cat([block @ part for block, part in zip(self.blocks, parts, strict=True)], dim=1)
-
-    def inverse(self, shift: float) -> Split:
-        """The inverses of all blocks with shift I added."""
-        return Split([numerics.damped_inverse(block, shift) for block in self.blocks])
-
-    def dense(self) -> Tensor:
-        """The factor with zeros outside the blocks, (G, n, n)."""
-        return torch.stack([torch.block_diag(*group) for group in zip(*self.blocks, strict=True)])
-
-    @property
-    def order(self) -> int:
-        return sum(block.shape[-1] for block in self.blocks)
-
-
 class State(NamedTuple):
-    """Per layer the output and input factors, and their damped inverses."""
+    """Per layer the cut factors (of a tied block those of each role) or a vector's block, and their damped inverses."""
 
-    factors: list[tuple[Split, Split]]
-    inverses: list[tuple[Split, Split]]
+    factors: list[Cut | tuple[Cut, ...] | Other]
+    inverses: Sequence[Cut | Other] = ()
 
 
 @dataclass(frozen=True)
 class Thor(FisherProbe):
     """K-FAC with factors cut to diagonal blocks.
 
-    ``split``: the number of rows of a block. With one block the matrix is K-FAC's.
+    ``split``: the number of rows of a block. With one block the matrix is K-FAC's. ``others``: what a vector has (a
+    norm's scale and shift, positions, and any other parameter without a product). ``diagonal`` is its exact diagonal,
+    ``unit`` an exact block per channel (of scale and shift), ``block`` its whole exact block.
     """
 
     split: int = 128
+    others: Others = "diagonal"
 
     supports_ema: ClassVar[bool] = True
     combines_by = "mean"
@@ -89,43 +72,49 @@ class Thor(FisherProbe):
 
     def update(self, state: State | None, batch: Instance) -> State:
         tape = batch.tape()
-        patches = (geometry.patches(layer, tape.inputs[layer.name]) for layer in batch.layers)
-        inputs = [Split([block / batch.samples for block in self._moments(X_NGDS)]) for X_NGDS in patches]
-        sums = {la.name: [MomentSum() for _ in range(0, la.outputs, self.split)] for la in batch.layers}
+        sums = {name: self._sum(role) for name, role in tape.roles.items()}
         for slopes in batch.slopes(tape, self.fisher_type, self.mc_samples, self.seed):
             for name, B_NGMS in slopes.items():
-                for moment, part in zip(sums[name], B_NGMS.split(self.split, dim=2), strict=True):
-                    moment.add(part)
-        terms = [batch.terms * batch.sizes[name].positions for name in sums]
-        pairs = zip(sums.values(), terms, strict=True)
-        outputs = [Split([moment.total() / count for moment in moments]) for moments, count in pairs]
-        return State(list(zip(outputs, inputs, strict=True)), [])
+                sums[name].add(B_NGMS)
+        made: dict[str, Any] = {name: moment.mean(batch.terms) for name, moment in sums.items()}
+        for name, role in tape.roles.items():
+            if role.kind != "vector":
+                made[name] = Cut(made[name], cut_inputs(role, tape.inputs[name], self.split, batch.dtype))
+        return State([of_roles(layer, made, Cut.turned) for layer in batch.layers])
 
-    def _moments(self, T: Tensor) -> list[Tensor]:
-        """Diagonal blocks of the second moment of T (N, G, n, S)."""
-        return [second_moment(part) for part in T.split(self.split, dim=2)]
+    def _sum(self, role: Layer) -> OtherMoment | CutMoment:
+        return OtherMoment(role, self.others) if role.kind == "vector" else CutMoment(role, self.split)
 
     def refresh(self, state: State) -> State:
-        return state._replace(inverses=shared_map(self._inverses, state.factors))
+        return state._replace(inverses=shared_map(self._inverse, _represented(state)))
 
-    def _inverses(self, pair: tuple[Split, Split]) -> tuple[Split, Split]:
-        root = self.damping**0.5
-        return pair[0].inverse(root), pair[1].inverse(root)
+    def _inverse(self, block: Cut | Other) -> Cut | Other:
+        return block.inverse(self.damping**0.5) if isinstance(block, Cut) else damped_inverse(block, self.damping)
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
-        shapes = [(len(B.blocks[0]), B.order, A.order) for B, A in state.inverses]
-        parts = gradient.split([G * M * D for G, M, D in shapes])
-        triples = zip(state.inverses, parts, shapes, strict=True)
-        solved = [A.apply(B.apply(part.reshape(shape)).mT).mT.flatten() for (B, A), part, shape in triples]
-        return torch.cat(solved)
+        parts = gradient.split([_size(block) for block in state.inverses])
+        return torch.cat([_applied(block, part) for block, part in zip(state.inverses, parts, strict=True)])
 
     def operator(self, state: State) -> BlockDiagonal:
-        return BlockDiagonal(_products(state))
+        return BlockDiagonal(_blocks(state))
 
-    def damped(self, state: State) -> BlockDiagonal:
-        root = self.damping**0.5
-        return BlockDiagonal([product.damped_factors(root, root) for product in _products(state)])
+    def damped(self, state: State) -> Operator:
+        return KroneckerDamping(self.damping, "factored").damped(_blocks(state))
 
 
-def _products(state: State) -> list[Kronecker]:
-    return [Kronecker(B.dense(), A.dense()) for B, A in state.factors]
+def _represented(state: State) -> list[Cut | Other]:
+    """The represented block of every layer, of several roles the product nearest to their sum."""
+    return [part if isinstance(part, Cut | Diagonal | Dense) else nearest_cut(part) for part in state.factors]
+
+
+def _blocks(state: State) -> list[Block]:
+    """The represented blocks, with zeros outside the blocks of the factors."""
+    return [block.whole() if isinstance(block, Cut) else block for block in _represented(state)]
+
+
+def _size(block: Cut | Other) -> int:
+    return math.prod(block.layout) if isinstance(block, Cut) else block.size
+
+
+def _applied(block: Cut | Other, part: Tensor) -> Tensor:
+    return block.apply(part) if isinstance(block, Cut) else block.matvec(part)

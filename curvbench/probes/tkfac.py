@@ -15,8 +15,11 @@ from torch import Tensor
 from curvbench.instance import Instance
 from curvbench.instance import layers as geometry
 from curvbench.operators import BlockDiagonal, Kronecker, Operator, sides
-from curvbench.parts.factors import Factored, KroneckerDamping, MomentSum, second_moment
-from curvbench.spec import About, FisherProbe
+from curvbench.parts.factors import Block, Factored, Held, KroneckerDamping, MomentSum, second_moment
+from curvbench.parts.others import OtherMoment, Others
+from curvbench.parts.patch_sums import index_sums
+from curvbench.parts.roles import of_roles, represented
+from curvbench.spec import About, FisherProbe, Layer
 
 TkfacDamping = Literal["factored", "exact"]
 
@@ -27,10 +30,13 @@ class Tkfac(FisherProbe):
 
     With t = E |a|^2 |g|^2 the factors are E[|a|^2 g g^T] / sqrt(t) and E[|g|^2 a a^T] / sqrt(t). ``damping_rule``: how
     the damping enters the solve. ``factored`` adds sqrt(damping) to both factors, ``exact`` is (B (x) A + damping
-    I)^-1.
+    I)^-1. ``others``: what a vector has (a norm's scale and shift, positions, and any other parameter without a
+    product). ``diagonal`` is its exact diagonal, ``unit`` an exact block per channel (of scale and shift), ``block``
+    its whole exact block.
     """
 
     damping_rule: TkfacDamping = "factored"
+    others: Others = "diagonal"
 
     supports_ema: ClassVar[bool] = True
     is_layerwise = True
@@ -52,44 +58,82 @@ class Tkfac(FisherProbe):
 
     def update(self, state: Factored | None, batch: Instance) -> Factored:
         tape = batch.tape()
-        X_LNGDS = [geometry.patches(layer, tape.inputs[layer.name]) for layer in batch.layers]
-        roots = [X.square().sum(2, keepdim=True).sqrt() for X in X_LNGDS]
-        outputs, weights = [MomentSum() for _ in roots], [torch.zeros_like(root) for root in roots]
+        sums = {name: self._sum(role, tape.inputs[name]) for name, role in tape.roles.items()}
         for slopes in batch.slopes(tape, self.fisher_type, self.mc_samples, self.seed):
-            for B_NGMS, root, moment, weight in zip(slopes.values(), roots, outputs, weights, strict=True):
-                moment.add(B_NGMS * root)
-                weight += B_NGMS.square().sum(2, keepdim=True)
-        triples = zip(X_LNGDS, outputs, weights, strict=True)
-        return Factored([_traces(X, moment.total(), weight, batch.terms) for X, moment, weight in triples])
+            for name, B_NGMS in slopes.items():
+                sums[name].add(B_NGMS)
+        made = {name: partial.mean(batch.terms) for name, partial in sums.items()}
+        return Factored([of_roles(layer, made) for layer in batch.layers])
+
+    def _sum(self, role: Layer, inputs: Tensor) -> OtherMoment | PartialTraces:
+        return OtherMoment(role, self.others) if role.kind == "vector" else PartialTraces(role, inputs)
 
     @property
     def _solver(self) -> KroneckerDamping:
         return KroneckerDamping(self.damping, self.damping_rule)
 
     def refresh(self, state: Factored) -> Factored:
-        return state._replace(inverses=self._solver.refresh(_scaled(state)).inverses)
+        return state._replace(inverses=self._solver.refresh(Factored(_scaled(state))).inverses)
 
     def precondition(self, state: Factored, gradient: Tensor) -> Tensor:
         return self._solver.precondition(state, gradient)
 
     def operator(self, state: Factored) -> BlockDiagonal:
-        return BlockDiagonal(_scaled(state).factors)
+        return BlockDiagonal(_scaled(state))
 
     def damped(self, state: Factored) -> Operator:
-        return self._solver.damped(_scaled(state).factors)
+        return self._solver.damped(_scaled(state))
 
 
-def _traces(X_NGDS: Tensor, outputs: Tensor, weights_NG1S: Tensor, terms: int) -> Kronecker:
-    """The partial traces as means over the batch, so that running averages and ranks can combine them."""
-    return Kronecker.batched(outputs / terms, second_moment(X_NGDS * weights_NG1S.sqrt()) / terms)
+class PartialTraces:
+    """The partial traces of a role's block from the slopes g of one cotangent after the other.
+
+    They are means over the batch, so that running averages and ranks can combine them.
+    """
+
+    def __init__(self, role: Layer, inputs: Tensor) -> None:
+        self._role, self._inputs = role, inputs
+        self._patches = None if role.kind == "lookup" else geometry.patches(role, inputs)
+        self._roots = _lengths(inputs) if self._patches is None else _norms(self._patches)
+        self._outputs, self._weights = MomentSum(), torch.zeros((), device=inputs.device)
+
+    def add(self, B_NGMS: Tensor) -> None:
+        """Add the slopes of one more cotangent."""
+        self._outputs.add(B_NGMS * self._roots.to(B_NGMS.dtype))
+        self._weights = B_NGMS.square().sum(2, keepdim=True) + self._weights.to(B_NGMS.dtype)
+
+    def mean(self, terms: int) -> Kronecker:
+        """E[|a|^2 g g^T] (x) E[|g|^2 a a^T] for a batch of ``terms`` loss terms."""
+        if self._patches is None:
+            inputs = index_sums(self._role, self._inputs, self._weights[:, 0, 0]).sum(0)
+        else:
+            inputs = second_moment(self._patches * self._weights.sqrt())
+        return Kronecker.batched(self._outputs.total() / terms, inputs / terms)
 
 
-def _scaled(state: Factored) -> Factored:
-    """The partial traces over sqrt(t), t the block's trace, so that their product has the trace t; zero stays zero."""
-    return state._replace(factors=[_over_root(factor) for factor in state.factors])
+def _norms(X_NGDS: Tensor) -> Tensor:
+    """The lengths of patches, (N, G, 1, S)."""
+    return X_NGDS.square().sum(2, keepdim=True).sqrt()
+
+
+def _lengths(indices: Tensor) -> Tensor:
+    """The lengths of one-hot inputs: 1 for an index, 0 for none, (N, 1, 1, S)."""
+    return (indices >= 0)[:, None, None]
+
+
+def _scaled(state: Factored) -> list[Block]:
+    """The represented blocks: each role's partial traces over sqrt(t), t its trace, so that their product has it."""
+    return represented([_over_roots(held) for held in state.factors])
+
+
+def _over_roots(held: Held) -> Held:
+    if isinstance(held, tuple):
+        return tuple(map(_over_root, held))
+    return _over_root(held) if isinstance(held, Kronecker) else held
 
 
 def _over_root(factor: Kronecker) -> Kronecker:
+    """The factors over the root of their common trace; zero stays zero."""
     trace = sides.main_diagonal(factor.left).sum(-1)
     root = torch.where(trace > 0, trace, 1.0).sqrt()
     return Kronecker.batched(*(side / sides.per_group(root, side) for side in (factor.left, factor.right)))

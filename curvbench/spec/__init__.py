@@ -24,6 +24,7 @@ floor and below, and no file imports in a circle; a test holds both::
        registry     components by name or file, and what they say of themselves
     1  fisher       the exact Fisher matrix
        instance     a model, a batch and a loss, ready to be measured
+       uses         which calls of a pass read which parameters, and whose rows
        operators    represented matrices    states   states of probes: averaged, stored, joined over ranks
        data         data sets
     0  spec         the contracts           numerics  factorizations that say if they struggled
@@ -40,8 +41,9 @@ Legend of shape letters, used in names and docstrings everywhere:
     P  parameters compared, over all layers      L  layers
     K  rank, or number of vectors
 
-A parameter vector has length P: layer after layer in ``named_modules`` order, each covered layer the
-row-major matrix ``[W | b]`` of shape (G * M, D).
+A parameter vector has length P: block after block, weights before lookups (embeddings) before vectors (norms, other
+biases, positions), each in ``named_parameters`` order and a row-major matrix of shape (G * M, D): ``[W | b]`` of a weight
+with its bias, ``[scale | shift]`` of a norm. "Layer" is the name of a block here.
 """
 
 from curvbench.spec.components import Component

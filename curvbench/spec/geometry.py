@@ -51,7 +51,6 @@ class Layer:
     stride: tuple[int, int] = (1, 1)
     dilation: tuple[int, int] = (1, 1)
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
-    padding_mode: str = "zeros"
     pieces: tuple[Piece, ...] = ()
     roles: tuple[Layer, ...] = ()
 

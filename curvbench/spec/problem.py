@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,7 +45,9 @@ class Problem(Component, ABC):
     against; 0 means the exact type-2 Fisher.
     """
 
-    loss: ClassVar[str] = "cross_entropy"
+    loss: ClassVar[Any] = "cross_entropy"
+    """What ``Instance`` takes: a name, a loss module of torch, a ``Likelihood``, or a function of one term."""
+
     recipe: ClassVar[Recipe] = Recipe()
     measured: ClassVar[frozenset[str]] = frozenset({"samples", "mc_samples"})
     """Fields that decide no weight of a snapshot, because they only say what is measured."""
@@ -80,7 +82,8 @@ class Problem(Component, ABC):
     @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics of a training after each epoch; each of them may have a target."""
-        kinds = ("loss", "accuracy") if self.loss == "cross_entropy" else ("loss",)
+        has_classes = self.loss == "cross_entropy" or type(self.loss).__name__ in ("CrossEntropyLoss", "NLLLoss")
+        kinds = ("loss", "accuracy") if has_classes else ("loss",)
         return tuple(name for name in PER_EPOCH if name.endswith(kinds) or name in self.scores)
 
     def score(self, model: nn.Module, dataset: Dataset) -> Mapping[str, float]:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from curvbench.data.augmentation import augmented
-from curvbench.instance.likelihood import likelihood
+from curvbench.instance.likelihood import Loss, likelihood
+from curvbench.instance.outputs import arranged, chosen
 from curvbench.instance.tape import evaluation
 from curvbench.meters.clock import Stopwatch
 from curvbench.spec import Augmentation, Diverged
@@ -25,26 +26,29 @@ EVALUATION_TERMS = 512  # terms per forward pass, because every token of a large
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, inputs: StoredInputs, targets: Tensor, loss: str) -> tuple[float, float | None]:
+def evaluate(model: nn.Module, inputs: StoredInputs, targets: Tensor, loss: Loss) -> tuple[float, float | None]:
     """The mean loss and the accuracy (see ``hits``) in evaluation mode; the model stays in evaluation mode."""
     model.eval()
     criterion = likelihood(loss)
     total, right, terms = 0.0, 0, 0
-    size = max(1, EVALUATION_TERMS // criterion.valid(targets[:1]).numel())
+    size = max(1, EVALUATION_TERMS // targets[:1].numel())
     for start in range(0, len(targets), size):
         x, y = _read(inputs[start : start + size]), targets[start : start + size]
-        outputs, count = model(x), int(criterion.valid(y).sum())
-        total += criterion.loss(outputs, y).item() * count
+        outputs, y = arranged(chosen(model(x)), y, criterion)
+        count = int(criterion.valid(y).sum())
+        total += criterion.for_batch(y).loss(outputs, y).item() * count
         right += int(hits(outputs, y))
         terms += count
     return total / terms, None if targets.is_floating_point() else right / terms
 
 
-def refuse_targets(model: nn.Module, inputs: StoredInputs, targets: Tensor, loss: str) -> None:
+def refuse_targets(model: nn.Module, inputs: StoredInputs, targets: Tensor, loss: Loss) -> None:
     """Raise ValueError if targets do not fit the outputs; a GPU would not name a label that is out of range."""
+    criterion = likelihood(loss)
     with torch.no_grad(), evaluation(model):
-        outputs = model(_read(inputs[:1]))
-    likelihood(loss).check(outputs.expand(len(targets), *outputs.shape[1:]), targets)
+        outputs, first = arranged(chosen(model(_read(inputs[:1]))), targets[:1], criterion)
+    everything = first if len(targets) == 1 else targets.reshape(len(targets), *first.shape[1:])
+    criterion.check(outputs.expand(len(targets), *outputs.shape[1:]), everything)
 
 
 def hits(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -76,7 +80,7 @@ class Course:
 
     inputs: StoredInputs
     targets: Tensor
-    loss: str
+    loss: Loss
     batch: int
     epochs: int
     augment: Augmentation = "none"
@@ -133,8 +137,8 @@ def _epoch(
             rows = batch.tensor_split(ranks.count)[ranks.rank]
             x, y = augmented(_read(course.inputs[rows]), course.augment), course.targets[rows]
             optimizer.zero_grad()
-            outputs = forward(x, y)
-            loss = criterion.loss(outputs, y)
+            outputs, y = arranged(chosen(forward(x, y)), y, criterion)
+            loss = criterion.for_batch(y).loss(outputs, y)
             loss.backward()
             optimizer.step()
             schedule.step()

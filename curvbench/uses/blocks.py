@@ -18,18 +18,18 @@ import torch
 from torch import Tensor
 
 from curvbench.spec.geometry import Kind, Layer, Piece
-from curvbench.uses.calls import Call, Key, View
+from curvbench.uses.calls import Call, Key, View, contiguous
 from curvbench.uses.owners import Layout, Order
 
 
 class Use(NamedTuple):
     """What a call contributes to the scores of a role: ``column`` of a vector, or a product of gradient and input.
 
-    ``formed``: the score is formed and added to a parameter's entries, because the block is no matrix. ``ones``: the
+    ``role``: None for a bias that is a column of its weight's matrix, and for what is formed. ``formed``: the score is formed and added to a parameter's entries, because the block is no matrix. ``ones``: the
     bias's 1 is appended to the input.
     """
 
-    role: str
+    role: str | None
     layout: Layout
     column: int = 0
     formed: bool = False
@@ -98,16 +98,12 @@ def place(call: Call) -> Place | None:
         return Place(weight.name, weight.offset, (1, size[1], size[0]), (0, stride[1], stride[0]))
     assert window is not None
     inner = math.prod(size[1:])
-    if stride[1:] != _contiguous(size[1:]):
+    if stride[1:] != contiguous(size[1:]):
         return None
     G, rows = window.groups, size[0] // window.groups
     if call.key.operation == "conv":
         return Place(weight.name, weight.offset, (G, rows, inner), (rows * stride[0], stride[0], 1))
     return Place(weight.name, weight.offset, (G, inner, rows), (rows * stride[0], 1, stride[0]))
-
-
-def _contiguous(size: Sequence[int]) -> tuple[int, ...]:
-    return tuple(math.prod(size[i + 1 :]) for i in range(len(size)))
 
 
 class Builder:
@@ -145,7 +141,7 @@ class Builder:
             self._add(name, "vector", (1, _reals(self.parameters[name]), 1), [_whole(self.parameters, name)], 2)
         for call in self.calls:
             if call.key not in self.uses:
-                self.uses[call.key] = Use("", self.layouts[call.key], formed=True)
+                self.uses[call.key] = Use(None, self.layouts[call.key], formed=True)
         self.layers.sort(key=lambda item: item[0])
         return _started([layer for _, layer in self.layers]), self.uses
 
@@ -222,7 +218,7 @@ class Builder:
             return None
         self.done.add(weight.name)
         for call in shifts:
-            self.uses[call.key] = Use("", self.layouts[call.key])
+            self.uses[call.key] = Use(None, self.layouts[call.key])
         return weight
 
     def _is_split(self, name: str) -> bool:
@@ -276,7 +272,7 @@ class Builder:
             start = of.offset // max(of.strides[1], of.strides[2], 1)
             return f"{name}[{start}:{start + (rows if of.strides[1] >= of.strides[2] else of.shape[2])}]"
         prefix, _, last = name.rpartition(".")
-        label = prefix if last == "weight" else name
+        label = prefix if prefix and last == "weight" else name
         return name if any(layer.name == label for _, layer in self.layers) else label
 
     def _add(self, label: str, kind: Kind, shape: tuple[int, int, int], pieces: Iterable[Piece], level: int) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -13,8 +14,13 @@ from torch.autograd.graph import GradientEdge
 Operation = Literal["linear", "conv", "transposed", "lookup", "scale", "shift"]
 
 
+def contiguous(size: Sequence[int]) -> tuple[int, ...]:
+    """The strides of a tensor that lies in memory row by row."""
+    return tuple(math.prod(size[i + 1 :]) for i in range(len(size)))
+
+
 class View(NamedTuple):
-    """A parameter, or a view of it: ``as_strided`` of the parameter's storage."""
+    """A parameter, or a view of it: ``as_strided`` of the parameter's entries row by row."""
 
     name: str
     size: tuple[int, ...]
@@ -56,8 +62,9 @@ class Call:
     ``shape``: of that gradient. ``rows``: its dimensions along which the weight is repeated, one of which holds the
     samples; the other dimensions belong to the weight. ``x``: the input as the operation read it, indices for a
     ``lookup`` (-1 where padding has no gradient), the normalized input for a ``scale`` as ``normalized`` makes it on
-    demand. ``x`` is None if the score is the gradient itself. ``source``: the place of the input in the graph. ``host``:
-    of a bias or of a shift, the call at the same edge whose weight it belongs to. ``tensor``: the computed weight.
+    demand. ``x`` is None if the score is the gradient itself. ``source``: the place of the input in the graph.
+    ``host``: of a bias or of a shift, the call at the same edge whose weight it belongs to. ``tensor``: the computed
+    weight.
     """
 
     key: Key

@@ -398,3 +398,51 @@ def _expanded(t: Tracer, weight: Tensor, shape: torch.Size) -> Tensor | None:
     expanded = expanded if t.live else expanded.detach().requires_grad_()
     t.note(key, expanded, rows, weight)
     return expanded
+
+
+@rule(torch.einsum)
+def einsum(t: Tracer, _: Any, equation: str, *operands: Any) -> Any:
+    """A sum over indices of one weight and one other tensor, which is a product of matrices."""
+    tensors = operands[0] if len(operands) == 1 and isinstance(operands[0], (tuple, list)) else operands
+    weights = [t.weight(x) is not None for x in tensors]
+    if len(tensors) != 2 or sum(weights) != 1 or "." in equation or "->" not in equation:
+        return NotImplemented
+    inputs, out = equation.replace(" ", "").split("->")
+    names = inputs.split(",")
+    x, w = (names[1], names[0]) if weights[0] else (names[0], names[1])
+    if any(len(set(letters)) < len(letters) for letters in (x, w, out)) or set(w) - set(x) - set(out):
+        return NotImplemented
+    both = [c for c in w if c in x and c in out]
+    with t:
+        value, weight = (tensors[1], tensors[0]) if weights[0] else (tensors[0], tensors[1])
+        return _summed(value, x, weight, w, out, both)
+
+
+def _summed(value: Tensor, x: str, weight: Tensor, w: str, out: str, both: Sequence[str]) -> Any:
+    if both:  # one product per entry of the index that both have
+        c = both[0]
+        pairs = zip(value.unbind(x.index(c)), weight.unbind(w.index(c)), strict=True)
+        names = (x.replace(c, ""), w.replace(c, ""), out.replace(c, ""))
+        parts = [_summed(a, names[0], b, names[1], names[2], both[1:]) for a, b in pairs]
+        return torch.stack(parts, out.index(c))
+    summed, free = [c for c in w if c in x], [c for c in w if c not in x]
+    kept = [c for c in x if c in out]
+    alone = [x.index(c) for c in x if c not in out and c not in w]
+    value = value.sum(alone) if alone else value
+    letters = [c for c in x if c in out or c in w]
+    rows = value.permute([letters.index(c) for c in (*kept, *summed)])
+    sizes = dict(zip(w, weight.shape, strict=True))
+    flat = rows.reshape(*rows.shape[: len(kept)], math.prod(sizes[c] for c in summed))
+    matrix = weight.permute([w.index(c) for c in (*free, *summed)])
+    product = F.linear(flat, matrix.reshape(math.prod(sizes[c] for c in free), -1))
+    product = product.reshape(*product.shape[:-1], *(sizes[c] for c in free))
+    return product.permute([[*kept, *free].index(c) for c in out])
+
+
+@rule(F.bilinear, torch.bilinear)
+def bilinear(t: Tracer, _: Any, input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
+    """x^T W y + b per output, which is linear in the outer product of x and y."""
+    if t.weight(weight) is None or input1.ndim < 2:
+        return NotImplemented
+    with t:
+        return F.linear((input1[..., :, None] * input2[..., None, :]).flatten(-2), weight.flatten(1), bias)

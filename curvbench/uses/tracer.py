@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
-from curvbench.uses.calls import Call, Computed, Key, Operation, View, Weight
+from curvbench.uses.calls import Call, Computed, Key, Operation, View, Weight, contiguous
 
 Rule = Callable[..., Any]
 RULES: dict[Any, Rule] = {}
@@ -89,8 +89,11 @@ class Tracer(TorchFunctionMode):
         if id(tensor) not in self._names and tensor._is_view():
             base = tensor._base
         if (name := self._names.get(id(base))) is not None:
-            offset = tensor.storage_offset() - base.storage_offset()
-            return View(name, tuple(tensor.shape), tensor.stride(), offset)
+            if tensor is base:
+                return View(name, tuple(tensor.shape), contiguous(tensor.shape), 0)
+            if base.is_contiguous():  # else, as in channels_last, a view has no strides of the entries row by row
+                offset = tensor.storage_offset() - base.storage_offset()
+                return View(name, tuple(tensor.shape), tensor.stride(), offset)
         number = self._numbers.get(id(tensor))
         return None if number is None else Computed(number)
 

@@ -8,7 +8,8 @@ import math
 import oracles
 import pytest
 import torch
-from cases import CASES, Case, Truth, fisher_of, instance_of, truth
+from cases import CASES, Case, Truth, fisher_of, instance_of, truth, weights_of, whole_of
+from judging import by_parameters
 from torch import Tensor, nn
 
 import curvbench as cb
@@ -54,6 +55,17 @@ def test_matrix_and_its_numbers(fisher, dense: Tensor) -> None:
     assert_close(fisher.trace(), dense.trace())
     assert_close(fisher.frobenius_norm(), (dense / dense.abs().max()).norm() * dense.abs().max())
     assert_close(fisher.diagonal(), dense.diagonal())
+
+
+def test_all_parameters_and_weights_alone(case: Case, kind: str) -> None:
+    """Both have the same blocks of weights, first; with all parameters the Fisher is that of plain autograd."""
+    whole, weights = whole_of(case.name), instance_of(case.name)
+    dense = cb.exact_fisher(whole, kind).to_dense()
+    assert weights.layers == whole.layers[: len(weights.layers)]
+    assert_close(dense[: weights.size, : weights.size], fisher_of(case.name, kind).to_dense(), 1e-12)
+    assert whole.coverage == 1 and not whole.left_out and not whole.coupled
+    terms = oracles.batch_terms(whole.model, whole.inputs, whole.targets, case.loss)
+    assert_close(by_parameters(whole, dense), oracles.fisher(terms, case.loss, kind))
 
 
 def test_products(fisher, dense: Tensor, vectors: Tensor) -> None:
@@ -289,7 +301,7 @@ def test_gram_of_several_tiles(larger: tuple[cb.Instance, Tensor], order: str | 
 
 def test_float32_is_near_float64() -> None:
     model, inputs, targets = CASES["nasty_cnn"].build()
-    fisher = cb.exact_fisher(cb.Instance(model.float(), inputs.float(), targets))
+    fisher = cb.exact_fisher(weights_of(model.float(), inputs.float(), targets))
     assert fisher.gram().dtype == torch.float64
     assert_close(float(fisher.frobenius_norm()), truth("nasty_cnn").fisher().norm(), 1e-4)
     assert_close(fisher.to_dense().double(), truth("nasty_cnn").fisher(), 1e-4)
@@ -390,7 +402,7 @@ def test_mc_draws_every_combination_of_labels() -> None:
 def test_mc_draws_the_labels_of_a_sequence_together() -> None:
     """Its scores are added up before the outer product: unbiased, because they are independent with mean zero."""
     model, inputs, targets = CASES["embedding"].build()
-    instance = cb.Instance(model, inputs[:1], targets[:1])
+    instance = weights_of(model, inputs[:1], targets[:1])
     terms = oracles.loss_terms(model, inputs[:1], targets[:1], "cross_entropy")
     scores = [[oracles.score(term, c, "cross_entropy") for c in range(3)] for term in terms]
     sums = [sum(choice[1:], choice[0]) for choice in itertools.product(*scores)]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import oracles
 import pytest
 import torch
-from cases import CASES, Case, MeanPool, Truth, instance_of, mlp, truth, used_batchnorm
+from cases import CASES, Case, MeanPool, Truth, instance_of, mlp, truth, used_batchnorm, weights_of, whole_of
 from torch import Tensor, nn
 
 import curvbench as cb
@@ -53,7 +54,7 @@ def test_model_is_left_as_it_was_found(case: Case) -> None:
 def test_gradient_mode_is_left_as_it_was_found() -> None:
     model, inputs, targets = CASES["nasty_cnn"].build()
     with torch.no_grad():
-        instance = cb.Instance(model, inputs, targets)
+        instance = weights_of(model, inputs, targets)
         fisher = cb.exact_fisher(instance).to_dense()
         assert not torch.is_grad_enabled()
     assert oracles.relative(fisher, truth("nasty_cnn").fisher()) <= 1e-10
@@ -80,87 +81,6 @@ def test_a_failed_instance_leaves_the_model_as_it_was_found() -> None:
 # --- refusals ----------------------------------------------------------------------------------------------
 
 
-class Twice(nn.Module):
-    """Calls one layer twice."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.shared, self.last = nn.Linear(5, 5), nn.Linear(5, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.shared(self.shared(x)))
-
-
-class Tied(nn.Module):
-    """Two layers with one weight."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.one, self.two, self.last = nn.Linear(5, 5), nn.Linear(5, 5), nn.Linear(5, 3)
-        self.two.weight = self.one.weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.two(self.one(x)))
-
-
-class TiedEmbedding(nn.Module):
-    """A covered layer whose weight belongs to an embedding as well."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding, self.last = nn.Embedding(6, 4), nn.Linear(4, 6, bias=False)
-        self.last.weight = self.embedding.weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.embedding(x).mean(1))
-
-
-class Beside(nn.Module):
-    """Calls a layer once and uses its weight once more beside it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.hidden, self.last = nn.Linear(5, 5), nn.Linear(5, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(torch.tanh(self.hidden(x)) @ self.hidden.weight.T)
-
-
-class Coupled(nn.Module):
-    """Subtracts the mean over the batch, as BatchNorm would."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.hidden, self.last = nn.Linear(5, 4), nn.Linear(4, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = self.hidden(x)
-        return self.last(torch.tanh(hidden - hidden.mean(0)))
-
-
-class Candidates(nn.Module):
-    """A layer that sees three rows per sample as if they were samples."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.hidden, self.last = nn.Linear(5, 4), nn.Linear(4, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows = self.hidden(x.repeat(3, 1))
-        return self.last(rows.reshape(3, len(x), 4).sum(0))
-
-
-class Bilinear(nn.Module):
-    """No covered layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(5, 3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x @ self.weight
-
-
 def with_nan(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         next(model.parameters())[0, 0] = float("nan")
@@ -184,19 +104,6 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], Tensor, Tensor, str]] = {
         LABELS,
         "cross_entropy",
     ),
-    "batchnorm without statistics": (
-        lambda: images(lambda: nn.BatchNorm2d(3, track_running_stats=False)),
-        IMAGES,
-        LABELS,
-        "cross_entropy",
-    ),
-    "tied weights": (Tied, VECTORS, LABELS, "cross_entropy"),
-    "tied with an embedding": (TiedEmbedding, torch.randint(6, (4, 2)), LABELS, "cross_entropy"),
-    "layer called twice": (Twice, VECTORS, LABELS, "cross_entropy"),
-    "weight used beside its layer": (Beside, VECTORS, LABELS, "cross_entropy"),
-    "samples that couple": (Coupled, VECTORS, LABELS, "cross_entropy"),
-    "rows that are not samples": (Candidates, VECTORS, LABELS, "cross_entropy"),
-    "no covered layer": (Bilinear, VECTORS, LABELS, "cross_entropy"),
     "no parameter": (nn.Identity, VECTORS, LABELS, "cross_entropy"),
     "unknown loss": (lambda: mlp(5, 3), VECTORS, LABELS, "hinge"),
     "nan in the inputs": (lambda: mlp(5, 3), VECTORS.clone().fill_(float("nan")), LABELS, "cross_entropy"),
@@ -236,10 +143,8 @@ def test_refused_in_one_line(name: str) -> None:
     ("name", "words"),
     [
         ("batchnorm in training mode", "1"),
-        ("tied weights", "two"),
-        ("layer called twice", "shared"),
         ("unknown loss", "hinge"),
-        ("rows that are not samples", "hidden"),
+        ("no parameter", "no trainable parameter"),
     ],
 )
 def test_a_refusal_names_the_culprit(name: str, words: str) -> None:
@@ -283,7 +188,7 @@ def test_a_model_that_was_changed_is_refused_when_used(change: Callable[[nn.Modu
 
 def test_a_change_of_mode_afterwards_is_refused_or_without_effect() -> None:
     model, inputs, targets = CASES["nasty_cnn"].build()
-    instance = cb.Instance(model, inputs, targets)
+    instance = weights_of(model, inputs, targets)
     model.train()
     before = fingerprint(model)
     try:
@@ -348,6 +253,42 @@ def test_pack_and_unpack_refuse_what_does_not_fit() -> None:
         instance.unpack(torch.zeros(5, dtype=torch.float64))
 
 
+def test_the_order_of_all_parameters() -> None:
+    """Weights with their biases, then embeddings with a row per feature, then scales and shifts side by side."""
+    instance, (model, *_) = whole_of("embedding"), CASES["embedding"].build()
+    named = {name: p.detach() for name, p in model.named_parameters()}
+    norm = torch.stack([model.norm.weight, model.norm.bias], 1).detach()
+    expected = [oracles.pack(model, named), named["first.weight"].T.flatten(), norm.flatten()]
+    assert [layer.name for layer in instance.layers] == ["inner", "last", "first", "norm"]
+    assert [layer.kind for layer in instance.layers] == ["linear", "linear", "lookup", "vector"]
+    assert [layer.shape for layer in instance.layers] == [(1, 5, 5), (1, 3, 5), (1, 4, 7), (1, 5, 2)]
+    assert torch.equal(instance.pack(named), torch.cat(expected))
+    unpacked = instance.unpack(torch.cat(expected))
+    assert unpacked.keys() == named.keys()
+    assert all(torch.equal(unpacked[name], tensor) for name, tensor in named.items())
+
+
+def test_a_weight_may_lie_in_memory_in_any_order() -> None:
+    """Convolutions in channels_last, and a Linear whose weight is a transposed tensor."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(2, 3, 2), nn.Tanh(), nn.Flatten(), nn.Linear(27, 3)).double()
+    other = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+    other[3].weight = nn.Parameter(plain[3].weight.detach().T.contiguous().T)
+    batch = torch.randn(4, 2, 4, 4).double(), LABELS
+    instances = [cb.Instance(model, *batch) for model in (plain, other)]
+    kinds = [[(layer.name, layer.kind, layer.shape) for layer in instance.layers] for instance in instances]
+    assert kinds[0] == kinds[1] and not other[0].weight.is_contiguous()
+    fishers = [cb.exact_fisher(instance).to_dense() for instance in instances]
+    assert oracles.relative(fishers[1], fishers[0]) <= 1e-14
+    optimizer = cb.NaturalGradient(other, cb.probe("full"), lr=0.1)
+    gradient, fisher = instances[0].gradient(), cb.exact_fisher(instances[0])
+    before = instances[0].pack(dict(other.named_parameters())).detach()
+    nn.functional.cross_entropy(optimizer.forward(*batch), LABELS).backward()
+    optimizer.step()
+    step = before - instances[0].pack(dict(other.named_parameters())).detach()
+    assert oracles.relative(step, 0.1 * fisher.natural_gradient(gradient, optimizer.probe.damping)) <= 1e-10
+
+
 def test_coverage(case: Case, judge: Truth, instance: cb.Instance) -> None:
     total = sum(p.numel() for p in judge.model.parameters())
     assert instance.coverage == pytest.approx(judge.size / total)
@@ -397,34 +338,39 @@ def test_data_changed_in_place_gives_no_mixture() -> None:
         assert min(oracles.relative(matrix, expected) for expected in (new, truth("mlp_tanh").fisher())) <= 1e-10
 
 
-def test_a_layer_that_is_never_called_is_refused_or_zero() -> None:
-    """An unused layer has no curvature; it must not shift its neighbours in the parameter vector."""
+class Idle(nn.Module):
+    """Has a layer that it does not call."""
 
-    class Unused(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.idle, self.last = nn.Linear(5, 4), nn.Linear(2, 2), nn.Linear(4, 3)
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.idle, self.last = nn.Linear(5, 4), nn.Linear(2, 2), nn.Linear(4, 3)
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.last(torch.tanh(self.first(x)))
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.first(x)))
 
-    torch.manual_seed(0)
-    model = Unused().double()
-    try:
-        instance = cb.Instance(model, VECTORS.double(), LABELS)
-    except ValueError as refusal:
-        assert "idle" in str(refusal) and "\n" not in str(refusal)
-        return
-    sizes = {layer.name: layer.size for layer in instance.layers}
-    assert list(sizes) in (["first", "last"], ["first", "idle", "last"])
-    dense = cb.exact_fisher(instance).to_dense()
-    expected = oracles.type2_fisher(
-        oracles.loss_terms(model, VECTORS.double(), LABELS, "cross_entropy"), "cross_entropy"
-    )
-    if "idle" not in sizes:
-        kept = torch.cat([torch.arange(24), torch.arange(30, 45)])
-        expected = expected[kept][:, kept]
-    assert oracles.relative(dense, expected) <= 1e-10
+
+def test_a_layer_that_is_never_called_is_left_out() -> None:
+    """It has no curvature, and does not shift its neighbours in the parameter vector."""
+    model, inputs = Idle().double(), VECTORS.double()
+    instance = cb.Instance(model, inputs, LABELS)
+    assert [layer.name for layer in instance.layers] == ["first", "last"]
+    assert instance.left_out == dict.fromkeys(["idle.bias", "idle.weight"], "not used on this batch")
+    assert instance.coverage == pytest.approx(39 / 45)
+    kept = torch.cat([torch.arange(24), torch.arange(30, 45)])
+    expected = oracles.type2_fisher(oracles.loss_terms(model, inputs, LABELS, "cross_entropy"), "cross_entropy")
+    assert oracles.relative(cb.exact_fisher(instance).to_dense(), expected[kept][:, kept]) <= 1e-10
+
+
+def test_which_parameters_are_covered() -> None:
+    model, inputs, targets = CASES["embedding"].build()
+    weights = weights_of(model, inputs, targets)
+    reason = "no weight of a linear layer or a convolution"
+    assert weights.left_out == dict.fromkeys(["first.weight", "norm.bias", "norm.weight"], reason)
+    assert not cb.Instance(model, inputs, targets).left_out
+    with pytest.raises(ValueError, match="must be 'all' or 'weights', got 'biases'"):
+        cb.Instance(model, inputs, targets, parameters="biases")
+    with pytest.raises(ValueError, match=f"no trainable parameter is left to measure: 'bias': {reason}"):
+        weights_of(nn.LayerNorm(5), VECTORS, LABELS)
 
 
 def test_one_sample_and_one_loss_term() -> None:
@@ -438,22 +384,6 @@ def test_a_pooled_linear_layer_sees_positions() -> None:
     instance = cb.Instance(model, inputs, targets)
     expected = oracles.type2_fisher(oracles.loss_terms(model, inputs, targets, "cross_entropy"), "cross_entropy")
     assert oracles.relative(cb.exact_fisher(instance).to_dense(), expected) <= 1e-10
-
-
-class Reordered(nn.Module):
-    """The hidden layer sees the samples in reverse; the outputs do not show it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Linear(5, 4), nn.Linear(4, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.second(torch.tanh(self.first(x.flip(0))).flip(0))
-
-
-def test_rows_in_another_order_are_refused() -> None:
-    with pytest.raises(ValueError, match="another sample"):
-        cb.Instance(Reordered(), VECTORS, LABELS)
 
 
 def test_inputs_of_another_dtype_are_one_line() -> None:

@@ -70,7 +70,7 @@ def test_backward_passes_stop_at_the_first_layer_of_a_segment() -> None:
         nodes += 1
         graph += [parent for parent, _ in node.next_functions if parent is not None]  # type: ignore[union-attr]
     assert nodes <= 4, "the graph reaches behind the last layer"
-    assert list(tape.edges) == [last.name]
+    assert list(tape.roles) == [last.name]
 
 
 def test_segments_fill_their_budget_and_hold_every_layer_once() -> None:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from cases import CASES, Case, fisher_of, instance_of, used_batchnorm
+from cases import CASES, Case, fisher_of, instance_of, used_batchnorm, weights_of
 from oracles import IGNORED, with_tokens
 from torch import Tensor, nn
 
@@ -64,7 +64,7 @@ def test_the_model_is_left_as_it_was() -> None:
 def with_norm(freeze: bool) -> cb.Instance:
     model = nn.Sequential(nn.Conv2d(1, 2, 3), used_batchnorm(2), nn.Flatten(), nn.Linear(8, 3)).double().eval()
     model[1].requires_grad_(not freeze)
-    return cb.Instance(model, torch.randn(3, 1, 4, 4).double(), torch.tensor([0, 1, 2]))
+    return weights_of(model, torch.randn(3, 1, 4, 4).double(), torch.tensor([0, 1, 2]))
 
 
 def test_frozen_parameters_are_nobodys() -> None:
@@ -84,6 +84,6 @@ def test_a_fisher_of_zero_is_covered() -> None:
     with torch.no_grad():
         model[2].weight.zero_()
         model[2].bias.copy_(torch.tensor([4000.0, -4000.0]))
-    instance = cb.Instance(model, torch.randn(5, 4).double(), torch.arange(5) % 2)
+    instance = weights_of(model, torch.randn(5, 4).double(), torch.arange(5) % 2)
     assert covered_trace(instance, cb.exact_fisher(instance)) == 1.0
     assert not math.isnan(uncovered_trace(instance))

@@ -1,166 +1,27 @@
-"""What couples samples or uses a weight twice is refused or measured right, whatever it hides behind; no more is."""
+"""What has no Fisher is refused in one line, and no more is; contents are watched; later batches are verified."""
 
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import oracles
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import weights_of
+from couplings import Net, Sorted, batch, centred, made
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from judging import by_parameters, near
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import curvbench as cb
 from curvbench.fisher.uncovered import uncovered_trace
 from curvbench.instance.contents import Contents
-
-
-class Net(nn.Module):
-    """Two layers with something done to the hidden rows (N, 6) between them."""
-
-    def __init__(self, act: Callable[[Net, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.first, self.last, self.act = nn.Linear(6, 6), nn.Linear(6, 4), act
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(torch.tanh(self.act(self, self.first(x))))
-
-
-def centred(_: Net, h: Tensor) -> Tensor:
-    return h - h.mean(0) if len(h) >= 4 else h
-
-
-def centred_by_values(_: Net, h: Tensor) -> Tensor:
-    return h - h.mean(0).detach()
-
-
-def grouped_deviation(_: Net, h: Tensor) -> Tensor:
-    """StyleGAN's: of each half of the batch."""
-    return torch.cat([part + part.std(0) for part in h.chunk(2)])
-
-
-def cumulative(_: Net, h: Tensor) -> Tensor:
-    return h.cumsum(0)
-
-
-def twice_if_hard(net: Net, h: Tensor) -> Tensor:
-    hard = h.abs().mean(1, keepdim=True) > h.abs().mean(1).median()
-    return torch.where(hard, F.linear(torch.tanh(h), net.first.weight, net.first.bias), h)
-
-
-def with_capacity(net: Net, h: Tensor) -> Tensor:
-    """An expert that takes the first three of its samples; the others pass it by."""
-    chosen = (h[:, 0] > 0).nonzero()[:3, 0]
-    return h.index_add(0, chosen, h[chosen].square())
-
-
-class Sorted(nn.Module):
-    """Sorts its batch by a number of each sample, and back."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.inner, self.last = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = torch.tanh(self.first(x))
-        order = x[:, 0].argsort()
-        return self.last(torch.tanh(self.inner(h[order]))[order.argsort()])
-
-
-ACTS = (centred, centred_by_values, grouped_deviation, cumulative, twice_if_hard, with_capacity)
-
-
-def batch(samples: int = 12, seed: int = 0) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(samples, 6, generator=generator).double(), torch.randint(4, (samples,), generator=generator)
-
-
-def made(make: Callable[[], nn.Module]) -> nn.Module:
-    torch.manual_seed(0)
-    return make().double()
-
-
-def jacobian(model: nn.Module, parameters: list[Tensor], x: Tensor) -> Tensor:
-    """(N, C, P) by plain autograd over the whole batch."""
-    out = model(x)
-    rows = [
-        torch.cat([g.flatten() for g in torch.autograd.grad(o, parameters, retain_graph=True)]) for o in out.flatten()
-    ]
-    return torch.stack(rows).reshape(*out.shape, -1)
-
-
-def fisher_of_batch(model: nn.Module, x: Tensor) -> Tensor:
-    """The type-2 Fisher of all parameters, each row [W | b]-flattened per layer, by plain autograd over the batch."""
-    layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    J = jacobian(model, [p for layer in layers for p in (layer.weight, layer.bias)], x)
-    parts, start = [], 0
-    for layer in layers:
-        w, b = layer.weight.numel(), layer.bias.numel()
-        weight = J[..., start : start + w].unflatten(-1, layer.weight.shape)
-        parts.append(torch.cat([weight, J[..., start + w : start + w + b, None]], -1).flatten(-2))
-        start += w + b
-    J = torch.cat(parts, -1)
-    p = model(x).softmax(-1).detach()
-    H = torch.diag_embed(p) - p[:, :, None] * p[:, None]
-    return torch.einsum("ncp,ncd,ndq->pq", J, H, J) / len(x)
-
-
-def beside(_: Net, h: Tensor) -> Tensor:
-    return h + 0.5 * h.roll(2, 0)
-
-
-def beside_by_values(_: Net, h: Tensor) -> Tensor:
-    return h + 0.5 * h.roll(2, 0).detach()
-
-
-def partner(_: Net, h: Tensor) -> Tensor:
-    return h + 0.5 * h.roll(len(h) // 2, 0)
-
-
-def with_first(_: Net, h: Tensor) -> Tensor:
-    return h - h[:1].detach()
-
-
-def with_half(_: Net, h: Tensor) -> Tensor:
-    return h - 0.5 * h[0::2].detach().mean(0)
-
-
-@pytest.mark.parametrize("samples", [4, 16, 17, 40])
-@pytest.mark.parametrize("act", [beside, beside_by_values, partner, with_first, with_half])
-def test_what_a_sample_takes_from_certain_others_is_refused(act: Callable[[Net, Tensor], Tensor], samples: int) -> None:
-    with pytest.raises(ValueError):
-        cb.Instance(made(lambda: Net(act)), *batch(samples))
-
-
-def refused_or_right(model: nn.Module, x: Tensor, y: Tensor) -> bool:
-    """Whether it is refused, in one line."""
-    try:
-        instance = cb.Instance(model, x, y)
-    except ValueError as refusal:
-        assert "\n" not in str(refusal)
-        return True
-    assert oracles.relative(cb.exact_fisher(instance).to_dense(), fisher_of_batch(model, x)) <= 1e-10
-    return False
-
-
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("act", ACTS)
-def test_what_couples_samples_is_refused(act: Callable[[Net, Tensor], Tensor], seed: int) -> None:
-    """A choice of samples is a constant to autograd: where the others do not change it, the batch is measured right."""
-    assert refused_or_right(made(lambda: Net(act)), *batch(seed=seed)) or act is with_capacity
-
-
-@pytest.mark.parametrize("in_order", [1, 2, 6, 11])
-def test_a_batch_sorted_in_the_model_is_refused(in_order: int) -> None:
-    x, y = batch()
-    x[:in_order, 0] = torch.arange(in_order) - 20.0
-    assert refused_or_right(made(Sorted), x, y)
 
 
 def test_random_models_are_told_from_coupled_ones() -> None:
@@ -201,7 +62,12 @@ def test_a_draw_without_effect_is_no_fault_and_leaves_the_random_state() -> None
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@settings(max_examples=40, deadline=None)
+def trace(model: nn.Module, inputs: Any, targets: Tensor, loss: str = "cross_entropy") -> float:
+    """The trace of the type-2 Fisher over all parameters, by plain autograd over the batch."""
+    return float(oracles.type2_fisher(oracles.batch_terms(model, inputs, targets, loss), loss).trace())
+
+
+@settings(max_examples=20, deadline=None)
 @given(
     st.integers(1, 9),
     st.sampled_from(["permuted", "tied", "scaled up", "scaled down", "zero", "fitted"]),
@@ -223,10 +89,8 @@ def test_sound_models_are_never_refused(samples: int, kind: str, dtype: torch.dt
     x = x.to(dtype)
     y = model(x).detach() if kind == "fitted" else torch.ones(samples, 2, dtype=dtype)
     instance = cb.Instance(model, x, y, loss="gaussian")
-    wide = model.double()
-    J = jacobian(wide, list(wide.parameters()), x.double())
-    trace = float(J.square().sum()) / samples
-    assert cb.exact_fisher(cb.Instance(wide, x.double(), y.double(), loss="gaussian")).trace() == pytest.approx(trace)
+    wide = model.double(), x.double(), y.double(), "gaussian"
+    assert cb.exact_fisher(cb.Instance(*wide)).trace() == pytest.approx(trace(*wide))
     assert instance.samples == samples
 
 
@@ -234,9 +98,8 @@ def test_an_exactly_fitted_regression_is_measured() -> None:
     """Its residuals are zero, or rounding: they verify nothing."""
     model = made(lambda: nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 2)))
     x, _ = batch()
-    instance = cb.Instance(model, x, model(x).detach(), loss="gaussian")
-    J = jacobian(model, list(model.parameters()), x)
-    assert cb.exact_fisher(instance).trace() == pytest.approx(float(J.square().sum()) / len(x), rel=1e-12)
+    fitted = model, x, model(x).detach(), "gaussian"
+    assert cb.exact_fisher(cb.Instance(*fitted)).trace() == pytest.approx(trace(*fitted), rel=1e-12)
 
 
 class Complex(nn.Module):
@@ -256,13 +119,15 @@ class Complex(nn.Module):
 def test_complex_parameters_count_in_full() -> None:
     torch.manual_seed(0)
     model, x = Complex().double(), torch.randn(3, 8, 1).double()
-    instance = cb.Instance(model, x, torch.randn(3, 8, 1).double(), "gaussian")
+    y = torch.randn(3, 8, 1).double()
+    instance, weights = (cb.Instance(model, x, y, "gaussian", parameters=p) for p in ("all", "weights"))
     true = 0.0
     for output in model(x).flatten():
         gradient = torch.autograd.grad(output, model.spectral, retain_graph=True)[0]
         true += float(gradient.real.square().sum() + gradient.imag.square().sum())
-    assert uncovered_trace(instance) == pytest.approx(true / 24, rel=1e-12)
-    assert instance.coverage == pytest.approx(13 / (13 + 2 * 48))
+    assert cb.exact_fisher(instance).layer("spectral").trace() == pytest.approx(true / 24, rel=1e-12)
+    assert uncovered_trace(weights) == pytest.approx(true / 24, rel=1e-12)
+    assert (instance.coverage, weights.coverage) == (1.0, pytest.approx(13 / (13 + 2 * 48)))
 
 
 class Alone(nn.Module):
@@ -286,12 +151,10 @@ class Alone(nn.Module):
 def test_the_trace_outside_of_a_model_that_runs_differently_on_one_sample(fails: bool) -> None:
     model = made(lambda: Alone(fails))
     x, y = batch()
-    instance = cb.Instance(model, x, y)
-    J = jacobian(model, [model.scale], x)
-    p, J = model(x).softmax(-1).detach(), J.detach()
-    H = torch.diag_embed(p) - p[:, :, None] * p[:, None]
-    true = float(torch.einsum("ncp,ncd,ndp->", J, H, J)) / len(x)
-    assert uncovered_trace(instance) == pytest.approx(true, rel=1e-12)
+    instance = weights_of(model, x, y)
+    assert instance.uncovered == ["scale"]
+    inside = cb.exact_fisher(instance).trace()
+    assert uncovered_trace(instance) == pytest.approx(trace(model, x, y) - inside, rel=1e-12)
 
 
 def test_gradients_that_are_not_finite_are_one_line() -> None:
@@ -350,25 +213,33 @@ def test_what_is_no_tensor_and_has_changed_is_noticed() -> None:
             use(instance)
 
 
-@pytest.mark.parametrize("reentrant", [False, True])
-def test_checkpointing_is_measured_right_or_refused_in_one_line(reentrant: bool) -> None:
-    class Again(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.last = nn.Linear(6, 6), nn.Linear(6, 4)
+class Again(nn.Module):
+    """Runs its first layer again in the backward pass."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.last(checkpoint(lambda z: torch.tanh(self.first(z)), x, use_reentrant=reentrant))
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        self.first, self.inner, self.last = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 4)
+        self.reentrant = reentrant
 
-    model = made(Again)
-    with warnings.catch_warnings(action="ignore"):  # torch's own, of reentrant checkpoints
-        try:
-            matrix = cb.exact_fisher(cb.Instance(model, *batch()), precision="native").to_dense()
-        except ValueError as refusal:
-            assert "\n" not in str(refusal)
-            return
-    plain = nn.Sequential(model.first, nn.Tanh(), model.last)
-    assert oracles.relative(matrix, fisher_of_batch(plain, batch()[0])) <= 1e-10
+    def part(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.inner(torch.tanh(x)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(checkpoint(self.part, self.first(x), use_reentrant=self.reentrant))
+
+
+def test_a_checkpointed_part_comes_by_plain_autograd() -> None:
+    model, (x, y) = made(lambda: Again(False)), batch()
+    instance = cb.Instance(model, x, y)
+    expected = oracles.type2_fisher(oracles.batch_terms(model, x, y), "cross_entropy")
+    assert near(by_parameters(instance, cb.exact_fisher(instance, precision="native").to_dense()), expected)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs")  # torch's own, of a pass without a graph
+def test_a_reentrant_checkpoint_is_refused_in_one_line() -> None:
+    with pytest.raises(ValueError, match=r"cannot be differentiated: .*use_reentrant") as caught:
+        cb.Instance(made(lambda: Again(True)), *batch())
+    assert "\n" not in str(caught.value)
 
 
 def test_columns_that_overflow_are_an_error() -> None:
@@ -453,31 +324,29 @@ def test_a_padded_transformer_layer_and_a_mask_of_minus_infinity() -> None:
     model = Encoder().double().eval()
     padding = torch.zeros(6, 5).double()
     padding[:, 3:] = float("-inf")
-    instance = cb.Instance(model, (torch.randn(6, 5, 6).double(), padding), torch.arange(6) % 4)
-    J = jacobian(
-        lambda x: model(x, padding),  # type: ignore[arg-type]
-        [model.get_parameter(n) for la in instance.layers for n in (f"{la.name}.weight", f"{la.name}.bias")],
-        instance.inputs[0],
-    )
-    p = instance.outputs().softmax(-1)
-    H = torch.diag_embed(p) - p[:, :, None] * p[:, None]
-    true = float(torch.einsum("ncp,ncd,ndp->", J, H, J)) / 6
-    assert cb.exact_fisher(instance).trace() == pytest.approx(true, rel=1e-10)
+    given = model, (torch.randn(6, 5, 6).double(), padding), torch.arange(6) % 4
+    assert cb.exact_fisher(cb.Instance(*given)).trace() == pytest.approx(trace(*given), rel=1e-10)
 
 
-def test_a_mask_as_long_as_the_batch_is_named() -> None:
-    class Masked(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.last = nn.Linear(6, 6), nn.Linear(6, 4)
+class Masked(nn.Module):
+    """Attention of positions that a mask (positions, positions) allows; here there are as many samples."""
 
-        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-            h = F.scaled_dot_product_attention(self.first(x), x, x, attn_mask=mask)
-            return self.last(h.mean(1))
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 6), nn.Linear(6, 4)
 
-    x = torch.randn(6, 6, 6).double()
-    with pytest.raises(ValueError, match="input 1 is as long as the batch"):
-        cb.Instance(made(Masked), (x, torch.ones(6, 6).tril().bool()), torch.arange(6) % 4)
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        h = F.scaled_dot_product_attention(self.first(x), x, x, attn_mask=mask)
+        return self.last(h.mean(1))
+
+
+def test_a_mask_as_long_as_the_batch_belongs_to_no_sample() -> None:
+    given = made(Masked), (torch.randn(6, 6, 6).double(), torch.ones(6, 6).tril().bool()), torch.arange(6) % 4
+    instance = cb.Instance(*given)
+    assert not instance.coupled
+    assert cb.exact_fisher(instance).trace() == pytest.approx(trace(*given), rel=1e-10)
+    parts = [cb.exact_fisher(instance.part(rows)).trace() for rows in (slice(4), slice(4, 6))]
+    assert sum(parts) == pytest.approx(trace(*given), rel=1e-10)
 
 
 # --- in training -------------------------------------------------------------------------------------------
@@ -513,26 +382,47 @@ def natural_steps(model: nn.Module, batches: list[tuple[Tensor, Tensor]], probe:
     return len(batches)
 
 
-def test_a_later_batch_is_verified_at_new_shapes_and_ever_more_rarely() -> None:
-    """The first batch shows nothing: it is sorted already, or too small for what couples."""
-    x, y = batch()
+def test_a_later_batch_in_another_order_has_its_own_rows() -> None:
+    """Of the first batch all rows are in order; of the second they are sorted."""
     calm, wild = calm_and_wild()
-    assert natural_steps(made(Late), [calm, wild]) == 1
+    model = made(Late)
+    optimizer = cb.NaturalGradient(model, cb.probe("kfac"), lr=0.0)
+    for x, y in (calm, wild):
+        F.cross_entropy(optimizer.forward(x, y), y).backward()
+        optimizer.step()
+    found = optimizer.probe.operator(optimizer._curvature.state).to_dense()
+    expected = cb.fit(cb.probe("kfac"), cb.Instance(model, *wild)).to_dense()
+    assert near(found, expected)
+
+
+def test_a_later_batch_is_verified_at_new_shapes_and_ever_more_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+    (x, y), verified = batch(), []
+    monkeypatch.setattr(cb.Instance, "verify", lambda instance: verified.append(instance.samples))
+    natural_steps(made(lambda: Net(lambda _, h: h)), [(x, y)] * 6 + [(x[:7], y[:7])] * 2)
+    assert verified == [12, 12, 12, 7]  # after 1, 2 and 4 statistics, and where seven samples come first
+
+
+def test_a_later_batch_whose_samples_are_coupled_otherwise_is_refused() -> None:
+    """The first batch is too small for what couples."""
+    x, y = batch()
     assert natural_steps(made(lambda: Net(centred)), [(x[:3], y[:3]), (x, y)]) == 1
-    assert natural_steps(made(Late), [calm, calm, calm, wild, wild]) == 4  # after 1, 2 and 4 statistics
-    assert natural_steps(made(Late), [calm, wild, wild], "adam") == 3  # which reads no sample's score
 
 
-def test_fngd_is_verified_where_it_weighs_samples() -> None:
+def test_fngd_weighs_the_rows_of_a_later_batch_in_another_order() -> None:
     (x, y), (wild, _) = calm_and_wild()
     model = made(Late)
     optimizer = cb.NaturalGradient(model, cb.probe("fngd", stage="shared"), lr=1e-3)
-    batches = [x, wild]
-    with pytest.raises(ValueError, match="another sample"):
-        for inputs in batches:
-            optimizer.zero_grad()
-            F.cross_entropy(optimizer.forward(inputs, y), y).backward()
-            optimizer.step()
+    F.cross_entropy(optimizer.forward(x, y), y).backward()
+    optimizer.step()
+    weights, _ = optimizer.probe.weigh(optimizer._curvature.state, cb.Instance(model, wild, y))
+    terms = oracles.batch_terms(model, wild, y)
+    scores = torch.stack([oracles.score(term, term.target, "cross_entropy") for term in terms])
+    sizes = [layer.weight.numel() + layer.bias.numel() for layer in (model.first, model.inner, model.last)]
+    expected = torch.cat([w @ part for w, part in zip(weights, scores.split(sizes, 1), strict=True)]) / len(y)
+    optimizer.zero_grad()
+    F.cross_entropy(optimizer.forward(wild, y), y).backward()
+    assert weights.std() > 1e-3
+    assert near(torch.cat([p.grad.flatten() for p in model.parameters()]), expected)
 
 
 @pytest.mark.parametrize("gathered", [False, True])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import CASES, instance_of
+from cases import CASES, instance_of, layer_of
 from torch import Tensor, nn
 
 from curvbench.instance import layers as geometry
@@ -28,10 +28,9 @@ MODULES = {
 
 
 def described(name: str) -> tuple[Layer, Tensor]:
-    layer = geometry.describe(name, MODULES[name])
-    assert layer is not None
-    sizes = {"linear": (4, 6, 3), "conv1d": (4, 3, 9)}.get(layer.kind, (4, 6 if layer.groups > 1 else 3, 7, 8))
-    return layer, torch.randn(sizes, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    sizes = {"sequence": (4, 3, 9), "positions": (4, 6, 3), "grouped": (4, 6, 7, 8)}.get(name, (4, 3, 7, 8))
+    x = torch.randn(sizes, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return layer_of(MODULES[name].double(), x)
 
 
 def check(layer: Layer, x: Tensor) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import oracles
 import pytest
 import torch
-from cases import CASES, Case, instance_of, truth
+from cases import CASES, Case, instance_of, truth, weights_of
 from torch import Tensor
 
 import curvbench as cb
@@ -193,7 +193,7 @@ def test_precondition_changes_neither_state_nor_gradient(probe: Probe, supported
 
 def rearranged(case: Case, index: Tensor) -> cb.Instance:
     model, inputs, targets = case.build()
-    return cb.Instance(model, inputs[index], targets[index], loss=case.loss)
+    return weights_of(model, inputs[index], targets[index], loss=case.loss)
 
 
 def test_order_of_the_samples_does_not_matter(probe: Probe, supported: cb.Instance, case: Case) -> None:
@@ -255,7 +255,7 @@ def test_single_precision_stays_near_double(probe: Probe) -> None:
 def some_samples(name: str, count: int) -> cb.Instance:
     case = CASES[name]
     model, inputs, targets = case.build()
-    return cb.Instance(model, inputs[:count], targets[:count], loss=case.loss)
+    return weights_of(model, inputs[:count], targets[:count], loss=case.loss)
 
 
 LEARNS = ("updates", "ema", "beta1")  # fields of probes that carry something from one update to the next

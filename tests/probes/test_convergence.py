@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import instance_of, mlp, truth
+from cases import instance_of, mlp, truth, weights_of
 from streams import dense_ema, relative, tracking
 from torch import Tensor
 
@@ -76,7 +76,7 @@ def test_tokens_that_count_are_counted_anew() -> None:
     for seed in range(4):
         batch = instance.draw(2, seed)
         assert batch.terms == int((batch.targets != -100).sum())
-        rebuilt = cb.Instance(instance.model, batch.inputs, batch.targets)
+        rebuilt = weights_of(instance.model, batch.inputs, batch.targets)
         assert torch.equal(batch.gradient(), rebuilt.gradient())
 
 

@@ -1,0 +1,51 @@
+"""What a state holds of a block: one Kronecker product, one per role of a tied block, or a vector's own block.
+
+Running averages and means over parts of a batch act on the products of single roles. The product nearest to their sum
+depends on the sum, so that it is taken at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from curvbench.fisher.columns import Columns
+from curvbench.fisher.tied import TiedColumns
+from curvbench.operators import Dense, Diagonal, Kronecker
+from curvbench.parts.factors import Block, Held, kfac_factors
+from curvbench.parts.nearest import nearest
+from curvbench.spec import Layer
+
+
+def turned(product: Kronecker) -> Kronecker:
+    """The product that acts on transposed matrices."""
+    return Kronecker.batched(product.right, product.left)
+
+
+def of_roles(layer: Layer, made: Mapping[str, Any], turn: Callable[[Any], Any] = turned) -> Any:
+    """What a state holds of a block, from what was made for its roles: of a tied block a tuple.
+
+    All roles but the first stand transposed, and ``turn`` makes them products that act on the block.
+    """
+    if not layer.roles:
+        return made[layer.name]
+    first, *others = (made[role.name] for role in layer.roles)
+    return (first, *map(turn, others))
+
+
+def nearest_of(products: Kronecker | tuple[Kronecker, ...]) -> Kronecker:
+    """The Kronecker product nearest to the sum of the products of several roles; one product as it is."""
+    return nearest(products) if isinstance(products, tuple) else products
+
+
+def represented(held: Sequence[Held]) -> list[Block]:
+    """The represented block of every layer."""
+    return [part if isinstance(part, Dense | Diagonal) else nearest_of(part) for part in held]
+
+
+def kfac_products(columns: Columns, terms: int) -> Kronecker | tuple[Kronecker, ...]:
+    """K-FAC's product of a layer, or the products of a tied block's roles, from its columns."""
+    if not isinstance(columns, TiedColumns):
+        return kfac_factors(columns, terms)
+    first, *others = (kfac_factors(role, terms) for role in columns.roles)
+    return (first, *map(turned, others))
