@@ -1,7 +1,7 @@
 """The two hooks by which an optimizer sees the passes of its model: the one addition to the model.
 
-A hook holds its optimizer weakly, so that it goes with it. A hook of a copied or loaded model belongs to no optimizer
-and does nothing; the copied optimizer, if there is one, takes its place.
+A hook holds its optimizer weakly, so that it goes with it. A hook of a copied or loaded model belongs to nobody: it
+goes at the first pass, or when the copied optimizer comes.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Hook:
 
     def __call__(self, module: nn.Module, *call: Any) -> Any:
         if "torch._dynamo" not in sys.modules:  # its import takes seconds, and nothing is compiled without it
-            return _act(self, False, *call)
+            return _act(self, module, False, *call)
         compiler = torch._C._dynamo.eval_frame.get_eval_frame_callback()
-        return torch._dynamo.disable(_act)(self, callable(compiler), *call)
+        return torch._dynamo.disable(_act)(self, module, callable(compiler), *call)
 
     # Dynamo ends its graph before the hook, which must see real tensors.
     __call__._torchdynamo_disable = True  # type: ignore[attr-defined]
@@ -50,18 +50,27 @@ def _nobody() -> None:
     return None
 
 
-def _act(hook: Hook, is_compiled: bool, args: tuple[Any, ...], kwargs: dict[str, Any], *returned: Any) -> Any:
+def _act(hook: Hook, module: nn.Module, is_compiled: bool, args: Any, kwargs: Any, *returned: Any) -> Any:
     watcher = hook.watcher()
+    if returned:
+        return None if watcher is None else watcher.end_pass(*returned)
     if watcher is None:
-        return None
-    return watcher.end_pass(*returned) if returned else watcher.begin_pass(is_compiled, args, kwargs)
+        _clear(module)
+    else:
+        watcher.begin_pass(is_compiled, args, kwargs)
+    return None
 
 
-def watch(model: nn.Module, watcher: Watcher) -> list[RemovableHandle]:
-    """Hook a model for a watcher, and remove hooks of nobody; the hooks go with the watcher."""
+def _clear(model: nn.Module) -> None:
+    """Remove hooks of nobody."""
     for hooks in (model._forward_pre_hooks, model._forward_hooks):
         for number in [n for n, hook in hooks.items() if isinstance(hook, Hook) and hook.watcher() is None]:
             del hooks[number]
+
+
+def watch(model: nn.Module, watcher: Watcher) -> list[RemovableHandle]:
+    """Hook a model for a watcher; the hooks go with the watcher."""
+    _clear(model)
     handles = [
         model.register_forward_pre_hook(Hook(watcher), with_kwargs=True, prepend=True),
         model.register_forward_hook(Hook(watcher), with_kwargs=True, always_call=True),

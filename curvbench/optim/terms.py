@@ -85,10 +85,10 @@ def refuse_other_loss(
     f, g = widened(outputs), widened(gradient)
     residual = model.residual(f, targets) * (g != 0).any(-1, keepdim=True)
     scale = (g * residual).sum() / residual.square().sum()
-    digits = (_ROUNDING + f.abs().max()) * torch.finfo(f.dtype).eps
+    digits = (_ROUNDING + f.abs().max()) * torch.finfo(torch.float32).eps  # many losses compute in float32
     rounding = torch.maximum(digits, digits.new_tensor(2 * torch.finfo(dtype or gradient.dtype).eps))
     if bool(g.any()) and not (scale > 0 and bool(((g - scale * residual).abs() <= rounding * scale).all())):
         raise ValueError(
-            f"the loss's gradient is not that of {model.name} (class weights, smoothing, another loss?): give the loss "
-            f"itself as loss=, or {FORWARD}"
+            f"the gradient at the outputs is no multiple of that of {model.name} (class weights, smoothing, soft "
+            f"targets, another loss?): give the criterion as loss=, or {FORWARD}"
         )
