@@ -85,27 +85,27 @@ class Tape:
 
         return [watched(number, call.edge) for number, (call, _) in enumerate(self.calls)]
 
-    def leaf(self, note: bool = False, seen: Callable[[Tensor], None] | None = None) -> Tensor:
+    def leaf(self, note: bool = False) -> Tensor:
         """The outputs as a leaf; a gradient that reaches the leaf goes on through the tape's graph and keeps the graph.
 
-        The loss's own backward pass would free the graph, which statistics still need. With ``note`` the gradients at
-        all calls are kept, so that a ``pull`` along a multiple of the same gradient takes no pass of its own. ``seen``
-        is called with the gradient before it goes on.
+        The loss's own backward pass would free the graph, which statistics still need. ``note`` is that of ``go_on``.
         """
         leaf = self.outputs.detach().requires_grad_()
-        if seen is not None:
-            leaf.register_hook(seen)
-
-        def go_on(gradient: Tensor) -> None:
-            handles = self.watch(self.passed.__setitem__) if note else []
-            self.passed.clear()
-            torch.autograd.backward(self.outputs, gradient, retain_graph=True)
-            for handle in handles:
-                handle.remove()
-            self.passed[-1] = gradient
-
-        leaf.register_hook(go_on)
+        leaf.register_hook(lambda gradient: self.go_on(gradient, note))
         return leaf
+
+    def go_on(self, gradient: Tensor, note: bool) -> None:
+        """Go on with a backward pass that has come to the outputs; the graph stays.
+
+        With ``note`` the gradients at all calls are kept, so that a ``pull`` along a multiple of the same gradient
+        takes no pass of its own.
+        """
+        handles = self.watch(self.passed.__setitem__) if note else []
+        self.passed.clear()
+        torch.autograd.backward(self.outputs, gradient, retain_graph=True)
+        for handle in handles:
+            handle.remove()
+        self.passed[-1] = gradient
 
     def _factor(self, cotangent: Tensor) -> Tensor | None:
         """The factor c with cotangent = c * (noted gradient); None means that the cotangent is no multiple of it."""

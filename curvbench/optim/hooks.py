@@ -26,6 +26,10 @@ class Watcher(Protocol):
         """Called with what a pass has returned, or None if it failed; what it gives takes the place of that."""
 
 
+_EAGER: dict[Any, Callable[..., Any]] = {}
+"""Functions as they run outside of compiled code; dynamo has a price at each wrapping."""
+
+
 class Hook:
     """A hook of a model for a watcher, or for nobody."""
 
@@ -36,7 +40,9 @@ class Hook:
         if "torch._dynamo" not in sys.modules:  # its import takes seconds, and nothing is compiled without it
             return _act(self, module, False, *call)
         compiler = torch._C._dynamo.eval_frame.get_eval_frame_callback()
-        return torch._dynamo.disable(_act)(self, module, callable(compiler), *call)
+        if _act not in _EAGER:
+            _EAGER[_act] = torch._dynamo.disable(_act)
+        return _EAGER[_act](self, module, callable(compiler), *call)
 
     # Dynamo ends its graph before the hook, which must see real tensors.
     __call__._torchdynamo_disable = True  # type: ignore[attr-defined]

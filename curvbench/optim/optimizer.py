@@ -214,6 +214,7 @@ class NaturalGradient(torch.optim.Optimizer):
 
     def close(self) -> None:
         """Remove the hooks from the model; ``forward`` goes on to work."""
+        self._close_passes()
         unwatch(self._hooks)
 
     def __enter__(self) -> Self:
@@ -235,6 +236,7 @@ class NaturalGradient(torch.optim.Optimizer):
     def _drop_batch(self) -> None:
         self._terms = 0
         self._arrived: list[Pass] = []
+        self._taken: list[Pass] = []
         self._batch: Batch | None = None
         self._next_state: Any = None  # of a probe that has weighed the samples in this step's backward pass
 
@@ -326,11 +328,9 @@ class NaturalGradient(torch.optim.Optimizer):
         detached = mapped(outputs, Tensor.detach)
         contents = Contents.of(watched)
         seen = Pass(opened.inputs, detached, tape, opened.states, watched, contents, self._curvature.steps)
-        arrive = partial(_arrive, weakref.ref(self), seen)
-        if tape is not None:
-            return tape.leaf(self.probe.reads_output_gradients, arrive)
-        first.register_hook(arrive)
-        return None
+        shown = first if tape is None else tape.outputs.detach().requires_grad_()
+        shown.register_hook(partial(_arrive, weakref.ref(self), seen, self.probe.reads_output_gradients))
+        return None if tape is None else shown
 
     def _weights(self) -> dict[str, Tensor]:
         return {f"parameter {name!r}": parameter for parameter, name in self._names.items()}
@@ -386,6 +386,7 @@ class NaturalGradient(torch.optim.Optimizer):
                 f"{self.probe.name} weighs samples in the backward pass, so that targets come first: {FORWARD}"
             )
         self._take_batches(arrived)
+        self._taken = arrived
 
     def forward(self, inputs: Inputs, targets: Tensor) -> Tensor:
         """The model's outputs, from which the loss is computed; the batch is remembered if its statistics are due.
@@ -520,6 +521,8 @@ class NaturalGradient(torch.optim.Optimizer):
             if self.decoupled_weight_decay and group["weight_decay"]:
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.add_(direction, alpha=-group["lr"])
+        for seen in self._taken:
+            seen.close()
         self._drop_batch()
         self._expect()
         return loss
@@ -643,10 +646,11 @@ class NaturalGradient(torch.optim.Optimizer):
                 self.state[trained[index]]["momentum_buffer"] = entry["momentum_buffer"].to(trained[index].device)
 
 
-def _arrive(optimizer: Callable[[], NaturalGradient | None], seen: Pass, gradient: Tensor) -> None:
-    """Tell the optimizer, if it is still there, that the outputs of a pass have got a gradient."""
+def _arrive(optimizer: Callable[[], NaturalGradient | None], seen: Pass, note: bool, gradient: Tensor) -> None:
+    """Tell the optimizer, if it is still there, that the outputs of a pass have got a gradient, which goes on."""
     if (watcher := optimizer()) is not None:
         watcher._take_pass(seen, gradient)
+    seen.go_on(gradient, note)
 
 
 def _joined(model: nn.Module, probe: Probe) -> Ranks:

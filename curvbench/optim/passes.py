@@ -41,11 +41,23 @@ class Pass:
     step: int
     gradient: Tensor | None = None
     task: int = -1
+    is_closed: bool = False
 
     def take(self, gradient: Tensor) -> None:
         """Add a gradient that a backward pass has sent to the outputs."""
         self.gradient = gradient if self.gradient is None else self.gradient + gradient
         self.task = current_task()
+
+    def go_on(self, gradient: Tensor, note: bool) -> None:
+        """Go on with a backward pass through the record; raises ValueError if the record has been closed."""
+        if self.is_closed:
+            raise ValueError("step() has let go of the graph of these outputs: call the model again")
+        if self.tape is not None:
+            self.tape.go_on(gradient, note)
+
+    def close(self) -> None:
+        """Let go of the graph, which the outputs that a loop holds on to would keep."""
+        self.is_closed, self.tape = self.tape is not None, None
 
 
 def current_task() -> int:
