@@ -24,11 +24,12 @@ from curvbench.instance.inputs import (
     Inputs,
     _fetch,
     _leading_size,
-    _named,
+    named_inputs,
     _sample_shapes,
     _widened,
     arguments,
     batch_contents,
+    counted,
 )
 from curvbench.instance.likelihood import Loss, cotangents, likelihood
 from curvbench.instance.outputs import Chooser, Layout, chosen
@@ -44,7 +45,7 @@ from curvbench.instance.refusals import (
     refuse_written,
 )
 from curvbench.instance.survey import Traced, roles_of, sizes_of, survey
-from curvbench.instance.tape import Tape, evaluation, uncompiled, unfused_attention
+from curvbench.instance.tape import Recording, Tape, evaluation, uncompiled, unfused_attention
 from curvbench.instance.verification import coupling, pairwise_coupled, refuse_random_passes, wrong_layers
 from curvbench.numerics import widened
 from curvbench.spec.geometry import Layer, Parameters, Piece, refuse_parameters
@@ -128,7 +129,7 @@ class Instance:
         refuse_coupled_samples(model)
         refuse_not_finite(
             {name: p for name, p in self.parameters.items() if name in self._trainable},
-            {**_named(inputs), **self._frozen, **self._buffers},
+            {**named_inputs(inputs), **self._frozen, **self._buffers},
         )
         self._original: _Original | None = _Original.of(model, inputs, targets)
         self._enters_autocast = False
@@ -138,6 +139,7 @@ class Instance:
         self._recorded: Tape | None = None
         self._given_gradients: Mapping[str, Tensor] | None = None
         self._needs_verification = False
+        self._states: RandomStates | None = None
         self.reached: set[str] = set()
         self._first_outputs: Tensor | None = None
         first = self._try()
@@ -311,6 +313,7 @@ class Instance:
             ValueError: a block has no right columns in this batch.
         """
         checked = self._copy()
+        checked._states = None  # samples may be coupled in the mode of training
         if not wrong_layers(checked):
             return
         self.plan = checked.plan = self._same_blocks(survey(checked, self.plan.uncut)[0])
@@ -342,7 +345,14 @@ class Instance:
         ``frozen``: the graph does not lead to the blocks' parameters, so that a backward pass makes no gradients of
         them. ``samples``: N.
         """
+        recording = self.recording(samples, frozen)
         args, kwargs = arguments(inputs)
+        with recording.followed():
+            returned = functional_call(self.model, recording.leaves if frozen else {}, args, kwargs)
+        return self.recorded(recording, returned)
+
+    def recording(self, samples: int, frozen: bool = False) -> Recording:
+        """What follows the parameters in a pass that others make; the arguments are those of ``record``."""
         own = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         held = {name for layer in self.layers for name in layer.parameters}
         leaves = {n: p.detach().requires_grad_() if frozen and n in held else p for n, p in own.items() if n in held}
@@ -353,9 +363,16 @@ class Instance:
             self.plan.cloned,
             live=not frozen,
         )
-        with one_thread(), uncompiled(), tracer:
-            outputs = self.arranged(functional_call(self.model, leaves if frozen else {}, args, kwargs))
-        return self._tape(tracer, outputs, leaves, self.layers, keeps_graph=True)
+        return Recording(tracer, leaves)
+
+    def recorded(self, recording: Recording, returned: Any) -> Tape:
+        """The tape of a pass in which ``recording`` has followed the parameters; ``returned``: what the model gave."""
+        return self._tape(recording.tracer, self.arranged(returned), recording.leaves, self.layers, keeps_graph=True)
+
+    def samples_like(self, inputs: Inputs) -> int | None:
+        """N of other inputs if their samples are shaped like this instance's; None if they are not, or nobody tells."""
+        fits = _sample_shapes(inputs) == _sample_shapes(self.inputs)
+        return counted(inputs, self.inputs, self.samples) if fits else None
 
     def _tape(
         self,
@@ -377,17 +394,20 @@ class Instance:
         tape: Tape | None = None,
         gradients: Mapping[str, Tensor] | None = None,
         verify: bool = False,
+        states: RandomStates | None = None,
     ) -> Instance:
         """The present model with another batch; properties of the model are not verified again.
 
         Args:
             inputs: as for the constructor; samples of another shape cost a forward pass.
             targets: as for the constructor.
-            tape: the tape that ``record`` gave for these inputs; it replaces every forward pass. The model must compute
-                the same in training and in evaluation mode. None means that forward passes run.
+            tape: the tape that ``record`` gave for these inputs; it replaces every forward pass. None means that
+                forward passes run, as they do where the samples have another shape or rows in no simple order.
             gradients: gradients of the mean loss for every trainable parameter, which the method ``gradients`` then
                 returns. None means that they are computed.
             verify: whether ``verify`` runs before the first per-sample score is read.
+            states: the random states with which passes run in the model's present mode, as a pass of training did. None
+                means that they run in evaluation mode.
         """
         other = self._copy()
         other.inputs, other.samples = _widened(inputs), _leading_size(inputs, targets)
@@ -400,6 +420,8 @@ class Instance:
             other.classes, other.terms_per_sample = first.shape[-1], first[0].numel() // first.shape[-1]
             other.plan = self._same_blocks(survey(other, self.plan.uncut)[0])
             other.sizes = {**self.sizes, **{n: s for n, s in sizes_of(other.plan).items() if n in self.sizes}}
+            tape = None  # its rows are in the order of the first batch
+        other._states = states
         other._recorded, other._given_gradients, other._needs_verification = tape, gradients, verify
         other.reached = set()
         return other
@@ -748,11 +770,15 @@ class Instance:
         self.refuse_changed()
         state = {**self.parameters, **(parameters or {}), **{name: b.clone() for name, b in self._buffers.items()}}
         args, kwargs = arguments(self.inputs)
-        before = RandomStates.now(self.device) if self._draws_random_numbers else None
+        keeps = self._draws_random_numbers or self._states is not None
+        before = RandomStates.now(self.device) if keeps else None
+        mode = evaluation(self.model) if self._states is None else nullcontext()
         uncast = Uncast() if self._enters_autocast else nullcontext()
         followed = nullcontext() if tracer is None else tracer
-        with one_thread(), evaluation(self.model), uncompiled(), unfused_attention(), uncast, followed:
+        with one_thread(), mode, uncompiled(), unfused_attention(), uncast, followed:
             try:
+                if self._states is not None:
+                    self._states.restore(self.device)
                 return self.arranged(functional_call(self.model, state, args, kwargs))
             finally:
                 if before is not None:

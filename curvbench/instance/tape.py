@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,12 @@ from torch.autograd.graph import GradientEdge
 from torch.utils.checkpoint import CheckpointError
 from torch.utils.hooks import RemovableHandle
 
+from curvbench.instance.contents import one_thread
 from curvbench.instance.passes import network_pass
 from curvbench.instance.placing import Used, as_real, densified, formed_scores, role_gradient, role_inputs
 from curvbench.spec.geometry import Layer
 from curvbench.uses.blocks import Plan
+from curvbench.uses.tracer import Tracer
 
 _ROUNDING = 16  # units in the last place by which two computations of one gradient at the outputs may differ
 
@@ -88,21 +90,24 @@ class Tape:
     def leaf(self, note: bool = False) -> Tensor:
         """The outputs as a leaf; a gradient that reaches the leaf goes on through the tape's graph and keeps the graph.
 
-        The loss's own backward pass would free the graph, which statistics still need. With ``note`` the gradients at
-        all calls are kept, so that a ``pull`` along a multiple of the same gradient takes no pass of its own.
+        The loss's own backward pass would free the graph, which statistics still need. ``note`` is that of ``go_on``.
         """
         leaf = self.outputs.detach().requires_grad_()
-
-        def go_on(gradient: Tensor) -> None:
-            handles = self.watch(self.passed.__setitem__) if note else []
-            self.passed.clear()
-            torch.autograd.backward(self.outputs, gradient, retain_graph=True)
-            for handle in handles:
-                handle.remove()
-            self.passed[-1] = gradient
-
-        leaf.register_hook(go_on)
+        leaf.register_hook(lambda gradient: self.go_on(gradient, note))
         return leaf
+
+    def go_on(self, gradient: Tensor, note: bool) -> None:
+        """Go on with a backward pass that has come to the outputs; the graph stays.
+
+        With ``note`` the gradients at all calls are kept, so that a ``pull`` along a multiple of the same gradient
+        takes no pass of its own.
+        """
+        handles = self.watch(self.passed.__setitem__) if note else []
+        self.passed.clear()
+        torch.autograd.backward(self.outputs, gradient, retain_graph=True)
+        for handle in handles:
+            handle.remove()
+        self.passed[-1] = gradient
 
     def _factor(self, cotangent: Tensor) -> Tensor | None:
         """The factor c with cotangent = c * (noted gradient); None means that the cotangent is no multiple of it."""
@@ -227,6 +232,19 @@ def _one_at_a_time(cotangent: Tensor) -> Iterator[Tensor]:
         only = torch.zeros_like(cotangent)
         only[n] = cotangent[n]
         yield only
+
+
+class Recording(NamedTuple):
+    """A pass that is being recorded: what follows the parameters, and the parameters as the pass reads them."""
+
+    tracer: Tracer
+    leaves: Mapping[str, Tensor]
+
+    @contextmanager
+    def followed(self) -> Iterator[None]:
+        """Inside the block, which holds the pass, the parameters are followed and nothing runs compiled."""
+        with one_thread(), uncompiled(), self.tracer:
+            yield
 
 
 class _Inputs(Mapping[str, Tensor]):
