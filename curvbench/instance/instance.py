@@ -24,12 +24,12 @@ from curvbench.instance.inputs import (
     Inputs,
     _fetch,
     _leading_size,
-    named_inputs,
     _sample_shapes,
     _widened,
     arguments,
     batch_contents,
     counted,
+    named_inputs,
 )
 from curvbench.instance.likelihood import Loss, cotangents, likelihood
 from curvbench.instance.outputs import Chooser, Layout, chosen
@@ -348,7 +348,7 @@ class Instance:
         recording = self.recording(samples, frozen)
         args, kwargs = arguments(inputs)
         with recording.followed():
-            returned = functional_call(self.model, recording.leaves if frozen else {}, args, kwargs)
+            returned = functional_call(self.model, dict(recording.leaves) if frozen else {}, args, kwargs)
         return self.recorded(recording, returned)
 
     def recording(self, samples: int, frozen: bool = False) -> Recording:
