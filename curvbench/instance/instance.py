@@ -363,6 +363,7 @@ class Instance:
             self.plan.cloned,
             live=not frozen,
         )
+        tracer.take_constants([*self.model.buffers(), *(p for p in self.model.parameters() if not p.requires_grad)])
         return Recording(tracer, leaves)
 
     def recorded(self, recording: Recording, returned: Any) -> Tape:
@@ -775,6 +776,8 @@ class Instance:
         mode = evaluation(self.model) if self._states is None else nullcontext()
         uncast = Uncast() if self._enters_autocast else nullcontext()
         followed = nullcontext() if tracer is None else tracer
+        if tracer is not None:
+            tracer.take_constants(value for value in state.values() if not value.requires_grad)
         with one_thread(), mode, uncompiled(), unfused_attention(), uncast, followed:
             try:
                 if self._states is not None:

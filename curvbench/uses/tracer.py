@@ -56,6 +56,7 @@ class Tracer(TorchFunctionMode):
         """Whether the model takes derivatives itself, which read weights unseen: nothing may be cut then."""
         self._names = {id(tensor): name for name, tensor in parameters.items()}
         self._numbers: dict[int, int] = {}
+        self._constants: list[Tensor] = []
         self._padded: dict[int, tuple[Tensor, Tensor]] = {}
         self._counts: Counter[tuple[Operation, Weight]] = Counter()
 
@@ -148,7 +149,14 @@ class Tracer(TorchFunctionMode):
                     self._numbers[id(tensor)] = len(self.computed)
                     self.computed.append(tensor)
 
+    def take_constants(self, tensors: Iterable[Tensor]) -> None:
+        """Take buffers and frozen parameters for what they are, whatever their shape."""
+        self._constants = list(tensors)
+
     def _is_constant(self, tensor: Tensor) -> bool:
+        base = tensor._base if tensor._is_view() else tensor
+        if any(base is constant for constant in self._constants):
+            return True
         has_rows = tensor.is_floating_point() and tensor.shape[:1] == (self.samples,) and self.samples > 1
         return not tensor.requires_grad and not has_rows
 
