@@ -114,8 +114,8 @@ def _hyperparameters(probe: Mapping[str, Any]) -> str:
 COVERAGE_HEAD = """\
 # Coverage
 
-Every probe on every kind of use of a parameter, by a run of `curvbench run suites/coverage` in float64; this page is printed by
-`python scripts/make_docs.py coverage RUN > docs/coverage.md`, RUN being that run's folder.
+Every probe on every kind of use of a parameter, by a run of `curvbench run suites/coverage` in float64; this page is
+printed by `python scripts/make_docs.py coverage RUN > docs/coverage.md`, RUN being that run's folder.
 
 **exact**: the cell succeeded, so that the operator was compared with the exact Fisher of all parameters in closed
 form or through all of its score columns: nothing was sampled. **unsupported**: the probe says why it does not apply.
