@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+import curvbench as cb
 from curvbench.planning.selection import select
 from curvbench.registry import load_suite
-from curvbench.spec import Cell, Preset
+from curvbench.spec import Cell, Kind, Preset
+from curvbench.training import batch, snapshot
 
 SUITES = Path(__file__).parent.parent / "suites"
 FILES = sorted([*SUITES.glob("*.py"), *(SUITES / "papers").glob("*.py")])
@@ -29,6 +32,16 @@ def test_cells_are_different(suite: str, preset: str) -> None:
 def test_a_training_that_is_measured_has_a_range(suite: str) -> None:
     """Training amplifies rounding, and another machine finds another number: of three seeds there is a range."""
     assert len(set(PRESETS[suite, "default"].seeds)) >= 3
+
+
+@pytest.mark.parametrize("preset", ["default", "quick"])
+def test_kinds_has_every_kind_of_block_and_all_parameters(preset: str) -> None:
+    found = set()
+    for problem in PRESETS["kinds", preset].problems:
+        instance = cb.Instance(snapshot(problem, 0, None), *batch(problem, problem.data(None), 0))
+        assert instance.coverage == 1.0
+        found |= {layer.kind for layer in instance.layers}
+    assert found == set(get_args(Kind)) - {"conv1d"}
 
 
 def test_convergence_has_updates_rank_and_decay_beside_the_bound_of_every_rank() -> None:

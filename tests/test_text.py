@@ -8,6 +8,7 @@ from pathlib import Path
 import oracles
 import pytest
 import torch
+import torch.nn.functional as F
 
 import curvbench as cb
 from curvbench.data import sentences
@@ -64,13 +65,17 @@ def test_filling_is_no_loss_term(tmp_path: Path) -> None:
     problem = Transformer(task="multi30k", vocabulary=4, length=6, width=4, hidden=4)
     data = problem.data(written(tmp_path))
     model = problem.model().double()
-    instance = cb.Instance(model, data.train_inputs, data.train_targets)
-    terms = oracles.loss_terms(model, data.train_inputs, data.train_targets, problem.loss)
-    assert instance.terms == len(terms) == 5 + 6 + 3
-    rows = torch.cat([oracles.type2_rows(term, problem.loss) for term in terms])
-    v = torch.randn(instance.size, dtype=torch.float64)
-    expected = rows.T @ (rows @ v) / len(terms)
-    assert oracles.relative(cb.exact_fisher(instance).matvec(v), expected) <= 1e-10
+    inputs, targets, names = data.train_inputs, data.train_targets, [name for name, _ in model.named_parameters()]
+    instance = cb.Instance(model, inputs, targets)
+    rows = []
+    for n, t in (targets != IGNORED).nonzero().tolist():
+        loss = F.cross_entropy(model(inputs)[n, t], targets[n, t])
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        rows.append(instance.pack(dict(zip(names, gradients, strict=True))))
+    assert instance.coverage == 1.0 and instance.terms == len(rows) == 5 + 6 + 3
+    scores, v = torch.stack(rows), torch.randn(instance.size, dtype=torch.float64)
+    expected = scores.T @ (scores @ v) / len(rows)
+    assert oracles.relative(cb.exact_fisher(instance, "empirical").matvec(v), expected) <= 1e-10
 
 
 @pytest.mark.parametrize("root", [None, Path("absent")])

@@ -18,6 +18,7 @@ from curvbench.words import one_line
 
 EXTRAS = {
     "dashboard": ("streamlit", "plotly"),
+    "hf": ("transformers",),
     "photos": ("PIL",),
     "slurm": ("submitit",),
     "tune": ("optuna",),

@@ -62,7 +62,7 @@ def summarisation(task: str, root: Path | None, vocabulary: int, source: int, ta
         Skip: the files or the library are missing; the text says where to get them.
         ValueError: a file is damaged.
     """
-    parts = _tiny() if task == "tiny" else _published(CORPORA[task], root)
+    parts = tiny() if task == "tiny" else _published(CORPORA[task], root)
     tokenizer = _tokenizer(itertools.chain(*parts[0]), vocabulary)
     train, test = (_tensors(tokenizer, part, source, target) for part in parts)
     return Texts(*train, *test, parts[1][1], tokenizer.decode)
@@ -122,7 +122,7 @@ def _text(value: Any, one: Callable[[list[str]], str]) -> str:
     return text
 
 
-def _tiny() -> tuple[Pairs, Pairs]:
+def tiny() -> tuple[Pairs, Pairs]:
     """Made-up documents: a person does something somewhere, between two irrelevant sentences.
 
     A summary leaves out the irrelevant sentences and the place.

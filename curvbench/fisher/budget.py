@@ -20,7 +20,7 @@ DIAGONAL_ITEMSIZE = 2 * 8  # the layers' diagonals, and their concatenation
 SCRATCH = 3 * TILE_BYTES
 
 
-def planned_bytes(sizes: Sequence[LayerSize], samples: int, R: int, itemsize: int) -> int:
+def planned_bytes(sizes: Sequence[LayerSize], samples: int, R: int, itemsize: int, has_gram: bool = True) -> int:
     """Bytes that the exact Fisher of a batch needs at its peak, above model and batch.
 
     Args:
@@ -28,6 +28,7 @@ def planned_bytes(sizes: Sequence[LayerSize], samples: int, R: int, itemsize: in
         samples: N.
         R: score columns per sample: C - 1 per token for type-2 cross entropy, the draws for Monte-Carlo.
         itemsize: bytes of an entry of the stored slopes and inputs.
+        has_gram: whether the Gram matrices are made, which products with vectors do without.
 
     The sum counts the slopes (R, N, G, M, S) and the inputs of the largest layer, because the other layers' can be made
     when they are read, and the larger of the network pass and the contraction. The contraction holds the Gram matrices
@@ -40,7 +41,7 @@ def planned_bytes(sizes: Sequence[LayerSize], samples: int, R: int, itemsize: in
     per_layer = [
         size.groups * size.positions * (R * size.outputs + size.inputs // max(size.kernel, 1)) for size in sizes
     ]
-    grams = (len(sizes) + 1) * GRAM_ITEMSIZE * (samples * R) ** 2
+    grams = (len(sizes) + 1) * GRAM_ITEMSIZE * (samples * R) ** 2 if has_gram else 0
     contraction = grams + samples * patches * itemsize + parameters * DIAGONAL_ITEMSIZE + SCRATCH
     recorded = min(samples * outputs * PASS_ITEMSIZE, GRAPH_BYTES + outputs * PASS_ITEMSIZE)
     return samples * max(per_layer) * itemsize + max(recorded, contraction)
@@ -57,25 +58,33 @@ def most_draws(sizes: Sequence[LayerSize], samples: int, itemsize: int, availabl
 
 
 def refuse_oversized(
-    sizes: Sequence[LayerSize], samples: int, R: int, itemsize: int, device: torch.device, can_draw: bool = True
+    sizes: Sequence[LayerSize], samples: int, R: int, itemsize: int, device: torch.device, has_gram: bool = True
 ) -> None:
     """Raise an out-of-memory error before anything is computed; the text says what would fit.
-
-    ``can_draw``: whether Monte-Carlo columns are a remedy.
 
     Raises:
         MemoryError, torch.OutOfMemoryError: the planned bytes are more than the free bytes of the device.
     """
     free = available_bytes(device)
-    needed = planned_bytes(sizes, samples, R, itemsize)
+    needed = planned_bytes(sizes, samples, R, itemsize, has_gram)
     if needed <= free:
         return
     most = largest_batch(sizes, R, itemsize, free, samples)
     advice = f"samples={most} would fit" if most else "not even one sample would fit"
-    if can_draw and (draws := most_draws(sizes, samples, itemsize, free)):
+    if draws := most_draws(sizes, samples, itemsize, free):
         advice += f", or Monte-Carlo columns of all {samples}: mc_samples={draws}"
     text = f"{samples} samples of {R} columns need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
     raise (MemoryError if device.type == "cpu" else torch.OutOfMemoryError)(f"{text}; {advice}")
+
+
+def refuse_large_grams(matrices: int, order: int, device: torch.device) -> None:
+    """Raise an out-of-memory error if so many Gram matrices of this order, and their sum, would not fit."""
+    free, needed = available_bytes(device), (matrices + 1) * GRAM_ITEMSIZE * order**2
+    if needed > free:
+        raise (MemoryError if device.type == "cpu" else torch.OutOfMemoryError)(
+            f"the Gram matrices of {order} score columns need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: "
+            "take fewer samples or loss terms, or fisher_type='mc' with few mc_samples"
+        )
 
 
 def available_bytes(device: torch.device) -> int:

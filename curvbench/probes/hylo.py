@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -132,6 +132,7 @@ class Hylo(FisherProbe):
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
         pairs = zip(state.layers, state.factors, strict=True)
+        entries: list[tuple[Kept, Any] | Diagonal]
         entries = [kept if isinstance(kept, Diagonal) else (kept, factor) for kept, factor in pairs]
         return steps(entries, [kept.size for kept in state.layers], gradient, self._solve)
 

@@ -37,7 +37,7 @@ class T5(Problem):
     document. ``target``: maximum number of tokens of a summary. ``vocabulary``: number of different tokens; 0 takes 128
     for tiny and 32,128 for small.
 
-    Embeddings and the last layer share their weights, which no comparison covers. Dropout is T5's 0.1.
+    The embedding is the last layer too, up to a constant. Dropout is T5's 0.1.
     """
 
     recipe: ClassVar[Recipe] = Recipe(learning_rate=0.05, batch=32)
@@ -116,18 +116,6 @@ class Network(nn.Module):
         return torch.cat(summaries)
 
 
-class SharedHead(nn.Module):
-    """The embedding as last layer. Not ``nn.Linear``, because a weight with two uses has no score of one product."""
-
-    def __init__(self, embedding: nn.Embedding) -> None:
-        super().__init__()
-        self.shared = [embedding]  # a list, so that the module is not registered twice
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, T, width) -> (N, T, C)."""
-        return F.linear(x, self.shared[0].weight)
-
-
 def _drawn(classes: int, size: dict[str, Any], rank: int) -> Any:
     """A T5 with random weights, and with adapters if ``rank`` is not 0."""
     try:
@@ -139,7 +127,6 @@ def _drawn(classes: int, size: dict[str, Any], rank: int) -> Any:
     config = T5Config(**settings)
     t5 = T5ForConditionalGeneration(config)
     _compute_in_own_dtype(t5, config.layer_norm_epsilon)
-    t5.lm_head = SharedHead(t5.shared)
     if rank:
         inject_adapter_in_model(LoraConfig(r=rank, target_modules=["q", "v"]), t5)
     return t5
