@@ -98,8 +98,8 @@ class Lngd(Follows, Probe):
             "The paper has Linear and convolutional layers, also those that are called several times, transposed or in "
             "three dimensions; a lookup is the Linear of one-hot inputs here. A norm's scale and shift, any other "
             "vector, and a weight that is tied in two orientations take the plain gradient, without a rate, and the "
-            "represented matrix is zero there. Local maps go through norms, and through padding with other numbers "
-            "than zeros, and end at the next product, in a recurrent layer at its first step that they reach.",
+            "represented matrix is zero there. Local maps go through norms and end at the next product, in a recurrent "
+            "layer at its first step that they reach.",
         ),
         errata=("E-L",),
         family="rescaled layers",
