@@ -43,7 +43,7 @@ SUITE = Suite(
             [
                 problem("vit", depth=2),
                 problem("gpt", vocabulary=16),
-                *_hf(8, 4),
+                *_hf(4, 4),
                 problem("transformer", length=4, samples=8),
             ],
             PROBES,
