@@ -21,7 +21,7 @@ SAMPLE = Path(__file__).parents[1] / "data" / "sample"
 # The columns that the pages need of every row; the other columns of a cell are read when it is opened.
 COLUMNS = (
     "suite run_id cell_id problem problem_args probe probe_args seed status reason metric scope epoch value method "
-    "started_at device dtype threads"
+    "started_at device dtype threads parameters"
 ).split()
 # Columns of few texts that many rows repeat; as categories they are compared as numbers.
 REPEATED = ("problem", "problem_args", "probe", "probe_args", "metric", "scope", "cell_id", "method", "suite")

@@ -13,12 +13,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from curvbench import exact_fisher, registry, store
+from curvbench import registry, store
 from curvbench.analysis import coverage as analysis
 from curvbench.analysis.claims import efforts, judge, newest
 from curvbench.analysis.frames import problems
 from curvbench.analysis.papers import Experiment, experiments
-from curvbench.fisher.uncovered import covered_trace
 from curvbench.instance import Instance
 from curvbench.problems.layers import Layers, Network
 from curvbench.report import claims as report
@@ -115,29 +114,27 @@ def _hyperparameters(probe: Mapping[str, Any]) -> str:
 COVERAGE_HEAD = """\
 # Coverage
 
-Every probe on every kind of layer, by a run of `curvbench run suites/coverage` in float64; this page is printed by
-`python scripts/make_docs.py coverage RUN > docs/coverage.md`, RUN being that run's folder.
+Every probe on every kind of use of a parameter, by a run of `curvbench run suites/coverage` in float64; this page is
+printed by `python scripts/make_docs.py coverage RUN > docs/coverage.md`, RUN being that run's folder.
 
-**exact**: the cell succeeded, so that the operator was compared with the exact Fisher of all covered layers in closed
+**exact**: the cell succeeded, so that the operator was compared with the exact Fisher of all parameters in closed
 form or through all of its score columns: nothing was sampled. **unsupported**: the probe says why it does not apply.
 **failed**: anything else.
 """
 NETWORKS_HEAD = """\
 ## Networks
 
-The networks of the problem `layers`, at initialisation: one layer of the kind, and Linear layers around it. Linear,
-Conv1d and Conv2d layers are covered. Other parameters (BatchNorm, LayerNorm, embeddings) stand outside every
-comparison, whatever the probe; the last two columns say what share of the parameters, and of the trace of the exact
-Fisher over all of them, is covered. An attention is covered through its Linear layers. In `sequence` every token is a
-loss term.
+The networks of the problem `layers`, at initialisation: one use of the kind, and Linear layers around it. The last two
+columns say what share of the parameters, and of the trace of the exact Fisher over all of them, is covered. In
+`low-rank` and `weight-norm` a matrix is computed from parameters, and their scores come through its derivative. In
+`unrecognised` no rule knows the operation, so that plain autograd makes the columns of its parameter, exact and dearer.
+In `sequence` every token is a loss term.
 """
 REFUSED_HEAD = """\
 ## Refused altogether
 
-What has no exact Fisher per sample here, or no covered layer at all, is refused before anything is measured:
-"""
-BESIDE_HEAD = """\
-In front of a covered layer such modules stand outside, as BatchNorm does:
+A parameter that cannot be covered is left out with a reason, and not the model (`Instance.left_out`). What has no exact
+Fisher at all is refused before anything is measured:
 """
 
 
@@ -162,7 +159,7 @@ def coverage(frame: pd.DataFrame) -> str:
     reasons = [f"- {_text(reason)}\n" for reason in analysis.reasons(frame)]
     parts = [COVERAGE_HEAD, table(["probe", *networks], outcomes), *filter(None, ["".join(reasons)])]
     parts += [NETWORKS_HEAD, table(["network", "P", "parameters covered", "trace covered"], sizes)]
-    parts += [REFUSED_HEAD, refusals(), BESIDE_HEAD, beside()]
+    parts += [REFUSED_HEAD, refusals()]
     return "\n".join(parts)
 
 
@@ -234,15 +231,16 @@ def _spent(frame: pd.DataFrame) -> list[str]:
 def refusals() -> str:
     """The table of what an instance refuses, with the reasons that it gives."""
     rows = []
-    shared = nn.Linear(6, 6)
-    for name, model, inputs in (
-        *((f"{name} alone", model, inputs) for name, model, inputs in _uncovered(nn.AdaptiveAvgPool1d(3))),
-        ("tied weights", _tied(), torch.randint(7, (4, 5))),
-        ("a layer called twice", nn.Sequential(shared, shared), torch.randn(4, 6)),
-        ("BatchNorm in training mode", nn.Sequential(nn.Linear(6, 3), nn.BatchNorm1d(3)), torch.randn(4, 6)),
+    linear, frozen = nn.Linear(6, 3), nn.Linear(6, 3).requires_grad_(False)
+    for name, model in (
+        ("BatchNorm in training mode", nn.Sequential(linear, nn.BatchNorm1d(3))),
+        ("dropout that is always on", Dropping(linear)),
+        ("a module without a shape", nn.Sequential(nn.LazyLinear(3))),
+        ("a model whose parameters are all frozen", frozen),
+        ("outputs that hold NaN", nn.Sequential(linear, Logarithm())),
     ):
         try:
-            _instance(model, inputs)
+            _instance(model, torch.randn(4, 6))
         except ValueError as reason:
             rows.append([name, _text(str(reason))])
         else:
@@ -250,44 +248,25 @@ def refusals() -> str:
     return table(["model", "reason"], rows)
 
 
-def beside() -> str:
-    """The table of the shares that are covered where such a module stands in front of a Linear layer."""
-    torch.manual_seed(0)
-    rows = []
-    for name, model, inputs in _uncovered(nn.Linear(6, 3)):
-        instance = _instance(model.double().eval(), inputs.double())
-        share = covered_trace(instance, exact_fisher(instance))
-        rows.append([f"{name}, Linear", f"{instance.coverage:.1%}", f"{share:.1%}"])
-    return table(["model", "parameters covered", "trace covered"], rows)
-
-
-class Sequence1d(nn.Module):
-    """A module that returns a tuple, over positions (N, S, 6); the mean of its first output, (N, 6)."""
+class Dropping(nn.Module):
+    """A module behind dropout that no mode switches off."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, S, 6) -> (N, 6)."""
-        attends = isinstance(self.module, nn.MultiheadAttention)
-        outputs: Tensor = (self.module(x, x, x) if attends else self.module(x))[0]
-        return outputs.mean(1)
+        """(N, ...) -> what the module gives."""
+        outputs: Tensor = self.module(nn.functional.dropout(x, training=True))
+        return outputs
 
 
-def _uncovered(last: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
-    """Modules that no instance covers, in front of another, with inputs."""
-    for sequential in (nn.MultiheadAttention(6, 2, batch_first=True), nn.LSTM(6, 6, batch_first=True)):
-        yield type(sequential).__name__, nn.Sequential(Sequence1d(sequential), last), torch.randn(4, 5, 6)
-    for spatial, shape in ((nn.ConvTranspose2d(1, 6, 2), (4, 1, 3, 3)), (nn.Conv3d(1, 6, 2), (4, 1, 3, 3, 3))):
-        pooled = nn.Sequential(spatial, nn.Flatten(2), nn.AdaptiveAvgPool1d(1), nn.Flatten())
-        yield type(spatial).__name__, nn.Sequential(pooled, last), torch.randn(shape)
+class Logarithm(nn.Module):
+    """Logarithms, of negative numbers too."""
 
-
-def _tied() -> nn.Module:
-    embedding, last = nn.Embedding(7, 6), nn.Linear(6, 7, bias=False)
-    last.weight = embedding.weight
-    return nn.Sequential(embedding, nn.AvgPool2d((5, 1)), nn.Flatten(), last)
+    def forward(self, x: Tensor) -> Tensor:
+        """Entry by entry."""
+        return x.log()
 
 
 def _instance(model: nn.Module, inputs: Tensor) -> Instance:

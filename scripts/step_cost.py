@@ -3,7 +3,8 @@
     python scripts/step_cost.py --depth 32 --batch 128
 
 A network of the shape of CIFAR-10 in training mode, on random data: FLOPs do not depend on it. ``due`` is a step with
-statistics and factorization, ``other`` one without; every T-th step is due in the columns named by a T.
+statistics and factorization, ``other`` one without; every T-th step is due in the columns named by a T. Methods cover
+the weights only, as their papers count.
 """
 
 from __future__ import annotations
@@ -55,14 +56,15 @@ def rows(model: torch.nn.Module, x: Tensor, y: Tensor, methods: list[str]) -> It
     """A line per method: steps over SGD's, phases over SGD's."""
     plain = counted(lambda: step(torch.optim.SGD(model.parameters(), 1e-3, 0.9), lambda: model(x), y))
     for name in methods:
-        optimizer = NaturalGradient(model, METHODS[name], 0.0, stat_every=2, refresh_every=2)
+        optimizer = NaturalGradient(model, METHODS[name], 0.0, parameters="weights", stat_every=2, refresh_every=2)
         train: Any = lambda optimizer=optimizer: step(optimizer, lambda: optimizer.forward(x, y), y)  # noqa: E731
         train()  # the model is verified
         train()
         due, other = counted(train) / plain, counted(train) / plain
         schedules = [other + (due - other) / every for every in SCHEDULES]
         model.eval()
-        phases = {row.scope: row.value or 0.0 for row in phase_rows(METHODS[name], Instance(model, x, y))}
+        instance = Instance(model, x, y, parameters="weights")
+        phases = {row.scope: row.value or 0.0 for row in phase_rows(METHODS[name], instance)}
         model.train()
         ratios = [phases[phase] for phase in ("statistics", "invert", "precondition")]
         yield f"| {name} | " + " | ".join(f"{value:.3g}" for value in [due, other, *schedules, *ratios]) + " |"

@@ -1,7 +1,8 @@
 """Peers on the same instance: K-FAC, EKFAC and the exact matrix, ours beside those of curvlinops and NNGeometry.
 
 Needs `pip install -e '.[peers]'`; without it the peers' cells say so. ``default``: the MLP, where the exact matrices
-can be formed; ``resnet``: a ResNet-20 on digits. The conventions stand in docs/peers.md.
+can be formed; ``resnet``: a ResNet-20 on digits, of which the peers cover the weights only. The conventions stand in
+docs/peers.md.
 """
 
 from pathlib import Path
@@ -34,6 +35,6 @@ SUITE = Suite(
     {
         "quick": Preset([problem("mlp", hidden=8, depth=1, samples=32)], [*KRONECKER, *EXACT], dtype="float64"),
         "default": Preset([problem("mlp")], [*KRONECKER, *EXACT], dtype="float64"),
-        "resnet": Preset([problem("resnet")], KRONECKER),
+        "resnet": Preset([problem("resnet")], KRONECKER, parameters="weights"),
     },
 )

@@ -1,6 +1,7 @@
 """Every probe on small networks in float64, one thread: numbers that repeat exactly, to hold against a baseline.
 
 ``default`` has no clock, so that a run is the same to the bit; ``times`` has one, for two revisions measured in turn.
+Weights only, as the baselines were measured.
 """
 
 from curvbench import Preset, Suite, every_probe, probe, problem
@@ -23,7 +24,10 @@ SUITE = Suite(
             [*every_probe(), *VARIANTS],
             dtype="float64",
             meters=("flops", "memory", "error", "direction", "health"),
+            parameters="weights",
         ),
-        "times": Preset([problem("mlp", hidden=64)], every_probe(), dtype="float64", meters=("clock",)),
+        "times": Preset(
+            [problem("mlp", hidden=64)], every_probe(), dtype="float64", meters=("clock",), parameters="weights"
+        ),
     },
 )

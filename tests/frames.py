@@ -20,7 +20,15 @@ LAYERS = ("fc1", "fc2")
 def row(probe: str, metric: str, value: float | None, scope: str = "network", **other: Any) -> dict[str, Any]:
     common = {"suite": "s", "run_id": "r1", "problem": "toy", "problem_args": "", "probe_args": "", "seed": 0}
     common |= {"status": "ok", "reason": "", "epoch": 0, "method": "", "started_at": START}
-    common |= {"device": "cpu", "dtype": "float64", "threads": 1, "probe": probe, "metric": metric, "value": value}
+    common |= {
+        "device": "cpu",
+        "dtype": "float64",
+        "threads": 1,
+        "parameters": "all",
+        "probe": probe,
+        "metric": metric,
+        "value": value,
+    }
     full = common | {"scope": scope} | other
     return {"cell_id": "/".join(str(full[k]) for k in ("probe", "probe_args", "problem_args", "seed"))} | full
 

@@ -89,7 +89,7 @@ def test_a_run_from_beginning_to_end(here: Path) -> None:
     assert (code, err) == (3, "")
     assert re.search(r"\[1/3\] ok          Fake on Toy, seed 0   \d+\.\d s", out)
     assert re.search(r"\[2/3\] error       Fake\[does=raise\] on Toy, seed 0 .* KeyError", out)
-    assert "Toy, N = 8, epochs = 0" in out
+    assert "Toy, N = 8, all parameters, epochs = 0" in out
     assert re.search(r"Fake +0\.250\*", out)
     assert "Fake[does=raise]  error" in out
     folder = run_folder(here)
@@ -235,6 +235,16 @@ def test_a_dry_run_writes_nothing(here: Path) -> None:
     assert not (here / "results").exists()
 
 
+def test_parameters_decide_the_cell_and_stand_in_title_row_and_command(here: Path) -> None:
+    curvbench(here, "run", "suites/toys")
+    _, out, _ = curvbench(here, "run", "suites/toys", "--parameters", "weights")
+    assert "Toy, N = 8, weights only, epochs = 0" in out
+    assert "--parameters weights --rerun-failed" in out
+    frame = store.load(here / "results")
+    assert frame.groupby("parameters")["cell_id"].nunique().to_dict() == {"all": 3, "weights": 3}
+    assert frame["run_id"].nunique() == 2 and frame["cell_id"].nunique() == 6
+
+
 def test_a_truncated_cell_is_named_and_run_again(here: Path) -> None:
     curvbench(here, "run", "suites/toys", "--preset", "good")
     (fragment,) = (run_folder(here) / "cells").iterdir()
@@ -262,6 +272,7 @@ BAD = {
     "budget": (["suites/toys", "--budget", "0"], "expected a duration such as 90s, 10m or 2h, got '0'"),
     "seeds": (["suites/toys", "--seed", "4-0"], "expected seeds such as 3, 0-4 or 0,2, got '4-0'"),
     "dtype": (["suites/toys", "--dtype", "float16"], "'float16' is not one of 'float32', 'float64'"),
+    "parameters": (["suites/toys", "--parameters", "biases"], "'biases' is not one of 'all', 'weights'"),
     "threads": (["suites/toys", "--threads", "0"], "0 is not in the range x>=1"),
     "no damping": (
         ["suites/toys", "--damping", "0"],

@@ -190,6 +190,10 @@ BAD = (
         ("check", "r1", "--against", "old/s/torch-2.12-flops-2.parquet"),
         "the baseline has torch_version 2.12, the run",
     ),
+    (
+        ("check", "r1", "--against", "weights.parquet"),
+        "the baseline has parameters weights, the run has all, and no gate",
+    ),
     (("check", "empty", "--against", "r1"), "empty has no rows"),
     (("check", "r1", "--against", "apart"), "share no cell"),
     (("check", "r1", "--against", "damaged.parquet"), "damaged.parquet"),
@@ -213,6 +217,7 @@ def test_bad_input_is_one_line_and_two(typed: tuple[str, ...], expected: str, cu
     old = rows.assign(torch_version="2.12")
     store.write_rows(Path("old/s/torch-2.12-flops-2.parquet"), old)
     store.write_rows(Path("all.parquet"), rows)
+    store.write_rows(Path("weights.parquet"), rows.assign(parameters="weights"))
     run(Path("results"), "apart", probes=[Fake("strange")])
     write_run(Path("results"), "empty", [])
     Path("damaged.parquet").write_bytes(b"PAR1")

@@ -34,6 +34,7 @@ def test_the_same_cell_has_the_same_id() -> None:
         replace(CELL, meters=("flops",)),
         replace(CELL, training=Training(1, 0.1)),
         replace(CELL, surrogate=True),
+        replace(CELL, parameters="weights"),
     ],
 )
 def test_everything_of_a_cell_counts(other: Cell) -> None:

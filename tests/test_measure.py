@@ -94,7 +94,9 @@ def test_stored_reference_gives_the_errors_of_a_fresh_one(kfac: pd.DataFrame, st
     assert torch.equal(fisher.diagonal(), fresh.diagonal())
     operator = cb.fit(cb.probe("kfac", fisher_type="mc"), instance)
     values = kfac.set_index(["metric", "scope"])["value"]
-    for name, value in cb.errors(operator, fresh).items():
+    errors = cb.errors(operator, fresh)
+    assert errors.pop("coverage") == fisher.coverage == instance.coverage == 1.0
+    for name, value in errors.items():
         assert values[f"error.{name}", "network"] == pytest.approx(value, rel=1e-12)
     for layer in instance.layers:
         block = operator.block(layer.start, layer.start + layer.size)
@@ -322,4 +324,4 @@ def test_arguments_of_another_kind_are_told_what_to_give() -> None:
     for words, slip in slips.items():
         with pytest.raises(TypeError, match=words):
             slip()
-    assert repr(fisher) == "ExactFisher(8 parameters, 1 layers, 5 terms)"
+    assert repr(fisher) == "ExactFisher(8 parameters, 1 layers, 5 terms; all parameters)"

@@ -709,7 +709,7 @@ class Tokens(nn.Module):
 def test_uncovered_parameters_take_the_plain_gradient() -> None:
     first, second = pair(Tokens)
     x, y = torch.randint(7, (5, 4)), torch.randint(3, (5, 4))
-    optimizer = NaturalGradient(first, cb.probe("kfac"), 0.1, 0.9, 0.2)
+    optimizer = NaturalGradient(first, cb.probe("kfac"), 0.1, 0.9, 0.2, parameters="weights")
     buffers = {name: torch.zeros_like(p) for name, p in second.named_parameters()}
     for _ in range(3):
         for name, p in second.named_parameters():

@@ -15,7 +15,7 @@ from curvbench.cells import measure, reference
 from curvbench.fisher import budget
 from curvbench.fisher.uncovered import covered_trace
 from curvbench.planning.selection import select
-from curvbench.spec import Cell, Meter, Precision, Probe
+from curvbench.spec import PARAMETERS, Cell, Meter, Parameters, Precision, Probe
 
 PROBLEM = cb.problem("mlp", samples=12, hidden=5, depth=2)
 SHARED = cb.problem("resnet", depth=8, width=4, samples=4)
@@ -39,6 +39,7 @@ def test_reference_is_named_by_what_decides_it() -> None:
     assert name != reference.reference_identity(replace(base, problem=replace(PROBLEM, samples=13)))
     assert name != reference.reference_identity(replace(base, dtype="float32"))
     assert name != reference.reference_identity(replace(base, precision="float64"))
+    assert name != reference.reference_identity(replace(base, parameters="weights"))
 
 
 def test_reference_is_made_once(tmp_path: Path) -> None:
@@ -50,12 +51,28 @@ def test_reference_is_made_once(tmp_path: Path) -> None:
 
 
 def test_share_of_the_trace_is_that_of_the_stored_reference(tmp_path: Path) -> None:
-    normed = replace(cell(cb.probe("identity")), problem=cb.problem("layers", network="batchnorm"))
+    network = cb.problem("layers", network="batchnorm")
+    normed = replace(cell(cb.probe("identity")), problem=network, parameters="weights")
     reference.prepare(normed, tmp_path / "normed", None, silent)
     rows = {row.metric: row.value for row in measure.measure(normed, tmp_path / "normed", None, silent)}
     expected = covered_trace(*reference.load(normed, tmp_path / "normed")[:2])
     assert rows["coverage.trace"] == pytest.approx(expected, rel=1e-12)
     assert 0.5 < expected < 1.0 and rows["coverage.parameters"] != expected
+
+
+@pytest.mark.parametrize(
+    ("parameters", "note"), [("all", ""), ("weights", "left out: '2.bias', '2.weight' (no weight ")]
+)
+def test_rows_say_what_is_left_out(parameters: Parameters, note: str, tmp_path: Path) -> None:
+    network = cb.problem("layers", network="batchnorm")
+    normed = replace(cell(cb.probe("diag")), problem=network, parameters=parameters)
+    reference.prepare(normed, tmp_path, None, silent)
+    rows = {(row.metric, row.scope): row for row in measure.measure(normed, tmp_path, None, silent)}
+    covered = rows["coverage.parameters", "network"]
+    assert covered.reason.startswith(note) and bool(covered.reason) == bool(note)
+    assert (covered.value == 1.0) == (rows["coverage.trace", "network"].value == 1.0) == (parameters == "all")
+    fisher = reference.load(normed, tmp_path).fisher
+    assert fisher is not None and fisher.coverage == covered.value and PARAMETERS[parameters] in repr(fisher)
 
 
 PRECISIONS: dict[Precision, str] = {"mixed": "mixed precision", "native": "float32", "float64": "float64"}
@@ -147,5 +164,5 @@ def test_a_reference_that_does_not_fit_is_refused_with_what_would(
     with pytest.raises(MemoryError):
         reference.prepare(one_more, tmp_path / "more", None, silent)
     monkeypatch.setattr(budget, "available_bytes", lambda device: 10**6)
-    with pytest.raises(MemoryError, match="not even one sample would fit$"):
+    with pytest.raises(MemoryError, match=r"not even one sample would fit$"):
         reference.prepare(large, tmp_path / "none", None, silent)

@@ -65,6 +65,19 @@ def test_options_replace_the_preset() -> None:
     assert {(cell.dtype, cell.device, cell.threads) for cell in cells} == {("float32", "cuda", 2)}
 
 
+def test_parameters_are_the_presets_unless_an_option_replaces_them() -> None:
+    weights = Preset([Toy()], [Fake()], parameters="weights")
+    assert [
+        cell.parameters for preset in (PRESET, weights) for cell in selection.select("s", preset, seed="0")[:1]
+    ] == [
+        "all",
+        "weights",
+    ]
+    assert {cell.parameters for cell in selection.select("s", weights, parameters="all")} == {"all"}
+    with pytest.raises(ValueError, match="parameters must be 'all' or 'weights', got 'biases'"):
+        Preset([], [], parameters="biases")  # type: ignore[arg-type]
+
+
 def test_an_empty_selection_is_refused() -> None:
     with pytest.raises(ValueError, match="the selection is empty: 0 problems, 2 probes, 2 seeds"):
         selection.select("s", Preset([], PRESET.probes, PRESET.seeds))

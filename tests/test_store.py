@@ -23,7 +23,7 @@ from curvbench.store import copies, fragments
 CONTRACT = (
     "schema_version run_id suite cell_id problem problem_args probe probe_args seed status reason metric scope epoch "
     "step unit better value samples started_at git_sha git_dirty curvbench_version curvbench_sha libraries "
-    "torch_version device device_name dtype threads "
+    "torch_version device device_name dtype threads parameters "
     "flop_model method"
 )
 ENVIRONMENT = {"git_sha": "abcdef0", "git_dirty": False, "torch_version": "2.13", "device_name": "a cpu"}
@@ -460,12 +460,15 @@ def test_a_run_of_few_cells_and_one_that_cannot_be_written_have_no_copy(
 
 
 def test_an_older_schema_is_read(tmp_path: Path) -> None:
-    """What it did not have yet is null."""
-    older = table().set_column(0, store.SCHEMA.field(0), pa.array([0] * 3, pa.int64())).drop_columns(["method"])
+    """What it did not have yet is null; its rows are of the weights, which is what was measured then."""
+    older = table().set_column(0, store.SCHEMA.field(0), pa.array([0] * 3, pa.int64()))
+    older = older.drop_columns(["method", "parameters"])
     pq.write_table(older, tmp_path / "old.parquet")
     frame = store.load(tmp_path)
     assert list(frame.columns) == CONTRACT.split()
     assert frame["value"].tolist() == [0.5, 0.0, 1.0] and frame["method"].isna().all()
+    assert set(frame["parameters"]) == {"weights"} and set(table()["parameters"].to_pylist()) == {"all"}
+    assert store.load(tmp_path, ["parameters"])["parameters"].tolist() == ["weights"] * 3
 
 
 def test_what_is_not_a_number_is_an_error_and_no_value(tmp_path: Path) -> None:

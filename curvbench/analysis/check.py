@@ -13,7 +13,7 @@ from curvbench.analysis import tables
 from curvbench.analysis.compare import NOT_JUDGED, SAME, differences
 
 FAILS = ("worse", "only in A")
-INEXACT = ("dtype", "device", "torch_version", "flop_model")
+INEXACT = ("parameters", "dtype", "device", "torch_version", "flop_model")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ def repeat(cell: Mapping[str, Any], suite_file: str, record: Mapping[str, Any]) 
     parts = ["curvbench", "run", _near(suite_file)]
     parts += ["-p", _label(cell, "probe", record), "-m", _label(cell, "problem", record), "--seed", str(cell["seed"])]
     parts += _of_the_run(str(record.get("command", "")))
-    for option, default in (("dtype", None), ("device", "cpu"), ("threads", 1)):
+    for option, default in (("dtype", None), ("parameters", None), ("device", "cpu"), ("threads", 1)):
         parts += [f"--{option}", str(cell[option])] if cell[option] != default else []
     damping = record.get("identity", {}).get("damping")
     parts += ["--damping", str(damping)] if damping is not None else []

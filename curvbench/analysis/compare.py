@@ -25,6 +25,7 @@ SAME = ("equal", "within")
 # Columns that decide numbers, and the families of metrics that cannot be compared if the column differs.
 DECISIVE: Mapping[str, tuple[str, ...]] = {
     "dtype": ("",),
+    "parameters": ("",),
     "device": ("flops", "memory", "time", "train.seconds", "machine"),
     "device_name": ("time", "train.seconds", "machine"),
     "threads": ("time", "train.seconds", "machine"),
@@ -34,9 +35,13 @@ DECISIVE: Mapping[str, tuple[str, ...]] = {
 
 
 def differences(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, tuple[str, str]]:
-    """The columns of ``DECISIVE`` in which two sets of rows differ, with the values of each side."""
+    """The columns of ``DECISIVE`` in which two sets of rows differ, with the values of each side.
+
+    A side with both choices of parameters differs from every other, because no median over both means anything.
+    """
     sides = {name: (_facts(a, name), _facts(b, name)) for name in DECISIVE}
-    return {name: (", ".join(x), ", ".join(y)) for name, (x, y) in sides.items() if x and y and x != y}
+    mixed = {"parameters"} if len(sides["parameters"][0]) > 1 else set()
+    return {n: (", ".join(x), ", ".join(y)) for n, (x, y) in sides.items() if x and y and (x != y or n in mixed)}
 
 
 def by_suite(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from curvbench.analysis.frames import labels
+from curvbench.analysis.summary import choices
 from curvbench.spec import Status
 
 COLUMNS = {
@@ -44,10 +45,11 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def title(frame: pd.DataFrame) -> str:
-    """The precision, the device, its threads and its peaks."""
+    """What is covered, the precision, the device, its threads and its peaks."""
     peaks = frame[frame["metric"] == "machine.peak"].groupby("scope")["value"].median()
     rates = [f"{scope} {rate / 1e9:.0f} GFLOP/s" for scope, rate in peaks.items()]
     places = frame[["device_name", "threads"]].drop_duplicates()
     devices = [f"{name}, {threads} thread{'s' if threads > 1 else ''}" for name, threads in places.to_numpy()]
     precisions = frame.loc[frame["metric"] == "time.floor", "method"].unique()
-    return f"exact Fisher in {', '.join(precisions)} on " + "; ".join([*devices, *rates])
+    which = " and ".join(choices(frame))
+    return f"exact Fisher of {which} in {', '.join(precisions)} on " + "; ".join([*devices, *rates])

@@ -46,6 +46,11 @@ def of_problem(frame: pd.DataFrame, problem: str) -> pd.DataFrame:
     return frame if chosen.all() else frame[chosen]  # copying many rows takes long
 
 
+def covering_alike(frame: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    """The rows that cover the same choice of parameters as rows of ``other``."""
+    return frame[frame["parameters"].isin(other["parameters"].unique())]
+
+
 def surrogates(frame: pd.DataFrame) -> list[str]:
     """The labels of the problems that have rows of a surrogate."""
     kinds = frame[["problem", "problem_args", "method"]].drop_duplicates()

@@ -11,7 +11,7 @@ from itertools import groupby
 import pandas as pd
 
 from curvbench.analysis.frames import is_cell_ending, is_surrogate, labels, of_problem, texts
-from curvbench.spec import METRICS, SURROGATE, Status
+from curvbench.spec import METRICS, PARAMETERS, SURROGATE, Status
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,12 @@ def best(values: pd.DataFrame) -> pd.DataFrame:
 def contenders(frame: pd.DataFrame) -> pd.Series:
     """The label of the contender of each row: the probe, and the settings in which its trainings of a problem differ.
 
-    ``kfac {lr=0.1}`` and ``kfac {lr=0.3}`` are two settings of a training with the probe ``kfac``.
+    ``kfac {lr=0.1}`` and ``kfac {lr=0.3}`` are two settings of a training with the probe ``kfac``. Rows of all
+    parameters and rows of the weights only are of two contenders.
     """
     probes = labels(frame, "probe")
+    if frame["parameters"].nunique() > 1:
+        probes += " {parameters=" + texts(frame, "parameters") + "}"
     if not is_trained(frame):
         return probes
     test = texts(frame, "metric").str.startswith("test.")
@@ -127,12 +130,14 @@ def contenders(frame: pd.DataFrame) -> pd.Series:
 
 
 def title(frame: pd.DataFrame, problem: str) -> str:
-    """The problem, N, P, epochs of the snapshot, the Fisher F, the damping, the share outside layer blocks, seeds."""
+    """The problem, N, P, what is covered, epochs of the snapshot, F, damping, share outside layer blocks, seeds."""
     cells = of_problem(frame, problem)
     parts = [problem]
     parts += ["SURROGATE of a published experiment"] if is_surrogate(cells).any() else []
     parts += [f"N = {n:,.0f}" for n in _facts(cells, "problem.samples")]
     parts += [f"P = {p:,.0f}" for p in _facts(cells, "problem.parameters")]
+    parts += choices(cells)
+    parts += [f"covering {share:.1%}" for share in _facts(cells, "coverage.parameters") if share < 1]
     epochs = sorted(cells["epoch"].dropna().unique())
     if is_trained(cells):
         parts += [f"trained from epoch {epochs[0]} to {epochs[-1]}"]
@@ -144,6 +149,11 @@ def title(frame: pd.DataFrame, problem: str) -> str:
     seeds = cells["seed"].nunique()
     parts += [f"median of {seeds} seeds ± half the range"] if seeds > 1 else []
     return ", ".join(parts)
+
+
+def choices(frame: pd.DataFrame) -> list[str]:
+    """``all parameters`` or ``weights only``: one, unless the cells come from several runs."""
+    return [words for choice, words in PARAMETERS.items() if (frame["parameters"] == choice).any()]
 
 
 def digits(value: float) -> str:

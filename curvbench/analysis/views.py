@@ -280,7 +280,7 @@ def final(frame: pd.DataFrame, problem: str, metrics: Sequence[str]) -> pd.DataF
 
 def cells(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per cell in the order of the rows: how the cell ended, why, and its settings."""
-    columns = ["cell_id", "suite", "seed", "device", "dtype", "threads", "started_at"]
+    columns = ["cell_id", "suite", "seed", "device", "dtype", "threads", "parameters", "started_at"]
     # The first row of a cell that tells how it ended: one without a metric, else a value, else a metric that failed.
     ids, ok = frame["cell_id"].reset_index(drop=True), (frame["status"] == Status.OK).to_numpy()
     first = frame.iloc[

@@ -85,7 +85,7 @@ def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list
     rows = [
         Row("problem.samples", float(instance.samples)),
         Row("problem.parameters", float(instance.size)),
-        Row("coverage.parameters", instance.coverage),
+        Row("coverage.parameters", instance.coverage, reason=instance.extent.note),
     ]
     if not set(METERS).isdisjoint(cell.meters):
         report("fit")
@@ -124,7 +124,7 @@ def _trained(cell: Cell, folder: Path, data: Path | None, report: Report) -> lis
 
     def inspect(probe: Probe) -> list[Row]:
         batch = training.batch(cell.problem, dataset, cell.seed, cell.device, getattr(torch, cell.dtype))
-        instance = Instance(model.eval(), *batch, cell.problem.loss)
+        instance = Instance(model.eval(), *batch, cell.problem.loss, parameters=cell.parameters)
         report(f"exact Fisher of {instance.samples} samples")
         fisher = exact_fisher(instance, precision=cell.precision)
         rows = list(accuracy_rows(Fitted.of(probe, instance), fisher, damping=cell.damping))

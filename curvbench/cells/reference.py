@@ -36,7 +36,7 @@ class Reference(NamedTuple):
 
 
 def reference_identity(cell: Cell) -> str:
-    """A short hash that names a cell's reference: cells of the same snapshot, batch and precision share a reference."""
+    """A short hash that names a reference, which cells of one snapshot, batch, precision and parameters share."""
     versions = {"torch_version": torch.__version__, "device_name": identity.device_name(cell.device)}
     parts = identity.run_identity(cell, versions)
     parts |= {"fisher": needs_fisher(cell), "precision": cell.precision, "weights": cell.weights}
@@ -83,7 +83,7 @@ def prepare(cell: Cell, folder: Path, data: Path | None, report: Report) -> None
     inputs, targets = training.batch(problem, problem.data(data), cell.seed, cell.device, dtype)
     stored: dict[str, Any] = {"weights": model.state_dict(), "batch": (inputs, targets)}
     if needs_fisher(cell):
-        instance = Instance(model, inputs, targets, problem.loss)
+        instance = Instance(model, inputs, targets, problem.loss, parameters=cell.parameters)
         refuse_oversized(instance, cell)
         report(f"{method(cell)} of {problem.label}: {len(inputs)} samples")
         fisher = fisher_of(cell, instance)
@@ -108,14 +108,14 @@ def load(cell: Cell, folder: Path) -> Reference:
     """The stored reference of a cell; large tensors stay on disk until they are used."""
     model, stored = load_snapshot(cell, folder)
     inputs, targets = stored["batch"]
-    instance = Instance(model, inputs, targets, cell.problem.loss)
+    instance = Instance(model, inputs, targets, cell.problem.loss, parameters=cell.parameters)
     if not needs_fisher(cell):
         return Reference(instance, None, float("nan"))
     if stored["columns"] is None:
         fisher = fisher_of(cell, instance)
     else:
         columns = tuple(from_pairs(la, pairs) for la, pairs in zip(instance.layers, stored["columns"], strict=True))
-        fisher = ExactFisher(columns, instance.terms, stored["coefficients"])
+        fisher = ExactFisher(columns, instance.terms, stored["coefficients"], extent=instance.extent)
     fisher.restore(stored["cache"])
     return Reference(instance, fisher, stored["covered_trace"])
 

@@ -70,6 +70,7 @@ class Trial:
             settings.momentum,
             settings.weight_decay,
             loss=self.course.loss,
+            parameters=self.cell.parameters,
             stat_every=settings.stat_every,
             refresh_every=settings.refresh_every,
             kl_clip=settings.kl_clip,

@@ -82,8 +82,8 @@ def refuse_large_grams(matrices: int, order: int, device: torch.device) -> None:
     free, needed = available_bytes(device), (matrices + 1) * GRAM_ITEMSIZE * order**2
     if needed > free:
         raise (MemoryError if device.type == "cpu" else torch.OutOfMemoryError)(
-            f"the Gram matrices of {order} score columns need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: take "
-            "fewer samples or loss terms, or fisher_type='mc' with few mc_samples"
+            f"the Gram matrices of {order} score columns need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: "
+            "take fewer samples or loss terms, or fisher_type='mc' with few mc_samples"
         )
 
 

@@ -22,6 +22,7 @@ from curvbench.fisher.contraction import Order, cross_gram, gram
 from curvbench.fisher.inner import inner
 from curvbench.fisher.stream import Stream, columns_within, with_outputs
 from curvbench.instance import Instance
+from curvbench.instance.extent import Extent
 from curvbench.instance.likelihood import gradient_coefficients
 from curvbench.instance.passes import full_precision
 from curvbench.operators import Operator
@@ -34,15 +35,23 @@ class ExactFisher(Operator):
     """The exact Fisher of all covered layers, or of one of them as ``layer(name)`` gives it.
 
     ``coefficients`` (R, N) combine the columns to the batch's mean gradient; None means that no coefficients are known.
+    ``extent``: what of the model's parameters is covered; None means that it is unknown.
     """
 
     columns: Sequence[Columns]
     terms: int
     coefficients: Tensor | None = None
     order: Order | None = None
+    extent: Extent | None = None
 
     def __repr__(self) -> str:
-        return f"ExactFisher({self.size} parameters, {len(self.layers)} layers, {self.terms} terms)"
+        covered = f"; {self.extent}" if self.extent else ""
+        return f"ExactFisher({self.size} parameters, {len(self.layers)} layers, {self.terms} terms{covered})"
+
+    @property
+    def coverage(self) -> float:
+        """The share of the model's trainable parameters; NaN means that it is unknown."""
+        return self.extent.share if self.extent else math.nan
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -222,7 +231,8 @@ class ExactFisher(Operator):
         self.__dict__.update(cache)
 
     def _single(self, index: int) -> ExactFisher:
-        single = replace(self, columns=self.columns[index : index + 1])
+        extent = self.extent and self.extent.part(self.layers[index].size)
+        single = replace(self, columns=self.columns[index : index + 1], extent=extent)
         if "layer_grams" in self.__dict__:
             single.__dict__["layer_grams"] = [self.layer_grams[index]]
         if "_diagonal" in self.__dict__:
@@ -263,7 +273,7 @@ def exact_fisher(
     precision: Precision = "mixed",
     memory: int | None = None,
 ) -> ExactFisher:
-    """The exact Fisher of an instance's covered layers.
+    """The exact Fisher of the parameters that an instance covers.
 
     Args:
         instance: the model, batch and loss.
@@ -294,13 +304,13 @@ def exact_fisher(
     R, sizes = instance.columns_per_sample(fisher_type, mc_samples), list(instance.sizes.values())
     budget.refuse_oversized(sizes, instance.samples, R, stored.itemsize, instance.device, has_gram=False)
     columns = columns_within(passed, fisher_type, mc_samples, seed, stored, memory)
-    return ExactFisher(columns, instance.terms, coefficients(passed, fisher_type), contraction)
+    return ExactFisher(columns, instance.terms, coefficients(passed, fisher_type), contraction, instance.extent)
 
 
 def batch_fisher(instance: Instance, fisher_type: str, mc_samples: int = 1, seed: int = 0) -> ExactFisher:
     """The Fisher of a training step's batch: passes and columns in the instance's dtype, all columns stored."""
     columns, outputs = with_outputs(instance, fisher_type, mc_samples, seed, instance.dtype)
-    return ExactFisher(columns, instance.terms, coefficients(instance, fisher_type, outputs))
+    return ExactFisher(columns, instance.terms, coefficients(instance, fisher_type, outputs), extent=instance.extent)
 
 
 def coefficients(instance: Instance, fisher_type: str, outputs: Tensor | None = None) -> Tensor | None:

@@ -34,7 +34,7 @@ def uncovered_trace(instance: Instance, fisher_type: str = "type-2", mc_samples:
     if not instance.uncovered:
         return 0.0
     draws = fisher_type, mc_samples, seed
-    squares = _alone(instance, *draws)
+    squares = None if instance.coupled else _alone(instance, *draws)
     return (_together(instance, *draws) if squares is None else squares) / instance.terms
 
 
@@ -48,7 +48,7 @@ def _alone(instance: Instance, fisher_type: str, mc_samples: int, seed: int) -> 
         return None
     squares, firsts, sums = 0.0, [], torch.zeros(())
     for n in range(instance.samples):
-        sample = instance.part(slice(n, n + 1))
+        sample = _only(instance, n)
         try:
             outputs, leaves = sample.graph(instance.uncovered)
         except RuntimeError as error:
@@ -80,6 +80,11 @@ def _together(instance: Instance, fisher_type: str, mc_samples: int, seed: int) 
             of_batch[only] = cotangent
             squares += numerics.sum_squares(_gradient(outputs, leaves, of_batch))
     return squares
+
+
+def _only(instance: Instance, n: int) -> Instance:
+    """The instance with one sample, whose rows need no owners here."""
+    return instance.reordered(torch.tensor([n], device=instance.device))
 
 
 def _gradient(outputs: Tensor, leaves: dict[str, Tensor], cotangent: Tensor) -> Tensor:

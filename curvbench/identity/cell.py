@@ -39,4 +39,5 @@ def run_identity(cell: Cell, environment: Mapping[str, Any]) -> dict[str, Any]:
         "dtype": cell.dtype,
         "threads": cell.threads,
         "damping": cell.damping,
+        "parameters": cell.parameters,
     }

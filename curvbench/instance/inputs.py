@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -19,6 +20,31 @@ def arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     return inputs if type(inputs) is tuple else (inputs,), {}
+
+
+def inputs_of(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Inputs:
+    """The inputs of a call of ``forward``; raises ValueError for keywords beside arguments that have no name."""
+    if not kwargs:
+        return args[0] if len(args) == 1 and isinstance(args[0], Tensor) else args
+    kinds = {name: parameter.kind for name, parameter in inspect.signature(forward).parameters.items()}
+    names = [name for name, kind in kinds.items() if kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    if len(args) > len(names):
+        raise ValueError(
+            f"{len(args)} positional arguments and the keywords {', '.join(map(repr, kwargs))} came, which have no "
+            "common names: call the model with positional arguments or with keywords alone"
+        )
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def counted(inputs: Inputs, like: Inputs, samples: int) -> int | None:
+    """The number of samples in inputs, by the tensor that has as many rows in ``like`` as it has samples."""
+    found = dict(leaves(inputs))
+    sizes = [
+        len(found[name])
+        for name, value in leaves(like)
+        if isinstance(value, Tensor) and value.shape[:1] == (samples,) and isinstance(found.get(name), Tensor)
+    ]
+    return sizes[0] if sizes else None
 
 
 def shapes(inputs: Inputs) -> tuple[torch.Size, ...]:
@@ -42,7 +68,8 @@ def _values(inputs: Inputs) -> list[Any]:
     return [value for _, value in leaves(inputs)]
 
 
-def _named(inputs: Inputs) -> dict[str, Any]:
+def named_inputs(inputs: Inputs) -> dict[str, Any]:
+    """The values among the inputs by their names in messages."""
     if isinstance(inputs, Tensor):
         return {"the input": inputs}
     return {f"input {name}": value for name, value in leaves(inputs)}
@@ -50,7 +77,7 @@ def _named(inputs: Inputs) -> dict[str, Any]:
 
 def batch_contents(inputs: Inputs, targets: Tensor) -> dict[str, Any]:
     """Inputs and targets by their names in messages."""
-    return {**_named(inputs), "the targets": targets}
+    return {**named_inputs(inputs), "the targets": targets}
 
 
 def _widened(inputs: Inputs) -> Inputs:

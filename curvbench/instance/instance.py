@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import accumulate
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +19,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from curvbench.instance import layers as geometry
 from curvbench.instance.contents import Contents, RandomStates, mapped, one_thread
 from curvbench.instance.convolution import FrozenConvolutions
+from curvbench.instance.extent import Extent
 from curvbench.instance.inputs import (
     Inputs,
     _fetch,
     _leading_size,
-    _named,
     _sample_shapes,
     _widened,
     arguments,
     batch_contents,
+    counted,
+    named_inputs,
 )
 from curvbench.instance.likelihood import Loss, cotangents, likelihood
 from curvbench.instance.outputs import Chooser, Layout, chosen
@@ -43,16 +45,15 @@ from curvbench.instance.refusals import (
     refuse_written,
 )
 from curvbench.instance.survey import Traced, roles_of, sizes_of, survey
-from curvbench.instance.tape import Tape, evaluation, uncompiled, unfused_attention
+from curvbench.instance.tape import Recording, Tape, evaluation, uncompiled, unfused_attention
 from curvbench.instance.verification import coupling, pairwise_coupled, refuse_random_passes, wrong_layers
 from curvbench.numerics import widened
-from curvbench.spec.geometry import Layer, Piece
+from curvbench.spec.geometry import Layer, Parameters, Piece, refuse_parameters
 from curvbench.uses import recurrent, rules  # noqa: F401  (they register the rules)
 from curvbench.uses.blocks import Plan
 from curvbench.uses.calls import Key
 from curvbench.uses.tracer import Tracer
 
-Covered = Literal["all", "weights"]
 SURVEYED = 32  # samples whose rows tell the order of all rows of a larger batch
 _COMPLEX = {torch.float16: torch.complex32, torch.float64: torch.complex128}
 
@@ -96,7 +97,6 @@ class Instance:
         samples: N.
         terms: number of valid loss terms.
         returns_outputs: whether the model returns the outputs (N, C) or (N, T, C) themselves.
-        coverage: share of the trainable parameters that the blocks hold.
         left_out: why a trainable parameter belongs to no block, by its name.
         coupled: whether the outputs of a sample depend on the other samples of the batch.
         reached: names of the blocks that recorded passes of this batch have called so far.
@@ -109,11 +109,11 @@ class Instance:
         inputs: Inputs,
         targets: Tensor,
         loss: Loss = "cross_entropy",
+        *,
         outputs: Chooser | None = None,
-        parameters: Covered = "all",
+        parameters: Parameters = "all",
     ) -> None:
-        if parameters not in get_args(Covered):
-            raise ValueError(f"parameters must be 'all' or 'weights', got {parameters!r}")
+        refuse_parameters(parameters)
         self._for_any_batch = self.likelihood = likelihood(loss)
         self.model, self.loss, self._choose = model, self.likelihood.name, outputs
         self.covered = parameters
@@ -129,7 +129,7 @@ class Instance:
         refuse_coupled_samples(model)
         refuse_not_finite(
             {name: p for name, p in self.parameters.items() if name in self._trainable},
-            {**_named(inputs), **self._frozen, **self._buffers},
+            {**named_inputs(inputs), **self._frozen, **self._buffers},
         )
         self._original: _Original | None = _Original.of(model, inputs, targets)
         self._enters_autocast = False
@@ -139,6 +139,7 @@ class Instance:
         self._recorded: Tape | None = None
         self._given_gradients: Mapping[str, Tensor] | None = None
         self._needs_verification = False
+        self._states: RandomStates | None = None
         self.reached: set[str] = set()
         self._first_outputs: Tensor | None = None
         first = self._try()
@@ -181,11 +182,11 @@ class Instance:
                 raise
             raise ValueError(f"the model cannot be differentiated: {str(error).splitlines()[0]}") from error
         if wrong:
-            self.left_out |= dict.fromkeys(sorted(wrong), "its score columns do not sum to its gradient")
-            self._take_layers([layer for layer in self.layers if not wrong.intersection(layer.parameters)])
+            self.left_out |= wrong
+            self._take_layers([layer for layer in self.layers if not wrong.keys() & set(layer.parameters)])
 
     def _few(self) -> Instance:
-        """Some samples of a large batch, whose rows are in the same simple orders as the whole batch's, or the batch."""
+        """Some samples of a large batch, whose rows are in the same simple orders as all rows; or the whole batch."""
         if self.samples <= 2 * SURVEYED or self.coupled:
             return self
         few = self._take(slice(SURVEYED))
@@ -197,8 +198,8 @@ class Instance:
             return self
         return few
 
-    def _surveyed(self, some: Instance) -> frozenset[str]:
-        """Take over the blocks that a survey of some samples finds; the parameters whose columns stay wrong."""
+    def _surveyed(self, some: Instance) -> dict[str, str]:
+        """Take over the blocks that a survey of some samples finds; why columns of some parameters stay wrong."""
         uncut: frozenset[str] = frozenset()
         while True:
             plan, traced = survey(some, uncut)
@@ -207,12 +208,13 @@ class Instance:
                 return self._surveyed(self)
             self._take_plan(plan)
             tape = self._tape(*traced, self.layers) if some is self else None
-            wrong = frozenset(name for layer in wrong_layers(self, tape) for name in layer.parameters)
+            found = wrong_layers(self, tape)
+            wrong = {name: found[la.name] for la in self.layers if la.name in found for name in la.parameters}
             if wrong and some is not self:
                 return self._surveyed(self)
-            if wrong <= uncut:
+            if wrong.keys() <= uncut:
                 return wrong
-            uncut |= wrong
+            uncut |= wrong.keys()
 
     def _take_plan(self, plan: Plan) -> None:
         self.plan = plan
@@ -233,7 +235,20 @@ class Instance:
         self.layers = tuple(replace(layer, start=start) for layer, start in zip(layers, starts, strict=False))
         self.sizes = {layer.name: self.sizes[layer.name] for layer in self.layers}
         self.size = sum(layer.size for layer in self.layers)
-        self.coverage = self.size / sum(_numbers(self.parameters[name]) for name in self._trainable)
+
+    @property
+    def extent(self) -> Extent:
+        """What the blocks hold of the trainable parameters, and what they leave out."""
+        trainable = sum(_numbers(self.parameters[name]) for name in self._trainable)
+        return Extent(self.covered, self.size, trainable, self.left_out, self.coupled)
+
+    @property
+    def coverage(self) -> float:
+        """The share of the trainable parameters that the blocks hold."""
+        return self.extent.share
+
+    def __repr__(self) -> str:
+        return f"Instance({self.samples} samples, {self.size} parameters; {self.extent})"
 
     @property
     def is_plain(self) -> bool:
@@ -298,20 +313,24 @@ class Instance:
             ValueError: a block has no right columns in this batch.
         """
         checked = self._copy()
+        checked._states = None  # samples may be coupled in the mode of training
         if not wrong_layers(checked):
             return
         self.plan = checked.plan = self._same_blocks(survey(checked, self.plan.uncut)[0])
         if wrong := wrong_layers(checked):
-            raise ValueError(
-                f"the score columns of {wrong[0].name!r} do not sum to its gradient in this batch: make a new optimizer"
-            )
+            name, reason = next(iter(wrong.items()))
+            raise ValueError(f"block {name!r} has no right columns in this batch: {reason}")
 
     def _same_blocks(self, plan: Plan) -> Plan:
         """A plan of another batch; raises ValueError if it has other blocks than this instance."""
         found = {layer.name: (layer.kind, layer.shape) for layer in plan.layers}
+        held = {name for layer in plan.layers for name in layer.parameters}
         for layer in self.layers:
-            if layer.name in found and found[layer.name][1] != layer.shape:
-                raise ValueError(f"{layer.name!r} is used in another way in this batch: make a new Instance")
+            is_unused = layer.name not in found and held.isdisjoint(layer.parameters)
+            if not is_unused and found.get(layer.name) != (layer.kind, layer.shape):
+                raise ValueError(
+                    f"{layer.name!r} is used in another way in this batch: make a new Instance, or a new optimizer"
+                )
         missing = {name: shape for name, shape in self.plan.shapes.items() if name not in plan.shapes}
         return replace(plan, shapes={**missing, **plan.shapes})
 
@@ -326,7 +345,14 @@ class Instance:
         ``frozen``: the graph does not lead to the blocks' parameters, so that a backward pass makes no gradients of
         them. ``samples``: N.
         """
+        recording = self.recording(samples, frozen)
         args, kwargs = arguments(inputs)
+        with recording.followed():
+            returned = functional_call(self.model, dict(recording.leaves) if frozen else {}, args, kwargs)
+        return self.recorded(recording, returned)
+
+    def recording(self, samples: int, frozen: bool = False) -> Recording:
+        """What follows the parameters in a pass that others make; the arguments are those of ``record``."""
         own = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         held = {name for layer in self.layers for name in layer.parameters}
         leaves = {n: p.detach().requires_grad_() if frozen and n in held else p for n, p in own.items() if n in held}
@@ -337,9 +363,17 @@ class Instance:
             self.plan.cloned,
             live=not frozen,
         )
-        with one_thread(), uncompiled(), tracer:
-            outputs = self.arranged(functional_call(self.model, leaves if frozen else {}, args, kwargs))
-        return self._tape(tracer, outputs, leaves, self.layers, keeps_graph=True)
+        tracer.take_constants([*self.model.buffers(), *(p for p in self.model.parameters() if not p.requires_grad)])
+        return Recording(tracer, leaves)
+
+    def recorded(self, recording: Recording, returned: Any) -> Tape:
+        """The tape of a pass in which ``recording`` has followed the parameters; ``returned``: what the model gave."""
+        return self._tape(recording.tracer, self.arranged(returned), recording.leaves, self.layers, keeps_graph=True)
+
+    def samples_like(self, inputs: Inputs) -> int | None:
+        """N of other inputs if their samples are shaped like this instance's; None if they are not, or nobody tells."""
+        fits = _sample_shapes(inputs) == _sample_shapes(self.inputs)
+        return counted(inputs, self.inputs, self.samples) if fits else None
 
     def _tape(
         self,
@@ -361,17 +395,20 @@ class Instance:
         tape: Tape | None = None,
         gradients: Mapping[str, Tensor] | None = None,
         verify: bool = False,
+        states: RandomStates | None = None,
     ) -> Instance:
         """The present model with another batch; properties of the model are not verified again.
 
         Args:
             inputs: as for the constructor; samples of another shape cost a forward pass.
             targets: as for the constructor.
-            tape: the tape that ``record`` gave for these inputs; it replaces every forward pass. The model must compute
-                the same in training and in evaluation mode. None means that forward passes run.
+            tape: the tape that ``record`` gave for these inputs; it replaces every forward pass. None means that
+                forward passes run, as they do where the samples have another shape or rows in no simple order.
             gradients: gradients of the mean loss for every trainable parameter, which the method ``gradients`` then
                 returns. None means that they are computed.
             verify: whether ``verify`` runs before the first per-sample score is read.
+            states: the random states with which passes run in the model's present mode, as a pass of training did. None
+                means that they run in evaluation mode.
         """
         other = self._copy()
         other.inputs, other.samples = _widened(inputs), _leading_size(inputs, targets)
@@ -384,6 +421,8 @@ class Instance:
             other.classes, other.terms_per_sample = first.shape[-1], first[0].numel() // first.shape[-1]
             other.plan = self._same_blocks(survey(other, self.plan.uncut)[0])
             other.sizes = {**self.sizes, **{n: s for n, s in sizes_of(other.plan).items() if n in self.sizes}}
+            tape = None  # its rows are in the order of the first batch
+        other._states = states
         other._recorded, other._given_gradients, other._needs_verification = tape, gradients, verify
         other.reached = set()
         return other
@@ -732,11 +771,17 @@ class Instance:
         self.refuse_changed()
         state = {**self.parameters, **(parameters or {}), **{name: b.clone() for name, b in self._buffers.items()}}
         args, kwargs = arguments(self.inputs)
-        before = RandomStates.now(self.device) if self._draws_random_numbers else None
+        keeps = self._draws_random_numbers or self._states is not None
+        before = RandomStates.now(self.device) if keeps else None
+        mode = evaluation(self.model) if self._states is None else nullcontext()
         uncast = Uncast() if self._enters_autocast else nullcontext()
         followed = nullcontext() if tracer is None else tracer
-        with one_thread(), evaluation(self.model), uncompiled(), unfused_attention(), uncast, followed:
+        if tracer is not None:
+            tracer.take_constants(value for value in state.values() if not value.requires_grad)
+        with one_thread(), mode, uncompiled(), unfused_attention(), uncast, followed:
             try:
+                if self._states is not None:
+                    self._states.restore(self.device)
                 return self.arranged(functional_call(self.model, state, args, kwargs))
             finally:
                 if before is not None:

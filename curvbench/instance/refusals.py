@@ -48,12 +48,6 @@ def refuse_output(outputs: Tensor, samples: int) -> None:
         raise ValueError("the model's outputs hold NaN or infinity: nothing can be measured there")
 
 
-def refuse_endless(layer: str, gradient: Tensor) -> None:
-    """Refuse a gradient that is NaN or infinite although the outputs are finite, as a square root has at zero."""
-    if not bool(torch.isfinite(gradient).all()):
-        raise ValueError(f"gradients at layer {layer!r} are NaN or infinite: nothing can be measured there")
-
-
 def refuse_written(parameter: str | None) -> None:
     """Refuse a forward pass that writes to a parameter of its model."""
     if parameter is not None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,12 @@ from torch.autograd.graph import GradientEdge
 from torch.utils.checkpoint import CheckpointError
 from torch.utils.hooks import RemovableHandle
 
+from curvbench.instance.contents import one_thread
 from curvbench.instance.passes import network_pass
 from curvbench.instance.placing import Used, as_real, densified, formed_scores, role_gradient, role_inputs
 from curvbench.spec.geometry import Layer
 from curvbench.uses.blocks import Plan
+from curvbench.uses.tracer import Tracer
 
 _ROUNDING = 16  # units in the last place by which two computations of one gradient at the outputs may differ
 
@@ -65,7 +67,9 @@ class Tape:
     @cached_property
     def inputs(self) -> Mapping[str, Tensor]:
         """The input of every role (N, ...), as ``geometry.patches`` takes it, made when it is read."""
-        return _Inputs(self)
+        return _Inputs(
+            self.plan, self.roles, [[self.calls[n] for n in self.used.get(r, [])] for r in self.roles], self.outputs
+        )
 
     def shape(self, role: str) -> torch.Size:
         """The shape of the role's gradient, (N, ...)."""
@@ -86,21 +90,24 @@ class Tape:
     def leaf(self, note: bool = False) -> Tensor:
         """The outputs as a leaf; a gradient that reaches the leaf goes on through the tape's graph and keeps the graph.
 
-        The loss's own backward pass would free the graph, which statistics still need. With ``note`` the gradients at
-        all calls are kept, so that a ``pull`` along a multiple of the same gradient takes no pass of its own.
+        The loss's own backward pass would free the graph, which statistics still need. ``note`` is that of ``go_on``.
         """
         leaf = self.outputs.detach().requires_grad_()
-
-        def go_on(gradient: Tensor) -> None:
-            handles = self.watch(self.passed.__setitem__) if note else []
-            self.passed.clear()
-            torch.autograd.backward(self.outputs, gradient, retain_graph=True)
-            for handle in handles:
-                handle.remove()
-            self.passed[-1] = gradient
-
-        leaf.register_hook(go_on)
+        leaf.register_hook(lambda gradient: self.go_on(gradient, note))
         return leaf
+
+    def go_on(self, gradient: Tensor, note: bool) -> None:
+        """Go on with a backward pass that has come to the outputs; the graph stays.
+
+        With ``note`` the gradients at all calls are kept, so that a ``pull`` along a multiple of the same gradient
+        takes no pass of its own.
+        """
+        handles = self.watch(self.passed.__setitem__) if note else []
+        self.passed.clear()
+        torch.autograd.backward(self.outputs, gradient, retain_graph=True)
+        for handle in handles:
+            handle.remove()
+        self.passed[-1] = gradient
 
     def _factor(self, cotangent: Tensor) -> Tensor | None:
         """The factor c with cotangent = c * (noted gradient); None means that the cotangent is no multiple of it."""
@@ -227,11 +234,28 @@ def _one_at_a_time(cotangent: Tensor) -> Iterator[Tensor]:
         yield only
 
 
-class _Inputs(Mapping[str, Tensor]):
-    """The inputs of a tape's roles, each made once, when it is read."""
+class Recording(NamedTuple):
+    """A pass that is being recorded: what follows the parameters, and the parameters as the pass reads them."""
 
-    def __init__(self, tape: Tape) -> None:
-        self._tape, self._made = tape, dict[str, Tensor]()
+    tracer: Tracer
+    leaves: Mapping[str, Tensor]
+
+    @contextmanager
+    def followed(self) -> Iterator[None]:
+        """Inside the block, which holds the pass, the parameters are followed and nothing runs compiled."""
+        with one_thread(), uncompiled(), self.tracer:
+            yield
+
+
+class _Inputs(Mapping[str, Tensor]):
+    """The inputs of a tape's roles, each made once, when it is read.
+
+    It does not hold the tape, which would keep the pass in memory until the garbage collector comes.
+    """
+
+    def __init__(self, plan: Plan, roles: Mapping[str, Layer], used: Sequence[Sequence[Used]], outputs: Tensor) -> None:
+        self._plan, self._roles, self._outputs = plan, roles, outputs.detach()
+        self._used, self._made = dict(zip(roles, used, strict=True)), dict[str, Tensor]()
 
     def __getitem__(self, role: str) -> Tensor:
         if role not in self._made:
@@ -239,19 +263,18 @@ class _Inputs(Mapping[str, Tensor]):
         return self._made[role]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._tape.roles)
+        return iter(self._roles)
 
     def __len__(self) -> int:
-        return len(self._tape.roles)
+        return len(self._roles)
 
     def _make(self, role: str) -> Tensor:
-        tape = self._tape
-        layer, numbers = tape.roles[role], tape.used.get(role, [])
-        if not numbers and layer.kind != "vector":
-            shape, is_index = tape.plan.shapes[role][0], layer.kind == "lookup"
-            dtype = torch.int64 if is_index else tape.outputs.dtype
-            return tape.outputs.new_full((tape.samples, *shape), -1 if is_index else 0, dtype=dtype)
-        return role_inputs(layer, [tape.calls[number] for number in numbers], tape.samples, tape.outputs)
+        layer, used, samples = self._roles[role], self._used[role], len(self._outputs)
+        if used or layer.kind == "vector":
+            return role_inputs(layer, used, samples, self._outputs)
+        shape, is_index = self._plan.shapes[role][0], layer.kind == "lookup"
+        dtype = torch.int64 if is_index else self._outputs.dtype
+        return self._outputs.new_full((samples, *shape), -1 if is_index else 0, dtype=dtype)
 
 
 def uncompiled() -> AbstractContextManager[None]:

@@ -7,6 +7,7 @@ plain model by plain autograd. A row of another sample, and any use that was not
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, Self
@@ -17,8 +18,8 @@ from torch import Tensor
 
 from curvbench.instance import layers as geometry
 from curvbench.instance.contents import RandomStates, leaves
-from curvbench.instance.refusals import agree, deep_rounding, refuse_endless, refuse_random
 from curvbench.instance.placing import densified
+from curvbench.instance.refusals import agree, deep_rounding, refuse_random
 from curvbench.instance.tape import Tape
 from curvbench.spec.geometry import Layer, LayerSize
 
@@ -149,15 +150,12 @@ def _differs(first: Tensor, instance: Passes, orders: Sequence[Tensor], staying:
     return False
 
 
-def wrong_layers(instance: Passes, tape: Tape | None = None) -> list[Layer]:
-    """The blocks whose columns differ from plain autograd, by one forward and two backward passes.
+def wrong_layers(instance: Passes, tape: Tape | None = None) -> dict[str, str]:
+    """Why the columns of some blocks are wrong, by one forward and two backward passes; empty if all are right.
 
     ``tape``: a recorded pass over the whole batch; None means that one is made, or one per part of a large batch.
-
-    Raises:
-        ValueError: a gradient is not finite.
     """
-    wrong: dict[str, Layer] = {}
+    wrong: dict[str, str] = {}
     for part in _parts(instance) if tape is None else [instance]:
         outputs, parameters = part.graph(list(dict.fromkeys(n for layer in part.layers for n in layer.parameters)))
         u = _cotangent(outputs)
@@ -165,8 +163,7 @@ def wrong_layers(instance: Passes, tape: Tape | None = None) -> list[Layer]:
         along = u * weights.reshape(-1, *[1] * (u.ndim - 1))
         gradients = _gradients(outputs, parameters, along)
         columns, vector = weighted_columns(part, tape or part.tape(), u, weights), part.pack(gradients)
-        refuse_endless_gradients(part.layers, vector)
-        noise = _NOISE * torch.finfo(u.dtype).eps * max(float(g.norm()) for g in gradients.values())
+        noise = _NOISE * torch.finfo(u.dtype).eps * _largest(gradients.values())
         found = {}
         for layer in part.layers:
             expected = vector[layer.slice].reshape(layer.shape)
@@ -175,20 +172,22 @@ def wrong_layers(instance: Passes, tape: Tape | None = None) -> list[Layer]:
                 found[layer.name] = layer, difference
         if found:
             rounding = part.pack(_gradients(outputs, parameters, 3 * along)) - 3 * vector
-            noises = {la.name: float(rounding[la.slice].norm()) for la in part.layers}
-            largest = max(float(vector[la.slice].norm()) for la in part.layers)
-            least = min(_FACTOR * max(noises.values()), _FAINTEST * largest)
+            largest = _largest(vector[la.slice] for la in part.layers)
+            least = min(_FACTOR * _largest(rounding[la.slice] for la in part.layers), _FAINTEST * largest)
             for name, (layer, difference) in found.items():
-                own = min(_FACTOR * noises[name], _COARSEST * float(vector[layer.slice].norm()))
-                if not difference <= max(own, least):
-                    wrong[name] = layer
-    return list(wrong.values())
+                noise, norm = (float(v[layer.slice].norm()) for v in (rounding, vector))
+                if not difference <= max(min(_FACTOR * noise, _COARSEST * norm), least):
+                    wrong[name] = _ENDLESS if not math.isfinite(norm) else _OTHER_SUM
+    return wrong
 
 
-def refuse_endless_gradients(layers: Sequence[Layer], vector: Tensor) -> None:
-    """Raise ValueError for a gradient that is NaN or infinite although the outputs are finite."""
-    for layer in layers:
-        refuse_endless(layer.name, vector[layer.slice])
+_ENDLESS = "its gradient is NaN or infinite on this batch"
+_OTHER_SUM = "its score columns do not sum to its gradient"
+
+
+def _largest(vectors: Iterable[Tensor]) -> float:
+    """The largest norm among the finite vectors; 0 if none is finite."""
+    return max((norm for v in vectors if math.isfinite(norm := float(v.norm()))), default=0.0)
 
 
 def _cotangent(outputs: Tensor) -> Tensor:

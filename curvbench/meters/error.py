@@ -95,13 +95,14 @@ def errors(operator: Operator, fisher: ExactFisher) -> dict[str, float]:
 
     Returns:
         ``relative`` = |F^ - F| / |F|, ``scale_optimal`` = sqrt(1 - cosine^2), ``cosine``, ``trace_ratio``; NaN means
-        that the exact Fisher is zero.
+        that the exact Fisher is zero. ``coverage``: the share of the model's trainable parameters that both matrices
+        cover, outside of which nothing is compared; NaN means that it is unknown.
 
     Raises:
         ValueError: sizes differ, or the operator is not finite.
     """
     refuse_type("fisher", fisher, ExactFisher, "give errors(operator, curvbench.exact_fisher(instance))")
-    return from_products(products(operator, fisher))
+    return {**from_products(products(operator, fisher)), "coverage": fisher.coverage}
 
 
 def diagonal_error(operator: Operator, fisher: ExactFisher) -> float:
@@ -140,7 +141,7 @@ def _error_rows(operator: Operator, fisher: ExactFisher) -> Iterator[Row]:
     try:
         blocks = {la.name: operator.block(la.start, la.start + la.size) for la in fisher.layers}
     except ValueError as reason:
-        yield from _rows(errors(operator, fisher), NETWORK)
+        yield from _rows(from_products(products(operator, fisher)), NETWORK)
         yield Row("error.relative", scope=BLOCKS, status=Status.UNSUPPORTED, reason=str(reason))
     else:
         per_layer = {name: products(block, fisher.layer(name)) for name, block in blocks.items()}

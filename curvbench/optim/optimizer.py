@@ -8,16 +8,20 @@ A step of the parameters that the probe covers; order and kind of momentum are t
     m <- momentum m + p
     theta <- (1 - lr weight_decay) theta - lr m
 
-All other parameters (BatchNorm, embeddings) take p = g. If ``kl_clip`` is twice a trust radius, the clip is QNG's trust
-region. LNGD's layer-wise rate and FNGD's first epoch are hyperparameters of their probes.
+All other parameters (with ``parameters="weights"`` norms and embeddings) take p = g. If ``kl_clip`` is twice a trust
+radius, the clip is QNG's trust region. LNGD's layer-wise rate and FNGD's first epoch are hyperparameters of their
+probes.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,19 +29,28 @@ from torch.nn.parallel import DistributedDataParallel
 
 from curvbench import numerics
 from curvbench.instance import Inputs, Instance
-from curvbench.instance.contents import Contents
-from curvbench.instance.inputs import arguments, batch_contents, shapes
+from curvbench.instance.contents import Contents, RandomStates, mapped
+from curvbench.instance.inputs import arguments, batch_contents, inputs_of, named_inputs, shapes
 from curvbench.instance.likelihood import Loss, likelihood
-from curvbench.instance.passes import autocasts, full_precision
+from curvbench.instance.outputs import Chooser, chosen
+from curvbench.instance.passes import full_precision, in_network_pass
 from curvbench.instance.tape import Tape, evaluation, mode_readers
 from curvbench.numerics import widened
 from curvbench.optim.curvature import Checks, Curvature
+from curvbench.optim.hooks import unwatch, watch
+from curvbench.optim.passes import Opened, Pass, Statistics, current_task, may_share, open_pass, tape_of
+from curvbench.optim.terms import FORWARD, targets_of
 from curvbench.parts.weighted import weigh_backward
-from curvbench.spec import Decay, Diverged, Probe, Unsupported, Weighs
+from curvbench.spec import Decay, Diverged, Parameters, Probe, Unsupported, Weighs, refuse_parameters
 from curvbench.states.ranks import Ranks
 from curvbench.words import refuse_type
 
-_COPIED = {"model", "probe", "loss", "kl_clip", "decoupled_weight_decay", "_curvature", "_layers"}
+_COPIED = {
+    *("model", "probe", "loss", "outputs", "parameters", "statistics", "kl_clip", "decoupled_weight_decay"),
+    *("_curvature", "_layers"),
+}
+
+MIXED = "a step had calls of the model and of optimizer.forward: call either of them until step()"
 
 
 class Trained(NamedTuple):
@@ -48,10 +61,11 @@ class Trained(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """The arguments of a ``forward`` whose statistics are due.
+    """A batch whose statistics are due.
 
-    ``tape``: the record of the training pass. None means that statistics make a pass of their own. ``watched``: the
-    tensors by name that must not change before ``step``. ``contents``: what these tensors held in ``forward``.
+    ``tape``: the record of the training pass. None means that statistics make a pass of their own, in evaluation mode
+    or with the random ``states`` of the training pass. ``watched``: the tensors by name that must not change before
+    ``step``. ``contents``: what these tensors held in the training pass.
     """
 
     inputs: Inputs
@@ -59,25 +73,31 @@ class Batch(NamedTuple):
     tape: Tape | None
     watched: Mapping[str, Any]
     contents: Contents
+    states: RandomStates | None = None
 
     def of(self, model: Instance, gradients: Mapping[str, Tensor] | None, verify: bool) -> Instance:
         """The batch as an instance of a model; raises ValueError if a watched tensor has been written to."""
         changed = self.contents.changed(self.watched)
         if changed is not None:
             raise ValueError(
-                f"the contents of {changed} changed between optimizer.forward and step(), so that statistics would "
-                "come from another pass: give forward a copy of its batch, and write to weights after step()"
+                f"the contents of {changed} changed between the forward pass and step(), so that statistics would "
+                "come from another pass: give the model a copy of its batch, and write to weights after step()"
             )
-        return model.with_batch(self.inputs, self.targets, self.tape, gradients, verify)
+        return model.with_batch(self.inputs, self.targets, self.tape, gradients, verify, self.states)
 
 
 class NaturalGradient(torch.optim.Optimizer):
     """Trains ``model`` by the preconditioned gradients of ``probe``.
 
-    A training loop calls the model through ``forward``, which remembers the batch for the curvature; the rest of the
-    loop is as usual. The gradient is the content of ``.grad``. The statistics are those of the last batch under the
-    likelihood ``loss``. If several batches add to ``.grad`` before a step, the statistics are a mean over these
-    batches, weighted by loss terms; a probe whose states are no means over the batch refuses several batches.
+    A training loop stays as it is: ``criterion(model(x), y).backward()`` and ``step()``. Two hooks on the model see its
+    passes, where statistics are due; ``close`` removes them. The gradient is the content of ``.grad``. The statistics
+    are those of the batch whose outputs got a gradient, under the likelihood ``loss``. Its loss terms are read from
+    that gradient: a term without gradient (padding) is none, and the gradient of another loss is refused. If several
+    batches add to ``.grad`` before a step, the statistics are a mean over these batches, weighted by loss terms; a
+    probe whose states are no means over the batch refuses several batches. Passes without gradients are not looked at.
+
+    ``forward`` calls the model with the targets at hand, which need not be read then: the loss may be any. A probe that
+    weighs samples in the backward pass (FNGD after its first epoch) needs it. In one step all passes are of one kind.
 
     If no module reads in the training pass whether it trains, the statistics come from the training pass itself,
     because the pass of evaluation mode would be the same. BatchNorm and dropout read this. With them the gradient is
@@ -99,7 +119,7 @@ class NaturalGradient(torch.optim.Optimizer):
     without statistics per layer (``full``, ``eigen``, ``fngd``, ``ginger``, ``lbfgs``, ``qng``) take the scores of a
     skipped layer as zero, which is their value.
 
-    In a process group of torch.distributed (``torchrun``) every rank gives its part of the batch to ``forward``. The
+    In a process group of torch.distributed (``torchrun``) every rank takes its part of the batch. The
     step is that of the whole batch: the optimizer joins gradients and statistics, each rank's weighted by its loss
     terms. The model must therefore not be wrapped in DistributedDataParallel. Each rank factorizes some of the layers
     for all ranks, and draws sampled labels with a seed of its own. After the start each rank has its own buffers
@@ -112,7 +132,7 @@ class NaturalGradient(torch.optim.Optimizer):
     >>> optimizer = NaturalGradient(model, cb.probe("kfac", damping=0.1), lr=0.5, momentum=0.9, kl_clip=0.01)
     >>> for _ in range(50):
     ...     optimizer.zero_grad()
-    ...     loss = F.cross_entropy(optimizer.forward(x, y), y)
+    ...     loss = F.cross_entropy(model(x), y)
     ...     loss.backward()
     ...     optimizer.step()
     >>> bool(loss < 1)
@@ -127,6 +147,12 @@ class NaturalGradient(torch.optim.Optimizer):
         weight_decay: the weight decay of parameter groups that set none.
         loss: the likelihood of the curvature as ``Instance`` takes it; in a process group ``cross_entropy`` or
             ``gaussian``.
+        outputs: a function from what the model returns to the tensor of its outputs, as ``Instance`` takes it.
+        statistics: the mode whose pass gives the statistics: ``training``, the pass as it was, in which BatchNorm
+            couples the samples; ``evaluation``; or ``auto``, the training pass where both modes compute the same, else
+            evaluation mode.
+        parameters: what the probe covers: ``all`` trainable parameters, or the ``weights`` of linear layers and
+            convolutions with their biases.
         params: the parameters or parameter groups to train. None means all parameters.
         stat_every: the number of steps from one update of the statistics to the next.
         refresh_every: the number of steps from one factorization to the next; a method without factorizations uses its
@@ -153,6 +179,9 @@ class NaturalGradient(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         *,
         loss: Loss = "cross_entropy",
+        outputs: Chooser | None = None,
+        statistics: Statistics = "auto",
+        parameters: Parameters = "all",
         params: Iterable[Any] | None = None,
         stat_every: int = 1,
         refresh_every: int = 1,
@@ -165,8 +194,12 @@ class NaturalGradient(torch.optim.Optimizer):
         refuse_type("probe", probe, Probe, "give curvbench.probe(name)")
         if kl_clip is not None and not 0 < kl_clip < math.inf:
             raise ValueError(f"kl_clip must be finite and above zero, or None, got {kl_clip}")
+        if statistics not in get_args(Statistics):
+            raise ValueError(f"statistics must be 'auto', 'evaluation' or 'training', got {statistics!r}")
         likelihood(loss)
-        self.model, self.loss = model, loss
+        refuse_parameters(parameters)
+        self.model, self.loss, self.parameters = model, loss, parameters
+        self.outputs, self.statistics = outputs, statistics
         self.kl_clip, self.decoupled_weight_decay = kl_clip, decoupled_weight_decay
         self._begin()
         rates = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
@@ -179,6 +212,23 @@ class NaturalGradient(torch.optim.Optimizer):
             )
         self._curvature = Curvature(probe, stat_every, refresh_every, ema, self._ranks, decay)
         self._layers: list[list[Any]] | None = None
+        self._watch()
+
+    def _watch(self) -> None:
+        """Hook the model, whose passes are of interest from now on."""
+        self._hooks = watch(self.model, self)
+        self._expect()
+
+    def close(self) -> None:
+        """Remove the hooks from the model; ``forward`` goes on to work."""
+        self._close_passes()
+        unwatch(self._hooks)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _begin(self) -> None:
         """Set the attributes to their values before the first batch."""
@@ -186,11 +236,14 @@ class NaturalGradient(torch.optim.Optimizer):
         self._verified: Instance | None = None
         self._checks = Checks()
         self._trained: dict[nn.Parameter, bool] = {}
-        self._may_share = False
+        self._opened: list[Opened | None] = []  # None for a call of the model inside of its own pass
+        self._expects = self._is_own_pass = False
         self._drop_batch()
 
     def _drop_batch(self) -> None:
         self._terms = 0
+        self._arrived: list[Pass] = []
+        self._taken: list[Pass] = []
         self._batch: Batch | None = None
         self._next_state: Any = None  # of a probe that has weighed the samples in this step's backward pass
 
@@ -229,11 +282,118 @@ class NaturalGradient(torch.optim.Optimizer):
         if "model" in state:  # torch also calls this with a part of the state
             self._ranks = self._curvature.ranks = Ranks.here()
             self._begin()
+            self._watch()
 
     @property
     def probe(self) -> Probe:
         """The probe as it is at the next step."""
         return self._curvature.probe
+
+    def _expect(self) -> None:
+        """Find out whether the next pass is of interest."""
+        self._expects = self._verified is None or self._curvature.is_due or self._ranks.count > 1
+
+    def begin_pass(self, is_compiled: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Called by a hook before a pass of the model: it is followed if its statistics are due."""
+        if self._opened:
+            if self._opened[0] is not None and self._opened[0].is_running:
+                self._opened.append(None)
+                return
+            self._close_passes()
+        if not self._expects or not torch.is_grad_enabled() or self._is_own_pass or in_network_pass():
+            return
+        if len(self._arrived) > 1:
+            self._gather_passes()
+        instance = None if is_compiled or not self._curvature.is_due else self._verified
+        self._opened.append(open_pass(self.model, self._inputs(args, kwargs), instance, self.statistics))
+
+    def _inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
+        return inputs_of(self.model.forward, args, kwargs)
+
+    def end_pass(self, returned: Any) -> Any:
+        """Called by a hook after a pass; gives outputs whose backward pass keeps the graph, or None for none."""
+        opened = self._opened.pop() if self._opened else None
+        if opened is None:
+            return None
+        opened.stack.close()
+        return None if returned is None else self._remember(opened, returned)
+
+    def _close_passes(self) -> None:
+        """End what passes that were interrupted have left open."""
+        while self._opened:
+            if (opened := self._opened.pop()) is not None:
+                opened.stack.close()
+
+    def _remember(self, opened: Opened, returned: Any) -> Tensor | None:
+        """Have the pass arrive when its outputs get a gradient; the outputs that keep the graph, if they do."""
+        outputs = chosen(returned, self.outputs)
+        first = outputs if isinstance(outputs, Tensor) else outputs[0]
+        if not first.requires_grad:
+            return None
+        tape = tape_of(opened, returned, self._verified, self.statistics)
+        watched = {**named_inputs(opened.inputs), **self._weights()} if self._curvature.is_due else {}
+        detached = mapped(outputs, Tensor.detach)
+        contents = Contents.of(watched)
+        seen = Pass(opened.inputs, detached, tape, opened.states, watched, contents, self._curvature.steps)
+        shown = first if tape is None else tape.outputs.detach().requires_grad_()
+        shown.register_hook(partial(_arrive, weakref.ref(self), seen, self.probe.reads_output_gradients))
+        return None if tape is None else shown
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {f"parameter {name!r}": parameter for parameter, name in self._names.items()}
+
+    def _take_pass(self, seen: Pass, gradient: Tensor) -> None:
+        """Count a pass whose outputs have got a gradient; those before it are none if their gradients were cleared."""
+        if seen.step != self._curvature.steps:
+            return
+        if self._arrived and not self._has_gradients() and self._arrived[-1].task != current_task():
+            self._forget()
+        seen.take(gradient)
+        if seen not in self._arrived:
+            self._arrived.append(seen)
+
+    def _has_gradients(self) -> bool:
+        return any(p.grad is not None for group in self.param_groups for p in group["params"])
+
+    def _forget(self) -> None:
+        """Forget the batches of a step that is not made."""
+        self._drop_batch()
+        self._curvature.drop_parts()
+
+    def _gather_passes(self) -> None:
+        """Add all passes but the last to this step's statistics, so that their graphs can go."""
+        if not self._has_gradients():
+            self._forget()
+            return
+        earlier, self._arrived = self._arrived[:-1], self._arrived[-1:]
+        self._take_batches(earlier)
+        self._gather()
+
+    def _take_batches(self, passes: Sequence[Pass]) -> None:
+        """Make passes the batches of this step: the last is the batch, and those before it are its parts."""
+        for seen in passes:
+            assert seen.gradient is not None
+            with torch.enable_grad():
+                targets = targets_of(likelihood(self.loss), seen.outputs, seen.gradient)
+                self._count_terms(targets)
+                self._verified_on(seen.inputs, targets)
+            if self._batch is not None:
+                self._gather()
+            if self._curvature.is_due:
+                self._batch = Batch(seen.inputs, targets, seen.tape, seen.watched, seen.contents, seen.states)
+
+    def _take_passes(self) -> None:
+        """Make the passes that have got gradients the batches of this step."""
+        self._close_passes()
+        arrived, self._arrived = self._arrived, []
+        if arrived and (self._batch is not None or self._next_state is not None):
+            raise ValueError("a step had calls of the model and of optimizer.forward: call one of them until step()")
+        if arrived and self.kl_clip is None and isinstance(self.probe, Weighs) and self.probe.needs_targets:
+            raise ValueError(
+                f"{self.probe.name} weighs samples in the backward pass, so that targets come first: {FORWARD}"
+            )
+        self._take_batches(arrived)
+        self._taken = arrived
 
     def forward(self, inputs: Inputs, targets: Tensor) -> Tensor:
         """The model's outputs, from which the loss is computed; the batch is remembered if its statistics are due.
@@ -244,32 +404,53 @@ class NaturalGradient(torch.optim.Optimizer):
         """
         if not torch.is_grad_enabled():
             return self._call(inputs)
+        if self._arrived:
+            if self._has_gradients():
+                raise ValueError(
+                    "a step had calls of the model and of optimizer.forward: call one of them until step()"
+                )
+            self._forget()
         if self._batch is not None or self._next_state is not None:
             self._gather()
-        if self._ranks.count > 1:  # the gradients of ranks are weighted by their loss terms
-            self._terms += int(likelihood(self.loss).valid(targets).sum())
+        self._count_terms(targets)
         # the clip needs the gradient, which a pass with sample weights does not leave
         outputs = self._weigh(inputs, targets) if self.kl_clip is None else None
         return self._record(inputs, targets) if outputs is None else outputs
 
+    def _count_terms(self, targets: Tensor) -> None:
+        if self._ranks.count > 1:  # the gradients of ranks are weighted by their loss terms
+            self._terms += int(likelihood(self.loss).valid(targets).sum())
+
     def _call(self, inputs: Inputs) -> Tensor:
         args, kwargs = arguments(inputs)
-        outputs: Tensor = self.model(*args, **kwargs)
+        with self._own_pass():
+            outputs: Tensor = self.model(*args, **kwargs)
         return outputs
+
+    @contextmanager
+    def _own_pass(self) -> Iterator[None]:
+        """Inside, the hooks look away."""
+        self._is_own_pass = True
+        try:
+            yield
+        finally:
+            self._is_own_pass = False
 
     def _record(self, inputs: Inputs, targets: Tensor) -> Tensor:
         """The model's outputs; if statistics are due, their pass is recorded and the batch remembered."""
         instance = self._verified_on(inputs, targets)
+        if not instance.returns_outputs:
+            raise ValueError("forward gives outputs (N, C) or (N, T, C): wrap the model, or call it in the plain loop")
         if not self._curvature.is_due:
             return self._call(inputs)
-        with mode_readers(self.model) as readers:
+        states = RandomStates.now(instance.device) if self.statistics == "training" else None
+        with mode_readers(self.model) as readers, self._own_pass():
             tape = instance.record(inputs, len(targets))
-        self._may_share = not readers and instance.runs_as_it_is and not autocasts()
+        shares = may_share(instance, self.statistics) and not (self.statistics == "auto" and readers)
         instance.likelihood.check(widened(tape.outputs.detach()), instance.arranged_targets(widened(targets)))
-        weights = {f"parameter {name!r}": parameter for parameter, name in self._names.items()}
-        watched = {**batch_contents(inputs, targets), **weights}  # the statistics' backward passes come at step()
-        self._batch = Batch(inputs, targets, tape if self._may_share else None, watched, Contents.of(watched))
-        return tape.leaf(note=self.probe.reads_output_gradients) if self._may_share else tape.outputs
+        watched = {**batch_contents(inputs, targets), **self._weights()}  # statistics' backward passes come at step()
+        self._batch = Batch(inputs, targets, tape if shares else None, watched, Contents.of(watched), states)
+        return tape.leaf(note=self.probe.reads_output_gradients) if shares else tape.outputs
 
     @torch.no_grad()
     @full_precision()
@@ -277,7 +458,7 @@ class NaturalGradient(torch.optim.Optimizer):
         """Add the previous batch to this step's statistics, unless its gradients were cleared."""
         batch, was_weighed = self._batch, self._next_state is not None
         self._batch, self._next_state = None, None
-        if all(p.grad is None for group in self.param_groups for p in group["params"]):
+        if not self._has_gradients():
             self._terms = 0
             self._curvature.drop_parts()
         elif was_weighed or self.probe.combines_by is None:
@@ -301,7 +482,8 @@ class NaturalGradient(torch.optim.Optimizer):
             if self._checks.due(shapes(inputs), self._curvature.steps):
                 batch.verify()
         weights, self._next_state = weighed
-        tape = batch.record(inputs, len(targets), frozen=True)
+        with self._own_pass():
+            tape = batch.record(inputs, len(targets), frozen=True)
         batch.likelihood.check(widened(tape.outputs.detach()), batch.targets)
         weigh_backward(batch, tape, weights)
         return tape.outputs
@@ -311,9 +493,9 @@ class NaturalGradient(torch.optim.Optimizer):
         """The model as an instance; the first batch, also the first of a copied optimizer, verifies it."""
         if self._verified is None:
             with evaluation(self.model):
-                verified = Instance(self.model, inputs, targets, self.loss)
-            if not verified.returns_outputs:
-                raise ValueError("NaturalGradient trains a model that returns outputs (N, C) or (N, T, C): wrap it")
+                verified = Instance(
+                    self.model, inputs, targets, self.loss, outputs=self.outputs, parameters=self.parameters
+                )
             if reason := self.probe.unsupported(verified):
                 raise Unsupported(reason)
             layers = [[layer.name, *layer.shape] for layer in verified.layers]
@@ -327,10 +509,11 @@ class NaturalGradient(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Make one step, and return the loss that ``closure`` returns. None means that gradients are there already.
 
-        A ``closure`` computes the loss through ``forward``, and its gradients.
+        A ``closure`` computes the loss, and its gradients.
 
         Raises:
-            ValueError: statistics are due and no batch went through ``forward``, or a matrix cannot be factorized.
+            ValueError: statistics are due and no pass got a gradient, or that of another loss, or a matrix cannot be
+                factorized.
             Diverged: a matrix cannot be factorized because the gradient or its square is not finite.
         """
         loss = None
@@ -338,6 +521,7 @@ class NaturalGradient(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._refuse_refrozen()
+        self._take_passes()
         trained = [p for group in self.param_groups for p in group["params"]]
         self._ranks.join_gradients(trained, self._ranks.share(self._terms))
         by_name = self._with_gradients()
@@ -346,7 +530,10 @@ class NaturalGradient(torch.optim.Optimizer):
             if self.decoupled_weight_decay and group["weight_decay"]:
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.add_(direction, alpha=-group["lr"])
+        for seen in self._taken:
+            seen.close()
         self._drop_batch()
+        self._expect()
         return loss
 
     def _refuse_refrozen(self) -> None:
@@ -407,7 +594,10 @@ class NaturalGradient(torch.optim.Optimizer):
             return {}
         if self._verified is None or (self._curvature.is_due and self._batch is None):
             why = "statistics are due at this step" if self._verified else "no batch has been seen yet"
-            raise ValueError(f"{why}: call the model as optimizer.forward(inputs, targets)")
+            raise ValueError(
+                f"{why}, and no outputs of the model got a gradient: call the module that the optimizer was made with, "
+                "or optimizer.forward(inputs, targets)"
+            )
         batch = self._batch_with(gradients) if self._curvature.is_due else None
         vector = self._verified.pack(self._complete(vectors))
         try:
@@ -427,7 +617,7 @@ class NaturalGradient(torch.optim.Optimizer):
         return {name: scale * step for name, step in solved.items()}
 
     def _batch_with(self, gradients: Mapping[str, Tensor]) -> Instance:
-        """The batch of the last ``forward`` as an instance with these gradients."""
+        """The batch as an instance with these gradients."""
         assert self._verified is not None and self._batch is not None
         verify = self._checks.due(shapes(self._batch.inputs), self._curvature.updates)
         return self._batch.of(self._verified, self._complete(gradients), verify)
@@ -458,10 +648,18 @@ class NaturalGradient(torch.optim.Optimizer):
         super().load_state_dict({key: value for key, value in state_dict.items() if key not in ("curvature", "layers")})
         self._curvature, self._layers = curvature, state_dict["layers"] or self._layers
         self._drop_batch()
+        self._expect()
         trained = [p for group in self.param_groups for p in group["params"]]
         for index, entry in state_dict["state"].items():  # torch rounds loaded tensors to the dtype of the weights
             if "momentum_buffer" in entry:
                 self.state[trained[index]]["momentum_buffer"] = entry["momentum_buffer"].to(trained[index].device)
+
+
+def _arrive(optimizer: Callable[[], NaturalGradient | None], seen: Pass, note: bool, gradient: Tensor) -> None:
+    """Tell the optimizer, if it is still there, that the outputs of a pass have got a gradient, which goes on."""
+    if (watcher := optimizer()) is not None:
+        watcher._take_pass(seen, gradient)
+    seen.go_on(gradient, note)
 
 
 def _joined(model: nn.Module, probe: Probe) -> Ranks:

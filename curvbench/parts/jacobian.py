@@ -38,7 +38,7 @@ class LocalMap:
     @property
     def target(self) -> Tensor:
         """The reader's input, (N, ...)."""
-        x = self.tape.calls[self.reader][0].x
+        x = self.tape.calls[self.reader][0].read
         assert x is not None
         return x
 
@@ -90,7 +90,7 @@ def _products(tape: Tape) -> list[int]:
 def local_map(tape: Tape, number: int) -> LocalMap | None:
     """The map from a call's output to the next call's input; None means that no later call depends on the output."""
     for reader in (n for n, (call, _) in enumerate(tape.calls) if n > number and call.is_matrix):
-        x = tape.calls[reader][0].x
+        x = tape.calls[reader][0].read
         ones = None if x is None or not x.is_floating_point() else tape.pull_between(number, reader, torch.ones_like(x))
         if ones is not None:
             return LocalMap(tape, number, reader, ones)

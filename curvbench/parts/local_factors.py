@@ -66,6 +66,11 @@ def damped_inverses(phi: Tensor, psi: Tensor, least: float, most: float) -> tupl
     return inverse, 1 / (psi + mean_within(psi, least, most)[:, None])
 
 
+def scaled_step(part: Tensor, inverse: Tensor, scale: Tensor) -> Tensor:
+    """The inverses of ``damped_inverses`` applied to a layer's part of a gradient, (P,) -> (P,)."""
+    return (scale[..., None] * sides.from_right(part.reshape(*scale.shape, -1), inverse)).flatten()
+
+
 def damped_product(psi: Tensor, phi: Tensor, least: float, most: float) -> Kronecker | Identity:
     """The product whose inverse ``damped_inverses`` make."""
     if _is_silent(psi):

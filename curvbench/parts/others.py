@@ -19,6 +19,15 @@ Other = Diagonal | Dense
 
 LARGEST_BLOCK = 1024  # rows of a vector's whole block, which takes 8 MiB in float64
 
+NOTE = (
+    "Convolutions in one to three dimensions and transposed ones have the factors of their patches. A weight that is "
+    "tied in two orientations has the Kronecker product nearest to the sum of the products of its uses; a lookup's "
+    "input factor is its diagonal, as is every factor with more than 8,192 rows. A vector (a norm's scale and shift, "
+    "positions, any parameter without a product) has what others says, with the damping added to it; a whole block "
+    f"with more than {LARGEST_BLOCK:,} entries is its diagonal. The published cost counts every block as a Linear's."
+)
+"""What K-FAC and its kin do with parameters on which their papers are silent."""
+
 
 def block_order(layer: Layer, others: Others) -> int:
     """The order of the blocks that a vector has: D for ``unit``, M D for a whole ``block`` that is not too large."""

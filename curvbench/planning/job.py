@@ -20,7 +20,7 @@ from curvbench.engines.local import LocalEngine
 from curvbench.engines.slurm import SlurmEngine
 from curvbench.identity import libraries
 from curvbench.planning import plan, selection, tuning
-from curvbench.spec import Cell, Status, Suite
+from curvbench.spec import Cell, Parameters, Status, Suite
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Options:
     device: str = "cpu"
     dtype: str | None = None
     damping: float | None = None
+    parameters: Parameters | None = None
     threads: int = 1
     train: str | None = None
     retrain: bool = False
@@ -128,6 +129,7 @@ class Job:
         preset = self.suite.presets[options.preset]
         parts += ["--dtype", cell.dtype] if cell.dtype != preset.dtype else []
         parts += ["--damping", f"{cell.damping!r}"] if cell.damping != preset.damping else []
+        parts += ["--parameters", cell.parameters] if cell.parameters != preset.parameters else []
         parts += ["--threads", str(cell.threads)] if cell.threads != 1 else []
         parts += ["--results", str(options.results)] if options.results != Path("results") else []
         parts += ["--data", str(options.data)] if options.data and not os.environ.get("CURVBENCH_DATA") else []
@@ -209,4 +211,5 @@ def _cells(options: Options, name: str, suite: Suite) -> list[Cell]:
         suite.presets.get(suite.original),
         options.retrain,
         options.damping,
+        options.parameters,
     )

@@ -77,7 +77,7 @@ def make(
     root: Path | None = None,
     goes_on: Path | None = None,
 ) -> Plan:
-    """The plan for ``cells``, which have one suite, device, dtype and number of threads; nothing is written.
+    """The plan for ``cells``, which have one ``run_identity`` and one suite; nothing is written.
 
     The suite's latest run is continued if the same code and libraries made it on the same machine, and if it holds no
     other version of one of the cells. Its failed cells are run again if their status is in ``rerun``. ``force`` begins
@@ -146,6 +146,7 @@ def describe(identity: str, cell: Cell) -> dict[str, Any]:
         "device": cell.device,
         "dtype": cell.dtype,
         "threads": cell.threads,
+        "parameters": cell.parameters,
         "meters": list(cell.meters),
         "weights": cell.weights,
     }

@@ -8,7 +8,7 @@ from itertools import product
 
 from curvbench.cells import shipped
 from curvbench.registry import parse_probe, parse_problem, parse_training
-from curvbench.spec import Cell, Preset, Probe, Problem, Status, Suite, Training
+from curvbench.spec import Cell, Parameters, Preset, Probe, Problem, Status, Suite, Training
 from curvbench.words import near_misses
 
 SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -77,8 +77,9 @@ def select(
     original: Preset | None = None,
     retrain: bool = False,
     damping: float | None = None,
+    parameters: Parameters | None = None,
 ) -> list[Cell]:
-    """The cells of a preset. Given probes, problems, seeds, dtype and damping replace the preset's own.
+    """The cells of a preset. Given probes, problems, seeds, dtype, damping and parameters replace the preset's.
 
     ``training``: hyperparameters ``key=value,...`` that replace the training's. ``original``: the preset of a published
     experiment; every cell that is none of its cells is a surrogate. ``retrain``: shipped snapshots are not used.
@@ -105,6 +106,7 @@ def select(
             training=trained[probe],
             precision=preset.precision,
             damping=preset.damping if damping is None else damping,
+            parameters=parameters or preset.parameters,
             surrogate=published is not None and (problem, probe, trained[probe]) not in published,
             weights=weights[problem, s],
         )

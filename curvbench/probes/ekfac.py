@@ -21,7 +21,7 @@ from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, RotatedDiagonal
 from curvbench.parts.eigenbasis import Followed, squared_means, squared_scores
 from curvbench.parts.factors import Held
-from curvbench.parts.others import Others, other_block, rotated
+from curvbench.parts.others import NOTE, Others, other_block, rotated
 from curvbench.parts.ranges import at_least_one, fraction
 from curvbench.parts.roles import kfac_products, nearest_of
 from curvbench.spec import About, FisherProbe
@@ -69,6 +69,7 @@ class Ekfac(FisherProbe):
         },
         source="George et al. 2018, Algorithm 1",
         notes=(
+            NOTE,
             "With basis_every above 1 the step that is measured after one update keeps that update's basis; the "
             "published cost spreads a basis over its updates. In a training bases come every stat_every * "
             "basis_every steps, and refresh_every has no meaning: there is nothing else to factorize.",

@@ -110,6 +110,10 @@ class Fngd(Weighs, Probe):
         gradients = batch.gradient().split([block.size for block in blocks])
         return State(blocks, shared.dampings.tolist(), (), shared, weights, gradients)
 
+    @property
+    def needs_targets(self) -> bool:
+        return self.stage == "shared" and self.accelerated
+
     def weigh(self, state: State | None, batch: Instance) -> tuple[Tensor, State] | None:
         shared = state.shared if state else None
         if shared is None or shared.seen < self.batches or not self.accelerated:

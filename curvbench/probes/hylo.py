@@ -11,33 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from curvbench import numerics
 from curvbench.fisher import collect
-from curvbench.fisher.columns import Columns
 from curvbench.instance import Instance
-from curvbench.operators import BlockDiagonal, Diagonal, LowRank, Operator
+from curvbench.operators import BlockDiagonal, Diagonal, Operator
 from curvbench.parts.interpolation import draw, interpolate, outer_kernel, residual_weighted
-from curvbench.parts.patch_sums import mean_patch
+from curvbench.parts.kept_scores import Kept, reduced
 from curvbench.parts.silence import damped, silent, steps
 from curvbench.parts.storage import too_large
 from curvbench.spec import About, FisherProbe, FisherType
-
-
-class Kept(NamedTuple):
-    """The kept scores U_S of a layer, and the represented F^ = V V^T with V = U_S ``mixing``.
-
-    ``inputs`` (r, G, D) and ``gradients`` (r, G, M) make the scores. ``mixing`` is (r, r). ``kernel`` is V^T V (r, r).
-    """
-
-    inputs: Tensor
-    gradients: Tensor
-    mixing: Tensor
-    kernel: Tensor
 
 
 class State(NamedTuple):
@@ -112,12 +99,14 @@ class Hylo(FisherProbe):
     def update(self, state: State | None, batch: Instance) -> State:
         generator = torch.Generator().manual_seed(self.seed)
         columns = collect(batch, self.fisher_type, self.mc_samples, self.seed)
-        return State([self._kept(c, batch.terms, generator) for c in columns])
-
-    def _kept(self, columns: Columns, terms: int, generator: torch.Generator) -> Kept | Diagonal:
-        if columns.layer.kind == "tied":
-            return silent(columns.layer, columns.slopes)
-        return self._chosen(*_reduced(columns), terms, generator)
+        return State(
+            [
+                silent(c.layer, c.slopes)
+                if c.layer.kind == "tied"
+                else self._chosen(*reduced(c), batch.terms, generator)
+                for c in columns
+            ]
+        )
 
     def _chosen(self, a: Tensor, g: Tensor, terms: int, generator: torch.Generator) -> Kept:
         count = self._count(len(a))
@@ -143,40 +132,17 @@ class Hylo(FisherProbe):
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
         pairs = zip(state.layers, state.factors, strict=True)
+        entries: list[tuple[Kept, Any] | Diagonal]
         entries = [kept if isinstance(kept, Diagonal) else (kept, factor) for kept, factor in pairs]
-        return steps(entries, list(map(_size, state.layers)), gradient, self._solve)
+        return steps(entries, [kept.size for kept in state.layers], gradient, self._solve)
 
-    def _solve(self, entry: tuple[Kept, Tensor], part: Tensor) -> Tensor:
-        (inputs, gradients, mixing, _), factor = entry
-        V = part.reshape(inputs.shape[1], -1, inputs.shape[-1])
-        projected = ((gradients.transpose(0, 1) @ V) * inputs.transpose(0, 1)).sum((0, 2))
-        solved = numerics.cholesky_solve((mixing.T @ projected).double()[:, None], factor)[:, 0]
-        scaled = inputs * (mixing @ solved.to(part.dtype))[:, None, None]
-        return (V - torch.einsum("rgm,rgd->gmd", gradients, scaled)).flatten() / self.damping
+    def _solve(self, entry: tuple[Kept, Tensor | Diagonal], part: Tensor) -> Tensor:
+        kept, factor = entry
+        assert isinstance(factor, Tensor), "a kept block has a factor"
+        return kept.solve(part, self.damping, factor)
 
     def operator(self, state: State) -> BlockDiagonal:
-        return BlockDiagonal([kept if isinstance(kept, Diagonal) else _low_rank(kept) for kept in state.layers])
+        return BlockDiagonal([kept if isinstance(kept, Diagonal) else kept.operator() for kept in state.layers])
 
     def damped(self, state: State) -> Operator:
         return damped(self.operator(state), self.damping)
-
-
-def _low_rank(kept: Kept) -> LowRank:
-    V = torch.einsum("rgm,rgd->gmdr", kept.gradients, kept.inputs).flatten(0, 2) @ kept.mixing
-    return LowRank(V, V.new_ones(V.shape[1]))
-
-
-def _size(kept: Kept | Diagonal) -> int:
-    return kept.size if isinstance(kept, Diagonal) else kept.inputs[0].numel() * kept.gradients.shape[-1]
-
-
-def _reduced(columns: Columns) -> tuple[Tensor, Tensor]:
-    """Mean inputs (R N, G, D) and summed gradients (R N, G, M) of the scores; those of a vector have the input 1."""
-    R, slopes = len(columns.slopes), columns.slopes.flatten(0, 1)
-    if columns.layer.kind == "vector":
-        return slopes.new_ones(len(slopes), 1, 1), slopes.flatten(2)
-    if columns.layer.kind == "lookup":
-        means = mean_patch(columns.layer, columns.inputs).to(slopes.dtype)
-    else:
-        means = columns.patches().mean(-1)
-    return means.repeat(R, 1, 1), slopes.sum(-1)

@@ -25,7 +25,7 @@ from curvbench.parts.factors import (
     is_cut,
     product,
 )
-from curvbench.parts.others import OtherMoment, Others
+from curvbench.parts.others import NOTE, OtherMoment, Others
 from curvbench.parts.roles import of_roles, represented
 from curvbench.spec import About, FisherProbe, FisherType, Layer
 
@@ -62,6 +62,7 @@ class Kfac(FisherProbe):
             "memory": "2 G (M^2 + D^2)",
         },
         source="Martens and Grosse 2015; convolutions: Grosse and Martens 2016; reduce: Eschenhagen et al. 2023",
+        notes=(f"{NOTE} With fisher_type=forward-only a vector has the identity.",),
         errata=("E-C8",),
         family="Kronecker",
         color="blue",

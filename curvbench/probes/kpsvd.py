@@ -6,18 +6,16 @@ input factor of K-FAC. The map and its adjoint act on factored score columns: th
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from curvbench import numerics
 from curvbench.fisher import collect
 from curvbench.fisher.columns import Columns
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
 from curvbench.parts.factors import Block, Factored, KroneckerDamping
+from curvbench.parts.lanczos import NotReached, leading, nonzero, normalized, norms
 from curvbench.parts.others import LARGEST_BLOCK, other_block
 from curvbench.parts.patch_sums import patch_moment
 from curvbench.parts.roles import represented
@@ -72,9 +70,9 @@ class Kpsvd(FisherProbe):
 
     def _nearest(self, columns: Columns, terms: int) -> Kronecker:
         _, outputs, inputs = columns.layer.shape
-        right = _normalized(_start(columns))
+        right = normalized(_start(columns))
         left = columns.contract_inputs(right)
-        scale = _nonzero(_norms(left))  # because the square of a small singular value underflows in float32
+        scale = nonzero(norms(left))  # because the square of a small singular value underflows in float32
 
         def around_inputs(A: Tensor) -> Tensor:
             return columns.contract_outputs(columns.contract_inputs(A) / scale) / scale
@@ -85,7 +83,7 @@ class Kpsvd(FisherProbe):
         try:
             if outputs <= inputs:  # because the basis has a factor per round, and smaller factors cost less
                 left = leading(around_outputs, left, self.iterations, self.tolerance)
-                right = _normalized(columns.contract_outputs(left))
+                right = normalized(columns.contract_outputs(left))
             else:
                 right = leading(around_inputs, right, self.iterations, self.tolerance)
         except NotReached as error:
@@ -107,54 +105,3 @@ def _start(columns: Columns) -> Tensor:
     if columns.layer.kind == "tied":
         return columns.contract_outputs()
     return (patch_moment(columns.layer, columns.inputs) / len(columns.inputs)).to(columns.slopes.dtype)
-
-
-class NotReached(Exception):
-    """The rounds did not reach the tolerance, and only the best pair bounds the errors of other Kronecker products."""
-
-
-def leading(image: Callable[[Tensor], Tensor], start: Tensor, rounds: int, tolerance: float) -> Tensor:
-    """The leading eigenvector of a positive map of symmetric matrices (G, m, m), itself positive semi-definite.
-
-    Lanczos iteration with full orthogonalization finds it, group by group. Where ``start`` is zero the result is zero.
-
-    Raises:
-        NotReached: after all ``rounds`` a residual, relative to its eigenvalue, is above ``tolerance``.
-    """
-    basis = _normalized(start)[:, None]
-    projected = torch.zeros(len(start), 0, 0, dtype=torch.float64, device=start.device)
-    for _ in range(rounds):
-        projected = nn.functional.pad(projected, (0, 1, 0, 1))
-        direction = image(basis[:, -1])
-        for _ in range(2):  # one pass leaves its own rounding
-            weights = torch.einsum("gkab,gab->gk", basis, direction)
-            direction = direction - torch.einsum("gk,gkab->gab", weights, basis)
-            projected[:, -1] += weights  # the row is enough: eigh reads the lower triangle
-        values, vectors = torch.linalg.eigh(projected)
-        limit, rest = tolerance * values[:, -1], _norms(direction)
-        if bool((rest[:, 0, 0] * vectors[:, -1, -1].abs() <= limit).all()):
-            return _semidefinite(torch.einsum("gk,gkab->gab", vectors[:, :, -1].to(basis.dtype), basis))
-        # In a group whose directions are exhausted only rounding is left.
-        following = torch.where(rest > limit[:, None, None], direction / _nonzero(rest), 0.0)
-        basis = torch.cat([basis, following[:, None]], 1)
-    raise NotReached(f"{rounds} rounds did not reach the tolerance {tolerance:g}")
-
-
-def _semidefinite(factors: Tensor) -> Tensor:
-    """The factors with the sign that makes their trace positive, without negative eigenvalues of rounding."""
-    sign = factors.diagonal(dim1=-2, dim2=-1).sum(-1).sign()[:, None, None]
-    values, vectors = numerics.eigh(sign * factors)
-    return (vectors * values[:, None]) @ vectors.mT
-
-
-def _norms(factors: Tensor) -> Tensor:
-    return torch.linalg.matrix_norm(factors)[:, None, None]
-
-
-def _nonzero(norms: Tensor) -> Tensor:
-    return torch.where(norms > 0, norms, 1.0)
-
-
-def _normalized(factors: Tensor) -> Tensor:
-    """Factors of Frobenius norm 1 per group; a zero factor stays zero."""
-    return factors / _nonzero(_norms(factors))

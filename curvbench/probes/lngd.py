@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -20,9 +21,9 @@ from torch import Tensor
 from curvbench import states
 from curvbench.fisher import ExactFisher, collect
 from curvbench.instance import Instance
-from curvbench.operators import BlockDiagonal, Kronecker, sides
+from curvbench.operators import BlockDiagonal, Kronecker
 from curvbench.parts.jacobian import energies, mixed_layer
-from curvbench.parts.local_factors import damped_inverses, damped_product, local_factors, rated
+from curvbench.parts.local_factors import damped_inverses, damped_product, local_factors, rated, scaled_step
 from curvbench.spec import About, Follows, Probe
 from curvbench.spec.geometry import canonical_type
 
@@ -97,7 +98,8 @@ class Lngd(Follows, Probe):
             "The paper has Linear and convolutional layers, also those that are called several times, transposed or in "
             "three dimensions; a lookup is the Linear of one-hot inputs here. A norm's scale and shift, any other "
             "vector, and a weight that is tied in two orientations take the plain gradient, without a rate, and the "
-            "represented matrix is zero there. Local maps go through norms and end at the next product.",
+            "represented matrix is zero there. Local maps go through norms and end at the next product, in a recurrent "
+            "layer at its first step that they reach.",
         ),
         errata=("E-L",),
         family="rescaled layers",
@@ -139,17 +141,13 @@ class Lngd(Follows, Probe):
         return state._replace(scores=[ExactFisher((c,), batch.terms) for c in columns], terms=batch.terms)
 
     def refresh(self, state: State) -> State:
-        factors = zip(state.phis, state.psis, strict=True)
-        pairs = [damped_inverses(*pair, self.nu1, self.nu2) for pair in factors]
-        return state._replace(inverses=[inverse for inverse, _ in pairs], scales=[scale for _, scale in pairs])
+        pairs = map(partial(damped_inverses, least=self.nu1, most=self.nu2), state.phis, state.psis)
+        inverses, scales = zip(*pairs, strict=True)
+        return state._replace(inverses=list(inverses), scales=list(scales))
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
         parts = gradient.split([psi.numel() * phi.shape[-1] for phi, psi in zip(state.phis, state.psis, strict=True)])
-        triples = zip(parts, state.inverses, state.scales, strict=True)
-        steps = [
-            (s[..., None] * sides.from_right(part.reshape(*s.shape, -1), inverse)).flatten()
-            for part, inverse, s in triples
-        ]
+        steps = list(map(scaled_step, parts, state.inverses, state.scales))
         has_rate = self.layer_rate != "none"
         return torch.cat(rated(state.psis, steps, parts, state.scores, state.terms, self.mu) if has_rate else steps)
 
@@ -157,6 +155,5 @@ class Lngd(Follows, Probe):
         return BlockDiagonal([Kronecker.batched(psi, phi) for psi, phi in zip(state.psis, state.phis, strict=True)])
 
     def damped(self, state: State) -> BlockDiagonal | None:
-        pairs = zip(state.psis, state.phis, strict=True)
-        products = [damped_product(*pair, self.nu1, self.nu2) for pair in pairs]
-        return BlockDiagonal(products) if self.layer_rate == "none" else None
+        products = map(partial(damped_product, least=self.nu1, most=self.nu2), state.psis, state.phis)
+        return BlockDiagonal(list(products)) if self.layer_rate == "none" else None

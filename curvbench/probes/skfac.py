@@ -18,7 +18,7 @@ from torch import Tensor
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Operator
 from curvbench.parts.factors import Block, KroneckerDamping, has_diagonal_inputs, is_cut
-from curvbench.parts.others import Other, OtherMoment, Others, damped_inverse
+from curvbench.parts.others import NOTE, Other, OtherMoment, Others, damped_inverse
 from curvbench.parts.patch_sums import mean_patch
 from curvbench.parts.roles import of_roles
 from curvbench.parts.roots import Root, Roots, RootsInverse, nearest_roots, root_of
@@ -54,6 +54,7 @@ class Skfac(FisherProbe):
             "memory": "G (N D + N R M + N^2 + (N R)^2)",
         },
         source="Tang et al. 2021; the reduction of positions is how it is understood here, not read in the paper",
+        notes=(NOTE,),
         family="smaller factors",
         color="sky",
     )

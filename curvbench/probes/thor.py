@@ -17,7 +17,7 @@ from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Dense, Diagonal, Operator
 from curvbench.parts.cut import Cut, CutMoment, cut_inputs, nearest_cut
 from curvbench.parts.factors import LARGEST_SIDE, Block, KroneckerDamping, is_cut
-from curvbench.parts.others import Other, OtherMoment, Others, damped_inverse
+from curvbench.parts.others import NOTE, Other, OtherMoment, Others, damped_inverse
 from curvbench.parts.roles import of_roles
 from curvbench.spec import About, FisherProbe, Layer
 from curvbench.states.ranks import shared_map
@@ -57,6 +57,7 @@ class Thor(FisherProbe):
         },
         source="Chen et al. 2021; block size and damping follow the public code",
         notes=(
+            NOTE,
             "The paper refreshes a layer where the trace of its damped matrix has changed by more than a share, and "
             "leaves it alone for good below another one; neither threshold is known here. THOR does not do so here: a "
             "training refreshes every layer each refresh_every steps, and its seconds are those of that.",

@@ -16,7 +16,7 @@ from curvbench.instance import Instance
 from curvbench.instance import layers as geometry
 from curvbench.operators import BlockDiagonal, Kronecker, Operator, sides
 from curvbench.parts.factors import Block, Factored, Held, KroneckerDamping, MomentSum, second_moment
-from curvbench.parts.others import OtherMoment, Others
+from curvbench.parts.others import NOTE, OtherMoment, Others
 from curvbench.parts.patch_sums import index_sums
 from curvbench.parts.roles import of_roles, represented
 from curvbench.spec import About, FisherProbe, Layer
@@ -52,6 +52,7 @@ class Tkfac(FisherProbe):
             "memory": "2 G (M^2 + D^2)",
         },
         source="Gao et al. 2021",
+        notes=(NOTE,),
         family="Kronecker",
         color="red",
     )

@@ -1,4 +1,4 @@
-"""Tiny classifiers of digits, one per kind of layer, which show the kinds that a probe covers."""
+"""Tiny classifiers of digits, one per kind of use of a parameter, which show the kinds that a probe covers."""
 
 from __future__ import annotations
 
@@ -26,10 +26,26 @@ Network = Literal[
     "conv2d-dilation",
     "conv2d-groups",
     "conv2d-depthwise",
+    "conv3d",
+    "conv1d-transposed",
+    "conv2d-transposed",
     "batchnorm",
     "layernorm",
+    "groupnorm",
+    "rmsnorm",
     "embedding",
+    "embedding-bag",
+    "positions",
     "attention",
+    "attention-packed",
+    "lstm",
+    "gru",
+    "repeated",
+    "tied",
+    "experts",
+    "low-rank",
+    "weight-norm",
+    "unrecognised",
     "sequence",
 ]
 CLASSES, WIDTH, QUARTERS = 10, 8, 4
@@ -38,11 +54,13 @@ GREYS = (-0.5, 0.0, 0.5)  # limits of four grey levels; pixels have mean 0 and s
 
 @dataclass(frozen=True)
 class Layers(Problem):
-    """A tiny network with one kind of layer, and Linear layers around it.
+    """A tiny network with one kind of use of its parameters, and Linear layers around it.
 
-    ``network``: kind of layer. One-dimensional convolutions take the rows of an image as channels, two-dimensional ones
-    the four pixels of each 2 x 2 block. ``embedding`` takes the grey levels of these blocks as 16 tokens. ``attention``
-    and ``sequence`` take the four quarters of an image; in ``sequence`` every quarter has a label.
+    ``network``: kind of use. One-dimensional convolutions take the rows of an image as channels, two-dimensional ones
+    the four pixels of each 2 x 2 block. Embeddings take the grey levels of these blocks as 16 tokens. Attention,
+    recurrent networks and ``sequence`` take the four quarters of an image; in ``sequence`` every quarter has a label.
+    In ``tied`` the last layer is the embedding. The parameter of ``unrecognised`` is read by an operation that no rule
+    knows, so that plain autograd makes its columns.
     """
 
     recipe: ClassVar[Recipe] = Recipe(learning_rate=0.05, batch=16)
@@ -93,6 +111,100 @@ class Attention(nn.Module):
         return outputs.mean(1)
 
 
+class Positions(nn.Module):
+    """A class token before the quarters of an image, and positions, as a Vision Transformer has them, (N, 5, 16)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.randn(1, 1, 16) / 4)
+        self.places = nn.Parameter(torch.randn(1, QUARTERS + 1, 16) / 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.places
+
+
+class Packed(nn.Module):
+    """Torch's own attention, whose projections of query, key and value are one parameter, (N, S, 16) -> (N, 16)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: Tensor = self.attention(x, x, x)[0]
+        return outputs.mean(1)
+
+
+class Last(nn.Module):
+    """The last output of a recurrent layer, (N, S, 16) -> (N, WIDTH)."""
+
+    def __init__(self, kind: Callable[..., nn.Module]) -> None:
+        super().__init__()
+        self.layer = kind(16, WIDTH, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: Tensor = self.layer(x)[0]
+        return outputs[:, -1]
+
+
+class Repeated(nn.Module):
+    """One Linear, applied twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.layer(torch.tanh(self.layer(x))))
+
+
+class Tied(nn.Module):
+    """An embedding of grey levels that gives the scores of the classes too, (N, 16) -> (N, C)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.mix = nn.Embedding(CLASSES, 4), nn.Linear(64, 4)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return F.linear(torch.tanh(self.mix(self.embedding(tokens).flatten(1))), self.embedding.weight)
+
+
+class Experts(nn.Module):
+    """An expert per quarter of an image, all in one parameter, (N, 4, 16) -> (N, 4 WIDTH)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(QUARTERS, 16, WIDTH) / 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.bmm(x.transpose(0, 1), self.weight).transpose(0, 1).flatten(1)
+
+
+class LowRank(nn.Module):
+    """A frozen matrix plus a trained one of rank 2, as an adapter has them."""
+
+    base: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("base", torch.randn(WIDTH, 64) / 8)
+        self.down, self.up = nn.Parameter(torch.randn(2, 64) / 8), nn.Parameter(torch.randn(WIDTH, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.base + self.up @ self.down)
+
+
+class Distances(nn.Module):
+    """Distances to trained prototypes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prototypes = nn.Parameter(torch.randn(4, WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cdist(x, self.prototypes)
+
+
 def _dense(*between: nn.Module) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, WIDTH), *between, nn.ReLU(), nn.Linear(WIDTH, CLASSES))
 
@@ -101,6 +213,28 @@ def _conv1d(outputs: int = 4, stride: int = 1, dilation: int = 1, groups: int = 
     convolution = nn.Conv1d(8, outputs, 3, stride, padding=dilation, dilation=dilation, groups=groups)
     pool = nn.AdaptiveAvgPool1d(2)
     return nn.Sequential(nn.Flatten(1, 2), convolution, nn.ReLU(), pool, nn.Flatten(), nn.Linear(2 * outputs, CLASSES))
+
+
+def _voxels() -> nn.Module:
+    blocks = nn.Sequential(nn.PixelUnshuffle(2), nn.Unflatten(1, (1, 4)), nn.Conv3d(1, 3, 2), nn.ReLU())
+    return nn.Sequential(blocks, nn.AdaptiveAvgPool3d((1, 2, 2)), nn.Flatten(), nn.Linear(12, CLASSES))
+
+
+def _transposed1d() -> nn.Module:
+    layer = nn.ConvTranspose1d(8, 4, 3, stride=2, padding=1, output_padding=1)
+    return nn.Sequential(
+        nn.Flatten(1, 2), layer, nn.ReLU(), nn.AdaptiveAvgPool1d(2), nn.Flatten(), nn.Linear(8, CLASSES)
+    )
+
+
+def _transposed2d() -> nn.Module:
+    layer = nn.ConvTranspose2d(4, 2, 2, stride=2)
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(8, CLASSES))
+    return nn.Sequential(nn.PixelUnshuffle(2), layer, nn.ReLU(), head)
+
+
+def _quarters(*middle: nn.Module, width: int = WIDTH) -> nn.Module:
+    return nn.Sequential(Quarters(), *middle, nn.Linear(width, CLASSES))
 
 
 def _conv2d(*between: nn.Module, stride: int = 1, dilation: int = 1, groups: int = 1) -> nn.Module:
@@ -121,9 +255,25 @@ NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     "conv2d-dilation": lambda: _conv2d(dilation=2),
     "conv2d-groups": lambda: _conv2d(groups=2),
     "conv2d-depthwise": lambda: _conv2d(groups=4),
+    "conv3d": _voxels,
+    "conv1d-transposed": _transposed1d,
+    "conv2d-transposed": _transposed2d,
     "batchnorm": lambda: _conv2d(nn.BatchNorm2d(4)),
     "layernorm": lambda: _dense(nn.LayerNorm(WIDTH)),
+    "groupnorm": lambda: _conv2d(nn.GroupNorm(2, 4)),
+    "rmsnorm": lambda: _dense(nn.RMSNorm(WIDTH)),
     "embedding": lambda: nn.Sequential(Greys(), nn.Embedding(4, 2), nn.Flatten(), nn.Linear(32, CLASSES)),
-    "attention": lambda: nn.Sequential(Quarters(), Attention(), nn.Linear(WIDTH, CLASSES)),
+    "embedding-bag": lambda: nn.Sequential(Greys(), nn.EmbeddingBag(4, WIDTH), nn.Linear(WIDTH, CLASSES)),
+    "positions": lambda: _quarters(Positions(), nn.Tanh(), nn.Flatten(), width=16 * (QUARTERS + 1)),
+    "attention": lambda: _quarters(Attention()),
+    "attention-packed": lambda: _quarters(Packed(), width=16),
+    "lstm": lambda: _quarters(Last(nn.LSTM)),
+    "gru": lambda: _quarters(Last(nn.GRU)),
+    "repeated": lambda: _dense(Repeated()),
+    "tied": lambda: nn.Sequential(Greys(), Tied()),
+    "experts": lambda: _quarters(Experts(), nn.Tanh(), width=QUARTERS * WIDTH),
+    "low-rank": lambda: nn.Sequential(nn.Flatten(), LowRank(), nn.Tanh(), nn.Linear(WIDTH, CLASSES)),
+    "weight-norm": lambda: _dense(nn.utils.parametrizations.weight_norm(nn.Linear(WIDTH, WIDTH))),
+    "unrecognised": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, WIDTH), Distances(), nn.Linear(4, CLASSES)),
     "sequence": lambda: nn.Sequential(Quarters(), nn.Linear(16, WIDTH), nn.Tanh(), nn.Linear(WIDTH, CLASSES)),
 }

@@ -14,6 +14,7 @@ from curvbench.spec.pictures import Blocks
 from curvbench.words import one_line
 
 FACTS = ("device_name", "torch_version", "python_version", "platform", "git_sha", "git_dirty", "code", "cpu_count")
+OPTIONS = ("device", "dtype", "threads", "parameters")
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,10 @@ class Run:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Where and when the run was made: the recorded ``FACTS``, device, precision, threads and date."""
+        """Where and when the run was made: the recorded ``FACTS``, device, precision, threads, parameters and date."""
         environment = self.record.get("environment", {})
         facts = {key: str(environment[key]) for key in FACTS if environment.get(key) is not None}
-        facts |= {key: ", ".join(map(str, self.frame[key].unique())) for key in ("device", "dtype", "threads")}
+        facts |= {key: ", ".join(map(str, self.frame[key].unique())) for key in OPTIONS}
         return {"started": f"{self.frame['started_at'].min():%Y-%m-%d %H:%M} UTC", **facts}
 
     @property

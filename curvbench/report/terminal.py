@@ -77,7 +77,10 @@ def growth_tables(frame: pd.DataFrame, selected: Collection[str]) -> Iterator[tu
     """A table per sweep of the selected problems."""
     rows = scaling.growth(frame[labels(frame, "problem").isin(list(selected))])
     for problem in dict.fromkeys(row.problem for row in rows):
-        yield problem, _growth_table([row for row in rows if row.problem == problem])
+        yield (
+            ", ".join([problem, *summary.choices(frame)]),
+            _growth_table([row for row in rows if row.problem == problem]),
+        )
 
 
 def _growth_table(rows: Sequence[Growth]) -> Table:

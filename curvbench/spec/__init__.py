@@ -42,12 +42,12 @@ Legend of shape letters, used in names and docstrings everywhere:
     K  rank, or number of vectors
 
 A parameter vector has length P: block after block, weights before lookups (embeddings) before vectors (norms, other
-biases, positions), each in ``named_parameters`` order and a row-major matrix of shape (G * M, D): ``[W | b]`` of a weight
-with its bias, ``[scale | shift]`` of a norm. "Layer" is the name of a block here.
+biases, positions), each in ``named_parameters`` order and a row-major matrix of shape (G * M, D): ``[W | b]`` of a
+weight with its bias, ``[scale | shift]`` of a norm. "Layer" is the name of a block here.
 """
 
 from curvbench.spec.components import Component
-from curvbench.spec.geometry import FisherType, Kind, Layer, LayerSize
+from curvbench.spec.geometry import PARAMETERS, FisherType, Kind, Layer, LayerSize, Parameters, refuse_parameters
 from curvbench.spec.metrics import FLOP_MODEL, METERS, METRICS, PER_EPOCH, PHASES, SCORES, Meter, Metric, Phase
 from curvbench.spec.outcomes import Diverged, Report, Row, Skip, Status, Unsupported
 from curvbench.spec.probe import About, FisherProbe, Follows, Probe, Role, StepRule, Weighs
@@ -71,6 +71,7 @@ __all__ = [
     "FLOP_MODEL",
     "METERS",
     "METRICS",
+    "PARAMETERS",
     "PER_EPOCH",
     "PHASES",
     "SCORES",
@@ -91,6 +92,7 @@ __all__ = [
     "LayerSize",
     "Meter",
     "Metric",
+    "Parameters",
     "Phase",
     "Precision",
     "Preset",
@@ -114,4 +116,5 @@ __all__ = [
     "decayed",
     "refuse_damping",
     "refuse_decays",
+    "refuse_parameters",
 ]

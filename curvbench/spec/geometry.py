@@ -1,4 +1,4 @@
-"""What a layer is: its kind, its shape in letters, and the types of the Fisher."""
+"""What a Fisher matrix covers: parameters, layers with their kinds and shapes in letters, and its types."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any, Literal, NamedTuple
 
 FisherType = Literal["type-2", "mc", "empirical", "forward-only"]
 FISHER_ALIASES: Mapping[str, FisherType] = {"type2": "type-2", "exact": "type-2"}
+Parameters = Literal["all", "weights"]
 Kind = Literal["linear", "conv1d", "conv2d", "matrix", "lookup", "tied", "vector"]
+PARAMETERS: Mapping[Parameters, str] = {"all": "all parameters", "weights": "weights only"}
 LEVELS: Mapping[Kind, int] = {"lookup": 1, "tied": 1, "vector": 2}
 """The order of kinds in the parameter vector: weights (0), then lookups, then vectors."""
 
@@ -22,6 +24,12 @@ class Piece(NamedTuple):
     columns: int
 
 
+def refuse_parameters(parameters: str) -> None:
+    """Raise ValueError for a choice that is neither all trainable parameters nor the weights alone."""
+    if parameters not in PARAMETERS:
+        raise ValueError(f"parameters must be 'all' or 'weights', got {parameters!r}")
+
+
 def canonical_type(name: Any) -> Any:
     """The name of a Fisher type, of which the type-2 Fisher has several; any other value as it is."""
     return FISHER_ALIASES.get(name, name) if isinstance(name, str) else name
@@ -29,10 +37,10 @@ def canonical_type(name: Any) -> Any:
 
 @dataclass(frozen=True)
 class Layer:
-    """Geometry of one block of the parameter vector, a matrix (G, M, D): a layer's weight with its bias, in most cases.
+    """Geometry of one block of the parameter vector, a matrix (G, M, D): in most cases a weight with its bias.
 
-    ``kind``: how inputs become patches. A ``linear`` has no kernel; a ``conv1d`` is a ``conv2d`` of height 1; the inputs
-    of a ``matrix`` are patches already (transposed and three-dimensional convolutions, convolutions called several
+    ``kind``: how inputs become patches. A ``linear`` has no kernel; a ``conv1d`` is a ``conv2d`` of height 1; inputs of
+    a ``matrix`` are patches already (transposed and three-dimensional convolutions, convolutions called several
     times); a ``lookup`` has indices instead of one-hot inputs; a ``tied`` block is used in two orientations; a
     ``vector`` is a norm's scale and shift, or any other parameter without a product. ``outputs`` (M) and ``inputs``
     (D, bias included) are per group. ``start``: the offset of the first entry in the parameter vector. ``padding``:

@@ -232,6 +232,11 @@ class Follows(ABC):
 class Weighs(ABC):
     """A mix-in of probes whose step can be a reweighted gradient, as FNGD's is after its first epoch."""
 
+    @property
+    def needs_targets(self) -> bool:
+        """Whether a step may come that ``weigh`` gives weights for; a hyperparameter may decide it."""
+        return True
+
     @abstractmethod
     def weigh(self, state: Any, batch: Instance) -> tuple[Tensor, Any] | None:
         """Per-layer sample weights (L, N) and the next state, if they are known before the backward pass; else None.

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from curvbench.spec.geometry import Parameters, refuse_parameters
 from curvbench.spec.metrics import METERS, Meter
 from curvbench.spec.probe import Probe
 from curvbench.spec.problem import Problem
@@ -34,7 +35,8 @@ class Preset:
     produce rows. ``precision``: the precision of the exact Fisher that probes are held against. ``training``: how the
     cells train. None means that they are measured. ``tuned``: other values of the training's fields for some probes, by
     their label or name. ``search``: how more such values are chosen. ``damping``: the damping, in units of the mean
-    Fisher, of the exact step and of the steps that are held against it.
+    Fisher, of the exact step and of the steps that are held against it. ``parameters``: what the Fisher covers: ``all``
+    trainable parameters, or the ``weights`` of linear layers and convolutions with their biases.
     """
 
     problems: Sequence[Problem]
@@ -48,9 +50,11 @@ class Preset:
     tuned: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     search: Search | None = None
     damping: float = DAMPING
+    parameters: Parameters = "all"
 
     def __post_init__(self) -> None:
         refuse_damping(self.damping)
+        refuse_parameters(self.parameters)
         if self.search and (self.training is None or any(problem.epochs for problem in self.problems)):
             raise ValueError("a preset that searches has a training, and problems that are at initialisation: epochs=0")
         if not self.meters or (unknown := [name for name in self.meters if name not in get_args(Meter)]):
@@ -135,9 +139,11 @@ class Cell:
     surrogate: bool = False
     weights: str = ""
     damping: float = DAMPING
+    parameters: Parameters = "all"
 
     def __post_init__(self) -> None:
         refuse_damping(self.damping)
+        refuse_parameters(self.parameters)
         if self.training is None:
             return
         refuse_decays(self.probe, self.training.probe_decay)

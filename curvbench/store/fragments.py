@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from curvbench.spec import Status
 from curvbench.store import files
-from curvbench.store.schema import CELL, LEAN, SCHEMA, SCHEMA_VERSION
+from curvbench.store.schema import CELL, EARLIER, LEAN, SCHEMA, SCHEMA_VERSION
 from curvbench.words import one_line
 
 NEVER_NULL = {"schema_version": "int64", "seed": "int64", "threads": "int64"}
@@ -47,7 +47,7 @@ def write_rows(path: Path, rows: pd.DataFrame) -> None:
 
 
 def read_cell(path: Path) -> pa.Table:
-    """A fragment in ``SCHEMA``; columns that came after the version of the file are null.
+    """A fragment in ``SCHEMA``; columns that came after the version of the file are null or as ``EARLIER`` says.
 
     Raises:
         ValueError: the file is truncated, or no fragment of curvbench.
@@ -81,7 +81,8 @@ def _fitted(table: pa.Table, stored: Sequence[str], wanted: pa.Schema, path: Pat
         raise ValueError(f"no fragment of curvbench: {len(missing)} columns missing ({', '.join(missing[:3])})")
     _refuse_newer(table, path)
     for name in set(missing).intersection(wanted.names):
-        table = table.append_column(SCHEMA.field(name), pa.nulls(table.num_rows, SCHEMA.field(name).type))
+        value = pa.scalar(EARLIER.get(name), SCHEMA.field(name).type)
+        table = table.append_column(SCHEMA.field(name), pa.repeat(value, table.num_rows))
     try:
         return table.select(wanted.names).cast(wanted)
     except pa.ArrowException as error:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from curvbench.spec import FLOP_MODEL, METRICS, SURROGATE, Cell, Metric, Row, Status
 from curvbench.words import near_misses
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _COLUMNS: tuple[tuple[str, pa.DataType, str, str], ...] = (
     ("schema_version", pa.int64(), "1", "version of this schema"),
@@ -25,7 +25,7 @@ _COLUMNS: tuple[tuple[str, pa.DataType, str, str], ...] = (
     ("probe_args", pa.string(), "", "its hyperparameters that differ from the defaults, key=value,..."),
     ("seed", pa.int64(), "1", "seed of the snapshot and the samples"),
     ("status", pa.string(), "", f"one of {', '.join(Status)}"),
-    ("reason", pa.string(), "", "why there is no value; names of operations for flops.uncounted_ops"),
+    ("reason", pa.string(), "", "why there is no value; uncounted operations; what a coverage leaves out"),
     ("metric", pa.string(), "", "name of the metric; empty where the cell did not succeed"),
     ("scope", pa.string(), "", "network, layer blocks, a layer's name or a phase"),
     ("epoch", pa.int64(), "1", "epochs trained before the measurement"),
@@ -45,6 +45,7 @@ _COLUMNS: tuple[tuple[str, pa.DataType, str, str], ...] = (
     ("device_name", pa.string(), "", "model of the processor"),
     ("dtype", pa.string(), "", "precision of the measurement"),
     ("threads", pa.int64(), "1", "threads of torch"),
+    ("parameters", pa.string(), "", "what is covered: all trainable parameters, or weights with their biases"),
     ("flop_model", pa.string(), "", "how floating-point operations are counted"),
     ("method", pa.string(), "", "how the value was measured; begins with surrogate where it stands in for a paper's"),
 )
@@ -56,6 +57,7 @@ SCHEMA = pa.schema(
 LEAN = pa.schema(
     [pa.field(n, kind, metadata={"unit": unit} if unit else None) for n, kind, unit, _ in _COLUMNS], SCHEMA.metadata
 )
+EARLIER: Mapping[str, str] = {"parameters": "weights"}  # what rows mean that were written before the column
 CELL = ("suite", "run_id", "cell_id")  # together they name a cell of one run
 WITHOUT_SAMPLES = [name for name in SCHEMA.names if name != "samples"]
 
@@ -103,6 +105,7 @@ def _common(cell: Cell, context: Context) -> dict[str, Any]:
         "device": cell.device,
         "dtype": cell.dtype,
         "threads": cell.threads,
+        "parameters": cell.parameters,
         **{name: context.environment[name] for name in columns},
         **{name: context.environment.get(name) for name in ("curvbench_version", "curvbench_sha")},
         "libraries": context.libraries,

@@ -25,8 +25,9 @@ from curvbench.uses.owners import Layout, Order
 class Use(NamedTuple):
     """What a call contributes to the scores of a role: ``column`` of a vector, or a product of gradient and input.
 
-    ``role``: None for a bias that is a column of its weight's matrix, and for what is formed. ``formed``: the score is formed and added to a parameter's entries, because the block is no matrix. ``ones``: the
-    bias's 1 is appended to the input.
+    ``role``: None for a bias that is a column of its weight's matrix, and for what is formed. ``formed``: the
+    score is formed and added to a parameter's entries, because the block is no matrix. ``ones``: the bias's 1 is
+    appended to the input.
     """
 
     role: str | None

@@ -64,7 +64,7 @@ class Call:
     ``lookup`` (-1 where padding has no gradient), the normalized input for a ``scale`` as ``normalized`` makes it on
     demand. ``x`` is None if the score is the gradient itself. ``source``: the place of the input in the graph.
     ``host``: of a bias or of a shift, the call at the same edge whose weight it belongs to. ``tensor``: the computed
-    weight.
+    weight. ``padded``: the input before a padding that repeats its entries, None without such a padding.
     """
 
     key: Key
@@ -78,6 +78,12 @@ class Call:
     normalized: Callable[[Tensor], Tensor] | None = None
     host: Key | None = None
     tensor: Tensor | None = None
+    padded: Tensor | None = None
+
+    @property
+    def read(self) -> Tensor | None:
+        """The input that the layer as a whole reads, before its own padding; ``source`` is its place."""
+        return self.x if self.padded is None else self.padded
 
     @property
     def is_matrix(self) -> bool:

@@ -38,7 +38,7 @@ class Order:
 
 @dataclass(frozen=True, eq=False)
 class Gather:
-    """Any other order: ``owner`` (N, S) numbers the rows of each sample; the number of all rows means a row of zeros."""
+    """Any other order: ``owner`` (N, S) numbers the rows of each sample; the count of all rows means a row of zeros."""
 
     owner: Tensor
 

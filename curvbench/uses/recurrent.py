@@ -97,8 +97,10 @@ def _unrolled(name: str) -> Callable[..., Any]:
     cell = CELLS[name]
 
     def unroll(t: Tracer, _: Any, input: Tensor, second: Any, third: Any, *others: Any) -> Any:
-        """Torch's two signatures: (x, hx, weights, biases, layers, dropout, train, bidirectional, batch_first)
-        and, packed, (rows, sizes, hx, weights, biases, layers, dropout, train, bidirectional).
+        """All steps of a recurrent layer, by one of torch's two signatures.
+
+        They are (x, hx, weights, biases, layers, dropout, train, bidirectional, batch_first) and, packed, (rows, sizes,
+        hx, weights, biases, layers, dropout, train, bidirectional).
         """
         is_packed = isinstance(second, Tensor) and second.dtype == torch.int64
         hx, weights = (third, others[0]) if is_packed else (second, third)

@@ -75,6 +75,16 @@ def addmm(t: Tracer, _: Any, input: Tensor, mat1: Tensor, mat2: Tensor, *, beta:
         return F.linear(mat1, mat2.mT, input)
 
 
+@rule(F.pad)
+def pad(t: Tracer, func: Any, input: Tensor, pad: Sequence[int], mode: str = "constant", value: Any = None) -> Any:
+    """Padding that repeats entries, as a convolution has it that is not padded with zeros."""
+    if mode == "constant" or t.weight(input) is not None:
+        return NotImplemented
+    out = func(input, pad, mode, value)
+    t.note_padding(out, input)
+    return out
+
+
 @rule(torch.conv1d, torch.conv2d, torch.conv3d)
 def conv(
     t: Tracer,

@@ -56,6 +56,8 @@ class Tracer(TorchFunctionMode):
         """Whether the model takes derivatives itself, which read weights unseen: nothing may be cut then."""
         self._names = {id(tensor): name for name, tensor in parameters.items()}
         self._numbers: dict[int, int] = {}
+        self._constants: list[Tensor] = []
+        self._padded: dict[int, tuple[Tensor, Tensor]] = {}
         self._counts: Counter[tuple[Operation, Weight]] = Counter()
 
     def __torch_function__(
@@ -122,12 +124,18 @@ class Tracer(TorchFunctionMode):
         """Note a call whose gradient is that of ``out``; ``others`` are fields of ``Call``."""
         if key is None:
             return
-        source = get_gradient_edge(x) if x is not None and x.requires_grad else None
+        _, read = self._padded.get(id(x), (x, x))
+        source = get_gradient_edge(read) if read is not None and read.requires_grad else None
+        others["padded"] = None if read is x or read is None else read.detach()
         if x is not None:
             x = x.detach().clone() if key in self.cloned else x.detach()
         others["tensor"] = tensor if isinstance(key.weight, Computed) else None
         version = 0 if x is None else x._version
         self.calls.append(Call(key, get_gradient_edge(out), out.shape, rows, x, version, source, **others))
+
+    def note_padding(self, out: Tensor, input: Tensor) -> None:
+        """Note that ``out`` repeats entries of ``input`` around it: the layer that reads it is one with its padding."""
+        self._padded[id(out)] = out, input
 
     def overwritten(self) -> frozenset[Key]:
         """Calls whose input was modified in place after they had read it."""
@@ -141,7 +149,14 @@ class Tracer(TorchFunctionMode):
                     self._numbers[id(tensor)] = len(self.computed)
                     self.computed.append(tensor)
 
+    def take_constants(self, tensors: Iterable[Tensor]) -> None:
+        """Take buffers and frozen parameters for what they are, whatever their shape."""
+        self._constants = list(tensors)
+
     def _is_constant(self, tensor: Tensor) -> bool:
+        base = tensor._base if tensor._is_view() else tensor
+        if any(base is constant for constant in self._constants):
+            return True
         has_rows = tensor.is_floating_point() and tensor.shape[:1] == (self.samples,) and self.samples > 1
         return not tensor.requires_grad and not has_rows
 

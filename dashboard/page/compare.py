@@ -7,7 +7,7 @@ import streamlit as st
 import controls
 import show
 import source
-from curvbench.analysis import pairs, views
+from curvbench.analysis import compare, pairs, views
 from curvbench.analysis.views import ERROR
 from curvbench.plot.runs import comparison_figure
 
@@ -28,6 +28,8 @@ if not shared:
     show.empty("These two runs have no metric in common. Measure the suite of one again:", AGAIN)
     st.stop()
 
+if choices := compare.differences(a, b).get("parameters"):
+    st.warning(f"A covers parameters = {choices[0]}, B parameters = {choices[1]}: they are of different matrices.")
 st.subheader("What changed")
 changes = pairs.pairs(a, b)
 ordered = pairs.largest_first(changes)

@@ -31,14 +31,16 @@ if not quantities:
 quantity = controls.pick_quantity("Metric", quantities, "followed", ERROR)
 parts = []
 for run in runs:
-    rows = source.rows(run)
+    rows = frames.covering_alike(source.rows(run), frame)
     asked = (rows["metric"] == quantity.metric) & (rows["scope"] == quantity.scope)
     rows = rows[asked | frames.is_cell_ending(rows)]  # the figure names cells without a value
     parts.append(rows.assign(run_id=run.name))
 joined = controls.of_probes(pd.concat(parts))
 data = history_table(joined, problem, quantity)
 steps = data.loc[data["step"], ["probe", "run", "value", "change"]]
-st.caption(f"Runs are ordered by their start. A step is a change of more than {STEP:.0%} since the run before.")
+st.caption(
+    f"Runs of the same parameters by their start. A step is a change of more than {STEP:.0%} since the run before."
+)
 if len(steps):
     show.table(steps, "steps")
 else:

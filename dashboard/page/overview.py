@@ -28,7 +28,7 @@ with st.container(horizontal=True, gap="medium"):
 
 st.subheader("What was run")
 facts = {key: str(environment[key])[:LONGEST] for key in FACTS if environment.get(key)}
-facts |= {key: ", ".join(map(str, ends[key].unique())) for key in ("dtype", "threads")}
+facts |= {key: ", ".join(map(str, ends[key].unique())) for key in ("dtype", "threads", "parameters")}
 facts = {"started": str(ends["started_at"].min())[:19]} | facts | {"run": controls.run().name}
 st.dataframe(pd.DataFrame([facts]), hide_index=True, key="table facts")
 for entry in record.get("commands", []):

@@ -25,7 +25,7 @@ def _instance() -> cb.Instance:
 class Fisher:
     """The exact Fisher of a narrow ResNet-8."""
 
-    version = "1"
+    version = "2"  # all parameters; version 1 was of the weights
 
     def setup(self) -> None:
         torch.set_num_threads(1)
@@ -41,7 +41,7 @@ class Fisher:
 class Step:
     """What a probe does in a step."""
 
-    version = "1"
+    version = "2"  # all parameters; version 1 was of the weights
     param_names = ("probe",)
     params = (PROBES,)
 

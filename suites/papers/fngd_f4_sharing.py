@@ -1,6 +1,7 @@
 """FNGD, Figure 4: coefficients shared from the first epoch on, against natural gradients that are solved anew.
 
-``paper``: ResNet-32 on CIFAR-10; rates are not reported. ``default``: a surrogate, a narrow ResNet-8 on digits.
+``paper``: ResNet-32 on CIFAR-10; rates are not reported. ``default``: a surrogate, a narrow ResNet-8 on digits. Probes
+cover the weights only, for which the methods are published.
 """
 
 from curvbench import Preset, Search, Suite, Training, probe, problem
@@ -16,6 +17,7 @@ SUITE = Suite(
             seeds=(0, 1, 2),
             training=Training(epochs=6, lr=0.1, schedule="step"),
             search=Search({"lr": (0.01, 0.03, 0.1, 0.3, 1.0)}, seeds=(10,), epochs=3),
+            parameters="weights",
         ),
         "paper": Preset(
             [problem("resnet", depth=32, dataset="cifar10")],
@@ -23,6 +25,7 @@ SUITE = Suite(
             seeds=(0, 1, 2),
             training=Training(epochs=100, lr=0.1, weight_decay=5e-4, schedule="step", augment="crop-flip"),
             search=Search({"lr": (1e-3, 1e-2, 0.1, 1.0)}),
+            parameters="weights",
         ),
     },
     original="paper",

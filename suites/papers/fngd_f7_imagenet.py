@@ -1,7 +1,7 @@
 """FNGD, Figure 7: time until ResNet-50 has 75 % on ImageNet.
 
 ``paper``: in the user's folder of ImageNet; rates and dampings are not reported and searched for. ``default``: a
-surrogate, a narrow ResNet-20 on digits.
+surrogate, a narrow ResNet-20 on digits. Probes cover the weights only, for which the methods are published.
 """
 
 from curvbench import Preset, Search, Suite, Training, probe, problem
@@ -19,6 +19,7 @@ SUITE = Suite(
             training=Training(epochs=6, lr=0.1, schedule="step", target=0.9),
             tuned={"kfac": {"stat_every": 2, "refresh_every": 10}},
             search=Search({"lr": (0.01, 0.03, 0.1, 0.3, 1.0), "damping": (0.03, 0.3)}, seeds=(10,), epochs=3),
+            parameters="weights",
         ),
         "paper": Preset(
             [problem("resnet", depth=50, dataset="imagenet")],
@@ -31,6 +32,7 @@ SUITE = Suite(
             search=Search(
                 {"lr": (1e-3, 1e-2, 0.1, 1.0), "damping": (0.03, 0.3), "alpha": (0.001, 0.003, 0.005, 0.008, 0.01)}
             ),
+            parameters="weights",
         ),
     },
     original="paper",

@@ -1,6 +1,7 @@
 """FNGD, Figure 9: what a step takes over one of gradient descent, once the first epoch is over.
 
-``paper``: ResNet-32 on CIFAR-10 and a Transformer on Multi30k. ``default``: a surrogate, small ones on digits.
+``paper``: ResNet-32 on CIFAR-10 and a Transformer on Multi30k. ``default``: a surrogate, small ones on digits. Probes
+cover the weights only, for which the methods are published.
 """
 
 from curvbench import Preset, Suite, Training, probe, problem
@@ -15,6 +16,7 @@ SUITE = Suite(
             PROBES,
             seeds=(0, 1, 2),
             training=Training(epochs=3, lr=1e-3, batch=64),
+            parameters="weights",
         ),
         "paper": Preset(
             [
@@ -33,6 +35,7 @@ SUITE = Suite(
             PROBES,
             seeds=(0, 1, 2),
             training=Training(epochs=3, lr=1e-3, batch=64),
+            parameters="weights",
         ),
     },
     original="paper",

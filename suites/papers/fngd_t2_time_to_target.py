@@ -1,8 +1,8 @@
 """FNGD, Table II: time until ResNet-32 has 92.5 % on CIFAR-10.
 
 ``paper``: as published; rates and dampings are not reported and searched for, FNGD's alpha among those of Table V; nor
-is the weight decay. ``default``: a surrogate, a narrow ResNet-8 on digits. ``small``: another, a ResNet-20 of a
-quarter of the width on a tenth of CIFAR-10.
+is the weight decay. ``default``: a surrogate, a narrow ResNet-8 on digits. ``small``: another, a ResNet-20 of a quarter
+of the width on a tenth of CIFAR-10. Probes cover the weights only, for which the methods are published.
 """
 
 from curvbench import Preset, Search, Suite, Training, probe, problem
@@ -28,6 +28,7 @@ SUITE = Suite(
                 seeds=(10,),
                 epochs=4,
             ),
+            parameters="weights",
         ),
         "small": Preset(
             [problem("resnet", depth=20, width=4, dataset="cifar10")],
@@ -36,6 +37,7 @@ SUITE = Suite(
             training=Training(epochs=4, lr=0.1, schedule="step", share=0.1, target=0.3),
             tuned={"kfac": {"stat_every": 2, "refresh_every": 10}, "shampoo": {"stat_every": 2, "refresh_every": 10}},
             search=Search({"lr": (0.01, 0.03, 0.1, 0.3), "alpha": (0.001, 0.01)}, seeds=(10,), epochs=1),
+            parameters="weights",
         ),
         "paper": Preset(
             [problem("resnet", depth=32, dataset="cifar10")],
@@ -52,6 +54,7 @@ SUITE = Suite(
                     "alpha": (0.001, 0.003, 0.005, 0.008, 0.01),
                 }
             ),
+            parameters="weights",
         ),
     },
     original="paper",

@@ -1,7 +1,8 @@
 """FNGD, Table IV: what sharing, the damping rule and the accelerated backward pass each bring.
 
 ``paper``: ResNet-32 on CIFAR-10 (its caption says ResNet-110) and ResNet-18 on CIFAR-100; rates are not reported.
-``default``: a surrogate, narrow networks of the same depth on digits.
+``default``: a surrogate, narrow networks of the same depth on digits. Probes cover the weights only, for which the
+methods are published.
 """
 
 from curvbench import Preset, Search, Suite, Training, probe, problem
@@ -22,6 +23,7 @@ SUITE = Suite(
             seeds=(0, 1, 2),
             training=Training(epochs=3, lr=0.1, schedule="step"),
             search=Search({"lr": (0.03, 0.1, 0.3, 1.0)}, seeds=(10,), epochs=2),
+            parameters="weights",
         ),
         "paper": Preset(
             [problem("resnet", depth=32, dataset="cifar10"), problem("resnet", depth=18, dataset="cifar100")],
@@ -29,6 +31,7 @@ SUITE = Suite(
             seeds=(0, 1, 2),
             training=Training(epochs=100, lr=0.1, weight_decay=5e-4, schedule="step", augment="crop-flip"),
             search=Search({"lr": (1e-3, 1e-2, 0.1, 1.0)}),
+            parameters="weights",
         ),
     },
     original="paper",

@@ -1,7 +1,8 @@
 """LNGD, Tables 1 and 6: epochs and time until ResNet-18 has 91 % on CIFAR-10.
 
 ``paper``: as published; the grid of dampings is K-FAC's there, and no other setting is reported. ``default``: a
-surrogate, a narrow ResNet-8 on digits, in which mu is searched for.
+surrogate, a narrow ResNet-8 on digits, in which mu is searched for. Probes cover the weights only, for which the
+methods are published.
 """
 
 from curvbench import Preset, Search, Suite, Training, probe, problem
@@ -32,6 +33,7 @@ SUITE = Suite(
                 seeds=(10,),
                 epochs=3,
             ),
+            parameters="weights",
         ),
         "paper": Preset(
             [problem("resnet", depth=18, dataset="cifar10")],
@@ -54,6 +56,7 @@ SUITE = Suite(
                     "damping": (1e-6, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3),
                 }
             ),
+            parameters="weights",
         ),
     },
     original="paper",

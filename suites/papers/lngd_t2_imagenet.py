@@ -2,7 +2,7 @@
 
 ``paper``: as published, in the user's folder of ImageNet; the grid of dampings is K-FAC's, and the exponent of the
 polynomial schedule, tuned there, is 4. ``default``: a surrogate, a narrow ResNet-20 on digits, in which mu is searched
-for.
+for. Probes cover the weights only, for which the methods are published.
 """
 
 from curvbench import Preset, Search, Suite, Training, probe, problem
@@ -30,6 +30,7 @@ SUITE = Suite(
                 seeds=(10,),
                 epochs=3,
             ),
+            parameters="weights",
         ),
         "paper": Preset(
             [problem("resnet", depth=50, dataset="imagenet")],
@@ -56,6 +57,7 @@ SUITE = Suite(
                     "damping": (1e-6, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3),
                 }
             ),
+            parameters="weights",
         ),
     },
     original="paper",

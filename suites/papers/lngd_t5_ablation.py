@@ -1,7 +1,7 @@
 """LNGD, Table 5: what its layer-wise rate and its local Fisher each bring.
 
-``paper``: as Table 2, in the user's folder of ImageNet. ``default``: a surrogate, a narrow
-ResNet-8 on digits, in which mu, not reported, is searched for.
+``paper``: as Table 2, in the user's folder of ImageNet. ``default``: a surrogate, a narrow ResNet-8 on digits, in which
+mu, not reported, is searched for. Probes cover the weights only, for which the methods are published.
 """
 
 from curvbench import Preset, Search, Suite, Training, probe, problem
@@ -21,6 +21,7 @@ SUITE = Suite(
             seeds=(0, 1, 2),
             training=Training(epochs=5, lr=0.03, schedule="polynomial", stat_every=5, refresh_every=5, target=0.9),
             search=Search({"lr": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0), "mu": (1e-8, 1e-2)}, seeds=(10,), epochs=3),
+            parameters="weights",
         ),
         "paper": Preset(
             [problem("resnet", depth=50, dataset="imagenet")],
@@ -39,6 +40,7 @@ SUITE = Suite(
                 target=0.759,
             ),
             search=Search({"lr": (1e-4, 1e-3, 1e-2, 0.1, 1.0)}),
+            parameters="weights",
         ),
     },
     original="paper",

@@ -125,7 +125,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     torch.manual_seed(0)
-    instance = Instance(chosen.model().eval(), *batch)
+    instance = Instance(chosen.model().eval(), *batch, parameters="weights")  # as the peers cover it
     facts = {"processor": platform.processor() or platform.machine(), "torch": torch.__version__}
     print(HEADER.format(**vars(given), threads=torch.get_num_threads(), load=os.getloadavg()[0], **facts))
     print("| phase | peer | ours, s | theirs, s | ratio of seconds | ratio of peak bytes |")

@@ -8,7 +8,7 @@ import pytest
 from curvbench.analysis.commands import repeat
 from curvbench.registry import parse_probe, parse_problem, probe, problem
 
-CELL = {"device": "cpu", "dtype": "float64", "threads": 1, "seed": 3}
+CELL = {"device": "cpu", "dtype": "float64", "parameters": "weights", "threads": 1, "seed": 3}
 
 
 def test_the_command_gives_the_cell_again() -> None:
@@ -20,6 +20,7 @@ def test_the_command_gives_the_cell_again() -> None:
     assert parse_problem(words[words.index("-m") + 1]) == mlp
     assert words[words.index("--seed") + 1] == "3"
     assert words[words.index("--dtype") + 1] == "float64"
+    assert words[words.index("--parameters") + 1] == "weights"
     assert "--device" not in words and "--damping" not in words
 
 

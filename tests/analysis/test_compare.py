@@ -123,6 +123,7 @@ def test_a_metric_that_one_cell_has_lost_is_lost(base: pd.DataFrame) -> None:
         ("torch_version", "2.14.0", {"memory", "flops"}),
         ("flop_model", "0", {"flops"}),
         ("dtype", "float32", {"memory", "flops", "error", "direction", "time", "problem"}),
+        ("parameters", "weights", {"memory", "flops", "error", "direction", "time", "problem"}),
         ("device_name", "another", {"time"}),
     ],
 )
@@ -133,6 +134,11 @@ def test_what_differs_is_said_and_not_judged(column: str, value: str, families: 
     unjudged = table[table["reason"].str.startswith(f"{column}: ")]
     assert {metric.split(".")[0] for metric in unjudged["metric"]} == families
     assert verdicts(unjudged) == {"not judged"}
+
+
+def test_a_side_with_both_choices_of_parameters_is_not_judged(base: pd.DataFrame) -> None:
+    both = pd.concat([base, base.assign(parameters="weights", value=base["value"] * 1.5)])
+    assert differences(both, both) == {"parameters": ("all, weights", "all, weights")}
 
 
 def test_local_builds_of_torch_are_alike(base: pd.DataFrame) -> None:

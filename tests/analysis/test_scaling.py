@@ -22,7 +22,7 @@ def rows(sizes, counted, modelled, probe: str = "kfac", key: str = "width", **ot
     found = []
     for size, own, model in zip(sizes, counted, modelled, strict=True):
         cell = {"problem": "chain", "problem_args": f"{key}={size:g},samples=2", "probe": probe, "probe_args": ""}
-        cell |= {"status": "ok", "seed": 0, "scope": "invert"} | other
+        cell |= {"status": "ok", "seed": 0, "scope": "invert", "parameters": "weights"} | other
         values = {"flops.counted": own + 1000, "flops.passes": 1000, "flops.model": model}
         found += [cell | {"metric": metric, "value": value} for metric, value in values.items() if value is not None]
     return found
@@ -125,7 +125,7 @@ def test_table_marks_what_does_not_agree() -> None:
     frame = pd.DataFrame([*rows(SIZES, SIZES**3, SIZES**2, probe_args="damping=1"), *rows(SIZES, SIZES, SIZES, "diag")])
     console = Console(file=io.StringIO(), width=40)
     for title, table in terminal.growth_tables(frame, set(frames.problems(frame))):
-        assert title == "chain[width=8..64,samples=2]"
+        assert title == "chain[width=8..64,samples=2], weights only"
         terminal.show(console, table)
     lines = [line.split() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
     fits = ["3.00", "±", "0.00", "2.00", "±", "0.00", "64.0", "+100.0%", "!"]

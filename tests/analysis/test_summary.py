@@ -16,7 +16,7 @@ from curvbench.report import terminal
 
 def row(probe: str, metric: str, value: float | None, scope: str = "network", **other: Any) -> dict[str, Any]:
     common = {"problem": "toy", "problem_args": "epochs=2", "probe_args": "", "seed": 0, "status": "ok", "reason": ""}
-    common |= {"cell_id": probe, "epoch": 2, "started_at": datetime.now(UTC), "method": ""}
+    common |= {"cell_id": probe, "epoch": 2, "started_at": datetime.now(UTC), "method": "", "parameters": "all"}
     return common | {"probe": probe, "metric": metric, "value": value, "scope": scope} | other
 
 
@@ -83,9 +83,22 @@ def test_medians_and_half_the_range_over_seeds() -> None:
 
 def test_the_title_says_how_large() -> None:
     expected = (
-        "toy[epochs=2], N = 64, P = 11,173,962, epochs = 2, F: exact Fisher, outside layer blocks = 27.5% of |F|^2"
+        "toy[epochs=2], N = 64, P = 11,173,962, all parameters, epochs = 2, F: exact Fisher, "
+        "outside layer blocks = 27.5% of |F|^2"
     )
     assert summary.title(ROWS, TOY) == expected
+
+
+def test_the_title_says_what_is_covered() -> None:
+    rows = [row("a", "coverage.parameters", 0.972, parameters="weights", reason="left out: 'bn.weight'")]
+    assert summary.title(frame(*rows), TOY) == "toy[epochs=2], weights only, covering 97.2%, epochs = 2"
+
+
+def test_rows_of_all_parameters_and_of_weights_are_of_two_contenders() -> None:
+    rows = [row("a", "error.relative", value, parameters=kind) for kind, value in (("all", 0.5), ("weights", 0.25))]
+    table = summary.table(frame(*rows), TOY)["error.relative (network)"]
+    assert table.to_dict() == {"a {parameters=all}": 0.5, "a {parameters=weights}": 0.25}
+    assert "all parameters, weights only" in summary.title(frame(*rows), TOY)
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 1000])
@@ -186,7 +199,7 @@ def test_trainings_show_their_last_epoch_and_their_pace() -> None:
     assert table[f"{summary.PACE} (network)"].tolist()[:2] == [1.0, 3.0]
     assert table.loc["adam"].isna().all(), "what came before the end is in the rows, and no result"
     assert summary.statuses(rows, TOY).to_dict() == {"sgdm": "ok", "kfac": "ok", "adam": "diverged"}
-    assert summary.title(rows, TOY) == "toy[epochs=2], trained from epoch 0 to 3"
+    assert summary.title(rows, TOY) == "toy[epochs=2], all parameters, trained from epoch 0 to 3"
     assert summary.legend(rows) == summary.TRAINED_LEGEND != summary.legend(ROWS)
     assert "adam  diverged" in text(terminal.summary_table(rows, TOY), 200)
 
@@ -274,7 +287,7 @@ def test_the_title_names_the_damping_of_the_directions() -> None:
     methods = ("exact Fisher, damping 0.001", "exact Fisher, damping 0.001, own damping (none, or 2)")
     rows = [row(probe, "direction.quality", 0.5, method=text) for probe, text in zip("ab", methods, strict=True)]
     shown = summary.title(frame(row("a", "error.relative", 0.5, method="exact Fisher"), *rows), TOY)
-    assert shown == "toy[epochs=2], epochs = 2, F: exact Fisher, damping 0.001"
+    assert shown == "toy[epochs=2], all parameters, epochs = 2, F: exact Fisher, damping 0.001"
 
 
 def test_qualities_stand_in_the_table_in_place_of_a_decrease_that_ranks_lengths() -> None:

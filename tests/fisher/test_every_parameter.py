@@ -10,8 +10,8 @@ from zoo import LARGE, SMALL, Case, Problem, oracle
 
 import curvbench as cb
 
-# Rows of a parameter whose gradient is zero but for rounding are no larger than a share of the whole matrix: this one, or
-# a ten-thousandth of the tolerance where a model computes in float32 inside.
+# Rows of a parameter whose gradient is zero but for rounding are no larger than a share of the whole matrix: this one,
+# or a ten-thousandth of the tolerance where a model computes in float32 inside.
 ROUNDING = 1e-15
 
 OF_LIBRARIES = (pytest.mark.zoo, pytest.mark.filterwarnings("ignore"))  # which warn about themselves

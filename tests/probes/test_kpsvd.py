@@ -13,7 +13,7 @@ from judging import group_blocks, near, rescaled
 from torch import Tensor
 
 import curvbench as cb
-from curvbench.probes.kpsvd import leading
+from curvbench.parts.lanczos import leading
 
 KINDS = ("type-2", "empirical")
 

@@ -12,7 +12,7 @@ from typing import Any
 import oracles
 import pytest
 import torch
-from cases import CASES, Case, MeanPool, Truth, instance_of, mlp, truth
+from cases import CASES, Case, MeanPool, Truth, instance_of, mlp, truth, weights_of
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
@@ -339,7 +339,7 @@ def test_scaling_the_residuals_scales_the_empirical_operators(name: str, factor:
     case = CASES[name]
     model, inputs, targets = case.build()
     outputs = model(inputs).detach()
-    scaled = cb.Instance(model, inputs, outputs + factor * (targets - outputs), loss="gaussian")
+    scaled = weights_of(model, inputs, outputs + factor * (targets - outputs), loss="gaussian")
     for probe in ("diag", "unit", "layer", "full", "kfac"):
         found = cb.fit(cb.probe(probe, fisher_type="empirical"), scaled).to_dense()
         assert near(found, factor**2 * dense_of(probe, name, fisher_type="empirical"), 1e-12), probe

@@ -66,10 +66,10 @@ def test_markdown(run: Path) -> None:
     assert "| probe | error network | error blocks |" in text
     outside = re.sub(r"```sh\n.*?\n```", "", text, flags=re.DOTALL)
     assert "<img" not in outside
-    assert "--seed 0 --dtype float64 --force" in text
+    assert "--seed 0 --dtype float64 --parameters all --force" in text
     assert "timeout | no &lt;img" in text
     assert "```sh\ncurvbench run suites/s\n```" in text
-    assert "- torch_version: 2.13" in text
+    assert "- torch_version: 2.13" in text and "- parameters: all" in text
     assert len({line.count(" | ") for line in text.splitlines() if line.startswith("| Fake") and "**" in line}) == 1
 
 

@@ -108,19 +108,22 @@ def _gate(rows: pd.DataFrame, baseline: pd.DataFrame, run: str, given: dict[str,
     refuse_incomparable(baseline, rows)
     table = compare(baseline, rows, limits)
     gate = Gate(table, given["any_change"], described_differences(baseline, rows))
-    return gate if gate.passed else replace(gate, steps=steps(_history(run, given["results"]), gate.failing, limits))
+    return (
+        gate if gate.passed else replace(gate, steps=steps(_history(run, given["results"], rows), gate.failing, limits))
+    )
 
 
-def _history(run: str, results: Path) -> dict[str, pd.DataFrame]:
-    """The rows of every run in the folder of RUN, by name and commit, oldest first."""
+def _history(run: str, results: Path, rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The rows of every run in the folder of RUN that cover what ``rows`` do, by name and commit, oldest first."""
     from curvbench import store
+    from curvbench.analysis.frames import covering_alike
     from curvbench.cli.locate import commit, locate
 
     history = {}
     for place in locate(run, results):
         for other in store.runs(place.parent) if (place / "run.json").is_file() else []:
             sha = commit(other)
-            history[other.name + (f" (commit {sha})" if sha else "")] = store.load(other)
+            history[other.name + (f" (commit {sha})" if sha else "")] = covering_alike(store.load(other), rows)
     return history
 
 
