@@ -34,8 +34,8 @@ class HF(Problem):
 
     The end of the architecture's name decides what the model predicts. ForCausalLM and LMHeadModel: the word after each
     token of embedded sentences. ForMaskedLM: every fourth token, which is hidden. ForSequenceClassification: the word
-    after the last token. ForConditionalGeneration and ForSeq2SeqLM: as many tokens as they have read.
-    ForImageClassification: the class of one of scikit-learn's digits, 8 x 8 pixels.
+    after the last token. ForConditionalGeneration and ForSeq2SeqLM: the words after those that were read, as many
+    again. ForImageClassification: the class of one of scikit-learn's digits, 8 x 8 pixels.
 
     ``architecture``: name of a class of transformers. ``config``: fields of its configuration as key=value with spaces
     between them, several numbers of one field with slashes. ``vocabulary``: number of words, C; the sentences have

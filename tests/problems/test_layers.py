@@ -23,11 +23,19 @@ def instance(network: str) -> cb.Instance:
 
 def test_every_name_has_a_network() -> None:
     assert set(NETWORKS) == set(get_args(Network))
-    with pytest.raises(ValueError, match=r"network must be one of linear, .*, got 'lstm'$"):
-        Layers(network="lstm")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"network must be one of linear, .*, got 'perceptron'$"):
+        Layers(network="perceptron")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("network", [name for name in NETWORKS if name.startswith("conv")])
+OF_PATCHES = ("conv3d", "conv1d-transposed", "conv2d-transposed")  # their blocks take patches as inputs
+
+
+@pytest.mark.parametrize("network", OF_PATCHES)
+def test_convolutions_of_other_kinds_are_matrices(network: str) -> None:
+    assert instance(network).layers[0].kind == "matrix"
+
+
+@pytest.mark.parametrize("network", [name for name in NETWORKS if name.startswith("conv") and name not in OF_PATCHES])
 def test_convolutions_are_what_their_names_say(network: str) -> None:
     layer = instance(network).layers[0]
     kind, _, option = network.partition("-")
