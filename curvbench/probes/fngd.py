@@ -91,15 +91,14 @@ class Fngd(Weighs, Probe):
         at_least_one(self, "batches", "updates", "batch_size")
 
     def unsupported(self, instance: Instance) -> str | None:
-        if self.key != "sample" or isinstance(instance.inputs, Tensor):
-            return None
-        return "key=sample knows a sample by its input, which must be a single tensor"
+        knows = self.key != "sample" or isinstance(instance.inputs, Tensor)
+        return None if knows else "key=sample knows a sample by its input, which must be a single tensor"
 
     def update(self, state: State | None, batch: Instance) -> State:
         shared = state.shared if state else None
         terms = batch.terms if self.formula == "corrected" else 1
-        columns = collect(batch, "empirical")
-        blocks = [ExactFisher((c,), terms, order=None if self.accelerated else "direct") for c in columns]
+        order = None if self.accelerated else "direct"
+        blocks = [ExactFisher((c,), terms, order=order) for c in collect(batch, "empirical")]
         exact = self.stage == "first" or shared is None or shared.seen < self.batches
         dampings = [self._damping(block, batch.terms) for block in blocks] if exact else []
         if self.stage == "first":
@@ -110,9 +109,7 @@ class Fngd(Weighs, Probe):
         gradients = batch.gradient().split([block.size for block in blocks])
         return State(blocks, shared.dampings.tolist(), (), shared, weights, gradients)
 
-    @property
-    def needs_targets(self) -> bool:
-        return self.stage == "shared" and self.accelerated
+    needs_targets = property(lambda self: self.stage == "shared" and self.accelerated)
 
     def weigh(self, state: State | None, batch: Instance) -> tuple[Tensor, State] | None:
         shared = state.shared if state else None
