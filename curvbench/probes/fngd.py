@@ -96,15 +96,14 @@ class Fngd(Weighs, Probe):
 
     def update(self, state: State | None, batch: Instance) -> State:
         shared = state.shared if state else None
-        terms = batch.terms if self.formula == "corrected" else 1
-        order = None if self.accelerated else "direct"
+        terms, order = batch.terms if self.formula == "corrected" else 1, None if self.accelerated else "direct"
         blocks = [ExactFisher((c,), terms, order=order) for c in collect(batch, "empirical")]
         exact = self.stage == "first" or shared is None or shared.seen < self.batches
         dampings = [self._damping(block, batch.terms) for block in blocks] if exact else []
         if self.stage == "first":
             return State(blocks, dampings)
-        natural = self.scale_mode == "natural"
-        coefficients, shared = share(shared, blocks, dampings, batch, sample_names(batch, self.key), natural)
+        names, natural = sample_names(batch, self.key), self.scale_mode == "natural"
+        coefficients, shared = share(shared, blocks, dampings, batch, names, natural)
         weights = [w.to(batch.dtype) / batch.terms for w in coefficients]
         gradients = batch.gradient().split([block.size for block in blocks])
         return State(blocks, shared.dampings.tolist(), (), shared, weights, gradients)
