@@ -37,16 +37,14 @@ class Hook:
         self.watcher: Callable[[], Watcher | None] = _nobody if watcher is None else weakref.ref(watcher)
 
     def __call__(self, module: nn.Module, *call: Any) -> Any:
+        if torch.compiler.is_compiling():  # dynamo ends its graph, because the watcher must see real tensors
+            torch._dynamo.graph_break(msg="NaturalGradient reads its batch here: give it what torch.compile returns")
         if "torch._dynamo" not in sys.modules:  # its import takes seconds, and nothing is compiled without it
             return _act(self, module, False, *call)
         compiler = torch._C._dynamo.eval_frame.get_eval_frame_callback()
         if _act not in _EAGER:
             _EAGER[_act] = torch._dynamo.disable(_act)
         return _EAGER[_act](self, module, callable(compiler), *call)
-
-    # Dynamo ends its graph before the hook, which must see real tensors.
-    __call__._torchdynamo_disable = True  # type: ignore[attr-defined]
-    __call__._torchdynamo_disable_msg = "NaturalGradient reads the batch here: give it the compiled model"  # type: ignore[attr-defined]
 
     def __reduce__(self) -> tuple[type[Hook], tuple[()]]:
         return Hook, ()

@@ -67,6 +67,7 @@ class Fngd(Weighs, Probe):
     updates: int = 1
     batch_size: int | None = None
     accelerated: bool = True
+    needs_targets = property(lambda self: self.stage == "shared" and self.accelerated)
 
     about = About(
         represents="stage=first: every layer's empirical block; shared: the multiple of I of its mean coefficient",
@@ -96,8 +97,9 @@ class Fngd(Weighs, Probe):
 
     def update(self, state: State | None, batch: Instance) -> State:
         shared = state.shared if state else None
-        terms, order = batch.terms if self.formula == "corrected" else 1, None if self.accelerated else "direct"
-        blocks = [ExactFisher((c,), terms, order=order) for c in collect(batch, "empirical")]
+        terms = batch.terms if self.formula == "corrected" else 1
+        columns = collect(batch, "empirical")
+        blocks = [ExactFisher((c,), terms, order=None if self.accelerated else "direct") for c in columns]
         exact = self.stage == "first" or shared is None or shared.seen < self.batches
         dampings = [self._damping(block, batch.terms) for block in blocks] if exact else []
         if self.stage == "first":
@@ -107,8 +109,6 @@ class Fngd(Weighs, Probe):
         weights = [w.to(batch.dtype) / batch.terms for w in coefficients]
         gradients = batch.gradient().split([block.size for block in blocks])
         return State(blocks, shared.dampings.tolist(), (), shared, weights, gradients)
-
-    needs_targets = property(lambda self: self.stage == "shared" and self.accelerated)
 
     def weigh(self, state: State | None, batch: Instance) -> tuple[Tensor, State] | None:
         shared = state.shared if state else None
@@ -134,8 +134,8 @@ class Fngd(Weighs, Probe):
         parts = gradient.split([block.size for block in state.blocks])
         if state.shared is None:
             return torch.cat(first_steps(state.blocks, state.dampings, state.factors, parts, self.scale_mode))
-        means = state.shared.means.tolist()
-        return torch.cat(shared_steps(state.blocks, state.weights, means, state.own, parts, self.accelerated))
+        means, own = state.shared.means.tolist(), state.own
+        return torch.cat(shared_steps(state.blocks, state.weights, means, own, parts, self.accelerated))
 
     def operator(self, state: State) -> BlockDiagonal:
         return BlockDiagonal(state.shared.surrogates(state.blocks) if state.shared else state.blocks)
