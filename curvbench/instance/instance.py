@@ -209,9 +209,10 @@ class Instance:
             self._take_plan(plan)
             tape = self._tape(*traced, self.layers) if some is self else None
             found = wrong_layers(self, tape)
-            wrong = {name: found[la.name] for la in self.layers if la.name in found for name in la.parameters}
-            if wrong and some is not self:
+            if found and some is not self:
                 return self._surveyed(self)
+            self.left_out |= {name: found[name] for name in self.unused & found.keys()}
+            wrong = {name: found[la.name] for la in self.layers if la.name in found for name in la.parameters}
             if wrong.keys() <= uncut:
                 return wrong
             uncut |= wrong.keys()
@@ -220,7 +221,8 @@ class Instance:
         self.plan = plan
         chosen = [layer for layer in plan.layers if self.covered == "all" or layer.level == 0]
         held = {name for layer in plan.layers for name in layer.parameters}
-        self.left_out = dict.fromkeys(sorted(self._trainable - held), "not used on this batch")
+        self.unused = frozenset(self._trainable - held)
+        self.left_out = dict.fromkeys(sorted(self.unused), "not used on this batch")
         if self.covered == "weights":
             others = held - {name for layer in chosen for name in layer.parameters}
             self.left_out |= dict.fromkeys(sorted(others), "no weight of a linear layer or a convolution")

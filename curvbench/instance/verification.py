@@ -41,6 +41,7 @@ class Passes(Protocol):
     layers: tuple[Layer, ...]
     sizes: dict[str, LayerSize]
     coupled: bool
+    unused: frozenset[str]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -153,16 +154,20 @@ def _differs(first: Tensor, instance: Passes, orders: Sequence[Tensor], staying:
 def wrong_layers(instance: Passes, tape: Tape | None = None) -> dict[str, str]:
     """Why the columns of some blocks are wrong, by one forward and two backward passes; empty if all are right.
 
+    A parameter without a block has its own name; it is wrong if it has a gradient.
+
     ``tape``: a recorded pass over the whole batch; None means that one is made, or one per part of a large batch.
     """
     wrong: dict[str, str] = {}
     for part in _parts(instance) if tape is None else [instance]:
-        outputs, parameters = part.graph(list(dict.fromkeys(n for layer in part.layers for n in layer.parameters)))
+        names = dict.fromkeys(n for layer in part.layers for n in layer.parameters)
+        outputs, parameters = part.graph([*names, *sorted(part.unused - names.keys())])
         u = _cotangent(outputs)
         weights = 0.5 + torch.rand(part.samples, generator=torch.Generator().manual_seed(1)).to(u)
         along = u * weights.reshape(-1, *[1] * (u.ndim - 1))
         gradients = _gradients(outputs, parameters, along)
         columns, vector = weighted_columns(part, tape or part.tape(), u, weights), part.pack(gradients)
+        wrong |= {name: _UNSEEN for name in part.unused if bool(gradients[name].any())}
         noise = _NOISE * torch.finfo(u.dtype).eps * _largest(gradients.values())
         found = {}
         for layer in part.layers:
@@ -182,6 +187,7 @@ def wrong_layers(instance: Passes, tape: Tape | None = None) -> dict[str, str]:
 
 
 _ENDLESS = "its gradient is NaN or infinite on this batch"
+_UNSEEN = "it is used where no use was seen"
 _OTHER_SUM = "its score columns do not sum to its gradient"
 
 
