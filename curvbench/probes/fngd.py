@@ -91,9 +91,8 @@ class Fngd(Weighs, Probe):
         at_least_one(self, "batches", "updates", "batch_size")
 
     def unsupported(self, instance: Instance) -> str | None:
-        if self.key != "sample" or isinstance(instance.inputs, Tensor):
-            return None
-        return "key=sample knows a sample by its input, which must be a single tensor"
+        is_known = self.key != "sample" or isinstance(instance.inputs, Tensor)
+        return None if is_known else "key=sample knows a sample by its input, which must be a single tensor"
 
     def update(self, state: State | None, batch: Instance) -> State:
         shared = state.shared if state else None
@@ -104,11 +103,10 @@ class Fngd(Weighs, Probe):
         dampings = [self._damping(block, batch.terms) for block in blocks] if exact else []
         if self.stage == "first":
             return State(blocks, dampings)
-        natural = self.scale_mode == "natural"
-        coefficients, shared = share(shared, blocks, dampings, batch, sample_names(batch, self.key), natural)
-        weights = [w.to(batch.dtype) / batch.terms for w in coefficients]
-        gradients = batch.gradient().split([block.size for block in blocks])
-        return State(blocks, shared.dampings.tolist(), (), shared, weights, gradients)
+        names, natural = sample_names(batch, self.key), self.scale_mode == "natural"
+        coefficients, shared = share(shared, blocks, dampings, batch, names, natural)
+        weights, sizes = [w.to(batch.dtype) / batch.terms for w in coefficients], [block.size for block in blocks]
+        return State(blocks, shared.dampings.tolist(), (), shared, weights, batch.gradient().split(sizes))
 
     @property
     def needs_targets(self) -> bool:
@@ -127,9 +125,7 @@ class Fngd(Weighs, Probe):
         return 0.0 if by_norm < torch.finfo(block.dtype).tiny else damping
 
     def refresh(self, state: State) -> State:
-        if self.stage == "shared":
-            return state
-        pairs = zip(state.blocks, state.dampings, strict=True)
+        pairs = zip(state.blocks, state.dampings, strict=True) if self.stage == "first" else ()
         return state._replace(factors=[block.factorize(damping) if damping else None for block, damping in pairs])
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
