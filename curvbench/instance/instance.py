@@ -22,6 +22,7 @@ from curvbench.instance.convolution import FrozenConvolutions
 from curvbench.instance.extent import Extent
 from curvbench.instance.inputs import (
     Inputs,
+    SampleInputs,
     _fetch,
     _leading_size,
     _sample_shapes,
@@ -29,7 +30,9 @@ from curvbench.instance.inputs import (
     arguments,
     batch_contents,
     counted,
+    cut,
     named_inputs,
+    sample_dimensions,
 )
 from curvbench.instance.likelihood import Loss, cotangents, likelihood
 from curvbench.instance.outputs import Chooser, Layout, chosen
@@ -85,6 +88,8 @@ class Instance:
             of a tuple, or ``logits``.
         parameters: ``all`` trainable parameters, or ``weights``: those of linear layers and convolutions, with their
             biases.
+        sample_inputs: the dimension of the samples by the name of an input, or by its number; inputs that are not named
+            belong to no sample. None means the first dimension of every input that is as long as the batch.
 
     Raises:
         ValueError: this class cannot give the exact Fisher; the text is a one-line reason.
@@ -112,6 +117,7 @@ class Instance:
         *,
         outputs: Chooser | None = None,
         parameters: Parameters = "all",
+        sample_inputs: SampleInputs | None = None,
     ) -> None:
         refuse_parameters(parameters)
         self._for_any_batch = self.likelihood = likelihood(loss)
@@ -134,7 +140,9 @@ class Instance:
         self._original: _Original | None = _Original.of(model, inputs, targets)
         self._enters_autocast = False
         self._draws_random_numbers = False
-        self._of_no_sample: Tensor | None = None
+        self._sample_inputs = sample_inputs
+        self._dimensions = sample_dimensions(self.inputs, self.samples, sample_inputs)
+        self.guessed = () if sample_inputs is not None else tuple(self._dimensions)
         self._gradient: tuple[Tensor, Tensor] | None = None
         self._recorded: Tape | None = None
         self._given_gradients: Mapping[str, Tensor] | None = None
@@ -149,6 +157,7 @@ class Instance:
             refuse_random_passes(self, first, sorted(self._trainable))
         self._first = first
         self.coupled, self._of_no_sample = coupling(self, first)
+        self._drop_input_of_no_sample()
         self.left_out: dict[str, str] = {}
         self._settle()
         self._first_outputs = self._first.clone()
@@ -158,6 +167,10 @@ class Instance:
         """Count the loss terms of the targets, and take the weights that they have in the loss."""
         self.terms = int(self.likelihood.valid(self.targets).sum())
         self.likelihood = self._for_any_batch.for_batch(self.targets)
+
+    def _drop_input_of_no_sample(self) -> None:
+        if self._of_no_sample is not None:
+            self._dimensions.pop(self._of_no_sample, None)
 
     def arranged(self, returned: Any) -> Tensor:
         """What the model returns as outputs (N, C) or (N, T, C), classes last; the first call arranges the targets."""
@@ -414,6 +427,8 @@ class Instance:
         """
         other = self._copy()
         other.inputs, other.samples = _widened(inputs), _leading_size(inputs, targets)
+        other._dimensions = sample_dimensions(other.inputs, other.samples, self._sample_inputs)
+        other._drop_input_of_no_sample()
         other.targets = self.arranged_targets(widened(targets))
         other._read_model()
         other._original = other._first_outputs = None  # no copies, because the batch is used in one step alone
@@ -483,7 +498,7 @@ class Instance:
             raise ValueError(f"{count} of {self.samples} samples were drawn without any loss term: draw more of them")
         return drawn
 
-    def reordered(self, rows: Tensor, leave: Tensor | None = None) -> Instance:
+    def reordered(self, rows: Tensor, leave: str | None = None) -> Instance:
         """The same batch with the samples ``rows`` (N,), which may repeat a sample; the input ``leave`` stays."""
         return self._take(rows, leave)
 
@@ -500,14 +515,11 @@ class Instance:
             other.plan = self._same_blocks(survey(other, self.plan.uncut)[0])
         return other
 
-    def _take(self, rows: slice | Tensor, leave: Tensor | None = None) -> Instance:
-        def cut(value: Any) -> Any:
-            sized = isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == self.samples
-            return value[rows] if sized and value is not leave and value is not self._of_no_sample else value
-
+    def _take(self, rows: slice | Tensor, leave: str | None = None) -> Instance:
+        dimensions = {name: dim for name, dim in self._dimensions.items() if name != leave}
         other = self._copy()
         other._needs_verification, other._first_outputs = self._needs_verification, None
-        other.inputs, other.targets = mapped(self.inputs, cut), self.targets[rows]
+        other.inputs, other.targets = cut(self.inputs, rows, dimensions), self.targets[rows]
         other.samples = len(other.targets)
         return other
 

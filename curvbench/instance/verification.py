@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from curvbench.instance import layers as geometry
-from curvbench.instance.contents import RandomStates, leaves
+from curvbench.instance.contents import RandomStates
 from curvbench.instance.placing import densified
 from curvbench.instance.refusals import agree, deep_rounding, refuse_random
 from curvbench.instance.tape import Tape
@@ -42,6 +42,7 @@ class Passes(Protocol):
     sizes: dict[str, LayerSize]
     coupled: bool
     unused: frozenset[str]
+    guessed: tuple[str, ...]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -67,7 +68,7 @@ class Passes(Protocol):
     def part(self, samples: slice) -> Self:
         """The same model on some of the samples."""
 
-    def reordered(self, rows: Tensor, leave: Tensor | None = None) -> Self:
+    def reordered(self, rows: Tensor, leave: str | None = None) -> Self:
         """The same model on the samples in another order; the input ``leave`` stays as it is."""
 
     def pack(self, tensors: Mapping[str, Tensor]) -> Tensor:
@@ -93,7 +94,7 @@ def refuse_random_passes(instance: Passes, first: Tensor, names: Sequence[str]) 
         refuse_random()
 
 
-def coupling(instance: Passes, first: Tensor) -> tuple[bool, Tensor | None]:
+def coupling(instance: Passes, first: Tensor) -> tuple[bool, str | None]:
     """Whether outputs of a sample change with the other samples, and the input that belongs to no sample, if any.
 
     A random half of the samples is replaced by samples of the other half, which must not change; then the halves swap
@@ -103,9 +104,9 @@ def coupling(instance: Passes, first: Tensor) -> tuple[bool, Tensor | None]:
     """
     if instance.samples < 2 or not _changes(instance, first, None):
         return False, None
-    for _, x in list(leaves(instance.inputs))[1:]:
-        if isinstance(x, Tensor) and x.shape[:1] == (instance.samples,) and not _changes(instance, first, x):
-            return False, x
+    for name in instance.guessed[1:]:
+        if not _changes(instance, first, name):
+            return False, name
     return True, None
 
 
@@ -115,7 +116,7 @@ def pairwise_coupled(instance: Passes, first: Tensor) -> bool:
 
 
 def _changes(
-    instance: Passes, first: Tensor, leave: Tensor | None, splits: Iterable[tuple[Tensor, Tensor]] | None = None
+    instance: Passes, first: Tensor, leave: str | None, splits: Iterable[tuple[Tensor, Tensor]] | None = None
 ) -> bool:
     rows = torch.arange(instance.samples)
     for staying, replaced in splits or _splits(instance.samples, every_pair=instance.samples <= _FEW):
@@ -138,7 +139,7 @@ def _splits(samples: int, every_pair: bool) -> Iterator[tuple[Tensor, Tensor]]:
         yield from (halves, halves[::-1])
 
 
-def _differs(first: Tensor, instance: Passes, orders: Sequence[Tensor], staying: Tensor, leave: Tensor | None) -> bool:
+def _differs(first: Tensor, instance: Passes, orders: Sequence[Tensor], staying: Tensor, leave: str | None) -> bool:
     """Whether the samples ``staying`` change, for the first of the orders on which the model can run."""
     for order in orders:
         try:
