@@ -285,7 +285,7 @@ def test_fngd_s_later_step_weighs_the_samples_of_the_training_pass() -> None:
     """BatchNorm in training mode. The judge: a pass per layer, whose output lets each sample's share through by c_n."""
     model = nasty_cnn().double().train()
     first, second = images(2)
-    optimizer = NaturalGradient(model, cb.probe("fngd", stage="shared"), 0.1)
+    optimizer = NaturalGradient(model, cb.probe("fngd", stage="shared"), 0.1, parameters="weights")
     naturally(optimizer, [first])
     coefficients = optimizer._curvature.state.shared.average
     judge, (x, y) = copy.deepcopy(model), second
@@ -345,7 +345,7 @@ def test_a_sequence_s_tokens_share_the_mean_of_their_weights() -> None:
     damping = probe.alpha * gram.norm() / 19
     c = damping * torch.linalg.solve(damping * torch.eye(19).double() + gram / 19, torch.ones(19).double())
     weights = torch.stack([part.mean() for part in c.split([4, 3, 4, 4, 4])])
-    optimizer = NaturalGradient(model, probe, 0.1)
+    optimizer = NaturalGradient(model, probe, 0.1, parameters="weights")
     for _ in range(2):
         expected = sum(
             weights[n] * token_score(model, x, y, n, s) / 19 for n in range(5) for s in range(4) if y[n, s] >= 0
@@ -646,6 +646,7 @@ def test_evaluation_through_forward_is_the_model_s() -> None:
     ((x, y),) = vectors(1)
     with torch.no_grad():
         assert torch.equal(optimizer.forward(x, y), model(x))
+    optimizer.close()
     with pytest.raises(ValueError, match=r"optimizer\.forward"):
         plainly(model, optimizer, [(x, y)])
 
@@ -944,6 +945,7 @@ def test_an_average_needs_statistics() -> None:
 def test_a_step_without_its_batch_is_refused() -> None:
     model = mlp(5, 6, 3).double()
     optimizer = NaturalGradient(model, cb.probe("kfac"), stat_every=2)
+    optimizer.close()
     batches = vectors(3)
     with pytest.raises(ValueError, match=r"optimizer\.forward\(inputs, targets\)"):
         plainly(model, optimizer, batches[:1])

@@ -378,7 +378,7 @@ def test_a_layer_that_is_frozen_or_released_later_is_named(name: str, frozen_fir
 
 def test_parameters_outside_the_layers_may_be_frozen_later() -> None:
     model = nn.Sequential(nn.Linear(5, 6), nn.LayerNorm(6), nn.Linear(6, 3)).double()
-    optimizer = NaturalGradient(model, cb.probe("kfac"), 0.1)
+    optimizer = NaturalGradient(model, cb.probe("kfac"), 0.1, parameters="weights")
     train(optimizer, batches(1))
     model[1].requires_grad_(False)
     before = values(model[1])

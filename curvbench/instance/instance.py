@@ -329,6 +329,7 @@ class Instance:
         """
         checked = self._copy()
         checked._states = None  # samples may be coupled in the mode of training
+        checked.reached = set()  # its passes are not those of the statistics
         if not wrong_layers(checked):
             return
         self.plan = checked.plan = self._same_blocks(survey(checked, self.plan.uncut)[0])

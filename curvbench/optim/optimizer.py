@@ -34,6 +34,7 @@ from curvbench.instance.inputs import arguments, batch_contents, inputs_of, name
 from curvbench.instance.likelihood import Loss, likelihood
 from curvbench.instance.outputs import Chooser, chosen
 from curvbench.instance.passes import full_precision, in_network_pass
+from curvbench.instance.refusals import refuse_untracked
 from curvbench.instance.tape import Tape, evaluation, mode_readers
 from curvbench.numerics import widened
 from curvbench.optim.curvature import Checks, Curvature
@@ -191,6 +192,7 @@ class NaturalGradient(torch.optim.Optimizer):
         decay: Sequence[Decay] = (),
     ) -> None:
         refuse_type("model", model, nn.Module, "give the module itself, and some of its parameters as params=")
+        refuse_untracked(model)
         refuse_type("probe", probe, Probe, "give curvbench.probe(name)")
         if kl_clip is not None and not 0 < kl_clip < math.inf:
             raise ValueError(f"kl_clip must be finite and above zero, or None, got {kl_clip}")
