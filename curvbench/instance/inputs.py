@@ -57,13 +57,6 @@ def _sample_shapes(inputs: Inputs) -> list[torch.Size]:
     return [value.shape[1:] for value in _values(inputs) if isinstance(value, Tensor)]
 
 
-def _fetch(tensors: Mapping[str, Tensor], name: str, shape: torch.Size) -> Tensor:
-    if name not in tensors or tensors[name].shape != shape:
-        came = tuple(tensors[name].shape) if name in tensors else "nothing"
-        raise ValueError(f"pack needs {name!r} of shape {tuple(shape)}, got {came}")
-    return widened(tensors[name])
-
-
 def _values(inputs: Inputs) -> list[Any]:
     return [value for _, value in leaves(inputs)]
 
