@@ -427,13 +427,12 @@ def test_the_graph_goes_with_the_step_though_the_loop_holds_on_to_its_loss() -> 
     optimizer = kfac(small())
     for x, y in vectors(2):
         optimizer.zero_grad()
-        loss = F.cross_entropy(outputs := optimizer.model(x), y)
+        loss = F.cross_entropy(optimizer.model(x), y)
         loss.backward(retain_graph=True)
         tape = weakref.ref(optimizer._arrived[0].tape) if optimizer._arrived[0].tape else None
         optimizer.step()
     gc.collect()
     assert tape is not None and tape() is None
-    assert not outputs.grad_fn
     with pytest.raises(ValueError, match=r"^step\(\) has let go of the graph"):
         loss.backward()
 
@@ -446,6 +445,71 @@ def test_outputs_that_are_dropped_take_their_record_along() -> None:
     gc.collect()
     assert len([o for o in gc.get_objects() if type(o).__name__ == "Tape"]) <= records
     assert optimizer._arrived == []
+
+
+# --- gradients of any kind --------------------------------------------------------------------------------
+
+
+def gradients_of(model: nn.Module) -> list[Tensor]:
+    x, y = vectors()[1]
+    return list(torch.autograd.grad(F.cross_entropy(model(x), y), list(model.parameters())))
+
+
+def of_some(model: nn.Module) -> list[Tensor]:
+    x, y = vectors()[1]
+    F.cross_entropy(model(x), y).backward(inputs=[model[0].weight])
+    assert model[2].weight.grad is None
+    return [model[0].weight.grad]
+
+
+def under_hooks(model: nn.Module) -> list[Tensor]:
+    x, y = vectors()[1]
+    for parameter in model.parameters():
+        parameter.register_hook(lambda gradient: 3 * gradient)
+    F.cross_entropy(model(x), y).backward()
+    return [p.grad for p in model.parameters()]
+
+
+def of_a_penalty(model: nn.Module) -> list[Tensor]:
+    """Second derivatives, with a loss of inputs."""
+    x, y = vectors()[1]
+    loss = F.cross_entropy(model(x.requires_grad_()), y)
+    (slope,) = torch.autograd.grad(loss, x, create_graph=True)
+    (loss + slope.square().sum()).backward()
+    return [*(p.grad for p in model.parameters()), x.grad]
+
+
+def of_what_stands_before(model: nn.Module) -> list[Tensor]:
+    """A network whose outputs the model reads, and which the loss reads too."""
+    torch.manual_seed(3)
+    before, z, y = nn.Linear(2, 5).double(), torch.randn(6, 2).double(), vectors()[1][1]
+    hidden = torch.tanh(before(z))
+    (F.cross_entropy(model(hidden), y) + hidden.square().sum()).backward()
+    return [*(p.grad for p in model.parameters()), before.weight.grad]
+
+
+@pytest.mark.parametrize("way", [gradients_of, of_some, under_hooks, of_a_penalty, of_what_stands_before])
+def test_gradients_through_a_recorded_pass_are_those_of_the_model(way: Callable[[nn.Module], list[Tensor]]) -> None:
+    optimizer = kfac(small())
+    plainly(optimizer, vectors(1))
+    optimizer.zero_grad()
+    seen, plain = optimizer.model, copy.deepcopy(optimizer.model)
+    assert type(seen(vectors()[1][0]).grad_fn).__name__ == "_KeptBackward"
+    for found, expected in zip(way(seen), way(plain), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-15)
+
+
+def test_a_gradient_that_does_not_add_up_is_no_batch() -> None:
+    optimizer = kfac(small())
+    for x, y in vectors():
+        optimizer.zero_grad()
+        for seen in (-x, 2 * x, x):
+            loss = F.cross_entropy(optimizer.model(seen), y)
+            torch.autograd.grad(loss, list(optimizer.model.parameters()), retain_graph=True)
+        loss.backward()
+        F.cross_entropy(optimizer.model(x.requires_grad_()), y).backward(inputs=[x])
+        optimizer.step()
+    assert near(optimizer.model, naturally(kfac(small()), vectors()))
 
 
 # --- copies, and the end ----------------------------------------------------------------------------------

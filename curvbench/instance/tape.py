@@ -90,21 +90,27 @@ class Tape:
     def leaf(self, note: bool = False) -> Tensor:
         """The outputs as a leaf; a gradient that reaches the leaf goes on through the tape's graph and keeps the graph.
 
-        The loss's own backward pass would free the graph, which statistics still need. ``note`` is that of ``go_on``.
+        The loss's own backward pass would free the graph, which statistics still need. ``note`` is that of ``noted``.
         """
         leaf = self.outputs.detach().requires_grad_()
         leaf.register_hook(lambda gradient: self.go_on(gradient, note))
         return leaf
 
     def go_on(self, gradient: Tensor, note: bool) -> None:
-        """Go on with a backward pass that has come to the outputs; the graph stays.
+        """Go on with a backward pass that has come to the outputs; the graph stays. ``note`` is that of ``noted``."""
+        with self.noted(gradient, note):
+            torch.autograd.backward(self.outputs, gradient, retain_graph=True)
+
+    @contextmanager
+    def noted(self, gradient: Tensor, note: bool) -> Iterator[None]:
+        """Inside the block a backward pass runs along a gradient at the outputs.
 
         With ``note`` the gradients at all calls are kept, so that a ``pull`` along a multiple of the same gradient
         takes no pass of its own.
         """
         handles = self.watch(self.passed.__setitem__) if note else []
         self.passed.clear()
-        torch.autograd.backward(self.outputs, gradient, retain_graph=True)
+        yield
         for handle in handles:
             handle.remove()
         self.passed[-1] = gradient

@@ -39,7 +39,17 @@ from curvbench.instance.tape import Tape, evaluation, mode_readers
 from curvbench.numerics import widened
 from curvbench.optim.curvature import Checks, Curvature
 from curvbench.optim.hooks import unwatch, watch
-from curvbench.optim.passes import Opened, Pass, Statistics, current_task, may_share, open_pass, tape_of
+from curvbench.optim.passes import (
+    Opened,
+    Pass,
+    Statistics,
+    accumulates,
+    current_task,
+    kept,
+    may_share,
+    open_pass,
+    tape_of,
+)
 from curvbench.optim.terms import FORWARD, targets_of
 from curvbench.parts.weighted import weigh_backward
 from curvbench.spec import Decay, Diverged, Parameters, Probe, Unsupported, Weighs, refuse_parameters
@@ -337,16 +347,22 @@ class NaturalGradient(torch.optim.Optimizer):
         detached = mapped(outputs, Tensor.detach)
         contents = Contents.of(watched)
         seen = Pass(opened.inputs, detached, tape, opened.states, watched, contents, self._curvature.steps)
-        shown = first if tape is None else tape.outputs.detach().requires_grad_()
-        shown.register_hook(partial(_arrive, weakref.ref(self), seen, self.probe.reads_output_gradients))
-        return None if tape is None else shown
+        arrive = partial(_arrive, weakref.ref(self), seen)
+        if tape is not None:
+            return kept(seen, arrive, self.probe.reads_output_gradients)
+        first.register_hook(arrive)
+        return None
 
     def _weights(self) -> dict[str, Tensor]:
         return {f"parameter {name!r}": parameter for parameter, name in self._names.items()}
 
     def _take_pass(self, seen: Pass, gradient: Tensor) -> None:
-        """Count a pass whose outputs have got a gradient; those before it are none if their gradients were cleared."""
-        if seen.step != self._curvature.steps:
+        """Count a pass whose outputs have got a gradient that goes on to ``.grad``.
+
+        The passes before it do not count if their gradients were cleared.
+        """
+        trained = [p for group in self.param_groups for p in group["params"]]
+        if seen.step != self._curvature.steps or not accumulates(trained):
             return
         if self._arrived and not self._has_gradients() and self._arrived[-1].task != current_task():
             self._forget()
@@ -503,7 +519,8 @@ class NaturalGradient(torch.optim.Optimizer):
             layers = [[layer.name, *layer.shape] for layer in verified.layers]
             _refuse_layers(self._layers, layers)
             self._layers, self._verified = layers, verified
-            self._trained = {p: p.requires_grad for p in self._names}
+            free = verified.left_out.keys()
+            self._trained = {p: p.requires_grad for p, name in self._names.items() if name not in free}
             self._checks.shapes.add(shapes(inputs))
         return self._verified
 
@@ -657,11 +674,10 @@ class NaturalGradient(torch.optim.Optimizer):
                 self.state[trained[index]]["momentum_buffer"] = entry["momentum_buffer"].to(trained[index].device)
 
 
-def _arrive(optimizer: Callable[[], NaturalGradient | None], seen: Pass, note: bool, gradient: Tensor) -> None:
-    """Tell the optimizer, if it is still there, that the outputs of a pass have got a gradient, which goes on."""
+def _arrive(optimizer: Callable[[], NaturalGradient | None], seen: Pass, gradient: Tensor) -> None:
+    """Tell the optimizer, if it is still there, that the outputs of a pass have got a gradient."""
     if (watcher := optimizer()) is not None:
-        watcher._take_pass(seen, gradient)
-    seen.go_on(gradient, note)
+        watcher._take_pass(seen, gradient.detach())
 
 
 def _joined(model: nn.Module, probe: Probe) -> Ranks:

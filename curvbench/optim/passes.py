@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 
 from curvbench.instance import Inputs, Instance
-from curvbench.instance.contents import Contents, RandomStates
+from curvbench.instance.contents import Contents, RandomStates, leaves
 from curvbench.instance.outputs import Returned
 from curvbench.instance.passes import autocasts
 from curvbench.instance.tape import Recording, Tape, mode_readers
@@ -41,23 +42,99 @@ class Pass:
     step: int
     gradient: Tensor | None = None
     task: int = -1
-    is_closed: bool = False
 
     def take(self, gradient: Tensor) -> None:
         """Add a gradient that a backward pass has sent to the outputs."""
         self.gradient = gradient if self.gradient is None else self.gradient + gradient
         self.task = current_task()
 
-    def go_on(self, gradient: Tensor, note: bool) -> None:
-        """Go on with a backward pass through the record; raises ValueError if the record has been closed."""
-        if self.is_closed:
+    def pulled(self, sources: Sequence[Tensor], note: bool, gradient: Tensor) -> Sequence[Tensor | None]:
+        """The gradients of tensors that the record's graph begins with; raises ValueError if it has been closed.
+
+        Hooks of these tensors are off, because they run when the gradients arrive there.
+        """
+        if self.tape is None:
             raise ValueError("step() has let go of the graph of these outputs: call the model again")
-        if self.tape is not None:
-            self.tape.go_on(gradient, note)
+        twice = torch.is_grad_enabled()
+        with self.tape.noted(gradient, note), _without_hooks(sources):
+            return torch.autograd.grad(
+                self.tape.outputs, sources, gradient, retain_graph=True, create_graph=twice, allow_unused=True
+            )
 
     def close(self) -> None:
         """Let go of the graph, which the outputs that a loop holds on to would keep."""
-        self.is_closed, self.tape = self.tape is not None, None
+        self.tape = None
+
+
+def kept(seen: Pass, arrive: Callable[[Tensor], None], note: bool) -> Tensor:
+    """The outputs of a recorded pass; a backward pass from them calls ``arrive`` and keeps the record's graph."""
+    assert seen.tape is not None
+    sources = _sources(seen.tape.outputs, [x for _, x in leaves(seen.inputs) if isinstance(x, Tensor)])
+
+    def back(gradient: Tensor) -> Sequence[Tensor | None]:
+        arrive(gradient)
+        return seen.pulled(sources, note, gradient)
+
+    outputs: Tensor = _Kept.apply(back, seen.tape.outputs.detach(), *sources)  # type: ignore[no-untyped-call]
+    return outputs
+
+
+class _Kept(torch.autograd.Function):
+    """A tensor with a graph of its own behind it, which ``back`` goes through; ``sources`` are where it begins."""
+
+    @staticmethod
+    def forward(ctx: Any, back: Callable[[Tensor], Sequence[Tensor | None]], outputs: Tensor, *sources: Tensor) -> Any:
+        ctx.back = back
+        return outputs.view_as(outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return None, None, *ctx.back(gradients[0])
+
+
+def _sources(outputs: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors that a graph begins with: its leaves, and inputs that have a graph of their own."""
+    computed = {x.grad_fn: x for x in inputs if x.grad_fn is not None}
+    found: list[Tensor] = []
+    seen, ahead = set[Any](), [outputs.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node in computed:
+            found.append(computed[node])
+        elif type(node).__name__ == "AccumulateGrad":
+            found.append(node.variable)  # type: ignore[attr-defined]
+        else:
+            ahead += [following for following, _ in node.next_functions]
+    return found
+
+
+@contextmanager
+def _without_hooks(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Inside, hooks of these tensors do not run."""
+    all_hooks = [hooks for tensor in tensors if (hooks := tensor._backward_hooks)]
+    held = [dict(hooks) for hooks in all_hooks]
+    for hooks in all_hooks:
+        hooks.clear()
+    try:
+        yield
+    finally:
+        for hooks, before in zip(all_hooks, held, strict=True):
+            hooks.update(before)
+
+
+def accumulates(parameters: Iterable[Tensor]) -> bool:
+    """Whether the backward pass that runs adds to the gradient of a parameter; ``torch.autograd.grad`` does not."""
+    return any(_is_reached(get_gradient_edge(p).node) for p in parameters if p.requires_grad)
+
+
+def _is_reached(node: Any) -> bool:
+    try:
+        return torch._C._will_engine_execute_node(node)
+    except RuntimeError:  # what torch says of a leaf in autograd.grad
+        return False
 
 
 def current_task() -> int:
