@@ -67,6 +67,12 @@ def mapped(value: Any, act: Callable[[Any], Any]) -> Any:
     return act(value)
 
 
+def mapped_by_name(value: Any, act: Callable[[str, Any], Any]) -> Any:
+    """The same containers with ``act(name, part)`` of every value inside, named as by ``leaves``."""
+    names = iter([name for name, _ in leaves(value)])
+    return mapped(value, lambda part: act(next(names), part))
+
+
 @dataclass(frozen=True)
 class RandomStates:
     """The states of the generators that a model may draw from: torch's, Python's and numpy's."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from curvbench.instance.contents import leaves, mapped
+from curvbench.instance.contents import leaves, mapped, mapped_by_name
 from curvbench.numerics import widened
 
 Inputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
@@ -57,13 +57,6 @@ def _sample_shapes(inputs: Inputs) -> list[torch.Size]:
     return [value.shape[1:] for value in _values(inputs) if isinstance(value, Tensor)]
 
 
-def _fetch(tensors: Mapping[str, Tensor], name: str, shape: torch.Size) -> Tensor:
-    if name not in tensors or tensors[name].shape != shape:
-        came = tuple(tensors[name].shape) if name in tensors else "nothing"
-        raise ValueError(f"pack needs {name!r} of shape {tuple(shape)}, got {came}")
-    return widened(tensors[name])
-
-
 def _values(inputs: Inputs) -> list[Any]:
     return [value for _, value in leaves(inputs)]
 
@@ -83,6 +76,44 @@ def batch_contents(inputs: Inputs, targets: Tensor) -> dict[str, Any]:
 def _widened(inputs: Inputs) -> Inputs:
     """The inputs in float32 at least; the same object if no tensor has fewer digits."""
     return inputs if all(widened(value) is value for value in _values(inputs)) else mapped(inputs, widened)
+
+
+SampleInputs = Mapping[str | int, int]
+
+
+def sample_dimensions(inputs: Inputs, samples: int, given: SampleInputs | None) -> dict[str, int]:
+    """The dimension of the samples by the name of an input; an input without one belongs to no sample.
+
+    By default it is the first dimension of every input that is as long as the batch.
+
+    Raises:
+        ValueError: no input has a name that is given, or another number of samples along its dimension.
+    """
+    named = {name: value for name, value in leaves(inputs) if isinstance(value, Tensor)}
+    if given is None:
+        return {name: 0 for name, value in named.items() if value.shape[:1] == (samples,)}
+    plain = {name.strip("'"): name for name in named}
+    for name, dim in given.items():
+        if str(name) not in plain:
+            raise ValueError(f"sample_inputs names {name!r}: the inputs are {', '.join(plain) or 'one tensor'}")
+        shape = named[plain[str(name)]].shape
+        if not -len(shape) <= dim < len(shape) or shape[dim] != samples:
+            raise ValueError(
+                f"sample_inputs: dimension {dim} of input {name!r} {tuple(shape)} has not {samples} samples"
+            )
+    return {plain[str(name)]: dim for name, dim in given.items()}
+
+
+def cut(inputs: Inputs, rows: slice | Tensor, dimensions: Mapping[str, int]) -> Inputs:
+    """The inputs of some samples; inputs without a dimension of samples stay."""
+
+    def of_rows(name: str, value: Any) -> Any:
+        dim = dimensions.get(name)
+        if dim is None or not isinstance(value, Tensor):
+            return value
+        return value[rows] if dim == 0 else value.movedim(dim, 0)[rows].movedim(0, dim)
+
+    return mapped_by_name(inputs, of_rows)
 
 
 def _leading_size(inputs: Inputs, targets: Tensor) -> int:

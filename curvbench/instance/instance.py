@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,17 +22,20 @@ from curvbench.instance.convolution import FrozenConvolutions
 from curvbench.instance.extent import Extent
 from curvbench.instance.inputs import (
     Inputs,
-    _fetch,
+    SampleInputs,
     _leading_size,
     _sample_shapes,
     _widened,
     arguments,
-    batch_contents,
     counted,
+    cut,
     named_inputs,
+    sample_dimensions,
 )
 from curvbench.instance.likelihood import Loss, cotangents, likelihood
+from curvbench.instance.original import Original
 from curvbench.instance.outputs import Chooser, Layout, chosen
+from curvbench.instance.packing import as_parameters, packed, unpacked
 from curvbench.instance.passes import Uncast, autocasts, full_precision, network_pass
 from curvbench.instance.placing import as_real, densified
 from curvbench.instance.refusals import (
@@ -48,7 +51,7 @@ from curvbench.instance.survey import Traced, roles_of, sizes_of, survey
 from curvbench.instance.tape import Recording, Tape, evaluation, uncompiled, unfused_attention
 from curvbench.instance.verification import coupling, pairwise_coupled, refuse_random_passes, wrong_layers
 from curvbench.numerics import widened
-from curvbench.spec.geometry import Layer, Parameters, Piece, refuse_parameters
+from curvbench.spec.geometry import Layer, Parameters, refuse_parameters
 from curvbench.uses import recurrent, rules  # noqa: F401  (they register the rules)
 from curvbench.uses.blocks import Plan
 from curvbench.uses.calls import Key
@@ -85,6 +88,8 @@ class Instance:
             of a tuple, or ``logits``.
         parameters: ``all`` trainable parameters, or ``weights``: those of linear layers and convolutions, with their
             biases.
+        sample_inputs: the dimension of the samples by the name of an input, or by its number; inputs that are not named
+            belong to no sample. None means the first dimension of every input that is as long as the batch.
 
     Raises:
         ValueError: this class cannot give the exact Fisher; the text is a one-line reason.
@@ -112,6 +117,7 @@ class Instance:
         *,
         outputs: Chooser | None = None,
         parameters: Parameters = "all",
+        sample_inputs: SampleInputs | None = None,
     ) -> None:
         refuse_parameters(parameters)
         self._for_any_batch = self.likelihood = likelihood(loss)
@@ -131,10 +137,12 @@ class Instance:
             {name: p for name, p in self.parameters.items() if name in self._trainable},
             {**named_inputs(inputs), **self._frozen, **self._buffers},
         )
-        self._original: _Original | None = _Original.of(model, inputs, targets)
+        self._original: Original | None = Original.of(model, inputs, targets)
         self._enters_autocast = False
         self._draws_random_numbers = False
-        self._of_no_sample: Tensor | None = None
+        self._sample_inputs = sample_inputs
+        self._dimensions = sample_dimensions(self.inputs, self.samples, sample_inputs)
+        self.guessed = () if sample_inputs is not None else tuple(self._dimensions)
         self._gradient: tuple[Tensor, Tensor] | None = None
         self._recorded: Tape | None = None
         self._given_gradients: Mapping[str, Tensor] | None = None
@@ -149,6 +157,7 @@ class Instance:
             refuse_random_passes(self, first, sorted(self._trainable))
         self._first = first
         self.coupled, self._of_no_sample = coupling(self, first)
+        self._drop_input_of_no_sample()
         self.left_out: dict[str, str] = {}
         self._settle()
         self._first_outputs = self._first.clone()
@@ -158,6 +167,10 @@ class Instance:
         """Count the loss terms of the targets, and take the weights that they have in the loss."""
         self.terms = int(self.likelihood.valid(self.targets).sum())
         self.likelihood = self._for_any_batch.for_batch(self.targets)
+
+    def _drop_input_of_no_sample(self) -> None:
+        if self._of_no_sample is not None:
+            self._dimensions.pop(self._of_no_sample, None)
 
     def arranged(self, returned: Any) -> Tensor:
         """What the model returns as outputs (N, C) or (N, T, C), classes last; the first call arranges the targets."""
@@ -209,9 +222,10 @@ class Instance:
             self._take_plan(plan)
             tape = self._tape(*traced, self.layers) if some is self else None
             found = wrong_layers(self, tape)
-            wrong = {name: found[la.name] for la in self.layers if la.name in found for name in la.parameters}
-            if wrong and some is not self:
+            if found and some is not self:
                 return self._surveyed(self)
+            self.left_out |= {name: found[name] for name in self.unused & found.keys()}
+            wrong = {name: found[la.name] for la in self.layers if la.name in found for name in la.parameters}
             if wrong.keys() <= uncut:
                 return wrong
             uncut |= wrong.keys()
@@ -220,7 +234,8 @@ class Instance:
         self.plan = plan
         chosen = [layer for layer in plan.layers if self.covered == "all" or layer.level == 0]
         held = {name for layer in plan.layers for name in layer.parameters}
-        self.left_out = dict.fromkeys(sorted(self._trainable - held), "not used on this batch")
+        self.unused = frozenset(self._trainable - held)
+        self.left_out = dict.fromkeys(sorted(self.unused), "not used on this batch")
         if self.covered == "weights":
             others = held - {name for layer in chosen for name in layer.parameters}
             self.left_out |= dict.fromkeys(sorted(others), "no weight of a linear layer or a convolution")
@@ -293,7 +308,7 @@ class Instance:
         followed = self._followed(leaves, uncut)
         tracer = Tracer(followed, self.samples, vetoed, cloned)
         with torch.enable_grad():
-            outputs = self._forward(tracer, _as_parameters(leaves, self.parameters))
+            outputs = self._forward(tracer, as_parameters(leaves, self.parameters))
         return Traced(tracer, outputs, leaves)
 
     def _leaves(self, names: Iterable[str]) -> dict[str, Tensor]:
@@ -413,6 +428,8 @@ class Instance:
         """
         other = self._copy()
         other.inputs, other.samples = _widened(inputs), _leading_size(inputs, targets)
+        other._dimensions = sample_dimensions(other.inputs, other.samples, self._sample_inputs)
+        other._drop_input_of_no_sample()
         other.targets = self.arranged_targets(widened(targets))
         other._read_model()
         other._original = other._first_outputs = None  # no copies, because the batch is used in one step alone
@@ -482,7 +499,7 @@ class Instance:
             raise ValueError(f"{count} of {self.samples} samples were drawn without any loss term: draw more of them")
         return drawn
 
-    def reordered(self, rows: Tensor, leave: Tensor | None = None) -> Instance:
+    def reordered(self, rows: Tensor, leave: str | None = None) -> Instance:
         """The same batch with the samples ``rows`` (N,), which may repeat a sample; the input ``leave`` stays."""
         return self._take(rows, leave)
 
@@ -499,14 +516,11 @@ class Instance:
             other.plan = self._same_blocks(survey(other, self.plan.uncut)[0])
         return other
 
-    def _take(self, rows: slice | Tensor, leave: Tensor | None = None) -> Instance:
-        def cut(value: Any) -> Any:
-            sized = isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == self.samples
-            return value[rows] if sized and value is not leave and value is not self._of_no_sample else value
-
+    def _take(self, rows: slice | Tensor, leave: str | None = None) -> Instance:
+        dimensions = {name: dim for name, dim in self._dimensions.items() if name != leave}
         other = self._copy()
         other._needs_verification, other._first_outputs = self._needs_verification, None
-        other.inputs, other.targets = mapped(self.inputs, cut), self.targets[rows]
+        other.inputs, other.targets = cut(self.inputs, rows, dimensions), self.targets[rows]
         other.samples = len(other.targets)
         return other
 
@@ -578,7 +592,7 @@ class Instance:
         followed = self._followed(leaves, self.plan.uncut)
         tracer = Tracer(followed, self.samples, self.plan.vetoed, self.plan.cloned)
         with torch.enable_grad(), FrozenConvolutions():
-            outputs = self._forward(tracer, _as_parameters(leaves, self.parameters))
+            outputs = self._forward(tracer, as_parameters(leaves, self.parameters))
         self._refuse_another_model(outputs)
         tape = self._tape(tracer, outputs, leaves, chosen)
         self._reach(tape)
@@ -724,16 +738,7 @@ class Instance:
         Raises:
             ValueError: a covered parameter is missing or has another shape.
         """
-        parts = []
-        for layer in self.layers:
-            columns = [
-                _entries(
-                    as_real(_fetch(tensors, piece.parameter, self.parameters[piece.parameter].shape)), piece, layer
-                )
-                for piece in layer.pieces
-            ]
-            parts.append((columns[0] if len(columns) == 1 else torch.cat(columns, dim=2)).flatten())
-        return torch.cat(parts)
+        return packed(self.layers, self.parameters, tensors)
 
     def unpack(self, vector: Tensor) -> dict[str, Tensor]:
         """A parameter vector (P,) as named tensors, shaped like the parameters.
@@ -743,20 +748,7 @@ class Instance:
         """
         if vector.shape != (self.size,):
             raise ValueError(f"a parameter vector of this instance has shape ({self.size},), got {tuple(vector.shape)}")
-        tensors: dict[str, Tensor] = {}
-        for layer in self.layers:
-            widths = [piece.columns for piece in layer.pieces]
-            columns = vector[layer.slice].reshape(layer.shape).split(widths, dim=2)
-            for piece, part in zip(layer.pieces, columns, strict=True):
-                shape = self.parameters[piece.parameter].shape
-                if self.parameters[piece.parameter].is_complex():
-                    tensors[piece.parameter] = torch.view_as_complex(part.reshape(*shape, 2).clone())
-                elif _is_whole(piece, part, shape):
-                    tensors[piece.parameter] = part.reshape(shape)
-                else:
-                    whole = tensors.setdefault(piece.parameter, vector.new_zeros(shape))
-                    _entries(whole, piece, layer).copy_(part)
-        return tensors
+        return unpacked(self.layers, self.parameters, vector)
 
     def refuse_changed(self) -> None:
         """Raise ValueError if parameters, buffers, inputs or targets have changed; the text names the tensor."""
@@ -787,55 +779,6 @@ class Instance:
             finally:
                 if before is not None:
                     before.restore(self.device)
-
-
-class _Original(NamedTuple):
-    """The model and the batch that an instance was made of, and their contents at that time."""
-
-    model: nn.Module
-    inputs: Inputs
-    targets: Tensor
-    contents: Contents
-
-    @classmethod
-    def of(cls, model: nn.Module, inputs: Inputs, targets: Tensor) -> _Original:
-        return cls(model, inputs, targets, Contents.of(_watched(model, inputs, targets)))
-
-    def refuse_changed(self) -> None:
-        changed = self.contents.changed(_watched(self.model, self.inputs, self.targets))
-        if changed is not None:
-            raise ValueError(
-                f"the contents of {changed} changed after this Instance was made: a probe must not write to them; "
-                "after training, make a new Instance"
-            )
-
-
-def _watched(model: nn.Module, inputs: Inputs, targets: Tensor) -> dict[str, Any]:
-    return {
-        **{f"parameter {name!r} of the model": p for name, p in model.named_parameters()},
-        **{f"buffer {name!r} of the model": b for name, b in model.named_buffers()},
-        **batch_contents(inputs, targets),
-    }
-
-
-def _as_parameters(leaves: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Leaves in the form in which the model reads them: complex parameters from their real and imaginary parts."""
-    return {n: torch.view_as_complex(leaf) if parameters[n].is_complex() else leaf for n, leaf in leaves.items()}
-
-
-def _entries(tensor: Tensor, piece: Piece, layer: Layer) -> Tensor:
-    """The columns of a block that a parameter holds, (G, M, columns): a view if the tensor is contiguous."""
-    shape = (layer.groups, layer.outputs, piece.columns)
-    whole = tensor.contiguous()
-    return whole.as_strided(shape, piece.strides, whole.storage_offset() + piece.offset)
-
-
-def _is_whole(piece: Piece, part: Tensor, shape: torch.Size) -> bool:
-    """Whether the columns are all entries of the parameter in their own order."""
-    _, M, D = part.shape
-    return (
-        part.numel() == shape.numel() and piece.offset == 0 and piece.strides in ((0, D, 1), (0, 1, 0), (M * D, D, 1))
-    )
 
 
 def _reasons(left_out: Mapping[str, str]) -> str:

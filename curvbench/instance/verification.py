@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from curvbench.instance import layers as geometry
-from curvbench.instance.contents import RandomStates, leaves
+from curvbench.instance.contents import RandomStates
 from curvbench.instance.placing import densified
 from curvbench.instance.refusals import agree, deep_rounding, refuse_random
 from curvbench.instance.tape import Tape
@@ -41,6 +41,8 @@ class Passes(Protocol):
     layers: tuple[Layer, ...]
     sizes: dict[str, LayerSize]
     coupled: bool
+    unused: frozenset[str]
+    guessed: tuple[str, ...]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -66,7 +68,7 @@ class Passes(Protocol):
     def part(self, samples: slice) -> Self:
         """The same model on some of the samples."""
 
-    def reordered(self, rows: Tensor, leave: Tensor | None = None) -> Self:
+    def reordered(self, rows: Tensor, leave: str | None = None) -> Self:
         """The same model on the samples in another order; the input ``leave`` stays as it is."""
 
     def pack(self, tensors: Mapping[str, Tensor]) -> Tensor:
@@ -92,7 +94,7 @@ def refuse_random_passes(instance: Passes, first: Tensor, names: Sequence[str]) 
         refuse_random()
 
 
-def coupling(instance: Passes, first: Tensor) -> tuple[bool, Tensor | None]:
+def coupling(instance: Passes, first: Tensor) -> tuple[bool, str | None]:
     """Whether outputs of a sample change with the other samples, and the input that belongs to no sample, if any.
 
     A random half of the samples is replaced by samples of the other half, which must not change; then the halves swap
@@ -102,9 +104,9 @@ def coupling(instance: Passes, first: Tensor) -> tuple[bool, Tensor | None]:
     """
     if instance.samples < 2 or not _changes(instance, first, None):
         return False, None
-    for _, x in list(leaves(instance.inputs))[1:]:
-        if isinstance(x, Tensor) and x.shape[:1] == (instance.samples,) and not _changes(instance, first, x):
-            return False, x
+    for name in instance.guessed[1:]:
+        if not _changes(instance, first, name):
+            return False, name
     return True, None
 
 
@@ -114,7 +116,7 @@ def pairwise_coupled(instance: Passes, first: Tensor) -> bool:
 
 
 def _changes(
-    instance: Passes, first: Tensor, leave: Tensor | None, splits: Iterable[tuple[Tensor, Tensor]] | None = None
+    instance: Passes, first: Tensor, leave: str | None, splits: Iterable[tuple[Tensor, Tensor]] | None = None
 ) -> bool:
     rows = torch.arange(instance.samples)
     for staying, replaced in splits or _splits(instance.samples, every_pair=instance.samples <= _FEW):
@@ -137,7 +139,7 @@ def _splits(samples: int, every_pair: bool) -> Iterator[tuple[Tensor, Tensor]]:
         yield from (halves, halves[::-1])
 
 
-def _differs(first: Tensor, instance: Passes, orders: Sequence[Tensor], staying: Tensor, leave: Tensor | None) -> bool:
+def _differs(first: Tensor, instance: Passes, orders: Sequence[Tensor], staying: Tensor, leave: str | None) -> bool:
     """Whether the samples ``staying`` change, for the first of the orders on which the model can run."""
     for order in orders:
         try:
@@ -153,16 +155,20 @@ def _differs(first: Tensor, instance: Passes, orders: Sequence[Tensor], staying:
 def wrong_layers(instance: Passes, tape: Tape | None = None) -> dict[str, str]:
     """Why the columns of some blocks are wrong, by one forward and two backward passes; empty if all are right.
 
+    A parameter without a block has its own name; it is wrong if it has a gradient.
+
     ``tape``: a recorded pass over the whole batch; None means that one is made, or one per part of a large batch.
     """
     wrong: dict[str, str] = {}
     for part in _parts(instance) if tape is None else [instance]:
-        outputs, parameters = part.graph(list(dict.fromkeys(n for layer in part.layers for n in layer.parameters)))
+        names = dict.fromkeys(n for layer in part.layers for n in layer.parameters)
+        outputs, parameters = part.graph([*names, *sorted(part.unused - names.keys())])
         u = _cotangent(outputs)
         weights = 0.5 + torch.rand(part.samples, generator=torch.Generator().manual_seed(1)).to(u)
         along = u * weights.reshape(-1, *[1] * (u.ndim - 1))
         gradients = _gradients(outputs, parameters, along)
         columns, vector = weighted_columns(part, tape or part.tape(), u, weights), part.pack(gradients)
+        wrong |= {name: _UNSEEN for name in part.unused if bool(gradients[name].any())}
         noise = _NOISE * torch.finfo(u.dtype).eps * _largest(gradients.values())
         found = {}
         for layer in part.layers:
@@ -182,6 +188,7 @@ def wrong_layers(instance: Passes, tape: Tape | None = None) -> dict[str, str]:
 
 
 _ENDLESS = "its gradient is NaN or infinite on this batch"
+_UNSEEN = "it is used where no use was seen"
 _OTHER_SUM = "its score columns do not sum to its gradient"
 
 

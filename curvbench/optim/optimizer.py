@@ -405,7 +405,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._close_passes()
         arrived, self._arrived = self._arrived, []
         if arrived and (self._batch is not None or self._next_state is not None):
-            raise ValueError("a step had calls of the model and of optimizer.forward: call one of them until step()")
+            raise ValueError(MIXED)
         if arrived and self.kl_clip is None and isinstance(self.probe, Weighs) and self.probe.needs_targets:
             raise ValueError(
                 f"{self.probe.name} weighs samples in the backward pass, so that targets come first: {FORWARD}"
@@ -424,9 +424,7 @@ class NaturalGradient(torch.optim.Optimizer):
             return self._call(inputs)
         if self._arrived:
             if self._has_gradients():
-                raise ValueError(
-                    "a step had calls of the model and of optimizer.forward: call one of them until step()"
-                )
+                raise ValueError(MIXED)
             self._forget()
         if self._batch is not None or self._next_state is not None:
             self._gather()

@@ -67,7 +67,6 @@ class Fngd(Weighs, Probe):
     updates: int = 1
     batch_size: int | None = None
     accelerated: bool = True
-    needs_targets = property(lambda self: self.stage == "shared" and self.accelerated)
 
     about = About(
         represents="stage=first: every layer's empirical block; shared: the multiple of I of its mean coefficient",
@@ -92,8 +91,8 @@ class Fngd(Weighs, Probe):
         at_least_one(self, "batches", "updates", "batch_size")
 
     def unsupported(self, instance: Instance) -> str | None:
-        knows = self.key != "sample" or isinstance(instance.inputs, Tensor)
-        return None if knows else "key=sample knows a sample by its input, which must be a single tensor"
+        is_known = self.key != "sample" or isinstance(instance.inputs, Tensor)
+        return None if is_known else "key=sample knows a sample by its input, which must be a single tensor"
 
     def update(self, state: State | None, batch: Instance) -> State:
         shared = state.shared if state else None
@@ -106,9 +105,12 @@ class Fngd(Weighs, Probe):
             return State(blocks, dampings)
         names, natural = sample_names(batch, self.key), self.scale_mode == "natural"
         coefficients, shared = share(shared, blocks, dampings, batch, names, natural)
-        weights = [w.to(batch.dtype) / batch.terms for w in coefficients]
-        gradients = batch.gradient().split([block.size for block in blocks])
-        return State(blocks, shared.dampings.tolist(), (), shared, weights, gradients)
+        weights, sizes = [w.to(batch.dtype) / batch.terms for w in coefficients], [block.size for block in blocks]
+        return State(blocks, shared.dampings.tolist(), (), shared, weights, batch.gradient().split(sizes))
+
+    @property
+    def needs_targets(self) -> bool:
+        return self.stage == "shared" and self.accelerated
 
     def weigh(self, state: State | None, batch: Instance) -> tuple[Tensor, State] | None:
         shared = state.shared if state else None
@@ -123,9 +125,7 @@ class Fngd(Weighs, Probe):
         return 0.0 if by_norm < torch.finfo(block.dtype).tiny else damping
 
     def refresh(self, state: State) -> State:
-        if self.stage == "shared":
-            return state
-        pairs = zip(state.blocks, state.dampings, strict=True)
+        pairs = zip(state.blocks, state.dampings, strict=True) if self.stage == "first" else ()
         return state._replace(factors=[block.factorize(damping) if damping else None for block, damping in pairs])
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
@@ -134,8 +134,8 @@ class Fngd(Weighs, Probe):
         parts = gradient.split([block.size for block in state.blocks])
         if state.shared is None:
             return torch.cat(first_steps(state.blocks, state.dampings, state.factors, parts, self.scale_mode))
-        means, own = state.shared.means.tolist(), state.own
-        return torch.cat(shared_steps(state.blocks, state.weights, means, own, parts, self.accelerated))
+        means = state.shared.means.tolist()
+        return torch.cat(shared_steps(state.blocks, state.weights, means, state.own, parts, self.accelerated))
 
     def operator(self, state: State) -> BlockDiagonal:
         return BlockDiagonal(state.shared.surrogates(state.blocks) if state.shared else state.blocks)

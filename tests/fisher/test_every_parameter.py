@@ -14,10 +14,13 @@ import curvbench as cb
 # or a ten-thousandth of the tolerance where a model computes in float32 inside.
 ROUNDING = 1e-15
 
-OF_LIBRARIES = (pytest.mark.zoo, pytest.mark.filterwarnings("ignore"))  # which warn about themselves
+QUIET = pytest.mark.filterwarnings("ignore")  # because libraries warn about themselves
+# One of a kind each; the others run with ``pytest -m zoo``.
+ALWAYS = ("gpt2", "llama_tied", "mixtral", "mamba", "bert_masked_words", "albert", "deberta_v2", "t5", "whisper", "vit")
+ALWAYS += ("swin", "resnet", "segformer", "clip", "peft_lora", "peft_dora", "peft_ia3")
 EVERY = [
     *(pytest.param(case, id=case.name) for case in SMALL),
-    *(pytest.param(case, id=case.name, marks=OF_LIBRARIES) for case in LARGE),
+    *(pytest.param(c, id=c.name, marks=(QUIET, *([] if c.name in ALWAYS else [pytest.mark.zoo]))) for c in LARGE),
 ]
 
 

@@ -420,3 +420,32 @@ def test_a_model_that_cannot_run_in_float64_is_told_the_way_out() -> None:
     with pytest.raises(ValueError, match="precision='native'"):
         cb.exact_fisher(instance)
     assert cb.exact_fisher(instance, precision="native").trace() > 0
+
+
+class Steps(nn.Module):
+    """Time first: inputs (T, N, D) and a weight per step, outputs (N, C)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.LSTM(3, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
+        return self.last((self.first(x)[0] * weights[:, None, None]).sum(0))
+
+
+@pytest.mark.parametrize("steps", [5, 4], ids=["other length", "as many steps as samples"])
+def test_the_dimension_of_the_samples_may_be_named(steps: int) -> None:
+    torch.manual_seed(0)
+    model, x, weights = Steps().double(), torch.randn(steps, 4, 3).double(), torch.rand(steps).double()
+    y = torch.tensor([0, 1, 2, 0])
+    named = cb.Instance(model, {"x": x, "weights": weights}, y, sample_inputs={"x": 1})
+    numbered = cb.Instance(model, (x, weights), y, sample_inputs={0: 1})
+    assert (named.coupled, numbered.coupled, named.coverage) == (False, False, 1.0)
+    part = cb.exact_fisher(named.part(slice(2, 3))).trace() * 4  # a part counts the terms of the whole batch
+    alone = cb.Instance(model, (x[:, 2:3], weights), y[2:3], sample_inputs={0: 1})
+    assert part == pytest.approx(cb.exact_fisher(alone).trace(), rel=1e-12)
+    for wrong, words in (({"z": 0}, "names 'z': the inputs are x, weights"), ({"x": 0}, "input 'x'")):
+        if steps == 4 and "z" not in wrong:
+            continue
+        with pytest.raises(ValueError, match=words):
+            cb.Instance(model, {"x": x, "weights": weights}, y, sample_inputs=wrong)
