@@ -118,7 +118,7 @@ def _planned(traced: Traced, layouts: Mapping[Key, Layout], plan: Plan, samples:
     computed = {
         c.key: _behind(c, traced.leaves) for c in calls if isinstance(c.key.weight, Computed) and c.key in layouts
     }
-    builder = Builder(traced.leaves, calls, layouts, samples)
+    builder = Builder(traced.leaves, calls, layouts)
     layers, uses = builder.build(computed, plan.generic)
     plan = replace(plan, layers=tuple(layers), uses=uses, formed=frozenset(builder.formed))
     return replace(plan, shapes=_shapes(plan, calls, traced.outputs, samples)), traced

@@ -10,6 +10,7 @@ multiplied entry by entry. What fits nothing of this is a ``vector`` whose score
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -110,10 +111,8 @@ def place(call: Call) -> Place | None:
 class Builder:
     """Makes the blocks of all parameters from the calls of one traced pass and their layouts."""
 
-    def __init__(
-        self, parameters: Mapping[str, Tensor], calls: Sequence[Call], layouts: Mapping[Key, Layout], samples: int
-    ) -> None:
-        self.parameters, self.layouts, self.samples = parameters, layouts, samples
+    def __init__(self, parameters: Mapping[str, Tensor], calls: Sequence[Call], layouts: Mapping[Key, Layout]) -> None:
+        self.parameters, self.layouts = parameters, layouts
         self.order = {name: i for i, name in enumerate(parameters)}
         self.calls = [call for call in calls if call.key in layouts]
         self.by_name: dict[str, list[Call]] = {}
@@ -123,15 +122,38 @@ class Builder:
         self.done: set[str] = set()
 
     def build(
-        self, computed: Mapping[Key, Collection[str]], generic: Collection[str]
+        self, computed: Mapping[Key, Collection[str]], formed: Collection[str]
     ) -> tuple[list[Layer], dict[Key, Use]]:
-        """The blocks in order, and the uses; ``computed``: the parameters behind each call of a computed weight."""
+        """The blocks in order, and the uses.
+
+        ``computed``: the parameters behind each call of a computed weight. ``formed``: parameters that are no matrix,
+        whatever their calls.
+        """
+        layers, uses = self._built(computed, formed)
+        if not (holes := self._holes(layers)):
+            return layers, uses
+        again = Builder(self.parameters, self.calls, self.layouts)
+        built = again.build(computed, {*formed, *holes})
+        self.formed = again.formed
+        return built
+
+    def _holes(self, layers: Sequence[Layer]) -> list[str]:
+        """The parameters some of whose entries are in no block, as those of a bias that one of its weights lacks."""
+        held: Counter[str] = Counter()
+        for layer in layers:
+            for piece in layer.pieces:
+                held[piece.parameter] += layer.groups * layer.outputs * piece.columns
+        return [name for name, count in held.items() if count < _reals(self.parameters[name])]
+
+    def _built(
+        self, computed: Mapping[Key, Collection[str]], formed: Collection[str]
+    ) -> tuple[list[Layer], dict[Key, Use]]:
         for call in self.calls:
             names = [call.key.weight.name] if isinstance(call.key.weight, View) else computed[call.key]
             for name in names:
                 self.by_name.setdefault(name, []).append(call)
         behind = {name for names in computed.values() for name in names}
-        self.formed = {n for n in self.by_name if n in behind or not self._is_regular(n)} | set(generic)
+        self.formed = {n for n in self.by_name if n in behind or not self._is_regular(n)} | set(formed)
         for name in self.by_name:
             if name not in self.formed and any(call.is_matrix for call in self.by_name[name]):
                 self._matrices(name)
@@ -139,7 +161,7 @@ class Builder:
             if name not in self.done and name not in self.formed:
                 self._vector(name)
         for name in self.formed:
-            self._add(name, "vector", (1, _reals(self.parameters[name]), 1), [_whole(self.parameters, name)], 2)
+            self._add(name, "vector", (1, _reals(self.parameters[name]), 1), [_whole(name)], 2)
         for call in self.calls:
             if call.key not in self.uses:
                 self.uses[call.key] = Use(None, self.layouts[call.key], formed=True)
@@ -175,7 +197,7 @@ class Builder:
             found = place(call)
             assert found is not None
             places.setdefault(found, []).append(call)
-        label = self._named(name, next(iter(places)) if is_slice else None)
+        label = self._unused(self._named(name, next(iter(places)) if is_slice else None))
         position = (self.order[name], next(iter(places)).offset)
         if len(places) > 1:
             self._tied(label, places, position)
@@ -251,7 +273,7 @@ class Builder:
             self.done.add(member)
             for call in self.by_name[member]:
                 self.uses[call.key] = Use(label, self.layouts[call.key], column)
-        pieces = [_whole(self.parameters, member) for member in names]
+        pieces = [_whole(member) for member in names]
         self._add(label, "vector", (1, _reals(self.parameters[name]), len(names)), pieces, 2)
 
     def _shift_of(self, calls: Sequence[Call]) -> str | None:
@@ -266,6 +288,13 @@ class Builder:
         (name,) = names
         fits = self.parameters[name].numel() == self.parameters[calls[0].key.weight.name].numel()  # type: ignore[union-attr]
         return name if fits and name not in self.formed and len(self.by_name[name]) == len(calls) else None
+
+    def _unused(self, label: str) -> str:
+        """The label, with a mark if a block of this name exists."""
+        names = {layer.name for _, layer in self.layers}
+        while label in names:
+            label += "'"
+        return label
 
     def _named(self, name: str, of: Place | None = None) -> str:
         if of is not None:
@@ -324,7 +353,7 @@ def _started(layers: Sequence[Layer]) -> list[Layer]:
     return placed
 
 
-def _whole(parameters: Mapping[str, Tensor], name: str) -> Piece:
+def _whole(name: str) -> Piece:
     return Piece(name, 0, (0, 1, 0), 1)
 
 
