@@ -124,6 +124,20 @@ def test_the_trainer_of_transformers_makes_the_steps(tmp_path: Path) -> None:
     assert near(model, own)
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointed_layers_of_transformers_make_the_steps(reentrant: bool) -> None:
+    """They read whether they train, so that statistics make a pass of their own, without checkpoints."""
+    data, models = Padded(), [tagger(), tagger()]
+    models[0].gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+    for model in models:
+        optimizer = trainer(model.train())
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(data.ids, attention_mask=data.mask, labels=data.labels).loss.backward()
+            optimizer.step()
+    assert near(*models)
+
+
 def test_low_rank_adapters_train_alone() -> None:
     peft = pytest.importorskip("peft")
     data, models = Padded(), [tagger(), tagger()]
