@@ -92,10 +92,10 @@ def sample_dimensions(inputs: Inputs, samples: int, given: SampleInputs | None) 
     named = {name: value for name, value in leaves(inputs) if isinstance(value, Tensor)}
     if given is None:
         return {name: 0 for name, value in named.items() if value.shape[:1] == (samples,)}
-    plain = {name.strip("'"): name for name in named}
+    plain = {name.strip("'") or "0": name for name in named}
     for name, dim in given.items():
         if str(name) not in plain:
-            raise ValueError(f"sample_inputs names {name!r}: the inputs are {', '.join(plain) or 'one tensor'}")
+            raise ValueError(f"sample_inputs names {name!r}: the inputs are {', '.join(plain)}")
         shape = named[plain[str(name)]].shape
         if not -len(shape) <= dim < len(shape) or shape[dim] != samples:
             raise ValueError(

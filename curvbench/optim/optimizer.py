@@ -30,7 +30,7 @@ from torch.nn.parallel import DistributedDataParallel
 from curvbench import numerics
 from curvbench.instance import Inputs, Instance
 from curvbench.instance.contents import Contents, RandomStates, mapped
-from curvbench.instance.inputs import arguments, batch_contents, inputs_of, named_inputs, shapes
+from curvbench.instance.inputs import SampleInputs, arguments, batch_contents, inputs_of, named_inputs, shapes
 from curvbench.instance.likelihood import Loss, likelihood
 from curvbench.instance.outputs import Chooser, chosen
 from curvbench.instance.passes import full_precision, in_network_pass
@@ -57,8 +57,8 @@ from curvbench.states.ranks import Ranks
 from curvbench.words import refuse_type
 
 _COPIED = {
-    *("model", "probe", "loss", "outputs", "parameters", "statistics", "kl_clip", "decoupled_weight_decay"),
-    *("_curvature", "_layers"),
+    *("model", "probe", "loss", "outputs", "parameters", "sample_inputs", "statistics", "kl_clip"),
+    *("decoupled_weight_decay", "_curvature", "_layers"),
 }
 
 MIXED = "a step had calls of the model and of optimizer.forward: call either of them until step()"
@@ -159,6 +159,7 @@ class NaturalGradient(torch.optim.Optimizer):
         loss: the likelihood of the curvature as ``Instance`` takes it; in a process group ``cross_entropy`` or
             ``gaussian``.
         outputs: a function from what the model returns to the tensor of its outputs, as ``Instance`` takes it.
+        sample_inputs: the dimension of the samples by the name of an input, as ``Instance`` takes it.
         statistics: the mode whose pass gives the statistics: ``training``, the pass as it was, in which BatchNorm
             couples the samples; ``evaluation``; or ``auto``, the training pass where both modes compute the same, else
             evaluation mode.
@@ -191,6 +192,7 @@ class NaturalGradient(torch.optim.Optimizer):
         *,
         loss: Loss = "cross_entropy",
         outputs: Chooser | None = None,
+        sample_inputs: SampleInputs | None = None,
         statistics: Statistics = "auto",
         parameters: Parameters = "all",
         params: Iterable[Any] | None = None,
@@ -211,7 +213,7 @@ class NaturalGradient(torch.optim.Optimizer):
         likelihood(loss)
         refuse_parameters(parameters)
         self.model, self.loss, self.parameters = model, loss, parameters
-        self.outputs, self.statistics = outputs, statistics
+        self.outputs, self.sample_inputs, self.statistics = outputs, sample_inputs, statistics
         self.kl_clip, self.decoupled_weight_decay = kl_clip, decoupled_weight_decay
         self._begin()
         rates = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
@@ -510,7 +512,13 @@ class NaturalGradient(torch.optim.Optimizer):
         if self._verified is None:
             with evaluation(self.model):
                 verified = Instance(
-                    self.model, inputs, targets, self.loss, outputs=self.outputs, parameters=self.parameters
+                    self.model,
+                    inputs,
+                    targets,
+                    self.loss,
+                    outputs=self.outputs,
+                    parameters=self.parameters,
+                    sample_inputs=self.sample_inputs,
                 )
             if reason := self.probe.unsupported(verified):
                 raise Unsupported(reason)

@@ -449,3 +449,28 @@ def test_the_dimension_of_the_samples_may_be_named(steps: int) -> None:
             continue
         with pytest.raises(ValueError, match=words):
             cb.Instance(model, {"x": x, "weights": weights}, y, sample_inputs=wrong)
+
+
+def test_an_optimizer_takes_the_dimension_of_the_samples() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(0, 1), nn.Linear(3, 4), nn.Tanh(), nn.Unflatten(0, (5, -1)), Last()).double()
+    optimizer = cb.NaturalGradient(model, cb.probe("full", damping=0.1), lr=0.1, sample_inputs={0: 1})
+    x, y = torch.randn(5, 6, 3).double(), torch.arange(6) % 2
+    gradient = cb.Instance(model, x, y, sample_inputs={0: 1})
+    expected = gradient.unpack(cb.exact_fisher(gradient).natural_gradient(gradient.gradient(), 0.1))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    torch.nn.functional.cross_entropy(model(x), y).backward()
+    optimizer.step()
+    for name, p in model.named_parameters():
+        assert torch.allclose(p, before[name] - 0.1 * expected[name], rtol=1e-9, atol=1e-12), name
+
+
+class Last(nn.Module):
+    """(T, N, 4) -> (N, 2), from the last step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.layer(h[-1])
