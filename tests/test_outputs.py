@@ -145,5 +145,5 @@ def test_an_instance_of_a_model_that_returns_a_mapping(key: str, choose: Any) ->
     model, x, y = Returns(key), torch.randn(4, 5).double(), torch.tensor([0, 1, 2, 0])
     found = cb.exact_fisher(cb.Instance(model, x, y, outputs=choose)).to_dense()
     assert torch.equal(found, cb.exact_fisher(cb.Instance(model.net, x, y)).to_dense())
-    with pytest.raises(ValueError, match="wrap it"):
+    with pytest.raises(ValueError, match="wrap the model"):
         cb.NaturalGradient(Returns("logits"), cb.probe("kfac", damping=0.1)).forward(x, y)

@@ -120,4 +120,6 @@ def _leading_size(inputs: Inputs, targets: Tensor) -> int:
     """The number of samples: an index of the targets' first dimension is a sample."""
     if not any(isinstance(value, Tensor) and value.ndim for value in _values(inputs)):
         raise ValueError("inputs must hold a tensor whose first dimension is the batch")
+    if not isinstance(targets, Tensor):
+        raise ValueError(f"targets must be a tensor with one target per sample or more, got {type(targets).__name__}")
     return targets.shape[0]

@@ -130,7 +130,7 @@ class Instance:
         if self.samples == 0:
             raise ValueError("the batch is empty: give at least one sample")
         refuse_untracked(model)
-        self._trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+        self._trainable = {name for name, p in model.named_parameters() if p.requires_grad and p.numel()}
         self._read_model()
         refuse_coupled_samples(model)
         refuse_not_finite(
@@ -147,6 +147,7 @@ class Instance:
         self._recorded: Tape | None = None
         self._given_gradients: Mapping[str, Tensor] | None = None
         self._needs_verification = False
+        self._passes_alone = True
         self._states: RandomStates | None = None
         self.reached: set[str] = set()
         self._first_outputs: Tensor | None = None
@@ -220,10 +221,13 @@ class Instance:
             if some is not self and not plan.is_plain:
                 return self._surveyed(self)
             self._take_plan(plan)
-            tape = self._tape(*traced, self.layers) if some is self else None
+            tape = self._with_alone(self._tape(*traced, self.layers)) if some is self else None
             found = wrong_layers(self, tape)
             if found and some is not self:
                 return self._surveyed(self)
+            if found and tape is not None and tape.alone is not None:
+                self._passes_alone = False
+                continue
             self.left_out |= {name: found[name] for name in self.unused & found.keys()}
             wrong = {name: found[la.name] for la in self.layers if la.name in found for name in la.parameters}
             if wrong.keys() <= uncut:
@@ -330,12 +334,22 @@ class Instance:
         checked = self._copy()
         checked._states = None  # samples may be coupled in the mode of training
         checked.reached = set()  # its passes are not those of the statistics
-        if not wrong_layers(checked):
+        if not _of_blocks(wrong_layers(checked), checked):
             return
-        self.plan = checked.plan = self._same_blocks(survey(checked, self.plan.uncut)[0])
-        if wrong := wrong_layers(checked):
+        checked.survey_anew()
+        self.plan, self.sizes, self._recorded = checked.plan, checked.sizes, None
+        if wrong := _of_blocks(wrong_layers(checked), checked):
             name, reason = next(iter(wrong.items()))
             raise ValueError(f"block {name!r} has no right columns in this batch: {reason}")
+
+    def survey_anew(self) -> None:
+        """Find out how this batch, in this dtype, uses the parameters; the blocks stay.
+
+        Raises:
+            ValueError: the parameters have other blocks in this batch.
+        """
+        self.plan = self._same_blocks(survey(self, self.plan.uncut)[0])
+        self.sizes = {**self.sizes, **{n: s for n, s in sizes_of(self.plan).items() if n in self.sizes}}
 
     def _same_blocks(self, plan: Plan) -> Plan:
         """A plan of another batch; raises ValueError if it has other blocks than this instance."""
@@ -371,9 +385,10 @@ class Instance:
         """What follows the parameters in a pass that others make; the arguments are those of ``record``."""
         own = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         held = {name for layer in self.layers for name in layer.parameters}
-        leaves = {n: p.detach().requires_grad_() if frozen and n in held else p for n, p in own.items() if n in held}
+        leaves = {n: p.detach().requires_grad_() if frozen else p for n, p in own.items() if n in held}
+        followed = {**own, **leaves} if self.plan.is_numbered else leaves
         tracer = Tracer(
-            {name: leaf for name, leaf in leaves.items() if name not in self.plan.uncut},
+            {name: leaf for name, leaf in followed.items() if name not in self.plan.uncut},
             samples,
             self.plan.vetoed,
             self.plan.cloned,
@@ -400,9 +415,9 @@ class Instance:
         keeps_graph: bool = False,
     ) -> Tape:
         roles = roles_of(layers)
-        pairs = [(call, use) for call in tracer.calls if (use := self.plan.use(call.key)) is not None]
+        pairs = [(call, use) for call in tracer.calls if (use := self.plan.uses.get(call.key)) is not None]
         used = [(call, use) for call, use in pairs if use.role in roles or use.formed]
-        return Tape(outputs, self.plan, roles, used, leaves, keeps_graph)
+        return Tape(outputs, self.plan, roles, used, leaves, keeps_graph, fits=self.plan.fits(tracer.events))
 
     def with_batch(
         self,
@@ -437,8 +452,7 @@ class Instance:
         if _sample_shapes(inputs) != _sample_shapes(self.inputs) or not self.plan.is_plain:
             first = other._try()
             other.classes, other.terms_per_sample = first.shape[-1], first[0].numel() // first.shape[-1]
-            other.plan = self._same_blocks(survey(other, self.plan.uncut)[0])
-            other.sizes = {**self.sizes, **{n: s for n, s in sizes_of(other.plan).items() if n in self.sizes}}
+            other.survey_anew()
             tape = None  # its rows are in the order of the first batch
         other._states = states
         other._recorded, other._given_gradients, other._needs_verification = tape, gradients, verify
@@ -513,7 +527,7 @@ class Instance:
     def _own(self, other: Instance) -> Instance:
         """The other samples, with the owners of their rows found anew where they are in no simple order."""
         if not self.plan.is_plain:
-            other.plan = self._same_blocks(survey(other, self.plan.uncut)[0])
+            other.survey_anew()
         return other
 
     def _take(self, rows: slice | Tensor, leave: str | None = None) -> Instance:
@@ -587,17 +601,32 @@ class Instance:
         if self._recorded is not None and len(chosen) == len(self.layers):
             self._reach(self._recorded)
             return self._recorded
+        tape = self._replayed(chosen)
+        if not tape.fits:
+            self.survey_anew()
+            tape = self._replayed(chosen)
+        if not tape.fits:
+            raise ValueError("the model uses its parameters in another way in each pass over this batch")
+        self._reach(tape)
+        return self._with_alone(tape)
+
+    def _replayed(self, chosen: Sequence[Layer]) -> Tape:
+        """A pass over the batch, recorded for these blocks."""
         held = {name for layer in chosen for name in layer.parameters}
-        leaves = self._leaves([name for name in self.parameters if name in held])
-        followed = self._followed(leaves, self.plan.uncut)
-        tracer = Tracer(followed, self.samples, self.plan.vetoed, self.plan.cloned)
+        followed = self._trainable if self.plan.is_numbered else held
+        leaves = self._leaves([name for name in self.parameters if name in followed])
+        tracer = Tracer(self._followed(leaves, self.plan.uncut), self.samples, self.plan.vetoed, self.plan.cloned)
         with torch.enable_grad(), FrozenConvolutions():
             outputs = self._forward(tracer, as_parameters(leaves, self.parameters))
         self._refuse_another_model(outputs)
-        tape = self._tape(tracer, outputs, leaves, chosen)
-        self._reach(tape)
+        return self._tape(tracer, outputs, {name: leaves[name] for name in leaves if name in held}, chosen)
+
+    def _with_alone(self, tape: Tape) -> Tape:
+        """The tape with every sample's own pass, if plain autograd follows parameters and such passes are right."""
         generic = [name for name in self.plan.generic if name in tape.roles]
-        return replace(tape, alone=self._alone(generic, outputs)) if generic and not self.coupled else tape
+        if not generic or self.coupled or not self._passes_alone:
+            return tape
+        return replace(tape, alone=self._alone(generic, tape.outputs))
 
     def _alone(self, names: Sequence[str], outputs: Tensor) -> list[tuple[Tensor, dict[str, Tensor]]] | None:
         """The graph of every sample alone; None if the model computes other outputs on a sample alone."""
@@ -660,9 +689,15 @@ class Instance:
         """The outputs (N, ..., C) of one forward pass, and the named parameters as leaves of its graph."""
         if self._recorded is not None:
             return self._recorded.outputs, {name: self.model.get_parameter(name) for name in names}
-        leaves = {name: self.parameters[name].detach().requires_grad_() for name in names}
+        leaves = {name: self._own_parameter(name) for name in names}
         with torch.enable_grad():
             return self._forward(parameters=leaves), leaves
+
+    def _own_parameter(self, name: str) -> Tensor:
+        """The model's own parameter, so that uses under another name count, or a leaf with the measured numbers."""
+        own, measured = self.model.get_parameter(name), self.parameters[name]
+        is_free = own.requires_grad and own.dtype == measured.dtype and not own._backward_hooks
+        return own if is_free else measured.detach().requires_grad_()
 
     @property
     def uncovered(self) -> list[str]:
@@ -779,6 +814,11 @@ class Instance:
             finally:
                 if before is not None:
                     before.restore(self.device)
+
+
+def _of_blocks(wrong: Mapping[str, str], instance: Instance) -> dict[str, str]:
+    """What is wrong with blocks; a parameter that the first batch did not use has none."""
+    return {name: reason for name, reason in wrong.items() if name not in instance.unused}
 
 
 def _reasons(left_out: Mapping[str, str]) -> str:

@@ -111,7 +111,8 @@ def arranged(outputs: Returned, targets: Tensor, model: Likelihood) -> tuple[Ten
     """Outputs and targets as they come in the layout of a likelihood: outputs (N, C) or (N, T, C), classes last.
 
     Outputs (N,) are (N, 1). Outputs (N, C, H, W) with classes (N, H, W) become (N, H W, C). Where dimension 1 and the
-    last dimension both fit the targets, the likelihood's ``classes_first`` decides.
+    last dimension both fit the targets, the likelihood's ``classes_first`` decides for outputs of three dimensions; with
+    more of them dimension 1 holds the classes.
     """
     layout = Layout.of(outputs, targets, model)
     return layout.outputs(outputs), layout.targets(targets)
@@ -125,7 +126,8 @@ def _classes(outputs: Tensor, targets: Tensor, model: Likelihood) -> int:
         return 1 if model.classes_first else -1
     fits_first = targets.shape == outputs[:, 0].shape
     fits_last = targets.shape == outputs.shape[:-1]
-    return 1 if fits_first and (model.classes_first or not fits_last) else -1
+    means_first = model.classes_first or outputs.ndim > 3  # classes last come as (N, T, C) alone
+    return 1 if fits_first and (means_first or not fits_last) else -1
 
 
 def _expanded(values: Tensor, like: Tensor) -> Tensor:

@@ -67,6 +67,7 @@ def survey(instance: Traceable, uncut: Collection[str] = ()) -> tuple[Plan, Trac
             }
         else:
             empty = Plan((), {}, vetoed, cloned, uncut, tuple(sorted(alive)), is_mixed=is_mixed)
+            empty = replace(empty, events=tuple(traced.tracer.events), reorders=traced.tracer.reorders)
             return _planned(traced, layouts, empty, instance.samples)
 
 

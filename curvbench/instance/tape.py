@@ -32,7 +32,8 @@ class Tape:
     ``plan``: what each call contributes to. ``roles``: the recorded roles by name; a role that the pass skipped has
     zeros. ``leaves``: the parameters as the pass read them, with the graphs of computed weights. ``keeps_graph``: no
     pull frees the graph, because the training step owns it. ``alone``: the outputs and the leaves of every sample's own
-    pass, for parameters that plain autograd follows; None means that the whole batch passes for each sample.
+    pass, for parameters that plain autograd follows; None means that the whole batch passes for each sample. ``fits``:
+    whether the pass used the parameters as the plan has it; if not, nothing can be read from the tape.
     """
 
     outputs: Tensor
@@ -42,6 +43,7 @@ class Tape:
     leaves: Mapping[str, Tensor]
     keeps_graph: bool = False
     alone: Sequence[tuple[Tensor, Mapping[str, Tensor]]] | None = None
+    fits: bool = True
     passed: dict[int, Tensor] = field(default_factory=dict)
     """The gradients of the last backward pass through ``leaf``, by number of the call; the outputs' has -1."""
 

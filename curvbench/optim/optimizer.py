@@ -373,7 +373,9 @@ class NaturalGradient(torch.optim.Optimizer):
             self._arrived.append(seen)
 
     def _has_gradients(self) -> bool:
-        return any(p.grad is not None for group in self.param_groups for p in group["params"])
+        """Whether a gradient is there; one that is zero everywhere was cleared with ``set_to_none=False``."""
+        gradients = (p.grad for group in self.param_groups for p in group["params"])
+        return any(gradient is not None and bool(gradient.any()) for gradient in gradients)
 
     def _forget(self) -> None:
         """Forget the batches of a step that is not made."""
@@ -464,7 +466,7 @@ class NaturalGradient(torch.optim.Optimizer):
         states = RandomStates.now(instance.device) if self.statistics == "training" else None
         with mode_readers(self.model) as readers, self._own_pass():
             tape = instance.record(inputs, len(targets))
-        shares = may_share(instance, self.statistics) and not (self.statistics == "auto" and readers)
+        shares = tape.fits and may_share(instance, self.statistics) and not (self.statistics == "auto" and readers)
         instance.likelihood.check(widened(tape.outputs.detach()), instance.arranged_targets(widened(targets)))
         watched = {**batch_contents(inputs, targets), **self._weights()}  # statistics' backward passes come at step()
         self._batch = Batch(inputs, targets, tape if shares else None, watched, Contents.of(watched), states)
@@ -502,6 +504,12 @@ class NaturalGradient(torch.optim.Optimizer):
         weights, self._next_state = weighed
         with self._own_pass():
             tape = batch.record(inputs, len(targets), frozen=True)
+        if not tape.fits:
+            batch.survey_anew()
+            with self._own_pass():
+                tape = batch.record(inputs, len(targets), frozen=True)
+        if not tape.fits:
+            raise ValueError("the model uses its parameters in training mode in another way than in evaluation mode")
         batch.likelihood.check(widened(tape.outputs.detach()), batch.targets)
         weigh_backward(batch, tape, weights)
         return tape.outputs

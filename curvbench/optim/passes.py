@@ -201,4 +201,5 @@ def tape_of(opened: Opened, returned: Any, instance: Instance | None, statistics
         return None
     if not isinstance(returned, Tensor) or returned.grad_fn is None or len(returned) != opened.recording.tracer.samples:
         return None
-    return instance.recorded(opened.recording, returned)
+    tape = instance.recorded(opened.recording, returned)
+    return tape if tape.fits else None

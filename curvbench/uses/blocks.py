@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from curvbench.spec.geometry import Kind, Layer, Piece
-from curvbench.uses.calls import Call, Key, View, contiguous
+from curvbench.uses.calls import Call, Event, Key, Operation, View, Weight, contiguous
 from curvbench.uses.owners import Layout, Order
 
 
@@ -46,7 +46,8 @@ class Plan:
     ``uncut`` are what ``Tracer`` needs. ``generic``: parameters whose columns plain autograd makes, sample by sample.
     ``formed``: those whose scores are formed, the generic ones among them; a block of its own holds each. ``shapes``:
     per role those of one sample's input and gradient. ``is_mixed``: whether a call with a row per sample by its shape
-    has rows that samples share, which coupled samples have.
+    has rows that samples share, which coupled samples have. ``events`` and ``reorders``: those of the planned pass; see
+    ``Tracer``.
     """
 
     layers: tuple[Layer, ...]
@@ -58,15 +59,33 @@ class Plan:
     formed: frozenset[str] = frozenset()
     is_mixed: bool = False
     shapes: Mapping[str, tuple[torch.Size, torch.Size]] = field(default_factory=dict)
+    events: tuple[Event, ...] = ()
+    reorders: bool = False
 
     @property
     def is_plain(self) -> bool:
         """Whether rows are in simple orders, which hold for any other batch too."""
-        return all(isinstance(use.layout, Order) for use in self.uses.values())
+        return not self.reorders and all(isinstance(use.layout, Order) for use in self.uses.values())
 
-    def use(self, key: Key) -> Use | None:
-        """The use of a call; a call that occurs more often than in the planned pass is like the first."""
-        return self.uses.get(key) or self.uses.get(key._replace(occurrence=0))
+    @property
+    def is_numbered(self) -> bool:
+        """Whether calls have computed weights, whose numbers hold only if every parameter is followed."""
+        return any(event.key is None for event in self.events)
+
+    def fits(self, events: Sequence[Event]) -> bool:
+        """Whether another pass made the calls of the planned one; it may have skipped all calls of a weight."""
+        if self.is_numbered or any(event.key is None for event in events):
+            return self.events == tuple(events)
+        planned, found = _by_weight(self.events), _by_weight(events)
+        return all(planned.get(use) == sizes for use, sizes in found.items())
+
+
+def _by_weight(events: Iterable[Event]) -> dict[tuple[Operation, Weight], list[object]]:
+    sizes: dict[tuple[Operation, Weight], list[object]] = {}
+    for key, size in events:
+        assert key is not None
+        sizes.setdefault((key.operation, key.weight), []).append(size)
+    return sizes
 
 
 class Place(NamedTuple):

@@ -45,6 +45,17 @@ class Key(NamedTuple):
     occurrence: int
 
 
+class Event(NamedTuple):
+    """What a pass did at a known call, or when it computed a weight.
+
+    ``key``: of the call; None for a computed weight. ``size``: the numbers of the call's gradient per sample, the shape
+    of a computed weight; None for a call that is no use.
+    """
+
+    key: Key | None
+    size: float | tuple[int, ...] | None
+
+
 class Window(NamedTuple):
     """The geometry of a convolution with d spatial dimensions; ``padding`` holds a pair per dimension."""
 

@@ -51,6 +51,7 @@ class Gather:
 
 
 Layout = Order | Gather
+_NOISE = 64  # units in the last place of the largest gradient: a difference of that size is rounding in any row
 
 
 def sample_weights(samples: int) -> Tensor:
@@ -71,12 +72,22 @@ def layout(call: Call, plain: Tensor, weighted: Tensor, weights: Tensor, toleran
     """
     if not plain.numel():
         return Gather(torch.zeros(len(weights), 1, dtype=torch.int64))
-    limit = tolerance * float(weighted.abs().max())
+    b = _rows(call, weighted)
+    largest = b.abs().amax(1)
+    noise = _NOISE * torch.finfo(b.dtype).eps * largest.max()
+    limits = torch.maximum(tolerance * largest, noise)
     for order in _orders(call, len(weights)):
         expected = plain * _along(order, weights.to(plain), plain)
-        if float((weighted - expected).abs().max()) <= limit:
+        if bool(((b - _rows(call, expected)).abs().amax(1) <= limits).all()):
             return order
-    return _gathered(call, plain, weighted, weights.to(plain), limit)
+    return _gathered(call, _rows(call, plain), b, weights.to(plain), limits)
+
+
+def _rows(call: Call, gradient: Tensor) -> Tensor:
+    """A gradient row by row, (rows, entries of the weight)."""
+    kept = call.kept
+    size = math.prod(call.shape[d] for d in kept)
+    return gradient.permute(*call.rows, *kept).reshape(-1, size)
 
 
 def _orders(call: Call, samples: int) -> Iterator[Order]:
@@ -97,20 +108,18 @@ def _along(order: Order, weights: Tensor, like: Tensor) -> Tensor:
     return weights.reshape(-1, *[1] * (like.ndim - 1 - order.dim))
 
 
-def _gathered(call: Call, plain: Tensor, weighted: Tensor, weights: Tensor, limit: float) -> Gather | None:
+def _gathered(call: Call, a: Tensor, b: Tensor, weights: Tensor, limits: Tensor) -> Gather | None:
     """The sample of every row by the ratio of its gradients; rows without gradient belong to nobody."""
     if not call.rows:
         return None
-    size = math.prod(call.shape[d] for d in call.kept)
-    a, b = (g.permute(*call.rows, *call.kept).reshape(-1, size) for g in (plain, weighted))
     squares = a.square().sum(1)
     ratio = (a * b).sum(1) / torch.where(squares > 0, squares, 1.0)
     ascending, places = weights.sort()
     nearest = torch.bucketize(ratio, (ascending[1:] + ascending[:-1]) / 2)
     owner = places[nearest.clamp(0, len(weights) - 1)]
-    if float((b - a * weights[owner][:, None]).abs().max()) > limit:
+    if bool(((b - a * weights[owner][:, None]).abs().amax(1) > limits).any()):
         return None
-    owner = torch.where(b.abs().amax(1) > limit, owner, len(weights))
+    owner = torch.where(squares > 0, owner, len(weights))
     return Gather(_table(owner, len(weights)))
 
 

@@ -169,7 +169,7 @@ def embedding(
     if max_norm is not None or scale_grad_by_freq or (key := t.take("lookup", weight)) is None:
         return NotImplemented
     out = traced(func(input, t.cut(weight, key), padding_idx))
-    indices = input
+    indices = input.long()
     if padding_idx is not None:
         indices = torch.where(input == padding_idx % len(weight), -1, input)
     t.note(key, out, tuple(range(input.ndim)), weight, indices)
@@ -346,9 +346,9 @@ def expand(t: Tracer, func: Any, tensor: Tensor, *sizes: Any, **kwargs: Any) -> 
         return NotImplemented
     out = func(tensor, *sizes, **kwargs)
     rows = _repeated(tensor.shape, out.shape)
-    if out.shape == tensor.shape or rows is None or _count(out, rows) < t.samples:
+    if out.shape == tensor.shape or rows is None:
         return NotImplemented
-    key = t.take("shift", tensor)
+    key = t.take("shift", tensor, rows=math.prod(out.shape[d] for d in rows))
     if key is None:
         return NotImplemented
     out = out if t.live else out.detach().requires_grad_()
@@ -362,10 +362,6 @@ def _repeated(shape: torch.Size, out: torch.Size) -> tuple[int, ...] | None:
     if any(a not in (1, b) for a, b in zip(sizes, out, strict=True)):
         return None
     return tuple(d for d, a in enumerate(sizes) if a == 1)
-
-
-def _count(tensor: Tensor, rows: tuple[int, ...]) -> int:
-    return math.prod(tensor.shape[d] for d in rows)
 
 
 _NAMES = (
@@ -402,7 +398,7 @@ def _is_in_place(func: Any) -> bool:
 
 def _expanded(t: Tracer, weight: Tensor, shape: torch.Size) -> Tensor | None:
     rows = _repeated(weight.shape, shape)
-    if rows is None or math.prod(shape[d] for d in rows) < t.samples or (key := t.take("shift", weight)) is None:
+    if rows is None or (key := t.take("shift", weight, rows=math.prod(shape[d] for d in rows))) is None:
         return None
     expanded = weight.expand(shape)
     expanded = expanded if t.live else expanded.detach().requires_grad_()

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
-from curvbench.uses.calls import Call, Computed, Key, Operation, View, Weight, contiguous
+from curvbench.uses.calls import Call, Computed, Event, Key, Operation, View, Weight, contiguous
 
 Rule = Callable[..., Any]
 RULES: dict[Any, Rule] = {}
@@ -51,7 +51,10 @@ class Tracer(TorchFunctionMode):
         self.parameters = parameters
         self.samples, self.vetoed, self.cloned, self.live = samples, vetoed, cloned, live
         self.calls: list[Call] = []
+        self.events: list[Event] = []
         self.computed: list[Tensor] = []
+        self.reorders = False
+        """Whether tensors other than weights are indexed by tensors: rows of another batch may lie in another order."""
         self.differentiates = False
         """Whether the model takes derivatives itself, which read weights unseen: nothing may be cut then."""
         self._names = {id(tensor): name for name, tensor in parameters.items()}
@@ -64,6 +67,8 @@ class Tracer(TorchFunctionMode):
         self, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func in _INDEXING and not self.reorders:
+            self.reorders = self._is_reordering(func, *args, **kwargs)
         if not torch.is_grad_enabled():
             return func(*args, **kwargs)
         if func is torch.autograd.grad:
@@ -99,14 +104,20 @@ class Tracer(TorchFunctionMode):
         number = self._numbers.get(id(tensor))
         return None if number is None else Computed(number)
 
-    def take(self, operation: Operation, tensor: Any) -> Key | None:
-        """The key of a use of a tensor by an operation; None means that it is no weight, or that the use is vetoed."""
+    def take(self, operation: Operation, tensor: Any, rows: int | None = None) -> Key | None:
+        """The key of a use of a tensor by an operation; None means that it is no weight, or that the use is vetoed.
+
+        ``rows``: the rows of the use, if fewer than samples are possible; then it is no use.
+        """
         weight = self.weight(tensor)
         if weight is None:
             return None
         key = Key(operation, weight, self._counts[operation, weight])
         self._counts[operation, weight] += 1
-        return None if key in self.vetoed else key
+        if key in self.vetoed or (rows is not None and rows < self.samples):
+            self.events.append(Event(key, None))
+            return None
+        return key
 
     def cut(self, tensor: Any, key: Key | None) -> Any:
         """The weight as a known call reads it; a tensor without a key stays as it is."""
@@ -131,6 +142,7 @@ class Tracer(TorchFunctionMode):
             x = x.detach().clone() if key in self.cloned else x.detach()
         others["tensor"] = tensor if isinstance(key.weight, Computed) else None
         version = 0 if x is None else x._version
+        self.events.append(Event(key, out.numel() / self.samples))
         self.calls.append(Call(key, get_gradient_edge(out), out.shape, rows, x, version, source, **others))
 
     def note_padding(self, out: Tensor, input: Tensor) -> None:
@@ -146,6 +158,7 @@ class Tracer(TorchFunctionMode):
         if all(self._is_constant(t) or self.weight(t) is not None for t in tensors_in((args, kwargs.values()))):
             for tensor in tensors_in((result,)):
                 if tensor.requires_grad and self.weight(tensor) is None:
+                    self.events.append(Event(None, tuple(tensor.shape)))
                     self._numbers[id(tensor)] = len(self.computed)
                     self.computed.append(tensor)
 
@@ -153,12 +166,43 @@ class Tracer(TorchFunctionMode):
         """Take buffers and frozen parameters for what they are, whatever their shape."""
         self._constants = list(tensors)
 
-    def _is_constant(self, tensor: Tensor) -> bool:
+    def _is_reordering(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
+        """Whether rows of something else than weights and constants are moved to places that a tensor tells."""
+        moved = [
+            tensor
+            for tensor in tensors_in((args, kwargs.values()))
+            if tensor.ndim > 0 and not self._is_kept(tensor) and self.weight(tensor) is None
+        ]
+        if func in _SORTING:
+            dim = kwargs.get("dim", args[1 + (func in _TOPK)] if len(args) > 1 + (func in _TOPK) else -1)
+            return any(t.requires_grad and (t.ndim == 1 or dim not in (-1, t.ndim - 1)) for t in moved[:1])
+        indices = [tensor for tensor in moved if not tensor.is_floating_point() and not tensor.is_complex()]
+        return bool(indices) and any(t.dtype != torch.bool for t in moved if t is not indices[-1])
+
+    def _is_kept(self, tensor: Tensor) -> bool:
+        """Whether a tensor is a buffer or a frozen parameter, or a view of one."""
         base = tensor._base if tensor._is_view() else tensor
-        if any(base is constant for constant in self._constants):
+        return any(base is constant for constant in self._constants)
+
+    def _is_constant(self, tensor: Tensor) -> bool:
+        if self._is_kept(tensor):
             return True
         has_rows = tensor.is_floating_point() and tensor.shape[:1] == (self.samples,) and self.samples > 1
         return not tensor.requires_grad and not has_rows
+
+
+_TOPK = {torch.topk, Tensor.topk}
+_SORTING = {torch.sort, Tensor.sort, torch.msort, Tensor.msort, *_TOPK}
+_INDEXING = _SORTING | {
+    getattr(place, name)
+    for place in (torch, Tensor)
+    for name in (
+        "__getitem__ __setitem__ index_select gather take take_along_dim masked_select masked_scatter masked_scatter_ "
+        "index_put index_put_ index_add index_add_ index_copy index_copy_ scatter scatter_ scatter_add scatter_add_ "
+        "scatter_reduce _pack_padded_sequence"
+    ).split()
+    if hasattr(place, name)
+}
 
 
 def traced(out: Tensor) -> Tensor:

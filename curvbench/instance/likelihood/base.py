@@ -118,6 +118,10 @@ class Likelihood(ABC):
         inverse = torch.linalg.pinv(self.factor(outputs, targets).movedim(0, -1))
         return (inverse @ self.residual(outputs, targets)[..., None]).squeeze(-1).movedim(-1, 0)
 
+    def at_token(self, token: int) -> Likelihood:
+        """This likelihood for the outputs (N, C) and the targets of one token of sequences (N, T, C)."""
+        return self
+
     def for_batch(self, targets: Tensor) -> Likelihood:
         """This likelihood with the weights that terms have in a batch of these targets, to be used on its parts.
 

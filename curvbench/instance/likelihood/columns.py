@@ -23,7 +23,8 @@ def _type_2(model: Likelihood, outputs: Tensor, targets: Tensor, mask: Tensor) -
         yield from (score * mask for score in _factor(model, outputs, targets))
         return
     for t in range(outputs.shape[1]):
-        yield from (_at(t, score * mask[:, t], outputs) for score in _factor(model, outputs[:, t], targets[:, t]))
+        scores = _factor(model.at_token(t), outputs[:, t], targets[:, t])
+        yield from (_at(t, score * mask[:, t], outputs) for score in scores)
 
 
 def _at(t: int, score: Tensor, outputs: Tensor) -> Tensor:

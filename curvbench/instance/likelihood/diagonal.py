@@ -107,6 +107,10 @@ class Bernoulli(Diagonal):
         ones = uniform < torch.sigmoid(outputs.double())
         return torch.where(ones, -torch.sigmoid(-outputs), torch.sigmoid(outputs)) * (of_ones + of_zeros).sqrt()
 
+    def at_token(self, token: int) -> Likelihood:
+        weight, positive = (_at_token(w, token) for w in (self.weight, self.positive))
+        return Bernoulli(self.name, weight, positive)
+
     def _weights(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The weights of a one and of a zero as target in the loss of each output, shaped like the outputs."""
         of_ones = targets if self.positive is None else targets * self.positive.to(outputs)
@@ -190,6 +194,13 @@ def refuse_unlike(name: str, outputs: Tensor, targets: Tensor) -> None:
         )
     if not bool(torch.isfinite(targets).all()):
         raise ValueError("the targets hold NaN or infinity")
+
+
+def _at_token(weight: Tensor | None, token: int) -> Tensor | None:
+    """The weights of one token, of a shape that expands to (C,)."""
+    if weight is None or weight.ndim < 2:
+        return weight
+    return weight[token if len(weight) > 1 else 0]
 
 
 def _refuse_weight(name: str, weight: Tensor | None, outputs: Tensor) -> None:

@@ -56,6 +56,9 @@ class Reduced(Likelihood):
     def coefficients(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return self._of(targets) ** 0.5 * self.inner.coefficients(outputs, targets)
 
+    def at_token(self, token: int) -> Likelihood:
+        return Reduced(self.inner.at_token(token), self.unit, self.weigh, self.weight)
+
     def for_batch(self, targets: Tensor) -> Likelihood:
         return self if self.weight is not None else Reduced(self.inner, self.unit, self.weigh, self._of(targets))
 
