@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from curvbench.instance import layers as geometry
@@ -36,7 +35,7 @@ from curvbench.instance.likelihood import Loss, cotangents, likelihood
 from curvbench.instance.original import Original
 from curvbench.instance.outputs import Chooser, Layout, chosen
 from curvbench.instance.packing import as_parameters, packed, unpacked
-from curvbench.instance.passes import Uncast, autocasts, full_precision, network_pass
+from curvbench.instance.passes import Uncast, autocasts, called, full_precision, network_pass
 from curvbench.instance.placing import as_real, densified
 from curvbench.instance.refusals import (
     agree,
@@ -378,7 +377,7 @@ class Instance:
         recording = self.recording(samples, frozen)
         args, kwargs = arguments(inputs)
         with recording.followed():
-            returned = functional_call(self.model, dict(recording.leaves) if frozen else {}, args, kwargs)
+            returned = called(self.model, dict(recording.leaves) if frozen else {}, args, kwargs)
         return self.recorded(recording, returned)
 
     def recording(self, samples: int, frozen: bool = False) -> Recording:
@@ -810,7 +809,7 @@ class Instance:
             try:
                 if self._states is not None:
                     self._states.restore(self.device)
-                return self.arranged(functional_call(self.model, state, args, kwargs))
+                return self.arranged(called(self.model, state, args, kwargs))
             finally:
                 if before is not None:
                     before.restore(self.device)

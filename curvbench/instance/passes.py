@@ -1,12 +1,14 @@
-"""Passes through the network: marked, so that a meter tells them from a method's own work, and without autocast."""
+"""Passes through the network: with other tensors, marked for meters, and without autocast."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 # A global of the process, because autograd runs backward passes on CUDA in its own threads, which see no ContextVar.
@@ -42,6 +44,22 @@ def full_precision() -> Iterator[None]:
         for kind in filter(torch.is_autocast_enabled, _KINDS):
             off.enter_context(torch.autocast(kind, enabled=False))
         yield
+
+
+def called(model: nn.Module, tensors: Mapping[str, Tensor], args: Any, kwargs: Any) -> Any:
+    """What a model returns with these tensors in place of its parameters and buffers, tied ones under one name.
+
+    ``functional_call`` alone does not give a module that has two names its own parameters back.
+    """
+    named = [*model.named_parameters(), *model.named_buffers()]
+    others = {id(tensor): tensors[name] for name, tensor in named if name in tensors}
+    places = {
+        f"{prefix}.{name}" if prefix else name: others[id(tensor)]
+        for prefix, module in model.named_modules()
+        for name, tensor in (*module._parameters.items(), *module._buffers.items())
+        if tensor is not None and id(tensor) in others
+    }
+    return functional_call(model, places, args, kwargs, tie_weights=False)
 
 
 class Uncast(TorchFunctionMode):

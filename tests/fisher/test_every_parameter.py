@@ -45,7 +45,9 @@ def refuse_far(found: Tensor, expected: Tensor, rows: dict[str, Tensor], toleran
 def refuse_wrong_fisher(case: Case) -> None:
     """Compare an instance's exact Fisher with the oracle, in the oracle's order of parameters."""
     problem = case.build()
+    own = dict(problem.model.named_parameters())
     instance, expected = instance_of(problem), oracle.fisher(*problem[:4])
+    assert all(parameter is own[name] for name, parameter in problem.model.named_parameters())
     positions = oracle.positions(problem.model)
     assert set(instance.left_out) <= case.left_out, dict(instance.left_out)
     assert case.coupled in (None, instance.coupled)
