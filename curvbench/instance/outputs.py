@@ -111,8 +111,8 @@ def arranged(outputs: Returned, targets: Tensor, model: Likelihood) -> tuple[Ten
     """Outputs and targets as they come in the layout of a likelihood: outputs (N, C) or (N, T, C), classes last.
 
     Outputs (N,) are (N, 1). Outputs (N, C, H, W) with classes (N, H, W) become (N, H W, C). Where dimension 1 and the
-    last dimension both fit the targets, the likelihood's ``classes_first`` decides for outputs of three dimensions; with
-    more of them dimension 1 holds the classes.
+    last one both fit the targets, outputs of more than three dimensions have the classes in dimension 1, and those of
+    three where the likelihood's ``classes_first`` puts them.
     """
     layout = Layout.of(outputs, targets, model)
     return layout.outputs(outputs), layout.targets(targets)
