@@ -569,6 +569,55 @@ RARE = (
 )
 
 
+class Aliased(nn.Module):
+    """A layer whose weight is read again past its name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.weights = [self.layer.weight]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) + F.linear(x.sin(), self.weights[0])
+
+
+def experts(m: Any, x: Tensor, scales: Tensor) -> Tensor:
+    """Each sample by the expert that its first entry chooses, times its scale."""
+    chosen, outputs = x[:, 0] > 0, x.new_zeros(len(x), 3)
+    outputs[chosen], outputs[~chosen] = m.a(x[chosen]), m.b(x[~chosen])
+    return outputs * scales[:, None]
+
+
+def one_sample_dwarfs() -> Problem:
+    """A sample 1e9 times as large as the others, which another expert serves."""
+    x = normal(6, 4)
+    x[:, 0] = torch.tensor([1.0, 1, 1, 1, -1, -1])
+    scales = torch.tensor([1e9, 1, 1, 1, 1, 1]).double()
+    return classifier(experts, x, scales, a=nn.Linear(4, 3), b=nn.Linear(4, 3))
+
+
+MISLED = (
+    Case("read_past_its_name", lambda: classified(Aliased(), normal(4, 4))),
+    Case("one_sample_dwarfs_the_others", one_sample_dwarfs),
+    Case(
+        "short_indices",
+        lambda: classified(
+            nn.Sequential(nn.Embedding(7, 4), nn.Tanh(), nn.Linear(4, 3)), torch.randint(7, (5, 4), dtype=torch.int32)
+        ),
+    ),
+    Case(
+        "parameter_without_entries",
+        lambda: classifier(lambda m, x: m.layer(x) + m.none.sum(), normal(4, 4), layer=nn.Linear(4, 3), none=normal(0)),
+    ),
+    Case(
+        "words_scaled_by_their_counts",
+        lambda: classified(
+            nn.Sequential(nn.Embedding(7, 4, scale_grad_by_freq=True), nn.Linear(4, 3)), integers(7, 5, 4)
+        ),
+    ),
+)
+
+
 def under_autocast(m: Any, x: Tensor) -> Tensor:
     """The three layers under autocast, which leaves float64 alone."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -584,4 +633,4 @@ def cached(m: Any, x: Tensor) -> Tensor:
     return m.last(m.inner(cache).relu_())
 
 
-CASES = (*EQUAL_SIZES, *BATCHES, *FAINT, *STORAGE, *RARE)
+CASES = (*EQUAL_SIZES, *BATCHES, *FAINT, *STORAGE, *RARE, *MISLED)
