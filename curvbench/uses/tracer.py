@@ -167,17 +167,19 @@ class Tracer(TorchFunctionMode):
         self._constants = list(tensors)
 
     def _is_reordering(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
-        """Whether rows of something else than weights and constants are moved to places that a tensor tells."""
-        moved = [
-            tensor
-            for tensor in tensors_in((args, kwargs.values()))
-            if tensor.ndim > 0 and not self._is_kept(tensor) and self.weight(tensor) is None
-        ]
+        """Whether rows of something else than weights, constants and masks move to places that a tensor tells."""
+        tensors = [tensor for tensor in tensors_in((args, kwargs.values())) if tensor.ndim > 0]
+        if not tensors:
+            return False
+        first, *others = tensors
         if func in _SORTING:
             dim = kwargs.get("dim", args[1 + (func in _TOPK)] if len(args) > 1 + (func in _TOPK) else -1)
-            return any(t.requires_grad and (t.ndim == 1 or dim not in (-1, t.ndim - 1)) for t in moved[:1])
-        indices = [tensor for tensor in moved if not tensor.is_floating_point() and not tensor.is_complex()]
-        return bool(indices) and any(t.dtype != torch.bool for t in moved if t is not indices[-1])
+            return first.requires_grad and (first.ndim == 1 or dim not in (-1, first.ndim - 1))
+        moved = [first] if func in _READING else [t for t in (first, *others) if t.is_floating_point()]
+        places = [t for t in others if not t.is_floating_point() and not self._is_kept(t)]
+        return bool(places) and any(
+            t.dtype != torch.bool and self.weight(t) is None and not self._is_kept(t) for t in moved
+        )
 
     def _is_kept(self, tensor: Tensor) -> bool:
         """Whether a tensor is a buffer or a frozen parameter, or a view of one."""
@@ -191,18 +193,18 @@ class Tracer(TorchFunctionMode):
         return not tensor.requires_grad and not has_rows
 
 
-_TOPK = {torch.topk, Tensor.topk}
-_SORTING = {torch.sort, Tensor.sort, torch.msort, Tensor.msort, *_TOPK}
-_INDEXING = _SORTING | {
-    getattr(place, name)
-    for place in (torch, Tensor)
-    for name in (
-        "__getitem__ __setitem__ index_select gather take take_along_dim masked_select masked_scatter masked_scatter_ "
-        "index_put index_put_ index_add index_add_ index_copy index_copy_ scatter scatter_ scatter_add scatter_add_ "
-        "scatter_reduce _pack_padded_sequence"
-    ).split()
-    if hasattr(place, name)
-}
+def _functions(names: str) -> set[Any]:
+    return {getattr(place, name) for place in (torch, Tensor) for name in names.split() if hasattr(place, name)}
+
+
+_TOPK = _functions("topk")
+_SORTING = _functions("sort msort topk")
+_READING = _functions("__getitem__ index_select gather take take_along_dim masked_select _pack_padded_sequence")
+_WRITING = _functions(
+    "__setitem__ masked_scatter masked_scatter_ index_put index_put_ index_add index_add_ index_copy index_copy_ scatter "
+    "scatter_ scatter_add scatter_add_ scatter_reduce"
+)
+_INDEXING = _SORTING | _READING | _WRITING
 
 
 def traced(out: Tensor) -> Tensor:
