@@ -201,8 +201,8 @@ _TOPK = _functions("topk")
 _SORTING = _functions("sort msort topk")
 _READING = _functions("__getitem__ index_select gather take take_along_dim masked_select _pack_padded_sequence")
 _WRITING = _functions(
-    "__setitem__ masked_scatter masked_scatter_ index_put index_put_ index_add index_add_ index_copy index_copy_ scatter "
-    "scatter_ scatter_add scatter_add_ scatter_reduce"
+    "__setitem__ masked_scatter masked_scatter_ index_put index_put_ index_add index_add_ index_copy index_copy_ "
+    "scatter scatter_ scatter_add scatter_add_ scatter_reduce"
 )
 _INDEXING = _SORTING | _READING | _WRITING
 
