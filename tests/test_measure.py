@@ -325,3 +325,14 @@ def test_arguments_of_another_kind_are_told_what_to_give() -> None:
         with pytest.raises(TypeError, match=words):
             slip()
     assert repr(fisher) == "ExactFisher(8 parameters, 1 layers, 5 terms; all parameters)"
+
+
+@pytest.mark.parametrize(("name", "says"), [("kfac", True), ("ekfac", True), ("diag", False), ("full", False)])
+def test_a_row_says_which_factors_are_diagonals(
+    name: str, says: bool, stored: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("curvbench.parts.factors.LARGEST_SIDE", "curvbench.cells.measure.LARGEST_SIDE"):
+        monkeypatch.setattr(place, 7)
+    rows = rows_of(cb.probe(name), stored)
+    found = rows[rows.metric == "coverage.parameters"].reason.item()
+    assert found == ("factors above 7 rows are their diagonals: 'fc1', 'fc3'" if says else "")

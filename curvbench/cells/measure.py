@@ -18,6 +18,7 @@ from curvbench.fisher import ExactFisher, exact_fisher
 from curvbench.identity import libraries
 from curvbench.identity.libraries import Record
 from curvbench.instance import Instance
+from curvbench.instance.extent import SHOWN
 from curvbench.instance.passes import full_precision
 from curvbench.meters.cost import Stepper, cost_rows
 from curvbench.meters.direction import direction_rows, how_damped, step_of, with_damping
@@ -25,7 +26,8 @@ from curvbench.meters.error import BLOCKS, NETWORK, error_rows
 from curvbench.meters.exact import exact_rows
 from curvbench.meters.health import health_rows, residual_rows
 from curvbench.meters.kept import keep_blocks
-from curvbench.operators import Operator
+from curvbench.operators import BlockDiagonal, Kronecker, Operator, RotatedDiagonal
+from curvbench.parts.factors import LARGEST_SIDE, is_cut
 from curvbench.spec import DAMPING, METERS, Cell, Meter, Probe, Report, Row, Status, Unsupported
 from curvbench.spec.pictures import Blocks, collected, keep
 from curvbench.words import refuse_type
@@ -90,6 +92,8 @@ def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list
     if not set(METERS).isdisjoint(cell.meters):
         report("fit")
         fitted = Fitted.of(probe, instance)
+        notes = filter(None, [instance.extent.note, cut_factors(fitted)])
+        rows[-1] = replace(rows[-1], reason="; ".join(notes))
         report("cost")
         rows += cost_rows(Stepper(probe, instance, fitted.state), cell.meters)
     if fisher is not None:  # loaded for meters of METERS alone, so that the probe was fitted
@@ -102,6 +106,18 @@ def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list
         rows += exact_rows(instance, cell.precision)
     instance.refuse_changed()
     return [replace(row, epoch=cell.problem.epochs) for row in [*rows, *_failed(rows)]]
+
+
+def cut_factors(fitted: Fitted) -> str:
+    """Which blocks have a Kronecker factor that is its diagonal because it is too large; empty if none has."""
+    layers = fitted.instance.layers
+    large = [i for i, la in enumerate(layers) if la.kind not in ("lookup", "vector") and any(map(is_cut, la.shape[1:]))]
+    if not large or not isinstance(operator := fitted.probe.operator(fitted.state), BlockDiagonal):
+        return ""
+    names = [layers[i].name for i in large if isinstance(operator.blocks[i], Kronecker | RotatedDiagonal)]
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    shown = ", ".join(map(repr, names[:SHOWN]))
+    return f"factors above {LARGEST_SIDE:,} rows are their diagonals: {shown}{more}" if names else ""
 
 
 def _failed(rows: list[Row]) -> list[Row]:

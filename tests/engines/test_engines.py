@@ -89,9 +89,9 @@ def test_a_dead_process_becomes_a_row_and_the_others_go_on(tmp_path: Path) -> No
 
 
 def test_the_time_limit_ends_a_cell_and_its_children(tmp_path: Path) -> None:
-    asked = work(tmp_path, cells("hang", "ok"), timeout=3.0)
+    asked = work(tmp_path, cells("hang", "ok"), timeout=8.0)
     frame, _ = run(LocalEngine(), asked)
-    assert ends(frame)["hang0"] == ("timeout", "not finished within the time limit of 3 s")
+    assert ends(frame)["hang0"] == ("timeout", "not finished within the time limit of 8 s")
     assert ends(frame)["ok0"] == ("ok", "")
     grandchild = int((asked.folder / "logs" / "hang0.log").read_text().split()[1])
     assert gone(grandchild)
