@@ -759,3 +759,21 @@ def test_samples_of_another_shape_are_surveyed_anew() -> None:
         vector = torch.nn.utils.parameters_to_vector(judge.parameters()).detach() - 0.1 * step
         torch.nn.utils.vector_to_parameters(vector, judge.parameters())
         assert near(model, judge)
+
+
+def test_some_of_the_parameters_have_the_fisher_of_these() -> None:
+    """``full`` couples all parameters that it covers; the others are constants."""
+    model, judge = small(), small()
+    names = ["2.weight", "2.bias"]
+    assert names == [name for name, _ in model.named_parameters()][-2:]
+    optimizer = NaturalGradient(model, cb.probe("full", damping=0.1), 0.5, params=list(model.parameters())[-2:])
+    for x, y in vectors():
+        plainly(optimizer, [(x, y)])
+        terms = oracles.batch_terms(judge, x, y)
+        count = sum(p.numel() for p in list(judge.parameters())[-2:])
+        dense = oracles.type2_fisher(terms, "cross_entropy")[-count:, -count:] + 0.1 * torch.eye(count).double()
+        step = torch.linalg.solve(dense, oracles.mean_gradient(terms, "cross_entropy")[-count:])
+        flat = torch.nn.utils.parameters_to_vector(judge.parameters()).detach()
+        flat[-count:] -= 0.5 * step
+        torch.nn.utils.vector_to_parameters(flat, judge.parameters())
+        assert near(model, judge, 1e-12)

@@ -518,7 +518,7 @@ class NaturalGradient(torch.optim.Optimizer):
     def _verified_on(self, inputs: Inputs, targets: Tensor) -> Instance:
         """The model as an instance; the first batch, also the first of a copied optimizer, verifies it."""
         if self._verified is None:
-            with evaluation(self.model):
+            with evaluation(self.model), self._others_frozen():
                 verified = Instance(
                     self.model,
                     inputs,
@@ -534,9 +534,26 @@ class NaturalGradient(torch.optim.Optimizer):
             _refuse_layers(self._layers, layers)
             self._layers, self._verified = layers, verified
             free = verified.left_out.keys()
-            self._trained = {p: p.requires_grad for p, name in self._names.items() if name not in free}
+            given = self._given()
+            self._trained = {p: p.requires_grad for p, n in self._names.items() if p in given and n not in free}
             self._checks.shapes.add(shapes(inputs))
         return self._verified
+
+    def _given(self) -> set[nn.Parameter]:
+        return {p for group in self.param_groups for p in group["params"]}
+
+    @contextmanager
+    def _others_frozen(self) -> Iterator[None]:
+        """Inside, parameters that the optimizer does not train are frozen: F is that of the others."""
+        given = self._given()
+        others = [p for p in self._names if p.requires_grad and p not in given]
+        for p in others:
+            p.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for p in others:
+                p.requires_grad_(True)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
