@@ -695,8 +695,8 @@ class Instance:
     def _own_parameter(self, name: str) -> Tensor:
         """The model's own parameter, so that uses under another name count, or a leaf with the measured numbers."""
         own, measured = self.model.get_parameter(name), self.parameters[name]
-        is_free = own.requires_grad and own.dtype == measured.dtype and not own._backward_hooks
-        return own if is_free else measured.detach().requires_grad_()
+        is_measured = own.dtype == measured.dtype and own.data_ptr() == measured.data_ptr()
+        return own if is_measured and own.requires_grad and not own._backward_hooks else measured.detach().requires_grad_()
 
     @property
     def uncovered(self) -> list[str]:
