@@ -504,8 +504,6 @@ class Instance:
             raise ValueError(f"cannot draw {count} of {self.samples} samples: take between 1 and {self.samples}")
         self._refuse_coupled()
         order = torch.randperm(self.samples, generator=torch.Generator().manual_seed(seed))
-        self._refuse_coupled()
-        order = torch.randperm(self.samples, generator=torch.Generator().manual_seed(seed))
         drawn = self._own(self._take(order[:count].to(self.device)))
         drawn._take_terms()
         if drawn.terms == 0:
