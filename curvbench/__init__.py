@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from curvbench import plot
     from curvbench.cells.measure import fit
+    from curvbench.comparison import Comparison, measure
     from curvbench.fisher import exact_fisher
     from curvbench.instance import Instance
     from curvbench.meters.direction import direction_errors
@@ -36,6 +37,8 @@ _HOMES = {
     "problem": "registry",
     "every_probe": "registry",
     "fit": "cells.measure",
+    "measure": "comparison",
+    "Comparison": "comparison",
     "errors": "meters.error",
     "direction_errors": "meters.direction",
     "load": "store",
@@ -50,6 +53,7 @@ _HOMES = {
     "Training": "spec",
 }
 __all__ = [
+    "Comparison",
     "Decay",
     "FisherProbe",
     "Instance",
@@ -66,6 +70,7 @@ __all__ = [
     "exact_fisher",
     "fit",
     "load",
+    "measure",
     "plot",
     "probe",
     "problem",

@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from curvbench import identity, training
 from curvbench.cells import shipped
+from curvbench.cells.given import Given
 from curvbench.cells.tensors import write
 from curvbench.fisher import ExactFisher, budget, exact_fisher
 from curvbench.fisher.stream import Stream
 from curvbench.fisher.tied import from_pairs, pairs_of
 from curvbench.fisher.uncovered import covered_trace
 from curvbench.identity import libraries
-from curvbench.instance import Instance
+from curvbench.instance import Inputs, Instance
 from curvbench.spec import Cell, Meter, Report
 
 STREAM = 2**31  # above the seeds of probes and cells; torch's generator takes a seed modulo 2^32
@@ -80,12 +81,15 @@ def prepare(cell: Cell, folder: Path, data: Path | None, report: Report) -> None
     dtype = getattr(torch, cell.dtype)
     problem = cell.problem
     model = _snapshot(cell, data, report)
-    inputs, targets = training.batch(problem, problem.data(data), cell.seed, cell.device, dtype)
+    if isinstance(problem, Given):
+        inputs, targets = problem.batch(cell.seed, cell.device)
+    else:
+        inputs, targets = training.batch(problem, problem.data(data), cell.seed, cell.device, dtype)
     stored: dict[str, Any] = {"weights": model.state_dict(), "batch": (inputs, targets)}
     if needs_fisher(cell):
-        instance = Instance(model, inputs, targets, problem.loss, parameters=cell.parameters)
+        instance = instance_of(cell, model, inputs, targets)
         refuse_oversized(instance, cell)
-        report(f"{method(cell)} of {problem.label}: {len(inputs)} samples")
+        report(f"{method(cell)} of {problem.label}: {len(targets)} samples")
         fisher = fisher_of(cell, instance)
         stored |= _packed(fisher) | {"covered_trace": covered_trace(instance, fisher, *_fisher_type(cell))}
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,6 +103,8 @@ def _snapshot(cell: Cell, data: Path | None, report: Report) -> nn.Module:
     def progress(epoch: int, epochs: int, loss: float) -> None:
         report(f"training {problem.label}: epoch {epoch}/{epochs}, loss {loss:.4f}")
 
+    if isinstance(problem, Given):
+        return problem.model().to(cell.device)
     if cell.weights:
         return shipped.load(problem, cell.seed, cell.weights, data).to(*place)
     return training.snapshot(problem, cell.seed, data, *place, progress)
@@ -108,7 +114,7 @@ def load(cell: Cell, folder: Path) -> Reference:
     """The stored reference of a cell; large tensors stay on disk until they are used."""
     model, stored = load_snapshot(cell, folder)
     inputs, targets = stored["batch"]
-    instance = Instance(model, inputs, targets, cell.problem.loss, parameters=cell.parameters)
+    instance = instance_of(cell, model, inputs, targets)
     if not needs_fisher(cell):
         return Reference(instance, None, float("nan"))
     if stored["columns"] is None:
@@ -124,9 +130,17 @@ def load_snapshot(cell: Cell, folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     """The snapshot in evaluation mode, and the content of its file."""
     stored = _stored(folder / _FILE, cell)
     libraries.count_in(stored["libraries"])
-    model = cell.problem.model().to(cell.device, getattr(torch, cell.dtype)).eval()
-    model.load_state_dict(stored["weights"])
+    model = cell.problem.model().to(cell.device)
+    if not isinstance(cell.problem, Given):  # which keeps its own dtypes
+        model = model.to(getattr(torch, cell.dtype))
+    model.eval().load_state_dict(stored["weights"])
     return model, stored
+
+
+def instance_of(cell: Cell, model: nn.Module, inputs: Inputs, targets: Tensor) -> Instance:
+    """The cell's instance on a batch of its problem."""
+    options = cell.problem.held.options if isinstance(cell.problem, Given) else {}
+    return Instance(model, inputs, targets, cell.problem.loss, parameters=cell.parameters, **options)
 
 
 def _stored(path: Path, cell: Cell) -> dict[str, Any]:

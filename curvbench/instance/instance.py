@@ -694,7 +694,8 @@ class Instance:
         """The model's own parameter, so that uses under another name count, or a leaf with the measured numbers."""
         own, measured = self.model.get_parameter(name), self.parameters[name]
         is_measured = own.dtype == measured.dtype and own.data_ptr() == measured.data_ptr()
-        return own if is_measured and own.requires_grad and not own._backward_hooks else measured.detach().requires_grad_()
+        is_free = is_measured and own.requires_grad and not own._backward_hooks
+        return own if is_free else measured.detach().requires_grad_()
 
     @property
     def uncovered(self) -> list[str]:

@@ -8,7 +8,8 @@ The way of the data::
 The map of the house, on which the pages of the dashboard stand (``dashboard/``). A room imports only rooms of its own
 floor and below, and no file imports in a circle; a test holds both::
 
-    7  cli          the command line: verbs, progress, exit codes
+    8  cli          the command line: verbs, progress, exit codes
+    7  comparison   a model of the user's, measured in this process, with its verdict
     6  planning     what a run has to do: which cells, which are left to run, what a search tries next
        report       a run as a page or as text
     5  engines      where cells run: here, in own processes, on a cluster

@@ -51,7 +51,7 @@ def test_every_row_has_a_finite_value_or_a_reason(name: str, kind: str, dtype: t
         return
     try:
         rows = rows_of(probe, found)
-    except ValueError as refusal:  # a sum of float32 numbers may be further from PSD than the damping: an error's reason
+    except ValueError as refusal:  # a sum in float32 may be further from PSD than the damping: an error's reason
         assert dtype != torch.float64 and "singular to working precision" in str(refusal), refusal
         return
     assert rows

@@ -1,0 +1,91 @@
+"""What a measurement has found: rows, a table, a figure, sentences, and a run like any other."""
+
+from __future__ import annotations
+
+import html
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from curvbench import store
+from curvbench.analysis import frames, summary
+from curvbench.analysis.views import Quantity
+from curvbench.words import one_line
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Methods that were measured on one model.
+
+    ``frame``: the rows, as ``curvbench.load`` gives them. ``notes``: what was left out, in whole lines.
+    """
+
+    frame: pd.DataFrame
+    notes: Sequence[str] = ()
+    _files: Any = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, run: Path, notes: Sequence[str] = ()) -> Comparison:
+        """What a run's folder holds; its files are kept without its references."""
+        kept = tempfile.TemporaryDirectory(prefix="curvbench-")
+        shutil.copytree(run, Path(kept.name) / run.name, ignore=shutil.ignore_patterns("references"))
+        return cls(store.load(run), tuple(notes), kept)
+
+    @property
+    def problem(self) -> str:
+        """The label of the model and its batch."""
+        return frames.problems(self.frame)[0]
+
+    def verdict(self) -> list[str]:
+        """What was found, in three to six sentences."""
+        return list(self.notes)
+
+    def table(self) -> pd.DataFrame:
+        """The methods with their errors, steps and costs: one row per method, medians over batches."""
+        return summary.table(self.frame, self.problem)
+
+    def plot(self) -> go.Figure:
+        """The share of the gap that each method closes against the FLOPs of its step."""
+        from curvbench import plot
+
+        gap = Quantity("direction.gap_closed", "network")
+        return plot.tradeoff(self.frame, self.problem, Quantity("flops.ratio", "step"), gap)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the run into a folder of results, where the dashboard, ``report`` and ``check`` find it.
+
+        Returns:
+            The folder of the run.
+        """
+        (run,) = Path(self._files.name).iterdir()
+        target = Path(folder) / str(self.frame["suite"].iloc[0]) / run.name
+        shutil.copytree(run, target)
+        return target
+
+    def to_latex(self) -> str:
+        """The table as LaTeX, three digits each."""
+        return self._digits().to_latex()
+
+    def _digits(self) -> pd.DataFrame:
+        values = self.table()
+        values.columns = [one_line(column.heading) for column in summary.columns(self.frame, self.problem)]
+        return values.map(summary.digits)
+
+    def __str__(self) -> str:
+        lines = [summary.title(self.frame, self.problem), "", *self.verdict(), "", self._digits().to_string()]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        sentences = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.verdict())
+        title = html.escape(summary.title(self.frame, self.problem))
+        return f"<p>{title}</p><ul>{sentences}</ul>{self._digits().to_html()}"
