@@ -15,9 +15,12 @@ def repeat(cell: Mapping[str, Any], suite_file: str, record: Mapping[str, Any]) 
     ``suite_file`` is made relative to the working directory. ``record``: the content of the run's ``run.json``, which
     alone holds the damping, the files of a user's probe or problem, and the command of the run with its preset.
     """
+    command = str(record.get("command", ""))
+    if command.startswith("curvbench measure "):  # the problem is that of the file which the whole command names
+        return f"{command} -p {shlex.quote(_label(cell, 'probe', record))} --force"
     parts = ["curvbench", "run", _near(suite_file)]
     parts += ["-p", _label(cell, "probe", record), "-m", _label(cell, "problem", record), "--seed", str(cell["seed"])]
-    parts += _of_the_run(str(record.get("command", "")))
+    parts += _of_the_run(command)
     for option, default in (("dtype", None), ("parameters", None), ("device", "cpu"), ("threads", 1)):
         parts += [f"--{option}", str(cell[option])] if cell[option] != default else []
     damping = record.get("identity", {}).get("damping")

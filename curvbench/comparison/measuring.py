@@ -28,7 +28,7 @@ from curvbench.instance.likelihood import Loss
 from curvbench.instance.outputs import Chooser
 from curvbench.meters.cost import published_cost
 from curvbench.planning import plan
-from curvbench.spec import DAMPING, METERS, Cell, Parameters, Probe
+from curvbench.spec import DAMPING, METERS, Cell, Parameters, Preset, Probe, Problem, Suite
 from curvbench.words import refuse_type
 
 METHODS = ("sgdm", "adam", "diag", "kfac", "ekfac", "shampoo", "eva", "lngd")
@@ -155,6 +155,24 @@ def cells_of(
         for seed in seeds
         for probe in probes
     ]
+
+
+def suite_of(problem: Problem, probes: Probes, memory: float | None, parameters: Parameters) -> Suite:
+    """The suite of one problem, for ``curvbench measure``; raises ValueError as ``measure`` does."""
+    chosen = chosen_probes(probes)
+    settings: dict[str, Any] = {"parameters": parameters}
+    if isinstance(problem, Given):
+        held = problem.held
+        instance = Instance(held.model, *held.batches[0], held.loss, parameters=parameters, **held.options)
+        chosen, left_out = fits(chosen, instance, memory)
+        for line in left_out:
+            _say(line)
+        settings |= {
+            "seeds": range(len(held.batches)),
+            "dtype": str(instance.dtype).removeprefix("torch."),
+            "precision": "mixed" if instance.runs_in_float64() else "native",
+        }
+    return Suite(f"Methods on {problem.label}", {"default": Preset([problem], chosen, **settings)})
 
 
 def _run(made: Sequence[Cell], folder: Path, budget: float | None, say: Callable[[str], None]) -> Path:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from curvbench import identity, registry, store
+from curvbench.cells.given import Given
 from curvbench.engines import MEASURE, Engine, Work
 from curvbench.engines.inline import InlineEngine
 from curvbench.engines.local import LocalEngine
@@ -119,6 +120,8 @@ class Job:
     def rerun_command(self, cell: Cell) -> str:
         """The command that runs one failed cell again."""
         options = self.options
+        if isinstance(cell.problem, Given):  # its batch is the file's, which the whole command names
+            return f"{options.command} --rerun-failed"
         parts = ["curvbench", "run", str(options.suite), "-p", registry.selector(cell.probe)]
         parts += ["-m", registry.selector(cell.problem), "--seed", str(cell.seed)]
         # a preset has the meters and the precision of a measurement, and says how each probe trains
@@ -137,7 +140,16 @@ class Job:
 
 
 def prepare(options: Options) -> Job:
-    """Check the options and plan the run; raises ValueError or OSError for options that cannot be used."""
+    """Check the options and plan the run of their suite; raises as ``planned``."""
+    return planned(options, *registry.load_suite(options.suite))
+
+
+def planned(options: Options, name: str, suite: Suite) -> Job:
+    """Check the options and plan the run of a suite of this name.
+
+    Raises:
+        ValueError, OSError: an option cannot be used.
+    """
     if not re.fullmatch(r"cpu|cuda(:\d+)?", options.device):
         raise ValueError(f"--device must be cpu, cuda or cuda:i, got {options.device!r}")
     if options.engine == "inline" and (options.timeout or options.jobs > 1):
@@ -151,7 +163,6 @@ def prepare(options: Options) -> Job:
     end = time.monotonic() + selection.duration(options.budget) if options.budget else math.inf
     if options.engine == "inline":
         libraries.watch(options.root)
-    name, suite = registry.load_suite(options.suite)
     cells = _cells(options, name, suite)
     search = None if options.train else suite.presets[options.preset].search
     trials = tuning.next_trials(cells, search) if search else {}
