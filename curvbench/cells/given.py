@@ -55,11 +55,11 @@ class Given(Problem):
         mc_samples: int = 0,
         options: Mapping[str, Any] | None = None,
     ) -> Given:
-        """A problem of a model and at least one batch.
+        """A problem of a copy of a model, in evaluation mode, and of at least one batch.
 
         ``title``: its name in tables, by default the model's class. ``options``: other arguments of ``Instance``.
         """
-        options = options or {}
+        options, model = options or {}, copy.deepcopy(model).eval()
         parts = [repr(model), tensor_hash(dict(model.state_dict())), *map(tensor_hash, batches)]
         parts += [described(loss), repr(options)]
         content = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]

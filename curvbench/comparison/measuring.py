@@ -56,7 +56,7 @@ def measure(
     """Measure methods on a model of one's own, and say what was found.
 
     Args:
-        model: any ``nn.Module``, as ``Instance`` takes it; it stays as it is.
+        model: any ``nn.Module``, as ``Instance`` takes it; a copy of it is measured, in evaluation mode.
         inputs: what the model takes, as ``Instance`` takes it; or a loader of (inputs, targets) or of mappings with
             ``labels``, of which the first three batches are measured.
         targets: the targets of these inputs; None with a loader.
@@ -84,7 +84,7 @@ def measure(
     chosen = chosen_probes(probes)
     say = _say if progress else _silent
     with _restored(), tempfile.TemporaryDirectory(prefix="curvbench-") as folder:
-        instance = Instance(model, *batches[0], loss, parameters=parameters, **options)
+        instance = Instance(problem.held.model, *batches[0], loss, parameters=parameters, **options)
         fitting, left_out = fits(chosen, instance, memory)
         made = cells_of(problem, fitting, range(len(batches)), instance, damping, parameters)
         reference.refuse_oversized(instance, made[0])

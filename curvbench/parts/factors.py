@@ -14,6 +14,7 @@ from torch import Tensor
 
 from curvbench import numerics
 from curvbench.fisher.columns import Columns
+from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker, Operator, sides
 from curvbench.parts import others
 from curvbench.parts.patch_sums import mean_patch, patch_moment, patch_squares
@@ -35,6 +36,17 @@ def is_cut(order: int) -> bool:
 def has_diagonal_inputs(layer: Layer) -> bool:
     """Whether a layer's input factor is its diagonal: that of one-hot inputs (a lookup), or one that ``is_cut``."""
     return layer.kind == "lookup" or is_cut(layer.inputs)
+
+
+def own_matrix(layer: Layer, batch: Instance) -> tuple[int, int, int]:
+    """The shape (G, M, D) in which a method of matrices reads a block: of a vector of one parameter, the parameter's.
+
+    A parameter of one dimension, or the scale and shift of a norm, is as the block has it.
+    """
+    shape = batch.parameters[layer.parameters[0]].shape
+    if layer.kind != "vector" or layer.inputs > 1 or len(shape) < 2 or shape.numel() != layer.size:
+        return layer.shape
+    return 1, shape[0], layer.size // shape[0]
 
 
 def second_moment(T: Tensor, bands: int = 1) -> Tensor:

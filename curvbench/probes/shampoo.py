@@ -19,6 +19,7 @@ from curvbench import numerics
 from curvbench.fisher.stochastic import Statistic, batch_gradient
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
+from curvbench.parts.factors import is_cut, own_matrix
 from curvbench.parts.ranges import at_least_one, finite
 from curvbench.parts.storage import too_large
 from curvbench.spec import About, Probe
@@ -64,6 +65,10 @@ class Shampoo(Probe):
             "memory": "2 G (M^2 + D^2)",
         },
         source="Gupta, Koren and Singer 2018, matrix case; the ports' exponent is known from public code",
+        notes=(
+            "A position or another parameter of several dimensions has the factors of its own shape, flattened behind "
+            "the first dimension. A factor with more than 8,192 rows is its diagonal.",
+        ),
         family="Kronecker",
         color="pink",
     )
@@ -74,20 +79,22 @@ class Shampoo(Probe):
         at_least_one(self, "updates", "batch_size")
 
     def unsupported(self, instance: Instance) -> str | None:
-        entries = sum(G * (M**2 + D**2) for G, M, D in (layer.shape for layer in instance.layers))
+        shapes = [own_matrix(layer, instance) for layer in instance.layers]
+        entries = sum(G * n ** (1 if is_cut(n) else 2) for G, *sides in shapes for n in sides)
         return too_large("sums L and R", entries, instance.dtype)
 
     def init(self, instance: Instance) -> State:
         def zeros(groups: int, order: int) -> Tensor:
-            return torch.zeros(groups, order, order, dtype=instance.dtype, device=instance.device)
+            shape = (groups, order) if is_cut(order) else (groups, order, order)
+            return torch.zeros(shape, dtype=instance.dtype, device=instance.device)
 
-        shapes = [layer.shape for layer in instance.layers]
+        shapes = [own_matrix(layer, instance) for layer in instance.layers]
         return State([(zeros(G, M), zeros(G, D)) for G, M, D in shapes], 0)
 
     def update(self, state: State, batch: Instance) -> State:
         mean = batch_gradient(batch, self.statistic, self.seed, state.taken) / batch.terms**0.5
-        matrices = [mean[layer.slice].reshape(layer.shape) for layer in batch.layers]
-        sums = [(L + V @ V.mT, R + V.mT @ V) for (L, R), V in zip(state.sums, matrices, strict=True)]
+        matrices = [mean[layer.slice].reshape(own_matrix(layer, batch)) for layer in batch.layers]
+        sums = [(L + _moment(V, L), R + _moment(V.mT, R)) for (L, R), V in zip(state.sums, matrices, strict=True)]
         return State(sums, state.taken + 1)
 
     def refresh(self, state: State) -> State:
@@ -111,15 +118,23 @@ class Shampoo(Probe):
 
     def _powers(self, state: State, exponent: float, floored: bool) -> list[Kronecker]:
         powers = ([_power(m, self.epsilon, exponent, floored) for m in pair] for pair in state.sums)
-        return [Kronecker(L, R) for L, R in powers]
+        return [Kronecker.batched(L, R) for L, R in powers]
+
+
+def _moment(V: Tensor, like: Tensor) -> Tensor:
+    """V V^T for V (G, M, D), or its diagonal (G, M) where ``like`` is one."""
+    return V.square().sum(-1) if like.ndim == 2 else V @ V.mT
 
 
 def _power(matrix: Tensor, epsilon: float, exponent: float, floored: bool) -> Tensor:
     """A power of epsilon I + PSD matrices (G, n, n).
 
     ``floored``: eigenvalues below the rounding of the largest one are raised to it, because their inverses would
-    magnify rounding. Raises ValueError if one is zero.
+    magnify rounding. Raises ValueError if one is zero. A diagonal (G, n) stands for its matrix.
     """
+    if matrix.ndim == 2:
+        entries = matrix + epsilon
+        return (numerics.positive(entries) if floored else entries) ** exponent
     values, basis = numerics.eigh(matrix)
     values = values + epsilon
     if floored:

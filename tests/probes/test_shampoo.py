@@ -11,6 +11,7 @@ import torch
 from cases import instance_of, truth
 from streams import relative
 from torch import Tensor, nn
+from zoo.case import Net
 
 import curvbench as cb
 from curvbench.fisher.stochastic import batch_gradient
@@ -106,3 +107,22 @@ def test_without_a_start_a_singular_root_is_refused() -> None:
     probe, state = fitted("dead_unit", updates=1, epsilon=0.0)
     with pytest.raises(ValueError, match="singular"):
         probe.refresh(state)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_positions_have_the_factors_of_their_own_shape(cut: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Positions (3, 4) that all samples share are a vector of 12 entries in the Fisher, and a matrix for Shampoo."""
+    if cut:
+        monkeypatch.setattr("curvbench.parts.factors.LARGEST_SIDE", 3)
+    torch.manual_seed(0)
+    net = Net(
+        lambda m, x: m.last(torch.tanh(x + m.place)).mean(1), place=torch.randn(3, 4), last=nn.Linear(4, 3)
+    ).double()
+    instance = cb.Instance(net, torch.randn(5, 3, 4).double(), torch.randint(3, (5,)))
+    (block,) = [layer for layer in instance.layers if layer.kind == "vector"]
+    probe = cb.probe("shampoo", updates=1, epsilon=1e-3)
+    V = instance.gradient()[block.slice].reshape(3, 4)
+    L, R = V @ V.T + 1e-3 * torch.eye(3).double(), V.T @ V + 1e-3 * torch.eye(4).double()
+    R = R.diagonal().diag() if cut else R
+    found = probe.operator(probe.fit(instance)).to_dense()[block.slice, block.slice]
+    assert relative(found, torch.kron(power(L, 0.5), power(R, 0.5))) < 1e-10
