@@ -14,9 +14,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "curvbench"
+TEMPLATES = PACKAGE / "cli" / "templates"  # files of users, which nothing in the package imports
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(PACKAGE.rglob("*.py"))
+    if TEMPLATES not in path.parents
 }
 MAP = re.search(r"The map of the house.*?::\n\n(.*?)\n\n", (PACKAGE / "spec" / "__init__.py").read_text(), re.DOTALL)
 OF_OWN_PROCESSES = ("curvbench.engines.local", "curvbench.engines.shard", "curvbench.cells.launch")  # may unpickle
