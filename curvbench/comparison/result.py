@@ -5,10 +5,11 @@ from __future__ import annotations
 import html
 import shutil
 import tempfile
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -30,14 +31,16 @@ class Comparison:
 
     frame: pd.DataFrame
     notes: Sequence[str] = ()
-    _files: Any = field(default=None, repr=False)
+    _files: Path = field(default=Path(), repr=False)  # the folder of the run's folder
 
     @classmethod
     def of(cls, run: Path, notes: Sequence[str] = ()) -> Comparison:
         """What a run's folder holds; its files are kept without its references."""
-        kept = tempfile.TemporaryDirectory(prefix="curvbench-")
-        shutil.copytree(run, Path(kept.name) / run.name, ignore=shutil.ignore_patterns("references"))
-        return cls(store.load(run), tuple(notes), kept)
+        kept = Path(tempfile.mkdtemp(prefix="curvbench-"))
+        shutil.copytree(run, kept / run.name, ignore=shutil.ignore_patterns("references"))
+        comparison = cls(store.load(run), tuple(notes), kept)
+        weakref.finalize(comparison, shutil.rmtree, kept, ignore_errors=True)
+        return comparison
 
     @property
     def problem(self) -> str:
@@ -60,14 +63,15 @@ class Comparison:
         return plot.tradeoff(self.frame, self.problem, Quantity("flops.ratio", "step"), gap)
 
     def save(self, folder: str | Path) -> Path:
-        """Write the run into a folder of results, where the dashboard, ``report`` and ``check`` find it.
+        """Write the run into a folder of results, where the dashboard, ``report`` and ``check`` find it, once.
 
         Returns:
             The folder of the run.
         """
-        (run,) = Path(self._files.name).iterdir()
+        (run,) = self._files.iterdir()
         target = Path(folder) / str(self.frame["suite"].iloc[0]) / run.name
-        shutil.copytree(run, target)
+        if not target.exists():
+            shutil.copytree(run, target)
         return target
 
     def to_latex(self) -> str:
