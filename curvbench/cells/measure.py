@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from functools import partial
@@ -13,6 +14,7 @@ import torch
 
 from curvbench import numerics, training
 from curvbench.cells import launch, reference, trial
+from curvbench.cells.given import Given
 from curvbench.cells.reference import prepare, reference_identity
 from curvbench.fisher import ExactFisher, exact_fisher
 from curvbench.identity import libraries
@@ -20,7 +22,7 @@ from curvbench.identity.libraries import Record
 from curvbench.instance import Instance
 from curvbench.instance.extent import SHOWN
 from curvbench.instance.passes import full_precision
-from curvbench.meters.cost import Stepper, cost_rows
+from curvbench.meters.cost import BUDGET_GRADIENTS, Stepper, cost_rows
 from curvbench.meters.direction import direction_rows, how_damped, step_of, with_damping
 from curvbench.meters.error import BLOCKS, NETWORK, error_rows
 from curvbench.meters.exact import exact_rows
@@ -80,7 +82,8 @@ def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list
     """
     if cell.training is not None:
         return (_trained if cell.devices == 1 else _trained_together)(cell, folder, data, report)
-    instance, fisher, covered = reference.load(cell, folder)
+    loaded = instance, fisher, covered = reference.load(cell, folder)
+    reference.keep(folder, None)
     probe = _seeded(cell.probe, cell.seed)
     refuse_unsupported(probe, instance)
     gc.freeze()  # the memory meter collects garbage often, which is faster without the imported objects
@@ -95,7 +98,10 @@ def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list
         notes = filter(None, [instance.extent.note, cut_factors(fitted)])
         rows[-1] = replace(rows[-1], reason="; ".join(notes))
         report("cost")
-        rows += cost_rows(Stepper(probe, instance, fitted.state), cell.meters)
+        is_given = isinstance(cell.problem, Given)  # whose user waits: references, which cost most, have no cost
+        if not is_given or probe.role == "method":
+            patience = BUDGET_GRADIENTS if is_given else math.inf
+            rows += cost_rows(Stepper(probe, instance, fitted.state, patience), cell.meters)
     if fisher is not None:  # loaded for meters of METERS alone, so that the probe was fitted
         report("errors")
         rows.append(Row("coverage.trace", covered))
@@ -105,6 +111,7 @@ def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list
         report("exact Fisher")
         rows += exact_rows(instance, cell.precision)
     instance.refuse_changed()
+    reference.keep(folder, loaded)
     return [replace(row, epoch=cell.problem.epochs) for row in [*rows, *_failed(rows)]]
 
 

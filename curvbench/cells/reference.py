@@ -110,8 +110,30 @@ def _snapshot(cell: Cell, data: Path | None, report: Report) -> nn.Module:
     return training.snapshot(problem, cell.seed, data, *place, progress)
 
 
+_kept: dict[tuple[Path, int], Reference] = {}  # of the last cell, because the next one in this process has it too
+
+
 def load(cell: Cell, folder: Path) -> Reference:
-    """The stored reference of a cell; large tensors stay on disk until they are used."""
+    """The stored reference of a cell; large tensors stay on disk until they are used.
+
+    The reference that this process has given to ``keep`` is not read again.
+    """
+    kept = _kept.get(_key(folder))
+    return _loaded(cell, folder) if kept is None else kept._replace(instance=kept.instance.again())
+
+
+def keep(folder: Path, loaded: Reference | None) -> None:
+    """Keep a reference whose batch and model have not changed for the next cell; None lets go of the one before."""
+    _kept.clear()
+    if loaded is not None:
+        _kept[_key(folder)] = loaded
+
+
+def _key(folder: Path) -> tuple[Path, int]:
+    return folder, (folder / _FILE).stat().st_mtime_ns
+
+
+def _loaded(cell: Cell, folder: Path) -> Reference:
     model, stored = load_snapshot(cell, folder)
     inputs, targets = stored["batch"]
     instance = instance_of(cell, model, inputs, targets)

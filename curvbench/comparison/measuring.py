@@ -227,7 +227,7 @@ def _not_run(made: Sequence[Cell], run: Path) -> list[str]:
 
 @contextmanager
 def _restored() -> Iterator[None]:
-    """Random states, the number of threads and the garbage collector are afterwards as they were."""
+    """Random states, the number of threads and the garbage collector are afterwards as they were; nothing is kept."""
     threads, states = torch.get_num_threads(), RandomStates.now(torch.device("cpu"))
     try:
         yield
@@ -235,6 +235,7 @@ def _restored() -> Iterator[None]:
         torch.set_num_threads(threads)
         states.restore(torch.device("cpu"))
         gc.unfreeze()
+        reference.keep(Path(), None)
 
 
 def _counted(batches: Sequence[Any]) -> str:

@@ -535,6 +535,12 @@ class Instance:
         other.samples = len(other.targets)
         return other
 
+    def again(self) -> Instance:
+        """The same batch as it was when it was made: without gradients and passes that later calls have kept."""
+        other = self._copy()
+        other.reached = set()
+        return other
+
     def _copy(self) -> Instance:
         """A copy whose fields may be changed, without gradients and recorded passes."""
         other = copy.copy(self)
