@@ -77,7 +77,7 @@ BAD = {
     "a number": ("mine = 3", "gives int, where"),
     "no model": ("mine = 'a', X, Y", "where .*model"),
     "dict without model": ("mine = {'inputs': X}", "gives 'inputs', where"),
-    "dict with more": ("mine = {'model': MODEL, 'input': X, 'targets': Y}", "did you mean 'inputs'"),
+    "dict with more": ("mine = {'model': MODEL, 'input': X, 'targets': Y}", "did you mean inputs"),
     "model of another kind": ("mine = {'model': len, 'inputs': X, 'targets': Y}", "give a torch.nn.Module"),
     "no targets": ("mine = MODEL, X", "targets are missing"),
 }
