@@ -16,7 +16,7 @@ from torch import Tensor
 
 from curvbench import numerics
 from curvbench.fisher import ExactFisher
-from curvbench.meters.descent import best_length
+from curvbench.meters.descent import ZERO, Point, best_length
 from curvbench.meters.direction import LEAST_GAP, _unit
 from curvbench.meters.error import NETWORK
 from curvbench.meters.grid import Step
@@ -162,17 +162,19 @@ def curve(
     qualities[:, list(steps)] = qualities_of(profiles, targets).cpu()
     lengths = profiles.along[:, 0].abs() / profiles.damped(targets.dampings[TABLE])[:, 0]
     decreases = torch.full((len(GRID),), math.nan, dtype=torch.float64)
+    ratio = 1.0  # of the best length to the quadratic model's, with which the next damping begins
     for k, unit, length in zip(steps, units, lengths.tolist(), strict=True):
-        decreases[k] = _decrease(unit, length, before, descent)
+        best = _best(unit, ratio * length, before, descent)
+        decreases[k], ratio = best.decrease, best.length / length if best.length else ratio
     return Curve(decreases, qualities)
 
 
-def _decrease(step: Tensor, length: float, before: float, descent: Descent) -> float:
-    """The decrease of the loss by a step at its best length; 0 if rounding alone makes it, NaN for a step of zero."""
-    if not 0 < length < math.inf:
-        return math.nan
-    best = best_length(lambda t: before - descent.loss(t * step), length).decrease
-    return best if best > _ROUNDINGS * descent.rounding * abs(before) else 0.0
+def _best(step: Tensor, first: float, before: float, descent: Descent) -> Point:
+    """The best length of a step and its decrease: 0 if rounding alone makes it, NaN for a step of zero."""
+    if not 0 < first < math.inf:
+        return Point(0.0, math.nan)
+    best = best_length(lambda t: before - descent.loss(t * step), first)
+    return best if best.decrease > _ROUNDINGS * descent.rounding * abs(before) else ZERO
 
 
 def plateau(values: Sequence[float], best: int) -> float:

@@ -19,7 +19,7 @@ from curvbench import numerics
 from curvbench.fisher import ExactFisher
 from curvbench.instance import Instance
 from curvbench.meters.direction import with_damping
-from curvbench.operators import BlockDiagonal, Kronecker, Operator, Shifted
+from curvbench.operators import BlockDiagonal, Kronecker, Operator, RotatedDiagonal, Shifted
 from curvbench.spec import Probe, Unsupported
 
 Step = Tensor | str
@@ -81,23 +81,29 @@ def _shared_blocks(probe: Probe, state: Any) -> list[Operator] | None:
     if not isinstance(damped, Shifted):
         return None
     blocks = list(damped.inner.blocks) if isinstance(damped.inner, BlockDiagonal) else [damped.inner]
-    if not any(isinstance(block, Kronecker | ExactFisher) for block in blocks):
+    if not any(isinstance(block, Kronecker | RotatedDiagonal | ExactFisher) for block in blocks):
         return None
     return [block.rotated if isinstance(block, Kronecker) else block for block in blocks]
 
 
 def _solved(blocks: Sequence[Operator], gradient: Tensor, dampings: Sequence[float]) -> list[Step]:
-    """(F^ + damping I)^-1 g at every damping, for the blocks of F^, or why there is none."""
+    """(F^ + damping I)^-1 g at every damping in rising order, for the blocks of F^, or why there is none."""
     parts = gradient.split([block.size for block in blocks])
-    try:
-        solved = [list(_block_steps(*pair, dampings)) for pair in zip(blocks, parts, strict=True)]
-    except ValueError as error:
-        return [str(error)] * len(dampings)
-    return [torch.cat(of_damping) for of_damping in zip(*solved, strict=True)]
+    refused: list[Step] = []
+    for first in range(len(dampings)):  # a matrix that rounding has made indefinite needs a larger damping
+        try:
+            solved = [list(_block_steps(*pair, dampings[first:])) for pair in zip(blocks, parts, strict=True)]
+        except ValueError as error:
+            refused.append(str(error))
+        else:
+            return [*refused, *(torch.cat(of_damping) for of_damping in zip(*solved, strict=True))]
+    return refused
 
 
 def _block_steps(block: Operator, part: Tensor, dampings: Sequence[float]) -> Iterator[Tensor]:
     if isinstance(block, ExactFisher):
         yield from block.natural_gradients(part, dampings).unbind(1)
+    elif isinstance(block, RotatedDiagonal):
+        yield from block.solve_at(part, dampings).unbind(1)
     else:
         yield from (block.solve(part, damping) for damping in dampings)
