@@ -88,16 +88,27 @@ def _shared_blocks(probe: Probe, state: Any) -> list[Operator] | None:
 
 def _solved(blocks: Sequence[Operator], gradient: Tensor, dampings: Sequence[float]) -> list[Step]:
     """(F^ + damping I)^-1 g at every damping in rising order, for the blocks of F^, or why there is none."""
+    refused = _refused([block for block in blocks if isinstance(block, ExactFisher)], dampings)
+    left = dampings[len(refused) :]
     parts = gradient.split([block.size for block in blocks])
-    refused: list[Step] = []
-    for first in range(len(dampings)):  # a matrix that rounding has made indefinite needs a larger damping
-        try:
-            solved = [list(_block_steps(*pair, dampings[first:])) for pair in zip(blocks, parts, strict=True)]
-        except ValueError as error:
-            refused.append(str(error))
-        else:
-            return [*refused, *(torch.cat(of_damping) for of_damping in zip(*solved, strict=True))]
-    return refused
+    try:
+        solved = [list(_block_steps(*pair, left)) for pair in zip(blocks, parts, strict=True)]
+    except ValueError as error:
+        return [*refused, *[str(error)] * len(left)]
+    return [*refused, *(torch.cat(of_damping) for of_damping in zip(*solved, strict=True))]
+
+
+def _refused(blocks: Sequence[ExactFisher], dampings: Sequence[float]) -> list[Step]:
+    """Why the smallest dampings have no step: they do not mend Gram matrices that rounding has made indefinite."""
+    reasons: list[Step] = []
+    for block in blocks:
+        while len(reasons) < len(dampings):
+            try:
+                block.factorize(dampings[len(reasons)])
+                break
+            except ValueError as error:
+                reasons.append(str(error))
+    return reasons
 
 
 def _block_steps(block: Operator, part: Tensor, dampings: Sequence[float]) -> Iterator[Tensor]:
