@@ -17,8 +17,9 @@ from curvbench.analysis.summary import Column, contenders, digits, statuses
 from curvbench.spec import METRICS, PHASES, Metric, Status
 
 WHOLES = ("network", "layer blocks")
+CURVE = "damping="  # how the scopes of a curve over dampings begin
 GRADIENT = "gradient"
-FAMILIES = ("error", "direction", "health", "flops", "memory", "time")
+FAMILIES = ("error", "direction", "damping", "health", "flops", "memory", "time")
 Settings = Mapping[str, Mapping[str, Any]]
 ROUNDING = 1e-14  # a cosine of equal vectors differs from 1 by less
 
@@ -144,9 +145,13 @@ def pareto(x: pd.Series, y: pd.Series) -> pd.Series:
 
 
 def layers(frame: pd.DataFrame, problem: str, metric: str) -> pd.DataFrame:
-    """Medians over seeds of one metric: one row per probe, one column per scope, ``WHOLES`` first."""
+    """Medians over seeds of one metric: one row per probe, one column per scope, ``WHOLES`` first.
+
+    The values of a curve over dampings belong to no layer and are left out.
+    """
     rows = of_problem(frame, problem)
-    chosen = rows[(rows["metric"] == metric) & (rows["status"] == Status.OK)]
+    of_curves = texts(rows, "scope").str.startswith(CURVE)
+    chosen = rows[(rows["metric"] == metric) & (rows["status"] == Status.OK) & ~of_curves]
     table = chosen.pivot_table("value", labels(chosen, "probe"), texts(chosen, "scope"), "median", sort=False)
     scopes = [scope for scope in WHOLES if scope in table] + [scope for scope in table if scope not in WHOLES]
     probes = labels(rows, "probe").unique()

@@ -23,14 +23,16 @@ from curvbench.instance import Instance
 from curvbench.instance.extent import SHOWN
 from curvbench.instance.passes import full_precision
 from curvbench.meters.cost import BUDGET_GRADIENTS, Stepper, cost_rows
+from curvbench.meters.damping import GRID, Descent, Targets, damping_rows
 from curvbench.meters.direction import direction_rows, how_damped, step_of, with_damping
 from curvbench.meters.error import BLOCKS, NETWORK, error_rows
 from curvbench.meters.exact import exact_rows
+from curvbench.meters.grid import grid_steps, watched_fit
 from curvbench.meters.health import health_rows, residual_rows
 from curvbench.meters.kept import keep_blocks
 from curvbench.operators import BlockDiagonal, Kronecker, Operator, RotatedDiagonal
 from curvbench.parts.factors import LARGEST_SIDE, is_cut
-from curvbench.spec import DAMPING, METERS, Cell, Meter, Probe, Report, Row, Status, Unsupported
+from curvbench.spec import DAMPING, METERS, PROBED, Cell, Meter, Probe, Report, Row, Status, Unsupported
 from curvbench.spec.pictures import Blocks, collected, keep
 from curvbench.words import refuse_type
 
@@ -65,13 +67,17 @@ class Fitted(NamedTuple):
     instance: Instance
     state: Any
     retries: int
+    is_damped: bool = False
 
     @classmethod
-    def of(cls, probe: Probe, instance: Instance) -> Fitted:
-        """Fit a probe, and count the factorizations that had to be repeated."""
+    def of(cls, probe: Probe, instance: Instance, watched: bool = False) -> Fitted:
+        """Fit a probe, and count the factorizations that had to be repeated.
+
+        ``watched``: find out if the state ``is_damped``, because the fit has read the damping.
+        """
         with numerics.count_retries() as retries:
-            state = probe.fit(instance)
-        return cls(probe, instance, state, retries.count)
+            state, is_damped = watched_fit(probe, instance) if watched else (probe.fit(instance), False)
+        return cls(probe, instance, state, retries.count, is_damped)
 
 
 def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list[Row]:
@@ -92,9 +98,9 @@ def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list
         Row("problem.parameters", float(instance.size)),
         Row("coverage.parameters", instance.coverage, reason=instance.extent.note),
     ]
-    if not set(METERS).isdisjoint(cell.meters):
+    if not PROBED.isdisjoint(cell.meters):
         report("fit")
-        fitted = Fitted.of(probe, instance)
+        fitted = Fitted.of(probe, instance, "damping" in cell.meters)
         notes = filter(None, [instance.extent.note, cut_factors(fitted)])
         rows[-1] = replace(rows[-1], reason="; ".join(notes))
         report("cost")
@@ -102,11 +108,15 @@ def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list
         if not is_given or probe.role == "method":
             patience = BUDGET_GRADIENTS if is_given else math.inf
             rows += cost_rows(Stepper(probe, instance, fitted.state, patience), cell.meters)
-    if fisher is not None:  # loaded for meters of METERS alone, so that the probe was fitted
+    if fisher is not None:  # loaded for meters of PROBED alone, so that the probe was fitted
         report("errors")
         rows.append(Row("coverage.trace", covered))
         accuracies = accuracy_rows(fitted, fisher, cell.problem.mc_samples > 0, cell.meters, cell.damping)
         rows += [_against(reference.method(cell), row) for row in accuracies]
+        if "damping" in cell.meters:
+            report("damping")
+            grid = grid_rows(fitted, fisher, *reference.judges(cell, folder, instance))
+            rows += [_against(reference.method(cell), row) for row in grid]
     if "exact" in cell.meters:
         report("exact Fisher")
         rows += exact_rows(instance, cell.precision)
@@ -135,7 +145,7 @@ def _failed(rows: list[Row]) -> list[Row]:
 
 def _against(reference: str, row: Row) -> Row:
     """The row, with the reference in ``method`` if the metric compares with a reference."""
-    compares = row.metric.startswith(("error.", "direction."))
+    compares = row.metric.startswith(("error.", "direction.", "damping."))
     return replace(row, method=", ".join(filter(None, [reference, row.method]))) if compares else row
 
 
@@ -190,7 +200,7 @@ def accuracy_rows(
     directions, a probe with another damping of its own is fitted again with this damping. All other rows are of the
     probe as it is.
     """
-    probe, instance, state, retries = fitted
+    probe, instance, state, retries, _ = fitted
     gradient = instance.gradient()
     with numerics.count_retries() as repeated:
         state = probe.refresh(state)
@@ -211,6 +221,17 @@ def accuracy_rows(
         if (judged := with_damping(probe, damping, instance.terms)) != probe:
             step = step_of(judged, instance, gradient)
         yield from direction_rows(step, fisher, gradient, damping, how_damped(probe, damping, instance.terms))
+
+
+def grid_rows(fitted: Fitted, fisher: ExactFisher, targets: Targets, descent: Descent) -> Iterator[Row]:
+    """The rows of the meter ``damping``; of a probe without a damping the reason why there are none."""
+    probe, instance = fitted.probe, fitted.instance
+    if probe.damping_unit(instance.terms) is None:
+        yield Row("damping.best", status=Status.SKIPPED, reason="the method has no damping in the sense of the table")
+        return
+    gradient = instance.gradient()
+    steps = grid_steps(probe, fitted.state, fitted.is_damped, instance, gradient, GRID)
+    yield from damping_rows(steps, fisher, gradient, targets, descent)
 
 
 def _sampling_rows(probe: Probe, instance: Instance, fisher: ExactFisher, errors: list[Row]) -> Iterator[Row]:

@@ -147,7 +147,7 @@ def cells_of(
             device=str(instance.device),
             dtype=str(instance.dtype).removeprefix("torch."),
             threads=torch.get_num_threads(),
-            meters=METERS,
+            meters=(*METERS, "damping"),
             precision="mixed" if instance.runs_in_float64() else "native",
             damping=DAMPING if damping is None else damping,
             parameters=parameters,
@@ -160,7 +160,7 @@ def cells_of(
 def suite_of(problem: Problem, probes: Probes, memory: float | None, parameters: Parameters) -> Suite:
     """The suite of one problem, for ``curvbench measure``; raises ValueError as ``measure`` does."""
     chosen = chosen_probes(probes)
-    settings: dict[str, Any] = {"parameters": parameters}
+    settings: dict[str, Any] = {"parameters": parameters, "meters": (*METERS, "damping")}
     if isinstance(problem, Given):
         held = problem.held
         instance = Instance(held.model, *held.batches[0], held.loss, parameters=parameters, **held.options)
