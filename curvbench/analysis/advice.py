@@ -20,7 +20,7 @@ from curvbench.analysis import sweep, tables
 from curvbench.analysis.frames import labels, of_problem, problems, texts
 from curvbench.analysis.summary import digits, is_trained
 from curvbench.analysis.verdict import sentences
-from curvbench.analysis.verdict.cases import cases
+from curvbench.analysis.verdict.alike import cases
 from curvbench.analysis.verdict.methods import Budget, Method, are_tied, budget, compared
 from curvbench.analysis.verdict.trainings import best_training
 from curvbench.analysis.verdict.words import counted, few, percent, times
@@ -96,6 +96,7 @@ def advise(
     frame = rows if isinstance(rows, pd.DataFrame) else store.load(store.resolve(rows))
     if frame.empty:
         raise ValueError("there are no rows: nothing was measured")
+    frame = frame.reset_index(drop=True)  # rows of several runs, joined, have numbers twice
     frame = frame if problem is None else _chosen(frame, problem)
     names = problems(frame)
     evidence = _table([row for name, case in _cases(frame) for row in _rows(name, case, limits)], COLUMNS)

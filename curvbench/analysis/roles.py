@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+
+import numpy as np
 
 from curvbench.registry import probes
 from curvbench.spec import Role
@@ -19,6 +22,11 @@ def role(label: str) -> Role:
 def is_method(label: str) -> bool:
     """Whether the probe of a label is a method: references and bounds are no winners."""
     return role(label) == "method"
+
+
+def are_methods(labels: Iterable[str]) -> np.ndarray:
+    """``is_method`` for every label, as a mask."""
+    return np.array([is_method(label) for label in labels], dtype=bool)
 
 
 def learns_at_every_step(label: str) -> bool:

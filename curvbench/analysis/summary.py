@@ -11,7 +11,7 @@ from itertools import groupby
 import pandas as pd
 
 from curvbench.analysis.frames import is_cell_ending, is_surrogate, labels, of_problem, texts
-from curvbench.analysis.roles import BASELINES, is_method
+from curvbench.analysis.roles import BASELINES, are_methods
 from curvbench.spec import METRICS, PARAMETERS, SURROGATE, Status
 
 
@@ -103,7 +103,7 @@ def best(values: pd.DataFrame) -> pd.DataFrame:
     References and bounds are never the best: they are what methods are held against.
     """
     marks = pd.DataFrame(False, index=values.index, columns=values.columns)
-    rivals = values[list(map(is_method, values.index))]
+    rivals = values[are_methods(values.index)]
     for name in values.columns:
         better = _COLUMN_OF[name].better
         if better and rivals[name].notna().any():

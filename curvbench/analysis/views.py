@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from curvbench.analysis.frames import is_cell_ending, labels, of_problem, texts
-from curvbench.analysis.roles import is_method
+from curvbench.analysis.roles import are_methods
 from curvbench.analysis.summary import Column, contenders, digits, statuses
 from curvbench.spec import METRICS, PHASES, Metric, Status
 
@@ -105,7 +105,7 @@ def ranking(medians: pd.DataFrame, chosen: Iterable[Column], places: int = 3) ->
 
     References and bounds have no place. A column without values has no row.
     """
-    rows, medians = [], medians[list(map(is_method, medians.index))]
+    rows, medians = [], medians[are_methods(medians.index)]
     for name, column in zip(medians.columns, chosen, strict=True):
         better = column.better
         best = medians[name].dropna().sort_values(ascending=better == "lower", kind="stable").head(places)
@@ -131,8 +131,7 @@ def tradeoff(frame: pd.DataFrame, problem: str, x: Quantity, y: Quantity) -> pd.
     table = table.rename(columns={"x median": "x", "y median": "y"})
     table["status"] = statuses(frame, problem).reindex(table.index)
     signs = [{"lower": 1, "higher": -1, "": math.nan}[quantity.better] for quantity in (x, y)]
-    rival = pd.Series(list(map(is_method, table.index)), table.index, dtype=bool)
-    table["front"] = pareto((table["x"] * signs[0]).where(rival), table["y"] * signs[1])
+    table["front"] = pareto((table["x"] * signs[0]).where(are_methods(table.index)), table["y"] * signs[1])
     return table.rename_axis("probe").reset_index()
 
 

@@ -14,7 +14,7 @@ from curvbench.analysis import sweep
 from curvbench.analysis.frames import problems, texts
 from curvbench.analysis.summary import is_trained
 from curvbench.analysis.verdict import comparison, searches, sweeps, trainings
-from curvbench.analysis.verdict.cases import cases
+from curvbench.analysis.verdict.alike import cases
 from curvbench.analysis.verdict.methods import Budget, budget
 from curvbench.spec import TRIALS
 
@@ -39,7 +39,7 @@ def sentences(
     limits = budget(flops, memory, refresh)
     if len(names := problems(frame)) > 1:
         raise ValueError(f"a verdict is on one problem, and the rows have {len(names)}: {', '.join(names)}")
-    made = _made(frame, limits) if len(frame) else [NOTHING]
+    made = _made(frame.reset_index(drop=True), limits) if len(frame) else [NOTHING]
     return [PROVISIONAL * provisional + sentence for sentence in made]
 
 

@@ -46,7 +46,7 @@ def budget(flops: float, memory: float, refresh: int) -> Budget:
     for name, value in (("flops", flops), ("memory", memory)):
         if not value > 0:
             raise ValueError(f"{name} must be above 0, in multiples of a plain gradient step, got {value:g}")
-    if refresh != int(refresh) or refresh < 1:
+    if not math.isfinite(refresh) or refresh != int(refresh) or refresh < 1:
         raise ValueError(f"refresh must be a whole number of steps of at least 1, got {refresh:g}")
     return Budget(flops, memory, int(refresh))
 
