@@ -114,9 +114,8 @@ def over_problems(frame: pd.DataFrame, limits: Budget) -> pd.DataFrame:
     """
     ranked = [fitting for _, case in _cases(frame) if (fitting := _fitting(case, limits))]
     names = dict.fromkeys(method.label for fitting in ranked for method in fitting)
-    rows = [_overall(name, ranked) for name in names]
-    rows.sort(key=lambda row: (row["median rank"], -row["median gap"]))
-    return _table(rows, OVERALL)
+    table = _table([_overall(name, ranked) for name in names], OVERALL)
+    return table.sort_values(["median rank", "median gap"], ascending=[True, False], kind="stable", ignore_index=True)
 
 
 def as_text(table: pd.DataFrame) -> pd.DataFrame:

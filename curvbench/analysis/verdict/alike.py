@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pandas as pd
 
 from curvbench.analysis.frames import texts
@@ -28,11 +31,11 @@ def cases(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {_named(case): rows[_belongs(settings, case)] for case in found.to_dict("records")}
 
 
-def _belongs(settings: pd.DataFrame, case: dict[str, str]) -> pd.Series:
+def _belongs(settings: pd.DataFrame, case: Mapping[Any, Any]) -> pd.Series:
     fits = [settings[name].isna() | (settings[name] == value) for name, value in case.items()]
     return pd.concat(fits, axis=1).all(axis=1)
 
 
-def _named(case: dict[str, str]) -> str:
+def _named(case: Mapping[Any, Any]) -> str:
     words = {"parameters": "{} parameters", "damping": "damping {}", "fisher": "F: {}"}
     return ", ".join(words.get(name, "{}").format(value) for name, value in case.items())

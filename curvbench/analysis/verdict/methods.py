@@ -213,12 +213,12 @@ def _values(rows: pd.DataFrame) -> dict[str, Values]:
 
 
 def _method(label: str, values: Values) -> Method:
-    phases = [_middle(values, ("flops.ratio", phase)) for phase in PHASES]
-    is_priced = not any(map(math.isnan, phases))
+    statistics, invert, precondition = (_middle(values, ("flops.ratio", phase)) for phase in PHASES)
+    is_priced = not math.isnan(statistics + invert + precondition)
     return Method(
         label,
         values.get(BEST_GAP) or values.get(GAP, {}),
-        Cost(*phases, moments=roles.learns_at_every_step(label)) if is_priced else None,
+        Cost(statistics, invert, precondition, roles.learns_at_every_step(label)) if is_priced else None,
         _middle(values, MEMORY),
         _middle_of_powers(values, DAMPING),
         _middle(values, PLATEAU),

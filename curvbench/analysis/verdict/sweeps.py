@@ -19,8 +19,6 @@ def learning(rows: pd.DataFrame) -> str | None:
     for curve, errors in table.drop(columns=sweep.ANY, errors="ignore").iterrows():
         known = errors.dropna().sort_index()
         if len(known) > 1:
-            first, last = (
-                f"{digits(known[n])} after {counted(int(n), 'update')}" for n in (known.index[0], known.index[-1])
-            )
-            parts.append(f"of {curve} from {first} to {last}")
-    return f"As methods go on learning, the relative error of the network goes {few(parts)}." if parts else None
+            ends = [f"{digits(known[n])} after {counted(int(n), 'update')}" for n in (known.index[0], known.index[-1])]
+            parts.append(f"from {ends[0]} to {ends[1]} with {curve}")
+    return f"The relative error of the network goes {few(parts)}." if parts else None

@@ -10,6 +10,7 @@ import pandas as pd
 
 from curvbench.analysis import summary, targets
 from curvbench.analysis.frames import is_cell_ending, labels, texts
+from curvbench.analysis.roles import BASELINES, name_of
 from curvbench.analysis.summary import contenders, digits
 from curvbench.analysis.verdict.methods import ranges_meet
 from curvbench.analysis.verdict.words import counted, few, listed, times
@@ -77,7 +78,7 @@ def cost_of_an_epoch(rows: pd.DataFrame) -> str | None:
     if column not in table:
         return None
     paces = table[column].dropna().sort_values(kind="stable")
-    paces = paces[[not label.startswith(summary.BASELINES) for label in paces.index]]
+    paces = paces[[name_of(label) not in BASELINES for label in paces.index]]
     if paces.empty:
         return None
     parts = [f"{digits(pace)} with {label}" for label, pace in paces.items()]
@@ -104,8 +105,9 @@ def last_values(rows: pd.DataFrame, metric: str) -> Ends:
     cells = cells[~cells["cell_id"].isin(cells.loc[is_cell_ending(cells), "cell_id"])]
     cells = cells[(cells["metric"] == metric) & (cells["status"] == Status.OK) & cells["value"].notna()]
     ends: dict[str, dict[int, list[float]]] = {}
-    for row in cells.sort_values("epoch", kind="stable").groupby("cell_id", sort=False).tail(1).itertuples():
-        ends.setdefault(str(row.contender), {}).setdefault(int(row.seed), []).append(float(row.value))
+    last = cells.sort_values("epoch", kind="stable").groupby("cell_id", sort=False).tail(1)
+    for label, seed, value in zip(last["contender"], last["seed"], last["value"], strict=True):
+        ends.setdefault(str(label), {}).setdefault(int(seed), []).append(float(value))
     return {label: {seed: median(values) for seed, values in by_seed.items()} for label, by_seed in ends.items()}
 
 
