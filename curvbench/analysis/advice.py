@@ -202,7 +202,7 @@ def _best_overall(limits: Budget, overall: pd.DataFrame, told: int) -> list[str]
     return [
         f"Within {limits}, {best['method']} serves best over {counted(told, 'problem')}: its median rank is "
         f"{times(best['median rank'])} of {len(overall)} methods, and it closes {percent(best['median gap'])} of the "
-        f"gap between the plain gradient and the exact Fisher of every layer {where}."
+        f"gap between a plain gradient step and a step with the exact Fisher of every layer {where}."
     ]
 
 

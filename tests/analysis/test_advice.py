@@ -54,9 +54,9 @@ def test_many_problems_have_ranks_and_wins() -> None:
     assert table["median rank"].to_dict() == {"eva": 1.5, "kfac": 1.5, "diag": 3.0}, "diag is third on both"
     assert table["median gap"].to_dict() == {"eva": 0.375, "kfac": 0.255, "diag": 0.125}
     assert advice.sentences[0] == (
-        "Within 2 gradients a step and 3 times SGD's memory, refreshed every 100 steps, eva serves best over 2 "
-        "problems: its median rank is 1.5 of 3 methods, and it closes 37.5% of the gap between the plain gradient "
-        "and the exact Fisher of every layer in the median of them."
+        "Within 2 gradients a step and 3 times SGD's memory, with statistics refreshed every 100 steps, eva serves "
+        "best over 2 problems: its median rank is 1.5 of 3 methods, and it closes 37.5% of the gap between a plain gradient "
+        "step and a step with the exact Fisher of every layer in the median of them."
     )
     assert advice.sentences[1] == "Best, or not to be told apart from the best, of 2 problems: eva on 2 and kfac on 1."
     assert len(cb.advise(frame(*FIRST, *SECOND), problem="other").overall) == 0

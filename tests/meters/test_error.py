@@ -87,9 +87,9 @@ def test_shares_of_the_squared_error(case: Case, judge: Truth, name: str) -> Non
         assert sum(filter(None, shares.values())) == pytest.approx(1)
 
 
-def test_what_is_exact_has_no_shares() -> None:
-    fisher = fisher_of("mlp")
-    rows = error_rows(cb.fit(cb.probe("layer"), instance_of("mlp")), fisher)
+def test_what_is_exact_has_no_shares(case: Case) -> None:
+    fisher = fisher_of(case.name)
+    rows = error_rows(cb.fit(cb.probe("layer"), instance_of(case.name)), fisher)
     assert "error.share" not in {row.metric for row in rows}
 
 

@@ -27,7 +27,7 @@ from curvbench.analysis.verdict.words import counted, draws, few, first_upper, l
 from curvbench.spec import Status
 from curvbench.words import one_line
 
-SCALE = "the gap between the plain gradient and the exact Fisher of every layer"
+SCALE = "the gap between a plain gradient step and a step with the exact Fisher of every layer"
 MOST_LAYERS, MOST_ERROR = 3, 0.8  # layers are named until they have this share of the squared error
 LONGEST = 120  # characters of a reason
 
@@ -81,9 +81,8 @@ def best_damping(rows: pd.DataFrame, budget: Budget) -> str | None:
     values = _dampings(rows)
     if not values or not compared(rows):
         return None
-    return (
-        f"Steps were compared at damping {listed(values)}, in units of the mean Fisher; no better one was looked for."
-    )
+    at = f"Steps were compared at damping {listed(values)}, in units of the mean Fisher"
+    return f"{at}; which damping serves each method best was not measured."
 
 
 def cost_of_a_step(rows: pd.DataFrame, budget: Budget) -> str | None:
@@ -93,13 +92,11 @@ def cost_of_a_step(rows: pd.DataFrame, budget: Budget) -> str | None:
     shown = [m.label for m in _leaders(rivals, budget) if m.label in priced] or list(priced)[:1]
     if not shown:
         return None
-    first, *others = [
-        f"{'a step with ' * (k < 2)}{label} costs {_over_time(priced[label])}" for k, label in enumerate(shown)
-    ]
-    never = sum(cost.negligible_from() is None for cost in priced.values())
-    little = times(1 + NEGLIGIBLE)
-    among = f"{never} of {counted(len(priced), 'method')} never cost less than {little}" if never and others else ""
-    return f"Refreshed at every step, {'; '.join(filter(None, [first, *others, among]))}."
+    parts = [_over_time(label, priced[label]) for label in shown]
+    never, little = sum(cost.negligible_from() is None for cost in priced.values()), times(1 + NEGLIGIBLE)
+    among = [f"of {counted(len(priced), 'method')}, {never} never cost less than {little}"]
+    parts += among if len(priced) > len(shown) and never else []
+    return f"In FLOPs, {'; '.join(parts)}."
 
 
 def layers_with_the_error(rows: pd.DataFrame, budget: Budget) -> str | None:
@@ -200,15 +197,17 @@ def _dampings(rows: pd.DataFrame) -> list[str]:
     return list(chosen.str.extract(r"\bdamping ([^,]+)")[0].dropna().unique())
 
 
-def _over_time(cost: Cost) -> str:
+def _over_time(label: str, cost: Cost) -> str:
     """The gradients of a step with everything refreshed, and when they fall below those of a step with little more."""
-    interval, little, all_at_once = cost.negligible_from(), times(1 + NEGLIGIBLE), times(cost.at(1))
-    if interval is None:
-        what = "its moments and its preconditioning add" if cost.moments else "preconditioning alone adds"
-        return f"{all_at_once} gradients, and never less than {little}, because {what} {times(cost.of_each_step)}"
+    interval, little = cost.negligible_from(), times(1 + NEGLIGIBLE)
+    text = f"a step with {label} costs {times(cost.at(1))} gradients"
     if interval == 1:
-        return f"{all_at_once} gradients"
-    return f"{all_at_once} gradients, and less than {little} from a refresh every {interval:,} steps on"
+        return text
+    text += " if its statistics are refreshed at every step"
+    if interval is not None:
+        return f"{text}, and less than {little} if every {interval:,} steps or more rarely"
+    what = "its moments and its preconditioning add" if cost.moments else "preconditioning alone adds"
+    return f"{text}, and never less than {little}, because {what} {times(cost.of_each_step)}"
 
 
 def _error_shares(rows: pd.DataFrame, label: str) -> pd.Series:
@@ -223,7 +222,8 @@ def _carriers(label: str, shares: pd.Series) -> str:
     enough = min(int((shares.cumsum() < MOST_ERROR).sum()) + 1, MOST_LAYERS)
     (first, share), *others = shares.head(enough).items()
     parts = [f"{percent(share)} lies in layer {first}", *(f"{percent(share)} in {layer}" for layer, share in others)]
-    return f"Of the squared error of {label} over the {len(shares)} layers, {listed(parts)}."
+    whole = f"the squared distance between the matrix of {label} and the exact Fisher of the {len(shares)} layers"
+    return f"Of {whole}, {listed(parts)}."
 
 
 def _uncovered(rows: pd.DataFrame) -> list[str]:

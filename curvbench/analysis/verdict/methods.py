@@ -33,7 +33,7 @@ class Budget(NamedTuple):
     def __str__(self) -> str:
         limits = [f"{self.flops:g} gradients a step"] if math.isfinite(self.flops) else []
         limits += [f"{self.memory:g} times SGD's memory"] if math.isfinite(self.memory) else []
-        return f"{' and '.join(limits) or 'any budget'}, refreshed {every(self.refresh)}"
+        return f"{' and '.join(limits) or 'any budget'}, with statistics refreshed {every(self.refresh)}"
 
 
 def every(refresh: int) -> str:

@@ -20,8 +20,8 @@ from curvbench.analysis.verdict.comparison import (
 )
 from curvbench.analysis.verdict.methods import Budget
 
-SCALE = "the gap between the plain gradient and the exact Fisher of every layer"
-WITHIN = "Within 2 gradients a step and 3 times SGD's memory, refreshed every 100 steps"
+SCALE = "the gap between a plain gradient step and a step with the exact Fisher of every layer"
+WITHIN = "Within 2 gradients a step and 3 times SGD's memory, with statistics refreshed every 100 steps"
 CHEAP, DEAR = (0.25, 0.25, 0.0), (10.0, 40.0, 1.0)  # 1.005 and 2.5 gradients a step, refreshed every 100
 
 
@@ -44,7 +44,10 @@ def test_the_best_within_the_budget_and_at_any_cost() -> None:
     )
     assert generous.endswith("; no method closes more at any cost.")
     at_every_step = best_method(rows, Budget(2.0, 3.0, 1)) or ""
-    assert "refreshed at every step, eva closes most" in at_every_step and "at 1.5 gradients" in at_every_step
+    assert (
+        "with statistics refreshed at every step, eva closes most" in at_every_step
+        and "at 1.5 gradients" in at_every_step
+    )
 
 
 def test_bounds_and_references_never_win() -> None:
@@ -77,8 +80,8 @@ def test_all_worse_than_the_gradient() -> None:
 def test_no_method_fits() -> None:
     rows = frame(*planted("kfac", [0.5], DEAR, 6.0), *planted("eva", [0.25], DEAR, 9.0))
     assert best_method(rows, Budget()) == (
-        "No method stays within 2 gradients a step and 3 times SGD's memory, refreshed every 100 steps: the nearest, "
-        "kfac, takes 2.5 gradients a step and 6 times the memory; at any cost, kfac closes most of "
+        "No method stays within 2 gradients a step and 3 times SGD's memory, with statistics refreshed every 100 steps: "
+        "the nearest, kfac, takes 2.5 gradients a step and 6 times the memory; at any cost, kfac closes most of "
         f"{SCALE} on this batch: 50.0%, at 2.5 gradients a step and 6 times the memory."
     )
 
@@ -158,7 +161,8 @@ def test_dampings_and_plateaus() -> None:
     )
     assert "eva closes most" in (best_method(rows, Budget()) or ""), "each method at its best damping"
     assert best_damping(frame(*planted("kfac", [0.5])), Budget()) == (
-        "Steps were compared at damping 0.001, in units of the mean Fisher; no better one was looked for."
+        "Steps were compared at damping 0.001, in units of the mean Fisher; which damping serves each method best was "
+        "not measured."
     )
 
 
@@ -167,19 +171,20 @@ def test_what_a_step_costs() -> None:
         *planted("eva", [0.5], CHEAP), *planted("kfac", [0.75], DEAR), *planted("adam", [0.1], (0.02, 0.0, 0.02))
     )
     assert cost_of_a_step(rows, Budget()) == (
-        "Refreshed at every step, a step with eva costs 1.5 gradients, and less than 1.1 from a refresh every 6 steps "
-        "on; a step with kfac costs 52 gradients, and never less than 1.1, because preconditioning alone adds 1; "
-        "1 of 3 methods never cost less than 1.1."
+        "In FLOPs, a step with eva costs 1.5 gradients if its statistics are refreshed at every step, and less than "
+        "1.1 if every 6 steps or more rarely; a step with kfac costs 52 gradients if its statistics are refreshed at "
+        "every step, and never less than 1.1, because preconditioning alone adds 1; of 3 methods, 1 never cost less than 1.1."
     )
     (only,) = [cost_of_a_step(frame(*planted("adam", [0.1], (0.02, 0.0, 0.02))), Budget())]
-    assert only == "Refreshed at every step, a step with adam costs 1.04 gradients."
+    assert only == "In FLOPs, a step with adam costs 1.04 gradients."
 
 
 def test_layers_that_carry_the_error() -> None:
     shares = {"fc1": 0.5, "fc2": 0.125, "fc3": 0.375}
     rows = frame(*planted("kfac", [0.5], shares=shares), *planted("eva", [0.25], shares={"fc1": 1.0, "fc2": 0.0}))
     assert layers_with_the_error(rows, Budget()) == (
-        "Of the squared error of kfac over the 3 layers, 50.0% lies in layer fc1 and 37.5% in fc3."
+        "Of the squared distance between the matrix of kfac and the exact Fisher of the 3 layers, 50.0% lies in layer "
+        "fc1 and 37.5% in fc3."
     )
     assert layers_with_the_error(frame(*planted("kfac", [0.5])), Budget()) is None
     assert layers_with_the_error(frame(*planted("kfac", [0.5], shares={"fc": 1.0})), Budget()) is None
