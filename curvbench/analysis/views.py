@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from curvbench.analysis.frames import is_cell_ending, labels, of_problem, texts
+from curvbench.analysis.roles import are_methods
 from curvbench.analysis.summary import Column, contenders, digits, statuses
 from curvbench.spec import METRICS, PHASES, Metric, Status
 
@@ -101,11 +102,11 @@ def endings(frame: pd.DataFrame) -> pd.Series:
 
 
 def ranking(medians: pd.DataFrame, chosen: Iterable[Column], places: int = 3) -> pd.DataFrame:
-    """The best probes of each column of ``summary.table``: a row per column, with the probes in 1st, 2nd, ...
+    """The best methods of each column of ``summary.table``: a row per column, with the methods in 1st, 2nd, ...
 
-    A column without values has no row.
+    References and bounds have no place. A column without values has no row.
     """
-    rows = []
+    rows, medians = [], medians[are_methods(medians.index)]
     for name, column in zip(medians.columns, chosen, strict=True):
         better = column.better
         best = medians[name].dropna().sort_values(ascending=better == "lower", kind="stable").head(places)
@@ -123,15 +124,15 @@ def ordinal(k: int) -> str:
 def tradeoff(frame: pd.DataFrame, problem: str, x: Quantity, y: Quantity) -> pd.DataFrame:
     """One row per probe: x and y with their ranges, status, and whether the probe is on the Pareto front.
 
-    A probe is on the front if no other probe is at least as good in both and better in one. A metric without a
-    direction has no front.
+    A method is on the front if no other method is at least as good in both and better in one; references and bounds
+    are not. A metric without a direction has no front.
     """
     rows = of_problem(frame, problem)
     table = pd.concat([values(rows, x).add_prefix("x "), values(rows, y).add_prefix("y ")], axis=1)
     table = table.rename(columns={"x median": "x", "y median": "y"})
     table["status"] = statuses(frame, problem).reindex(table.index)
     signs = [{"lower": 1, "higher": -1, "": math.nan}[quantity.better] for quantity in (x, y)]
-    table["front"] = pareto(table["x"] * signs[0], table["y"] * signs[1])
+    table["front"] = pareto((table["x"] * signs[0]).where(are_methods(table.index)), table["y"] * signs[1])
     return table.rename_axis("probe").reset_index()
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 
 from curvbench import store
 from curvbench.analysis import frames, summary
+from curvbench.analysis.verdict import sentences
 from curvbench.analysis.views import Quantity
 from curvbench.words import one_line
 
@@ -47,9 +48,15 @@ class Comparison:
         """The label of the model and its batch."""
         return frames.problems(self.frame)[0]
 
-    def verdict(self) -> list[str]:
-        """What was found, in three to six sentences."""
-        return list(self.notes)
+    def verdict(
+        self, flops: float = 2.0, memory: float = 3.0, refresh: int = 100, *, provisional: bool = False
+    ) -> list[str]:
+        """What was found, in three to six sentences with numbers, and what was left out.
+
+        ``flops``, ``memory`` and ``refresh``: the budget, as ``curvbench.advise`` takes it. ``provisional``: mark every
+        sentence, because methods are still running.
+        """
+        return [*sentences(self.frame, flops, memory, refresh, provisional=provisional), *self.notes]
 
     def table(self) -> pd.DataFrame:
         """The methods with their errors, steps and costs: one row per method, medians over batches."""
@@ -84,12 +91,13 @@ class Comparison:
         return values.map(summary.digits)
 
     def __str__(self) -> str:
-        lines = [summary.title(self.frame, self.problem), "", *self.verdict(), "", self._digits().to_string()]
+        said = [f"- {sentence}" for sentence in self.verdict()]
+        lines = [summary.title(self.frame, self.problem), "", *said, "", self._digits().to_string()]
         return "\n".join(lines)
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        sentences = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.verdict())
+        items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.verdict())
         title = html.escape(summary.title(self.frame, self.problem))
-        return f"<p>{title}</p><ul>{sentences}</ul>{self._digits().to_html()}"
+        return f"<p>{title}</p><ul>{items}</ul>{self._digits().to_html()}"

@@ -17,6 +17,7 @@ from curvbench.spec import Row, Status
 from curvbench.words import refuse_type
 
 SPECTRUM = 10  # largest eigenvalues that are compared
+ROUNDING = 1e-8  # of |F|^2: a smaller |F^ - F|^2 is a difference of squares that has lost its digits
 NETWORK, BLOCKS = "network", "layer blocks"
 
 
@@ -149,13 +150,27 @@ def _error_rows(operator: Operator, fisher: ExactFisher) -> Iterator[Row]:
         mixed = total.mixed if _within_layers(operator, fisher) else None
         yield from _rows(from_products(products(operator, fisher, mixed)), NETWORK)
         yield from _rows(from_products(total), BLOCKS)
+        shares = error_shares(per_layer)
         for name, of_layer in per_layer.items():
             yield from _rows(from_products(of_layer), name)
+            yield from _shares(shares, name)
             yield from _rows({"diagonal": diagonal_error(blocks[name], fisher.layer(name))}, name)
     yield from _rows(
         {"diagonal": diagonal_error(operator, fisher), "spectral": spectral_error(operator, fisher)}, "network"
     )
     yield from _rows({"off_block": off_block_share(fisher)}, NETWORK)
+
+
+def error_shares(per_layer: Mapping[str, Products]) -> dict[str, float]:
+    """The share of every layer in |F^ - F|^2 over the layer blocks; empty if F^ is exact but for rounding."""
+    squares = {name: max(p.fisher - 2 * p.mixed + p.operator, 0.0) for name, p in per_layer.items()}
+    total, whole = sum(squares.values()), sum(p.fisher for p in per_layer.values())
+    return {name: square / total for name, square in squares.items()} if total > ROUNDING * whole else {}
+
+
+def _shares(shares: Mapping[str, float], scope: str) -> Iterator[Row]:
+    if scope in shares:
+        yield Row("error.share", shares[scope], scope)
 
 
 def _within_layers(operator: Operator, fisher: ExactFisher) -> bool:

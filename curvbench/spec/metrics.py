@@ -66,6 +66,12 @@ METRICS: dict[str, Metric] = {  # in the order of the table's columns
         "share outside the layer blocks",
         "share of |F|^2 outside the layer blocks, which no layer-wise method can have",
     ),
+    "error.share": Metric(
+        "1",
+        "",
+        "share of the squared error",
+        "share of |F^ - F|^2 over the layer blocks that lies in this layer; none if F^ is exact but for rounding",
+    ),
     "error.sampling": Metric(
         "1",
         "lower",
