@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from curvbench.meters.direction import direction_errors
     from curvbench.meters.error import errors
     from curvbench.optim import NaturalGradient
+    from curvbench.prediction import Cost, Costs, Shape, Shapes, cost, shapes
     from curvbench.registry import every_probe, probe, problem
     from curvbench.spec import Decay, FisherProbe, Preset, Probe, Problem, Search, Suite, Training
     from curvbench.store import load
@@ -43,6 +44,12 @@ _HOMES = {
     "direction_errors": "meters.direction",
     "load": "store",
     "NaturalGradient": "optim",
+    "Cost": "prediction",
+    "Costs": "prediction",
+    "Shape": "prediction",
+    "Shapes": "prediction",
+    "cost": "prediction",
+    "shapes": "prediction",
     "Decay": "spec",
     "Search": "spec",
     "Suite": "spec",
@@ -54,6 +61,8 @@ _HOMES = {
 }
 __all__ = [
     "Comparison",
+    "Cost",
+    "Costs",
     "Decay",
     "FisherProbe",
     "Instance",
@@ -62,8 +71,11 @@ __all__ = [
     "Probe",
     "Problem",
     "Search",
+    "Shape",
+    "Shapes",
     "Suite",
     "Training",
+    "cost",
     "direction_errors",
     "errors",
     "every_probe",
@@ -74,6 +86,7 @@ __all__ = [
     "plot",
     "probe",
     "problem",
+    "shapes",
 ]
 
 

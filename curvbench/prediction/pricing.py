@@ -1,0 +1,218 @@
+"""What one method costs on a network: FLOPs of its phases, bytes of its state, and how well both are known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
+
+from curvbench.meters.cost import published_cost
+from curvbench.prediction import methods as m
+from curvbench.prediction.layout import Shapes
+from curvbench.prediction.limits import in_tiles, refusal
+from curvbench.prediction.passes import Passes, passes
+from curvbench.prediction.products import Case
+from curvbench.spec import Probe
+
+Dtype = Literal["bfloat16", "float32", "float64"]
+ITEMSIZES: Mapping[str, int] = {"bfloat16": 2, "float32": 4, "float64": 8}
+LEAST_ITEMSIZE = 4  # statistics of bfloat16 weights are in float32: see ``numerics``
+WIDE_ITEMSIZE = 8
+QUANTITIES = ("statistics", "invert", "precondition", "state")
+ALL = frozenset(QUANTITIES)
+OF_COLUMNS = frozenset({"statistics", "precondition", "state"})
+
+
+class NoCost(ValueError):
+    """Nobody has said what a method costs."""
+
+
+class Method(NamedTuple):
+    """How a method is priced. ``leading``: the quantities of which only the leading order is known.
+
+    ``leading_tied``: those that are known so of a network with a parameter that is tied in two orientations.
+    """
+
+    rule: m.Rule
+    reads: m.Reads = m.scores
+    leading: frozenset[str] = frozenset()
+    leading_tied: frozenset[str] = frozenset()
+
+
+METHODS: Mapping[str, Method] = {
+    "adam": Method(m.adam, m.nothing),
+    "adamw": Method(m.adamw, m.nothing),
+    "cwngd": Method(m.cwngd),
+    "diag": Method(m.diag, leading_tied=frozenset({"statistics"})),
+    "eigen": Method(m.eigen, leading_tied=frozenset({"statistics"})),
+    "ekfac": Method(m.ekfac, leading_tied=frozenset({"statistics"})),
+    "eva": Method(m.eva, m.one_score),
+    "fngd": Method(m.fngd, leading_tied=OF_COLUMNS),
+    "full": Method(m.full, leading_tied=OF_COLUMNS),
+    "ginger": Method(m.ginger, m.another_gradient),
+    "hylo": Method(m.hylo),
+    "identity": Method(m.identity, m.nothing),
+    "kfac": Method(m.kfac),
+    "layer": Method(m.layer, leading_tied=OF_COLUMNS),
+    "lbfgs": Method(m.lbfgs, m.hessian, leading=ALL),
+    "lngd": Method(m.lngd, m.local_maps, leading=frozenset({"statistics"})),
+    "mbf": Method(m.mbf, leading_tied=frozenset({"statistics"})),
+    "qng": Method(m.qng, m.another_gradient),
+    "sgdm": Method(m.sgdm, m.nothing),
+    "shampoo": Method(m.shampoo, m.of_statistic),
+    "skfac": Method(m.skfac, leading_tied=ALL),
+    "thor": Method(m.thor),
+    "tkfac": Method(m.tkfac),
+    "unit": Method(m.unit),
+}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a method costs on a network, beside the gradient of a step of SGD with momentum.
+
+    ``probe``: its label. ``gradient``: FLOPs of one step of SGD, both passes and the update. ``statistics``: FLOPs of
+    one update, the ``passes`` through the network included. ``invert``: FLOPs of one refresh. ``precondition``: FLOPs
+    of one step. ``state``: bytes that are kept between steps. ``scratch``: bytes beside the state while statistics are
+    made, in leading order. ``sgd``: bytes of weights, gradient, momentum and stored activations, in leading order.
+    ``refresh``: the steps from one update and refresh to the next. ``learns``: whether the method takes in every step's
+    batch all the same. ``leading``: the quantities of which only the leading
+    order is known. ``refused``: why the method declines the network; empty if it does not. ``budget``: bytes that there
+    are; None means that nobody asked.
+    """
+
+    probe: str
+    gradient: float
+    passes: float
+    statistics: float
+    invert: float
+    precondition: float
+    state: float
+    scratch: float
+    sgd: float
+    refresh: int
+    learns: bool
+    leading: frozenset[str]
+    refused: str = ""
+    budget: float | None = None
+
+    @property
+    def step(self) -> float:
+        """FLOPs of a step on average over the steps of an interval, that of SGD included."""
+        return self.gradient + self._fixed + self._spread / self.refresh
+
+    @property
+    def gradients(self) -> float:
+        """A step in units of a step of SGD."""
+        return self.step / self.gradient
+
+    @property
+    def interval(self) -> float:
+        """The smallest ``refresh`` at which the method adds at most a tenth of a gradient to a step; infinite if none."""
+        left = self.gradient / 10 - self._fixed
+        if self._spread == 0:
+            return 1.0 if left >= 0 else math.inf
+        return max(1.0, math.ceil(self._spread / left)) if left > 0 else math.inf
+
+    @property
+    def _fixed(self) -> float:
+        """FLOPs of every step beside SGD's."""
+        return self.precondition + (self.statistics if self.learns else 0.0)
+
+    @property
+    def _spread(self) -> float:
+        """FLOPs of one step of an interval."""
+        return self.invert + (0.0 if self.learns else self.statistics)
+
+    @property
+    def peak(self) -> float:
+        """Bytes beside those of SGD, at most."""
+        return self.state + self.scratch
+
+    @property
+    def total(self) -> float:
+        """Bytes of a training with the method."""
+        return self.sgd + self.peak
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the total is within the budget and the method takes the network; None without a budget."""
+        return None if self.budget is None else not self.refused and self.total <= self.budget
+
+    def record(self) -> dict[str, Any]:
+        """All numbers as JSON can hold them."""
+        derived = {key: getattr(self, key) for key in ("step", "gradients", "interval", "peak", "total", "fits")}
+        derived["interval"] = self.interval if math.isfinite(self.interval) else None
+        return {**asdict(self), **derived, "leading": sorted(self.leading)}
+
+
+def price(probe: Probe, shapes: Shapes, refresh: int = 1, dtype: str = "float32", budget: float | None = None) -> Cost:
+    """What a method costs on a network; raises NoCost, a ValueError, if nobody has said."""
+    itemsize = max(ITEMSIZES[dtype], LEAST_ITEMSIZE)
+    known, R = passes(shapes), shapes.columns(probe.fisher_type or "type-2", probe.mc_samples)
+    is_shipped = type(probe).__module__ == f"curvbench.probes.{probe.name}"
+    if is_shipped and probe.name in METHODS:
+        work, reads, leading = _modelled(probe, shapes, R, known, itemsize)
+    else:
+        work, reads, leading = _published(probe, shapes, R, known)
+    return Cost(
+        probe.label,
+        known.gradient,
+        reads,
+        reads + work.statistics,
+        work.invert,
+        work.precondition,
+        work.kept * itemsize + work.wide * WIDE_ITEMSIZE,
+        work.scratch * itemsize,
+        _of_sgd(shapes, ITEMSIZES[dtype]),
+        refresh,
+        learns_over_steps(probe),
+        leading,
+        refusal(probe, shapes, R, itemsize) if is_shipped else "",
+        budget,
+    )
+
+
+def learns_over_steps(probe: Probe) -> bool:
+    """Whether the method takes in every step's batch, however old its factorization may be."""
+    return "updates" in probe.hyperparameters or probe.needs_every_batch
+
+
+def _modelled(
+    probe: Probe, shapes: Shapes, R: int, known: Passes, itemsize: int
+) -> tuple[m.Work, float, frozenset[str]]:
+    method = METHODS[probe.name]
+    of = {**probe.hyperparameters, "fisher_type": probe.fisher_type or "type-2"}
+    of |= {"mixes": mixes(shapes), "terms": shapes.terms}
+    tiled = in_tiles(probe, shapes, R, itemsize)
+    rule = m.tiled if tiled else method.rule
+    total = m.shared(probe.name, shapes.samples, R, of)
+    for block in shapes.blocks:
+        total = total.plus(rule(Case(block, shapes.samples, R, of)), block.repeat)
+    is_tied = any(block.kind == "tied" for block in shapes.blocks)
+    leading = method.leading | (method.leading_tied if is_tied else frozenset()) | (ALL if tiled else frozenset())
+    return total, method.reads(known, R, of), leading
+
+
+def mixes(shapes: Shapes) -> bool:
+    """Whether numbers of one layer's output meet before the next layer: norms over channels, and attention do that."""
+    kinds = {layer.kind for layer in shapes.layers}
+    return "attention" in kinds or ("norm" in kinds and "conv" not in kinds)
+
+
+def _published(probe: Probe, shapes: Shapes, R: int, known: Passes) -> tuple[m.Work, float, frozenset[str]]:
+    """The formulas that a method publishes, in which every block is a Linear."""
+    cost = published_cost(probe, list(shapes.each()), shapes.samples, R)
+    if not cost:
+        raise NoCost(f"{probe.label} has no estimate, because it publishes no cost (About.cost)")
+    phases = (2 * cost.get(phase, 0.0) for phase in ("statistics", "invert", "precondition"))
+    return m.Work(*phases, cost.get("memory", 0.0)), m.scores(known, R, {}) if probe.fisher_type else 0.0, ALL
+
+
+def _of_sgd(shapes: Shapes, itemsize: int) -> float:
+    """Weights, gradient and momentum, and the outputs of all layers."""
+    numbers = sum(
+        float(layer.repeat * layer.positions * layer.outputs) for layer in shapes.layers if layer.kind != "vector"
+    )
+    return itemsize * (3.0 * shapes.parameters + shapes.samples * numbers)
