@@ -1,4 +1,4 @@
-"""Which networks the methods with large blocks decline, or form in tiles, as their own ``unsupported`` and ``update``."""
+"""Which networks the methods with large blocks decline or read in tiles, as their own code decides."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 from curvbench.meters.cost import published_cost
-from curvbench.prediction import methods as m
+from curvbench.prediction import of_columns, of_factors, of_vectors, work
 from curvbench.prediction.layout import Shapes
 from curvbench.prediction.limits import in_tiles, refusal
 from curvbench.prediction.passes import Passes, passes
@@ -34,37 +34,37 @@ class Method(NamedTuple):
     ``leading_tied``: those that are known so of a network with a parameter that is tied in two orientations.
     """
 
-    rule: m.Rule
-    reads: m.Reads = m.scores
+    rule: work.Rule
+    reads: work.Reads = work.scores
     leading: frozenset[str] = frozenset()
     leading_tied: frozenset[str] = frozenset()
 
 
 METHODS: Mapping[str, Method] = {
-    "adam": Method(m.adam, m.nothing),
-    "adamw": Method(m.adamw, m.nothing),
-    "cwngd": Method(m.cwngd),
-    "diag": Method(m.diag, leading_tied=frozenset({"statistics"})),
-    "eigen": Method(m.eigen, leading_tied=frozenset({"statistics"})),
-    "ekfac": Method(m.ekfac, leading_tied=frozenset({"statistics"})),
-    "eva": Method(m.eva, m.one_score),
-    "fngd": Method(m.fngd, leading_tied=OF_COLUMNS),
-    "full": Method(m.full, leading_tied=OF_COLUMNS),
-    "ginger": Method(m.ginger, m.another_gradient),
-    "hylo": Method(m.hylo),
-    "identity": Method(m.identity, m.nothing),
-    "kfac": Method(m.kfac),
-    "layer": Method(m.layer, leading_tied=OF_COLUMNS),
-    "lbfgs": Method(m.lbfgs, m.hessian, leading=ALL),
-    "lngd": Method(m.lngd, m.local_maps, leading=frozenset({"statistics"})),
-    "mbf": Method(m.mbf, leading_tied=frozenset({"statistics"})),
-    "qng": Method(m.qng, m.another_gradient),
-    "sgdm": Method(m.sgdm, m.nothing),
-    "shampoo": Method(m.shampoo, m.of_statistic),
-    "skfac": Method(m.skfac, leading_tied=ALL),
-    "thor": Method(m.thor),
-    "tkfac": Method(m.tkfac),
-    "unit": Method(m.unit),
+    "adam": Method(of_vectors.adam, work.nothing),
+    "adamw": Method(of_vectors.adamw, work.nothing),
+    "cwngd": Method(of_columns.cwngd),
+    "diag": Method(of_columns.diag, leading_tied=frozenset({"statistics"})),
+    "eigen": Method(of_columns.eigen, leading_tied=frozenset({"statistics"})),
+    "ekfac": Method(of_factors.ekfac, leading_tied=frozenset({"statistics"})),
+    "eva": Method(of_factors.eva, work.one_score),
+    "fngd": Method(of_columns.fngd, leading_tied=OF_COLUMNS),
+    "full": Method(of_columns.full, leading_tied=OF_COLUMNS),
+    "ginger": Method(of_vectors.ginger, work.another_gradient),
+    "hylo": Method(of_columns.hylo),
+    "identity": Method(of_vectors.identity, work.nothing),
+    "kfac": Method(of_factors.kfac),
+    "layer": Method(of_columns.layer, leading_tied=OF_COLUMNS),
+    "lbfgs": Method(of_vectors.lbfgs, work.hessian, leading=ALL),
+    "lngd": Method(of_factors.lngd, work.local_maps, leading=frozenset({"statistics"})),
+    "mbf": Method(of_columns.mbf, leading_tied=frozenset({"statistics"})),
+    "qng": Method(of_vectors.qng, work.another_gradient),
+    "sgdm": Method(of_vectors.sgdm, work.nothing),
+    "shampoo": Method(of_factors.shampoo, work.of_statistic),
+    "skfac": Method(of_factors.skfac, leading_tied=ALL),
+    "thor": Method(of_factors.thor),
+    "tkfac": Method(of_factors.tkfac),
+    "unit": Method(of_columns.unit),
 }
 
 
@@ -109,7 +109,7 @@ class Cost:
 
     @property
     def interval(self) -> float:
-        """The smallest ``refresh`` at which the method adds at most a tenth of a gradient to a step; infinite if none."""
+        """The smallest ``refresh`` at which the method adds at most a tenth of a gradient to a step, or infinity."""
         left = self.gradient / 10 - self._fixed
         if self._spread == 0:
             return 1.0 if left >= 0 else math.inf
@@ -181,13 +181,13 @@ def learns_over_steps(probe: Probe) -> bool:
 
 def _modelled(
     probe: Probe, shapes: Shapes, R: int, known: Passes, itemsize: int
-) -> tuple[m.Work, float, frozenset[str]]:
+) -> tuple[work.Work, float, frozenset[str]]:
     method = METHODS[probe.name]
     of = {**probe.hyperparameters, "fisher_type": probe.fisher_type or "type-2"}
     of |= {"mixes": mixes(shapes), "terms": shapes.terms}
     tiled = in_tiles(probe, shapes, R, itemsize)
-    rule = m.tiled if tiled else method.rule
-    total = m.shared(probe.name, shapes.samples, R, of)
+    rule = of_columns.tiled if tiled else method.rule
+    total = of_columns.shared(probe.name, shapes.samples, R, of)
     for block in shapes.blocks:
         total = total.plus(rule(Case(block, shapes.samples, R, of)), block.repeat)
     is_tied = any(block.kind == "tied" for block in shapes.blocks)
@@ -201,13 +201,13 @@ def mixes(shapes: Shapes) -> bool:
     return "attention" in kinds or ("norm" in kinds and "conv" not in kinds)
 
 
-def _published(probe: Probe, shapes: Shapes, R: int, known: Passes) -> tuple[m.Work, float, frozenset[str]]:
+def _published(probe: Probe, shapes: Shapes, R: int, known: Passes) -> tuple[work.Work, float, frozenset[str]]:
     """The formulas that a method publishes, in which every block is a Linear."""
     cost = published_cost(probe, list(shapes.each()), shapes.samples, R)
     if not cost:
         raise NoCost(f"{probe.label} has no estimate, because it publishes no cost (About.cost)")
     phases = (2 * cost.get(phase, 0.0) for phase in ("statistics", "invert", "precondition"))
-    return m.Work(*phases, cost.get("memory", 0.0)), m.scores(known, R, {}) if probe.fisher_type else 0.0, ALL
+    return work.Work(*phases, cost.get("memory", 0.0)), work.scores(known, R, {}) if probe.fisher_type else 0.0, ALL
 
 
 def _of_sgd(shapes: Shapes, itemsize: int) -> float:

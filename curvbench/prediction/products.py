@@ -206,7 +206,7 @@ class Case:
 
     def stored_columns(self) -> float:
         """Numbers of slopes and inputs."""
-        G, M, D, S, k = self.block.size
+        G, M, _, S, _ = self.block.size
         role = self.block.roles[0]
         if self.is_vector:
             return float(self.N * self.R * self.entries + self.N)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,8 @@ UNITS = (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
 HEAD = ("method", "step", "10 % at", "statistics", "invert", "precondition", "state", "total")
 LEGEND = (
     "step, statistics, invert, precondition: FLOPs in gradients, a gradient being a whole step of SGD. step: the step "
-    "of SGD included, {amortized}. 10 % at: the refresh interval from which a method adds at most a tenth of a gradient "
-    "to a step. statistics: passes through the network included. state: bytes kept between steps. "
+    "of SGD included, {amortized}. 10 % at: the refresh interval from which a method adds at most a tenth of a "
+    "gradient to a step. statistics: passes through the network included. state: bytes kept between steps. "
     "total: bytes of weights, gradients, momentum, activations, state and score columns. ~: leading order only."
 )
 

@@ -1,0 +1,45 @@
+"""What methods do with one block that keep vectors of its length: moments, bases and pairs."""
+
+from __future__ import annotations
+
+from curvbench.prediction.products import Case
+from curvbench.prediction.work import Work
+
+
+def sgdm(c: Case) -> Work:
+    """The momentum buffer."""
+    decay = 2.0 if c.of["weight_decay"] else 0.0
+    return Work((2 + decay) * c.entries, 0, 0, c.entries)
+
+
+def adam(c: Case) -> Work:
+    """Two moments of the gradient."""
+    return Work(7.0 * c.entries, 0, 5.0 * c.entries, 2.0 * c.entries)
+
+
+def adamw(c: Case) -> Work:
+    """Two moments of the gradient, and the parameters."""
+    return Work(7.0 * c.entries, 0, 7.0 * c.entries, 3.0 * c.entries)
+
+
+def identity(c: Case) -> Work:
+    """Nothing."""
+    return Work()
+
+
+def ginger(c: Case) -> Work:
+    """A rank-one update of a basis; ``shared`` has the small matrix."""
+    K = c.of["rank"]
+    return Work(c.entries * (8.0 * K + 2 * K * (K + 1) + 6), 0, (4.0 * K + 2) * c.entries, float(K * c.entries))
+
+
+def qng(c: Case) -> Work:
+    """One more vector, through all that are kept."""
+    K = min(c.of["memory"], c.of["updates"])
+    return Work(c.entries * (4.0 * K + 4), 0, (8.0 * K + 2) * c.entries, float(K * c.entries))
+
+
+def lbfgs(c: Case) -> Work:
+    """The two-loop recursion through as many pairs as may be kept."""
+    K = min(c.of["memory"], c.of["updates"])
+    return Work((2.0 + 8 * K) * c.entries, 0, (8.0 * K + 1) * c.entries, (2.0 * K + 1) * c.entries)
