@@ -18,8 +18,8 @@ _OF_NETWORK: Mapping[str, type | tuple[type, ...]] = {
     **{"forward": (int, float), "backward": (int, float)},
 }
 _OF_LAYER: Mapping[str, type | tuple[type, ...]] = {
-    **{"name": str, "kind": str, "in": int, "out": int, "kernel": (int, list), "stride": int, "positions": int},
-    **{"groups": int, "bias": bool, "keys": int, "repeat": int, "tied_to": str},
+    **{"name": str, "kind": str, "in": int, "out": int, "kernel": (int, list), "stride": int, "dilation": int},
+    **{"positions": int, "groups": int, "bias": bool, "keys": int, "repeat": int, "tied_to": str},
 }
 _WORDS = {int: "a whole number", str: "a text", bool: "true or false", (int, list): "a whole number or a list of them"}
 
@@ -100,7 +100,7 @@ def _check(table: Mapping[str, Any], kinds: Mapping[str, type | tuple[type, ...]
             raise ValueError(f"{here}: unknown key {key!r}: {near_misses(key, kinds)}")
         kind = kinds[key]
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise ValueError(f"{here}: {key} must be {_WORDS.get(kind, 'a number')}, got {value!r}")  # type: ignore[call-overload]
+            raise ValueError(f"{here}: {key} must be {_WORDS.get(kind, 'a number')}, got {value!r}")
 
 
 def dumped(shapes: Shapes) -> str:

@@ -25,7 +25,7 @@ NEEDED: dict[LayerKind, tuple[str, ...]] = {
 KEYS = {"in": "inputs", "out": "outputs"}  # where a file's key is another word than the field
 TAKEN: dict[LayerKind, tuple[str, ...]] = {
     "linear": ("positions", "groups", "bias", "tied_to"),
-    "conv": ("positions", "groups", "bias", "stride", "tied_to"),
+    "conv": ("positions", "groups", "bias", "stride", "dilation", "tied_to"),
     "embedding": ("positions", "tied_to"),
     "norm": ("positions", "bias"),
     "vector": ("in",),
@@ -52,6 +52,7 @@ class Shape:
     outputs: int = 0
     kernel: tuple[int, ...] = ()
     stride: int = 1
+    dilation: int = 1
     positions: int = 1
     groups: int = 1
     bias: bool = False
@@ -70,10 +71,15 @@ class Shape:
         return math.prod(self.kernel) if self.kernel else 0
 
     @property
+    def is_unfolded(self) -> bool:
+        """Whether patches are formed: those of a kernel in three dimensions are."""
+        return len(self.kernel) == 3
+
+    @property
     def size(self) -> LayerSize:
         """G, M, D, S and k of one layer, as its block in the parameter vector has them."""
         if self.kind == "norm":
-            return LayerSize(1, self.outputs, 1 + self.bias, 1)
+            return LayerSize(1, self.outputs, 1 + self.bias, 1 + self.bias)
         if self.kind == "vector":
             return LayerSize(1, self.outputs * self.inputs, 1, 1)
         patch = self.inputs // self.groups * max(self.window, 1) + self.bias
@@ -108,7 +114,7 @@ class Shape:
         for key, value in (("in", self.inputs), ("out", self.outputs)):
             if key in NEEDED[self.kind] and value < 1:
                 raise ValueError(f"{key} must be at least 1, got {value}")
-        for key in ("stride", "positions", "groups", "repeat"):
+        for key in ("stride", "dilation", "positions", "groups", "repeat"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 1, got {getattr(self, key)}")
         if self.keys < 0:
@@ -233,6 +239,16 @@ class Shapes:
             return mc_samples
         per_term = {"type-2": self.classes - (self.loss == "cross_entropy"), "empirical": 1}.get(fisher_type, 0)
         return per_term * self.terms
+
+    def slopes(self, fisher_type: str, mc_samples: int = 1) -> float:
+        """FLOPs of the loss's derivatives at the outputs that a Fisher type takes, from no pass."""
+        C, is_softmax = self.classes, self.loss == "cross_entropy"
+        of_kind = {
+            "type-2": 3.4 * C + 8 if is_softmax else C,
+            "mc": (17 if is_softmax else 0) + 2 * mc_samples,
+            "empirical": 7 if is_softmax else 2,
+        }
+        return of_kind.get(fisher_type, 0.0) * self.samples * self.terms * C
 
     def each(self) -> Iterator[LayerSize]:
         """The size of every block, repeats included."""

@@ -96,13 +96,13 @@ def mbf(c: Case) -> Work:
 
 def hylo(c: Case) -> Work:
     """A kernel of all scores, and the scores that are kept."""
-    G, M, D, S, k = c.block.size
+    G, M, D, S, _ = c.block.size
     if c.block.kind == "tied":
         return Work(0, 0, 0, 1.0)
     b = c.N * c.R
     K = max(1, int(c.of["rank"] * b))
     width, height = (1, c.entries) if c.is_vector else (D, M)
-    sums = 0.0 if c.is_vector else c.N * S * G * (D / max(k, 1) + c.R * M)
+    sums = 0.0 if c.is_vector else c.N * S * G * (D + c.R * M)
     kernel = G * (2.0 * (width + height) * b**2 + 2 * b**2)
     if c.of["variant"] == "kis":
         chosen = 3.0 * b * G * (width + height) + G * (2.0 * (width + height) * K**2) + 4 * K**3

@@ -20,8 +20,8 @@ def kfac(c: Case) -> Work:
 
 def _reduced(c: Case) -> float:
     """Both factors of the mean inputs and the summed gradients."""
-    G, M, D, S, k = c.block.size
-    sums = c.N * S * G * (D / max(k, 1) + c.R * M)
+    G, M, D, S, _ = c.block.size
+    sums = c.sums_of_patches + c.N * S * G * c.R * M
     return sums + 2.0 * c.N * G * (D * c.columns + c.R * M * c.rows * half(c.rows))
 
 
@@ -133,8 +133,8 @@ def eva(c: Case) -> Work:
     G, M, D, S, k = c.block.size
     if c.block.kind in ("vector", "tied"):
         return Work(0, 0, 0, 1.0)
-    sums = c.N * S * G * (M + (1 if c.is_lookup else D / max(k, 1)))
-    return Work(sums, 0, 5.0 * c.entries, float(G * (M + D)))
+    sums = c.N * S * G * (M + (1 if c.is_lookup else D / max(k, 1))) + S * G * D * (not c.is_lookup)
+    return Work(sums, 0, 5.0 * c.entries + 4.0 * G * (M + D), float(G * (M + D)))
 
 
 def thor(c: Case) -> Work:
@@ -142,12 +142,12 @@ def thor(c: Case) -> Work:
     if c.is_vector:
         return _vector(c)
     split, (G, M, D, _, _) = c.of["split"], c.block.size
-    m, d = (1 if c.rows == 1 else split), (1 if c.columns == 1 else split)
+    m, d = (1 if c.has_diagonal_outputs else split), (1 if c.has_diagonal_inputs else split)
     made = sum(2.0 * role.N * role.block.size.positions * G * _pieces_of(role, split) for role in c.roles())
     held = sum(_pieces(role, split) for role in c.roles())
     blocks = G * (cut(M, m, 2) + cut(D, d, 2))
     inverse = INVERSE * G * (cut(M, m, 3) + cut(D, d, 3)) + 2.0 * G * (M + D)
-    steps = 2.0 * c.entries / M * cut(M, m, 2) + 2.0 * c.entries / D * cut(D, d, 2)
+    steps = sum(float(c.entries) * (2 * cut(n, rows, 2) / n if rows > 1 else 1) for n, rows in ((M, m), (D, d)))
     return Work(made + held, inverse, steps, held + blocks, 0, _streamed(c))
 
 
@@ -159,25 +159,25 @@ def cut(order: int, rows: int, power: int) -> float:
 def _pieces(c: Case, split: int) -> float:
     """Numbers in the blocks of both factors."""
     G, M, D, _, _ = c.block.size
-    return G * (cut(M, 1 if c.rows == 1 else split, 2) + cut(D, 1 if c.columns == 1 else split, 2))
+    return G * (cut(M, 1 if c.has_diagonal_outputs else split, 2) + cut(D, 1 if c.has_diagonal_inputs else split, 2))
 
 
 def _pieces_of(c: Case, split: int) -> float:
     """Multiply-adds of one position in the blocks of both factors."""
     _, M, D, _, _ = c.block.size
-    inputs = 0.5 if c.is_lookup else cut(D, 1 if c.columns == 1 else split, 2)
-    return inputs + c.R * cut(M, 1 if c.rows == 1 else split, 2)
+    inputs = 0.5 if c.is_lookup else cut(D, 1 if c.has_diagonal_inputs else split, 2)
+    return inputs + c.R * cut(M, 1 if c.has_diagonal_outputs else split, 2)
 
 
 def skfac(c: Case) -> Work:
     """Roots of both factors, inverted through the samples."""
     if c.is_vector:
         return _vector(c)
-    G, M, D, S, k = c.block.size
+    G, M, D, S, _ = c.block.size
     N, b = c.N, c.N * c.R
-    made = N * S * G * ((1 if c.is_lookup else D / max(k, 1)) + c.R * M) + 1.0 * G * (N * D + b * M)
+    made = c.sums_of_patches + N * S * G * c.R * M + 1.0 * G * (N * D + b * M)
     work = Work(made, 0, 0, 0, 0, c.stored_columns())
-    for n, rows, is_diagonal in ((M, b, c.rows == 1), (D, N, c.columns == 1)):
+    for n, rows, is_diagonal in ((M, b, c.has_diagonal_outputs), (D, N, c.has_diagonal_inputs)):
         if is_diagonal:
             work = work.plus(Work(0, 2.0 * n * G, 1.0 * c.entries, 2.0 * n * G))
         else:

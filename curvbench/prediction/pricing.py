@@ -47,7 +47,7 @@ METHODS: Mapping[str, Method] = {
     "diag": Method(of_columns.diag, leading_tied=frozenset({"statistics"})),
     "eigen": Method(of_columns.eigen, leading_tied=frozenset({"statistics"})),
     "ekfac": Method(of_factors.ekfac, leading_tied=frozenset({"statistics"})),
-    "eva": Method(of_factors.eva, work.one_score),
+    "eva": Method(of_factors.eva, work.one_score, leading_tied=frozenset({"statistics"})),
     "fngd": Method(of_columns.fngd, leading_tied=OF_COLUMNS),
     "full": Method(of_columns.full, leading_tied=OF_COLUMNS),
     "ginger": Method(of_vectors.ginger, work.another_gradient),
@@ -188,6 +188,8 @@ def _modelled(
     tiled = in_tiles(probe, shapes, R, itemsize)
     rule = of_columns.tiled if tiled else method.rule
     total = of_columns.shared(probe.name, shapes.samples, R, of)
+    if method.reads in (work.scores, work.one_score):
+        total = total.plus(work.Work(shapes.slopes(of["fisher_type"], probe.mc_samples)))
     for block in shapes.blocks:
         total = total.plus(rule(Case(block, shapes.samples, R, of)), block.repeat)
     is_tied = any(block.kind == "tied" for block in shapes.blocks)

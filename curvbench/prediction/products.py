@@ -28,9 +28,10 @@ def slab_rows(role: Shape) -> float:
     """Rows of pairs of kernel rows that ``patch_moment`` multiplies, over those of one pair."""
     side = role.kernel[0] if len(role.kernel) > 1 else 1
     height = max(math.isqrt(role.positions), 1)
-    if role.stride > 1 or height < side:
+    ends = [(n - 1) * role.dilation for n in range(1, side + 1)]
+    if role.stride > 1 or height <= ends[-1]:
         return side * (side + 1) / 2
-    return sum(height - (n - 1) + n * (n - 1) for n in range(1, side + 1)) / height
+    return sum(height - end + n * end for n, end in enumerate(ends, 1)) / height
 
 
 @dataclass(frozen=True)
@@ -80,15 +81,31 @@ class Case:
     # Kronecker factors.
 
     @property
+    def sums_of_patches(self) -> float:
+        """Additions of ``mean_patch``: a kernel's rows share those along a row."""
+        G, _, D, S, _ = self.block.size
+        kernel = self.block.roles[0].kernel
+        return self.N * S * (1.0 if self.is_lookup else G * D / (kernel[0] if len(kernel) == 2 else 1))
+
+    @property
     def rows(self) -> int:
         """The order of the matrix on the side of the outputs; 1 for a diagonal."""
-        return 1 if is_cut(self.block.size.outputs) else self.block.size.outputs
+        return 1 if self.has_diagonal_outputs else self.block.size.outputs
+
+    @property
+    def has_diagonal_outputs(self) -> bool:
+        """Whether the factor of the outputs is its diagonal."""
+        return is_cut(self.block.size.outputs)
+
+    @property
+    def has_diagonal_inputs(self) -> bool:
+        """Whether the factor of the inputs is its diagonal."""
+        return self.is_lookup or is_cut(self.block.size.inputs)
 
     @property
     def columns(self) -> int:
         """The order of the matrix on the side of the inputs; 1 for a diagonal."""
-        D = self.block.size.inputs
-        return 1 if self.is_lookup or is_cut(D) else D
+        return 1 if self.has_diagonal_inputs else self.block.size.inputs
 
     def sides(self, power: int) -> float:
         """The sum over both factors of order times a power of the order of its matrix."""
@@ -108,7 +125,7 @@ class Case:
         if self.columns == 1:
             return 4.0 * self.N * S * G * D / max(k, 1)
         role = self.block.roles[0]
-        if not role.kernel:
+        if not role.kernel or role.is_unfolded:
             return 2.0 * self.N * S * G * D**2
         side = role.kernel[0] if len(role.kernel) > 1 else 1
         slab = (D - role.bias) / side
@@ -211,4 +228,5 @@ class Case:
         if self.is_vector:
             return float(self.N * self.R * self.entries + self.N)
         width = 1 if self.is_lookup else role.inputs * role.stride ** len(role.kernel)
+        width = role.size.inputs * G if role.is_unfolded else width
         return float(self.N * S * (self.R * G * M + width))

@@ -73,7 +73,7 @@ def _role(role: Layer, layer: Layer, instance: Instance) -> Shape:
     window = role.kernel[0] * role.kernel[1]
     kernel: tuple[int, ...] = ()
     if role.kind in ("conv1d", "conv2d", "matrix") and width % window == 0:
-        kernel = role.kernel if role.kind != "conv1d" else role.kernel[1:]
+        kernel = {"conv1d": role.kernel[1:], "conv2d": role.kernel}.get(role.kind, (1, *role.kernel))
     return Shape(
         name,
         "conv" if kernel else "linear",
@@ -81,6 +81,7 @@ def _role(role: Layer, layer: Layer, instance: Instance) -> Shape:
         role.groups * role.outputs,
         kernel,
         max(role.stride) if kernel else 1,
+        max(role.dilation) if kernel else 1,
         positions,
         role.groups,
         role.bias,
