@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -30,16 +31,16 @@ VARIANTS = (
     *("hylo[rank=0.5]", "hylo[variant=kis]", "hylo[variant=kid_public]", "hylo[fisher_type=type-2]"),
     *("lngd[fisher_type=type-2]", "eva[positions=sum]", "adamw[weight_decay=0.1]"),
 )
-LEADING = {
-    **{name: set[str]() for name in METHODS},
+LEADING: dict[str, set[str]] = {
+    **{name: set() for name in METHODS},
     "lbfgs": {"statistics", "invert", "precondition", "state"},  # the loss decides how many pairs there are
     "lngd": {"statistics"},  # what lies between the layers decides the derivatives of the maps
 }
 OF_COLUMNS = {"statistics", "precondition", "state"}  # columns of a tied block are sums, which are formed
-LEADING_TIED = {
+LEADING_TIED: dict[str, set[str]] = {
     **LEADING,
-    **dict.fromkeys(("diag", "eigen", "ekfac", "eva", "mbf"), {"statistics"}),
-    **dict.fromkeys(("fngd", "full", "layer"), OF_COLUMNS),
+    **{name: {"statistics"} for name in ("diag", "eigen", "ekfac", "eva", "mbf")},
+    **{name: OF_COLUMNS for name in ("fngd", "full", "layer")},
     "skfac": {"statistics", "invert", "precondition", "state"},
 }
 
@@ -188,7 +189,7 @@ def test_bytes_follow_the_dtype_and_statistics_have_four_at_least() -> None:
     assert half.sgd == single.sgd / 2 == double.sgd / 4
 
 
-def test_a_method_of_ones_own_has_its_published_cost_in_leading_order(tmp_path) -> None:  # noqa: ANN001
+def test_a_method_of_ones_own_has_its_published_cost_in_leading_order(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(
         "from dataclasses import dataclass\nfrom curvbench.probes.identity import IdentityProbe\n"
