@@ -48,11 +48,29 @@ def shapes(source: Source, inputs: Any = None, targets: Any = None, **options: A
 
 
 @overload
-def cost(source: Source, method: str | Probe, **settings: Any) -> Cost: ...
+def cost(  # type: ignore[overload-overlap]  # a text is an iterable of texts, and the first signature takes it
+    source: Source,
+    method: str | Probe,
+    *,
+    samples: int | None = None,
+    refresh: int = 1,
+    dtype: str = "float32",
+    budget: float | None = None,
+    fisher_type: str | None = None,
+) -> Cost: ...
 
 
 @overload
-def cost(source: Source, method: Iterable[str | Probe] | None = None, **settings: Any) -> Costs: ...
+def cost(
+    source: Source,
+    method: Iterable[str | Probe] | None = None,
+    *,
+    samples: int | None = None,
+    refresh: int = 1,
+    dtype: str = "float32",
+    budget: float | None = None,
+    fisher_type: str | None = None,
+) -> Costs: ...
 
 
 def cost(

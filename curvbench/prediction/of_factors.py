@@ -66,8 +66,9 @@ def ekfac(c: Case) -> Work:
     every = c.of["basis_every"]
     if c.is_vector:
         n, p = c.vector_order(), c.entries
-        kept = (n * p if n > 1 else 0) + p
-        return Work(c.vector_moment() + p + (EIGH * p * n**2 if n > 1 else 0), 0, 2.0 * p + 4 * n * p * (n > 1), kept)
+        bases = n * p if n > 1 else 0
+        made = c.vector_moment() + p + EIGH * bases * n
+        return Work(made, 0, 2.0 * p + 4 * bases, float(bases + p))
     basis = sum(role.input_moment() + role.output_moment() for role in c.roles()) + EIGH * _cubes(c)
     averaged = bool(c.of["ema"])
     if averaged:
@@ -77,7 +78,7 @@ def ekfac(c: Case) -> Work:
     else:
         entries = 2 * c.bases() + c.combine()
     bases = sum(n * order for n, order in _matrices(c))
-    kept = bases + c.entries + averaged * c.sides(1)
+    kept = float(bases + c.entries) + averaged * c.sides(1)
     return Work(basis / every + entries, 0, 2 * c.bases(2) + 2 * c.entries, kept, 0, c.stored_columns())
 
 

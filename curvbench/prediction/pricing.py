@@ -208,8 +208,9 @@ def _published(probe: Probe, shapes: Shapes, R: int, known: Passes) -> tuple[wor
     cost = published_cost(probe, list(shapes.each()), shapes.samples, R)
     if not cost:
         raise NoCost(f"{probe.label} has no estimate, because it publishes no cost (About.cost)")
-    phases = (2 * cost.get(phase, 0.0) for phase in ("statistics", "invert", "precondition"))
-    return work.Work(*phases, cost.get("memory", 0.0)), work.scores(known, R, {}) if probe.fisher_type else 0.0, ALL
+    statistics, invert, precondition = (2 * cost.get(key, 0.0) for key in QUANTITIES[:3])
+    reads = work.scores(known, R, {}) if probe.fisher_type else 0.0
+    return work.Work(statistics, invert, precondition, cost.get("memory", 0.0)), reads, ALL
 
 
 def _of_sgd(shapes: Shapes, itemsize: int) -> float:

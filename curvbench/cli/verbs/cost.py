@@ -69,10 +69,12 @@ def _network(program: str | None, shapes: str | None) -> Shapes:
     """The shapes that a file lists, or those of a model in a program."""
     from curvbench import prediction
 
-    if (program is None) == (shapes is None):
-        known = ", ".join(prediction.shipped())
-        raise ValueError(f"give one network: --shapes FILE, --shapes NAME (shipped: {known}), or FILE.py:NAME")
-    return prediction.shapes(shapes) if program is None else _of_program(program)
+    if program is not None and shapes is None:
+        return _of_program(program)
+    if shapes is not None and program is None:
+        return prediction.shapes(shapes)
+    known = ", ".join(prediction.shipped())
+    raise ValueError(f"give one network: --shapes FILE, --shapes NAME (shipped: {known}), or FILE.py:NAME")
 
 
 def _of_program(program: str) -> Shapes:
