@@ -113,6 +113,8 @@ def cost(
         return price(_of_type(_probe(method), fisher_type), network, refresh, dtype, budget)
     if method is not None:
         rows = [price(_of_type(_probe(one), fisher_type), network, refresh, dtype, budget) for one in method]
+        if not rows:
+            raise ValueError("method is empty: name at least one, or leave it out")
         return Costs(network, tuple(rows), refresh, dtype, budget)
     return _of_all(network, refresh, dtype, budget, fisher_type)
 

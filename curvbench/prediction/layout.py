@@ -13,6 +13,7 @@ from curvbench.words import near_misses
 
 LayerKind = Literal["linear", "conv", "embedding", "norm", "vector", "attention"]
 BlockKind = Literal["product", "lookup", "tied", "vector"]
+LARGEST = 10**12  # of any number of a layer: no network has more
 LOSSES = ("cross_entropy", "gaussian")
 NEEDED: dict[LayerKind, tuple[str, ...]] = {
     "linear": ("in", "out"),
@@ -111,6 +112,10 @@ class Shape:
 
     def check(self) -> None:
         """Raise ValueError for numbers that no layer of the kind has; the text begins with the key."""
+        kind_of(self.kind)
+        numbers = (self.inputs, self.outputs, *self.kernel, self.positions, self.keys, self.repeat)
+        if max(numbers) > LARGEST:
+            raise ValueError(f"a number above {LARGEST:,}: {max(numbers):,}")
         for key, value in (("in", self.inputs), ("out", self.outputs)):
             if key in NEEDED[self.kind] and value < 1:
                 raise ValueError(f"{key} must be at least 1, got {value}")
@@ -183,10 +188,11 @@ class Shapes:
 
     def __post_init__(self) -> None:
         for key in ("samples", "terms"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{self.name}: {key} must be at least 1, got {getattr(self, key)}")
-        if self.outputs < 0 or (self.forward or 0) < 0 or (self.backward or 0) < 0:
-            raise ValueError(f"{self.name}: outputs, forward and backward must not be negative")
+            if not 1 <= getattr(self, key) <= LARGEST:
+                raise ValueError(f"{self.name}: {key} must be at least 1 and at most {LARGEST:,}")
+        for key in ("outputs", "forward", "backward"):
+            if not 0 <= (getattr(self, key) or 0) < math.inf:
+                raise ValueError(f"{self.name}: {key} must be finite and not negative, got {getattr(self, key)}")
         if self.loss not in LOSSES:
             raise ValueError(f"{self.name}: unknown loss {self.loss!r}: {near_misses(self.loss, LOSSES)}")
         for layer in self.layers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from curvbench.prediction.of_vectors import small
 from curvbench.prediction.products import CHOLESKY, EIGH, Case
 from curvbench.prediction.work import Work, slopes_of
 
@@ -122,7 +123,7 @@ def hylo(c: Case) -> Work:
 
 def _pivots(b: int, K: int) -> float:
     """``parts.interpolation.interpolate``: K rounds on a kernel (b, b), then a triangular solve."""
-    rounds = sum(6.0 * b**2 + 4 * b * k for k in range(K))
+    rounds = 6.0 * b**2 * K + 2.0 * b * K * (K - 1)
     return rounds + 2.0 * b**2 * K + b * K**2 + 2.0 * b * K**2 + CHOLESKY * K**3
 
 
@@ -133,7 +134,6 @@ def shared(name: str, N: int, R: int, of: Mapping[str, Any]) -> Work:
         return Work(0, CHOLESKY * b**3 + b**2, (2.0 if of["fisher_type"] == "mc" else 4.0) * b**2, 0, 2 * b**2)
     if name == "eigen":
         return Work(EIGH * b**3)
-    if name == "ginger":
-        order = of["rank"] + 1
-        return Work(EIGH * order**3 + 6.0 * order**2, 0, 0, float(of["rank"]))
+    if name == "ginger" and of["scope"] == "joint":
+        return small(of["rank"])
     return Work()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from curvbench.prediction.products import Case
+from curvbench.prediction.products import EIGH, Case
 from curvbench.prediction.work import Work
 
 
@@ -28,18 +28,24 @@ def identity(c: Case) -> Work:
 
 
 def ginger(c: Case) -> Work:
-    """A rank-one update of a basis; ``shared`` has the small matrix."""
+    """A rank-one update of a basis."""
     K = c.of["rank"]
-    return Work(c.entries * (8.0 * K + 2 * K * (K + 1) + 6), 0, (4.0 * K + 2) * c.entries, float(K * c.entries))
+    update = Work(c.entries * (8.0 * K + 2 * K * (K + 1) + 6), 0, (4.0 * K + 2) * c.entries, float(K * c.entries))
+    return update.plus(small(K)) if c.of["scope"] == "per_tensor" else update
+
+
+def small(rank: int) -> Work:
+    """Ginger's small matrix of a basis: once for all blocks together, or once per block."""
+    return Work(EIGH * (rank + 1) ** 3 + 6.0 * (rank + 1) ** 2, 0, 0, float(rank))
 
 
 def qng(c: Case) -> Work:
     """One more vector, through all that are kept."""
-    K = min(c.of["memory"], c.of["updates"])
+    K = c.of["memory"]
     return Work(c.entries * (4.0 * K + 4), 0, (8.0 * K + 2) * c.entries, float(K * c.entries))
 
 
 def lbfgs(c: Case) -> Work:
     """The two-loop recursion through as many pairs as may be kept."""
-    K = min(c.of["memory"], c.of["updates"])
+    K = c.of["memory"]
     return Work((2.0 + 8 * K) * c.entries, 0, (8.0 * K + 1) * c.entries, (2.0 * K + 1) * c.entries)
