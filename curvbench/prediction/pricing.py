@@ -32,12 +32,14 @@ class Method(NamedTuple):
     """How a method is priced. ``leading``: the quantities of which only the leading order is known.
 
     ``leading_tied``: those that are known so of a network with a parameter that is tied in two orientations.
+    ``leading_terms``: those of a network with several loss terms per sample.
     """
 
     rule: work.Rule
     reads: work.Reads = work.scores
     leading: frozenset[str] = frozenset()
     leading_tied: frozenset[str] = frozenset()
+    leading_terms: frozenset[str] = frozenset()
 
 
 METHODS: Mapping[str, Method] = {
@@ -51,7 +53,7 @@ METHODS: Mapping[str, Method] = {
     "fngd": Method(of_columns.fngd, leading_tied=OF_COLUMNS),
     "full": Method(of_columns.full, leading_tied=OF_COLUMNS),
     "ginger": Method(of_vectors.ginger, work.another_gradient),
-    "hylo": Method(of_columns.hylo),
+    "hylo": Method(of_columns.hylo, leading_terms=ALL),
     "identity": Method(of_vectors.identity, work.nothing),
     "kfac": Method(of_factors.kfac),
     "layer": Method(of_columns.layer, leading_tied=OF_COLUMNS),
@@ -192,9 +194,14 @@ def _modelled(
         total = total.plus(work.Work(shapes.slopes(of["fisher_type"], probe.mc_samples)))
     for block in shapes.blocks:
         total = total.plus(rule(Case(block, shapes.samples, R, of)), block.repeat)
+    return total, method.reads(known, R, of), _leading(method, shapes) | (ALL if tiled else frozenset())
+
+
+def _leading(method: Method, shapes: Shapes) -> frozenset[str]:
+    """The quantities of which only the leading order is known on a network."""
     is_tied = any(block.kind == "tied" for block in shapes.blocks)
-    leading = method.leading | (method.leading_tied if is_tied else frozenset()) | (ALL if tiled else frozenset())
-    return total, method.reads(known, R, of), leading
+    has_terms = shapes.terms > 1
+    return method.leading.union(*[method.leading_tied] * is_tied, *[method.leading_terms] * has_terms)
 
 
 def mixes(shapes: Shapes) -> bool:
