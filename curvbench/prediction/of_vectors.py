@@ -30,7 +30,8 @@ def identity(c: Case) -> Work:
 def ginger(c: Case) -> Work:
     """A rank-one update of a basis."""
     K = c.of["rank"]
-    update = Work(c.entries * (8.0 * K + 2 * K * (K + 1) + 6), 0, (4.0 * K + 2) * c.entries, float(K * c.entries))
+    made, solve = 8.0 * K + 2 * K * (K + 1) + 6, 4.0 * K + 2
+    update = Work(made * c.entries, 0, solve * c.entries, float(K * c.entries), 0, float((K + 1) * c.entries))
     return update.plus(small(K)) if c.of["scope"] == "per_tensor" else update
 
 

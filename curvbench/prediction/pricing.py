@@ -19,6 +19,7 @@ Dtype = Literal["bfloat16", "float32", "float64"]
 ITEMSIZES: Mapping[str, int] = {"bfloat16": 2, "float32": 4, "float64": 8}
 LEAST_ITEMSIZE = 4  # statistics of bfloat16 weights are in float32: see ``numerics``
 WIDE_ITEMSIZE = 8
+VECTORS = 3  # of P numbers in a step: the gradient as a vector, the direction, and the direction by parameter
 QUANTITIES = ("statistics", "invert", "precondition", "state")
 ALL = frozenset(QUANTITIES)
 OF_COLUMNS = frozenset({"statistics", "precondition", "state"})
@@ -76,8 +77,8 @@ class Cost:
 
     ``probe``: its label. ``gradient``: FLOPs of one step of SGD, both passes and the update. ``statistics``: FLOPs of
     one update, the ``passes`` through the network included. ``invert``: FLOPs of one refresh. ``precondition``: FLOPs
-    of one step. ``state``: bytes that are kept between steps. ``scratch``: bytes beside the state while statistics are
-    made, in leading order. ``sgd``: bytes of weights, gradient, momentum and stored activations, in leading order.
+    of one step. ``state``: bytes that are kept between steps. ``scratch``: bytes beside old and new state in a
+    step (vectors, score columns), in leading order. ``sgd``: bytes of weights, gradient, momentum and stored activations, in leading order.
     ``refresh``: the steps from one update and refresh to the next. ``learns``: whether the method takes in every step's
     batch all the same. ``leading``: the quantities of which only the leading
     order is known. ``refused``: why the method declines the network; empty if it does not. ``budget``: bytes that there
@@ -129,8 +130,8 @@ class Cost:
 
     @property
     def peak(self) -> float:
-        """Bytes beside those of SGD, at most."""
-        return self.state + self.scratch
+        """Bytes beside those of SGD, at most: the old state, the next one and what exists while it is made."""
+        return 2 * self.state + self.scratch
 
     @property
     def total(self) -> float:
@@ -155,18 +156,18 @@ def price(probe: Probe, shapes: Shapes, refresh: int = 1, dtype: str = "float32"
     known, R = passes(shapes), shapes.columns(probe.fisher_type or "type-2", probe.mc_samples)
     is_shipped = type(probe).__module__ == f"curvbench.probes.{probe.name}"
     if is_shipped and probe.name in METHODS:
-        work, reads, leading = _modelled(probe, shapes, R, known, itemsize)
+        spent, reads, leading = _modelled(probe, shapes, R, known, itemsize)
     else:
-        work, reads, leading = _published(probe, shapes, R, known)
+        spent, reads, leading = _published(probe, shapes, R, known)
     return Cost(
         probe.label,
         known.gradient,
         reads,
-        reads + work.statistics,
-        work.invert,
-        work.precondition,
-        work.kept * itemsize + work.wide * WIDE_ITEMSIZE,
-        work.scratch * itemsize,
+        reads + spent.statistics,
+        spent.invert,
+        spent.precondition,
+        spent.kept * itemsize + spent.wide * WIDE_ITEMSIZE,
+        (spent.scratch + VECTORS * shapes.parameters * bool(reads + sum(spent))) * itemsize,
         _of_sgd(shapes, ITEMSIZES[dtype]),
         refresh,
         learns_over_steps(probe),

@@ -18,7 +18,8 @@ LEGEND = (
     "step, statistics, invert, precondition: FLOPs in gradients, a gradient being a whole step of SGD. step: the step "
     "of SGD included, {amortized}. 10 % at: the refresh interval from which a method adds at most a tenth of a "
     "gradient to a step. statistics: passes through the network included. state: bytes kept between steps. "
-    "total: bytes of weights, gradients, momentum, activations, state and score columns. ~: leading order only."
+    "total: bytes of weights, gradients, momentum, activations, old and new state, vectors and score columns. ~: "
+    "leading order only."
 )
 
 

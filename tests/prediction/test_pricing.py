@@ -12,7 +12,7 @@ from networks import NETWORKS
 
 import curvbench as cb
 from curvbench import registry
-from curvbench.meters.cost import Stepper, flop_rows, state_rows
+from curvbench.meters.cost import Stepper, flop_rows, peak_rows, state_rows
 from curvbench.parts import factors, storage
 from curvbench.prediction.pricing import METHODS, QUANTITIES, price
 from curvbench.spec import Probe
@@ -119,6 +119,17 @@ def test_a_gradient_is_predicted(network: str) -> None:
     """From a model two passes are counted, so that only the update and the loss are the prediction's own."""
     found = counted(registry.probe("identity"), network)
     assert cb.cost(shapes(network), "identity").gradient == pytest.approx(found["step"], rel=0.02)
+
+
+@pytest.mark.parametrize("network", QUICK)
+@pytest.mark.parametrize("name", ["adam", "kfac", "ekfac", "full", "diag", "shampoo", "unit", "ginger"])
+def test_a_peak_is_predicted_within_a_factor_of_two_and_a_half(name: str, network: str) -> None:
+    """Of a step, above weights, momentum and old state, which live before it."""
+    stepper = Stepper(registry.probe(name), instance(network))
+    found = next(r.value for r in peak_rows(stepper) if (r.metric, r.scope) == ("memory.peak", "step"))
+    cost = cb.cost(shapes(network), name, dtype="float64")
+    predicted = cost.total - cost.state - 2 * 8 * shapes(network).parameters
+    assert 0.4 < predicted / found < 2.5
 
 
 # Large factors.

@@ -33,7 +33,7 @@ def verb(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object, s
 
 
 def test_a_shipped_network_by_name(capsys: pytest.CaptureFixture[str]) -> None:
-    options = ("--refresh", "100", "--dtype", "bfloat16", "--budget", "80GB", "--fisher-type", "mc")
+    options = ("--refresh", "100", "--dtype", "bfloat16", "--budget", "200GB", "--fisher-type", "mc")
     code, out, _ = verb(capsys, "--shapes", "llama3-8b", *options)
     lines = {line.split()[0].partition("[")[0]: line for line in reversed(out.splitlines()) if line}
     assert code == 0 and out.startswith("llama3-8b: 8,030,261,248 parameters, 1 sample of 8,192 loss terms, bfloat16")
