@@ -107,6 +107,10 @@ def cost(
         raise ValueError(f"refresh must be at least 1, got {refresh}")
     if dtype not in ITEMSIZES:
         raise ValueError(f"unknown dtype {dtype!r}: {near_misses(dtype, ITEMSIZES)}")
+    if fisher_type not in (None, *FisherProbe.fisher_types):
+        raise ValueError(
+            f"unknown fisher_type {fisher_type!r}: {near_misses(str(fisher_type), FisherProbe.fisher_types)}"
+        )
     if budget is not None and not budget > 0:
         raise ValueError(f"budget must be above zero, got {budget}")
     if isinstance(method, str | Probe):

@@ -14,6 +14,7 @@ from curvbench.words import near_misses
 LayerKind = Literal["linear", "conv", "embedding", "norm", "vector", "attention"]
 BlockKind = Literal["product", "lookup", "tied", "vector"]
 LARGEST = 10**12  # of any number of a layer: no network has more
+MOST_REPEATS = 10**6
 LOSSES = ("cross_entropy", "gaussian")
 NEEDED: dict[LayerKind, tuple[str, ...]] = {
     "linear": ("in", "out"),
@@ -116,6 +117,8 @@ class Shape:
         numbers = (self.inputs, self.outputs, *self.kernel, self.positions, self.keys, self.repeat)
         if max(numbers) > LARGEST:
             raise ValueError(f"a number above {LARGEST:,}: {max(numbers):,}")
+        if self.repeat > MOST_REPEATS:
+            raise ValueError(f"repeat must be at most {MOST_REPEATS:,}, got {self.repeat}")
         for key, value in (("in", self.inputs), ("out", self.outputs)):
             if key in NEEDED[self.kind] and value < 1:
                 raise ValueError(f"{key} must be at least 1, got {value}")

@@ -15,6 +15,8 @@ _DTYPES = {4: torch.float32, 8: torch.float64}
 def refusal(probe: Probe, shapes: Shapes, R: int, itemsize: int) -> str:
     """Why a shipped method declines the network; empty if it does not."""
     numbers, what = 0, ""
+    if (rank := _rank(probe, shapes, R)) is not None:
+        return rank
     if probe.name == "shampoo":
         numbers, what = sum(block.repeat * _sums(block) for block in shapes.blocks), "sums L and R"
     elif probe.name == "hylo":
@@ -24,6 +26,16 @@ def refusal(probe: Probe, shapes: Shapes, R: int, itemsize: int) -> str:
         every = probe.hyperparameters["fc"] == "all"
         numbers, what = sum(block.repeat * _mini(block, every) for block in shapes.blocks), "mini-blocks"
     return storage.too_large(what, numbers, _DTYPES[itemsize]) or "" if what else ""
+
+
+def _rank(probe: Probe, shapes: Shapes, R: int) -> str | None:
+    """Why a network has too few parameters or score columns for a rank; empty if it has enough, None without a rank."""
+    key = {"eigen": "rank", "ginger": "rank", "qng": "memory"}.get(probe.name)
+    if key is None:
+        return None
+    most = min(shapes.parameters, shapes.samples * R) if probe.name == "eigen" else shapes.parameters
+    rank = probe.hyperparameters[key]
+    return f"{key} {rank} is more than the {most} parameters or score columns there are" if rank > most else ""
 
 
 def _sums(block: Block) -> int:

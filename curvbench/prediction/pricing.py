@@ -77,12 +77,12 @@ class Cost:
 
     ``probe``: its label. ``gradient``: FLOPs of one step of SGD, both passes and the update. ``statistics``: FLOPs of
     one update, the ``passes`` through the network included. ``invert``: FLOPs of one refresh. ``precondition``: FLOPs
-    of one step. ``state``: bytes that are kept between steps. ``scratch``: bytes beside old and new state in a
-    step (vectors, score columns), in leading order. ``sgd``: bytes of weights, gradient, momentum and stored activations, in leading order.
-    ``refresh``: the steps from one update and refresh to the next. ``learns``: whether the method takes in every step's
-    batch all the same. ``leading``: the quantities of which only the leading
-    order is known. ``refused``: why the method declines the network; empty if it does not. ``budget``: bytes that there
-    are; None means that nobody asked.
+    of one step. ``state``: bytes that are kept between steps. ``scratch``: bytes beside old and new state in a step
+    (vectors, score columns), in leading order. ``sgd``: bytes of weights, gradient, momentum and stored activations, in
+    leading order. ``refresh``: the steps from one update and refresh to the next. ``learns``: whether the method takes
+    in every step's batch all the same. ``leading``: the quantities of which only the leading order is known.
+    ``refused``: why the method declines the network; empty if it does not. ``budget``: bytes that there are; None means
+    that nobody asked.
     """
 
     probe: str
@@ -213,9 +213,9 @@ def mixes(shapes: Shapes) -> bool:
 
 def _published(probe: Probe, shapes: Shapes, R: int, known: Passes) -> tuple[work.Work, float, frozenset[str]]:
     """The formulas that a method publishes, in which every block is a Linear."""
-    cost = published_cost(probe, list(shapes.each()), shapes.samples, R)
-    if not cost:
+    if not probe.about.cost:
         raise NoCost(f"{probe.label} has no estimate, because it publishes no cost (About.cost)")
+    cost = published_cost(probe, list(shapes.each()), shapes.samples, R)
     statistics, invert, precondition = (2 * cost.get(key, 0.0) for key in QUANTITIES[:3])
     reads = work.scores(known, R, {}) if probe.fisher_type else 0.0
     return work.Work(statistics, invert, precondition, cost.get("memory", 0.0)), reads, ALL

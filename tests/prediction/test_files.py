@@ -183,6 +183,7 @@ FAULTS = {
     LINEAR.replace("in = 3", "in = true"): "layer 'a': in must be a whole number, got True",
     LINEAR + "bias = 1": "layer 'a': bias must be true or false, got 1",
     LINEAR + "repeat = 0": "layer 'a': repeat must be at least 1, got 0",
+    LINEAR + "repeat = 1000001": "layer 'a': repeat must be at most 1,000,000",
     LINEAR + "groups = 2": "layer 'a': groups must divide in and out, got 2 for 3 and 2",
     LINEAR + "position = 2": "layer 'a': kind 'linear' has no position: did you mean positions?",
     LINEAR + "tied_to = 'b'": "layer 'a': tied_to names no layer with parameters: ",

@@ -165,6 +165,14 @@ def test_a_method_declines_what_its_own_code_declines(
     assert cost.fits == (not cost.refused)
 
 
+@pytest.mark.parametrize("label", ["eigen", "eigen[rank=2]", "ginger", "ginger[rank=12]", "qng", "qng[memory=3]"])
+def test_a_rank_above_what_there_is_is_declined(label: str) -> None:
+    torch.manual_seed(0)
+    few = cb.Instance(torch.nn.Linear(3, 3).double(), torch.randn(2, 3).double(), torch.tensor([0, 1]))
+    probe = registry.parse_probe(label)
+    assert bool(cb.cost(cb.shapes(few), probe).refused) == bool(probe.unsupported(few))
+
+
 @pytest.mark.parametrize("name", ["unit", "cwngd"])
 def test_unit_blocks_that_are_not_stored_are_formed_at_every_solve(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In leading order, for the real ones keep the factors of some layers."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -86,7 +87,8 @@ def test_bad_input_is_one_line(arguments: list[str], words: str, capsys: pytest.
 
 
 def test_python_refuses_what_the_command_line_refuses() -> None:
-    for settings in ({"refresh": 0}, {"dtype": "float8"}, {"budget": 0.0}, {"samples": -1}):
+    wrong: list[dict[str, Any]] = [{"refresh": 0}, {"dtype": "float8"}, {"budget": 0.0}, {"samples": -1}]
+    for settings in (*wrong, {"fisher_type": "exact"}):
         with pytest.raises(ValueError, match=next(iter(settings))):
             cb.cost("gpt2", "adam", **settings)
     with pytest.raises(ValueError, match="give inputs and targets"):
