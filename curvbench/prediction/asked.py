@@ -103,6 +103,19 @@ def cost(
     """
     network = shapes(source)
     network = network if samples is None else dataclasses.replace(network, samples=samples)
+    _refuse(refresh, dtype, budget, fisher_type)
+    if isinstance(method, str | Probe):
+        return price(_of_type(_probe(method), fisher_type), network, refresh, dtype, budget)
+    if method is not None:
+        rows = [price(_of_type(_probe(one), fisher_type), network, refresh, dtype, budget) for one in method]
+        if not rows:
+            raise ValueError("method is empty: name at least one, or leave it out")
+        return Costs(network, tuple(rows), refresh, dtype, budget)
+    return _of_all(network, refresh, dtype, budget, fisher_type)
+
+
+def _refuse(refresh: int, dtype: str, budget: float | None, fisher_type: str | None) -> None:
+    """Raise ValueError for a setting that nothing can have."""
     if refresh < 1:
         raise ValueError(f"refresh must be at least 1, got {refresh}")
     if dtype not in ITEMSIZES:
@@ -113,14 +126,6 @@ def cost(
         )
     if budget is not None and not budget > 0:
         raise ValueError(f"budget must be above zero, got {budget}")
-    if isinstance(method, str | Probe):
-        return price(_of_type(_probe(method), fisher_type), network, refresh, dtype, budget)
-    if method is not None:
-        rows = [price(_of_type(_probe(one), fisher_type), network, refresh, dtype, budget) for one in method]
-        if not rows:
-            raise ValueError("method is empty: name at least one, or leave it out")
-        return Costs(network, tuple(rows), refresh, dtype, budget)
-    return _of_all(network, refresh, dtype, budget, fisher_type)
 
 
 def _of_all(network: Shapes, refresh: int, dtype: str, budget: float | None, fisher_type: str | None) -> Costs:

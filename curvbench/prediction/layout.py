@@ -144,11 +144,6 @@ class Block:
     roles: tuple[Shape, ...]
 
     @property
-    def name(self) -> str:
-        """The name of the layer that owns the parameter."""
-        return self.roles[0].name
-
-    @property
     def repeat(self) -> int:
         """How many equal blocks there are."""
         return self.roles[0].repeat
@@ -236,11 +231,6 @@ class Shapes:
     def classes(self) -> int:
         """C."""
         return self.outputs or next((la.outputs for la in reversed(self.layers) if la.is_product), 0)
-
-    @property
-    def depth(self) -> int:
-        """L, the number of blocks."""
-        return sum(block.repeat for block in self.blocks)
 
     def columns(self, fisher_type: str, mc_samples: int = 1) -> int:
         """The score columns per sample in a Fisher type, R; none for any other name."""
