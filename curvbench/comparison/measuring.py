@@ -29,8 +29,9 @@ from curvbench.instance.contents import RandomStates
 from curvbench.instance.inputs import SampleInputs
 from curvbench.instance.likelihood import Loss
 from curvbench.instance.outputs import Chooser
-from curvbench.meters.cost import published_cost
 from curvbench.planning import plan
+from curvbench.prediction import Shapes, shapes
+from curvbench.prediction.pricing import NoCost, price
 from curvbench.spec import DAMPING, METERS, Cell, Parameters, Preset, Probe, Problem, Suite
 from curvbench.words import refuse_type
 
@@ -70,7 +71,7 @@ def measure(
             ``lngd``, and the references ``layer`` and ``full``, which are exact in every layer and altogether.
         damping: the damping of the steps, in units of the mean Fisher. None means 1e-3.
         budget: seconds after which no method starts. None means no limit.
-        memory: bytes; a method whose published memory is larger is left out. None means no limit.
+        memory: bytes; a method that keeps more between steps, as ``cb.cost`` says, is left out. None means no limit.
         parameters: ``all`` trainable parameters, or the ``weights`` of linear layers and convolutions with biases.
         outputs: a function from what the model returns to the tensor of its outputs.
         sample_inputs: the dimension of the samples by the name of an input.
@@ -129,13 +130,13 @@ def _drawing(probe: Probe, mc_samples: int) -> Probe:
 
 
 def fits(probes: Sequence[Probe], instance: Instance, memory: float | None) -> tuple[list[Probe], list[str]]:
-    """The methods whose published memory is at most ``memory`` bytes, and a line for each of the others."""
+    """The methods whose predicted state is at most ``memory`` bytes, and a line for each of the others."""
     if memory is None:
         return list(probes), []
     fitting, lines = [], []
+    network = shapes(instance)
     for probe in probes:
-        needed = published_cost(probe, list(instance.sizes.values()), instance.samples, _columns(probe, instance))
-        held = needed.get("memory", 0.0) * instance.dtype.itemsize
+        held = _state(probe, network, instance)
         if held <= memory:
             fitting.append(probe)
         else:
@@ -145,9 +146,12 @@ def fits(probes: Sequence[Probe], instance: Instance, memory: float | None) -> t
     return fitting, lines
 
 
-def _columns(probe: Probe, instance: Instance) -> int:
-    kind = probe.fisher_type or "type-2"
-    return 0 if kind == "forward-only" else instance.columns_per_sample(kind, probe.mc_samples)
+def _state(probe: Probe, network: Shapes, instance: Instance) -> float:
+    """Bytes that a method keeps between steps; 0 if nobody has said what it costs."""
+    try:
+        return price(probe, network, dtype=str(instance.dtype).removeprefix("torch.")).state
+    except NoCost:
+        return 0.0
 
 
 def cells_of(
