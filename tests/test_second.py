@@ -64,7 +64,7 @@ def test_the_meter_alone_has_its_rows_and_no_others(tmp_path: Path) -> None:
     assert rows["damping.best", "network"].value in GRID
     assert "on a second batch" in rows["damping.best", "network"].method
     assert rows["damping.best", "network"].method.startswith("exact type-2 Fisher in float64, target's damping 0.001")
-    assert ("damping.decrease", scope_of(GRID[0])) in rows
+    assert rows["damping.decrease", scope_of(GRID[0])].method == "at its best length, on a second batch"
 
 
 def test_other_rows_are_those_of_a_cell_without_the_meter(tmp_path: Path) -> None:
