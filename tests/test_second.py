@@ -88,7 +88,8 @@ def test_the_second_batch_of_a_problem_is_another_draw(tmp_path: Path) -> None:
     found, descent = reference.judges(one, tmp_path, instance)
     for a, b in zip(found, targets_now, strict=True):
         assert torch.allclose(a, b, rtol=1e-9)
-    assert descent.loss(None) == pytest.approx(cb.Instance(instance.model, inputs, targets).loss_after(), rel=1e-12)
+    step, other = instance.gradient(), cb.Instance(instance.model, inputs, targets)
+    assert descent.loss(step)(2.0) == pytest.approx(other.loss_along(step)(2.0), rel=1e-12)
 
 
 @pytest.mark.parametrize(("count", "where"), [(1, "the batch itself"), (3, "the next batch")])
