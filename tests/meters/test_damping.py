@@ -217,9 +217,8 @@ def test_what_has_no_best_damping_has_a_reason() -> None:
     assert reason([gradient] * 11, 0 * gradient).startswith("the gradient is zero")
     assert "fall" in reason([-gradient] * 11)
     assert "fall" in reason([0 * gradient] * 11)
-    assert reason([gradient] * 11, d=descent._replace(loss=lambda step: lambda length: math.nan)).endswith(
-        "is not finite"
-    )
+    nowhere = descent._replace(loss=lambda step: lambda length: math.nan)
+    assert reason([gradient] * 11, d=nowhere).endswith("is not finite")
 
 
 def test_rows_of_dampings_without_a_step_say_why() -> None:
@@ -266,7 +265,7 @@ def test_the_default_table_has_no_grid() -> None:
 
 
 @pytest.mark.parametrize("name", ["mlp_tanh", "embedding", "tokens", "nasty_cnn", "mlp_gaussian"])
-def test_the_loss_after_a_step_is_that_of_a_moved_model(name: str) -> None:
+def test_the_loss_along_a_step_is_that_of_a_moved_model(name: str) -> None:
     model, inputs, targets = CASES[name].build()
     instance = cb.Instance(model, inputs, targets, CASES[name].loss)
     some = slice(1, None)
