@@ -64,7 +64,7 @@ def test_the_meter_alone_has_its_rows_and_no_others(tmp_path: Path) -> None:
     assert rows["damping.best", "network"].value in GRID
     assert "on a second batch" in rows["damping.best", "network"].method
     assert rows["damping.best", "network"].method.startswith("exact type-2 Fisher in float64, target's damping 0.001")
-    assert ("damping.decrease", scope_of(GRID[0])) in rows
+    assert rows["damping.decrease", scope_of(GRID[0])].method == "at its best length, on a second batch"
 
 
 def test_other_rows_are_those_of_a_cell_without_the_meter(tmp_path: Path) -> None:
@@ -88,7 +88,8 @@ def test_the_second_batch_of_a_problem_is_another_draw(tmp_path: Path) -> None:
     found, descent = reference.judges(one, tmp_path, instance)
     for a, b in zip(found, targets_now, strict=True):
         assert torch.allclose(a, b, rtol=1e-9)
-    assert descent.loss(None) == pytest.approx(cb.Instance(instance.model, inputs, targets).loss_after(), rel=1e-12)
+    step, other = instance.gradient(), cb.Instance(instance.model, inputs, targets)
+    assert descent.loss(step)(2.0) == pytest.approx(other.loss_along(step)(2.0), rel=1e-12)
 
 
 @pytest.mark.parametrize(("count", "where"), [(1, "the batch itself"), (3, "the next batch")])

@@ -145,7 +145,7 @@ def _failed(rows: list[Row]) -> list[Row]:
 
 def _against(reference: str, row: Row) -> Row:
     """The row, with the reference in ``method`` if the metric compares with a reference."""
-    compares = row.metric.startswith(("error.", "direction.", "damping."))
+    compares = row.metric.startswith(("error.", "direction.", "damping.")) and row.metric != "damping.decrease"
     return replace(row, method=", ".join(filter(None, [reference, row.method]))) if compares else row
 
 

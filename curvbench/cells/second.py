@@ -26,7 +26,7 @@ def stored(cell: Cell, data: Path | None, instance: Instance, fisher: ExactFishe
 def loaded(cell: Cell, instance: Instance, content: dict[str, Any]) -> tuple[Targets, Descent]:
     """What judges steps, and the second batch, from the ``content`` of a reference."""
     other = instance.elsewhere(*content["second"])
-    return Targets(**content["targets"]), Descent(other.loss_after, where(cell), torch.finfo(instance.dtype).eps)
+    return Targets(**content["targets"]), Descent(other.loss_along, where(cell), torch.finfo(instance.dtype).eps)
 
 
 def where(cell: Cell) -> str:

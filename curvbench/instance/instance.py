@@ -459,7 +459,7 @@ class Instance:
         return other
 
     def elsewhere(self, inputs: Inputs, targets: Tensor) -> Instance:
-        """The same model on another batch, for ``loss_after`` alone: how that batch uses the parameters is not found.
+        """The same model on another batch, for ``loss_along`` alone: how that batch uses the parameters is not found.
 
         Inputs and targets are as for the constructor.
         """
@@ -470,12 +470,19 @@ class Instance:
         other._take_terms()
         return other
 
-    def loss_after(self, step: Tensor | None = None) -> float:
-        """The mean loss of the batch at the parameters minus a vector (P,), by a forward pass; the model stays."""
-        moves = {} if step is None else self.unpack(step)
-        moved = {name: self.parameters[name] - move for name, move in moves.items()}
-        with torch.no_grad():
-            return float(self.likelihood.loss(self._forward(parameters=moved), self.targets))
+    def loss_along(self, step: Tensor) -> Callable[[float], float]:
+        """The mean loss at the parameters minus a multiple of a vector (P,), as a function of the multiple.
+
+        Each call is a forward pass without a graph; the model stays as it is.
+        """
+        moves = self.unpack(step)
+
+        def loss(multiple: float) -> float:
+            moved = {name: torch.add(self.parameters[name], move, alpha=-multiple) for name, move in moves.items()}
+            with torch.no_grad():
+                return float(self.likelihood.loss(self._forward(parameters=moved), self.targets))
+
+        return loss
 
     def runs_in_float64(self) -> bool:
         """Whether the model runs in float64; a model that creates float32 constants in its ``forward`` may not."""

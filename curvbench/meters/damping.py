@@ -106,12 +106,12 @@ def qualities_of(profiles: Profiles, targets: Targets) -> Tensor:
 
 
 class Descent(NamedTuple):
-    """The batch on which steps are taken: ``loss`` after a step (P,), and ``where``, the batch in words.
+    """The batch on which steps are taken: the ``loss`` along a step (P,) as a function of the step's length.
 
-    ``loss`` of None is the loss before any step. ``rounding``: the relative rounding of its numbers.
+    ``where``: the batch in words. ``rounding``: the relative rounding of the loss.
     """
 
-    loss: Callable[[Tensor | None], float]
+    loss: Callable[[Tensor], Callable[[float], float]]
     where: str
     rounding: float
 
@@ -131,7 +131,7 @@ def damping_rows(
     ``steps``: the probe's step at every damping of ``GRID``, or why there is none.
     """
     made = [step for step in steps if isinstance(step, Tensor)]
-    before = descent.loss(None)
+    before = descent.loss(gradient)(0.0)
     why = f"no damping of the grid gives a step: {steps[0]}" if not made else ""
     why = why if math.isfinite(before) else f"the loss on {descent.where} is not finite"
     why = why if gradient.any() else "the gradient is zero: no damping is better than another"
@@ -173,7 +173,8 @@ def _best(step: Tensor, first: float, before: float, descent: Descent) -> Point:
     """The best length of a step and its decrease: 0 if rounding alone makes it, NaN for a step of zero."""
     if not 0 < first < math.inf:
         return Point(0.0, math.nan)
-    best = best_length(lambda t: before - descent.loss(t * step), first)
+    loss = descent.loss(step)
+    best = best_length(lambda length: before - loss(length), first)
     return best if best.decrease > _ROUNDINGS * descent.rounding * abs(before) else ZERO
 
 

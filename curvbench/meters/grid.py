@@ -27,7 +27,7 @@ Step = Tensor | str
 
 
 def watched_fit(probe: Probe, instance: Instance) -> tuple[Any, bool]:
-    """The state of ``probe.fit``, and whether the fit has read the probe's damping, so that the state may hold it."""
+    """The state of ``probe.fit``, and whether the fit may have read the probe's damping, so that the state holds it."""
     reads: list[str] = []
 
     def __getattribute__(self: Probe, name: str) -> Any:
@@ -39,7 +39,10 @@ def watched_fit(probe: Probe, instance: Instance) -> tuple[Any, bool]:
     content = {"__getattribute__": __getattribute__, "__module__": type(probe).__module__}
     kind: Any = type(type(probe).__name__, (type(probe),), content)
     watched = copy.copy(probe)
-    object.__setattr__(watched, "__class__", kind)
+    try:
+        object.__setattr__(watched, "__class__", kind)
+    except TypeError:  # a class with slots takes no other class
+        return probe.fit(instance), True
     return watched.fit(instance), bool(reads)
 
 
@@ -77,13 +80,16 @@ def _checked(steps: Sequence[Step]) -> list[Step]:
 
 def _shared_blocks(probe: Probe, state: Any) -> list[Operator] | None:
     """The blocks of F^ in forms that solve at any damping; None if a refresh per damping is the probe's own way."""
-    damped = probe.damped(state)
-    if not isinstance(damped, Shifted):
+    try:
+        damped = probe.damped(probe.refresh(state))
+        if not isinstance(damped, Shifted):
+            return None
+        blocks = list(damped.inner.blocks) if isinstance(damped.inner, BlockDiagonal) else [damped.inner]
+        if not any(isinstance(block, Kronecker | RotatedDiagonal | ExactFisher) for block in blocks):
+            return None
+        return [block.rotated if isinstance(block, Kronecker) else block for block in blocks]
+    except ValueError:  # of the probe's own damping, or of numbers that are not finite: each damping says why
         return None
-    blocks = list(damped.inner.blocks) if isinstance(damped.inner, BlockDiagonal) else [damped.inner]
-    if not any(isinstance(block, Kronecker | RotatedDiagonal | ExactFisher) for block in blocks):
-        return None
-    return [block.rotated if isinstance(block, Kronecker) else block for block in blocks]
 
 
 def _solved(blocks: Sequence[Operator], gradient: Tensor, dampings: Sequence[float]) -> list[Step]:

@@ -94,7 +94,7 @@ class Situation:
         self.fisher = exact_fisher(self.instance)
         self.gradient = self.instance.gradient()
         self.targets = targets_of(self.fisher, self.gradient, 1e-2)
-        self.descent = Descent(self.instance.elsewhere(*self.second).loss_after, "a second batch", EPS)
+        self.descent = Descent(self.instance.elsewhere(*self.second).loss_along, "a second batch", EPS)
 
     def loss(self, step: Tensor) -> float:
         moved = copy.deepcopy(self.model)
@@ -217,7 +217,8 @@ def test_what_has_no_best_damping_has_a_reason() -> None:
     assert reason([gradient] * 11, 0 * gradient).startswith("the gradient is zero")
     assert "fall" in reason([-gradient] * 11)
     assert "fall" in reason([0 * gradient] * 11)
-    assert reason([gradient] * 11, d=descent._replace(loss=lambda step: math.nan)).endswith("is not finite")
+    nowhere = descent._replace(loss=lambda step: lambda length: math.nan)
+    assert reason([gradient] * 11, d=nowhere).endswith("is not finite")
 
 
 def test_rows_of_dampings_without_a_step_say_why() -> None:
@@ -244,7 +245,7 @@ def test_a_layer_without_a_gradient_has_a_reason() -> None:
         model[0].bias.fill_(-100.0)
     instance = cb.Instance(model, torch.rand(6, 3).double(), torch.tensor([0, 1, 0, 0, 1, 0]))
     fisher, gradient = exact_fisher(instance), instance.gradient()
-    descent = Descent(instance.elsewhere(instance.inputs, instance.targets).loss_after, "the batch itself", EPS)
+    descent = Descent(instance.elsewhere(instance.inputs, instance.targets).loss_along, "the batch itself", EPS)
     fitted = Fitted.of(cb.probe("kfac"), instance, True)
     rows = {(r.metric, r.scope): r for r in grid_rows(fitted, fisher, targets_of(fisher, gradient, 1e-3), descent)}
     assert rows["damping.best", "0"].reason == "the gradient or the step is zero here"
@@ -264,23 +265,23 @@ def test_the_default_table_has_no_grid() -> None:
 
 
 @pytest.mark.parametrize("name", ["mlp_tanh", "embedding", "tokens", "nasty_cnn", "mlp_gaussian"])
-def test_the_loss_after_a_step_is_that_of_a_moved_model(name: str) -> None:
+def test_the_loss_along_a_step_is_that_of_a_moved_model(name: str) -> None:
     model, inputs, targets = CASES[name].build()
     instance = cb.Instance(model, inputs, targets, CASES[name].loss)
     some = slice(1, None)
     other = instance.elsewhere(inputs[some], targets[some])
     step = 0.1 * torch.randn_like(instance.gradient())
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    found = other.loss_after(step)
+    found = other.loss_along(step)(1.0)
     moved = copy.deepcopy(model)
     with torch.no_grad():
         for key, change in instance.unpack(step).items():
             moved.get_parameter(key).sub_(change)
     assert found == pytest.approx(
-        cb.Instance(moved, inputs[some], targets[some], CASES[name].loss).loss_after(), rel=1e-12
+        cb.Instance(moved, inputs[some], targets[some], CASES[name].loss).loss_along(step)(0.0), rel=1e-12
     )
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    assert instance.loss_after() != found
+    assert instance.loss_along(step)(0.0) != found
 
 
 def test_a_tied_weight_moves_in_both_places() -> None:
@@ -297,6 +298,6 @@ def test_a_tied_weight_moves_in_both_places() -> None:
     instance = cb.Instance(model, x, y)
     step = 0.1 * torch.randn_like(instance.gradient())
     (change,) = instance.unpack(step).values()
-    found = instance.elsewhere(x, y).loss_after(step)
+    found = instance.elsewhere(x, y).loss_along(step)(1.0)
     weight = model.first.weight.detach() - change
     assert found == pytest.approx(float(functional.cross_entropy(torch.tanh(weight[x]) @ weight.T, y)), rel=1e-12)

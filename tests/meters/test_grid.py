@@ -129,6 +129,39 @@ class Narrow(Probe):
         return Identity(state, torch.float64)
 
 
+@dataclass(frozen=True, slots=True)
+class Slotted(Probe):
+    """A probe whose objects take no other class, and whose state holds its damping."""
+
+    damping: float = 1e-3
+
+    def update(self, state: Any, batch: cb.Instance) -> Any:
+        return self.damping
+
+    def precondition(self, state: Any, gradient: Tensor) -> Tensor:
+        return gradient * state
+
+    def operator(self, state: Any) -> Identity:
+        raise NotImplementedError
+
+
+def test_a_probe_that_cannot_be_watched_is_fitted_again() -> None:
+    instance = instance_of("mlp_tanh")
+    state, refits = watched_fit(Slotted(), instance)
+    assert state == 1e-3 and refits
+    found = grid_steps(Slotted(), state, refits, instance, instance.gradient(), SOME)
+    for damping, step in zip(SOME, found, strict=True):
+        assert isinstance(step, Tensor) and torch.equal(step, instance.gradient() * damping)
+
+
+def test_factors_that_are_not_finite_have_a_reason_at_every_damping() -> None:
+    instance, probe = instance_of("mlp_tanh"), cb.probe("kfac")
+    state, refits = watched_fit(probe, instance)
+    state.factors[0].left[0, 0, 0] = torch.nan
+    found = grid_steps(probe, state, refits, instance, instance.gradient(), SOME)
+    assert all(isinstance(step, str) and "NaN" in step for step in found)
+
+
 def test_a_damping_without_a_step_has_a_reason() -> None:
     instance, probe = instance_of("mlp_tanh"), Narrow()
     state, refits = watched_fit(probe, instance)
