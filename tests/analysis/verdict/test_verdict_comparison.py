@@ -80,8 +80,8 @@ def test_all_worse_than_the_gradient() -> None:
 def test_no_method_fits() -> None:
     rows = frame(*planted("kfac", [0.5], DEAR, 6.0), *planted("eva", [0.25], DEAR, 9.0))
     assert best_method(rows, Budget()) == (
-        "No method stays within 2 gradients a step and 3 times SGD's memory, with statistics refreshed every 100 steps: "
-        "the nearest, kfac, takes 2.5 gradients a step and 6 times the memory; at any cost, kfac closes most of "
+        "No method stays within 2 gradients a step and 3 times SGD's memory, with statistics refreshed every 100 "
+        "steps: the nearest, kfac, takes 2.5 gradients a step and 6 times the memory; at any cost, kfac closes most of "
         f"{SCALE} on this batch: 50.0%, at 2.5 gradients a step and 6 times the memory."
     )
 
@@ -173,7 +173,8 @@ def test_what_a_step_costs() -> None:
     assert cost_of_a_step(rows, Budget()) == (
         "In FLOPs, a step with eva costs 1.5 gradients if its statistics are refreshed at every step, and less than "
         "1.1 if every 6 steps or more rarely; a step with kfac costs 52 gradients if its statistics are refreshed at "
-        "every step, and never less than 1.1, because preconditioning alone adds 1; of 3 methods, 1 never cost less than 1.1."
+        "every step, and never less than 1.1, because preconditioning alone adds 1; of 3 methods, 1 "
+        "never cost less than 1.1."
     )
     (only,) = [cost_of_a_step(frame(*planted("adam", [0.1], (0.02, 0.0, 0.02))), Budget())]
     assert only == "In FLOPs, a step with adam costs 1.04 gradients."
