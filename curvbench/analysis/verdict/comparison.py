@@ -30,6 +30,7 @@ from curvbench.words import one_line
 SCALE = "the gap between a plain gradient step and a step with the exact Fisher of every layer"
 MOST_LAYERS, MOST_ERROR = 3, 0.8  # layers are named until they have this share of the squared error
 LONGEST = 120  # characters of a reason
+LEAST_SHARE = 1e-3  # of the parameters: a smaller one would be shown as 0.0%
 
 
 def best_method(rows: pd.DataFrame, budget: Budget) -> str | None:
@@ -234,13 +235,18 @@ def _uncovered(rows: pd.DataFrame) -> list[str]:
     least = covered["value"].min()
     if not least < 1:
         return notes
-    return [f"{percent(1 - least)} of the trainable parameters are not covered{why}"]
+    share = percent(1 - least) if least < 1 - LEAST_SHARE else f"less than {percent(LEAST_SHARE)}"
+    return [f"{share} of the trainable parameters are not covered{why}"]
 
 
 def _failed(rows: pd.DataFrame) -> list[str]:
     """Probes without a value, grouped by reason."""
+    reasons = lacking(rows)
+    if compared(rows):
+        unknown = {method.label: "no step was measured" for method in methods(rows) if not method.gaps}
+        reasons = {**unknown, **reasons}
     by_reason: dict[str, list[str]] = {}
-    for label, reason in lacking(rows).items():
+    for label, reason in reasons.items():
         by_reason.setdefault(one_line(reason, LONGEST), []).append(label)
     return [f"no value of {listed(names)} ({reason})" for reason, names in by_reason.items()]
 

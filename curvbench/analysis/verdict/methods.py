@@ -175,8 +175,9 @@ def gradient_like(method: Method) -> Method:
 def lacking(rows: pd.DataFrame) -> dict[str, str]:
     """Why probes, references included, have no share of the gap with some seed: ``timeout: too slow`` by label."""
     probes = labels(rows, "probe")
-    is_gap = _is(rows, GAP) | is_cell_ending(rows)
-    failed = rows[is_gap & (rows["status"] != Status.OK)]
+    is_gap, is_ok = _is(rows, GAP) | _is(rows, BEST_GAP), rows["status"] == Status.OK
+    cells = texts(rows, "cell_id")
+    failed = rows[(is_gap | is_cell_ending(rows)) & ~is_ok & ~cells.isin(cells[is_gap & is_ok])]
     whys = (texts(failed, "status") + ": " + texts(failed, "reason")).str.removesuffix(": ")
     seeds_of = rows["seed"].groupby(probes).nunique()
     reasons: dict[str, str] = {}

@@ -204,6 +204,28 @@ def test_what_is_missing() -> None:
         "(unsupported: no convolution); no value of full (oom_host: needs 9 GB)."
     )
     assert missing(frame(*planted("kfac", [0.5]), row("kfac", "coverage.parameters", 1.0)), Budget()) is None
+    nearly = frame(*planted("kfac", [0.5]), row("kfac", "coverage.parameters", 1 - 1e-6), *planted("eva", [None]))
+    assert missing(nearly, Budget()) == (
+        "Less than 0.1% of the trainable parameters are not covered; no value of eva (no step was measured)."
+    )
+
+
+def test_a_gap_at_the_best_damping_is_a_value() -> None:
+    none = {"status": "skipped", "reason": "there is no gap"}
+    rows = frame(
+        row("kfac", "direction.gap_closed", None, **none),
+        row("kfac", "damping.gap_closed", 0.5),
+        *planted("eva", [0.25]),
+    )
+    assert missing(rows, Budget()) == "The cost of kfac was not measured."
+
+
+def test_weights_of_other_origin_are_one_case() -> None:
+    """One seed has shipped weights and the other was trained here: both are seeds of one verdict."""
+    rows = frame(*planted("kfac", [0.5, 0.6]))
+    here = rows["method"].str.replace("float64", "float64 at weights trained here")
+    rows["method"] = here.where(rows["seed"] == 1, rows["method"])
+    assert "over 2 seeds" in sentences(rows)[0]
 
 
 def test_settings_that_cannot_be_pooled_have_verdicts_of_their_own() -> None:
