@@ -10,6 +10,7 @@ import pandas as pd
 
 from curvbench.analysis.frames import labels, texts
 from curvbench.analysis.verdict.methods import (
+    METRICS_READ,
     NEGLIGIBLE,
     TIE,
     Budget,
@@ -31,6 +32,7 @@ SCALE = "the gap between a plain gradient step and a step with the exact Fisher 
 MOST_LAYERS, MOST_ERROR = 3, 0.8  # layers are named until they have this share of the squared error
 LONGEST = 120  # characters of a reason
 LEAST_SHARE = 1e-3  # of the parameters: a smaller one would be shown as 0.0%
+READ = frozenset({*METRICS_READ, "error.share", "coverage.parameters"})  # the metrics that the sentences read
 
 
 def best_method(rows: pd.DataFrame, budget: Budget) -> str | None:

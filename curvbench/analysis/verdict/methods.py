@@ -19,6 +19,8 @@ GAP, BEST_GAP = ("direction.gap_closed", "network"), ("damping.gap_closed", "net
 DAMPING, PLATEAU = ("damping.best", "network"), ("damping.plateau", "network")
 MEMORY = ("memory.ratio", "step")
 PHASES = ("statistics", "invert", "precondition")
+WANTED = (GAP, BEST_GAP, DAMPING, PLATEAU, MEMORY, *(("flops.ratio", phase) for phase in PHASES))
+METRICS_READ = frozenset(metric for metric, _ in WANTED)
 NEGLIGIBLE = 0.1  # of a gradient: extra cost below it is called none
 TIE = 0.02  # of the gap: on one batch, a smaller difference is none
 
@@ -202,13 +204,12 @@ def _is(rows: pd.DataFrame, quantity: tuple[str, str]) -> pd.Series:
 
 def _values(rows: pd.DataFrame) -> dict[str, Values]:
     """Finite values by probe, by metric and scope, by seed; the median if several runs have one."""
-    wanted = [GAP, BEST_GAP, DAMPING, PLATEAU, MEMORY, *(("flops.ratio", phase) for phase in PHASES)]
-    chosen = rows[rows["metric"].isin({metric for metric, _ in wanted}) & (rows["status"] == Status.OK)]
+    chosen = rows[rows["metric"].isin(METRICS_READ) & (rows["status"] == Status.OK)]
     chosen = chosen[np.isfinite(chosen["value"].to_numpy("float64"))]
     keys = [labels(chosen, "probe"), texts(chosen, "metric"), texts(chosen, "scope"), chosen["seed"]]
     found: dict[str, Values] = {}
     for (label, metric, scope, seed), value in chosen["value"].groupby(keys, sort=False).median().items():
-        if (metric, scope) in wanted:
+        if (metric, scope) in WANTED:
             found.setdefault(label, {}).setdefault((metric, scope), {})[int(seed)] = float(value)
     return found
 
