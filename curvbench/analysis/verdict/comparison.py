@@ -9,6 +9,7 @@ from itertools import combinations
 import pandas as pd
 
 from curvbench.analysis.frames import labels, texts
+from curvbench.analysis.roles import is_method
 from curvbench.analysis.verdict.methods import (
     METRICS_READ,
     NEGLIGIBLE,
@@ -32,7 +33,9 @@ SCALE = "the gap between a plain gradient step and a step with the exact Fisher 
 MOST_LAYERS, MOST_ERROR = 3, 0.8  # layers are named until they have this share of the squared error
 LONGEST = 120  # characters of a reason
 LEAST_SHARE = 1e-3  # of the parameters: a smaller one would be shown as 0.0%
-READ = frozenset({*METRICS_READ, "error.share", "coverage.parameters"})  # the metrics that the sentences read
+READ = frozenset(
+    {*METRICS_READ, "error.share", "coverage.parameters", "flops.uncounted_ops"}
+)  # the metrics that the sentences read
 
 
 def best_method(rows: pd.DataFrame, budget: Budget) -> str | None:
@@ -113,8 +116,8 @@ def layers_with_the_error(rows: pd.DataFrame, budget: Budget) -> str | None:
 
 
 def missing(rows: pd.DataFrame, budget: Budget) -> str | None:
-    """Which parameters are not covered, which probes have no value and why, and whose cost is unknown."""
-    parts = [*_uncovered(rows), *_failed(rows), *_unpriced(rows)]
+    """Which parameters are not covered, which probes have no value and why, and whose cost is unknown or too low."""
+    parts = [*_uncovered(rows), *_failed(rows), *_unpriced(rows), *_undercounted(rows)]
     return f"{first_upper('; '.join(parts))}." if parts else None
 
 
@@ -258,3 +261,14 @@ def _unpriced(rows: pd.DataFrame) -> list[str]:
     rivals = compared(rows)
     names = [method.label for method in rivals if not method.has_price]
     return [f"the cost of {few(names)} was not measured"] if 0 < len(names) < len(rivals) else []
+
+
+def _undercounted(rows: pd.DataFrame) -> list[str]:
+    """Methods that ran operations without a formula, whose FLOPs are not counted."""
+    uncounted = rows[(rows["metric"] == "flops.uncounted_ops") & (rows["scope"] == "step") & (rows["value"] > 0)]
+    names = [label for label in labels(uncounted, "probe").unique() if is_method(label)]
+    operations = dict.fromkeys(" ".join(texts(uncounted, "reason")).split())
+    why = (
+        f"because operations lack a formula: {few(list(operations))}" if operations else "as operations lack a formula"
+    )
+    return [f"the FLOPs of {few(names)} are too low, {why}"] if names else []

@@ -210,6 +210,17 @@ def test_what_is_missing() -> None:
     )
 
 
+def test_operations_without_a_formula_are_named() -> None:
+    rows = frame(
+        *planted("kfac", [0.5]),
+        row("kfac", "flops.uncounted_ops", 1.0, "step", reason="aten.fft"),
+        row("kfac", "flops.uncounted_ops", 1.0, "invert", reason="aten.fft"),
+        *planted("eva", [0.25]),
+        row("eva", "flops.uncounted_ops", 0.0, "step"),
+    )
+    assert missing(rows, Budget()) == "The FLOPs of kfac are too low, because operations lack a formula: aten.fft."
+
+
 def test_a_gap_at_the_best_damping_is_a_value() -> None:
     none = {"status": "skipped", "reason": "there is no gap"}
     rows = frame(
