@@ -26,6 +26,7 @@ from curvbench.instance.passes import network_pass
 from curvbench.meters.clock import ratios, seconds, take_turns
 from curvbench.meters.flops import FlopMeter
 from curvbench.meters.memory import AllocatorMeter, MemoryMeter, memory_meter, state_bytes
+from curvbench.numerics import widened
 from curvbench.spec import METERS, PHASES, LayerSize, Meter, Probe, Row
 from curvbench.spec.formula import evaluate
 
@@ -55,6 +56,8 @@ class Stepper:
 
     def __post_init__(self) -> None:
         self.model = copy.deepcopy(self.instance.model)
+        for tensor in (*self.model.parameters(), *self.model.buffers()):
+            tensor.data = widened(tensor.data)  # the dtype of the instance's inputs and passes
         self.optimizer = torch.optim.SGD([p for p in self.model.parameters() if p.requires_grad], lr=0.0, momentum=0.9)
         if self.before is None:
             self.before = self.probe.fit(self.instance)

@@ -55,8 +55,8 @@ def test_many_problems_have_ranks_and_wins() -> None:
     assert table["median gap"].to_dict() == {"eva": 0.375, "kfac": 0.255, "diag": 0.125}
     assert advice.sentences[0] == (
         "Within 2 gradients a step and 3 times SGD's memory, with statistics refreshed every 100 steps, eva serves "
-        "best over 2 problems: its median rank is 1.5 of 3 methods, and it closes 37.5% of the gap between a plain gradient "
-        "step and a step with the exact Fisher of every layer in the median of them."
+        "best over 2 problems: its median rank is 1.5 of 3 methods, and it closes 37.5% of the gap between a plain "
+        "gradient step and a step with the exact Fisher of every layer in the median of them."
     )
     assert advice.sentences[1] == "Best, or not to be told apart from the best, of 2 problems: eva on 2 and kfac on 1."
     assert len(cb.advise(frame(*FIRST, *SECOND), problem="other").overall) == 0

@@ -116,6 +116,16 @@ class Named(nn.Module):
         return SequenceClassifierOutput(logits=self.body(x))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_model_in_half_precision_is_measured_at_its_rounded_weights(dtype: torch.dtype) -> None:
+    found = few(small(dtype), batch()[0].to(dtype), batch()[1])
+    assert "error" not in set(found.frame["status"])
+    wide = few(small(dtype).float(), batch()[0].to(dtype).float(), batch()[1])
+    pd.testing.assert_series_equal(
+        *(f[f["metric"].str.startswith("error")]["value"] for f in (found.frame, wide.frame))
+    )
+
+
 def test_a_loader_gives_its_first_three_batches(capsys: pytest.CaptureFixture[str]) -> None:
     given = [batch(seed=seed) for seed in range(5)]
     found = cb.measure(small(), given, probes=("identity", "diag"))

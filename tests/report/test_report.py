@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_measure import Fake, Toy
-from frames import failed_cell, fisher_cell, write_run
+from frames import failed_cell, fisher_cell, raw, write_run
 
 from curvbench import report, store
 from curvbench.cli.app import main
+from curvbench.report import terminal
 from curvbench.spec import Row
 from curvbench.spec.pictures import Blocks, Spectrum
 
@@ -89,6 +90,22 @@ def test_latex_compiles(run: Path, tmp_path: Path) -> None:
     )
     done = subprocess.run([latex, "-halt-on-error", "t.tex"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_the_verdict_comes_first(tmp_path: Path) -> None:
+    pytest.importorskip("plotly", reason="figures need the extra `dashboard`")
+    cells = [(Fake(), Toy(), [*fisher_cell(), raw("direction.gap_closed", 0.5)])]
+    folder = write_run(tmp_path, "r1", cells)
+    said = "Fake closes most of the gap between a plain gradient step"
+    for form, table in {"html": "<table", "markdown": "| probe", "latex": r"\begin{tabular}"}.items():
+        text = re.sub(r"\n%? *", " ", report.write(report.read([folder]), form))
+        assert "Provisional: " not in text
+        assert text.index(said) < text.index(table), "before the numbers"
+    running = write_run(tmp_path, "r2", cells, planned=1)
+    assert "- Provisional: Within 2 gradients" in report.write(report.read([running]), "markdown")
+    shown = list(terminal.verdicts(store.load(folder), ["Toy"], provisional=True))
+    assert shown[0] == "Toy:" and shown[1].startswith("- Provisional: Within 2 gradients a step")
+    assert list(terminal.verdicts(store.load(folder), [])) == []
 
 
 def test_ranges_over_seeds_are_given(tmp_path: Path) -> None:

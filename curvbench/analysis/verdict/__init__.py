@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from curvbench.analysis import sweep
-from curvbench.analysis.frames import problems, texts
+from curvbench.analysis.frames import is_cell_ending, problems, texts
 from curvbench.analysis.summary import is_trained
 from curvbench.analysis.verdict import comparison, searches, sweeps, trainings
 from curvbench.analysis.verdict.alike import cases
@@ -49,13 +49,22 @@ def _made(rows: pd.DataFrame, limits: Budget) -> list[str]:
     if is_trained(rows):
         return _said(sentence(rows) for sentence in trainings.SENTENCES)
     made = []
-    for name, case in cases(rows).items():
-        is_swept = bool(sweep.swept(case))
+    for name, case in cases(_decisive(rows)).items():
+        may_be_swept = (
+            texts(case, "probe_args").str.contains("updates=", regex=False).any()
+        )  # to look closer takes long
+        is_swept = bool(may_be_swept and sweep.swept(case))
         last = sweep.last(case) if is_swept else case
         said = _said(sentence(last, limits) for sentence in comparison.SENTENCES)
         made += [f"{name}: {sentence}" if name else sentence for sentence in said]
         made += _said([sweeps.learning(case)]) if is_swept else []
     return made
+
+
+def _decisive(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows that sentences on methods read, and one of every cell: errors of many layers are most of the rows."""
+    is_read = rows["metric"].isin(comparison.READ) | (rows["metric"].eq(sweeps.METRIC) & rows["scope"].eq("network"))
+    return rows[is_read | is_cell_ending(rows) | ~rows["cell_id"].duplicated()]
 
 
 def _said(made: Iterable[str | None]) -> list[str]:

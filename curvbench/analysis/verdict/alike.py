@@ -1,4 +1,4 @@
-"""Rows of one problem that may be held against each other: one precision, one device, one exact step."""
+"""Rows of one problem that may be held against each other: one precision, one device, one damping of the exact step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 from curvbench.analysis.frames import texts
 
 SETTINGS = ("parameters", "dtype", "device")
-EXACT = r"^(?P<fisher>.*?),? ?\bdamping (?P<damping>[^,]+)"
+DAMPING = r"\bdamping ([^,]+)"
 
 
 def cases(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -19,11 +19,10 @@ def cases(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     A cell without a step, such as one that failed, belongs to every case with its other settings.
     """
     settings = pd.DataFrame({name: texts(rows, name) for name in SETTINGS if name in rows}, index=rows.index)
-    steps = texts(rows[rows["metric"] == "direction.gap_closed"], "method").str.extract(EXACT)
+    steps = rows[rows["metric"] == "direction.gap_closed"]
+    dampings = texts(steps, "method").str.extract(DAMPING)[0].dropna()
     cells = texts(rows, "cell_id")
-    for name in steps:
-        known = steps[name].dropna().groupby(cells[steps.index]).first()
-        settings[name] = cells.map(known)
+    settings["damping"] = cells.map(dampings.groupby(cells[dampings.index]).first())
     differing = [name for name in settings if settings[name].dropna().nunique() > 1]
     if not differing:
         return {"": rows}
@@ -37,5 +36,5 @@ def _belongs(settings: pd.DataFrame, case: Mapping[Any, Any]) -> pd.Series:
 
 
 def _named(case: Mapping[Any, Any]) -> str:
-    words = {"parameters": "{} parameters", "damping": "damping {}", "fisher": "F: {}"}
+    words = {"parameters": "{} parameters", "damping": "damping {}"}
     return ", ".join(words.get(name, "{}").format(value) for name, value in case.items())

@@ -9,7 +9,9 @@ from itertools import combinations
 import pandas as pd
 
 from curvbench.analysis.frames import labels, texts
+from curvbench.analysis.roles import is_method
 from curvbench.analysis.verdict.methods import (
+    METRICS_READ,
     NEGLIGIBLE,
     TIE,
     Budget,
@@ -30,6 +32,10 @@ from curvbench.words import one_line
 SCALE = "the gap between a plain gradient step and a step with the exact Fisher of every layer"
 MOST_LAYERS, MOST_ERROR = 3, 0.8  # layers are named until they have this share of the squared error
 LONGEST = 120  # characters of a reason
+LEAST_SHARE = 1e-3  # of the parameters: a smaller one would be shown as 0.0%
+READ = frozenset(
+    {*METRICS_READ, "error.share", "coverage.parameters", "flops.uncounted_ops"}
+)  # the metrics that the sentences read
 
 
 def best_method(rows: pd.DataFrame, budget: Budget) -> str | None:
@@ -110,8 +116,8 @@ def layers_with_the_error(rows: pd.DataFrame, budget: Budget) -> str | None:
 
 
 def missing(rows: pd.DataFrame, budget: Budget) -> str | None:
-    """Which parameters are not covered, which probes have no value and why, and whose cost is unknown."""
-    parts = [*_uncovered(rows), *_failed(rows), *_unpriced(rows)]
+    """Which parameters are not covered, which probes have no value and why, and whose cost is unknown or too low."""
+    parts = [*_uncovered(rows), *_failed(rows), *_unpriced(rows), *_undercounted(rows)]
     return f"{first_upper('; '.join(parts))}." if parts else None
 
 
@@ -234,13 +240,18 @@ def _uncovered(rows: pd.DataFrame) -> list[str]:
     least = covered["value"].min()
     if not least < 1:
         return notes
-    return [f"{percent(1 - least)} of the trainable parameters are not covered{why}"]
+    share = percent(1 - least) if least < 1 - LEAST_SHARE else f"less than {percent(LEAST_SHARE)}"
+    return [f"{share} of the trainable parameters are not covered{why}"]
 
 
 def _failed(rows: pd.DataFrame) -> list[str]:
     """Probes without a value, grouped by reason."""
+    reasons = lacking(rows)
+    if compared(rows):
+        unknown = {method.label: "no step was measured" for method in methods(rows) if not method.gaps}
+        reasons = {**unknown, **reasons}
     by_reason: dict[str, list[str]] = {}
-    for label, reason in lacking(rows).items():
+    for label, reason in reasons.items():
         by_reason.setdefault(one_line(reason, LONGEST), []).append(label)
     return [f"no value of {listed(names)} ({reason})" for reason, names in by_reason.items()]
 
@@ -250,3 +261,14 @@ def _unpriced(rows: pd.DataFrame) -> list[str]:
     rivals = compared(rows)
     names = [method.label for method in rivals if not method.has_price]
     return [f"the cost of {few(names)} was not measured"] if 0 < len(names) < len(rivals) else []
+
+
+def _undercounted(rows: pd.DataFrame) -> list[str]:
+    """Methods that ran operations without a formula, whose FLOPs are not counted."""
+    uncounted = rows[(rows["metric"] == "flops.uncounted_ops") & (rows["scope"] == "step") & (rows["value"] > 0)]
+    names = [label for label in labels(uncounted, "probe").unique() if is_method(label)]
+    operations = dict.fromkeys(" ".join(texts(uncounted, "reason")).split())
+    why = (
+        f"because operations lack a formula: {few(list(operations))}" if operations else "as operations lack a formula"
+    )
+    return [f"the FLOPs of {few(names)} are too low, {why}"] if names else []

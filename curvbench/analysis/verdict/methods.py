@@ -19,6 +19,8 @@ GAP, BEST_GAP = ("direction.gap_closed", "network"), ("damping.gap_closed", "net
 DAMPING, PLATEAU = ("damping.best", "network"), ("damping.plateau", "network")
 MEMORY = ("memory.ratio", "step")
 PHASES = ("statistics", "invert", "precondition")
+WANTED = (GAP, BEST_GAP, DAMPING, PLATEAU, MEMORY, *(("flops.ratio", phase) for phase in PHASES))
+METRICS_READ = frozenset(metric for metric, _ in WANTED)
 NEGLIGIBLE = 0.1  # of a gradient: extra cost below it is called none
 TIE = 0.02  # of the gap: on one batch, a smaller difference is none
 
@@ -175,8 +177,9 @@ def gradient_like(method: Method) -> Method:
 def lacking(rows: pd.DataFrame) -> dict[str, str]:
     """Why probes, references included, have no share of the gap with some seed: ``timeout: too slow`` by label."""
     probes = labels(rows, "probe")
-    is_gap = _is(rows, GAP) | is_cell_ending(rows)
-    failed = rows[is_gap & (rows["status"] != Status.OK)]
+    is_gap, is_ok = _is(rows, GAP) | _is(rows, BEST_GAP), rows["status"] == Status.OK
+    cells = texts(rows, "cell_id")
+    failed = rows[(is_gap | is_cell_ending(rows)) & ~is_ok & ~cells.isin(cells[is_gap & is_ok])]
     whys = (texts(failed, "status") + ": " + texts(failed, "reason")).str.removesuffix(": ")
     seeds_of = rows["seed"].groupby(probes).nunique()
     reasons: dict[str, str] = {}
@@ -201,13 +204,12 @@ def _is(rows: pd.DataFrame, quantity: tuple[str, str]) -> pd.Series:
 
 def _values(rows: pd.DataFrame) -> dict[str, Values]:
     """Finite values by probe, by metric and scope, by seed; the median if several runs have one."""
-    wanted = [GAP, BEST_GAP, DAMPING, PLATEAU, MEMORY, *(("flops.ratio", phase) for phase in PHASES)]
-    chosen = rows[rows["metric"].isin({metric for metric, _ in wanted}) & (rows["status"] == Status.OK)]
+    chosen = rows[rows["metric"].isin(METRICS_READ) & (rows["status"] == Status.OK)]
     chosen = chosen[np.isfinite(chosen["value"].to_numpy("float64"))]
     keys = [labels(chosen, "probe"), texts(chosen, "metric"), texts(chosen, "scope"), chosen["seed"]]
     found: dict[str, Values] = {}
     for (label, metric, scope, seed), value in chosen["value"].groupby(keys, sort=False).median().items():
-        if (metric, scope) in wanted:
+        if (metric, scope) in WANTED:
             found.setdefault(label, {}).setdefault((metric, scope), {})[int(seed)] = float(value)
     return found
 

@@ -48,7 +48,7 @@ def times(value: float) -> str:
 
 def counted(count: int, noun: str) -> str:
     """``1 method``, ``2 methods``."""
-    return f"{count} {noun}{'s' * (count != 1)}"
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def draws(rows: pd.DataFrame, among: int) -> str:

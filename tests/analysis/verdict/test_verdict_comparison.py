@@ -80,8 +80,8 @@ def test_all_worse_than_the_gradient() -> None:
 def test_no_method_fits() -> None:
     rows = frame(*planted("kfac", [0.5], DEAR, 6.0), *planted("eva", [0.25], DEAR, 9.0))
     assert best_method(rows, Budget()) == (
-        "No method stays within 2 gradients a step and 3 times SGD's memory, with statistics refreshed every 100 steps: "
-        "the nearest, kfac, takes 2.5 gradients a step and 6 times the memory; at any cost, kfac closes most of "
+        "No method stays within 2 gradients a step and 3 times SGD's memory, with statistics refreshed every 100 "
+        "steps: the nearest, kfac, takes 2.5 gradients a step and 6 times the memory; at any cost, kfac closes most of "
         f"{SCALE} on this batch: 50.0%, at 2.5 gradients a step and 6 times the memory."
     )
 
@@ -173,7 +173,8 @@ def test_what_a_step_costs() -> None:
     assert cost_of_a_step(rows, Budget()) == (
         "In FLOPs, a step with eva costs 1.5 gradients if its statistics are refreshed at every step, and less than "
         "1.1 if every 6 steps or more rarely; a step with kfac costs 52 gradients if its statistics are refreshed at "
-        "every step, and never less than 1.1, because preconditioning alone adds 1; of 3 methods, 1 never cost less than 1.1."
+        "every step, and never less than 1.1, because preconditioning alone adds 1; of 3 methods, 1 "
+        "never cost less than 1.1."
     )
     (only,) = [cost_of_a_step(frame(*planted("adam", [0.1], (0.02, 0.0, 0.02))), Budget())]
     assert only == "In FLOPs, a step with adam costs 1.04 gradients."
@@ -203,6 +204,39 @@ def test_what_is_missing() -> None:
         "(unsupported: no convolution); no value of full (oom_host: needs 9 GB)."
     )
     assert missing(frame(*planted("kfac", [0.5]), row("kfac", "coverage.parameters", 1.0)), Budget()) is None
+    nearly = frame(*planted("kfac", [0.5]), row("kfac", "coverage.parameters", 1 - 1e-6), *planted("eva", [None]))
+    assert missing(nearly, Budget()) == (
+        "Less than 0.1% of the trainable parameters are not covered; no value of eva (no step was measured)."
+    )
+
+
+def test_operations_without_a_formula_are_named() -> None:
+    rows = frame(
+        *planted("kfac", [0.5]),
+        row("kfac", "flops.uncounted_ops", 1.0, "step", reason="aten.fft"),
+        row("kfac", "flops.uncounted_ops", 1.0, "invert", reason="aten.fft"),
+        *planted("eva", [0.25]),
+        row("eva", "flops.uncounted_ops", 0.0, "step"),
+    )
+    assert missing(rows, Budget()) == "The FLOPs of kfac are too low, because operations lack a formula: aten.fft."
+
+
+def test_a_gap_at_the_best_damping_is_a_value() -> None:
+    none = {"status": "skipped", "reason": "there is no gap"}
+    rows = frame(
+        row("kfac", "direction.gap_closed", None, **none),
+        row("kfac", "damping.gap_closed", 0.5),
+        *planted("eva", [0.25]),
+    )
+    assert missing(rows, Budget()) == "The cost of kfac was not measured."
+
+
+def test_weights_of_other_origin_are_one_case() -> None:
+    """One seed has shipped weights and the other was trained here: both are seeds of one verdict."""
+    rows = frame(*planted("kfac", [0.5, 0.6]))
+    here = rows["method"].str.replace("float64", "float64 at weights trained here")
+    rows["method"] = here.where(rows["seed"] == 1, rows["method"])
+    assert "over 2 seeds" in sentences(rows)[0]
 
 
 def test_settings_that_cannot_be_pooled_have_verdicts_of_their_own() -> None:
