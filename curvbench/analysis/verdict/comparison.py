@@ -29,7 +29,7 @@ from curvbench.analysis.verdict.words import counted, draws, few, first_upper, l
 from curvbench.spec import Status
 from curvbench.words import one_line
 
-SCALE = "the gap between a plain gradient step and a step with the exact Fisher of every layer"
+SCALE = "the gap between a plain gradient step and a step with the {} Fisher of every layer"
 MOST_LAYERS, MOST_ERROR = 3, 0.8  # layers are named until they have this share of the squared error
 LONGEST = 120  # characters of a reason
 LEAST_SHARE = 1e-3  # of the parameters: a smaller one would be shown as 0.0%
@@ -44,19 +44,20 @@ def best_method(rows: pd.DataFrame, budget: Budget) -> str | None:
     if not rivals:
         return _too_little(rows)
     within, best = winners(rivals, budget)
+    scale = _scale(rows)
     where = draws(rows, seeds(rivals))
     if best is None or best.gap <= 0:
-        return f"No method steps better than the plain gradient {where}: {_nearest(rivals[0])} of {SCALE}."
+        return f"No method steps better than the plain gradient {where}: {_nearest(rivals[0])} of {scale}."
     if within is None:
-        return f"{_none_fits(rivals, budget)}; {_most(best, budget, f' of {SCALE} {where}')}."
+        return f"{_none_fits(rivals, budget)}; {_most(best, budget, f' of {scale} {where}')}."
     rest = _at_any_cost(within, best, rivals, budget)
     if within.gap <= 0:
         return (
-            f"Within {budget}, no method steps better than the plain gradient {where}: {_nearest(within)} of {SCALE}; "
+            f"Within {budget}, no method steps better than the plain gradient {where}: {_nearest(within)} of {scale}; "
             f"{rest}."
         )
     price = _price(within, budget)
-    return f"Within {budget}, {within.label} closes most of {SCALE} {where}: {_closed(within)}, at {price}; {rest}."
+    return f"Within {budget}, {within.label} closes most of {scale} {where}: {_closed(within)}, at {price}; {rest}."
 
 
 def not_told_apart(rows: pd.DataFrame, budget: Budget) -> str | None:
@@ -83,7 +84,8 @@ def best_damping(rows: pd.DataFrame, budget: Budget) -> str | None:
     damped = [method for method in compared(rows) if not math.isnan(method.damping)]
     if damped:
         parts = [f"{method.label} at {power(method.damping)}{_plateau(method)}" for method in damped]
-        return f"Each method serves best at a damping of its own, in units of the mean Fisher: {few(parts)}."
+        where = _second_batch(rows)
+        return f"Each method serves best at a damping of its own, in units of the mean Fisher{where}: {few(parts)}."
     values = _dampings(rows)
     if not values or not compared(rows):
         return None
@@ -122,6 +124,19 @@ def missing(rows: pd.DataFrame, budget: Budget) -> str | None:
 
 
 SENTENCES = (best_method, not_told_apart, cost_of_a_step, best_damping, layers_with_the_error, missing)
+
+
+def _scale(rows: pd.DataFrame) -> str:
+    """The gap in words, with the Fisher on which it stands."""
+    references = texts(rows[rows["metric"] == "direction.gap_closed"], "method")
+    return SCALE.format("Monte-Carlo" if references.str.startswith("Monte-Carlo").any() else "exact")
+
+
+def _second_batch(rows: pd.DataFrame) -> str:
+    """On which batch dampings were judged, as the rows say: ``, by the decrease of the loss on the batch itself``."""
+    chosen = rows[(rows["metric"] == "damping.best") & (rows["scope"] == "network") & (rows["status"] == Status.OK)]
+    found = texts(chosen, "method").str.extract(r"(, by the decrease of the loss on .*)$")[0].dropna()
+    return "" if found.empty else str(found.iloc[0])
 
 
 def _leaders(rivals: Sequence[Method], budget: Budget) -> list[Method]:
@@ -190,7 +205,7 @@ def _too_little(rows: pd.DataFrame) -> str:
         return f"Not enough measured: only the plain gradient ({listed(names)}) has a step to compare."
     reasons = [one_line(reason, LONGEST) for label, reason in lacking(rows).items()]
     why = f" ({reasons[0]})" if reasons else ", because steps were not measured (meter direction)"
-    return f"Not enough measured: no method has a share of {SCALE}{why}."
+    return f"Not enough measured: no method has a share of {_scale(rows)}{why}."
 
 
 def _plateau(method: Method) -> str:

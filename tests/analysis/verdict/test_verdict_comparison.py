@@ -270,3 +270,10 @@ def test_every_sentence_ends_and_has_a_number() -> None:
 def test_rows_of_two_problems_are_refused() -> None:
     with pytest.raises(ValueError, match="a verdict is on one problem, and the rows have 2: toy, other"):
         sentences(frame(*planted("kfac", [0.5]), *planted("kfac", [0.5], problem="other")))
+
+
+def test_a_sampled_fisher_is_not_called_exact() -> None:
+    rows = frame(*planted("kfac", [0.5]), *planted("eva", [0.25]))
+    rows["method"] = "Monte-Carlo Fisher of 4 draws in float64, damping 0.001"
+    said = best_method(rows, Budget()) or ""
+    assert "a step with the Monte-Carlo Fisher of every layer" in said and "exact" not in said
