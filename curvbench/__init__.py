@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from curvbench.meters.error import errors
     from curvbench.optim import NaturalGradient
     from curvbench.registry import every_probe, probe, problem
-    from curvbench.spec import Decay, FisherProbe, Preset, Probe, Problem, Search, Suite, Training
+    from curvbench.spec import Decay, Drift, FisherProbe, Preset, Probe, Problem, Search, Suite, Training
     from curvbench.store import load
 
 # Resolved on first use, so that `curvbench --help` does not wait for torch.
@@ -44,6 +44,7 @@ _HOMES = {
     "load": "store",
     "NaturalGradient": "optim",
     "Decay": "spec",
+    "Drift": "spec",
     "Search": "spec",
     "Suite": "spec",
     "Preset": "spec",
@@ -55,6 +56,7 @@ _HOMES = {
 __all__ = [
     "Comparison",
     "Decay",
+    "Drift",
     "FisherProbe",
     "Instance",
     "NaturalGradient",

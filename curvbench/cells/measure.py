@@ -12,20 +12,23 @@ from typing import Any, NamedTuple
 import torch
 
 from curvbench import numerics, training
-from curvbench.cells import launch, reference, trial
-from curvbench.cells.reference import prepare, reference_identity
+from curvbench.cells import held, launch, reference, trial
+from curvbench.cells.reference import Reference, reference_identity
 from curvbench.fisher import ExactFisher, exact_fisher
 from curvbench.identity import libraries
 from curvbench.identity.libraries import Record
 from curvbench.instance import Instance
 from curvbench.instance.extent import SHOWN
 from curvbench.instance.passes import full_precision
+from curvbench.meters import staleness
 from curvbench.meters.cost import Stepper, cost_rows
 from curvbench.meters.direction import direction_rows, how_damped, step_of, with_damping
 from curvbench.meters.error import BLOCKS, NETWORK, error_rows
 from curvbench.meters.exact import exact_rows
 from curvbench.meters.health import health_rows, residual_rows
+from curvbench.meters.held import Frozen
 from curvbench.meters.kept import keep_blocks
+from curvbench.meters.population import population_rows
 from curvbench.operators import BlockDiagonal, Kronecker, Operator, RotatedDiagonal
 from curvbench.parts.factors import LARGEST_SIDE, is_cut
 from curvbench.spec import DAMPING, METERS, Cell, Meter, Probe, Report, Row, Status, Unsupported
@@ -80,7 +83,8 @@ def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list
     """
     if cell.training is not None:
         return (_trained if cell.devices == 1 else _trained_together)(cell, folder, data, report)
-    instance, fisher, covered = reference.load(cell, folder)
+    found = reference.load(cell, folder)
+    instance, fisher, covered = found
     probe = _seeded(cell.probe, cell.seed)
     refuse_unsupported(probe, instance)
     gc.freeze()  # the memory meter collects garbage often, which is faster without the imported objects
@@ -89,23 +93,44 @@ def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list
         Row("problem.parameters", float(instance.size)),
         Row("coverage.parameters", instance.coverage, reason=instance.extent.note),
     ]
-    if not set(METERS).isdisjoint(cell.meters):
+    if set(cell.meters) != {"exact"}:
         report("fit")
         fitted = Fitted.of(probe, instance)
         notes = filter(None, [instance.extent.note, cut_factors(fitted)])
         rows[-1] = replace(rows[-1], reason="; ".join(notes))
         report("cost")
-        rows += cost_rows(Stepper(probe, instance, fitted.state), cell.meters)
-    if fisher is not None:  # loaded for meters of METERS alone, so that the probe was fitted
+        stepper = Stepper(probe, instance, fitted.state)
+        rows += cost_rows(stepper, cell.meters)
+    if fisher is not None:  # loaded for meters of probes alone, so that the probe was fitted
         report("errors")
         rows.append(Row("coverage.trace", covered))
         accuracies = accuracy_rows(fitted, fisher, cell.problem.mc_samples > 0, cell.meters, cell.damping)
         rows += [_against(reference.method(cell), row) for row in accuracies]
+        rows += [_against(reference.method(cell), row) for row in _elsewhere(cell, folder, found, stepper)]
     if "exact" in cell.meters:
         report("exact Fisher")
         rows += exact_rows(instance, cell.precision)
     instance.refuse_changed()
     return [replace(row, epoch=cell.problem.epochs) for row in [*rows, *_failed(rows)]]
+
+
+def prepare(cell: Cell, folder: Path, data: Path | None, report: Report) -> None:
+    """Store in ``folder`` what all cells of the problem share: the reference, and what it is held against beside it."""
+    reference.prepare(cell, folder, data, report)
+    held.prepare(cell, folder, data, report)
+
+
+def _elsewhere(cell: Cell, folder: Path, found: Reference, stepper: Stepper) -> Iterator[Row]:
+    """The rows of the probe held against other samples and later weights, as far as the cell's meters ask."""
+    if not (cell.population or cell.drift):
+        return
+    frozen = Frozen.of(stepper.probe, stepper.instance, stepper.before, cell.damping)
+    if cell.population:
+        yield from population_rows(frozen, held.population(cell, folder, found), cell.damping)
+    if cell.drift:
+        later = held.later(cell, folder, found)
+        yield from staleness.staleness_rows(frozen, later, cell.drift, cell.damping)
+        yield from staleness.cost_rows(stepper, cell.drift.ages)
 
 
 def cut_factors(fitted: Fitted) -> str:
@@ -128,7 +153,7 @@ def _failed(rows: list[Row]) -> list[Row]:
 
 def _against(reference: str, row: Row) -> Row:
     """The row, with the reference in ``method`` if the metric compares with a reference."""
-    compares = row.metric.startswith(("error.", "direction."))
+    compares = row.metric.startswith(("error.", "direction.", "stale.")) and row.metric != "stale.cost"
     return replace(row, method=", ".join(filter(None, [reference, row.method]))) if compares else row
 
 

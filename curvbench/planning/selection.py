@@ -109,6 +109,8 @@ def select(
             parameters=parameters or preset.parameters,
             surrogate=published is not None and (problem, probe, trained[probe]) not in published,
             weights=weights[problem, s],
+            population=preset.population,
+            drift=preset.drift,
         )
         for problem, s, probe in places
     ]
