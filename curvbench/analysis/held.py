@@ -61,7 +61,7 @@ def against_age(frame: pd.DataFrame, problem: str, quantity: Quantity) -> pd.Dat
 def title(place: str, quantity: Quantity, frame: pd.DataFrame) -> str:
     """The problem, the quantity and its meaning, and what the statistics are held against."""
     methods = texts(frame[frame["metric"] == quantity.metric], "method")
-    known = methods.str.extract(r"(of \d+ other samples|\w+ at rate .* on)(?:, |$)")[0].dropna().unique()
+    known = methods.str.extract(r"(of \d+ other samples|at step \d+ of [^,]*)")[0].dropna().unique()
     return ", ".join([f"{place}, {quantity}", *known]) + f": {METRICS[quantity.metric].text}"
 
 

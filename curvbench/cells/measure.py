@@ -129,7 +129,7 @@ def _elsewhere(cell: Cell, folder: Path, found: Reference, stepper: Stepper) -> 
         yield from population_rows(frozen, held.population(cell, folder, found), cell.damping)
     if cell.drift:
         later = held.later(cell, folder, found)
-        yield from staleness.staleness_rows(frozen, later, cell.drift, cell.damping)
+        yield from staleness.staleness_rows(frozen, later, cell.damping)
         yield from staleness.cost_rows(stepper, cell.drift.ages)
 
 

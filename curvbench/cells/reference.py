@@ -60,10 +60,9 @@ def method(cell: Cell) -> str:
 
 
 def _at(cell: Cell) -> str:
-    """Where the weights of a trained snapshot come from; empty for untrained weights."""
-    if not cell.problem.epochs:
-        return ""
-    return " at shipped weights" if cell.weights else " at weights trained here"
+    """Where the weights of a trained snapshot come from, and the step of a drift; empty for untrained weights."""
+    origin = " at shipped weights" if cell.weights else " at weights trained here"
+    return (origin if cell.problem.epochs else "") + (f" at {cell.drift.words}" if cell.drift else "")
 
 
 def prepare(cell: Cell, folder: Path, data: Path | None, report: Report) -> None:
@@ -116,7 +115,7 @@ def _drifted(cell: Cell, model: nn.Module, data: Path | None, report: Report) ->
     """The weights of a drift by age, to whose beginning the model is moved; empty for a cell without a drift."""
     if cell.drift is None:
         return {}
-    report(f"training {cell.problem.label}: {cell.drift.words} to step {cell.drift.start + cell.drift.ages[-1]}")
+    report(f"training {cell.problem.label}: {cell.drift.words} and {cell.drift.ages[-1]} steps more")
     later = training.drifted(cell.problem, model, cell.drift, cell.seed, data)
     model.load_state_dict(later[0])
     return later

@@ -9,11 +9,11 @@ from itertools import chain
 from curvbench.meters.cost import BASELINE, Stepper
 from curvbench.meters.flops import FlopMeter
 from curvbench.meters.held import Frozen, Held, error_rows, floor_rows, quality_rows
-from curvbench.spec import Drift, Row
+from curvbench.spec import Row
 from curvbench.spec.probe import Follows
 
 
-def staleness_rows(frozen: Frozen, later: Iterable[tuple[int, Held]], drift: Drift, damping: float) -> Iterator[Row]:
+def staleness_rows(frozen: Frozen, later: Iterable[tuple[int, Held]], damping: float) -> Iterator[Row]:
     """Error, drift and quality at every age; ``later``: the same samples at later weights, by age."""
     for age, held in later:
         rows = chain(
@@ -22,7 +22,7 @@ def staleness_rows(frozen: Frozen, later: Iterable[tuple[int, Held]], drift: Dri
             quality_rows("stale.quality", frozen, held, damping),
         )
         for row in rows:
-            yield aged(replace(row, method=", ".join(filter(None, [drift.words, row.method]))), age)
+            yield aged(replace(row, method=", ".join(filter(None, [f"{age} steps later", row.method]))), age)
 
 
 def cost_rows(stepper: Stepper, ages: Iterable[int]) -> Iterator[Row]:

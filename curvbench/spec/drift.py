@@ -43,5 +43,6 @@ class Drift(Component):
 
     @property
     def words(self) -> str:
-        """The training in words."""
-        return f"{self.optimizer} at rate {self.lr:g} in batches of {self.batch} from step {self.start} on"
+        """The step t of the training, in words."""
+        how = f"{self.optimizer} at rate {self.lr:g} with momentum {self.momentum:g} in batches of {self.batch}"
+        return f"step {self.start} of {how}"
