@@ -11,6 +11,7 @@ from curvbench.analysis.views import Quantity
 from curvbench.spec import METRICS, Status
 
 FLOOR = "exact Fisher (floor)"
+N, STEPS = "samples", "age + 1"
 SAMPLES = (
     Quantity("error.population", "layer blocks"),
     Quantity("error.unbiased", "layer blocks"),
@@ -43,10 +44,7 @@ def against_samples(frame: pd.DataFrame, family: str, quantity: Quantity) -> pd.
 
     A missing value is NaN.
     """
-    rows = frame[_family(labels(frame, "problem")) == family]
-    counts = rows[rows["metric"] == "problem.samples"].drop_duplicates("cell_id").set_index("cell_id")["value"]
-    columns = rows["cell_id"].map(counts.astype(int))
-    return _pivoted(rows, columns, quantity, rows["scope"] == quantity.scope)
+    return _pivoted(sampling(frame[_family(labels(frame, "problem")) == family], quantity), N)
 
 
 def against_age(frame: pd.DataFrame, problem: str, quantity: Quantity) -> pd.DataFrame:
@@ -54,8 +52,28 @@ def against_age(frame: pd.DataFrame, problem: str, quantity: Quantity) -> pd.Dat
 
     A missing value is NaN.
     """
-    rows = frame[labels(frame, "problem") == problem]
-    return _pivoted(rows, rows["step"], quantity, texts(rows, "scope").str.startswith(quantity.scope + _AGE))
+    return _pivoted(aging(frame[labels(frame, "problem") == problem], quantity), STEPS).rename(columns=lambda s: s - 1)
+
+
+def sampling(frame: pd.DataFrame, quantity: Quantity) -> pd.DataFrame:
+    """A quantity against samples, in the shape of ``views.sweep``: probe, problem, ``N``, median, min and max.
+
+    ``problem`` is its family. The floor comes first, as a probe of its own, if the quantity has one.
+    """
+    counted = frame[frame["metric"] == "problem.samples"]
+    counts = dict(zip(texts(counted, "cell_id"), counted["value"], strict=True))
+    rows = frame.assign(curves_of=_family(labels(frame, "problem")), place=texts(frame, "cell_id").map(counts))
+    return _curves(rows[rows["scope"] == quantity.scope], quantity, N)
+
+
+def aging(frame: pd.DataFrame, quantity: Quantity) -> pd.DataFrame:
+    """A quantity against age, in the shape of ``views.sweep``: probe, problem, ``STEPS``, median, min and max.
+
+    ``STEPS`` is k + 1, because a logarithmic axis has no 0. The floor comes first, as a probe of its own, if the
+    quantity has one.
+    """
+    rows = frame.assign(curves_of=labels(frame, "problem"), place=frame["step"] + 1)
+    return _curves(rows[texts(frame, "scope").str.startswith(quantity.scope + _AGE)], quantity, STEPS)
 
 
 def title(place: str, quantity: Quantity, frame: pd.DataFrame) -> str:
@@ -65,17 +83,21 @@ def title(place: str, quantity: Quantity, frame: pd.DataFrame) -> str:
     return ", ".join([f"{place}, {quantity}", *known]) + f": {METRICS[quantity.metric].text}"
 
 
-def _pivoted(rows: pd.DataFrame, columns: pd.Series, quantity: Quantity, in_scope: pd.Series) -> pd.DataFrame:
-    probes, good = labels(rows, "probe"), in_scope & (rows["status"] == Status.OK)
+def _curves(rows: pd.DataFrame, quantity: Quantity, axis: str) -> pd.DataFrame:
+    """The curves of rows with the columns ``curves_of`` and ``place``, the value on the axis."""
     parts = []
-    for metric, names in ((_FLOORS.get(quantity.metric), None), (quantity.metric, probes)):
-        chosen = good & (rows["metric"] == metric)
-        index = pd.Series(FLOOR, rows.index) if names is None else names
-        values = rows.loc[chosen, "value"].astype("float64")
-        parts.append(values.groupby([index[chosen], columns[chosen]], sort=False).median().unstack())
-    table = pd.concat([part for part in parts if len(part)]) if any(map(len, parts)) else pd.DataFrame()
-    order = [name for name in [FLOOR, *dict.fromkeys(probes)] if name in table.index]
-    return table.reindex(index=order, columns=sorted(table.columns)).rename(columns=int)
+    for metric in filter(None, (_FLOORS.get(quantity.metric), quantity.metric)):
+        chosen = rows[(rows["metric"] == metric) & (rows["status"] == Status.OK) & rows["place"].notna()]
+        probes = labels(chosen, "probe") if metric == quantity.metric else pd.Series(FLOOR, chosen.index, dtype=object)
+        keys = [probes.rename("probe"), chosen["curves_of"].rename("problem"), chosen["place"].rename(axis)]
+        keys[-1] = keys[-1].astype("int64")
+        parts.append(chosen["value"].astype("float64").groupby(keys, sort=False).agg(["median", "min", "max"]))
+    return pd.concat(parts).reset_index()
+
+
+def _pivoted(curves: pd.DataFrame, axis: str) -> pd.DataFrame:
+    table = curves.pivot(index="probe", columns=axis, values="median")
+    return table.reindex(list(dict.fromkeys(curves["probe"])))
 
 
 def _family(problems: pd.Series) -> pd.Series:

@@ -6,7 +6,7 @@ Both are computed once for all cells of a reference, and stored in its folder.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,8 @@ def prepare(cell: Cell, folder: Path, data: Path | None, report: Report) -> None
         content["population"] = {"batch": batch, **_measured(cell, instance, fisher, found)}
     if cell.drift:
         report(f"{reference.method(cell)} at {len(cell.drift.ages)} ages")
-        content["ages"] = {age: _measured(cell, *_at_age(cell, folder, found, age), found) for age in cell.drift.ages}
+        weights = _weights(cell, folder)
+        content["ages"] = {age: _measured(cell, *_at_age(cell, found, age, weights), found) for age in cell.drift.ages}
     write(content | {"libraries": libraries.loaded()}, path)
 
 
@@ -72,19 +73,25 @@ def later(cell: Cell, folder: Path, found: Reference) -> Iterator[tuple[int, Hel
     """The reference's samples at the weights of every age; at age 0 they are the reference itself."""
     stored = _stored(folder / _FILE, cell)
     libraries.count_in(stored["libraries"])
+    weights = _weights(cell, folder)
     for age, content in stored["ages"].items():
-        instance, fisher = _at_age(cell, folder, found, age)
+        instance, fisher = _at_age(cell, found, age, weights)
         numbers = Yardstick(**content["yardstick"])
         yield age, Held(instance, fisher if fisher is found.fisher else restored(fisher, numbers), numbers)
 
 
-def _at_age(cell: Cell, folder: Path, found: Reference, age: int) -> tuple[Instance, ExactFisher]:
+def _weights(cell: Cell, folder: Path) -> Mapping[int, Any]:
+    """The weights of every age."""
+    weights: Mapping[int, Any] = reference.load_snapshot(cell, folder)[1]["drifted"]
+    return weights
+
+
+def _at_age(cell: Cell, found: Reference, age: int, weights: Mapping[int, Any]) -> tuple[Instance, ExactFisher]:
     assert found.fisher is not None, "meters that hold statistics elsewhere need the reference Fisher"
     if age == 0:
         return found.instance, found.fisher
-    _, stored = reference.load_snapshot(cell, folder)
     model = copy.deepcopy(found.instance.model)
-    model.load_state_dict(stored["drifted"][age])
+    model.load_state_dict(weights[age])
     instance = reference.instance_of(cell, model, found.instance.inputs, found.instance.targets)
     return instance, reference.fisher_of(cell, instance)
 

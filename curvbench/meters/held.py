@@ -25,7 +25,7 @@ from curvbench.spec.probe import Follows, Weighs
 SCOPES = (NETWORK, BLOCKS)
 _ZERO = "the Fisher is zero in this scope: nothing to compare with"
 _NO_STEP = "the gradient or the step is zero here: no step is better than another"
-_NOISE = "the noise of the samples hides the Fisher of the population: take a larger population"
+_NOISE = "the Fisher of the population is hidden: the samples are too few, too noisy, or depend on each other"
 
 
 class Yardstick(NamedTuple):
@@ -34,7 +34,7 @@ class Yardstick(NamedTuple):
     ``norms`` and ``traces``: |F| and tr F of the network and of each layer. ``bests``: g^T (F + damping I)^-1 g of the
     network, of its layer blocks and of each layer. ``floors``: the relative error of the exact Fisher of the fitted
     samples at the fitted weights, of the network and of its layer blocks. ``squares``: unbiased estimates of the
-    squared norm of the population's Fisher in the same two scopes; NaN means that one sample gives none.
+    squared norm of the population's Fisher in the same two scopes; NaN means that the samples give none.
     """
 
     norms: list[float]
@@ -60,7 +60,8 @@ def yardstick(instance: Instance, fisher: ExactFisher, fitted: ExactFisher, damp
     """
     layers = [fisher.layer(layer.name) for layer in fisher.layers]
     floor = compared(fitted, fisher)
-    squares = [unbiased_square(f, instance.samples) for f in (fisher, *layers)]
+    samples = 1 if instance.coupled else instance.samples  # of which the scores are independent
+    squares = [unbiased_square(f, samples) for f in (fisher, *layers)]
     return Yardstick(
         [f.frobenius_norm() for f in (fisher, *layers)],
         [f.trace() for f in (fisher, *layers)],
