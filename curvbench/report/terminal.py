@@ -82,15 +82,17 @@ def samples_tables(frame: pd.DataFrame, selected: Collection[str]) -> Iterator[t
     rows = frame[labels(frame, "problem").isin(list(selected))]
     for family in held.families(rows):
         for quantity in held.SAMPLES:
-            yield held.title(family, quantity, rows), _curves(held.against_samples(rows, family, quantity), "samples")
+            if len(values := held.against_samples(rows, family, quantity)):
+                yield held.title(family, quantity, rows), _curves(values, "samples")
 
 
 def staleness_tables(frame: pd.DataFrame, selected: Collection[str]) -> Iterator[tuple[str, Table]]:
     """A table per problem and quantity against age."""
     for problem in (name for name in frames.problems(frame) if name in selected):
+        rows = frames.of_problem(frame, problem)
         for quantity in held.AGES:
-            rows = frames.of_problem(frame, problem)
-            yield held.title(problem, quantity, rows), _curves(held.against_age(rows, problem, quantity), "age")
+            if len(values := held.against_age(rows, problem, quantity)):
+                yield held.title(problem, quantity, rows), _curves(values, "age")
 
 
 def growth_tables(frame: pd.DataFrame, selected: Collection[str]) -> Iterator[tuple[str, Table]]:
