@@ -76,6 +76,13 @@ def aging(frame: pd.DataFrame, quantity: Quantity) -> pd.DataFrame:
     return _curves(rows[texts(frame, "scope").str.startswith(quantity.scope + _AGE)], quantity, STEPS)
 
 
+def as_drawn(curves: pd.DataFrame, quantity: Quantity) -> pd.DataFrame:
+    """The curves of a figure, whose axis shows the distance from 1 of a quantity that is best at 1."""
+    if not quantity.is_gap:
+        return curves
+    return curves.assign(median=1 - curves["median"], min=1 - curves["max"], max=1 - curves["min"])
+
+
 def title(place: str, quantity: Quantity, frame: pd.DataFrame) -> str:
     """The problem, the quantity and its meaning, and what the statistics are held against."""
     methods = texts(frame[frame["metric"] == quantity.metric], "method")
@@ -101,4 +108,4 @@ def _pivoted(curves: pd.DataFrame, axis: str) -> pd.DataFrame:
 
 
 def _family(problems: pd.Series) -> pd.Series:
-    return problems.map(lambda label: re.sub(r"\[\]$", "", re.sub(r"samples=\d+,|,?samples=\d+(?=\])", "", label)))
+    return problems.map(lambda label: re.sub(r"\[\]$", "", re.sub(r"\bsamples=\d+,|,?\bsamples=\d+(?=\])", "", label)))

@@ -55,12 +55,12 @@ def sweep(
 
 def sampling(frame: pd.DataFrame, quantity: Quantity = held.SAMPLES[0]) -> go.Figure:
     """A quantity against samples, in a run of the meter ``population``; the floor is a line of its own."""
-    return sweep_figure(held.sampling(frame, quantity), held.N, quantity)
+    return sweep_figure(held.as_drawn(held.sampling(frame, quantity), quantity), held.N, quantity)
 
 
 def aging(frame: pd.DataFrame, quantity: Quantity = held.AGES[0]) -> go.Figure:
     """A quantity against the age of statistics, in a run of the meter ``staleness``; the floor is a line of its own."""
-    return sweep_figure(held.aging(frame, quantity), held.STEPS, quantity)
+    return sweep_figure(held.as_drawn(held.aging(frame, quantity), quantity), held.STEPS, quantity)
 
 
 def cost(

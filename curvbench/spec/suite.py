@@ -30,7 +30,7 @@ def refuse_damping(damping: float) -> None:
 
 def _refuse_settings(meters: Sequence[Meter], population: int, drift: Drift | None, training: Training | None) -> None:
     """Raise ValueError if the meters ``population`` and ``staleness`` lack their setting, or the other way round."""
-    if ("population" in meters) != (population > 0):
+    if population < 0 or ("population" in meters) != (population > 0):
         raise ValueError(f"the meter population and a number of samples go together, got population={population}")
     if ("staleness" in meters) != (drift is not None):
         raise ValueError(f"the meter staleness and a drift go together, got drift={drift}")

@@ -76,5 +76,5 @@ class _Kept:
             return
         weights = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
         if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
-            raise Diverged(f"the weights are no longer finite at step {step} of the drift: lower its lr")
+            raise Diverged(f"the lr of the drift is too large: the weights are no longer finite at step {step}")
         self.weights[step] = weights

@@ -73,6 +73,21 @@ def test_problems_that_differ_in_samples_alone_are_a_family() -> None:
     assert held.against_samples(SAMPLED, "toy[width=3]", ERROR).loc["a"].tolist() == [0.3, 0.2]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "family"),
+    [
+        ("samples=8", "toy"),
+        ("", "toy"),
+        ("mc_samples=5,samples=8", "toy[mc_samples=5]"),
+        ("samples=8,mc_samples=5", "toy[mc_samples=5]"),
+        ("mc_samples=5", "toy[mc_samples=5]"),
+        ("width=3,samples=8,depth=2", "toy[width=3,depth=2]"),
+    ],
+)
+def test_the_family_leaves_out_samples_and_nothing_else(arguments: str, family: str) -> None:
+    assert held.families(frame(row("a", "problem.samples", 8.0, problem_args=arguments))) == [family]
+
+
 def test_curves_have_the_range_over_seeds() -> None:
     curves = held.sampling(SAMPLED, ERROR).set_index(["probe", "problem", held.N])
     assert curves.loc[("a", "toy", 8)].tolist() == [0.6, 0.5, 0.9]
@@ -114,6 +129,16 @@ def test_a_terminal_shows_what_statistics_are_held_against() -> None:
     text = shown(terminal.staleness_tables(AGED, ["toy"]))
     assert "stale.quality (network), at step 3 of sgd at rate 0.1 in batches of 8: quality" in text
     assert list(terminal.samples_tables(SAMPLED, [])) == list(terminal.staleness_tables(AGED, [])) == []
+
+
+def test_a_figure_shows_the_distance_from_1_of_what_is_best_at_1() -> None:
+    rows = frame(
+        *(row("a", "problem.samples", 8.0, seed=seed) for seed in (0, 1, 2)),
+        *(row("a", "direction.population", value, seed=seed) for seed, value in enumerate((0.5, 0.7, 0.8))),
+    )
+    drawn = held.as_drawn(held.sampling(rows, QUALITY), QUALITY)
+    assert drawn[["median", "min", "max"]].to_numpy().tolist() == [pytest.approx([0.3, 0.2, 0.5])]
+    assert held.against_samples(rows, "toy", QUALITY).loc["a", 8] == 0.7, "a table shows the quality itself"
 
 
 def test_figures_draw_the_floor_as_a_line() -> None:
