@@ -255,6 +255,15 @@ def test_a_preset_hands_its_settings_to_its_cells() -> None:
     assert (cell.population, cell.drift) == (20, DRIFT)
 
 
+def test_train_on_the_command_line_changes_the_drift() -> None:
+    preset = Preset([PROBLEM], [cb.probe("diag")], meters=("staleness",), drift=DRIFT)
+    (cell,) = select("held", preset, training="ages=0/5,lr=0.2,optimizer=adam")
+    assert cell.drift == replace(DRIFT, ages=(0, 5), lr=0.2, optimizer="adam") and cell.training is None
+    for text, words in (("epochs=3", "epochs"), ("ages=5/0", "ages must grow"), ("lr=x", "lr")):
+        with pytest.raises(ValueError, match=words):
+            select("held", preset, training=text)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
