@@ -271,3 +271,17 @@ def test_a_damping_of_its_own_is_replaced_by_that_of_the_table() -> None:
     pair = Pair("mlp_tanh")
     one, other = (pair.rows(replace(cb.probe("diag"), damping=d)) for d in (1e-6, 1.0))
     assert one["direction.population", NETWORK].value == other["direction.population", NETWORK].value
+
+
+@pytest.mark.parametrize("label", ["kfac", "full"])
+def test_columns_that_are_made_again_give_the_same_rows(label: str) -> None:
+    """A Fisher that is streamed, because its columns do not fit, has one segment per layer here."""
+    pair, probe = Pair("nasty_cnn"), cb.probe(label)
+    fitted, others = pair.instances()
+    streamed = cb.exact_fisher(others, memory=1)
+    numbers = yardstick(others, streamed, cb.exact_fisher(fitted, memory=1), DAMPING)
+    frozen = Frozen.of(probe, fitted, probe.fit(fitted), DAMPING)
+    held = Held(others, restored(cb.exact_fisher(others, memory=1), numbers), numbers)
+    rows = {(row.metric, row.scope): row.value for row in population_rows(frozen, held, DAMPING)}
+    for place, row in pair.rows(probe).items():
+        assert rows[place] == pytest.approx(row.value, rel=1e-7), place
