@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from curvbench import plot
+    from curvbench.analysis.advice import advise
     from curvbench.cells.measure import fit
     from curvbench.comparison import Comparison, measure
     from curvbench.fisher import exact_fisher
@@ -42,6 +43,7 @@ _HOMES = {
     "errors": "meters.error",
     "direction_errors": "meters.direction",
     "load": "store",
+    "advise": "analysis.advice",
     "NaturalGradient": "optim",
     "Decay": "spec",
     "Drift": "spec",
@@ -66,6 +68,7 @@ __all__ = [
     "Search",
     "Suite",
     "Training",
+    "advise",
     "direction_errors",
     "errors",
     "every_probe",

@@ -29,6 +29,8 @@ LIMITS: Mapping[str, Limit] = {
     "": Limit(1e-4, 1e-7),
     "flops": Limit(),
     "memory": Limit(),
+    "damping.decrease": Limit(1e-2, 1e-7),  # a search for the best length, which rounding may end elsewhere
+    "damping.plateau": Limit(1e-2, 0.1),
     "time": Limit(0.1, sampled=True),
     "train.seconds": Limit(0.1, sampled=True),
     "machine": Limit(0.1, sampled=True),

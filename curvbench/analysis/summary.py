@@ -11,6 +11,7 @@ from itertools import groupby
 import pandas as pd
 
 from curvbench.analysis.frames import is_cell_ending, is_surrogate, labels, of_problem, texts
+from curvbench.analysis.roles import BASELINES, are_methods
 from curvbench.spec import METRICS, PARAMETERS, SURROGATE, Status
 
 
@@ -29,7 +30,6 @@ class Column:
 
 
 PACE = "seconds per epoch over those of SGD"  # of the same seed; derived here, because a cell knows no other cell
-BASELINES = ("sgdm", "identity")
 
 
 def _columns(*kinds: str) -> tuple[Column, ...]:
@@ -43,7 +43,7 @@ LEGEND = (
     "error: |F^ - F| / |F| of the network and of its layer blocks, F as the title says; scaled: after the best scalar "
     "multiple; step: against (F + damping I)^-1 g, cosine, and as quality the share of its decrease at the step's own "
     "best length; gap closed: quality where the gradient is 0 and exact layer blocks are 1; x SGD: one step with "
-    "everything refreshed over a plain gradient step; * best of the column"
+    "everything refreshed over a plain gradient step; * best method of the column"
 )
 _TO_TARGET = _columns("train.epochs_to_target", "train.seconds_to_target")
 _OF_TRAINING = tuple(column for column in _columns("test.", "train.") if column not in _TO_TARGET)
@@ -51,7 +51,7 @@ TRAINED = (*_OF_TRAINING, Column(PACE, "network", "epoch\nx SGD"), *_TO_TARGET)
 TRAINED_LEGEND = (
     "test: after the last epoch; train loss: mean of its batches, each before its step; seconds: of training alone; "
     f"x SGD: seconds of an epoch over those of {' or '.join(BASELINES)} in the same optimizer with the same seed, in "
-    "one run but not in turn; * best of the column"
+    "one run but not in turn; * best method of the column"
 )
 
 
@@ -98,13 +98,17 @@ def statuses(frame: pd.DataFrame, problem: str) -> pd.Series:
 
 
 def best(values: pd.DataFrame) -> pd.DataFrame:
-    """Which entries of ``table`` are the best of their column, to the three digits that are shown."""
+    """Which entries of ``table`` are the best of their column, to the three digits that are shown.
+
+    References and bounds are never the best: they are what methods are held against.
+    """
     marks = pd.DataFrame(False, index=values.index, columns=values.columns)
+    rivals = values[are_methods(values.index)]
     for name in values.columns:
         better = _COLUMN_OF[name].better
-        if better and values[name].notna().any():
-            goal = values[name].min() if better == "lower" else values[name].max()
-            marks[name] = values[name].map(digits) == digits(goal)
+        if better and rivals[name].notna().any():
+            goal = rivals[name].min() if better == "lower" else rivals[name].max()
+            marks.loc[rivals.index, name] = rivals[name].map(digits) == digits(goal)
     return marks
 
 

@@ -13,12 +13,14 @@ import numpy as np
 import pandas as pd
 
 from curvbench.analysis.frames import is_cell_ending, labels, of_problem, texts
+from curvbench.analysis.roles import are_methods
 from curvbench.analysis.summary import Column, contenders, digits, statuses
 from curvbench.spec import METRICS, PHASES, Metric, Status
 
 WHOLES = ("network", "layer blocks")
+CURVE = "damping="  # how the scopes of a curve over dampings begin
 GRADIENT = "gradient"
-FAMILIES = ("error", "direction", "health", "flops", "memory", "time")
+FAMILIES = ("error", "direction", "damping", "health", "flops", "memory", "time")
 Settings = Mapping[str, Mapping[str, Any]]
 ROUNDING = 1e-14  # a cosine of equal vectors differs from 1 by less
 
@@ -100,11 +102,11 @@ def endings(frame: pd.DataFrame) -> pd.Series:
 
 
 def ranking(medians: pd.DataFrame, chosen: Iterable[Column], places: int = 3) -> pd.DataFrame:
-    """The best probes of each column of ``summary.table``: a row per column, with the probes in 1st, 2nd, ...
+    """The best methods of each column of ``summary.table``: a row per column, with the methods in 1st, 2nd, ...
 
-    A column without values has no row.
+    References and bounds have no place. A column without values has no row.
     """
-    rows = []
+    rows, medians = [], medians[are_methods(medians.index)]
     for name, column in zip(medians.columns, chosen, strict=True):
         better = column.better
         best = medians[name].dropna().sort_values(ascending=better == "lower", kind="stable").head(places)
@@ -122,15 +124,15 @@ def ordinal(k: int) -> str:
 def tradeoff(frame: pd.DataFrame, problem: str, x: Quantity, y: Quantity) -> pd.DataFrame:
     """One row per probe: x and y with their ranges, status, and whether the probe is on the Pareto front.
 
-    A probe is on the front if no other probe is at least as good in both and better in one. A metric without a
-    direction has no front.
+    A method is on the front if no other method is at least as good in both and better in one; references and bounds
+    are not. A metric without a direction has no front.
     """
     rows = of_problem(frame, problem)
     table = pd.concat([values(rows, x).add_prefix("x "), values(rows, y).add_prefix("y ")], axis=1)
     table = table.rename(columns={"x median": "x", "y median": "y"})
     table["status"] = statuses(frame, problem).reindex(table.index)
     signs = [{"lower": 1, "higher": -1, "": math.nan}[quantity.better] for quantity in (x, y)]
-    table["front"] = pareto(table["x"] * signs[0], table["y"] * signs[1])
+    table["front"] = pareto((table["x"] * signs[0]).where(are_methods(table.index)), table["y"] * signs[1])
     return table.rename_axis("probe").reset_index()
 
 
@@ -144,9 +146,13 @@ def pareto(x: pd.Series, y: pd.Series) -> pd.Series:
 
 
 def layers(frame: pd.DataFrame, problem: str, metric: str) -> pd.DataFrame:
-    """Medians over seeds of one metric: one row per probe, one column per scope, ``WHOLES`` first."""
+    """Medians over seeds of one metric: one row per probe, one column per scope, ``WHOLES`` first.
+
+    The values of a curve over dampings belong to no layer and are left out.
+    """
     rows = of_problem(frame, problem)
-    chosen = rows[(rows["metric"] == metric) & (rows["status"] == Status.OK)]
+    of_curves = texts(rows, "scope").str.startswith(CURVE)
+    chosen = rows[(rows["metric"] == metric) & (rows["status"] == Status.OK) & ~of_curves]
     table = chosen.pivot_table("value", labels(chosen, "probe"), texts(chosen, "scope"), "median", sort=False)
     scopes = [scope for scope in WHOLES if scope in table] + [scope for scope in table if scope not in WHOLES]
     probes = labels(rows, "probe").unique()

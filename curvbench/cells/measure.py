@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from functools import partial
@@ -13,6 +14,7 @@ import torch
 
 from curvbench import numerics, training
 from curvbench.cells import held, launch, reference, trial
+from curvbench.cells.given import Given
 from curvbench.cells.reference import Reference, reference_identity
 from curvbench.fisher import ExactFisher, exact_fisher
 from curvbench.identity import libraries
@@ -21,17 +23,19 @@ from curvbench.instance import Instance
 from curvbench.instance.extent import SHOWN
 from curvbench.instance.passes import full_precision
 from curvbench.meters import staleness
-from curvbench.meters.cost import Stepper, cost_rows
+from curvbench.meters.cost import BUDGET_GRADIENTS, Stepper, cost_rows
+from curvbench.meters.damping import GRID, Descent, Targets, damping_rows
 from curvbench.meters.direction import direction_rows, how_damped, step_of, with_damping
 from curvbench.meters.error import BLOCKS, NETWORK, error_rows
 from curvbench.meters.exact import exact_rows
+from curvbench.meters.grid import grid_steps, watched_fit
 from curvbench.meters.health import health_rows, residual_rows
 from curvbench.meters.held import Frozen
 from curvbench.meters.kept import keep_blocks
 from curvbench.meters.population import population_rows
 from curvbench.operators import BlockDiagonal, Kronecker, Operator, RotatedDiagonal
 from curvbench.parts.factors import LARGEST_SIDE, is_cut
-from curvbench.spec import DAMPING, METERS, Cell, Meter, Probe, Report, Row, Status, Unsupported
+from curvbench.spec import DAMPING, METERS, PROBED, Cell, Meter, Probe, Report, Row, Status, Unsupported
 from curvbench.spec.pictures import Blocks, collected, keep
 from curvbench.words import refuse_type
 
@@ -66,13 +70,17 @@ class Fitted(NamedTuple):
     instance: Instance
     state: Any
     retries: int
+    is_damped: bool = False
 
     @classmethod
-    def of(cls, probe: Probe, instance: Instance) -> Fitted:
-        """Fit a probe, and count the factorizations that had to be repeated."""
+    def of(cls, probe: Probe, instance: Instance, watched: bool = False) -> Fitted:
+        """Fit a probe, and count the factorizations that had to be repeated.
+
+        ``watched``: find out if the state ``is_damped``, because the fit has read the damping.
+        """
         with numerics.count_retries() as retries:
-            state = probe.fit(instance)
-        return cls(probe, instance, state, retries.count)
+            state, is_damped = watched_fit(probe, instance) if watched else (probe.fit(instance), False)
+        return cls(probe, instance, state, retries.count, is_damped)
 
 
 def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list[Row]:
@@ -83,8 +91,8 @@ def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list
     """
     if cell.training is not None:
         return (_trained if cell.devices == 1 else _trained_together)(cell, folder, data, report)
-    found = reference.load(cell, folder)
-    instance, fisher, covered = found
+    loaded = instance, fisher, covered = reference.load(cell, folder)
+    reference.keep(folder, None)
     probe = _seeded(cell.probe, cell.seed)
     refuse_unsupported(probe, instance)
     gc.freeze()  # the memory meter collects garbage often, which is faster without the imported objects
@@ -93,24 +101,34 @@ def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list
         Row("problem.parameters", float(instance.size)),
         Row("coverage.parameters", instance.coverage, reason=instance.extent.note),
     ]
-    if set(cell.meters) != {"exact"}:
+    if not PROBED.isdisjoint(cell.meters):
         report("fit")
-        fitted = Fitted.of(probe, instance)
+        fitted = Fitted.of(probe, instance, "damping" in cell.meters)
         notes = filter(None, [instance.extent.note, cut_factors(fitted)])
         rows[-1] = replace(rows[-1], reason="; ".join(notes))
         report("cost")
-        stepper = Stepper(probe, instance, fitted.state)
-        rows += cost_rows(stepper, cell.meters)
-    if fisher is not None:  # loaded for meters of probes alone, so that the probe was fitted
+        is_given = isinstance(cell.problem, Given)  # whose user waits: references, which cost most, have no cost
+        if not is_given or probe.role == "method":
+            patience = BUDGET_GRADIENTS if is_given else math.inf
+            stepper = Stepper(probe, instance, fitted.state, patience)
+            rows += cost_rows(stepper, cell.meters)
+    if fisher is not None:  # loaded for meters of PROBED alone, so that the probe was fitted
         report("errors")
         rows.append(Row("coverage.trace", covered))
         accuracies = accuracy_rows(fitted, fisher, cell.problem.mc_samples > 0, cell.meters, cell.damping)
         rows += [_against(reference.method(cell), row) for row in accuracies]
-        rows += [_against(reference.method(cell), row) for row in _elsewhere(cell, folder, found, stepper)]
+        if cell.population or cell.drift:  # of no given problem, so that there is a stepper
+            report("other samples and later weights")
+            rows += [_against(reference.method(cell), row) for row in _elsewhere(cell, folder, loaded, stepper)]
+        if "damping" in cell.meters:
+            report("damping")
+            grid = grid_rows(fitted, fisher, *reference.judges(cell, folder, instance))
+            rows += [_against(reference.method(cell), row) for row in grid]
     if "exact" in cell.meters:
         report("exact Fisher")
         rows += exact_rows(instance, cell.precision)
     instance.refuse_changed()
+    reference.keep(folder, loaded)
     return [replace(row, epoch=cell.problem.epochs) for row in [*rows, *_failed(rows)]]
 
 
@@ -122,8 +140,6 @@ def prepare(cell: Cell, folder: Path, data: Path | None, report: Report) -> None
 
 def _elsewhere(cell: Cell, folder: Path, found: Reference, stepper: Stepper) -> Iterator[Row]:
     """The rows of the probe held against other samples and later weights, as far as the cell's meters ask."""
-    if not (cell.population or cell.drift):
-        return
     frozen = Frozen.of(stepper.probe, stepper.instance, stepper.before, cell.damping)
     if cell.population:
         yield from population_rows(frozen, held.population(cell, folder, found), cell.damping)
@@ -153,7 +169,7 @@ def _failed(rows: list[Row]) -> list[Row]:
 
 def _against(reference: str, row: Row) -> Row:
     """The row, with the reference in ``method`` if the metric compares with a reference."""
-    compares = row.metric.startswith(("error.", "direction.", "stale.")) and row.metric != "stale.cost"
+    compares = row.metric.startswith(("error.", "direction.", "damping.", "stale.")) and row.metric != "stale.cost"
     return replace(row, method=", ".join(filter(None, [reference, row.method]))) if compares else row
 
 
@@ -208,7 +224,7 @@ def accuracy_rows(
     directions, a probe with another damping of its own is fitted again with this damping. All other rows are of the
     probe as it is.
     """
-    probe, instance, state, retries = fitted
+    probe, instance, state, retries, _ = fitted
     gradient = instance.gradient()
     with numerics.count_retries() as repeated:
         state = probe.refresh(state)
@@ -229,6 +245,17 @@ def accuracy_rows(
         if (judged := with_damping(probe, damping, instance.terms)) != probe:
             step = step_of(judged, instance, gradient)
         yield from direction_rows(step, fisher, gradient, damping, how_damped(probe, damping, instance.terms))
+
+
+def grid_rows(fitted: Fitted, fisher: ExactFisher, targets: Targets, descent: Descent) -> Iterator[Row]:
+    """The rows of the meter ``damping``; of a probe without a damping the reason why there are none."""
+    probe, instance = fitted.probe, fitted.instance
+    if probe.damping_unit(instance.terms) is None:
+        yield Row("damping.best", status=Status.SKIPPED, reason="the method has no damping in the sense of the table")
+        return
+    gradient = instance.gradient()
+    steps = grid_steps(probe, fitted.state, fitted.is_damped, instance, gradient, GRID)
+    yield from damping_rows(steps, fisher, gradient, targets, descent)
 
 
 def _sampling_rows(probe: Probe, instance: Instance, fisher: ExactFisher, errors: list[Row]) -> Iterator[Row]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from curvbench import identity, training
-from curvbench.cells import shipped
+from curvbench.cells import second, shipped
 from curvbench.cells.given import Given
 from curvbench.cells.tensors import write
 from curvbench.fisher import ExactFisher, budget, exact_fisher
@@ -18,10 +18,11 @@ from curvbench.fisher.tied import from_pairs, pairs_of
 from curvbench.fisher.uncovered import covered_trace
 from curvbench.identity import libraries
 from curvbench.instance import Inputs, Instance
-from curvbench.spec import Cell, Meter, Report
+from curvbench.meters.damping import TARGETS, Descent, Targets
+from curvbench.spec import PROBED, Cell, Meter, Report
 
 STREAM = 2**31  # above the seeds of probes and cells; torch's generator takes a seed modulo 2^32
-COMPARING: frozenset[Meter] = frozenset({"error", "direction", "health", "population", "staleness"})
+COMPARING: frozenset[Meter] = PROBED - {"clock", "flops", "memory"}
 _FILE = "reference.pt"
 
 
@@ -42,6 +43,7 @@ def reference_identity(cell: Cell) -> str:
     parts = identity.run_identity(cell, versions)
     parts |= {"fisher": needs_fisher(cell), "precision": cell.precision, "weights": cell.weights}
     parts |= identity.held_elsewhere(cell)
+    parts |= {"second": True} if "damping" in cell.meters else {}
     return identity.short_hash({"problem": identity.component(cell.problem), "seed": cell.seed, **parts})
 
 
@@ -93,6 +95,9 @@ def prepare(cell: Cell, folder: Path, data: Path | None, report: Report) -> None
         report(f"{method(cell)} of {problem.label}: {len(targets)} samples")
         fisher = fisher_of(cell, instance)
         stored |= _packed(fisher) | {"covered_trace": covered_trace(instance, fisher, *_fisher_type(cell))}
+        if "damping" in cell.meters:
+            report(f"targets of {len(TARGETS)} dampings")
+            stored |= second.stored(cell, data, instance, fisher)
     folder.mkdir(parents=True, exist_ok=True)
     write(stored | {"libraries": libraries.loaded()}, path)
 
@@ -121,8 +126,30 @@ def _drifted(cell: Cell, model: nn.Module, data: Path | None, report: Report) ->
     return later
 
 
+_kept: dict[tuple[Path, int], Reference] = {}  # of the last cell, because the next one in this process has it too
+
+
 def load(cell: Cell, folder: Path) -> Reference:
-    """The stored reference of a cell; large tensors stay on disk until they are used."""
+    """The stored reference of a cell; large tensors stay on disk until they are used.
+
+    The reference that this process has given to ``keep`` is not read again.
+    """
+    kept = _kept.get(_key(folder))
+    return _loaded(cell, folder) if kept is None else kept._replace(instance=kept.instance.again())
+
+
+def keep(folder: Path, loaded: Reference | None) -> None:
+    """Keep a reference whose batch and model have not changed for the next cell; None lets go of the one before."""
+    _kept.clear()
+    if loaded is not None:
+        _kept[_key(folder)] = loaded
+
+
+def _key(folder: Path) -> tuple[Path, int]:
+    return folder, (folder / _FILE).stat().st_mtime_ns
+
+
+def _loaded(cell: Cell, folder: Path) -> Reference:
     model, stored = load_snapshot(cell, folder)
     inputs, targets = stored["batch"]
     instance = instance_of(cell, model, inputs, targets)
@@ -135,6 +162,11 @@ def load(cell: Cell, folder: Path) -> Reference:
         fisher = ExactFisher(columns, instance.terms, stored["coefficients"], extent=instance.extent)
     fisher.restore(stored["cache"])
     return Reference(instance, fisher, stored["covered_trace"])
+
+
+def judges(cell: Cell, folder: Path, instance: Instance) -> tuple[Targets, Descent]:
+    """What judges the steps of the meter ``damping``, and the second batch, for the instance that ``load`` gave."""
+    return second.loaded(cell, instance, _stored(folder / _FILE, cell))
 
 
 def load_snapshot(cell: Cell, folder: Path) -> tuple[nn.Module, dict[str, Any]]:

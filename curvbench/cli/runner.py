@@ -143,6 +143,8 @@ def _report(job: Job, folder: Path, frame: pd.DataFrame, statuses: Mapping[str, 
         _say(console, f"nothing to do: all {total} cells are in {folder}")
     selected = {cell.problem.label for cell in job.plan.cells.values()}
     ending = terminal.ENDINGS[job.suite.summary]
+    for line in terminal.verdicts(frame, selected, provisional=not_run > 0) if ending.has_verdict else ():
+        _say(console, line)
     for title, table in ending.tables(frame, selected):
         _say(console)
         _say(console, title)

@@ -147,7 +147,7 @@ def cells_of(
             device=str(instance.device),
             dtype=str(instance.dtype).removeprefix("torch."),
             threads=torch.get_num_threads(),
-            meters=METERS,
+            meters=(*METERS, "damping"),
             precision="mixed" if instance.runs_in_float64() else "native",
             damping=DAMPING if damping is None else damping,
             parameters=parameters,
@@ -160,7 +160,7 @@ def cells_of(
 def suite_of(problem: Problem, probes: Probes, memory: float | None, parameters: Parameters) -> Suite:
     """The suite of one problem, for ``curvbench measure``; raises ValueError as ``measure`` does."""
     chosen = chosen_probes(probes)
-    settings: dict[str, Any] = {"parameters": parameters}
+    settings: dict[str, Any] = {"parameters": parameters, "meters": (*METERS, "damping")}
     if isinstance(problem, Given):
         held = problem.held
         instance = Instance(held.model, *held.batches[0], held.loss, parameters=parameters, **held.options)
@@ -227,7 +227,7 @@ def _not_run(made: Sequence[Cell], run: Path) -> list[str]:
 
 @contextmanager
 def _restored() -> Iterator[None]:
-    """Random states, the number of threads and the garbage collector are afterwards as they were."""
+    """Random states, the number of threads and the garbage collector are afterwards as they were; nothing is kept."""
     threads, states = torch.get_num_threads(), RandomStates.now(torch.device("cpu"))
     try:
         yield
@@ -235,6 +235,7 @@ def _restored() -> Iterator[None]:
         torch.set_num_threads(threads)
         states.restore(torch.device("cpu"))
         gc.unfreeze()
+        reference.keep(Path(), None)
 
 
 def _counted(batches: Sequence[Any]) -> str:

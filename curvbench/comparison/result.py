@@ -5,15 +5,17 @@ from __future__ import annotations
 import html
 import shutil
 import tempfile
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from curvbench import store
 from curvbench.analysis import frames, summary
+from curvbench.analysis.verdict import sentences
 from curvbench.analysis.views import Quantity
 from curvbench.words import one_line
 
@@ -30,23 +32,31 @@ class Comparison:
 
     frame: pd.DataFrame
     notes: Sequence[str] = ()
-    _files: Any = field(default=None, repr=False)
+    _files: Path = field(default=Path(), repr=False)  # the folder of the run's folder
 
     @classmethod
     def of(cls, run: Path, notes: Sequence[str] = ()) -> Comparison:
         """What a run's folder holds; its files are kept without its references."""
-        kept = tempfile.TemporaryDirectory(prefix="curvbench-")
-        shutil.copytree(run, Path(kept.name) / run.name, ignore=shutil.ignore_patterns("references"))
-        return cls(store.load(run), tuple(notes), kept)
+        kept = Path(tempfile.mkdtemp(prefix="curvbench-"))
+        shutil.copytree(run, kept / run.name, ignore=shutil.ignore_patterns("references"))
+        comparison = cls(store.load(run), tuple(notes), kept)
+        weakref.finalize(comparison, shutil.rmtree, kept, ignore_errors=True)
+        return comparison
 
     @property
     def problem(self) -> str:
         """The label of the model and its batch."""
         return frames.problems(self.frame)[0]
 
-    def verdict(self) -> list[str]:
-        """What was found, in three to six sentences."""
-        return list(self.notes)
+    def verdict(
+        self, flops: float = 2.0, memory: float = 3.0, refresh: int = 100, *, provisional: bool = False
+    ) -> list[str]:
+        """What was found, in three to six sentences with numbers, and what was left out.
+
+        ``flops``, ``memory`` and ``refresh``: the budget, as ``curvbench.advise`` takes it. ``provisional``: mark every
+        sentence, because methods are still running.
+        """
+        return [*sentences(self.frame, flops, memory, refresh, provisional=provisional), *self.notes]
 
     def table(self) -> pd.DataFrame:
         """The methods with their errors, steps and costs: one row per method, medians over batches."""
@@ -60,14 +70,15 @@ class Comparison:
         return plot.tradeoff(self.frame, self.problem, Quantity("flops.ratio", "step"), gap)
 
     def save(self, folder: str | Path) -> Path:
-        """Write the run into a folder of results, where the dashboard, ``report`` and ``check`` find it.
+        """Write the run into a folder of results, where the dashboard, ``report`` and ``check`` find it, once.
 
         Returns:
             The folder of the run.
         """
-        (run,) = Path(self._files.name).iterdir()
+        (run,) = self._files.iterdir()
         target = Path(folder) / str(self.frame["suite"].iloc[0]) / run.name
-        shutil.copytree(run, target)
+        if not target.exists():
+            shutil.copytree(run, target)
         return target
 
     def to_latex(self) -> str:
@@ -80,12 +91,13 @@ class Comparison:
         return values.map(summary.digits)
 
     def __str__(self) -> str:
-        lines = [summary.title(self.frame, self.problem), "", *self.verdict(), "", self._digits().to_string()]
+        said = [f"- {sentence}" for sentence in self.verdict()]
+        lines = [summary.title(self.frame, self.problem), "", *said, "", self._digits().to_string()]
         return "\n".join(lines)
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        sentences = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.verdict())
+        items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.verdict())
         title = html.escape(summary.title(self.frame, self.problem))
-        return f"<p>{title}</p><ul>{sentences}</ul>{self._digits().to_html()}"
+        return f"<p>{title}</p><ul>{items}</ul>{self._digits().to_html()}"

@@ -161,6 +161,31 @@ class ExactFisher(Operator):
         rest = gradient - share * batch_gradient
         return pushed + self.solve_factorized(rest[:, None], damping, factor)[:, 0]
 
+    def natural_gradients(self, gradient: Tensor, dampings: Sequence[float]) -> Tensor:
+        """``natural_gradient`` at several dampings, (P, K), from one Gram matrix and one pass over the columns.
+
+        Raises:
+            ValueError: a damping not above zero.
+        """
+        factors = [self.factorize(damping) for damping in dampings]
+        a, rest = self._split(gradient)
+        along = self.project(rest[:, None]).double() / self.terms
+        solved = [_solve_small(factor, a - along / damping) for factor, damping in zip(factors, dampings, strict=True)]
+        shares = rest[:, None] / torch.tensor(dampings, dtype=torch.float64, device=rest.device)
+        return self.combine(torch.cat(solved, dim=2)) + shares.to(rest.dtype)
+
+    def _split(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights (R, N, 1) of the columns for the gradient's part along the batch's own, and the rest of it (P,).
+
+        Without coefficients all of the gradient is the rest, and the weights are one zero.
+        """
+        if self.coefficients is None:
+            return torch.zeros((), dtype=torch.float64, device=self.device), gradient
+        a = self.coefficients[..., None].double()
+        own = self.combine(a)[:, 0]
+        share = numerics.inner(gradient, own) / max(numerics.inner(own, own), torch.finfo(torch.float64).tiny)
+        return a * share, gradient - share * own
+
     def stacks(self) -> Iterator[Tensor]:
         """The formed columns of one sample at a time, (P, R), for operators without a closed form."""
         for sample in self._by_sample():

@@ -458,6 +458,25 @@ class Instance:
         other.reached = set()
         return other
 
+    def elsewhere(self, inputs: Inputs, targets: Tensor) -> Instance:
+        """The same model on another batch, for ``loss_after`` alone: how that batch uses the parameters is not found.
+
+        Inputs and targets are as for the constructor.
+        """
+        other = self._copy()
+        other.inputs, other.samples = _widened(inputs), _leading_size(inputs, targets)
+        other.targets = self.arranged_targets(widened(targets))
+        other._original = other._first_outputs = None
+        other._take_terms()
+        return other
+
+    def loss_after(self, step: Tensor | None = None) -> float:
+        """The mean loss of the batch at the parameters minus a vector (P,), by a forward pass; the model stays."""
+        moves = {} if step is None else self.unpack(step)
+        moved = {name: self.parameters[name] - move for name, move in moves.items()}
+        with torch.no_grad():
+            return float(self.likelihood.loss(self._forward(parameters=moved), self.targets))
+
     def runs_in_float64(self) -> bool:
         """Whether the model runs in float64; a model that creates float32 constants in its ``forward`` may not."""
         return self._runs_in_float64
@@ -533,6 +552,12 @@ class Instance:
         other._needs_verification, other._first_outputs = self._needs_verification, None
         other.inputs, other.targets = cut(self.inputs, rows, dimensions), self.targets[rows]
         other.samples = len(other.targets)
+        return other
+
+    def again(self) -> Instance:
+        """The same batch as it was when it was made: without gradients and passes that later calls have kept."""
+        other = self._copy()
+        other.reached = set()
         return other
 
     def _copy(self) -> Instance:

@@ -41,9 +41,11 @@ def refuse_not_finite(parameters: Mapping[str, Tensor], others: Mapping[str, Any
 
 def refuse_output(outputs: Tensor, samples: int) -> None:
     """Refuse outputs other than (N, C) or (N, T, C) of finite numbers."""
-    if outputs.ndim not in (2, 3) or outputs.shape[0] != samples:
-        shape = tuple(outputs.shape)
+    shape = tuple(outputs.shape)
+    if outputs.ndim not in (2, 3):
         raise ValueError(f"outputs must be (N, C) or (N, T, C), N = {samples} samples first, classes last; got {shape}")
+    if shape[0] != samples:
+        raise ValueError(f"there are {samples} targets, but the outputs have shape {shape}: give a target per sample")
     if not bool(torch.isfinite(outputs).all()):
         raise ValueError("the model's outputs hold NaN or infinity: nothing can be measured there")
 

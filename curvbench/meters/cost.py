@@ -10,6 +10,7 @@ One run of a step counts FLOPs and bytes; the clock has runs of its own, because
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from curvbench.instance import Instance
 from curvbench.instance.passes import network_pass
-from curvbench.meters.clock import ratios, take_turns
+from curvbench.meters.clock import ratios, seconds, take_turns
 from curvbench.meters.flops import FlopMeter
 from curvbench.meters.memory import AllocatorMeter, MemoryMeter, memory_meter, state_bytes
 from curvbench.spec import METERS, PHASES, LayerSize, Meter, Probe, Row
@@ -30,6 +31,7 @@ from curvbench.spec.formula import evaluate
 
 TURNS = 5  # the median ignores two disturbed turns
 BUDGET_SECONDS = 4.0  # per cell, so that slow probes do not take minutes of clock time
+BUDGET_GRADIENTS = 15.0  # per cell of a model of the user's, who waits for all cells
 BASELINE = "sgd"
 
 
@@ -39,12 +41,13 @@ class Stepper:
 
     The step is not the first of a training, because it continues from ``before``, the state after ``fit``; None means
     that the state is fitted here. The model is a copy and the learning rate is 0, so that every repetition does the
-    same arithmetic.
+    same arithmetic. ``patience``: the clock begins no turn after this many times the seconds of an SGD step.
     """
 
     probe: Probe
     instance: Instance
     before: Any = None
+    patience: float = math.inf
     model: nn.Module = field(init=False)
     optimizer: torch.optim.SGD = field(init=False)
     gradient: Tensor = field(init=False)
@@ -202,7 +205,10 @@ def state_rows(stepper: Stepper) -> Iterator[Row]:
 def clock_rows(stepper: Stepper) -> Iterator[Row]:
     """Seconds per phase, of the clock and of the CPU, and their ratio to the SGD step of the same turn."""
     functions = {BASELINE: stepper.sgd, **stepper.phases()}
-    turns = take_turns(functions, stepper.instance.device, TURNS, BUDGET_SECONDS)
+    device, budget = stepper.instance.device, BUDGET_SECONDS
+    if stepper.patience < math.inf:
+        budget = min(budget, stepper.patience * seconds(stepper.sgd, device))
+    turns = take_turns(functions, device, TURNS, budget)
     samples, cpu = _with_step(turns.wall), _with_step(turns.cpu)
     method = "one sample" if len(samples["step"]) == 1 else ""
     yield Row("time.wall", median(samples[BASELINE]), BASELINE, samples[BASELINE], method)
@@ -214,9 +220,9 @@ def clock_rows(stepper: Stepper) -> Iterator[Row]:
         yield Row("time.ratio", median(quotients), phase, quotients, method)
 
 
-def _with_step(seconds: Mapping[str, list[float]]) -> dict[str, list[float]]:
+def _with_step(samples: Mapping[str, list[float]]) -> dict[str, list[float]]:
     """Samples by part of a step, and as ``step`` the sums over the parts, turn by turn."""
-    return {**seconds, "step": [sum(turn) for turn in zip(*seconds.values(), strict=True)]}
+    return {**samples, "step": [sum(turn) for turn in zip(*samples.values(), strict=True)]}
 
 
 ROWS: Mapping[Meter, Sequence[Callable[[Stepper], Iterator[Row]]]] = {

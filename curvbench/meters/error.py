@@ -18,6 +18,7 @@ from curvbench.spec import Row, Status
 from curvbench.words import refuse_type
 
 SPECTRUM = 10  # largest eigenvalues that are compared
+ROUNDING = 1e-8  # of |F|^2: a smaller |F^ - F|^2 is a difference of squares that has lost its digits
 NETWORK, BLOCKS = "network", "layer blocks"
 
 
@@ -173,14 +174,28 @@ def _error_rows(operator: Operator, fisher: ExactFisher) -> Iterator[Row]:
         yield Row("error.relative", scope=BLOCKS, status=Status.UNSUPPORTED, reason=in_scopes.reason)
     else:
         yield from _rows(from_products(in_scopes.blocks), BLOCKS)
+    shares = error_shares(in_scopes.layers) if in_scopes.layers else {}
     for layer in fisher.layers if in_scopes.layers else ():
         block = operator.block(layer.start, layer.start + layer.size)
         yield from _rows(from_products(in_scopes.layers[layer.name]), layer.name)
+        yield from _shares(shares, layer.name)
         yield from _rows({"diagonal": diagonal_error(block, fisher.layer(layer.name))}, layer.name)
     yield from _rows(
         {"diagonal": diagonal_error(operator, fisher), "spectral": spectral_error(operator, fisher)}, "network"
     )
     yield from _rows({"off_block": off_block_share(fisher)}, NETWORK)
+
+
+def error_shares(per_layer: Mapping[str, Products]) -> dict[str, float]:
+    """The share of every layer in |F^ - F|^2 over the layer blocks; empty if F^ is exact but for rounding."""
+    squares = {name: max(p.fisher - 2 * p.mixed + p.operator, 0.0) for name, p in per_layer.items()}
+    total, whole = sum(squares.values()), sum(p.fisher for p in per_layer.values())
+    return {name: square / total for name, square in squares.items()} if total > ROUNDING * whole else {}
+
+
+def _shares(shares: Mapping[str, float], scope: str) -> Iterator[Row]:
+    if scope in shares:
+        yield Row("error.share", shares[scope], scope)
 
 
 def _within_layers(operator: Operator, fisher: ExactFisher) -> bool:

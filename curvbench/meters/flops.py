@@ -65,6 +65,10 @@ class FlopMeter(TorchDispatchMode):
         """Sorted names of operations that ran without a formula, ``namespace::name``."""
         return tuple(sorted(self._uncounted))
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # measured models run uncompiled, so that torch need not guard every operation against Dynamo
+
     def __torch_dispatch__(
         self,
         func: OpOverload,

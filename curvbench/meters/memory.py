@@ -6,7 +6,8 @@ import dataclasses
 import gc
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from types import BuiltinFunctionType, FunctionType, ModuleType, TracebackType
 from typing import Any, ClassVar
 
@@ -14,7 +15,6 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 # torch.tensor passes its new storage to this operation first, so that the input of the operation counts as new.
 _NEW_INPUT = (torch.ops.aten.lift_fresh.default,)
@@ -32,6 +32,7 @@ class MemoryMeter(TorchDispatchMode):
     """
 
     method = "live tensor bytes"
+    _open: ClassVar[list[MemoryMeter]] = []  # blocks inside one another, outermost first, which alone sees operations
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -45,16 +46,24 @@ class MemoryMeter(TorchDispatchMode):
         if self._collecting:  # inside another meter's block the collector is off already
             gc.collect()
             gc.disable()
-        super().__enter__()  # type: ignore[no-untyped-call]
+        if not self._open:
+            super().__enter__()  # type: ignore[no-untyped-call]
+        self._open.append(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+        self._open.pop()
+        if not self._open:
+            super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
         self._live.clear()  # the callbacks go with the references
         if self._collecting:
             gc.enable()
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # measured models run uncompiled, so that torch need not guard every operation against Dynamo
 
     def __torch_dispatch__(
         self,
@@ -65,12 +74,18 @@ class MemoryMeter(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        old = () if func in _NEW_INPUT else {s._cdata for s in _storages((args, kwargs))}
-        for storage in _storages(result):
+        old = {s._cdata for s in _storages((*args, *kwargs.values()))} if _returns_inputs(func) else ()
+        made = _storages((result,))
+        for meter in self._open:
+            meter._take(made, old)
+        return result
+
+    def _take(self, made: Sequence[torch.UntypedStorage], old: Collection[int]) -> None:
+        """Count the storages of an operation's result, of which ``old`` are from before it."""
+        for storage in made:
             if storage._cdata in self._live or storage._cdata not in old:
                 self._record(storage)
         self.peak = max(self.peak, self._now)
-        return result
 
     def _record(self, storage: torch.UntypedStorage) -> None:
         key = storage._cdata
@@ -85,11 +100,27 @@ class MemoryMeter(TorchDispatchMode):
         self._now -= self._live.pop(key)[1]
 
 
-def _storages(tree: Any) -> Iterator[torch.UntypedStorage]:
-    """Storages with memory behind them, once for each tensor."""
-    for leaf in tree_leaves(tree):
-        if isinstance(leaf, Tensor) and leaf.device.type != "meta" and torch._C._has_storage(leaf):
-            yield leaf.untyped_storage()
+@cache
+def _returns_inputs(func: OpOverload) -> bool:
+    """Whether storages of the operation's inputs may be in its result: views, writes, and composite operations."""
+    if func in _NEW_INPUT:
+        return False
+    composite = torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
+    return composite or func.namespace != "aten" or any(r.alias_info is not None for r in func._schema.returns)
+
+
+def _storages(tree: Iterable[Any]) -> list[torch.UntypedStorage]:
+    """Storages with memory behind them, once for each tensor in the items and in lists, tuples and mappings of them."""
+    found: list[torch.UntypedStorage] = []
+    for item in tree:
+        if isinstance(item, Tensor):
+            if not item.is_meta and torch._C._has_storage(item):
+                found.append(item.untyped_storage())
+        elif isinstance(item, list | tuple):
+            found += _storages(item)
+        elif isinstance(item, dict):
+            found += _storages(item.values())
+    return found
 
 
 class AllocatorMeter:
@@ -156,7 +187,7 @@ def _reachable(tree: object) -> Iterator[torch.UntypedStorage]:
     stack, seen = [tree], {id(tree): tree}  # objects stay alive in ``seen``, so that no id is used twice
     while stack:
         node = stack.pop()
-        yield from _storages(node) if isinstance(node, Tensor) else ()
+        yield from _storages((node,)) if isinstance(node, Tensor) else ()
         for child in _children(node):
             if id(child) not in seen:
                 seen[id(child)] = child

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -85,6 +86,14 @@ class RotatedDiagonal(Operator):
 
     def _solve(self, V: Tensor, damping: float) -> Tensor:
         return self.inverse(damping).matmat(V)
+
+    def solve_at(self, v: Tensor, dampings: Sequence[float]) -> Tensor:
+        """(self + damping I)^-1 v for a vector (P,) at several dampings above zero, (P, K), from one rotation of v."""
+        self._check_length(v)
+        left, right, (G, M, D) = self.left_basis, self.right_basis, self.entries.shape
+        rotated = _between(sides.transposed(left), v[:, None], right, (G, M, D))
+        damped = torch.stack([numerics.positive(self.entries + damping).flatten() for damping in dampings], dim=1)
+        return _between(left, rotated / damped, sides.transposed(right), (G, M, D))
 
     @property
     def _rounding(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""A report as one HTML file: tables, the dashboard's figures, environment and commands; it loads nothing."""
+"""A report as one HTML file: verdicts, tables, the dashboard's figures, environment and commands; it loads nothing."""
 
 from __future__ import annotations
 
@@ -66,6 +66,7 @@ def _run(run: Run) -> Iterator[str]:
         yield "<h3>Without a value</h3>" + _table(run.failures, "text")
     for problem in frames.problems(run.frame):
         yield f"<h2>{escape(run.title(problem))}</h2>"
+        yield f"<ul>{''.join(f'<li>{escape(sentence)}</li>' for sentence in run.verdict(problem))}</ul>"
         yield _summary(run, problem)
         for name, figure, data in itertools.chain(_figures(run, problem), _matrices(run, problem)):
             yield _figure(f"{name}-{problem}", figure, data)

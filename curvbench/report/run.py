@@ -10,6 +10,7 @@ import pandas as pd
 
 from curvbench.analysis import frames, summary, views
 from curvbench.analysis.commands import repeat
+from curvbench.analysis.verdict import sentences
 from curvbench.spec.pictures import Blocks
 from curvbench.words import one_line
 
@@ -62,6 +63,12 @@ class Run:
         cells = frames.of_problem(self.frame, problem).drop_duplicates("cell_id")
         pairs = zip(cells["cell_id"], frames.labels(cells, "probe"), strict=True)
         return {probe: self.blocks[cell] for cell, probe in pairs if cell in self.blocks}
+
+    def verdict(self, problem: str) -> list[str]:
+        """The sentences on a problem, provisional while cells of the run have no rows."""
+        planned = {cell["id"] for cell in self.record.get("cells", [])}
+        rows = frames.of_problem(self.frame, problem)
+        return sentences(rows, provisional=not planned <= set(self.frame["cell_id"]))
 
     def title(self, problem: str) -> str:
         """``summary.title``, which calls a surrogate one."""

@@ -15,6 +15,7 @@ from curvbench.analysis import exact, frames, held, scaling, summary, sweep
 from curvbench.analysis.frames import labels
 from curvbench.analysis.scaling import Growth
 from curvbench.analysis.summary import digits
+from curvbench.analysis.verdict import sentences
 from curvbench.spec import Status
 
 NARROWEST_LABEL = 10  # characters to which a long label is folded
@@ -22,16 +23,29 @@ GROWTH_WIDTH = 100  # characters
 
 
 class Ending(NamedTuple):
-    """What a suite shows at its end: titles and tables of the selected problems, and the meaning of their columns."""
+    """What a suite shows at its end: titles and tables of the selected problems, and the meaning of their columns.
+
+    ``has_verdict``: whether sentences on every problem come before the tables.
+    """
 
     tables: Callable[[pd.DataFrame, Collection[str]], Iterator[tuple[str, Table]]]
     legend: Callable[[pd.DataFrame], str]
+    has_verdict: bool = False
 
 
 def show(console: Console, table: Table) -> None:
     """Print a table. The console is widened to the table's least width, because rich would cut the numbers."""
     console.width = max(console.width, table.min_width or 0)
     console.print(table)
+
+
+def verdicts(frame: pd.DataFrame, selected: Collection[str], provisional: bool = False) -> Iterator[str]:
+    """What was found, in lines: each selected problem, followed by its sentences."""
+    for problem in frames.problems(frame):
+        if problem in selected:
+            yield f"{frames.shown_problem(frame, problem)}:"
+            said = sentences(frames.of_problem(frame, problem), provisional=provisional)
+            yield from (f"- {sentence}" for sentence in said)
 
 
 def error_tables(frame: pd.DataFrame, selected: Collection[str]) -> Iterator[tuple[str, Table]]:
@@ -148,7 +162,7 @@ def _width(column: Column) -> int:
 
 
 ENDINGS: Mapping[str, Ending] = {  # by ``Suite.summary``
-    "errors": Ending(error_tables, summary.legend),
+    "errors": Ending(error_tables, summary.legend, has_verdict=True),
     "growth": Ending(growth_tables, lambda frame: scaling.LEGEND),
     "exact": Ending(exact_tables, lambda frame: exact.LEGEND),
     "samples": Ending(samples_tables, lambda frame: held.SAMPLES_LEGEND),

@@ -16,7 +16,7 @@ _LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", **{sign: f"\\{sign}" for
 
 
 def markdown(runs: Sequence[Run]) -> str:
-    """Per run its tables, what failed, its environment and its commands."""
+    """Per run its verdicts and tables, what failed, its environment and its commands."""
     parts: list[str] = []
     for run in runs:
         parts.append(f"## {escaped(run.suite)}, {escaped(run.name)}")
@@ -24,7 +24,8 @@ def markdown(runs: Sequence[Run]) -> str:
             rows = [[escaped(name), *(_entry(e, _md_bold, " ± ") for e in row)] for name, row in _rows(run, problem)]
             head = ["probe", *map(escaped, headings(run.frame, problem))]
             right = [name != "probe" for name in head]
-            parts += [f"### {escaped(run.title(problem))}", tables.markdown(head, rows, right)]
+            said = "\n".join(f"- {escaped(sentence)}" for sentence in run.verdict(problem))
+            parts += [f"### {escaped(run.title(problem))}", said, tables.markdown(head, rows, right)]
         parts.append(escaped(run.legend))
         if len(run.failures):
             failures = run.failures[["label", "status", "reason"]].rename(columns={"label": "cell"})
@@ -36,13 +37,14 @@ def markdown(runs: Sequence[Run]) -> str:
 
 
 def latex(runs: Sequence[Run]) -> str:
-    """One table per run and problem; what failed, the environment and the commands stand in comments and captions."""
+    """One table per run and problem; verdicts, what failed, environment and commands stand in comments and captions."""
     parts = [r"% needs \usepackage{booktabs}"]
     for run in runs:
         parts += [_comment(f"{key}: {value}") for key, value in run.environment.items()]
         parts += [_comment(command) for command in run.commands]
         parts += [_comment(f"{row[1]}: {row[0]}: {row[2]}") for row in run.failures.to_numpy()]
-        parts += [_latex_table(run, problem) for problem in frames.problems(run.frame)]
+        for problem in frames.problems(run.frame):
+            parts += [*map(_comment, run.verdict(problem)), _latex_table(run, problem)]
     return "\n".join(parts) + "\n"
 
 

@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 FLOP_MODEL = "2"  # version of counted and published FLOPs; rows with another FLOP_MODEL are not comparable
-Meter = Literal["clock", "flops", "memory", "error", "direction", "health", "exact", "population", "staleness"]
-METERS: tuple[Meter, ...] = ("clock", "flops", "memory", "error", "direction", "health")  # the rest only if named
+Meter = Literal[
+    "clock", "flops", "memory", "error", "direction", "health", "damping", "population", "staleness", "exact"
+]
+METERS: tuple[Meter, ...] = ("clock", "flops", "memory", "error", "direction", "health")  # those of a table, by default
+PROBED: frozenset[Meter] = frozenset({*METERS, "damping", "population", "staleness"})  # ``exact`` measures no probe
 Phase = Literal["statistics", "invert", "precondition", "step"]
 PHASES: tuple[Phase, ...] = ("statistics", "invert", "precondition", "step")
 
@@ -64,6 +67,12 @@ METRICS: dict[str, Metric] = {  # in the order of the table's columns
         "",
         "share outside the layer blocks",
         "share of |F|^2 outside the layer blocks, which no layer-wise method can have",
+    ),
+    "error.share": Metric(
+        "1",
+        "",
+        "share of the squared error",
+        "share of |F^ - F|^2 over the layer blocks that lies in this layer; none if F^ is exact but for rounding",
     ),
     "error.sampling": Metric(
         "1",
@@ -171,6 +180,38 @@ METRICS: dict[str, Metric] = {  # in the order of the table's columns
         "cost of a step in gradients",
         "FLOPs over those of a gradient step, its own gradient not counted: statistics and inversion every k steps "
         "(every step for k = 0), what a step needs in between, and preconditioning",
+    ),
+    "damping.best": Metric(
+        "1",
+        "",
+        "best damping",
+        "the probe's damping of the grid, in units of the mean Fisher, with the largest decrease of the loss on a "
+        "second batch; in a layer with the largest quality of its own step",
+    ),
+    "damping.plateau": Metric(
+        "decades",
+        "higher",
+        "width of the damping's plateau",
+        "decades of damping around the best one in which the decrease, in a layer the quality, is at least 95 % of the "
+        "best, between values of the grid by straight lines over the logarithm",
+    ),
+    "damping.decrease": Metric(
+        "1",
+        "higher",
+        "decrease of the loss",
+        "decrease of the loss on a second batch by the step at its best length, at the best damping or the scope's",
+    ),
+    "damping.quality": Metric(
+        "1",
+        "higher",
+        "step quality at a damping",
+        "step quality with the probe's best damping, or the scope's; the target keeps its own, which `method` says",
+    ),
+    "damping.gap_closed": Metric(
+        "1",
+        "higher",
+        "share of the gap closed at the best damping",
+        "share of the gap that the step closes with the probe's best damping; the target keeps its own",
     ),
     "flops.counted": Metric(
         "FLOP", "lower", "FLOPs", "floating-point operations, 2 per multiply-add, counted as dispatched"

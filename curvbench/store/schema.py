@@ -27,7 +27,7 @@ _COLUMNS: tuple[tuple[str, pa.DataType, str, str], ...] = (
     ("status", pa.string(), "", f"one of {', '.join(Status)}"),
     ("reason", pa.string(), "", "why there is no value; uncounted operations; what a coverage leaves out"),
     ("metric", pa.string(), "", "name of the metric; empty where the cell did not succeed"),
-    ("scope", pa.string(), "", "network, layer blocks, a layer's name or a phase"),
+    ("scope", pa.string(), "", "network, layer blocks, a layer's name, a phase, or a damping as damping=1e-03"),
     ("epoch", pa.int64(), "1", "epochs trained before the measurement"),
     ("step", pa.int64(), "1", "steps trained before the measurement"),
     ("unit", pa.string(), "", "unit of value and samples"),

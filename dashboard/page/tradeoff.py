@@ -24,7 +24,7 @@ with right:
     x = controls.pick_quantity("Cost", costs, "x", FLOPS)
 log = controls.switch("Logarithmic axes", "log")
 data = views.tradeoff(rows, problem, x, y)
-st.caption("A probe is on the Pareto front if no other probe is at least as good in both and better in one.")
+st.caption("A method is on the Pareto front if no other method is at least as good in both and better in one.")
 ranges = [f"{axis} {end}" for axis in "xy" for end in ("min", "max") if data[f"{axis} {end}"].equals(data[axis])]
 table = data.drop(columns=ranges).rename(columns={"x": x.heading, "y": y.heading})
 show.table(views.differing(table, ["probe", x.heading, y.heading, "front"]), "points")

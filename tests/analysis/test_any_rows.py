@@ -22,6 +22,7 @@ pytest.importorskip("plotly", reason="figures need the extra `dashboard`")
 import curvbench as cb
 from curvbench import plot, report, store
 from curvbench.analysis import (
+    advice,
     check,
     claims,
     compare,
@@ -35,8 +36,10 @@ from curvbench.analysis import (
     scaling,
     summary,
     targets,
+    verdict,
     views,
 )
+from curvbench.analysis.verdict import gates
 from curvbench.analysis.views import Quantity
 from curvbench.report import terminal
 from curvbench.report.run import Run
@@ -76,6 +79,8 @@ def of_rows(rows: pd.DataFrame) -> Answers:
     for parameter in ["epoch", *views.parameters(rows, known)]:
         yield f"views.sweep {parameter}", views.sweep(rows, known, parameter, ERROR)
         yield f"plot.sweep {parameter}", plot.sweep(rows, parameter, ERROR, known)
+    if len(rows):  # without, it says so: see test_advice
+        yield "advice.advise", str(advice.advise(rows, flops=9, memory=99, refresh=10))
     yield "coverage.matrix", coverage.matrix(rows)
     yield "coverage.reasons", coverage.reasons(rows)
     yield "coverage.shares", coverage.shares(rows)
@@ -118,6 +123,7 @@ def of_problem(rows: pd.DataFrame, problem: str) -> Answers:
     yield "views.final", views.final(rows, problem, views.trained(mine))
     yield "views.tradeoff", views.tradeoff(rows, problem, FLOPS, COSINE)
     yield "views.layers", views.layers(rows, problem, "error.relative")
+    yield "verdict.sentences", verdict.sentences(mine)
     yield "plot.tradeoff", plot.tradeoff(rows, problem, FLOPS, COSINE)
     yield "plot.heatmap", plot.heatmap(rows, problem)
     for metric in ("flops.counted", "memory.peak"):
@@ -158,6 +164,7 @@ def of_two(rows: pd.DataFrame) -> Answers:
         yield "compare.pivot", compare.pivot(judged)
         yield "compare.described", compare.described(judged)
         yield "check.Gate", check.Gate(judged).as_json()
+        yield "gates.sentences", gates.sentences(check.Gate(judged))
         yield "history.steps", history.steps({"r1": rows, "r2": other}, judged)
 
 

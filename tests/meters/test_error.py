@@ -71,6 +71,28 @@ def test_each_layer(case: Case, judge: Truth) -> None:
         assert errors["cosine"] == pytest.approx(expected["cosine"], abs=1e-10)
 
 
+@pytest.mark.parametrize("name", ["identity", "diag", "kfac"])
+def test_shares_of_the_squared_error(case: Case, judge: Truth, name: str) -> None:
+    """The share of every layer, against differences of dense blocks; shares of a whole sum to 1."""
+    fisher = fisher_of(case.name)
+    operator = cb.fit(cb.probe(name), instance_of(case.name))
+    difference = operator.to_dense() - judge.fisher("type-2")
+    squares = {la.name: float(difference[la.slice, la.slice].square().sum()) for la in fisher.layers}
+    shares = {row.scope: row.value for row in error_rows(operator, fisher) if row.metric == "error.share"}
+    total, whole = sum(squares.values()), float(judge.fisher("type-2").square().sum())
+    if total < 1e-8 * whole:
+        assert not shares, "a difference of rounding has no shares"
+    else:
+        assert shares == pytest.approx({layer: square / total for layer, square in squares.items()}, abs=1e-6)
+        assert sum(filter(None, shares.values())) == pytest.approx(1)
+
+
+def test_what_is_exact_has_no_shares(case: Case) -> None:
+    fisher = fisher_of(case.name)
+    rows = error_rows(cb.fit(cb.probe("layer"), instance_of(case.name)), fisher)
+    assert "error.share" not in {row.metric for row in rows}
+
+
 def test_layer_probe_has_no_error_in_any_layer(case: Case) -> None:
     operator = cb.fit(cb.probe("layer"), instance_of(case.name))
     for layer in instance_of(case.name).layers:

@@ -134,7 +134,7 @@ def test_tradeoff() -> None:
     assert drawn["kfac"].mode == "markers+text"
     assert drawn["sgdm"].mode == "markers"
     assert drawn["Pareto front"].line.shape == "hv"
-    assert list(drawn["Pareto front"].x) == [1.0, 8.0, 100.0]
+    assert list(drawn["Pareto front"].x) == [1.0, 8.0], "the reference at 100 is no rival"
     assert figure.layout.xaxis.type == figure.layout.yaxis.type == "log"
     assert figure.layout.xaxis.title.text == "FLOPs over SGD's, step, lower is better"
     assert figure.layout.yaxis.title.text == "relative error, layer blocks<br>lower is better"

@@ -132,6 +132,8 @@ def _text(gate: Gate, run: str, baseline: str, form: str) -> str:
     from curvbench.analysis.check import counts
     from curvbench.analysis.compare import described
     from curvbench.analysis.export import junit
+    from curvbench.analysis.tables import escaped
+    from curvbench.analysis.verdict.gates import sentences
 
     if form == "junit":
         return junit.of_gate(gate)
@@ -139,7 +141,8 @@ def _text(gate: Gate, run: str, baseline: str, form: str) -> str:
         return tables.text(gate.table, "csv")
     if form == "json":
         return gate.as_json()
-    parts = [f"A: {baseline}\nB: {run}\n", *(f"differs: {line}\n" for line in gate.differences)]
+    parts = ["".join(f"- {escaped(sentence) if form == 'markdown' else sentence}\n" for sentence in sentences(gate))]
+    parts += [f"A: {baseline}\nB: {run}\n", *(f"differs: {line}\n" for line in gate.differences)]
     for title, rows in (("fails", gate.failing), ("better", gate.improved), ("changed", gate.changed)):
         parts += [f"{title}:\n\n{tables.text(described(rows), form)}"] if len(rows) else []
     parts += [f"first seen:\n\n{tables.text(gate.steps, form)}"] if len(gate.steps) else []
