@@ -15,7 +15,7 @@ from curvbench.spec import METRICS, Probe
 
 OF_THE_EXACT_FISHER = {"time.floor", "flops.hutchinson", "machine.peak"}  # metrics of meters/exact.py: no probe's
 HELD_ELSEWHERE = {"error.population", "error.unbiased", "error.floor", "direction.population"}  # only if asked for
-OF_A_PROBE = {name for name in METRICS if not name.startswith(("train.", "valid.", "test.", "stale."))}
+OF_A_PROBE = {name for name in METRICS if not name.startswith(("train.", "valid.", "test.", "damping.", "stale."))}
 OF_A_PROBE -= OF_THE_EXACT_FISHER | HELD_ELSEWHERE
 
 
