@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from curvbench.meters.direction import direction_errors
     from curvbench.meters.error import errors
     from curvbench.optim import NaturalGradient
+    from curvbench.prediction import Cost, Costs, Shape, Shapes, cost, shapes
     from curvbench.registry import every_probe, probe, problem
     from curvbench.spec import Decay, Drift, FisherProbe, Preset, Probe, Problem, Search, Suite, Training
     from curvbench.store import load
@@ -45,6 +46,12 @@ _HOMES = {
     "load": "store",
     "advise": "analysis.advice",
     "NaturalGradient": "optim",
+    "Cost": "prediction",
+    "Costs": "prediction",
+    "Shape": "prediction",
+    "Shapes": "prediction",
+    "cost": "prediction",
+    "shapes": "prediction",
     "Decay": "spec",
     "Drift": "spec",
     "Search": "spec",
@@ -57,6 +64,8 @@ _HOMES = {
 }
 __all__ = [
     "Comparison",
+    "Cost",
+    "Costs",
     "Decay",
     "Drift",
     "FisherProbe",
@@ -66,9 +75,12 @@ __all__ = [
     "Probe",
     "Problem",
     "Search",
+    "Shape",
+    "Shapes",
     "Suite",
     "Training",
     "advise",
+    "cost",
     "direction_errors",
     "errors",
     "every_probe",
@@ -79,6 +91,7 @@ __all__ = [
     "plot",
     "probe",
     "problem",
+    "shapes",
 ]
 
 

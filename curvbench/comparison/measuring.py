@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +16,7 @@ import torch
 from torch import nn
 
 from curvbench import identity, registry, store
+from curvbench.analysis.verdict import sentences
 from curvbench.cells import measure as cells
 from curvbench.cells import reference
 from curvbench.cells.given import Given
@@ -26,14 +29,16 @@ from curvbench.instance.contents import RandomStates
 from curvbench.instance.inputs import SampleInputs
 from curvbench.instance.likelihood import Loss
 from curvbench.instance.outputs import Chooser
-from curvbench.meters.cost import published_cost
 from curvbench.planning import plan
+from curvbench.prediction import Shapes, shapes
+from curvbench.prediction.pricing import NoCost, price
 from curvbench.spec import DAMPING, METERS, Cell, Parameters, Preset, Probe, Problem, Suite
 from curvbench.words import refuse_type
 
 METHODS = ("sgdm", "adam", "diag", "kfac", "ekfac", "shampoo", "eva", "lngd")
 BOUNDS = ("layer", "full")
 SUITE = "measure"
+PAUSE = 10.0  # seconds between provisional verdicts
 Probes = Literal["all"] | Iterable[str | Probe] | None
 
 
@@ -66,11 +71,12 @@ def measure(
             ``lngd``, and the references ``layer`` and ``full``, which are exact in every layer and altogether.
         damping: the damping of the steps, in units of the mean Fisher. None means 1e-3.
         budget: seconds after which no method starts. None means no limit.
-        memory: bytes; a method whose published memory is larger is left out. None means no limit.
+        memory: bytes; a method that keeps more between steps, as ``cb.cost`` says, is left out. None means no limit.
         parameters: ``all`` trainable parameters, or the ``weights`` of linear layers and convolutions with biases.
         outputs: a function from what the model returns to the tensor of its outputs.
         sample_inputs: the dimension of the samples by the name of an input.
-        mc_samples: draws per sample of a Monte-Carlo Fisher in place of the exact one, which language models need.
+        mc_samples: draws per sample of a Monte-Carlo Fisher in place of the exact one, which language models need. The
+            methods of the default set, and of ``all``, then draw labels too: once, and references as often.
         progress: whether lines about the progress are printed, to standard error.
 
     Raises:
@@ -81,7 +87,7 @@ def measure(
     batches = batches_of(model, inputs, targets)
     options: dict[str, Any] = {"outputs": outputs, "sample_inputs": sample_inputs}
     problem = Given.of(model, batches, loss, mc_samples=mc_samples, options=options)
-    chosen = chosen_probes(probes)
+    chosen = chosen_probes(probes, mc_samples)
     say = _say if progress else _silent
     with _restored(), tempfile.TemporaryDirectory(prefix="curvbench-") as folder:
         instance = Instance(problem.held.model, *batches[0], loss, parameters=parameters, **options)
@@ -93,12 +99,17 @@ def measure(
         return Comparison.of(run, [*left_out, *_not_run(made, run)])
 
 
-def chosen_probes(probes: Probes) -> list[Probe]:
-    """The methods that are asked for; raises ValueError for an unknown one, or for none."""
-    if probes is None:
-        return [registry.probe(name) for name in (*METHODS, *BOUNDS)]
+def chosen_probes(probes: Probes, mc_samples: int = 0) -> list[Probe]:
+    """The methods that are asked for, and where none is named those that fit a Fisher of ``mc_samples`` draws.
+
+    Raises:
+        ValueError: a method is unknown, or none is asked for.
+    """
+    if probes is None or probes == "all":
+        found = registry.every_probe() if probes else [registry.probe(name) for name in (*METHODS, *BOUNDS)]
+        return [_drawing(probe, mc_samples) for probe in found] if mc_samples else found
     if isinstance(probes, str):
-        return registry.every_probe() if probes == "all" else [registry.parse_probe(probes)]
+        return [registry.parse_probe(probes)]
     chosen = [registry.parse_probe(probe) if isinstance(probe, str) else probe for probe in probes]
     for probe in chosen:
         refuse_type("probe", probe, Probe, "give a name, or curvbench.probe(name)")
@@ -107,14 +118,25 @@ def chosen_probes(probes: Probes) -> list[Probe]:
     return chosen
 
 
+def _drawing(probe: Probe, mc_samples: int) -> Probe:
+    """The probe with drawn labels in place of a column for every class: one draw, and as many as asked in a reference.
+
+    A column for every word of a vocabulary would take hundreds of passes.
+    """
+    if probe.fisher_type != "type-2" or "mc_samples" not in probe.hyperparameters:
+        return probe
+    draws = 1 if probe.role == "method" else mc_samples
+    return replace(probe, fisher_type="mc", mc_samples=draws)  # type: ignore[call-arg]
+
+
 def fits(probes: Sequence[Probe], instance: Instance, memory: float | None) -> tuple[list[Probe], list[str]]:
-    """The methods whose published memory is at most ``memory`` bytes, and a line for each of the others."""
+    """The methods whose predicted state is at most ``memory`` bytes, and a line for each of the others."""
     if memory is None:
         return list(probes), []
     fitting, lines = [], []
+    network = shapes(instance)
     for probe in probes:
-        needed = published_cost(probe, list(instance.sizes.values()), instance.samples, _columns(probe, instance))
-        held = needed.get("memory", 0.0) * instance.dtype.itemsize
+        held = _state(probe, network, instance)
         if held <= memory:
             fitting.append(probe)
         else:
@@ -124,9 +146,12 @@ def fits(probes: Sequence[Probe], instance: Instance, memory: float | None) -> t
     return fitting, lines
 
 
-def _columns(probe: Probe, instance: Instance) -> int:
-    kind = probe.fisher_type or "type-2"
-    return 0 if kind == "forward-only" else instance.columns_per_sample(kind, probe.mc_samples)
+def _state(probe: Probe, network: Shapes, instance: Instance) -> float:
+    """Bytes that a method keeps between steps; 0 if nobody has said what it costs."""
+    try:
+        return price(probe, network, dtype=str(instance.dtype).removeprefix("torch.")).state
+    except NoCost:
+        return 0.0
 
 
 def cells_of(
@@ -159,7 +184,7 @@ def cells_of(
 
 def suite_of(problem: Problem, probes: Probes, memory: float | None, parameters: Parameters) -> Suite:
     """The suite of one problem, for ``curvbench measure``; raises ValueError as ``measure`` does."""
-    chosen = chosen_probes(probes)
+    chosen = chosen_probes(probes, problem.mc_samples)
     settings: dict[str, Any] = {"parameters": parameters, "meters": (*METERS, "damping")}
     if isinstance(problem, Given):
         held = problem.held
@@ -180,15 +205,16 @@ def _run(made: Sequence[Cell], folder: Path, budget: float | None, say: Callable
     planned = plan.make(made, folder, identity.environment(made[0].device))
     run = planned.begin("curvbench.measure(...)", Path(__file__))
     work = Work(dict(planned.cells), run, planned.environment, cells.reference_identity, budget=budget)
-    InlineEngine().run(work, Progress(len(made), say))
+    InlineEngine().run(work, Progress(len(made), run, say))
     return run
 
 
 class Progress:
-    """Says how each method has ended, as soon as it has."""
+    """Says how each method has ended, as soon as it has, and every ``PAUSE`` seconds what the rows say so far."""
 
-    def __init__(self, total: int, say: Callable[[str], None]) -> None:
-        self._total, self._say, self._count = total, say, 0
+    def __init__(self, total: int, run: Path, say: Callable[[str], None]) -> None:
+        self._total, self._run, self._say = total, run, say
+        self._count, self._last = 0, time.monotonic()
 
     def __call__(self, event: Event) -> None:
         if event.kind == "reported" and event.task.kind == "reference":
@@ -197,6 +223,9 @@ class Progress:
             return
         self._count += 1
         self._say(f"{self._count}/{self._total} {event.task.cell.probe.label}: {_found(event)}")
+        if self._count < self._total and time.monotonic() > self._last + PAUSE:
+            self._last = time.monotonic()
+            self._say(sentences(store.load(self._run), provisional=True)[0])
 
 
 def _found(event: Event) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ _NAMES = ("model", "inputs", "targets", "loader", "loss", "mc_samples", *_OPTION
 def problem_of(text: str, seed: int = 0, dtype: str | None = None) -> Problem:
     """The problem that ``FILE.py:NAME`` gives: NAME is called once, with torch seeded, if it can be called.
 
-    ``dtype``: the dtype to which model and numbers are rounded; None means that they stay.
+    Relative paths in the file are relative to its folder. ``dtype``: the dtype to which model and numbers are rounded;
+    None means that they stay.
 
     Raises:
         ValueError: there is no such file or name, NAME fails, or it gives something else than ``FORMS``.
@@ -40,7 +42,7 @@ def problem_of(text: str, seed: int = 0, dtype: str | None = None) -> Problem:
     value = names[name]
     if callable(value) and not isinstance(value, nn.Module):
         try:
-            with seeded(seed, torch.device("cpu")):
+            with seeded(seed, torch.device("cpu")), chdir(file.parent):
                 value = value()
         except Exception as error:  # a user's code raises anything
             raise ValueError(f"{text} failed: {on_one_line(error)}") from error

@@ -10,8 +10,9 @@ import inspect
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import chdir
 from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
@@ -28,11 +29,22 @@ def source(component: type) -> Path:
     return Path(inspect.getfile(component)).resolve()
 
 
+class _Beside(SourceFileLoader):
+    """Runs a file in its own folder, so that relative paths in it mean the same from everywhere."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        with chdir(Path(self.path).parent):
+            super().exec_module(module)
+
+
 class _Files(MetaPathFinder):
     """Finds the modules of files that ``expect`` was given."""
 
     def find_spec(self, name: str, path: object, target: object = None) -> ModuleSpec | None:
-        return importlib.util.spec_from_file_location(name, _files[name]) if name in _files else None
+        if name not in _files:
+            return None
+        file = _files[name]
+        return importlib.util.spec_from_file_location(name, file, loader=_Beside(name, str(file)))
 
 
 sys.meta_path.append(_Files())
@@ -46,7 +58,7 @@ def expect(files: Iterable[Path]) -> None:
 def load_file(path: str | Path) -> ModuleType:
     """A Python file as a module, named after the absolute path, so that objects of the file can be pickled.
 
-    The file can import the files beside it.
+    The file can import the files beside it, and relative paths in it are relative to its folder while it is loaded.
 
     Raises:
         ValueError: the file does not exist or raises on import.

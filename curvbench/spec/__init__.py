@@ -16,6 +16,7 @@ floor and below, and no file imports in a circle; a test holds both::
        plot         figures from rows
     4  cells        how one cell becomes rows: its reference and checkpoint files, its measurement, its training
        analysis     tables and verdicts from rows
+       prediction   what methods cost on a network, from its layer shapes alone
     3  optim        training with a probe: NaturalGradient
        training     the loop, snapshots and schedules
        identity     what a number depends on: code, libraries, machine, cell

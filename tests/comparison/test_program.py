@@ -70,6 +70,19 @@ def test_the_content_is_the_identity(tmp_path: Path) -> None:
     assert labels[0] == labels[1] and len({*labels}) == len(changes) - 1
 
 
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    torch.save(torch.ones(4, 3), tmp_path / "inputs.pt")
+    load = "torch.load('inputs.pt', weights_only=True)"
+    texts = (f"def mine():\n    return MODEL, {load}, Y", f"mine = MODEL, {load}, Y")
+    for place, text in enumerate(texts):
+        folder = tmp_path / str(place)
+        folder.mkdir()
+        (folder / "inputs.pt").write_bytes((tmp_path / "inputs.pt").read_bytes())
+        before = Path.cwd()
+        assert torch.equal(problem_of(written(folder, text)).batch(0, "cpu")[0], torch.ones(4, 3))  # type: ignore[arg-type]
+        assert Path.cwd() == before
+
+
 BAD = {
     "no name": ("other = 1", "no 'mine' in"),
     "fails": ("def mine():\n    return open('nowhere')", "mine failed: .*nowhere"),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision instead of the model's own.")
 @option("--damping", type=float, metavar="NUMBER", help="Damping of the exact and the compared steps: 1e-3.")
 @option("--parameters", type=click.Choice(["all", "weights"]), help="What is covered: all parameters, if not given.")
-@option("--memory", metavar="SIZE", help="Leave out methods whose published memory is larger: 500MB, 2GB.")
+@option("--memory", metavar="SIZE", help="Leave out methods that keep more between steps: 500MB, 2GB.")
 @option("--threads", type=click.IntRange(1), default=1, help="Threads of torch per method.")
 @option("--jobs", type=click.IntRange(1), default=1, help="Methods at a time.")
 @option("--timeout", metavar="DURATION", help="Time limit of a method: 90s, 10m, 2h. The default is 1h.")

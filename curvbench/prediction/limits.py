@@ -1,0 +1,61 @@
+"""Which networks the methods with large blocks decline or read in tiles, as their own code decides."""
+
+from __future__ import annotations
+
+import torch
+
+from curvbench.parts import storage
+from curvbench.parts.factors import is_cut
+from curvbench.prediction.layout import Block, Shapes
+from curvbench.spec import Probe
+
+_DTYPES = {4: torch.float32, 8: torch.float64}
+
+
+def refusal(probe: Probe, shapes: Shapes, R: int, itemsize: int) -> str:
+    """Why a shipped method declines the network; empty if it does not."""
+    numbers, what = 0, ""
+    if (rank := _rank(probe, shapes, R)) is not None:
+        return rank
+    if probe.name == "shampoo":
+        numbers, what = sum(block.repeat * _sums(block) for block in shapes.blocks), "sums L and R"
+    elif probe.name == "hylo":
+        kept = max(1, int(probe.hyperparameters["rank"] * R * shapes.samples))
+        numbers, what = kept * shapes.parameters, "kept scores"
+    elif probe.name == "mbf":
+        every = probe.hyperparameters["fc"] == "all"
+        numbers, what = sum(block.repeat * _mini(block, every) for block in shapes.blocks), "mini-blocks"
+    return storage.too_large(what, numbers, _DTYPES[itemsize]) or "" if what else ""
+
+
+def _rank(probe: Probe, shapes: Shapes, R: int) -> str | None:
+    """Why a network has too few parameters or score columns for a rank; empty if it has enough, None without a rank."""
+    key = {"eigen": "rank", "ginger": "rank", "qng": "memory"}.get(probe.name)
+    if key is None:
+        return None
+    most = min(shapes.parameters, shapes.samples * R) if probe.name == "eigen" else shapes.parameters
+    rank = probe.hyperparameters[key]
+    return f"{key} {rank} is more than the {most} parameters or score columns there are" if rank > most else ""
+
+
+def _sums(block: Block) -> int:
+    G = block.size.groups
+    M, D = block.own
+    return sum(G * n ** (1 if is_cut(n) else 2) for n in (M, D))
+
+
+def _mini(block: Block, every_unit: bool) -> int:
+    G, M, D, _, k = block.size
+    return G * M * D * k if k else D**2 * (G * M if every_unit else 1)
+
+
+def in_tiles(probe: Probe, shapes: Shapes, R: int, itemsize: int) -> bool:
+    """Whether the blocks of all output units are too many to be stored, so that each use forms them."""
+    if probe.name not in ("unit", "cwngd"):
+        return False
+    numbers = 0
+    for block in shapes.blocks:
+        G, M, D, S, _ = block.size
+        rows = shapes.samples * (R if S > 1 else 1)
+        numbers += block.repeat * G * M * D * (D if probe.name == "unit" else min(rows, D))
+    return not storage.fits(numbers, _DTYPES[itemsize])

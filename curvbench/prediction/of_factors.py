@@ -1,0 +1,189 @@
+"""What methods do with one block that keep a factor for its inputs and one for its outputs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from curvbench.parts.factors import is_cut
+from curvbench.prediction.products import CHOLESKY, EIGH, INVERSE, Case, half
+from curvbench.prediction.work import Work, draws_of, slopes_of
+
+
+def kfac(c: Case) -> Work:
+    """Both factors, of a tied block those of each role."""
+    if c.is_vector:
+        return _vector(c)
+    reduces = c.of.get("kfac_approx") == "reduce"
+    made = sum(_reduced(role) if reduces else role.input_moment() + role.output_moment() for role in c.roles())
+    return _solved(c, made, c.of["damping_rule"])
+
+
+def _reduced(c: Case) -> float:
+    """Both factors of the mean inputs and the summed gradients."""
+    G, M, D, S, _ = c.block.size
+    sums = c.sums_of_patches + c.N * S * G * c.R * M
+    return sums + 2.0 * c.N * G * (D * c.columns + c.R * M * c.rows * half(c.rows))
+
+
+def _solved(c: Case, made: float, rule: str) -> Work:
+    """A Kronecker product with statistics ``made``, under a damping rule."""
+    held = sum(role.sides(1) for role in c.roles())
+    if rule == "exact":
+        bases = sum(n * order for n, order in _matrices(c))
+        kept = held + bases + c.entries
+        return Work(made, EIGH * _cubes(c) + c.entries, 2 * c.bases(2) + c.entries, kept, 0, _streamed(c))
+    return Work(made, INVERSE * _cubes(c) + 2 * c.sides(0), 2 * _both(c), held + c.sides(1), 0, _streamed(c))
+
+
+def _matrices(c: Case) -> list[tuple[int, int]]:
+    G, M, D, _, _ = c.block.size
+    return [(G * n, order) for n, order in ((M, c.rows), (D, c.columns)) if order > 1]
+
+
+def _cubes(c: Case) -> float:
+    return float(sum(n * order**2 for n, order in _matrices(c)))
+
+
+def _both(c: Case) -> float:
+    """Multiply-adds of products with both sides; half one for each entry and diagonal."""
+    return sum(float(c.entries) * (order if order > 1 else 0.5) for order in (c.rows, c.columns))
+
+
+def _streamed(c: Case) -> float:
+    """Slopes of as many cotangents as make a product worth its while, and the inputs."""
+    return slopes_of(c, max(1, -(-c.block.size.outputs // max(c.N * c.block.size.positions, 1))))
+
+
+def _vector(c: Case) -> Work:
+    """A vector's own block, which K-FAC and its kin have by ``others``."""
+    n, p = c.vector_order(), c.entries
+    inverse = INVERSE * p * n**2 if n > 1 else 2.0 * p
+    return Work(c.vector_moment() + p, inverse, float(p * (2 * n if n > 1 else 1)), 2.0 * p * n)
+
+
+def ekfac(c: Case) -> Work:
+    """Both factors, their bases, and squares in these bases."""
+    every = c.of["basis_every"]
+    if c.is_vector:
+        n, p = c.vector_order(), c.entries
+        bases = n * p if n > 1 else 0
+        made = c.vector_moment() + p + EIGH * bases * n
+        return Work(made, 0, 2.0 * p + 4 * bases, float(bases + p))
+    basis = sum(role.input_moment() + role.output_moment() for role in c.roles()) + EIGH * _cubes(c)
+    averaged = bool(c.of["ema"])
+    if averaged:
+        basis += 2.0 * (_cubes(c) + c.bases())
+    if c.of["scalings"] == "exact":
+        entries = c.rotated_squares()
+    else:
+        entries = 2 * c.bases() + c.combine()
+    bases = sum(n * order for n, order in _matrices(c))
+    kept = float(bases + c.entries) + averaged * c.sides(1)
+    return Work(basis / every + entries, 0, 2 * c.bases(2) + 2 * c.entries, kept, 0, c.stored_columns())
+
+
+def tkfac(c: Case) -> Work:
+    """Both factors, each weighted by the other side's lengths."""
+    if c.is_vector:
+        return _vector(c)
+    made = sum(_weighted(role) for role in c.roles())
+    work = _solved(c, made, c.of["damping_rule"])
+    return work._replace(invert=work.invert + 2 * c.sides(1))
+
+
+def _weighted(c: Case) -> float:
+    G, M, D, S, _ = c.block.size
+    scaled = c.N * S * G * (4.0 * c.R * M + (0 if c.is_lookup else 3 * D))
+    return c.formed_moment() + c.output_moment() + scaled
+
+
+def shampoo(c: Case) -> Work:
+    """Both moments of the gradient, and their roots."""
+    G, M, D, _, _ = c.block.size
+    if c.block.kind == "vector" and D == 1:
+        M, D = c.block.own
+    orders = [(n, 1 if is_cut(n) else n) for n in (M, D)]
+    made = 2.0 * G * M * D * sum(order for _, order in orders) + 2 * c.entries + sum(G * n * o for n, o in orders)
+    roots = G * sum((EIGH + 2) * n * o**2 if o > 1 else 3.0 * n for n, o in orders)
+    kept = 2.0 * G * sum(n * o for n, o in orders)
+    return Work(made, roots, 2.0 * G * M * D * sum(o for _, o in orders), kept)
+
+
+def lngd(c: Case) -> Work:
+    """An input factor with weights, and a diagonal; the scores too, if the layer's rate needs them."""
+    G, M, D, S, _ = c.block.size
+    has_rate = c.of["layer_rate"] == "corrected"
+    rate = replace(c, R=c.of["terms"]).stored_columns() if has_rate else 0.0
+    if c.block.kind in ("vector", "tied"):
+        return Work(0, 0, 2.0 * c.entries, 2.0 * G * (M + D) + rate)
+    N, width = c.N, 1 if c.is_lookup else D
+    squares = 3.0 * c.R if c.R else 25 + 2.0 * draws_of(c.of) * c.of["mixes"]
+    made = 2.0 * N * S * G * width * c.columns * bands(c.columns) + N * S * G * (4.0 * width + squares * M)
+    inverse = INVERSE * D * c.columns**2 * G if c.columns > 1 else 2.0 * G * D
+    steps = 2.0 * G * M * D * c.columns + (1 + 4 * has_rate) * c.entries + has_rate * c.project()
+    return Work(made, inverse, steps, 2.0 * G * (D * c.columns + M) + rate, 0, 2 * N * S * G * M)
+
+
+def bands(order: int) -> float:
+    """The share of a product R R^T that is computed in three bands."""
+    return 1.0 if order < 3 else 1 / 3 + half(order // 3) / 3
+
+
+def eva(c: Case) -> Work:
+    """Two mean vectors; the plain gradient where the paper is silent."""
+    G, M, D, S, k = c.block.size
+    if c.block.kind in ("vector", "tied"):
+        return Work(0, 0, 0, 1.0)
+    sums = c.N * S * G * (M + (1 if c.is_lookup else D / max(k, 1))) + S * G * D * (not c.is_lookup)
+    return Work(sums, 0, 5.0 * c.entries + 4.0 * G * (M + D), float(G * (M + D)))
+
+
+def thor(c: Case) -> Work:
+    """Both factors, cut to blocks."""
+    if c.is_vector:
+        return _vector(c)
+    split, (G, M, D, _, _) = c.of["split"], c.block.size
+    m, d = (1 if c.has_diagonal_outputs else split), (1 if c.has_diagonal_inputs else split)
+    made = sum(2.0 * role.N * role.block.size.positions * G * _pieces_of(role, split) for role in c.roles())
+    held = sum(_pieces(role, split) for role in c.roles())
+    blocks = G * (cut(M, m, 2) + cut(D, d, 2))
+    inverse = INVERSE * G * (cut(M, m, 3) + cut(D, d, 3)) + 2.0 * G * (M + D)
+    steps = sum(float(c.entries) * (2 * cut(n, rows, 2) / n if rows > 1 else 1) for n, rows in ((M, m), (D, d)))
+    return Work(made + held, inverse, steps, held + blocks, 0, _streamed(c))
+
+
+def cut(order: int, rows: int, power: int) -> float:
+    """The sum of a power of the orders of the blocks into which a factor is cut."""
+    return float(order // rows * rows**power + (order % rows) ** power)
+
+
+def _pieces(c: Case, split: int) -> float:
+    """Numbers in the blocks of both factors."""
+    G, M, D, _, _ = c.block.size
+    return G * (cut(M, 1 if c.has_diagonal_outputs else split, 2) + cut(D, 1 if c.has_diagonal_inputs else split, 2))
+
+
+def _pieces_of(c: Case, split: int) -> float:
+    """Multiply-adds of one position in the blocks of both factors."""
+    _, M, D, _, _ = c.block.size
+    inputs = 0.5 if c.is_lookup else cut(D, 1 if c.has_diagonal_inputs else split, 2)
+    return inputs + c.R * cut(M, 1 if c.has_diagonal_outputs else split, 2)
+
+
+def skfac(c: Case) -> Work:
+    """Roots of both factors, inverted through the samples."""
+    if c.is_vector:
+        return _vector(c)
+    G, M, D, S, _ = c.block.size
+    N, b = c.N, c.N * c.R
+    made = c.sums_of_patches + N * S * G * c.R * M + 1.0 * G * (N * D + b * M)
+    work = Work(made, 0, 0, 0, 0, c.stored_columns())
+    for n, rows, is_diagonal in ((M, b, c.has_diagonal_outputs), (D, N, c.has_diagonal_inputs)):
+        if is_diagonal:
+            work = work.plus(Work(0, 2.0 * n * G, 1.0 * c.entries, 2.0 * n * G))
+        else:
+            other = c.entries / n
+            inverse = G * (2.0 * rows**2 * n + CHOLESKY * rows**3)
+            step = other * (4.0 * rows * n + 2.0 * rows**2) + 2 * c.entries
+            work = work.plus(Work(0, inverse, step, float(G * (rows * n + rows**2))))
+    return work
