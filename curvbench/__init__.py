@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from curvbench.optim import NaturalGradient
     from curvbench.prediction import Cost, Costs, Shape, Shapes, cost, shapes
     from curvbench.registry import every_probe, probe, problem
-    from curvbench.spec import Decay, FisherProbe, Preset, Probe, Problem, Search, Suite, Training
+    from curvbench.spec import Decay, Drift, FisherProbe, Preset, Probe, Problem, Search, Suite, Training
     from curvbench.store import load
 
 # Resolved on first use, so that `curvbench --help` does not wait for torch.
@@ -53,6 +53,7 @@ _HOMES = {
     "cost": "prediction",
     "shapes": "prediction",
     "Decay": "spec",
+    "Drift": "spec",
     "Search": "spec",
     "Suite": "spec",
     "Preset": "spec",
@@ -66,6 +67,7 @@ __all__ = [
     "Cost",
     "Costs",
     "Decay",
+    "Drift",
     "FisherProbe",
     "Instance",
     "NaturalGradient",

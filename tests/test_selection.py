@@ -121,7 +121,9 @@ def test_unknown_meters_are_refused(meters: tuple[str, ...]) -> None:
 
 
 def test_an_unknown_summary_is_refused() -> None:
-    with pytest.raises(ValueError, match="the summary of a suite is one of errors, growth, exact, got 'both'"):
+    with pytest.raises(
+        ValueError, match="the summary of a suite is one of errors, growth, exact, samples, staleness, got 'both'"
+    ):
         Suite("t", {"default": PRESET}, summary="both")  # type: ignore[arg-type]
 
 

@@ -13,15 +13,16 @@ from typing import Any, NamedTuple
 import torch
 
 from curvbench import numerics, training
-from curvbench.cells import launch, reference, trial
+from curvbench.cells import held, launch, reference, trial
 from curvbench.cells.given import Given
-from curvbench.cells.reference import prepare, reference_identity
+from curvbench.cells.reference import Reference, reference_identity
 from curvbench.fisher import ExactFisher, exact_fisher
 from curvbench.identity import libraries
 from curvbench.identity.libraries import Record
 from curvbench.instance import Instance
 from curvbench.instance.extent import SHOWN
 from curvbench.instance.passes import full_precision
+from curvbench.meters import staleness
 from curvbench.meters.cost import BUDGET_GRADIENTS, Stepper, cost_rows
 from curvbench.meters.damping import GRID, Descent, Targets, damping_rows
 from curvbench.meters.direction import direction_rows, how_damped, step_of, with_damping
@@ -29,7 +30,9 @@ from curvbench.meters.error import BLOCKS, NETWORK, error_rows
 from curvbench.meters.exact import exact_rows
 from curvbench.meters.grid import grid_steps, watched_fit
 from curvbench.meters.health import health_rows, residual_rows
+from curvbench.meters.held import Frozen
 from curvbench.meters.kept import keep_blocks
+from curvbench.meters.population import population_rows
 from curvbench.operators import BlockDiagonal, Kronecker, Operator, RotatedDiagonal
 from curvbench.parts.factors import LARGEST_SIDE, is_cut
 from curvbench.spec import DAMPING, METERS, PROBED, Cell, Meter, Probe, Report, Row, Status, Unsupported
@@ -107,12 +110,16 @@ def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list
         is_given = isinstance(cell.problem, Given)  # whose user waits: references, which cost most, have no cost
         if not is_given or probe.role == "method":
             patience = BUDGET_GRADIENTS if is_given else math.inf
-            rows += cost_rows(Stepper(probe, instance, fitted.state, patience), cell.meters)
+            stepper = Stepper(probe, instance, fitted.state, patience)
+            rows += cost_rows(stepper, cell.meters)
     if fisher is not None:  # loaded for meters of PROBED alone, so that the probe was fitted
         report("errors")
         rows.append(Row("coverage.trace", covered))
         accuracies = accuracy_rows(fitted, fisher, cell.problem.mc_samples > 0, cell.meters, cell.damping)
         rows += [_against(reference.method(cell), row) for row in accuracies]
+        if cell.population or cell.drift:  # of no given problem, so that there is a stepper
+            report("other samples and later weights")
+            rows += [_against(reference.method(cell), row) for row in _elsewhere(cell, folder, loaded, stepper)]
         if "damping" in cell.meters:
             report("damping")
             grid = grid_rows(fitted, fisher, *reference.judges(cell, folder, instance))
@@ -123,6 +130,23 @@ def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list
     instance.refuse_changed()
     reference.keep(folder, loaded)
     return [replace(row, epoch=cell.problem.epochs) for row in [*rows, *_failed(rows)]]
+
+
+def prepare(cell: Cell, folder: Path, data: Path | None, report: Report) -> None:
+    """Store in ``folder`` what all cells of the problem share: the reference, and what it is held against beside it."""
+    reference.prepare(cell, folder, data, report)
+    held.prepare(cell, folder, data, report)
+
+
+def _elsewhere(cell: Cell, folder: Path, found: Reference, stepper: Stepper) -> Iterator[Row]:
+    """The rows of the probe held against other samples and later weights, as far as the cell's meters ask."""
+    frozen = Frozen.of(stepper.probe, stepper.instance, stepper.before, cell.damping)
+    if cell.population:
+        yield from population_rows(frozen, held.population(cell, folder, found), cell.damping)
+    if cell.drift:
+        later = held.later(cell, folder, found)
+        yield from staleness.staleness_rows(frozen, later, cell.damping)
+        yield from staleness.cost_rows(stepper, cell.drift.ages)
 
 
 def cut_factors(fitted: Fitted) -> str:
@@ -145,7 +169,8 @@ def _failed(rows: list[Row]) -> list[Row]:
 
 def _against(reference: str, row: Row) -> Row:
     """The row, with the reference in ``method`` if the metric compares with a reference."""
-    compares = row.metric.startswith(("error.", "direction.", "damping.")) and row.metric != "damping.decrease"
+    of_none = ("damping.decrease", "stale.cost")  # of a loss, of FLOPs
+    compares = row.metric.startswith(("error.", "direction.", "damping.", "stale.")) and row.metric not in of_none
     return replace(row, method=", ".join(filter(None, [reference, row.method]))) if compares else row
 
 

@@ -19,10 +19,10 @@ from curvbench.fisher.uncovered import covered_trace
 from curvbench.identity import libraries
 from curvbench.instance import Inputs, Instance
 from curvbench.meters.damping import TARGETS, Descent, Targets
-from curvbench.spec import Cell, Meter, Report
+from curvbench.spec import PROBED, Cell, Meter, Report
 
 STREAM = 2**31  # above the seeds of probes and cells; torch's generator takes a seed modulo 2^32
-COMPARING: frozenset[Meter] = frozenset({"error", "direction", "health", "damping"})
+COMPARING: frozenset[Meter] = PROBED - {"clock", "flops", "memory"}
 _FILE = "reference.pt"
 
 
@@ -42,6 +42,7 @@ def reference_identity(cell: Cell) -> str:
     versions = {"torch_version": torch.__version__, "device_name": identity.device_name(cell.device)}
     parts = identity.run_identity(cell, versions)
     parts |= {"fisher": needs_fisher(cell), "precision": cell.precision, "weights": cell.weights}
+    parts |= identity.held_elsewhere(cell)
     parts |= {"second": True} if "damping" in cell.meters else {}
     return identity.short_hash({"problem": identity.component(cell.problem), "seed": cell.seed, **parts})
 
@@ -61,10 +62,9 @@ def method(cell: Cell) -> str:
 
 
 def _at(cell: Cell) -> str:
-    """Where the weights of a trained snapshot come from; empty for untrained weights."""
-    if not cell.problem.epochs:
-        return ""
-    return " at shipped weights" if cell.weights else " at weights trained here"
+    """Where the weights of a trained snapshot come from, and the step of a drift; empty for untrained weights."""
+    origin = " at shipped weights" if cell.weights else " at weights trained here"
+    return (origin if cell.problem.epochs else "") + (f" at {cell.drift.words}" if cell.drift else "")
 
 
 def prepare(cell: Cell, folder: Path, data: Path | None, report: Report) -> None:
@@ -83,11 +83,12 @@ def prepare(cell: Cell, folder: Path, data: Path | None, report: Report) -> None
     dtype = getattr(torch, cell.dtype)
     problem = cell.problem
     model = _snapshot(cell, data, report)
+    later = _drifted(cell, model, data, report)
     if isinstance(problem, Given):
         inputs, targets = problem.batch(cell.seed, cell.device)
     else:
         inputs, targets = training.batch(problem, problem.data(data), cell.seed, cell.device, dtype)
-    stored: dict[str, Any] = {"weights": model.state_dict(), "batch": (inputs, targets)}
+    stored: dict[str, Any] = {"weights": model.state_dict(), "batch": (inputs, targets), "drifted": later}
     if needs_fisher(cell):
         instance = instance_of(cell, model, inputs, targets)
         refuse_oversized(instance, cell)
@@ -113,6 +114,16 @@ def _snapshot(cell: Cell, data: Path | None, report: Report) -> nn.Module:
     if cell.weights:
         return shipped.load(problem, cell.seed, cell.weights, data).to(*place)
     return training.snapshot(problem, cell.seed, data, *place, progress)
+
+
+def _drifted(cell: Cell, model: nn.Module, data: Path | None, report: Report) -> dict[int, Any]:
+    """The weights of a drift by age, to whose beginning the model is moved; empty for a cell without a drift."""
+    if cell.drift is None:
+        return {}
+    report(f"training {cell.problem.label}: {cell.drift.words} and {cell.drift.ages[-1]} steps more")
+    later = training.drifted(cell.problem, model, cell.drift, cell.seed, data)
+    model.load_state_dict(later[0])
+    return later
 
 
 _kept: dict[tuple[Path, int], Reference] = {}  # of the last cell, because the next one in this process has it too
@@ -180,9 +191,9 @@ def _stored(path: Path, cell: Cell) -> dict[str, Any]:
     return stored
 
 
-def fisher_of(cell: Cell, instance: Instance) -> ExactFisher:
-    """The reference Fisher of a cell, on an instance of its problem."""
-    return exact_fisher(instance, *_fisher_type(cell), precision=cell.precision)
+def fisher_of(cell: Cell, instance: Instance, stream: int = STREAM) -> ExactFisher:
+    """The reference Fisher of a cell, on an instance of its problem; ``stream``: the seed of drawn labels at seed 0."""
+    return exact_fisher(instance, *_fisher_type(cell, stream), precision=cell.precision)
 
 
 def refuse_oversized(instance: Instance, cell: Cell) -> None:
@@ -193,10 +204,10 @@ def refuse_oversized(instance: Instance, cell: Cell) -> None:
     budget.refuse_oversized(list(instance.sizes.values()), instance.samples, columns, itemsize, instance.device)
 
 
-def _fisher_type(cell: Cell) -> tuple[str, int, int]:
+def _fisher_type(cell: Cell, stream: int = STREAM) -> tuple[str, int, int]:
     """Fisher type, draws and their seed, which no probe has, because no probe may share labels with its judge."""
     draws = cell.problem.mc_samples
-    return ("mc", draws, STREAM + cell.seed) if draws else ("type-2", 1, 0)
+    return ("mc", draws, stream + cell.seed) if draws else ("type-2", 1, 0)
 
 
 def _packed(fisher: ExactFisher) -> dict[str, Any]:

@@ -215,11 +215,19 @@ class ExactFisher(Operator):
             raise ValueError(f"the Fisher has size {self.size}, the operator {size}: fit it on the same instance")
         return inner(operator, self)
 
-    def trace(self) -> float:
+    @cached_property
+    def _trace(self) -> float:
         return float(self.gram().trace()) / self.terms
 
-    def frobenius_norm(self) -> float:
+    @cached_property
+    def _norm(self) -> float:
         return numerics.sum_squares(self.gram()) ** 0.5 / self.terms
+
+    def trace(self) -> float:
+        return self._trace
+
+    def frobenius_norm(self) -> float:
+        return self._norm
 
     def diagonal(self) -> Tensor:
         return self._diagonal

@@ -25,9 +25,18 @@ def cell_id(cell: Cell, environment: Mapping[str, Any]) -> str:
             **({"training": cell.training.hyperparameters} if cell.training else {}),
             **({"surrogate": True} if cell.surrogate else {}),
             **({"weights": cell.weights} if cell.weights else {}),
+            **held_elsewhere(cell),
             **run_identity(cell, environment),
         }
     )
+
+
+def held_elsewhere(cell: Cell) -> dict[str, Any]:
+    """The entries of other samples and of a drift; empty for a cell without them, whose id they leave as it was."""
+    return {
+        **({"population": cell.population} if cell.population else {}),
+        **({"drift": cell.drift.hyperparameters} if cell.drift else {}),
+    }
 
 
 def run_identity(cell: Cell, environment: Mapping[str, Any]) -> dict[str, Any]:

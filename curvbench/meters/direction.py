@@ -10,7 +10,7 @@ exact layer blocks has 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -142,6 +142,42 @@ def judge(step: Tensor, fisher: ExactFisher, gradient: Tensor, damping: float) -
     for scope in judged:
         scope.values["gradient"] = _cosine(step[scope.part], gradient[scope.part])
     return judged
+
+
+def best_products(fisher: ExactFisher, gradient: Tensor, damping: float) -> Tensor:
+    """g^T (F + damping I)^-1 g of the network, of its layer blocks and of each layer, (2 + L,) in float64.
+
+    Raises:
+        ValueError: the gradient or an exact step is not finite, or the damping is not above zero.
+    """
+    refuse_damping(damping)
+    _refuse_flaws({"gradient": gradient})
+    parts = [(fisher.layer(layer.name), gradient[layer.slice]) for layer in fisher.layers]
+    steps = [block.natural_gradient(part, damping) for block, part in parts]
+    network = fisher.natural_gradient(gradient, damping)
+    _refuse_flaws({f"exact step at damping {damping:g}": torch.cat([network, *steps])})
+    each = [numerics.inner(part, step) for (_, part), step in zip(parts, steps, strict=True)]
+    along = torch.tensor(each, dtype=torch.float64)
+    return _with_totals(along, along.new_tensor(numerics.inner(gradient, network)))
+
+
+def step_qualities(
+    step: Tensor, fisher: ExactFisher, gradient: Tensor, damping: float, bests: Sequence[float]
+) -> list[float]:
+    """The quality of a step (P,) in every scope, without Gram matrices; ``bests`` are the numbers of ``best_products``.
+
+    NaN means that the gradient or the step is zero.
+
+    Raises:
+        ValueError: the step or the gradient is not finite.
+    """
+    _refuse_flaws({"step": step, "gradient": gradient})
+    unit, _ = _unit(step)
+    parts = [(fisher.layer(layer.name), unit[layer.slice, None].to(fisher.dtype)) for layer in fisher.layers]
+    responses = [block.project(part).double().flatten() / block.terms**0.5 for block, part in parts]
+    profile = _profile(unit, gradient, fisher, damping, torch.stack(responses, dim=1))
+    values: list[float] = qualities(profile, profile.along.new_tensor(bests)).tolist()
+    return values
 
 
 def _numbers(profile: Profile, of_gradient: Profile, layerwise: Profile, best: float) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 
@@ -138,23 +139,47 @@ def error_rows(operator: Operator, fisher: ExactFisher) -> Iterator[Row]:
         yield Row("error.relative", scope=NETWORK, status=Status.ERROR, reason=str(reason))
 
 
-def _error_rows(operator: Operator, fisher: ExactFisher) -> Iterator[Row]:
+class Compared(NamedTuple):
+    """The products of the network and of each layer's block; no ``layers`` have the ``reason`` why there are none."""
+
+    network: Products
+    layers: Mapping[str, Products]
+    reason: str = ""
+
+    @property
+    def blocks(self) -> Products:
+        """The products of all layer blocks together."""
+        return _summed(self.layers)
+
+
+def compared(operator: Operator, fisher: ExactFisher) -> Compared:
+    """The products in every scope; raises ValueError if one is not finite, or sizes differ."""
     try:
         blocks = {la.name: operator.block(la.start, la.start + la.size) for la in fisher.layers}
     except ValueError as reason:
-        yield from _rows(from_products(products(operator, fisher)), NETWORK)
-        yield Row("error.relative", scope=BLOCKS, status=Status.UNSUPPORTED, reason=str(reason))
+        return Compared(products(operator, fisher), {}, str(reason))
+    layers = {name: products(block, fisher.layer(name)) for name, block in blocks.items()}
+    mixed = _summed(layers).mixed if _within_layers(operator, fisher) else None
+    return Compared(products(operator, fisher, mixed), layers)
+
+
+def _summed(layers: Mapping[str, Products]) -> Products:
+    return sum(layers.values(), Products(0, 0, 0, 0, 0))
+
+
+def _error_rows(operator: Operator, fisher: ExactFisher) -> Iterator[Row]:
+    in_scopes = compared(operator, fisher)
+    yield from _rows(from_products(in_scopes.network), NETWORK)
+    if in_scopes.reason:
+        yield Row("error.relative", scope=BLOCKS, status=Status.UNSUPPORTED, reason=in_scopes.reason)
     else:
-        per_layer = {name: products(block, fisher.layer(name)) for name, block in blocks.items()}
-        total = sum(per_layer.values(), Products(0, 0, 0, 0, 0))
-        mixed = total.mixed if _within_layers(operator, fisher) else None
-        yield from _rows(from_products(products(operator, fisher, mixed)), NETWORK)
-        yield from _rows(from_products(total), BLOCKS)
-        shares = error_shares(per_layer)
-        for name, of_layer in per_layer.items():
-            yield from _rows(from_products(of_layer), name)
-            yield from _shares(shares, name)
-            yield from _rows({"diagonal": diagonal_error(blocks[name], fisher.layer(name))}, name)
+        yield from _rows(from_products(in_scopes.blocks), BLOCKS)
+    shares = error_shares(in_scopes.layers) if in_scopes.layers else {}
+    for layer in fisher.layers if in_scopes.layers else ():
+        block = operator.block(layer.start, layer.start + layer.size)
+        yield from _rows(from_products(in_scopes.layers[layer.name]), layer.name)
+        yield from _shares(shares, layer.name)
+        yield from _rows({"diagonal": diagonal_error(block, fisher.layer(layer.name))}, layer.name)
     yield from _rows(
         {"diagonal": diagonal_error(operator, fisher), "spectral": spectral_error(operator, fisher)}, "network"
     )

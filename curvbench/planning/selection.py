@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import product
 
 from curvbench.cells import shipped
-from curvbench.registry import parse_probe, parse_problem, parse_training
+from curvbench.registry import parse_drift, parse_probe, parse_problem, parse_training
 from curvbench.spec import Cell, Parameters, Preset, Probe, Problem, Status, Suite, Training
 from curvbench.words import near_misses
 
@@ -81,8 +81,9 @@ def select(
 ) -> list[Cell]:
     """The cells of a preset. Given probes, problems, seeds, dtype, damping and parameters replace the preset's.
 
-    ``training``: hyperparameters ``key=value,...`` that replace the training's. ``original``: the preset of a published
-    experiment; every cell that is none of its cells is a surrogate. ``retrain``: shipped snapshots are not used.
+    ``training``: hyperparameters ``key=value,...`` that replace those of the training, or of the drift. ``original``:
+    the preset of a published experiment; every cell that is none of its cells is a surrogate. ``retrain``: shipped
+    snapshots are not used.
 
     Raises:
         ValueError: a name is unknown, a hyperparameter is wrong, a snapshot is damaged, or nothing is selected.
@@ -93,7 +94,8 @@ def select(
     places = list(product(chosen_problems, chosen_seeds, chosen_probes))
     if not (probes or problems):
         places += [(problem, s, probe) for problem, probe in preset.pairs for s in chosen_seeds]
-    if training is not None and preset.training is None:
+    drift = preset.drift and parse_drift(training or "", preset.drift)
+    if training is not None and preset.training is None and drift is None:
         raise ValueError("this preset measures and trains nothing: leave out --train")
     trainings = {probe: preset.training_of(probe) for *_, probe in places}
     trained = {probe: usual and parse_training(training or "", usual) for probe, usual in trainings.items()}
@@ -109,6 +111,8 @@ def select(
             parameters=parameters or preset.parameters,
             surrogate=published is not None and (problem, probe, trained[probe]) not in published,
             weights=weights[problem, s],
+            population=preset.population,
+            drift=drift,
         )
         for problem, s, probe in places
     ]

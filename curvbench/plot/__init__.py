@@ -11,9 +11,22 @@ its symbol in all figures, and every figure names the probes that it could not d
 
 from curvbench.plot.blockwise import matrices, spectra, units
 from curvbench.plot.exponents import growth
-from curvbench.plot.from_rows import comparison, cost, curves, heatmap, history, profiles, status, sweep, tradeoff
+from curvbench.plot.from_rows import (
+    aging,
+    comparison,
+    cost,
+    curves,
+    heatmap,
+    history,
+    profiles,
+    sampling,
+    status,
+    sweep,
+    tradeoff,
+)
 
 __all__ = [
+    "aging",
     "comparison",
     "cost",
     "curves",
@@ -22,6 +35,7 @@ __all__ = [
     "history",
     "matrices",
     "profiles",
+    "sampling",
     "spectra",
     "status",
     "sweep",

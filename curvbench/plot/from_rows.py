@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
-from curvbench.analysis import frames, targets, views
+from curvbench.analysis import frames, held, targets, views
 from curvbench.analysis.frames import of_problem, shown_problem
 from curvbench.analysis.history import STEP, history_table
 from curvbench.analysis.pairs import of_quantity, pairs
@@ -51,6 +51,16 @@ def sweep(
     """
     known_settings = views.settings(frame) if settings is None else settings
     return sweep_figure(views.sweep(frame, known_settings, parameter, quantity), parameter, quantity)
+
+
+def sampling(frame: pd.DataFrame, quantity: Quantity = held.SAMPLES[0]) -> go.Figure:
+    """A quantity against samples, in a run of the meter ``population``; the floor is a line of its own."""
+    return sweep_figure(held.as_drawn(held.sampling(frame, quantity), quantity), held.N, quantity)
+
+
+def aging(frame: pd.DataFrame, quantity: Quantity = held.AGES[0]) -> go.Figure:
+    """A quantity against the age of statistics, in a run of the meter ``staleness``; the floor is a line of its own."""
+    return sweep_figure(held.as_drawn(held.aging(frame, quantity), quantity), held.STEPS, quantity)
 
 
 def cost(

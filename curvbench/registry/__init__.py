@@ -3,6 +3,7 @@
 from curvbench.registry.about import describe
 from curvbench.registry.components import (
     every_probe,
+    parse_drift,
     parse_probe,
     parse_problem,
     parse_training,
@@ -33,6 +34,7 @@ __all__ = [
     "load_suite",
     "loaded_files",
     "loaded_suites",
+    "parse_drift",
     "parse_probe",
     "parse_problem",
     "parse_training",

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from curvbench.registry.fields import alias, read, refuse_unknown
 from curvbench.registry.files import load_file, on_one_line, source
-from curvbench.spec import Component, Probe, Problem, Training
+from curvbench.spec import Component, Drift, Probe, Problem, Training
 from curvbench.spec.fields import types_of
 from curvbench.words import near_misses, one_line
 
@@ -65,6 +65,11 @@ def parse_training(text: str, training: Training) -> Training:
     """A training with some fields replaced by ``key=value,...``; raises ValueError."""
     values = _arguments(Training, "training", text)
     return dataclasses.replace(training, **values)
+
+
+def parse_drift(text: str, drift: Drift) -> Drift:
+    """A drift with some fields replaced by ``key=value,...``; raises ValueError."""
+    return dataclasses.replace(drift, **_arguments(Drift, "drift", text))
 
 
 def selector(component: Component) -> str:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from curvbench.analysis import exact, frames, scaling, summary, sweep
+from curvbench.analysis import exact, frames, held, scaling, summary, sweep
 from curvbench.analysis.frames import labels
 from curvbench.analysis.scaling import Growth
 from curvbench.analysis.summary import digits
@@ -76,15 +76,37 @@ def summary_table(frame: pd.DataFrame, problem: str) -> Table:
 
 def sweep_table(frame: pd.DataFrame, problem: str, metric: str) -> Table:
     """``sweep.table`` of one problem and metric."""
-    values = sweep.table(frame, problem, metric)
+    return _curves(sweep.table(frame, problem, metric), "updates")
+
+
+def _curves(values: pd.DataFrame, axis: str) -> Table:
+    """A row per curve, a column per place on the axis."""
     table = Table(box=None, padding=(0, 1, 0, 0), show_edge=False)
-    table.add_column("updates", overflow="fold", min_width=NARROWEST_LABEL)
+    table.add_column(axis, overflow="fold", min_width=NARROWEST_LABEL)
     for step in values:
         table.add_column(str(step), justify="right", no_wrap=True)
     for curve, row in zip(values.index, values.to_numpy(), strict=True):
         table.add_row(Text(curve), *map(digits, row))
     table.min_width = NARROWEST_LABEL + 1 + sum(map(_width, table.columns[1:]))
     return table
+
+
+def samples_tables(frame: pd.DataFrame, selected: Collection[str]) -> Iterator[tuple[str, Table]]:
+    """A table per problem and quantity against the number of samples."""
+    rows = frame[labels(frame, "problem").isin(list(selected))]
+    for family in held.families(rows):
+        for quantity in held.SAMPLES:
+            if len(values := held.against_samples(rows, family, quantity)):
+                yield held.title(family, quantity, rows), _curves(values, "samples")
+
+
+def staleness_tables(frame: pd.DataFrame, selected: Collection[str]) -> Iterator[tuple[str, Table]]:
+    """A table per problem and quantity against age."""
+    for problem in (name for name in frames.problems(frame) if name in selected):
+        rows = frames.of_problem(frame, problem)
+        for quantity in held.AGES:
+            if len(values := held.against_age(rows, problem, quantity)):
+                yield held.title(problem, quantity, rows), _curves(values, "age")
 
 
 def growth_tables(frame: pd.DataFrame, selected: Collection[str]) -> Iterator[tuple[str, Table]]:
@@ -143,4 +165,6 @@ ENDINGS: Mapping[str, Ending] = {  # by ``Suite.summary``
     "errors": Ending(error_tables, summary.legend, has_verdict=True),
     "growth": Ending(growth_tables, lambda frame: scaling.LEGEND),
     "exact": Ending(exact_tables, lambda frame: exact.LEGEND),
+    "samples": Ending(samples_tables, lambda frame: held.SAMPLES_LEGEND),
+    "staleness": Ending(staleness_tables, lambda frame: held.AGES_LEGEND),
 }

@@ -49,6 +49,7 @@ weight with its bias, ``[scale | shift]`` of a norm. "Layer" is the name of a bl
 """
 
 from curvbench.spec.components import Component
+from curvbench.spec.drift import Drift
 from curvbench.spec.geometry import PARAMETERS, FisherType, Kind, Layer, LayerSize, Parameters, refuse_parameters
 from curvbench.spec.metrics import FLOP_MODEL, METERS, METRICS, PER_EPOCH, PHASES, PROBED, SCORES, Meter, Metric, Phase
 from curvbench.spec.outcomes import Diverged, Report, Row, Skip, Status, Unsupported
@@ -87,6 +88,7 @@ __all__ = [
     "Dataset",
     "Decay",
     "Diverged",
+    "Drift",
     "FisherProbe",
     "FisherType",
     "Follows",

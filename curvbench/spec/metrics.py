@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 FLOP_MODEL = "2"  # version of counted and published FLOPs; rows with another FLOP_MODEL are not comparable
-Meter = Literal["clock", "flops", "memory", "error", "direction", "health", "damping", "exact"]
+Meter = Literal[
+    "clock", "flops", "memory", "error", "direction", "health", "damping", "population", "staleness", "exact"
+]
 METERS: tuple[Meter, ...] = ("clock", "flops", "memory", "error", "direction", "health")  # those of a table, by default
-PROBED: frozenset[Meter] = frozenset({*METERS, "damping"})  # the meters of a probe: ``exact`` measures none
+PROBED: frozenset[Meter] = frozenset({*METERS, "damping", "population", "staleness"})  # ``exact`` measures no probe
 Phase = Literal["statistics", "invert", "precondition", "step"]
 PHASES: tuple[Phase, ...] = ("statistics", "invert", "precondition", "step")
 
@@ -78,6 +80,25 @@ METRICS: dict[str, Metric] = {  # in the order of the table's columns
         "error of drawn labels",
         "relative error minus the same probe's with the type-2 Fisher; only against an exact Fisher",
     ),
+    "error.population": Metric(
+        "1",
+        "lower",
+        "relative error on other samples",
+        "|F^ - F_B| / |F_B|: F^ from the measured batch A, F_B the exact Fisher of a disjoint, larger batch B",
+    ),
+    "error.unbiased": Metric(
+        "1",
+        "lower",
+        "relative error against the population",
+        "|F^ - F_pop| / |F_pop| from B without the bias of B's own noise; negative (the root of a negative estimate of "
+        "the square, with its sign) where noise is larger than the error",
+    ),
+    "error.floor": Metric(
+        "1",
+        "",
+        "relative error of the exact Fisher of the batch",
+        "|F_A - F_B| / |F_B| of two exact Fishers: the sampling error of batch A, the same for every probe",
+    ),
     "health.condition": Metric("1", "", "condition number", "condition number of the damped operator"),
     "health.retries": Metric(
         "1", "lower", "repeated factorizations", "factorizations that had to be repeated in higher precision"
@@ -106,6 +127,12 @@ METRICS: dict[str, Metric] = {  # in the order of the table's columns
         "share of the best decrease of the damped quadratic model at the step's best length, signed",
         {"network": "step\nquality"},
     ),
+    "direction.population": Metric(
+        "1",
+        "higher",
+        "step quality on other samples",
+        "quality against F_B of the step for B's gradient that statistics of the measured batch A precondition",
+    ),
     "direction.quality_rates": Metric(
         "1",
         "higher",
@@ -128,6 +155,31 @@ METRICS: dict[str, Metric] = {  # in the order of the table's columns
     ),
     "direction.gradient": Metric(
         "1", "", "cosine with the gradient", "cosine of the step with the gradient; 1 is plain gradient descent"
+    ),
+    "stale.error": Metric(
+        "1",
+        "lower",
+        "relative error of stale statistics",
+        "|F^_t - F_t+k| / |F_t+k|: statistics of step t of one training, held k steps later on the same samples",
+    ),
+    "stale.floor": Metric(
+        "1",
+        "",
+        "drift of the exact Fisher",
+        "|F_t - F_t+k| / |F_t+k| of the exact Fisher of the same samples: what moves under every probe",
+    ),
+    "stale.quality": Metric(
+        "1",
+        "higher",
+        "step quality of stale statistics",
+        "quality against F_t+k of the step for the gradient of step t + k that statistics of step t precondition",
+    ),
+    "stale.cost": Metric(
+        "1",
+        "lower",
+        "cost of a step in gradients",
+        "FLOPs over those of a gradient step, its own gradient not counted: statistics and inversion every k steps "
+        "(every step for k = 0), what a step needs in between, and preconditioning",
     ),
     "damping.best": Metric(
         "1",

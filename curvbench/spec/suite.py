@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from curvbench.spec.drift import Drift
 from curvbench.spec.geometry import Parameters, refuse_parameters
 from curvbench.spec.metrics import METERS, Meter
 from curvbench.spec.probe import Probe
@@ -15,7 +16,7 @@ from curvbench.spec.problem import Problem
 from curvbench.spec.training import Search, Training, refuse_decays
 
 Precision = Literal["mixed", "native", "float64"]  # of the reference Fisher, see ``curvbench.exact_fisher``
-Summary = Literal["errors", "growth", "exact"]
+Summary = Literal["errors", "growth", "exact", "samples", "staleness"]
 DAMPING = 1e-3  # of the mean Fisher, for the exact step and for the probes that are held against it
 TRIALS = ".tuning"  # the suffix of the suite that holds the trials of a search
 SURROGATE = "surrogate"  # the first word of the column ``method`` in every row of a surrogate cell
@@ -27,6 +28,16 @@ def refuse_damping(damping: float) -> None:
         raise ValueError(f"the damping of the exact step must be finite and above zero, got {damping}")
 
 
+def _refuse_settings(meters: Sequence[Meter], population: int, drift: Drift | None, training: Training | None) -> None:
+    """Raise ValueError if the meters ``population`` and ``staleness`` lack their setting, or the other way round."""
+    if population < 0 or ("population" in meters) != (population > 0):
+        raise ValueError(f"the meter population and a number of samples go together, got population={population}")
+    if ("staleness" in meters) != (drift is not None):
+        raise ValueError(f"the meter staleness and a drift go together, got drift={drift}")
+    if training is not None and (population or drift):
+        raise ValueError("population and drift are of cells that are measured: leave out the training")
+
+
 @dataclass(frozen=True)
 class Preset:
     """One size of a suite: every problem with every probe and seed.
@@ -36,7 +47,8 @@ class Preset:
     cells train. None means that they are measured. ``tuned``: other values of the training's fields for some probes, by
     their label or name. ``search``: how more such values are chosen. ``damping``: the damping, in units of the mean
     Fisher, of the exact step and of the steps that are held against it. ``parameters``: what the Fisher covers: ``all``
-    trainable parameters, or the ``weights`` of linear layers and convolutions with their biases.
+    trainable parameters, or the ``weights`` of linear layers and convolutions with their biases. ``population``: the
+    number of other samples of the meter ``population``. ``drift``: the training of the meter ``staleness``.
     """
 
     problems: Sequence[Problem]
@@ -51,10 +63,13 @@ class Preset:
     search: Search | None = None
     damping: float = DAMPING
     parameters: Parameters = "all"
+    population: int = 0
+    drift: Drift | None = None
 
     def __post_init__(self) -> None:
         refuse_damping(self.damping)
         refuse_parameters(self.parameters)
+        _refuse_settings(self.meters, self.population, self.drift, self.training)
         if self.search and (self.training is None or any(problem.epochs for problem in self.problems)):
             raise ValueError("a preset that searches has a training, and problems that are at initialisation: epochs=0")
         if not self.meters or (unknown := [name for name in self.meters if name not in get_args(Meter)]):
@@ -97,7 +112,8 @@ class Suite:
     """What a suite file binds to ``SUITE``: a title and presets, one of which is called ``default``.
 
     ``title``: the heading of its tables. ``presets``: its presets by name. ``summary``: the table at the end of a run:
-    ``errors`` and costs per problem, the ``growth`` of costs per sweep, or the costs of the ``exact`` Fisher.
+    ``errors`` and costs per problem, the ``growth`` of costs per sweep, the costs of the ``exact`` Fisher, errors and
+    quality against the number of ``samples``, or against age (``staleness``).
     ``original``: the preset with a published experiment's own settings. A cell that this preset lacks, seeds apart, is
     a surrogate, and its rows say so. ``resources``: what a cluster gives to each job.
     """
@@ -123,7 +139,8 @@ class Cell:
 
     ``training``: how the probe trains. None means that it is measured. ``surrogate``: whether the cell stands in for a
     larger published experiment. ``weights``: the hash of the shipped snapshot that it starts from; empty means that its
-    model is made here.
+    model is made here. ``population``: the number of other samples against which statistics are held; 0 means none.
+    ``drift``: the training along which statistics grow old. None means that they do not.
     """
 
     suite: str
@@ -140,10 +157,18 @@ class Cell:
     weights: str = ""
     damping: float = DAMPING
     parameters: Parameters = "all"
+    population: int = 0
+    drift: Drift | None = None
 
     def __post_init__(self) -> None:
         refuse_damping(self.damping)
         refuse_parameters(self.parameters)
+        _refuse_settings(self.meters, self.population, self.drift, self.training)
+        if 0 < self.population <= self.problem.samples:
+            raise ValueError(
+                f"{self.problem.label}: the population needs more than the {self.problem.samples} samples of the "
+                f"statistics, got {self.population}"
+            )
         if self.training is None:
             return
         refuse_decays(self.probe, self.training.probe_decay)

@@ -1,5 +1,6 @@
 """How a model is trained: the loop, snapshots, and parts of a data set."""
 
+from curvbench.training.drift import drifted
 from curvbench.training.loop import (
     EVALUATION_TERMS,
     Course,
@@ -13,7 +14,7 @@ from curvbench.training.loop import (
     train,
 )
 from curvbench.training.parts import StoredInputs, held_out, placed, reduced
-from curvbench.training.snapshots import CALIBRATION_BATCHES, batch, snapshot
+from curvbench.training.snapshots import CALIBRATION_BATCHES, batch, other_batch, snapshot
 
 __all__ = [
     "CALIBRATION_BATCHES",
@@ -24,9 +25,11 @@ __all__ = [
     "Progress",
     "StoredInputs",
     "batch",
+    "drifted",
     "evaluate",
     "held_out",
     "hits",
+    "other_batch",
     "placed",
     "reduced",
     "refuse_targets",

@@ -73,6 +73,28 @@ def batch(
     return _read(inputs), targets
 
 
+def other_batch(
+    problem: Problem,
+    dataset: Dataset,
+    seed: int,
+    count: int,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Tensor, Tensor]:
+    """Inputs and targets of ``count`` training samples, none of which is in ``batch`` with the same seed.
+
+    They are the same for every number of samples that is measured. Raises ValueError if there are too few samples.
+    """
+    available = len(dataset.train_inputs)
+    if problem.samples + count > available:
+        raise ValueError(
+            f"{problem.label}: {problem.samples} samples and {count} others are more than the {available} to train on"
+        )
+    chosen = _drawn(available, seed)[available - count :]
+    inputs, targets = placed(dataset.train_inputs[chosen], dataset.train_targets[chosen], device, dtype)
+    return _read(inputs), targets
+
+
 def _train_part(dataset: Dataset, device: torch.device) -> tuple[StoredInputs, Tensor]:
     return placed(dataset.train_inputs, dataset.train_targets, device, torch.float32)
 

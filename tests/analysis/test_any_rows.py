@@ -29,6 +29,7 @@ from curvbench.analysis import (
     coverage,
     exact,
     frames,
+    held,
     history,
     pairs,
     papers,
@@ -85,6 +86,12 @@ def of_rows(rows: pd.DataFrame) -> Answers:
     yield "coverage.shares", coverage.shares(rows)
     yield "exact.table", exact.table(rows)
     yield "exact_tables", list(terminal.exact_tables(rows, frames.problems(rows)))
+    for place, quantity in enumerate((*held.SAMPLES, *held.AGES)):
+        yield f"held {quantity}", (held.sampling if place < len(held.SAMPLES) else held.aging)(rows, quantity)
+    yield "samples_tables", list(terminal.samples_tables(rows, frames.problems(rows)))
+    yield "staleness_tables", list(terminal.staleness_tables(rows, frames.problems(rows)))
+    yield "plot.sampling", plot.sampling(rows)
+    yield "plot.aging", plot.aging(rows)
     yield "scaling.growing", scaling.growing(rows)
     yield "growth_tables", list(terminal.growth_tables(rows, frames.problems(rows)))
     yield "error_tables", list(terminal.error_tables(rows, frames.problems(rows)))
