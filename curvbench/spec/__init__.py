@@ -48,6 +48,7 @@ weight with its bias, ``[scale | shift]`` of a norm. "Layer" is the name of a bl
 """
 
 from curvbench.spec.components import Component
+from curvbench.spec.digits import DIGITS, FactorDtype, StatisticsDtype
 from curvbench.spec.geometry import PARAMETERS, FisherType, Kind, Layer, LayerSize, Parameters, refuse_parameters
 from curvbench.spec.metrics import FLOP_MODEL, METERS, METRICS, PER_EPOCH, PHASES, SCORES, Meter, Metric, Phase
 from curvbench.spec.outcomes import Diverged, Report, Row, Skip, Status, Unsupported
@@ -69,6 +70,7 @@ from curvbench.spec.training import Augmentation, Decay, Schedule, Search, Train
 
 __all__ = [
     "DAMPING",
+    "DIGITS",
     "FLOP_MODEL",
     "METERS",
     "METRICS",
@@ -85,6 +87,7 @@ __all__ = [
     "Dataset",
     "Decay",
     "Diverged",
+    "FactorDtype",
     "FisherProbe",
     "FisherType",
     "Follows",
@@ -107,6 +110,7 @@ __all__ = [
     "Schedule",
     "Search",
     "Skip",
+    "StatisticsDtype",
     "Status",
     "StepRule",
     "Suite",

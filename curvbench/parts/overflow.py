@@ -1,0 +1,58 @@
+"""Where numbers leave the range of a dtype: in a pass through the network, or in a probe's statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, get_args
+
+from torch import Tensor
+
+from curvbench import states
+from curvbench.instance import Instance
+from curvbench.operators import BlockDiagonal
+from curvbench.spec import FisherType, Probe
+from curvbench.uses.calls import View
+
+
+def pass_overflow(instance: Instance) -> str | None:
+    """The first layer at which a forward pass is not finite, in words. None means that it is finite."""
+    large = (la.name for la in instance.layers if not all(_is_finite(instance.parameters[p]) for p in la.parameters))
+    if (name := next(large, None)) is not None:
+        return f"layer {name!r}: its weights are not finite"
+    tape = instance.tape()
+    before = "the inputs"
+    for call, use in tape.calls:
+        if call.x is not None and not _is_finite(call.x):
+            return f"{before}: its outputs are not finite" if before != "the inputs" else before
+        name = use.role or (call.key.weight.name if isinstance(call.key.weight, View) else "")
+        before = f"layer {name!r}"
+    return None if _is_finite(tape.outputs) else f"{before}: the outputs are not finite"
+
+
+def overflow(instance: Instance, probe: Probe, state: Any = None) -> str | None:
+    """Where a pass or the statistics in ``state`` are not finite, in words. None means that all are finite."""
+    if where := pass_overflow(instance):
+        return where
+    kind = probe.fisher_type if probe.fisher_type in get_args(FisherType)[:3] else "empirical"
+    for slopes in instance.slopes(instance.tape(), kind, probe.mc_samples, probe.seed or 0):
+        for name in reversed(list(slopes)):
+            if not _is_finite(slopes[name]):
+                return f"layer {name!r}: its output gradients are not finite"
+    flawed = (name for name, part in _parts(instance, probe, state) if not all(map(_is_finite, states.tensors(part))))
+    if (name := next(flawed, None)) is not None:
+        return f"layer {name!r}: its statistics are not finite"
+    return None if all(map(_is_finite, states.tensors(state))) else "its statistics"
+
+
+def _parts(instance: Instance, probe: Probe, state: Any) -> Iterator[tuple[str, Any]]:
+    """The parts of a state that belong to one layer, with the layer's name."""
+    operator = None if state is None else probe.operator(state)
+    if isinstance(operator, BlockDiagonal) and len(operator.blocks) == len(instance.layers):
+        yield from ((layer.name, block) for layer, block in zip(instance.layers, operator.blocks, strict=True))
+    for tensor in states.tensors(operator):
+        if tensor.shape == (instance.size,):
+            yield from ((layer.name, tensor[layer.slice]) for layer in instance.layers)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return bool(tensor.isfinite().all())
