@@ -1,9 +1,10 @@
 """Factorizations that say when they struggled, sums that do not lose digits, and products that are symmetric.
 
-Policy: float16 and bfloat16 are formats for storage, and ``widened`` converts them before any computation, so that no
-matrix that is factorized has fewer digits than float32. Factorizations read one triangle of a symmetric matrix. Eigenvalues of positive
-semi-definite matrices are clamped at zero. A factorization that fails in its own precision is repeated in float64, and
-every repetition is counted.
+Policy: float16 and bfloat16 are formats for storage, and ``widened`` converts them before any computation. Only probes
+with digits of their own (``curvbench.parts.digits``) compute statistics in them, and no matrix that is factorized has
+fewer digits than float32. Factorizations read one triangle of a symmetric matrix. Eigenvalues of positive semi-definite
+matrices are clamped at zero. A factorization that fails in its own precision is repeated in float64, and every
+repetition is counted.
 """
 
 from __future__ import annotations
@@ -56,12 +57,14 @@ def _note_retry() -> None:
         retries.count += 1
 
 
-_factor_dtype: ContextVar[Callable[[torch.dtype], torch.dtype]] = ContextVar("factor_dtype", default=lambda dtype: dtype)
+_factor_dtype: ContextVar[Callable[[torch.dtype], torch.dtype]] = ContextVar(
+    "factor_dtype", default=lambda dtype: dtype
+)
 
 
 @contextmanager
 def factorized_in(change: Callable[[torch.dtype], torch.dtype]) -> Iterator[None]:
-    """Inside the block a matrix of a dtype is factorized, and its factors are applied, in the dtype ``change(dtype)``."""
+    """Inside the block matrices are factorized, and their factors applied, in ``change`` of their own dtype."""
     token = _factor_dtype.set(change)
     try:
         yield

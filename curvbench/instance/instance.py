@@ -562,7 +562,6 @@ class Instance:
 
         Complex tensors are rounded to the complex dtype of the same precision.
         """
-
         other = self._rounded(lambda value: widened(_rounded(value, dtype)))
         other._needs_verification = self._needs_verification
         other.targets = widened(_rounded(self.targets, dtype))
@@ -581,6 +580,9 @@ class Instance:
         return self._in_dtypes[dtype]
 
     def _narrowed(self, dtype: torch.dtype) -> Instance:
+        if self._needs_verification:  # here, because a comparison in fewer digits would tell less
+            self._needs_verification = False
+            self.verify()
         other = self._rounded(lambda value: _rounded(value, dtype))
         other._first_outputs = None  # rounding may change the outputs by more than its check allows
         return other
@@ -786,7 +788,8 @@ class Instance:
     def pack(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Named tensors, shaped like the parameters, as a parameter vector (P,), in float32 at least.
 
-        An instance in float16 or bfloat16 gives a vector of its own dtype. Names of parameters that no layer covers are ignored.
+        An instance in float16 or bfloat16 gives a vector of its own dtype. Names of parameters that no layer covers are
+        ignored.
 
         Raises:
             ValueError: a covered parameter is missing or has another shape.

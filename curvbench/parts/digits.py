@@ -11,7 +11,7 @@ import dataclasses
 import functools
 from abc import ABC
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import new_class
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -75,10 +75,19 @@ class Digits(Probe, ABC):
             return self.plain.unsupported(lowered)
 
     def fit(self, instance: Instance) -> Any:
-        """As every probe's; raises Diverged if a pass overflows, with the layer."""
-        if where := pass_overflow(self._lowered(instance)):
-            raise Diverged(f"{self._name(instance.dtype)} overflows at {where}")
-        return super().fit(instance)
+        """As every probe's.
+
+        Raises:
+            Diverged: a pass or the statistics leave the range of their dtype; the text names the layer.
+        """
+        lowered, name = self._lowered(instance), self._name(instance.dtype)
+        if where := pass_overflow(lowered):
+            raise Diverged(f"{name} overflows at {where}")
+        state = super().fit(instance)
+        # Here, because a check in every update would count as the method's FLOPs.
+        if not all(tensor.isfinite().all() for tensor in states.tensors(state)):
+            raise Diverged(f"{name} overflows at {overflow(lowered, self.plain, state.own) or 'an unknown layer'}")
+        return state
 
     def init(self, instance: Instance) -> Any:
         return self._stored(self.plain.init, instance)
@@ -108,7 +117,7 @@ class Digits(Probe, ABC):
         """What ``make`` gives for a batch in the dtype of the statistics, in that of the factors.
 
         Raises:
-            Diverged: a number is not finite; the text names the layer.
+            Diverged: an operation fails because a number is not finite; the text names the layer.
             Unsupported: an operation has no kernel in this dtype.
         """
         lowered, name = self._lowered(batch), self._name(batch.dtype)
@@ -123,8 +132,6 @@ class Digits(Probe, ABC):
             if isinstance(error, ValueError) or lowered.dtype.itemsize >= 4:
                 raise
             raise Unsupported(f"no statistics in {name}: {str(error).splitlines()[0]}") from error
-        if not all(tensor.isfinite().all() for tensor in states.tensors(made)):
-            raise Diverged(f"{name} overflows at {overflow(lowered, self.plain, made) or 'an unknown layer'}")
         return None if made is None else Stored(states.cast(made, self._change(batch.dtype)), batch.dtype)
 
     def _lowered(self, instance: Instance) -> Instance:
@@ -153,14 +160,22 @@ class Digits(Probe, ABC):
 
     @contextmanager
     def _computing(self, dtype: torch.dtype) -> Iterator[None]:
-        """Inside, matrices are factorized in the dtype of the factors, and products of two dtypes exist."""
+        """Inside, matrices are factorized in the dtype of the factors, and products of two dtypes exist.
+
+        A ValueError names the dtype of the statistics if it has fewer digits than the instance's.
+        """
         mixed = self._statistics(dtype) != self._factors(dtype)
         change = self._change(dtype)
         with ExitStack() as inside:
             inside.enter_context(numerics.factorized_in(change))
             inside.enter_context(Promoting(change) if mixed else nullcontext())
             inside.enter_context(_tf32() if self.statistics_dtype == "tf32" else nullcontext())
-            yield
+            try:
+                yield
+            except ValueError as error:
+                if self.statistics_dtype != "tf32" and self._statistics(dtype).itemsize >= dtype.itemsize:
+                    raise
+                raise ValueError(f"with statistics in {self.statistics_dtype}: {error}") from error
 
 
 class _Following(Follows, ABC):
