@@ -50,16 +50,16 @@ class Digits(Probe, ABC):
     statistics_dtype: StatisticsDtype | None = None
     factor_dtype: FactorDtype | None = None
 
-    kind: ClassVar[type[Probe]]
+    class_without_digits: ClassVar[type[Probe]]
     """The probe's own class."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _made, (self.kind, _fields(self))
+        return _made, (self.class_without_digits, _fields(self))
 
     @functools.cached_property
-    def plain(self) -> Probe:
+    def _own(self) -> Probe:
         """The same probe in the digits of its instance."""
-        return self.kind(**{name: value for name, value in _fields(self).items() if name not in DIGITS})
+        return self.class_without_digits(**{name: value for name, value in _fields(self).items() if name not in DIGITS})
 
     def unsupported(self, instance: Instance) -> str | None:
         if self.statistics_dtype == "tf32" and instance.device.type != "cuda":
@@ -72,7 +72,7 @@ class Digits(Probe, ABC):
                 raise
             return f"the model does not run in {self._name(instance.dtype)}: {str(error).splitlines()[0]}"
         with self._computing(instance.dtype):
-            return self.plain.unsupported(lowered)
+            return self._own.unsupported(lowered)
 
     def fit(self, instance: Instance) -> Any:
         """As every probe's.
@@ -86,31 +86,31 @@ class Digits(Probe, ABC):
         state = super().fit(instance)
         # Here, because a check in every update would count as the method's FLOPs.
         if not all(tensor.isfinite().all() for tensor in states.tensors(state)):
-            raise Diverged(f"{name} overflows at {overflow(lowered, self.plain, state.own) or 'an unknown layer'}")
+            raise Diverged(f"{name} overflows at {overflow(lowered, self._own, state.own) or 'an unknown layer'}")
         return state
 
     def init(self, instance: Instance) -> Any:
-        return self._stored(self.plain.init, instance)
+        return self._stored(self._own.init, instance)
 
     def update(self, state: Stored | None, batch: Instance) -> Stored | None:
-        return self._stored(functools.partial(self.plain.update, state and state.own), batch)
+        return self._stored(functools.partial(self._own.update, state and state.own), batch)
 
     def refresh(self, state: Stored) -> Stored:
         with self._computing(state.dtype):
-            return state._replace(own=self.plain.refresh(state.own))
+            return state._replace(own=self._own.refresh(state.own))
 
     def precondition(self, state: Stored, gradient: Tensor) -> Tensor:
         with self._computing(state.dtype):
-            step = self.plain.precondition(state.own, gradient.to(self._factors(state.dtype)))
+            step = self._own.precondition(state.own, gradient.to(self._factors(state.dtype)))
         return step.to(gradient.dtype)
 
     def operator(self, state: Stored) -> Operator:
         with self._computing(state.dtype):
-            return self._compared(self.plain.operator(state.own), state.dtype)
+            return self._compared(self._own.operator(state.own), state.dtype)
 
     def damped(self, state: Stored) -> Operator | None:
         with self._computing(state.dtype):
-            damped = self.plain.damped(state.own)
+            damped = self._own.damped(state.own)
         return damped and self._compared(damped, state.dtype)
 
     def _stored(self, make: Callable[[Instance], Any], batch: Instance) -> Stored | None:
@@ -127,7 +127,7 @@ class Digits(Probe, ABC):
         except (RuntimeError, ValueError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
-            if where := overflow(lowered, self.plain):
+            if where := overflow(lowered, self._own):
                 raise Diverged(f"{name} overflows at {where}") from error
             if isinstance(error, ValueError) or lowered.dtype.itemsize >= 4:
                 raise
@@ -180,13 +180,13 @@ class Digits(Probe, ABC):
 
 class _Following(Follows, ABC):
     def follow(self: Any, state: Stored, batch: Instance) -> Any:
-        return self._stored(functools.partial(self.plain.follow, state.own), batch)
+        return self._stored(functools.partial(self._own.follow, state.own), batch)
 
 
 class _Weighing(Weighs, ABC):
     def weigh(self: Any, state: Stored, batch: Instance) -> tuple[Tensor, Any] | None:
         with self._computing(batch.dtype):
-            weighed = self.plain.weigh(state.own, batch)
+            weighed = self._own.weigh(state.own, batch)
         return weighed and (weighed[0], state._replace(own=weighed[1]))
 
 
@@ -194,7 +194,12 @@ class _Weighing(Weighs, ABC):
 def in_digits(kind: type[P]) -> type[P]:
     """The class of a probe with the fields ``statistics_dtype`` and ``factor_dtype`` beside its own."""
     mix_ins = [mix_in for base, mix_in in ((Follows, _Following), (Weighs, _Weighing)) if issubclass(kind, base)]
-    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__, "kind": kind}
+    names = {
+        "__module__": kind.__module__,
+        "__qualname__": kind.__qualname__,
+        "__doc__": kind.__doc__,
+        "class_without_digits": kind,
+    }
     made = new_class(kind.__name__, (Digits, *mix_ins, kind), exec_body=lambda body: body.update(names))
     return dataclass(frozen=True)(made)
 

@@ -69,7 +69,7 @@ def parse_training(text: str, training: Training) -> Training:
 
 def selector(component: Component) -> str:
     """The text that ``parse_probe`` or ``parse_problem`` turns into ``component`` again."""
-    kind = getattr(component, "kind", type(component))  # of a probe with digits its own class
+    kind = getattr(type(component), "class_without_digits", type(component))
     registered = probes() if isinstance(component, Probe) else problems()
     names = [name for name, component_type in registered.items() if component_type is kind]
     name = names[0] if names else f"{source(kind)}:{kind.__name__}"
@@ -155,7 +155,7 @@ def _arguments(component: type[Component], name: str, text: str) -> dict[str, An
     """``key=value,...`` as a dictionary, with every value read by its field's annotation."""
     types = types_of(component)
     if issubclass(component, Probe):
-        types = {**DIGITS, **types}
+        types = {**types, **{key: value for key, value in DIGITS.items() if key not in types}}
     values = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         key, equals, value = (piece.strip() for piece in part.partition("="))
