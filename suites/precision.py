@@ -6,7 +6,7 @@
 
 from curvbench import Preset, Suite, probe, problem
 
-NAMES = ("kfac", "ekfac", "diag", "shampoo", "adam", "eva", "lngd", "fngd", "cwngd")
+NAMES = ("kfac", "ekfac", "diag", "shampoo", "adam", "eva", "lngd", "fngd")
 STATISTICS = ("bfloat16", "float16", "float32", "float64")
 METERS = ("error", "direction", "health", "memory")
 

@@ -169,7 +169,7 @@ class Digits(Probe, ABC):
         with ExitStack() as inside:
             inside.enter_context(numerics.factorized_in(change))
             inside.enter_context(Promoting(change) if mixed else nullcontext())
-            inside.enter_context(_tf32() if self.statistics_dtype == "tf32" else nullcontext())
+            inside.enter_context(_tf32(self.statistics_dtype == "tf32") if self.statistics_dtype else nullcontext())
             try:
                 yield
             except ValueError as error:
@@ -218,17 +218,18 @@ def _dtype(name: str) -> torch.dtype:
 
 
 @contextmanager
-def _tf32() -> Iterator[None]:
-    """Inside, float32 products and convolutions on CUDA round their factors to 11 bits."""
-    places = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [place.allow_tf32 for place in places]
+def _tf32(allowed: bool) -> Iterator[None]:
+    """Inside, float32 products and convolutions on CUDA round their factors to 11 bits, or none of them does.
+
+    Outside, torch allows it for convolutions alone.
+    """
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = products.allow_tf32, convolutions.allow_tf32
+    products.allow_tf32 = convolutions.allow_tf32 = allowed
     try:
-        for place in places:
-            place.allow_tf32 = True
         yield
     finally:
-        for place, allowed in zip(places, before, strict=True):
-            place.allow_tf32 = allowed
+        products.allow_tf32, convolutions.allow_tf32 = before
 
 
 _PRODUCTS = frozenset(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any
 
 from torch import Tensor
 
 from curvbench import states
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal
-from curvbench.spec import FisherType, Probe
+from curvbench.spec import Probe
 from curvbench.uses.calls import View
+
+_OF_LABELS = ("type-2", "mc", "empirical")
 
 
 def pass_overflow(instance: Instance) -> str | None:
@@ -33,14 +35,14 @@ def overflow(instance: Instance, probe: Probe, state: Any = None) -> str | None:
     """Where a pass or the statistics in ``state`` are not finite, in words. None means that all are finite."""
     if where := pass_overflow(instance):
         return where
-    kind = probe.fisher_type if probe.fisher_type in get_args(FisherType)[:3] else "empirical"
+    kind = own if (own := probe.fisher_type) and own in _OF_LABELS else "empirical"
     for slopes in instance.slopes(instance.tape(), kind, probe.mc_samples, probe.seed or 0):
         for name in reversed(list(slopes)):
             if not _is_finite(slopes[name]):
                 return f"layer {name!r}: its output gradients are not finite"
     flawed = (name for name, part in _parts(instance, probe, state) if not all(map(_is_finite, states.tensors(part))))
-    if (name := next(flawed, None)) is not None:
-        return f"layer {name!r}: its statistics are not finite"
+    if (layer := next(flawed, None)) is not None:
+        return f"layer {layer!r}: its statistics are not finite"
     return None if all(map(_is_finite, states.tensors(state))) else "its statistics"
 
 

@@ -192,4 +192,4 @@ def _in_digits(kind: type[C], values: Mapping[str, Any]) -> tuple[type[C], dict[
         return kind, values
     from curvbench.parts.digits import in_digits  # here, because it imports torch
 
-    return in_digits(kind), values
+    return in_digits(kind), values  # type: ignore[arg-type]
