@@ -24,7 +24,7 @@ from curvbench import numerics, states
 from curvbench.instance import Instance
 from curvbench.instance.passes import in_network_pass
 from curvbench.operators import Operator
-from curvbench.parts.overflow import overflow, pass_overflow
+from curvbench.parts.overflow import Watch, overflow, pass_overflow
 from curvbench.spec import DIGITS, Diverged, FactorDtype, Follows, Probe, StatisticsDtype, Unsupported, Weighs
 
 P = TypeVar("P", bound=Probe)
@@ -83,7 +83,8 @@ class Digits(Probe, ABC):
         lowered, name = self._lowered(instance), self._name(instance.dtype)
         if where := pass_overflow(lowered):
             raise Diverged(f"{name} overflows at {where}")
-        state = super().fit(instance)
+        with Watch(lowered.dtype) if lowered.dtype.itemsize < 4 else nullcontext():
+            state = super().fit(instance)
         # Here, because a check in every update would count as the method's FLOPs.
         if not all(tensor.isfinite().all() for tensor in states.tensors(state)):
             raise Diverged(f"{name} overflows at {overflow(lowered, self._own, state.own) or 'an unknown layer'}")

@@ -2,18 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from curvbench import states
 from curvbench.instance import Instance
+from curvbench.instance.passes import in_network_pass
 from curvbench.operators import BlockDiagonal
-from curvbench.spec import Probe
+from curvbench.spec import Diverged, Layer, Probe
 from curvbench.uses.calls import View
 
 _OF_LABELS = ("type-2", "mc", "empirical")
+# Names of the operations that overflow; others give infinity without an overflow, or hold memory that nobody has set.
+_OVERFLOWING = frozenset(
+    {
+        *("matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "dot", "einsum", "tensordot", "outer", "addmm"),
+        *("baddbmm", "baddbmm_", "multi_dot", "mul", "mul_", "__mul__", "__rmul__", "__imul__", "square", "square_"),
+        *("add", "add_", "__add__", "__radd__", "__iadd__", "sub", "__sub__", "sum", "cumsum", "mean", "addcmul_"),
+        *("index_add", "index_add_", "norm", "vector_norm", "linalg_norm", "linalg_vector_norm", "to", "half"),
+    }
+)
+
+
+class Watch(TorchFunctionMode):
+    """Inside, an operation of statistics in ``dtype`` that overflows raises Diverged, with the layer.
+
+    A later division may hide the overflow: x / infinity is zero, which is finite. Passes through the network are not
+    watched.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._dtype = dtype
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if getattr(func, "__name__", "") in _OVERFLOWING and not in_network_pass():
+            if any(tensor.dtype == self._dtype and bool(tensor.isinf().any()) for tensor in states.tensors(result)):
+                raise Diverged(f"{str(self._dtype).removeprefix('torch.')} overflows at {_layer_in_work()}")
+        return result
+
+
+def _layer_in_work() -> str:
+    """The layer whose statistics are computed: that of the nearest caller with a layer among its variables."""
+    frame = sys._getframe(2)
+    while frame is not None and frame.f_back is not None:
+        for value in frame.f_locals.values():
+            layer = value if isinstance(value, Layer) else getattr(value, "layer", None)
+            if isinstance(layer, Layer):
+                return f"layer {layer.name!r}: its statistics are not finite"
+        frame = frame.f_back
+    return "its statistics"
 
 
 def pass_overflow(instance: Instance) -> str | None:
