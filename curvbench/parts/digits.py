@@ -90,10 +90,11 @@ class Digits(Probe, ABC):
             raise Diverged(f"{name} overflows at {overflow(lowered, self._own, state.own) or 'an unknown layer'}")
         return state
 
-    def init(self, instance: Instance) -> Any:
-        return self._stored(self._own.init, instance)
+    def init(self, instance: Instance) -> Stored | None:
+        state = self._stored(self._own.init, instance)
+        return None if state.own is None else state
 
-    def update(self, state: Stored | None, batch: Instance) -> Stored | None:
+    def update(self, state: Stored | None, batch: Instance) -> Stored:
         return self._stored(functools.partial(self._own.update, state and state.own), batch)
 
     def refresh(self, state: Stored) -> Stored:
@@ -114,7 +115,7 @@ class Digits(Probe, ABC):
             damped = self._own.damped(state.own)
         return damped and self._compared(damped, state.dtype)
 
-    def _stored(self, make: Callable[[Instance], Any], batch: Instance) -> Stored | None:
+    def _stored(self, make: Callable[[Instance], Any], batch: Instance) -> Stored:
         """What ``make`` gives for a batch in the dtype of the statistics, in that of the factors.
 
         Raises:
@@ -133,7 +134,7 @@ class Digits(Probe, ABC):
             if isinstance(error, ValueError) or lowered.dtype.itemsize >= 4:
                 raise
             raise Unsupported(f"no statistics in {name}: {str(error).splitlines()[0]}") from error
-        return None if made is None else Stored(states.cast(made, self._change(batch.dtype)), batch.dtype)
+        return Stored(states.cast(made, self._change(batch.dtype)), batch.dtype)
 
     def _lowered(self, instance: Instance) -> Instance:
         return instance.in_dtype(self._statistics(instance.dtype))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import pickle
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -19,7 +19,8 @@ from curvbench.cells.measure import Fitted, accuracy_rows, refuse_unsupported
 from curvbench.fisher import ExactFisher
 from curvbench.meters.cost import Stepper, cost_rows
 from curvbench.meters.direction import step_of
-from curvbench.parts.digits import Promoting
+from curvbench.operators import Identity
+from curvbench.parts.digits import Promoting, in_digits
 from curvbench.spec import Cell, Diverged, Follows, Row, Unsupported, Weighs
 
 NAMES = sorted(registry.probes())
@@ -257,6 +258,30 @@ def test_the_axis_changes_the_identity_only_where_it_is_used() -> None:
     assert "factor_dtype" not in identity.component(cells[0].probe)["hyperparameters"]
     other = replace(cells[0], probe=cb.probe("kfac", factor_dtype="float64"))
     assert identity.cell_id(other, environment) != identity.cell_id(cells[0], environment)
+
+
+@dataclass(frozen=True)
+class Stateless(cb.Probe):
+    """A user's probe that keeps nothing."""
+
+    kind: str = "none"
+
+    def update(self, state: None, batch: cb.Instance) -> None:
+        assert batch.dtype == torch.bfloat16
+
+    def precondition(self, state: None, gradient: Tensor) -> Tensor:
+        assert gradient.dtype == torch.float64
+        return gradient
+
+    def operator(self, state: None) -> Identity:
+        return Identity(81, torch.bfloat16)
+
+
+def test_a_probe_of_a_user_that_keeps_no_state() -> None:
+    probe, found = in_digits(Stateless)(statistics_dtype="bfloat16", factor_dtype="float64"), instance()
+    assert probe.label == "Stateless[statistics_dtype=bfloat16,factor_dtype=float64]"
+    assert cb.fit(probe, found).dtype == torch.float32 == step_of(probe, found, found.gradient()).dtype
+    assert pickle.loads(pickle.dumps(probe)) == probe
 
 
 def test_mix_ins_stay() -> None:
