@@ -1,15 +1,16 @@
 """Factorizations that say when they struggled, sums that do not lose digits, and products that are symmetric.
 
-Policy: float16 and bfloat16 are formats for storage, and ``widened`` converts them before any computation, so that no
-matrix has fewer digits than float32. Factorizations read one triangle of a symmetric matrix. Eigenvalues of positive
-semi-definite matrices are clamped at zero. A factorization that fails in its own precision is repeated in float64, and
-every repetition is counted.
+Policy: float16 and bfloat16 are formats for storage, and ``widened`` converts them before any computation. Only probes
+with digits of their own (``curvbench.parts.digits``) compute statistics in them, and no matrix that is factorized has
+fewer digits than float32. Factorizations read one triangle of a symmetric matrix. Eigenvalues of positive semi-definite
+matrices are clamped at zero. A factorization that fails in its own precision is repeated in float64, and every
+repetition is counted.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -56,6 +57,26 @@ def _note_retry() -> None:
         retries.count += 1
 
 
+_factor_dtype: ContextVar[Callable[[torch.dtype], torch.dtype]] = ContextVar(
+    "factor_dtype", default=lambda dtype: dtype
+)
+
+
+@contextmanager
+def factorized_in(change: Callable[[torch.dtype], torch.dtype]) -> Iterator[None]:
+    """Inside the block matrices are factorized, and their factors applied, in ``change`` of their own dtype."""
+    token = _factor_dtype.set(change)
+    try:
+        yield
+    finally:
+        _factor_dtype.reset(token)
+
+
+def factorizable(matrix: Tensor) -> Tensor:
+    """A matrix in the dtype in which it is factorized."""
+    return matrix.to(_factor_dtype.get()(matrix.dtype))
+
+
 def flaw(values: Tensor) -> str:
     """The entries that are not finite, as ``NaN in 3 of 25 entries``; empty if all are finite."""
     for word, flawed in (("NaN", values.isnan()), ("infinite", values.isinf())):
@@ -77,6 +98,7 @@ def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: LAPACK finds no eigenvalues, because an entry is NaN or infinite.
     """
+    matrix = factorizable(matrix)
     ways = dict.fromkeys([(matrix.dtype, "U"), (torch.float64, "U"), (torch.float64, "L")])
     for count, (dtype, triangle) in enumerate(ways):
         if count:
@@ -113,6 +135,7 @@ def cholesky(matrix: Tensor) -> Tensor:
     Raises:
         ValueError: the matrix is not finite, or is singular in float64 as well.
     """
+    matrix = factorizable(matrix)
     factor, failed = torch.linalg.cholesky_ex(matrix)
     if not failed.any():
         return factor
@@ -131,6 +154,7 @@ def damped_cholesky(matrix: Tensor, damping: Tensor | float) -> Tensor:
     Raises:
         ValueError: A + damping I is singular; without damping also if A is singular up to rounding.
     """
+    matrix = factorizable(matrix)
     factor = damped(matrix.mT, damping)  # LAPACK's order of entries, so that the factor overwrites the matrix
     failed = torch.empty(matrix.shape[:-2], dtype=torch.int32, device=matrix.device)
     torch.linalg.cholesky_ex(factor, out=(factor, failed))
@@ -149,12 +173,14 @@ def cholesky_solve(right: Tensor, factor: Tensor) -> Tensor:
     The result equals that of ``torch.cholesky_solve``, which copies the factors first: for one right-hand side per
     matrix the copy takes several times as long as the two substitutions.
     """
+    right, factor = factorizable(right), factorizable(factor)
     halfway = torch.linalg.solve_triangular(factor, right, upper=False)
     return torch.linalg.solve_triangular(factor.mT, halfway, upper=True)
 
 
 def damped_inverse(matrix: Tensor, damping: Tensor | float) -> Tensor:
     """(A + damping I)^-1 over the last two dimensions, in A's dtype; ``damping`` broadcasts over the batch."""
+    matrix = factorizable(matrix)
     factor = damped_cholesky(matrix, damping)
     return torch.cholesky_inverse(factor.mT, upper=True).to(matrix.dtype)  # a tenth faster than with the lower factor
 

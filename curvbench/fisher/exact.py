@@ -349,7 +349,7 @@ def batch_fisher(instance: Instance, fisher_type: str, mc_samples: int = 1, seed
 def coefficients(instance: Instance, fisher_type: str, outputs: Tensor | None = None) -> Tensor | None:
     """Weights (R, N) that combine the columns to the mean gradient; None means that the labels are sampled."""
     if fisher_type == "type-2":
-        outputs = instance.outputs() if outputs is None else outputs
+        outputs = numerics.widened(instance.outputs() if outputs is None else outputs)
         return gradient_coefficients(instance.likelihood, outputs, instance.targets)
     if fisher_type == "empirical":
         shape = (instance.terms_per_sample, instance.samples)

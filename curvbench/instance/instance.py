@@ -143,6 +143,7 @@ class Instance:
         self._dimensions = sample_dimensions(self.inputs, self.samples, sample_inputs)
         self.guessed = () if sample_inputs is not None else tuple(self._dimensions)
         self._gradient: tuple[Tensor, Tensor] | None = None
+        self._in_dtypes: dict[torch.dtype, Instance] = {}
         self._recorded: Tape | None = None
         self._given_gradients: Mapping[str, Tensor] | None = None
         self._needs_verification = False
@@ -571,7 +572,7 @@ class Instance:
         """A copy whose fields may be changed, without gradients and recorded passes."""
         other = copy.copy(self)
         other._gradient = other._recorded = other._given_gradients = None
-        other._needs_verification = False
+        other._needs_verification, other._in_dtypes = False, {}
         return other
 
     @property
@@ -593,16 +594,35 @@ class Instance:
 
         Complex tensors are rounded to the complex dtype of the same precision.
         """
-
-        def cast(value: Any) -> Any:
-            if not isinstance(value, Tensor) or not (value.is_floating_point() or value.is_complex()):
-                return value
-            return widened(value.to(_COMPLEX.get(dtype, torch.complex64) if value.is_complex() else dtype))
-
-        other = self._copy()
+        other = self._rounded(lambda value: widened(_rounded(value, dtype)))
         other._needs_verification = self._needs_verification
+        other.targets = widened(_rounded(self.targets, dtype))
+        return other
+
+    def in_dtype(self, dtype: torch.dtype) -> Instance:
+        """The same instance with passes, gradients and parameter vectors in another real dtype; itself in its own.
+
+        With float16 and bfloat16 the loss is computed in float32 from rounded outputs, as in training of mixed
+        precision, and its gradients at the outputs are rounded. The result is made once.
+        """
+        if dtype == self.dtype:
+            return self
+        if dtype not in self._in_dtypes:
+            self._in_dtypes[dtype] = self.to(dtype) if dtype.itemsize >= 4 else self._narrowed(dtype)
+        return self._in_dtypes[dtype]
+
+    def _narrowed(self, dtype: torch.dtype) -> Instance:
+        if self._needs_verification:  # here, because a comparison in fewer digits would tell less
+            self._needs_verification = False
+            self.verify()
+        other = self._rounded(lambda value: _rounded(value, dtype))
+        other._first_outputs = None  # rounding may change the outputs by more than its check allows
+        return other
+
+    def _rounded(self, cast: Callable[[Any], Any]) -> Instance:
+        """A copy with other parameters, buffers and inputs."""
+        other = self._copy()
         other.inputs = mapped(self.inputs, cast)
-        other.targets = cast(self.targets)
         other.parameters = {name: cast(p) for name, p in self.parameters.items()}
         other._buffers = {name: cast(b) for name, b in self._buffers.items()}
         return other
@@ -678,7 +698,8 @@ class Instance:
 
     def cotangents(self, outputs: Tensor, fisher_type: str, mc_samples: int = 1, seed: int = 0) -> Iterator[Tensor]:
         """The cotangents of a Fisher type, each (N, ..., C); see ``curvbench.instance.likelihood.cotangents``."""
-        return cotangents(self.likelihood, outputs.detach(), self.targets, fisher_type, mc_samples, seed)
+        made = cotangents(self.likelihood, widened(outputs.detach()), self.targets, fisher_type, mc_samples, seed)
+        return (cotangent.to(outputs.dtype) for cotangent in made)
 
     def slopes(self, tape: Tape, fisher_type: str, mc_samples: int = 1, seed: int = 0) -> Iterator[dict[str, Tensor]]:
         """``pull`` for every cotangent of a Fisher type."""
@@ -707,6 +728,7 @@ class Instance:
             return dict(self._given_gradients)
         outputs, trained = self.graph(sorted(self._trainable))
         with torch.enable_grad():
+            outputs = widened(outputs)
             loss = objective(outputs) if objective else self.likelihood.loss(outputs, self.targets)
         keeps_graph = self._recorded is not None
         gradients = torch.autograd.grad(
@@ -798,12 +820,14 @@ class Instance:
     def pack(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Named tensors, shaped like the parameters, as a parameter vector (P,), in float32 at least.
 
-        Names of parameters that no layer covers are ignored.
+        An instance in float16 or bfloat16 gives a vector of its own dtype. Names of parameters that no layer covers are
+        ignored.
 
         Raises:
             ValueError: a covered parameter is missing or has another shape.
         """
-        return packed(self.layers, self.parameters, tensors)
+        vector = packed(self.layers, self.parameters, tensors)
+        return vector.to(self.dtype) if self.dtype.itemsize < 4 else vector
 
     def unpack(self, vector: Tensor) -> dict[str, Tensor]:
         """A parameter vector (P,) as named tensors, shaped like the parameters.
@@ -853,6 +877,13 @@ def _of_blocks(wrong: Mapping[str, str], instance: Instance) -> dict[str, str]:
 
 def _reasons(left_out: Mapping[str, str]) -> str:
     return "; ".join(f"{name!r}: {reason}" for name, reason in list(left_out.items())[:3]) or "the model has none"
+
+
+def _rounded(value: Any, dtype: torch.dtype) -> Any:
+    """A real or complex tensor in another precision; any other value unchanged."""
+    if not isinstance(value, Tensor) or not (value.is_floating_point() or value.is_complex()):
+        return value
+    return value.to(_COMPLEX.get(dtype, torch.complex64) if value.is_complex() else dtype)
 
 
 def _numbers(parameter: Tensor) -> int:

@@ -202,7 +202,9 @@ def state_rows(stepper: Stepper) -> Iterator[Row]:
         yield Row("memory.state", float(state_bytes(state)), phase, method="bytes of distinct tensor storages")
     modelled = modelled_cost(stepper)
     if "memory" in modelled:
-        yield Row("memory.model", modelled["memory"] * stepper.instance.dtype.itemsize, "step")
+        factor_dtype = stepper.probe.hyperparameters.get("factor_dtype")
+        dtype = getattr(torch, factor_dtype) if factor_dtype else stepper.instance.dtype
+        yield Row("memory.model", modelled["memory"] * dtype.itemsize, "step")
 
 
 def clock_rows(stepper: Stepper) -> Iterator[Row]:

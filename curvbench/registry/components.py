@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from curvbench.registry.fields import alias, read, refuse_unknown
 from curvbench.registry.files import load_file, on_one_line, source
-from curvbench.spec import Component, Drift, Probe, Problem, Training
+from curvbench.spec import DIGITS, Component, Drift, Probe, Problem, Training
 from curvbench.spec.fields import types_of
 from curvbench.words import near_misses, one_line
 
@@ -74,7 +74,7 @@ def parse_drift(text: str, drift: Drift) -> Drift:
 
 def selector(component: Component) -> str:
     """The text that ``parse_probe`` or ``parse_problem`` turns into ``component`` again."""
-    kind = type(component)
+    kind = getattr(type(component), "class_without_digits", type(component))
     registered = probes() if isinstance(component, Probe) else problems()
     names = [name for name, component_type in registered.items() if component_type is kind]
     name = names[0] if names else f"{source(kind)}:{kind.__name__}"
@@ -159,6 +159,8 @@ def _lacking(other: type, base: type[Component]) -> str:
 def _arguments(component: type[Component], name: str, text: str) -> dict[str, Any]:
     """``key=value,...`` as a dictionary, with every value read by its field's annotation."""
     types = types_of(component)
+    if issubclass(component, Probe):
+        types = {**types, **{key: value for key, value in DIGITS.items() if key not in types}}
     values = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         key, equals, value = (piece.strip() for piece in part.partition("="))
@@ -174,6 +176,8 @@ def _arguments(component: type[Component], name: str, text: str) -> dict[str, An
 def _build(component: type[C], name: str, values: Mapping[str, Any]) -> C:
     if not dataclasses.is_dataclass(component):
         raise ValueError(f"{name} is no dataclass: put @dataclass(frozen=True) above the class")
+    if issubclass(component, Probe):
+        component, values = _in_digits(component, values)
     types = types_of(component)
     for key in values:
         refuse_unknown(name, key, types)
@@ -183,3 +187,14 @@ def _build(component: type[C], name: str, values: Mapping[str, Any]) -> C:
         return component(**values)
     except Exception as error:  # of a user's component anything
         raise ValueError(f"{label}: {one_line(error).removeprefix(f'{name}: ')}") from error
+
+
+def _in_digits(kind: type[C], values: Mapping[str, Any]) -> tuple[type[C], dict[str, Any]]:
+    """The class of a probe for which the values choose digits, and the values; its own class if they choose none."""
+    own = types_of(kind)
+    values = {key: value for key, value in values.items() if key in own or key not in DIGITS or value is not None}
+    if DIGITS.keys().isdisjoint(values) or not DIGITS.keys().isdisjoint(own):
+        return kind, values
+    from curvbench.parts.digits import in_digits  # here, because it imports torch
+
+    return in_digits(kind), values  # type: ignore[arg-type]

@@ -49,6 +49,7 @@ weight with its bias, ``[scale | shift]`` of a norm. "Layer" is the name of a bl
 """
 
 from curvbench.spec.components import Component
+from curvbench.spec.digits import DIGITS, FactorDtype, StatisticsDtype
 from curvbench.spec.drift import Drift
 from curvbench.spec.geometry import PARAMETERS, FisherType, Kind, Layer, LayerSize, Parameters, refuse_parameters
 from curvbench.spec.metrics import FLOP_MODEL, METERS, METRICS, PER_EPOCH, PHASES, PROBED, SCORES, Meter, Metric, Phase
@@ -71,6 +72,7 @@ from curvbench.spec.training import Augmentation, Decay, Schedule, Search, Train
 
 __all__ = [
     "DAMPING",
+    "DIGITS",
     "FLOP_MODEL",
     "METERS",
     "METRICS",
@@ -89,6 +91,7 @@ __all__ = [
     "Decay",
     "Diverged",
     "Drift",
+    "FactorDtype",
     "FisherProbe",
     "FisherType",
     "Follows",
@@ -111,6 +114,7 @@ __all__ = [
     "Schedule",
     "Search",
     "Skip",
+    "StatisticsDtype",
     "Status",
     "StepRule",
     "Suite",

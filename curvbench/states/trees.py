@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -79,6 +79,39 @@ def mapped(state: Any, act: Callable[[Tensor], Tensor]) -> Any:
         return act(state)
     parts = _children(state)
     return state if parts is None else _rebuild(state, {key: mapped(part, act) for key, part in parts.items()})
+
+
+def cast(state: Any, change: Callable[[torch.dtype], torch.dtype]) -> Any:
+    """A state whose floating-point tensors, and the dtypes among its fields, are those that ``change`` gives.
+
+    A state that does not change stays the same object, with its cached values.
+    """
+    found = [tensor.dtype for tensor in tensors(state) if tensor.is_floating_point()] + list(_dtypes(state))
+    if all(change(dtype) == dtype for dtype in found):
+        return state
+    made: dict[int, Tensor] = {}  # a tensor that a state holds twice is converted once
+    return _cast(state, change, made)
+
+
+def _cast(state: Any, change: Callable[[torch.dtype], torch.dtype], made: dict[int, Tensor]) -> Any:
+    if isinstance(state, torch.dtype):
+        return change(state)
+    if isinstance(state, Tensor):
+        if not state.is_floating_point():
+            return state
+        if id(state) not in made:
+            made[id(state)] = state.to(change(state.dtype))
+        return made[id(state)]
+    parts = _children(state)
+    return state if parts is None else _rebuild(state, {key: _cast(part, change, made) for key, part in parts.items()})
+
+
+def _dtypes(state: Any) -> Iterator[torch.dtype]:
+    """The dtypes among the fields of a state."""
+    if isinstance(state, torch.dtype):
+        yield state
+    for part in (_children(state) or {}).values():
+        yield from _dtypes(part)
 
 
 def tensors(state: Any) -> list[Tensor]:
