@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import sys
 from pathlib import Path
@@ -30,6 +31,24 @@ def test_the_calls_on_models_of_users_run(model: str, capsys: pytest.CaptureFixt
         assert re.search(r"-?\d", row.split(maxsplit=1)[1])
     assert "all parameters" in out and out.count("\n- ") >= 3
     assert not re.search(r": (error|unsupported|skipped)", err)
+
+
+QUESTIONS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "questions.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", [text for text in QUESTIONS if "my_module()" in text], ids=range(4))
+def test_programs_of_the_questions_run(
+    program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = ROOT / "curvbench" / "cli" / "templates" / "my_module.py"
+    spec = importlib.util.spec_from_file_location("my_module", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setitem(sys.modules, "my_module", module)
+    exec(compile(program, "questions.md", "exec"), {"__name__": "page"})
+    assert re.search(r"\d", capsys.readouterr().out)
 
 
 def test_there_is_a_program_for_every_model() -> None:

@@ -19,12 +19,13 @@ BLOCKS = [
     for path, page in PAGES.items()
     for language, code in re.findall(r"^```(\w+)\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
 ]
-RUNNABLE = [(name, code) for name, language, code in BLOCKS if language == "python" and name != "ci.md"]  # test_ci.py
+ELSEWHERE = ("ci.md", "your_model.md", "questions.md")  # test_ci.py and test_pages.py run these
+RUNNABLE = [(name, code) for name, language, code in BLOCKS if language == "python" and name not in ELSEWHERE]
 COMMANDS = [
     (name, command)
     for name, language, code in BLOCKS
     if language == "sh"
-    for command in re.findall(r"\bcurvbench ([a-z]+[^\n)#|>&]*)", code)
+    for command in re.findall(r"\bcurvbench ([a-z]+[^\n)#|>&]*)", code.replace("2>", ">"))
 ]
 VERBS = [(path.name, verb) for path, page in PAGES.items() for verb in re.findall(r"`curvbench ([a-z]+)", page)]
 LINKS = [(path, target) for path, page in PAGES.items() for target in re.findall(r"\]\((?!https?://)([^)#]+)", page)]

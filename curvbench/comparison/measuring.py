@@ -126,7 +126,7 @@ def _drawing(probe: Probe, mc_samples: int) -> Probe:
     if probe.fisher_type != "type-2" or "mc_samples" not in probe.hyperparameters:
         return probe
     draws = 1 if probe.role == "method" else mc_samples
-    return replace(probe, fisher_type="mc", mc_samples=draws)  # type: ignore[call-arg]
+    return replace(probe, fisher_type="mc", mc_samples=draws)  # type: ignore[type-var]
 
 
 def fits(probes: Sequence[Probe], instance: Instance, memory: float | None) -> tuple[list[Probe], list[str]]:
