@@ -175,6 +175,7 @@ def _divided(files: Iterable[str]) -> tuple[set[Distribution], list[str]]:
     return {owner for owner in owners.values() if owner}, [file for file in others if owners[file] is None]
 
 
+@functools.cache
 def _is_pythons(file: str) -> bool:
     """Whether a file is Python's own or curvbench's."""
     if file.startswith(f"{PACKAGE}{os.sep}"):
@@ -241,14 +242,45 @@ def _version(package: Distribution) -> str:
 
 
 def _entry(file: Path, names: Iterable[str], watch: _Watch, codes: Mapping[str, str]) -> dict[str, str]:
+    state = _State.of(file)
+    importable = tuple(name for name in names if not name.startswith(BY_PATH))
+    name, place = _found(file, importable, watch.root, tuple(sys.path), state)
+    content = _content(file, state)
+    has_changed = max(state.modified, state.changed) > watch.seen.get(str(file), sys.maxsize)
+    code = UNKNOWN if has_changed else codes.get(content) or _code(file, state)
+    return {"name": name, "file": place, "bytes": "" if has_changed else content, "code": code}
+
+
+class _State(NamedTuple):
+    """What tells one content of a file from another without reading it; times in nanoseconds."""
+
+    modified: int
+    changed: int
+    size: int
+
+    @classmethod
+    def of(cls, file: Path) -> _State:
+        found = file.stat()
+        return cls(found.st_mtime_ns, found.st_ctime_ns, found.st_size)
+
+
+# Each cell of a process asks for the same files again, which takes longer than a small cell if it is not remembered.
+@functools.cache
+def _found(file: Path, names: Sequence[str], root: Path, path: Sequence[str], state: _State) -> tuple[str, str]:
+    """The name with which a file is imported from ``path``, or nothing, and its place seen from ``root``."""
     real = file.resolve()
-    importable = [name for name in names if not name.startswith(BY_PATH)]
-    name = next((name for name in importable if (origin := find(name)) and origin.resolve() == real), "")
-    content = _digest(file.read_bytes())
-    times = file.stat()
-    has_changed = max(times.st_mtime_ns, times.st_ctime_ns) > watch.seen.get(str(file), sys.maxsize)
-    code = UNKNOWN if has_changed else codes.get(content) or file_hash(file)
-    return {"name": name, "file": _relative(file, watch.root), "bytes": "" if has_changed else content, "code": code}
+    name = next((name for name in names if (origin := find(name)) and origin.resolve() == real), "")
+    return name, _relative(file, root)
+
+
+@functools.cache
+def _content(file: Path, state: _State) -> str:
+    return _digest(file.read_bytes())
+
+
+@functools.cache
+def _code(file: Path, state: _State) -> str:
+    return file_hash(file)
 
 
 def _relative(file: Path, root: Path) -> str:
