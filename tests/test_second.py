@@ -20,7 +20,7 @@ from curvbench.cells import measure, reference, second
 from curvbench.cells.given import Given
 from curvbench.comparison import suite_of
 from curvbench.meters.damping import GRID, scope_of, targets_of
-from curvbench.spec import METERS, Cell, Meter, Row, Status
+from curvbench.spec import METERS, Cell, Meter, Row
 
 PROBLEM = cb.problem("mlp", samples=12, hidden=5, depth=2)
 WITH_GRID: tuple[Meter, ...] = (*METERS, "damping")
@@ -112,9 +112,8 @@ def test_a_probe_that_holds_its_damping_is_fitted_at_each(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("probe", ["adam", "lngd", "sgdm", "shampoo"])
-def test_a_probe_without_a_damping_has_a_reason(probe: str, tmp_path: Path) -> None:
-    rows = [row for (metric, _), row in measured(cell(probe), tmp_path).items() if metric.startswith("damping.")]
-    assert [(row.metric, row.status) for row in rows] == [("damping.best", Status.SKIPPED)] and rows[0].reason
+def test_a_probe_without_a_damping_has_no_grid(probe: str, tmp_path: Path) -> None:
+    assert not [metric for metric, _ in measured(cell(probe), tmp_path) if metric.startswith("damping.")]
 
 
 def frame_of_measure(*given: Any, **options: Any) -> pd.DataFrame:
@@ -127,7 +126,7 @@ def test_measure_has_the_grid_and_tables_take_it() -> None:
     curve = of_kfac[of_kfac["scope"].str.fullmatch(r"damping=\S+") & (of_kfac["metric"] == "damping.quality")]
     assert curve["scope"].tolist() == [scope_of(d) for d in GRID]
     assert not of_kfac.duplicated(["metric", "scope"]).any(), "a comparison takes the median of rows of one scope"
-    assert set(frame["status"]) == {"ok", "skipped"}
+    assert set(frame["status"]) == {"ok"}
     problem = views.layers(frame, cb.analysis.frames.problems(frame)[0], "damping.quality")
     assert problem.columns.tolist() == ["network", "0", "2"]
     assert Quantity("damping.best", "network") in views.quantities(frame, views.FAMILIES)

@@ -249,10 +249,9 @@ def accuracy_rows(
 
 
 def grid_rows(fitted: Fitted, fisher: ExactFisher, targets: Targets, descent: Descent) -> Iterator[Row]:
-    """The rows of the meter ``damping``; of a probe without a damping the reason why there are none."""
+    """The rows of the meter ``damping``; a probe without a damping has none."""
     probe, instance = fitted.probe, fitted.instance
     if probe.damping_unit(instance.terms) is None:
-        yield Row("damping.best", status=Status.SKIPPED, reason="the method has no damping in the sense of the table")
         return
     gradient = instance.gradient()
     steps = grid_steps(probe, fitted.state, fitted.is_damped, instance, gradient, GRID)

@@ -46,6 +46,8 @@ def best_method(rows: pd.DataFrame, budget: Budget) -> str | None:
     within, best = winners(rivals, budget)
     scale = _scale(rows)
     where = draws(rows, seeds(rivals))
+    if any(not math.isnan(method.damping) for method in rivals):
+        where += ", each method at its best damping"
     if best is None or best.gap <= 0:
         return f"No method steps better than the plain gradient {where}: {_nearest(rivals[0])} of {scale}."
     if within is None:

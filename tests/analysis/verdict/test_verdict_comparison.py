@@ -277,3 +277,16 @@ def test_a_sampled_fisher_is_not_called_exact() -> None:
     rows["method"] = "Monte-Carlo Fisher of 4 draws in float64, damping 0.001"
     said = best_method(rows, Budget()) or ""
     assert "a step with the Monte-Carlo Fisher of every layer" in said and "exact" not in said
+
+
+def test_gaps_at_other_dampings_than_the_table_say_so() -> None:
+    rows = frame(*planted("kfac", [0.5]), *planted("eva", [0.25]))
+    assert "at its best damping" not in (best_method(rows, Budget()) or "")
+    tried = frame(
+        *planted("kfac", [0.5]),
+        *planted("eva", [0.25]),
+        row("eva", "damping.best", 1e-6),
+        row("eva", "damping.gap_closed", 0.75),
+    )
+    said = best_method(tried, Budget()) or ""
+    assert "on this batch, each method at its best damping: 75.0%" in said
