@@ -144,7 +144,7 @@ def _report(job: Job, folder: Path, frame: pd.DataFrame, statuses: Mapping[str, 
     selected = {cell.problem.label for cell in job.plan.cells.values()}
     ending = terminal.ENDINGS[job.suite.summary]
     for line in terminal.verdicts(frame, selected, provisional=not_run > 0) if ending.has_verdict else ():
-        _say(console, line)
+        _say(console, textwrap.fill(line, LEGEND_WIDTH, subsequent_indent="  ", break_on_hyphens=False))
     for title, table in ending.tables(frame, selected):
         _say(console)
         _say(console, title)

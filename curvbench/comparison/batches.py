@@ -27,6 +27,8 @@ def batches_of(model: nn.Module, inputs: Any, targets: Any = None) -> tuple[Batc
     Raises:
         ValueError: targets are missing, or the loader is empty or gives something else.
     """
+    if targets is not None and isinstance(inputs, torch.utils.data.DataLoader):
+        raise ValueError("the targets come from the loader: leave them out")
     if targets is not None:
         return (_placed(model, inputs, targets),)
     if isinstance(inputs, Tensor | np.ndarray):

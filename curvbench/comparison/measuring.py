@@ -38,7 +38,7 @@ from curvbench.words import refuse_type
 METHODS = ("sgdm", "adam", "diag", "kfac", "ekfac", "shampoo", "eva", "lngd")
 BOUNDS = ("layer", "full")
 SUITE = "measure"
-PAUSE = 10.0  # seconds between provisional verdicts
+PAUSE = 30.0  # seconds between provisional verdicts
 Probes = Literal["all"] | Iterable[str | Probe] | None
 
 
@@ -69,14 +69,14 @@ def measure(
         probes: methods by name, with hyperparameters as ``kfac[damping_rule=pi]``, or ``Probe`` objects; ``all`` for
             every method. None means ``sgdm``, ``adam``, ``diag``, ``kfac``, ``ekfac``, ``shampoo``, ``eva`` and
             ``lngd``, and the references ``layer`` and ``full``, which are exact in every layer and altogether.
-        damping: the damping of the steps, in units of the mean Fisher. None means 1e-3.
+        damping: the damping of the steps, added to the diagonal of the mean Fisher. None means 1e-3.
         budget: seconds after which no method starts. None means no limit.
         memory: bytes; a method that keeps more between steps, as ``cb.cost`` says, is left out. None means no limit.
         parameters: ``all`` trainable parameters, or the ``weights`` of linear layers and convolutions with biases.
         outputs: a function from what the model returns to the tensor of its outputs.
         sample_inputs: the dimension of the samples by the name of an input.
         mc_samples: draws per sample of a Monte-Carlo Fisher in place of the exact one, which language models need. The
-            methods of the default set, and of ``all``, then draw labels too: once, and references as often.
+            methods then draw labels too unless their ``fisher_type`` is given: once, and references as often.
         progress: whether lines about the progress are printed, to standard error.
 
     Raises:
@@ -84,6 +84,8 @@ def measure(
         MemoryError: the exact Fisher does not fit; the text says what would.
     """
     refuse_type("model", model, nn.Module, "give the module itself")
+    for name, value in {"damping": damping, "budget": budget, "memory": memory}.items():
+        _refuse_number(name, value)
     batches = batches_of(model, inputs, targets)
     options: dict[str, Any] = {"outputs": outputs, "sample_inputs": sample_inputs}
     problem = Given.of(model, batches, loss, mc_samples=mc_samples, options=options)
@@ -99,8 +101,15 @@ def measure(
         return Comparison.of(run, [*left_out, *_not_run(made, run)])
 
 
+def _refuse_number(name: str, value: object) -> None:
+    """Raise ValueError for a setting that is no number of at least 0."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is not None and not (is_number and value >= 0):  # type: ignore[operator]
+        raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+
+
 def chosen_probes(probes: Probes, mc_samples: int = 0) -> list[Probe]:
-    """The methods that are asked for, and where none is named those that fit a Fisher of ``mc_samples`` draws.
+    """The methods that are asked for; with ``mc_samples`` draws those without a ``fisher_type`` draw labels too.
 
     Raises:
         ValueError: a method is unknown, or none is asked for.
@@ -108,14 +117,18 @@ def chosen_probes(probes: Probes, mc_samples: int = 0) -> list[Probe]:
     if probes is None or probes == "all":
         found = registry.every_probe() if probes else [registry.probe(name) for name in (*METHODS, *BOUNDS)]
         return [_drawing(probe, mc_samples) for probe in found] if mc_samples else found
-    if isinstance(probes, str):
-        return [registry.parse_probe(probes)]
-    chosen = [registry.parse_probe(probe) if isinstance(probe, str) else probe for probe in probes]
+    asked = [probes] if isinstance(probes, str) else list(probes)
+    chosen = [_parsed(probe, mc_samples) if isinstance(probe, str) else probe for probe in asked]
     for probe in chosen:
         refuse_type("probe", probe, Probe, "give a name, or curvbench.probe(name)")
     if not chosen:
         raise ValueError("probes is empty: name at least one method, or leave it out")
     return chosen
+
+
+def _parsed(text: str, mc_samples: int) -> Probe:
+    probe = registry.parse_probe(text)
+    return _drawing(probe, mc_samples) if mc_samples and "fisher_type" not in text else probe
 
 
 def _drawing(probe: Probe, mc_samples: int) -> Probe:
@@ -189,6 +202,8 @@ def suite_of(problem: Problem, probes: Probes, memory: float | None, parameters:
     if isinstance(problem, Given):
         held = problem.held
         instance = Instance(held.model, *held.batches[0], held.loss, parameters=parameters, **held.options)
+        (first,) = cells_of(problem, chosen[:1], [0], instance, None, parameters)
+        reference.refuse_oversized(instance, first)
         chosen, left_out = fits(chosen, instance, memory)
         for line in left_out:
             _say(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import chdir
@@ -25,11 +26,11 @@ _OPTIONS = ("outputs", "sample_inputs")
 _NAMES = ("model", "inputs", "targets", "loader", "loss", "mc_samples", *_OPTIONS)
 
 
-def problem_of(text: str, seed: int = 0, dtype: str | None = None) -> Problem:
+def problem_of(text: str, seed: int = 0, dtype: str | None = None, mc_samples: int | None = None) -> Problem:
     """The problem that ``FILE.py:NAME`` gives: NAME is called once, with torch seeded, if it can be called.
 
     Relative paths in the file are relative to its folder. ``dtype``: the dtype to which model and numbers are rounded;
-    None means that they stay.
+    None means that they stay. ``mc_samples``: the draws per sample, instead of those that the file gives.
 
     Raises:
         ValueError: there is no such file or name, NAME fails, or it gives something else than ``FORMS``.
@@ -46,7 +47,16 @@ def problem_of(text: str, seed: int = 0, dtype: str | None = None) -> Problem:
                 value = value()
         except Exception as error:  # a user's code raises anything
             raise ValueError(f"{text} failed: {on_one_line(error)}") from error
-    return value if isinstance(value, Problem) else _given(value, name, text, dtype)
+    return value if isinstance(value, Problem) else _given(value, name, text, dtype, mc_samples)
+
+
+def refuse_unsent(problem: Problem, text: str) -> None:
+    """Raise ValueError if a problem cannot be sent to the processes that measure it."""
+    try:
+        pickle.dumps(problem)
+    except Exception as error:  # a user's object raises anything
+        advice = "define what it names at the level of the module, or take --engine inline"
+        raise ValueError(f"{text} cannot be sent to other processes ({on_one_line(error)}): {advice}") from error
 
 
 def parts(text: str) -> tuple[Path, str]:
@@ -57,7 +67,7 @@ def parts(text: str) -> tuple[Path, str]:
     return Path(match[1]), match[2]
 
 
-def _given(value: Any, name: str, text: str, dtype: str | None) -> Given:
+def _given(value: Any, name: str, text: str, dtype: str | None, mc_samples: int | None) -> Given:
     named = _named(value, text)
     model = named["model"]
     if not isinstance(model, nn.Module):
@@ -68,7 +78,7 @@ def _given(value: Any, name: str, text: str, dtype: str | None) -> Given:
         model = model.to(kind)
         batches = tuple((mapped(x, lambda t: _to(t, kind)), _to(y, kind)) for x, y in batches)
     options = {key: named.get(key) for key in _OPTIONS}
-    loss, draws = named.get("loss", "cross_entropy"), named.get("mc_samples", 0)
+    loss, draws = named.get("loss", "cross_entropy"), named.get("mc_samples", 0) if mc_samples is None else mc_samples
     return Given.of(model, batches, loss, name, draws, options)
 
 

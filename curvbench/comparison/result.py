@@ -5,9 +5,11 @@ from __future__ import annotations
 import html
 import shutil
 import tempfile
+import textwrap
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,10 +19,14 @@ from curvbench import store
 from curvbench.analysis import frames, summary
 from curvbench.analysis.verdict import sentences
 from curvbench.analysis.views import Quantity
+from curvbench.report import terminal
 from curvbench.words import one_line
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+
+
+WIDTH = 118  # characters of a line of text
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,9 +97,10 @@ class Comparison:
         return values.map(summary.digits)
 
     def __str__(self) -> str:
-        said = [f"- {sentence}" for sentence in self.verdict()]
-        lines = [summary.title(self.frame, self.problem), "", *said, "", self._digits().to_string()]
-        return "\n".join(lines)
+        folded = partial(textwrap.fill, width=WIDTH, break_on_hyphens=False, subsequent_indent="  ")
+        said = [folded(f"- {sentence}") for sentence in self.verdict()]
+        table = terminal.lines(terminal.summary_table(self.frame, self.problem), WIDTH)
+        return "\n".join([folded(summary.title(self.frame, self.problem)), "", *said, "", *table])
 
     __repr__ = __str__
 

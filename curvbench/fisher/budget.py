@@ -70,9 +70,9 @@ def refuse_oversized(
     if needed <= free:
         return
     most = largest_batch(sizes, R, itemsize, free, samples)
-    advice = f"samples={most} would fit" if most else "not even one sample would fit"
+    advice = f"{most} samples would fit" if most else "not even one sample would fit"
     if draws := most_draws(sizes, samples, itemsize, free):
-        advice += f", or Monte-Carlo columns of all {samples}: mc_samples={draws}"
+        advice += f", or a Monte-Carlo Fisher of all {samples}, with mc_samples of at most {draws}"
     text = f"{samples} samples of {R} columns need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
     raise (MemoryError if device.type == "cpu" else torch.OutOfMemoryError)(f"{text}; {advice}")
 

@@ -208,7 +208,8 @@ def _best_of_network(found: Curve, targets: Targets, descent: Descent) -> Iterat
     yield Row("damping.best", GRID[best], method=method)
     yield Row("damping.plateau", plateau(found.decreases.tolist(), best), method=method)
     yield Row("damping.decrease", float(values[best]), method=f"at its best length, on {descent.where}")
-    yield from _judged(NETWORK, 0, best, found, targets)
+    judged = int(found.qualities[TABLE, :, 0].nan_to_num(-math.inf).argmax())  # by the scale on which methods compete
+    yield from _judged(NETWORK, 0, judged, found, targets)
 
 
 def _best_of_layer(scope: str, place: int, found: Curve, targets: Targets) -> Iterator[Row]:
@@ -227,7 +228,7 @@ def _best_of_layer(scope: str, place: int, found: Curve, targets: Targets) -> It
 
 
 def _judged(scope: str, place: int, best: int, found: Curve, targets: Targets) -> Iterator[Row]:
-    """Quality and share of the gap closed at the best damping."""
+    """Quality and share of the gap closed at the place ``best`` of the grid."""
     method = f"{_target(targets)}, at damping {GRID[best]:g}"
     quality = float(found.qualities[TABLE, best, place])
     least, most = float(targets.least[TABLE, place]), float(targets.most[TABLE, place])

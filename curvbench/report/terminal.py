@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -37,6 +38,13 @@ def show(console: Console, table: Table) -> None:
     """Print a table. The console is widened to the table's least width, because rich would cut the numbers."""
     console.width = max(console.width, table.min_width or 0)
     console.print(table)
+
+
+def lines(table: Table, width: int) -> list[str]:
+    """A table as text in lines of ``width`` characters, more if its numbers need them."""
+    console = Console(file=io.StringIO(), width=width)
+    show(console, table)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
 
 
 def verdicts(frame: pd.DataFrame, selected: Collection[str], provisional: bool = False) -> Iterator[str]:

@@ -205,13 +205,13 @@ METRICS: dict[str, Metric] = {  # in the order of the table's columns
         "1",
         "higher",
         "step quality at a damping",
-        "step quality with the probe's best damping, or the scope's; the target keeps its own, which `method` says",
+        "largest step quality over the grid of the probe's damping, or that at the scope's; the target keeps its own",
     ),
     "damping.gap_closed": Metric(
         "1",
         "higher",
         "share of the gap closed at the best damping",
-        "share of the gap that the step closes with the probe's best damping; the target keeps its own",
+        "largest share of the gap that the step closes over the grid of the probe's damping; the target keeps its own",
     ),
     "flops.counted": Metric(
         "FLOP", "lower", "FLOPs", "floating-point operations, 2 per multiply-add, counted as dispatched"

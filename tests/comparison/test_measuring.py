@@ -6,7 +6,7 @@ import copy
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -152,8 +152,12 @@ def test_a_sampled_fisher_is_for_methods_that_sample() -> None:
     drawn = {*found.frame["probe_args"][found.frame["probe"].isin(["diag", "kfac", "ekfac"])]}
     assert drawn == {"fisher_type=mc"}
     assert {*found.frame["probe_args"][found.frame["probe"] == "layer"]} == {"fisher_type=mc,mc_samples=2"}
+    (typed,) = {*few(small(), *batch(), probes=("kfac[fisher_type=type-2]",), mc_samples=2).frame["probe_args"]}
+    assert typed == ""
     asked = few(small(), *batch(), probes=("kfac",), mc_samples=2)
-    assert {*asked.frame["probe_args"]} == {""} and "Monte-Carlo Fisher of 2 draws" in str(asked)
+    assert {*asked.frame["probe_args"]} == {"fisher_type=mc"} and "Monte-Carlo Fisher of 2 draws" in str(asked).replace(
+        "\n  ", " "
+    )
 
 
 def test_what_does_not_fit_in_memory_is_left_out_and_named() -> None:
@@ -222,8 +226,12 @@ def test_bad_input_is_one_line(what: str) -> None:
 class Slow(Probe):
     """A method of the user's own that takes longer than the budget."""
 
+    slept: ClassVar[list[float]] = []
+
     def update(self, state: Any, batch: cb.Instance) -> Any:
-        time.sleep(1.0)
+        if not self.slept:
+            self.slept.append(5.0)
+            time.sleep(5.0)
         return batch.size
 
     def precondition(self, state: Any, gradient: Tensor) -> Tensor:
@@ -234,6 +242,6 @@ class Slow(Probe):
 
 
 def test_methods_that_the_budget_left_out_are_named() -> None:
-    found = few(small(), *batch(), probes=(Slow(), cb.probe("sgdm"), cb.probe("kfac")), budget=0.9)
+    found = few(small(), *batch(), probes=(Slow(), cb.probe("sgdm"), cb.probe("kfac")), budget=5.0)
     assert [*found.frame["probe"].unique()] == ["Slow"] and "error" not in set(found.frame["status"])
     assert "not measured, because the budget was spent: sgdm, kfac" in "\n".join(found.verdict())

@@ -129,7 +129,8 @@ def test_the_decrease_is_the_largest_that_a_moved_network_shows(name: str) -> No
     best = rows["damping.best", "network"].value
     assert best in GRID and scanned[GRID.index(best)] >= 0.98 * max(scanned)
     assert rows["damping.decrease", "network"].value == rows["damping.decrease", scope_of(best)].value
-    assert rows["damping.quality", "network"].value == rows["damping.quality", scope_of(best)].value
+    qualities = [rows["damping.quality", scope_of(damping)].value or -1.0 for damping in GRID]
+    assert rows["damping.quality", "network"].value == max(qualities)
 
 
 def test_the_quality_of_each_damping_is_that_of_its_step_at_three_targets() -> None:
@@ -231,11 +232,8 @@ def test_rows_of_dampings_without_a_step_say_why() -> None:
     assert all(row.status in (Status.OK, Status.SKIPPED) for row in rows.values())
 
 
-def test_a_probe_without_a_damping_says_so() -> None:
-    rows = Situation().rows(cb.probe("adam"))
-    assert [row.status for row in rows.values()] == [Status.SKIPPED] and "no damping" in rows[
-        "damping.best", "network"
-    ].reason
+def test_a_probe_without_a_damping_has_no_rows() -> None:
+    assert not Situation().rows(cb.probe("adam"))
 
 
 def test_a_layer_without_a_gradient_has_a_reason() -> None:
@@ -259,7 +257,7 @@ def test_scopes_have_one_form() -> None:
 
 
 def test_the_default_table_has_no_grid() -> None:
-    assert "damping" not in METERS and {"damping", *METERS} == PROBED
+    assert "damping" not in METERS and PROBED >= {"damping", *METERS}
     probe, problem = cb.probe("kfac"), cb.problem("mlp", samples=4)
     assert "damping" in cb.Preset([problem], [probe], meters=(*METERS, "damping")).meters
 

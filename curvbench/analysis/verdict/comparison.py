@@ -31,6 +31,7 @@ from curvbench.words import one_line
 
 SCALE = "the gap between a plain gradient step and a step with the {} Fisher of every layer"
 MOST_LAYERS, MOST_ERROR = 3, 0.8  # layers are named until they have this share of the squared error
+LEAST_DAMPING, MOST_DAMPING = 1e-8, 1e2  # the ends of the grid of dampings
 LONGEST = 120  # characters of a reason
 LEAST_SHARE = 1e-3  # of the parameters: a smaller one would be shown as 0.0%
 READ = frozenset(
@@ -87,11 +88,12 @@ def best_damping(rows: pd.DataFrame, budget: Budget) -> str | None:
     if damped:
         parts = [f"{method.label} at {power(method.damping)}{_plateau(method)}" for method in damped]
         where = _second_batch(rows)
-        return f"Each method serves best at a damping of its own, in units of the mean Fisher{where}: {few(parts)}."
+        own = "Each method serves best at a damping of its own, added to the mean Fisher's diagonal"
+        return f"{own}{where}: {few(parts)}."
     values = _dampings(rows)
     if not values or not compared(rows):
         return None
-    at = f"Steps were compared at damping {listed(values)}, in units of the mean Fisher"
+    at = f"Steps were compared at damping {listed(values)}, added to the mean Fisher's diagonal"
     return f"{at}; which damping serves each method best was not measured."
 
 
@@ -211,7 +213,9 @@ def _too_little(rows: pd.DataFrame) -> str:
 
 
 def _plateau(method: Method) -> str:
-    return "" if math.isnan(method.plateau) else f" (plateau of {times(method.plateau)} decades)"
+    parts = [] if LEAST_DAMPING < method.damping < MOST_DAMPING else ["the end of the grid"]
+    parts += [] if math.isnan(method.plateau) else [f"plateau of {times(method.plateau)} decades"]
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def _dampings(rows: pd.DataFrame) -> list[str]:

@@ -219,12 +219,17 @@ def _method(label: str, values: Values) -> Method:
     is_priced = not math.isnan(statistics + invert + precondition)
     return Method(
         label,
-        values.get(BEST_GAP) or values.get(GAP, {}),
+        _most(values.get(GAP, {}), values.get(BEST_GAP, {})),
         Cost(statistics, invert, precondition, roles.learns_at_every_step(label)) if is_priced else None,
         _middle(values, MEMORY),
         _middle_of_powers(values, DAMPING),
         _middle(values, PLATEAU),
     )
+
+
+def _most(a: Mapping[int, float], b: Mapping[int, float]) -> dict[int, float]:
+    """The larger value by seed; a seed that one of them lacks has the other's."""
+    return {seed: max(a.get(seed, -math.inf), b.get(seed, -math.inf)) for seed in sorted({*a, *b})}
 
 
 def _middle(values: Values, quantity: tuple[str, str]) -> float:

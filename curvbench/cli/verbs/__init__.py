@@ -55,10 +55,10 @@ def compared(verb: Verb) -> Verb:
 
 @contextmanager
 def users_fault() -> Iterator[None]:
-    """Within, a ValueError or OSError comes from the input, and an ImportError from a missing extra: exit code 2."""
+    """Within, these errors come from the input, an ImportError from a missing extra: exit code 2."""
     try:
         yield
     except BrokenPipeError:
         raise
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, MemoryError) as error:
         raise BadInput(str(error)) from error

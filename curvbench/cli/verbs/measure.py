@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision instead of the model's own.")
 @option("--damping", type=float, metavar="NUMBER", help="Damping of the exact and the compared steps: 1e-3.")
 @option("--parameters", type=click.Choice(["all", "weights"]), help="What is covered: all parameters, if not given.")
+@option("--mc-samples", type=click.IntRange(1), help="Drawn labels per sample instead of the exact Fisher.")
 @option("--memory", metavar="SIZE", help="Leave out methods that keep more between steps: 500MB, 2GB.")
 @option("--threads", type=click.IntRange(1), default=1, help="Threads of torch per method.")
 @option("--jobs", type=click.IntRange(1), default=1, help="Methods at a time.")
@@ -52,13 +53,23 @@ def measure(arguments: list[str], /, **given: Any) -> int:
     return execute(job, run)
 
 
-def _job(command: str, program: str, probes: tuple[str, ...], seed: int, memory: str | None, **given: Any) -> Job:
+def _job(
+    command: str,
+    program: str,
+    probes: tuple[str, ...],
+    seed: int,
+    memory: str | None,
+    mc_samples: int | None,
+    **given: Any,
+) -> Job:
     from curvbench.comparison import SUITE, suite_of
     from curvbench.comparison import program as programs
     from curvbench.planning.job import Options, planned
 
     file, _ = programs.parts(program)
-    problem = programs.problem_of(program, seed, given["dtype"])
+    problem = programs.problem_of(program, seed, given["dtype"], mc_samples)
+    if given["engine"] == "local":
+        programs.refuse_unsent(problem, program)
     suite = suite_of(problem, probes or None, size(memory) if memory else None, given["parameters"] or "all")
     return planned(Options(command=command, suite=file, **given), SUITE, suite)
 

@@ -156,13 +156,13 @@ def test_dampings_and_plateaus() -> None:
         *planted("adam", [0.25]),
     )
     assert best_damping(rows, Budget()) == (
-        "Each method serves best at a damping of its own, in units of the mean Fisher: eva at 1e-06 (plateau of 0.5 "
-        "decades) and kfac at 0.01 (plateau of 2.5 decades)."
+        "Each method serves best at a damping of its own, added to the mean Fisher's diagonal: eva at 1e-06 "
+        "(plateau of 0.5 decades) and kfac at 0.01 (plateau of 2.5 decades)."
     )
     assert "eva closes most" in (best_method(rows, Budget()) or ""), "each method at its best damping"
     assert best_damping(frame(*planted("kfac", [0.5])), Budget()) == (
-        "Steps were compared at damping 0.001, in units of the mean Fisher; which damping serves each method best was "
-        "not measured."
+        "Steps were compared at damping 0.001, added to the mean Fisher's diagonal; which damping serves each method "
+        "best was not measured."
     )
 
 
