@@ -16,6 +16,7 @@ from pathlib import Path
 
 BLOCK = re.compile(r"```(sh|python)\n(.*?)```(?:(\n\n```text\n).*?```)?", re.DOTALL)
 LINES = 40  # of an output
+SUITES = Path(__file__).resolve().parents[1] / "suites"  # as from a checkout
 
 
 def rendered(page: str, run: Callable[[str, str], str]) -> str:
@@ -51,6 +52,7 @@ def main(pages: list[str]) -> None:
     """Run every page in a folder of its own."""
     for page in map(Path, pages):
         with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "suites").symlink_to(SUITES)
             page.write_text(rendered(page.read_text(), runner(Path(folder))))
 
 
