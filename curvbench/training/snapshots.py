@@ -68,9 +68,7 @@ def batch(
     available = len(dataset.train_inputs)
     if problem.samples > available:
         raise ValueError(f"{problem.label}: samples={problem.samples}, but there are only {available} to train on")
-    chosen = _drawn(available, seed)[: problem.samples]
-    inputs, targets = placed(dataset.train_inputs[chosen], dataset.train_targets[chosen], device, dtype)
-    return _read(inputs), targets
+    return _taken(dataset, _drawn(available, seed)[: problem.samples], device, dtype)
 
 
 def other_batch(
@@ -90,7 +88,11 @@ def other_batch(
         raise ValueError(
             f"{problem.label}: {problem.samples} samples and {count} others are more than the {available} to train on"
         )
-    chosen = _drawn(available, seed)[available - count :]
+    return _taken(dataset, _drawn(available, seed)[available - count :], device, dtype)
+
+
+def _taken(dataset: Dataset, chosen: Tensor, device: torch.device | str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Inputs and targets of the chosen training samples, as a model takes them."""
     inputs, targets = placed(dataset.train_inputs[chosen], dataset.train_targets[chosen], device, dtype)
     return _read(inputs), targets
 
