@@ -13,7 +13,7 @@ from torch import nn
 
 from curvbench.problems.mlp import MLP
 from curvbench.problems.resnet import ResNet
-from curvbench.spec import Dataset, Diverged, Problem, Recipe
+from curvbench.spec import AdamRecipe, Dataset, Diverged, Problem, Recipe
 from curvbench.training import batch, evaluate, snapshot
 from curvbench.training.loop import Course, train
 
@@ -121,6 +121,27 @@ def test_training_is_sgd_by_the_recipe() -> None:
         velocity = 0.5 * velocity + gradient
         weight = weight - 0.1 * (1 + math.cos(math.pi * step / 3)) / 2 * velocity
     trained = snapshot(problem, 0, None, dtype=torch.float64).get_parameter("weight").detach()
+    torch.testing.assert_close(trained, weight, rtol=1e-5, atol=1e-6)
+
+
+@dataclass(frozen=True)
+class Adaptive(Regression):
+    """The same regression by AdamW."""
+
+    recipe: ClassVar[Recipe] = AdamRecipe(learning_rate=0.05, momentum=0.8, weight_decay=0.1, batch=7, second=0.9)
+
+
+def test_training_is_adam_by_its_recipe() -> None:
+    data = Adaptive().data(None)
+    x, y = data.train_inputs.double(), data.train_targets.double()
+    weight = snapshot(Adaptive(epochs=0), 0, None, dtype=torch.float64).get_parameter("weight").detach()
+    first, second = torch.zeros_like(weight), torch.zeros_like(weight)
+    for step in range(3):
+        gradient, rate = (x @ weight.T - y).T @ x / 7, 0.05 * (1 + math.cos(math.pi * step / 3)) / 2
+        first, second = 0.8 * first + 0.2 * gradient, 0.9 * second + 0.1 * gradient**2
+        root = (second / (1 - 0.9 ** (step + 1))).sqrt() + 1e-8
+        weight = (1 - rate * 0.1) * weight - rate * first / (1 - 0.8 ** (step + 1)) / root
+    trained = snapshot(Adaptive(), 0, None, dtype=torch.float64).get_parameter("weight").detach()
     torch.testing.assert_close(trained, weight, rtol=1e-5, atol=1e-6)
 
 

@@ -24,7 +24,7 @@ from safetensors.torch import save as as_bytes
 from torch import Tensor, nn
 
 from curvbench import identity
-from curvbench.spec import Problem
+from curvbench.spec import AdamRecipe, Problem
 from curvbench.training import evaluate, seeded
 from curvbench.words import one_line
 
@@ -58,10 +58,11 @@ def recipe(problem: Problem, seed: int) -> dict[str, Any]:
 def in_words(problem: Problem, seed: int) -> str:
     """The recipe as a sentence."""
     settings, how = recipe(problem, seed), problem.recipe
+    optimizer = "AdamW" if isinstance(how, AdamRecipe) else "SGD"
     network = ", ".join(f"{name}={value}" for name, value in settings["hyperparameters"].items())
     return (
-        f"{problem.name} ({network}), seed {seed}: {problem.epochs} epochs of SGD on {problem.loss}, learning rate "
-        f"{how.learning_rate:g} falling to 0 as a cosine, momentum {how.momentum:g}, weight decay "
+        f"{problem.name} ({network}), seed {seed}: {problem.epochs} epochs of {optimizer} on {problem.loss}, "
+        f"learning rate {how.learning_rate:g} falling to 0 as a cosine, momentum {how.momentum:g}, weight decay "
         f"{how.weight_decay:g}, shuffled batches of at most {how.batch}, float32"
     )
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from curvbench.data import stories
-from curvbench.spec import Dataset, Problem, Recipe
+from curvbench.spec import AdamRecipe, Dataset, Problem, Recipe, Trainer
 
 
 @dataclass(frozen=True)
@@ -21,12 +20,11 @@ class GPT(Problem):
     ``vocabulary``: number of words, C; the sentences have about 40, and more classes never occur. ``tokens``: tokens of
     a sample. ``width``: width of the embedding. ``heads``: heads of each attention. ``depth``: number of blocks, each
     with attention and a feed-forward network of 4 width units. ``tied``: whether the embedding is the last layer too.
+    ``optimizer``: what trains the network before it is measured, ``sgd`` or ``adam`` (AdamW).
 
     The exact Fisher has tokens (C - 1) columns per sample; ``mc_samples`` is for many words. With vocabulary=5000,
     tokens=16, width=256, heads=8 and depth=6 the model has 6.0 million parameters. There is no dropout.
     """
-
-    recipe: ClassVar[Recipe] = Recipe(learning_rate=0.05, batch=32)
 
     vocabulary: int = 48
     tokens: int = 8
@@ -34,6 +32,7 @@ class GPT(Problem):
     heads: int = 2
     depth: int = 1
     tied: bool = True
+    optimizer: Trainer = "sgd"
     mc_samples: int = 0
     samples: int = 8
     epochs: int = 0
@@ -47,6 +46,11 @@ class GPT(Problem):
             raise ValueError(f"gpt: width must be a positive multiple of heads={self.heads}, got {self.width}")
         if self.vocabulary < stories.LEAST_VOCABULARY:
             raise ValueError(f"gpt: vocabulary must be at least {stories.LEAST_VOCABULARY}, got {self.vocabulary}")
+
+    @property
+    def recipe(self) -> Recipe:
+        """Small batches, with the defaults of AdamW or the learning rate of SGD."""
+        return AdamRecipe(batch=32) if self.optimizer == "adam" else Recipe(learning_rate=0.05, batch=32)
 
     def model(self) -> nn.Module:
         """Tokens (N, tokens) -> logits (N, tokens, C)."""

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from curvbench import data
-from curvbench.spec import Dataset, Problem
+from curvbench.spec import AdamRecipe, Dataset, Problem, Recipe, Trainer
 
 # Blocks per stage. Three stages: section 4.2 of the paper (6n + 2 layers); four: table 1.
 # A block has two 3 x 3 convolutions; at depth 50 it is a bottleneck of three convolutions.
@@ -43,6 +43,8 @@ class ResNet(Problem):
     ``depth``: layers with weights. ``dataset``: name of the data set of images. ``width``: channels of the first stage;
     0 takes the paper's width.
 
+    ``optimizer``: what trains the network before it is measured, ``sgd`` or ``adam`` (AdamW).
+
     ``outputs``: width C of the last layer; 0 takes the classes of the data set. With more outputs, labels stay those of
     the data set and the other classes never occur: the Fisher matrix is that of a network with C outputs on real
     images, not of a task with C classes.
@@ -52,6 +54,7 @@ class ResNet(Problem):
     dataset: str = "digits"
     width: int = 0
     outputs: int = 0
+    optimizer: Trainer = "sgd"
     mc_samples: int = 0
     samples: int = 128
     epochs: int = 0
@@ -65,6 +68,11 @@ class ResNet(Problem):
             raise ValueError(f"resnet: width must be positive, or 0 for the paper's, got {self.width}")
         if self.outputs and self.outputs < classes:
             raise ValueError(f"resnet: outputs must be at least the {classes} classes, or 0, got {self.outputs}")
+
+    @property
+    def recipe(self) -> Recipe:
+        """The defaults of either optimizer."""
+        return AdamRecipe() if self.optimizer == "adam" else Recipe()
 
     def model(self) -> nn.Module:
         """(N, channels, size, size) -> (N, C); convolutions drawn from He's normal distribution, fan out."""

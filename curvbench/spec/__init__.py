@@ -55,7 +55,7 @@ from curvbench.spec.geometry import PARAMETERS, FisherType, Kind, Layer, LayerSi
 from curvbench.spec.metrics import FLOP_MODEL, METERS, METRICS, PER_EPOCH, PHASES, PROBED, SCORES, Meter, Metric, Phase
 from curvbench.spec.outcomes import Diverged, Report, Row, Skip, Status, Unsupported
 from curvbench.spec.probe import About, FisherProbe, Follows, Probe, Role, StepRule, Weighs
-from curvbench.spec.problem import Dataset, Problem, Recipe
+from curvbench.spec.problem import AdamRecipe, Dataset, Problem, Recipe, Trainer
 from curvbench.spec.suite import (
     DAMPING,
     SURROGATE,
@@ -84,6 +84,7 @@ __all__ = [
     "SURROGATE",
     "TRIALS",
     "About",
+    "AdamRecipe",
     "Augmentation",
     "Cell",
     "Component",
@@ -119,6 +120,7 @@ __all__ = [
     "StepRule",
     "Suite",
     "Summary",
+    "Trainer",
     "Training",
     "Unsupported",
     "Weighs",

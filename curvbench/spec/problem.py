@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,6 +37,19 @@ class Recipe:
     batch: int = 128
 
 
+@dataclass(frozen=True)
+class AdamRecipe(Recipe):
+    """How a snapshot is trained by AdamW; ``momentum`` and ``second`` are the weights of its old moments."""
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    second: float = 0.999
+
+
+Trainer = Literal["sgd", "adam"]
+"""What trains a snapshot: SGD by a ``Recipe``, or AdamW by an ``AdamRecipe``."""
+
+
 class Problem(Component, ABC):
     """A model, its data and its loss, with at least two fields.
 
@@ -48,7 +61,6 @@ class Problem(Component, ABC):
     loss: ClassVar[Any] = "cross_entropy"
     """What ``Instance`` takes: a name, a loss module of torch, a ``Likelihood``, or a function of one term."""
 
-    recipe: ClassVar[Recipe] = Recipe()
     measured: ClassVar[frozenset[str]] = frozenset({"samples", "mc_samples"})
     """Fields that decide no weight of a snapshot, because they only say what is measured."""
 
@@ -65,6 +77,11 @@ class Problem(Component, ABC):
             raise ValueError(f"{self.name}: epochs must not be negative, got {self.epochs}")
         if self.mc_samples < 0:
             raise ValueError(f"{self.name}: mc_samples must not be negative, got {self.mc_samples}")
+
+    @property
+    def recipe(self) -> Recipe:
+        """How a snapshot of ``epochs`` epochs is trained."""
+        return Recipe()
 
     @abstractmethod
     def model(self) -> nn.Module:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from curvbench.spec import Dataset, Diverged, Problem
+from curvbench.spec import AdamRecipe, Dataset, Diverged, Problem, Recipe
 from curvbench.training.loop import Course, Progress, _batches, seeded, train
 from curvbench.training.parts import StoredInputs, _drawn, _read, placed
 
@@ -24,7 +24,7 @@ def snapshot(
     dtype: torch.dtype = torch.float32,
     progress: Progress | None = None,
 ) -> nn.Module:
-    """The problem's model after ``problem.epochs`` epochs of SGD, in evaluation mode, on ``device`` in ``dtype``.
+    """The problem's model after ``problem.epochs`` epochs of training, in evaluation mode, on ``device`` in ``dtype``.
 
     The training runs in float32 by ``problem.recipe``, in shuffled batches of nearly equal size with at most
     ``recipe.batch`` samples. A cosine schedule takes the learning rate to 0. ``progress(epoch, epochs, mean loss)`` is
@@ -103,9 +103,7 @@ def _train_part(dataset: Dataset, device: torch.device) -> tuple[StoredInputs, T
 
 def _train(model: nn.Module, problem: Problem, data: tuple[StoredInputs, Tensor], progress: Progress | None) -> None:
     recipe = problem.recipe
-    optimizer = torch.optim.SGD(
-        model.parameters(), recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-    )
+    optimizer = _optimizer(model, recipe)
     course = Course(*data, problem.loss, recipe.batch, problem.epochs)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, course.epochs * course.steps)
     try:
@@ -115,6 +113,13 @@ def _train(model: nn.Module, problem: Problem, data: tuple[StoredInputs, Tensor]
     except Diverged as error:
         raise Diverged(f"{problem.label}: {error}") from error
     optimizer.zero_grad()
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    rate, first, decay = recipe.learning_rate, recipe.momentum, recipe.weight_decay
+    if isinstance(recipe, AdamRecipe):
+        return torch.optim.AdamW(model.parameters(), rate, betas=(first, recipe.second), weight_decay=decay)
+    return torch.optim.SGD(model.parameters(), rate, momentum=first, weight_decay=decay)
 
 
 @torch.no_grad()
