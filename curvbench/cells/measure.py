@@ -107,8 +107,9 @@ def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list
         notes = filter(None, [instance.extent.note, cut_factors(fitted)])
         rows[-1] = replace(rows[-1], reason="; ".join(notes))
         report("cost")
-        is_given = isinstance(cell.problem, Given)  # whose user waits: references, which cost most, have no cost
-        if not is_given or probe.role == "method":
+        is_given = isinstance(cell.problem, Given)
+        competes = not is_given or probe.role == "method"  # a user waits: references have neither cost nor grid
+        if competes:
             patience = BUDGET_GRADIENTS if is_given else math.inf
             stepper = Stepper(probe, instance, fitted.state, patience)
             rows += cost_rows(stepper, cell.meters)
@@ -120,7 +121,7 @@ def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list
         if cell.population or cell.drift:  # of no given problem, so that there is a stepper
             report("other samples and later weights")
             rows += [_against(reference.method(cell), row) for row in _elsewhere(cell, folder, loaded, stepper)]
-        if "damping" in cell.meters:
+        if "damping" in cell.meters and competes:
             report("damping")
             grid = grid_rows(fitted, fisher, *reference.judges(cell, folder, instance))
             rows += [_against(reference.method(cell), row) for row in grid]
