@@ -26,6 +26,7 @@ from curvbench.instance.extent import Extent
 from curvbench.instance.likelihood import gradient_coefficients
 from curvbench.instance.passes import full_precision
 from curvbench.operators import Operator
+from curvbench.operators.base import largest
 from curvbench.spec import Layer, Precision
 from curvbench.spec.geometry import canonical_type
 
@@ -75,16 +76,17 @@ class ExactFisher(Operator):
     @cached_property
     def layer_grams(self) -> list[Tensor]:
         """The Gram matrix of each layer's columns, (R N, R N) in float64."""
-        budget.refuse_large_grams(len(self.layers), self._count, self.device)
+        budget.refuse_large_grams(len(self.layers), math.prod(self.grid), self.device)
         return [gram(c, self.order) for c in self.columns]
 
     @property
-    def _count(self) -> int:
-        """The number of score columns, R N."""
+    def grid(self) -> tuple[int, int]:
+        """R and N: the shape of one weight for every score column."""
         if not isinstance(self.columns, Stream):
-            return self.columns[0].count
+            R, N = self.columns[0].slopes.shape[:2]
+            return R, N
         source = self.columns.source
-        return source.instance.samples * source.instance.columns_per_sample(source.fisher_type, source.mc_samples)
+        return source.instance.columns_per_sample(source.fisher_type, source.mc_samples), source.instance.samples
 
     @cached_property
     def _gram(self) -> Tensor:
@@ -139,6 +141,9 @@ class ExactFisher(Operator):
 
     def _solve(self, V: Tensor, damping: float) -> Tensor:
         return self.solve_factorized(V, damping, self.factorize(damping))
+
+    def _inverse(self, damping: float) -> FisherInverse:
+        return FisherInverse(self, damping, self.factorize(damping))
 
     def natural_gradient(self, gradient: Tensor, damping: float, factor: Tensor | None = None) -> Tensor:
         """(F + damping I)^-1 gradient for a vector (P,), exact at any damping above zero.
@@ -282,6 +287,74 @@ class ExactFisher(Operator):
         return super()._block(start, stop)
 
 
+@dataclass(frozen=True, eq=False)
+class FisherInverse(Operator):
+    """(F + damping I)^-1 by Woodbury, for the ``factor`` of ``fisher.factorize(damping)``."""
+
+    fisher: ExactFisher
+    damping: float
+    factor: Tensor
+
+    @property
+    def size(self) -> int:
+        return self.fisher.size
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.fisher.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.fisher.device
+
+    def _matmat(self, V: Tensor) -> Tensor:
+        return self.fisher.solve_factorized(V, self.damping, self.factor)
+
+    def _solve(self, V: Tensor, damping: float) -> Tensor:
+        """With C = F + self.damping I: C V, and (1 - (I + damping C)^-1) V / damping."""
+        if damping == 0:
+            return self.fisher._matmat(V) + self.damping * V
+        return (V - self.fisher.solve(V, self.damping + 1 / damping) / damping) / damping
+
+    @cached_property
+    def _smaller(self) -> Tensor:
+        """The Cholesky factor of the smaller one of the damped matrices VV^T / terms and V^T V / terms, in float64.
+
+        With fewer parameters than columns, rounding of the eigenvalues that are zero would add up in the other one.
+        """
+        if self.size >= len(self.factor):
+            return self.factor
+        return numerics.damped_cholesky(self.fisher.to_dense().double(), self.damping)
+
+    @property
+    def _rest(self) -> int:
+        """The eigenvalues of F + damping I that are the damping and not in the smaller matrix."""
+        return self.size - len(self._smaller)
+
+    def trace(self) -> float:
+        return self._rest / self.damping + float(torch.cholesky_inverse(self._smaller).trace())
+
+    def log_determinant(self) -> float:
+        return -self._rest * math.log(self.damping) - numerics.log_determinant(self._smaller)
+
+    def frobenius_norm(self) -> float:
+        return (self._rest / self.damping**2 + numerics.sum_squares(torch.cholesky_inverse(self._smaller))) ** 0.5
+
+    def diagonal(self) -> Tensor:
+        eye = torch.eye(len(self.factor), dtype=self.factor.dtype, device=self.device)
+        mixtures = torch.linalg.solve_triangular(self.factor.mT, eye, upper=True).reshape(*self.fisher.grid, -1)
+        taken = torch.zeros(self.size, dtype=self.dtype, device=self.device)
+        for some in mixtures.split(64, dim=2):  # combinations (P, 64) at the same time
+            taken += self.fisher.combine(some).square().sum(1)
+        return (1 - taken / self.fisher.terms) / self.damping
+
+    def eigenvalues(self, k: int) -> Tensor:
+        return largest(1 / (self.fisher.eigenvalues(self.size) + self.damping), k)
+
+    def smallest_eigenvalue(self) -> float:
+        return 1 / (float(self.fisher.eigenvalues(1)[0]) + self.damping)
+
+
 def _solve_small(factor: Tensor, right: Tensor) -> Tensor:
     """The solution (R, N, K) of the system in the columns, for right-hand sides (R, N, K), in float64."""
     return numerics.cholesky_solve(right.double().flatten(0, 1), factor).reshape(right.shape)
@@ -291,9 +364,23 @@ def _solve_small(factor: Tensor, right: Tensor) -> Tensor:
 def _(operator: ExactFisher, fisher: ExactFisher) -> float:
     if operator is fisher:
         return fisher.frobenius_norm() ** 2
-    pairs = zip(operator.columns, fisher.columns, strict=True)
-    products = torch.stack([cross_gram(a.to(fisher.dtype), b, fisher.order) for a, b in pairs]).sum(0)
-    return numerics.sum_squares(products) / operator.terms / fisher.terms
+    return numerics.sum_squares(_overlaps(operator, fisher))
+
+
+@inner.register(FisherInverse)
+def _(operator: FisherInverse, fisher: ExactFisher) -> float:
+    """By Woodbury (tr F - |L^-1 V^T W|^2) / damping for the columns W of F and the operator's V, over their terms."""
+    solved = torch.linalg.solve_triangular(operator.factor, _overlaps(operator.fisher, fisher), upper=False)
+    return (fisher.trace() - numerics.sum_squares(solved)) / operator.damping
+
+
+def _overlaps(first: ExactFisher, second: ExactFisher) -> Tensor:
+    """The inner products of the columns of two matrices, each over the root of its terms, in float64."""
+    if first is second:
+        return first.gram() / first.terms
+    pairs = zip(first.columns, second.columns, strict=True)
+    products = sum(cross_gram(a.to(second.dtype), b, second.order) for a, b in pairs)
+    return products / (first.terms * second.terms) ** 0.5
 
 
 @full_precision()
