@@ -30,6 +30,8 @@ from curvbench.operators.base import largest
 from curvbench.spec import Layer, Precision
 from curvbench.spec.geometry import canonical_type
 
+LEADING = 10  # eigenvectors that a reference keeps
+
 
 @dataclass(frozen=True, eq=False)
 class ExactFisher(Operator):
@@ -105,6 +107,19 @@ class ExactFisher(Operator):
     @cached_property
     def _spectrum(self) -> Tensor:
         return numerics.eigvalsh(self.gram()).flip(0) / self.terms
+
+    @cached_property
+    def _leading(self) -> Tensor:
+        """Eigenvectors of the Gram matrix for its ``LEADING`` largest eigenvalues, (R N, K)."""
+        return numerics.eigh(self.gram())[1].flip(1)[:, :LEADING].clone()
+
+    def leading(self) -> tuple[Tensor, Tensor]:
+        """The ``LEADING`` largest eigenvalues, (K,) in float64, and their eigenvectors (P, K); zeros are left out."""
+        values = self._spectrum[: min(LEADING, self.size)]
+        values = values[values > len(self._spectrum) * torch.finfo(self.dtype).eps * values[0]]
+        mixtures = self._leading[:, : len(values)] / (self.terms * values).sqrt()
+        # Rounding leaves a part along larger eigenvectors in a smaller one, which the factorization takes away.
+        return values, torch.linalg.qr(self.combine(mixtures.reshape(*self.grid, -1))).Q
 
     @cached_property
     def _diagonal(self) -> Tensor:
@@ -262,7 +277,8 @@ class ExactFisher(Operator):
 
     def cache(self) -> dict[str, Any]:
         """The tensors that take long to compute, for ``restore``."""
-        return {"layer_grams": self.layer_grams, "_diagonal": self._diagonal, "_spectrum": self._spectrum}
+        names = ("layer_grams", "_diagonal", "_spectrum", "_leading")
+        return {name: getattr(self, name) for name in names}
 
     def restore(self, cache: dict[str, Any]) -> None:
         """Take over the tensors that another process has computed for the same columns."""
