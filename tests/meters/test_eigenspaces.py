@@ -35,7 +35,9 @@ def test_parts_against_projections(probe: str, name: str) -> None:
     inside, outside = spaces(name)
     E = operator.to_dense() - truth(name).fisher()
     parts = [inside @ E @ inside, inside @ E @ outside, outside @ E @ outside]
-    squares = [weight * float(part.square().sum() / E.square().sum()) for weight, part in zip((1, 2, 1), parts)]
+    squares = [
+        weight * float(part.square().sum() / E.square().sum()) for weight, part in zip((1, 2, 1), parts, strict=True)
+    ]
     assert found_for(operator, name) == pytest.approx(squares, abs=1e-9)
     assert sum(found_for(operator, name)) == pytest.approx(1, abs=1e-12)
 
