@@ -30,7 +30,7 @@ from curvbench.operators.base import largest
 from curvbench.spec import Layer, Precision
 from curvbench.spec.geometry import canonical_type
 
-LEADING = 10  # eigenvectors that a reference keeps
+_ROWS = 2**20  # of eigenvectors that are changed at the same time
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,17 +109,17 @@ class ExactFisher(Operator):
         return numerics.eigvalsh(self.gram()).flip(0) / self.terms
 
     @cached_property
-    def _leading(self) -> Tensor:
-        """Eigenvectors of the Gram matrix for its ``LEADING`` largest eigenvalues, (R N, K)."""
-        return numerics.eigh(self.gram())[1].flip(1)[:, :LEADING].clone()
-
     def leading(self) -> tuple[Tensor, Tensor]:
-        """The ``LEADING`` largest eigenvalues, (K,) in float64, and their eigenvectors (P, K); zeros are left out."""
-        values = self._spectrum[: min(LEADING, self.size)]
+        """The ``budget.LEADING`` largest eigenvalues, (K,) in float64, and their eigenvectors (P, K), without zeros."""
+        values = self._spectrum[: min(budget.LEADING, self.size)]
         values = values[values > len(self._spectrum) * torch.finfo(self.dtype).eps * values[0]]
-        mixtures = self._leading[:, : len(values)] / (self.terms * values).sqrt()
-        # Rounding leaves a part along larger eigenvectors in a smaller one, which the factorization takes away.
-        return values, torch.linalg.qr(self.combine(mixtures.reshape(*self.grid, -1))).Q
+        mixtures = numerics.eigh(self.gram())[1].flip(1)[:, : len(values)] / (self.terms * values).sqrt()
+        vectors = self.combine(mixtures.reshape(*self.grid, -1))
+        # Rounding leaves a part along larger eigenvectors in a smaller one, which a triangle takes away.
+        triangle = numerics.cholesky((vectors.mT @ vectors).double())
+        for some in vectors.split(_ROWS):
+            some.copy_(torch.linalg.solve_triangular(triangle.mT.to(some), some, upper=True, left=False))
+        return values, vectors
 
     @cached_property
     def _diagonal(self) -> Tensor:
@@ -158,7 +158,13 @@ class ExactFisher(Operator):
         return self.solve_factorized(V, damping, self.factorize(damping))
 
     def _inverse(self, damping: float) -> FisherInverse:
-        return FisherInverse(self, damping, self.factorize(damping))
+        if not damping > 0:
+            raise ValueError("the exact Fisher of a batch is singular: give a damping above zero")
+        return FisherInverse(self, damping)
+
+    def formed(self) -> Tensor:
+        """All columns side by side, (P, R N), for a matrix of few parameters."""
+        return torch.cat([c.matrices().transpose(1, 2).flatten(0, 1).flatten(1) for c in self.columns], dim=1).T
 
     def natural_gradient(self, gradient: Tensor, damping: float, factor: Tensor | None = None) -> Tensor:
         """(F + damping I)^-1 gradient for a vector (P,), exact at any damping above zero.
@@ -277,7 +283,7 @@ class ExactFisher(Operator):
 
     def cache(self) -> dict[str, Any]:
         """The tensors that take long to compute, for ``restore``."""
-        names = ("layer_grams", "_diagonal", "_spectrum", "_leading")
+        names = ("layer_grams", "_diagonal", "_spectrum", "leading")
         return {name: getattr(self, name) for name in names}
 
     def restore(self, cache: dict[str, Any]) -> None:
@@ -305,11 +311,10 @@ class ExactFisher(Operator):
 
 @dataclass(frozen=True, eq=False)
 class FisherInverse(Operator):
-    """(F + damping I)^-1 by Woodbury, for the ``factor`` of ``fisher.factorize(damping)``."""
+    """(F + damping I)^-1 by Woodbury."""
 
     fisher: ExactFisher
     damping: float
-    factor: Tensor
 
     @property
     def size(self) -> int:
@@ -333,14 +338,20 @@ class FisherInverse(Operator):
         return (V - self.fisher.solve(V, self.damping + 1 / damping) / damping) / damping
 
     @cached_property
+    def factor(self) -> Tensor:
+        """The Cholesky factor that products take."""
+        return self.fisher.factorize(self.damping)
+
+    @cached_property
     def _smaller(self) -> Tensor:
-        """The Cholesky factor of the smaller one of the damped matrices VV^T / terms and V^T V / terms, in float64.
+        """The Cholesky factor of the smaller one of the damped matrices V V^T / terms and V^T V / terms, in float64.
 
         With fewer parameters than columns, rounding of the eigenvalues that are zero would add up in the other one.
         """
-        if self.size >= len(self.factor):
+        if self.size >= math.prod(self.fisher.grid):
             return self.factor
-        return numerics.damped_cholesky(self.fisher.to_dense().double(), self.damping)
+        V = self.fisher.formed().double()
+        return numerics.damped_cholesky(V @ V.mT / self.fisher.terms, self.damping)
 
     @property
     def _rest(self) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import curvbench as cb
 from curvbench import operators
-from curvbench.fisher.exact import LEADING
+from curvbench.fisher.budget import LEADING
 from curvbench.meters.error import error_rows
 
 PARTS = ("inside", "cross", "outside")
@@ -59,7 +59,7 @@ def test_what_is_exact_has_no_parts() -> None:
 
 def test_leading_eigenvectors(case: object) -> None:
     name = case.name  # type: ignore[attr-defined]
-    values, vectors = fisher_of(name).leading()
+    values, vectors = fisher_of(name).leading
     dense = truth(name).fisher()
     expected = torch.linalg.eigvalsh(dense).flip(0)[: len(values)]
     assert len(values) <= LEADING and torch.allclose(values, expected, rtol=1e-9)
