@@ -84,7 +84,8 @@ def divergences(damped: Operator, fisher: ExactFisher, damping: float) -> Diverg
     if not is_layerwise:
         return Divergences(_quotient(whole, fisher, damping, network), layers, off_block)
     trace = sum(quotient.trace for quotient in layers.values())
-    return Divergences(Quotient(trace, network + whole.log_determinant(), fisher.size), layers, off_block)
+    log_determinant = network + sum(quotient.log_determinant - exact[name] for name, quotient in layers.items())
+    return Divergences(Quotient(trace, log_determinant, fisher.size), layers, off_block)
 
 
 def _log_determinant(fisher: ExactFisher, damping: float) -> float:
