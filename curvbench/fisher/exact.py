@@ -105,14 +105,27 @@ class ExactFisher(Operator):
         return self._gram
 
     @cached_property
-    def _spectrum(self) -> Tensor:
-        return numerics.eigvalsh(self.gram()).flip(0) / self.terms
+    def spectrum(self) -> Tensor:
+        """The min(P, R N) largest eigenvalues, descending, because all others are zero."""
+        if self.size >= math.prod(self.grid):
+            return numerics.eigvalsh(self.gram()).flip(0) / self.terms
+        V = self._formed().double()
+        return numerics.eigvalsh(V @ V.mT).flip(0) / self.terms
+
+    def _formed(self) -> Tensor:
+        """All columns side by side, (P, R N), which fit where there are few parameters."""
+        return torch.cat([c.matrices().transpose(1, 2).flatten(0, 1).flatten(1) for c in self.columns], dim=1).T
+
+    @cached_property
+    def layer_spectra(self) -> list[Tensor]:
+        """The min(P, R N) largest eigenvalues of each layer's block, descending."""
+        return [layer.spectrum for layer in self._layers]
 
     @cached_property
     def leading(self) -> tuple[Tensor, Tensor]:
         """The ``budget.LEADING`` largest eigenvalues, (K,) in float64, and their eigenvectors (P, K), without zeros."""
-        values = self._spectrum[: min(budget.LEADING, self.size)]
-        values = values[values > len(self._spectrum) * torch.finfo(self.dtype).eps * values[0]]
+        values = self.spectrum[: budget.LEADING]
+        values = values[values > len(self.spectrum) * torch.finfo(self.dtype).eps * values[0]]
         mixtures = numerics.eigh(self.gram())[1].flip(1)[:, : len(values)] / (self.terms * values).sqrt()
         vectors = self.combine(mixtures.reshape(*self.grid, -1))
         # Rounding leaves a part along larger eigenvectors in a smaller one, which a triangle takes away.
@@ -161,10 +174,6 @@ class ExactFisher(Operator):
         if not damping > 0:
             raise ValueError("the exact Fisher of a batch is singular: give a damping above zero")
         return FisherInverse(self, damping)
-
-    def formed(self) -> Tensor:
-        """All columns side by side, (P, R N), for a matrix of few parameters."""
-        return torch.cat([c.matrices().transpose(1, 2).flatten(0, 1).flatten(1) for c in self.columns], dim=1).T
 
     def natural_gradient(self, gradient: Tensor, damping: float, factor: Tensor | None = None) -> Tensor:
         """(F + damping I)^-1 gradient for a vector (P,), exact at any damping above zero.
@@ -259,12 +268,12 @@ class ExactFisher(Operator):
         return self._diagonal
 
     def eigenvalues(self, k: int) -> Tensor:
-        largest = self._spectrum[: min(k, self.size)]
+        largest = self.spectrum[: min(k, self.size)]
         zeros = min(k, self.size) - len(largest)
         return torch.cat([largest, largest.new_zeros(zeros)]) if zeros else largest
 
     def smallest_eigenvalue(self) -> float:
-        return float(self._spectrum[self.size - 1]) if len(self._spectrum) >= self.size else 0.0
+        return float(self.spectrum[self.size - 1]) if len(self.spectrum) >= self.size else 0.0
 
     def layer(self, name: str) -> ExactFisher:
         """The diagonal block of one layer.
@@ -283,7 +292,7 @@ class ExactFisher(Operator):
 
     def cache(self) -> dict[str, Any]:
         """The tensors that take long to compute, for ``restore``."""
-        names = ("layer_grams", "_diagonal", "_spectrum", "leading")
+        names = ("layer_grams", "layer_spectra", "_diagonal", "spectrum", "leading")
         return {name: getattr(self, name) for name in names}
 
     def restore(self, cache: dict[str, Any]) -> None:
@@ -295,6 +304,8 @@ class ExactFisher(Operator):
         single = replace(self, columns=self.columns[index : index + 1], extent=extent)
         if "layer_grams" in self.__dict__:
             single.__dict__["layer_grams"] = [self.layer_grams[index]]
+        if "layer_spectra" in self.__dict__:
+            single.__dict__["spectrum"] = self.layer_spectra[index]
         if "_diagonal" in self.__dict__:
             layer = self.layers[index]
             single.__dict__["_diagonal"] = self._diagonal[layer.start - self.layers[0].start :][: layer.size]
@@ -342,30 +353,24 @@ class FisherInverse(Operator):
         """The Cholesky factor that products take."""
         return self.fisher.factorize(self.damping)
 
-    @cached_property
-    def _smaller(self) -> Tensor:
-        """The Cholesky factor of the smaller one of the damped matrices V V^T / terms and V^T V / terms, in float64.
-
-        With fewer parameters than columns, rounding of the eigenvalues that are zero would add up in the other one.
-        """
-        if self.size >= math.prod(self.fisher.grid):
-            return self.factor
-        V = self.fisher.formed().double()
-        return numerics.damped_cholesky(V @ V.mT / self.fisher.terms, self.damping)
+    @property
+    def _values(self) -> Tensor:
+        """The eigenvalues of the inverse for the range of F, (min(P, R N),); all others are 1 / damping."""
+        return 1 / (self.fisher.spectrum + self.damping)
 
     @property
     def _rest(self) -> int:
-        """The eigenvalues of F + damping I that are the damping and not in the smaller matrix."""
-        return self.size - len(self._smaller)
+        """The dimension of the complement of that range."""
+        return self.size - len(self.fisher.spectrum)
 
     def trace(self) -> float:
-        return self._rest / self.damping + float(torch.cholesky_inverse(self._smaller).trace())
+        return float(self._values.sum()) + self._rest / self.damping
 
     def log_determinant(self) -> float:
-        return -self._rest * math.log(self.damping) - numerics.log_determinant(self._smaller)
+        return float(self._values.log().sum()) - self._rest * math.log(self.damping)
 
     def frobenius_norm(self) -> float:
-        return (self._rest / self.damping**2 + numerics.sum_squares(torch.cholesky_inverse(self._smaller))) ** 0.5
+        return (numerics.sum_squares(self._values) + self._rest / self.damping**2) ** 0.5
 
     def diagonal(self) -> Tensor:
         eye = torch.eye(len(self.factor), dtype=self.factor.dtype, device=self.device)
@@ -376,10 +381,10 @@ class FisherInverse(Operator):
         return (1 - taken / self.fisher.terms) / self.damping
 
     def eigenvalues(self, k: int) -> Tensor:
-        return largest(1 / (self.fisher.eigenvalues(self.size) + self.damping), k)
+        return largest(torch.cat([self._values, self._values.new_full((min(k, self._rest),), 1 / self.damping)]), k)
 
     def smallest_eigenvalue(self) -> float:
-        return 1 / (float(self.fisher.eigenvalues(1)[0]) + self.damping)
+        return float(self._values[0])
 
 
 def _solve_small(factor: Tensor, right: Tensor) -> Tensor:
