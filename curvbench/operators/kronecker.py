@@ -192,7 +192,9 @@ class Kronecker(Operator):
     def _inverse(self, damping: float) -> Operator:
         if damping:
             return self.rotated.inverse(damping)
-        return Kronecker.batched(*(sides.damped_inverse(side, 0.0) for side in (self.left, self.right)))
+        # In float64, where no factor with a damping of its own comes near the rounding of a singular one.
+        inverses = (sides.damped_inverse(side.double(), 0.0).to(self.dtype) for side in (self.left, self.right))
+        return Kronecker.batched(*inverses)
 
     def log_determinant(self) -> float:
         _, M, D = self.layout
