@@ -497,6 +497,15 @@ def test_inverse_without_damping(pair: Pair) -> None:
         assert near(pair.operator.log_determinant(), torch.linalg.slogdet(pair.dense).logabsdet, 1e-9)
 
 
+def test_float32_factors_with_a_damping_of_their_own_are_not_singular() -> None:
+    """A large factor whose damping is below float32's rounding of a singular one."""
+    root = torch.ones(400, 1)
+    side = root @ root.T + 2e-4 * torch.eye(400)
+    found, exact = operators.Kronecker(side, torch.eye(2)).inverse(0.0), torch.linalg.inv(side.double())
+    assert near(found.trace(), 2 * exact.trace(), 1e-3)
+    assert near(found.log_determinant(), 2 * torch.linalg.slogdet(exact).logabsdet, 1e-3)
+
+
 def of_a_user(size: int) -> operators.Operator:
     """An operator with the abstract methods alone, which stands for 2 I."""
     names = ("trace", "frobenius_norm", "diagonal", "eigenvalues", "smallest_eigenvalue", "device")
