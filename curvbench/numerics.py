@@ -178,6 +178,11 @@ def cholesky_solve(right: Tensor, factor: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(factor.mT, halfway, upper=True)
 
 
+def log_determinant(factor: Tensor) -> float:
+    """The logarithm of the determinant of a matrix, or of all of a batch, from the Cholesky factors (..., n, n)."""
+    return 2 * float(factor.diagonal(dim1=-2, dim2=-1).double().log().sum())
+
+
 def damped_inverse(matrix: Tensor, damping: Tensor | float) -> Tensor:
     """(A + damping I)^-1 over the last two dimensions, in A's dtype; ``damping`` broadcasts over the batch."""
     matrix = factorizable(matrix)

@@ -281,10 +281,13 @@ def directions(probe: Probe, stored: Path, **settings: float) -> pd.DataFrame:
     return frame[frame["metric"] != ""].set_index(["metric", "scope"])
 
 
+JUDGED = ("direction.", "error.kl")  # what depends on the damping of the table, and not on the probe's own
+
+
 @pytest.mark.parametrize("damping", [1e-3, 0.05])
 def test_directions_are_held_against_one_damping_whatever_the_probes(damping: float, stored: Path) -> None:
     own, usual = (directions(cb.probe("kfac", damping=d), stored, damping=damping) for d in (0.5, damping))
-    judged = [name for name in own.index if name[0].startswith("direction.")]
+    judged = [name for name in own.index if name[0].startswith(JUDGED)]
     assert own.loc[judged, "value"].tolist() == usual.loc[judged, "value"].tolist()
     assert own.loc[judged, "method"].str.endswith(f", damping {damping:g}").all()
     instance = reference.load(cell(cb.probe("kfac")), stored)[0]
@@ -292,11 +295,31 @@ def test_directions_are_held_against_one_damping_whatever_the_probes(damping: fl
         assert own.loc[(f"direction.{name}", "network"), "value"] == pytest.approx(value, rel=1e-9)
 
 
+def test_the_condition_number_comes_by_request(stored: Path) -> None:
+    """At the damping of the table, as divergences; a probe without a damped matrix has a reason, which is no error."""
+    chosen = replace(cell(cb.probe("kfac", damping=0.5)), meters=("condition",), damping=0.05)
+    rows = {row.metric: row for row in measure.measure(chosen, stored, None, silent)}
+    assert "error.kl" not in rows and rows["error.condition"].value is not None
+    assert rows["error.condition"].method == "exact type-2 Fisher in float64, damping 0.05"
+    instance, fisher, _ = reference.load(chosen, stored)
+    assert fisher is not None
+    probe = cb.probe("kfac", damping=0.05)
+    damped, eye = probe.damped(probe.refresh(probe.fit(instance))), torch.eye(instance.size, dtype=torch.float64)
+    assert damped is not None
+    values = torch.linalg.eigvals(torch.linalg.solve(damped.to_dense(), fisher.to_dense() + 0.05 * eye)).real
+    assert rows["error.condition"].value == pytest.approx(float(values.max() / values.min()), rel=1e-3)
+    plain = measure.measure(
+        replace(chosen, probe=cb.probe("adam"), meters=("condition", "error")), stored, None, silent
+    )
+    reasons = {row.metric: row.reason for row in plain if row.status is Status.SKIPPED}
+    assert {"error.condition", "error.kl"} <= reasons.keys() and Status.ERROR not in {row.status for row in plain}
+
+
 def test_all_else_is_of_the_probe_as_it_is(stored: Path) -> None:
     """A matrix may depend on the damping too, and its condition does."""
     probe = cb.probe("hylo", variant="kid_public", damping=0.5)
     here, there = (directions(probe, stored, damping=damping) for damping in (1e-3, 0.1))
-    rest = [name for name in here.index if not name[0].startswith("direction.")]
+    rest = [name for name in here.index if not name[0].startswith(JUDGED)]
     assert here.loc[rest, "value"].tolist() == there.loc[rest, "value"].tolist()
     assert here.loc[("health.condition", "network"), "method"] == "damping 0.5"
 

@@ -23,9 +23,11 @@ from curvbench.instance import Instance
 from curvbench.instance.extent import SHOWN
 from curvbench.instance.passes import full_precision
 from curvbench.meters import staleness
+from curvbench.meters.conditioning import condition_rows
 from curvbench.meters.cost import BUDGET_GRADIENTS, Stepper, cost_rows
 from curvbench.meters.damping import GRID, Descent, Targets, damping_rows
-from curvbench.meters.direction import direction_rows, how_damped, step_of, with_damping
+from curvbench.meters.direction import direction_rows, how_damped, with_damping
+from curvbench.meters.divergence import divergence_rows
 from curvbench.meters.error import BLOCKS, NETWORK, error_rows
 from curvbench.meters.exact import exact_rows
 from curvbench.meters.grid import grid_steps, watched_fit
@@ -223,8 +225,8 @@ def accuracy_rows(
     """Errors, sampling error, health and directions of a fitted probe against a Fisher, as far as ``meters`` ask.
 
     ``sampled``: whether the Fisher itself is of drawn labels. ``damping``: the damping of the exact step. For
-    directions, a probe with another damping of its own is fitted again with this damping. All other rows are of the
-    probe as it is.
+    directions, divergences and the condition number, a probe with another damping of its own is fitted again with this
+    damping. All other rows are of the probe as it is.
     """
     probe, instance, state, retries, _ = fitted
     gradient = instance.gradient()
@@ -235,7 +237,8 @@ def accuracy_rows(
     if "error" in meters:
         errors = list(error_rows(operator, fisher))
         yield from errors
-        if errors[0].status is not Status.ERROR:
+        is_finite = errors[0].status is not Status.ERROR
+        if is_finite:
             keep_blocks(operator, fisher)
             if not sampled:
                 yield from _sampling_rows(probe, instance, fisher, errors)
@@ -243,10 +246,16 @@ def accuracy_rows(
         yield from health_rows(operator, damping if probe.damping is None else probe.damping, retries + repeated.count)
         del operator  # because the damped matrix may be as large
         yield from residual_rows(probe.damped(state), step, gradient)
+    how, judged = how_damped(probe, damping, instance.terms), with_damping(probe, damping, instance.terms)
+    if judged != probe and not {"error", "condition", "direction"}.isdisjoint(meters):
+        state = judged.refresh(judged.fit(instance))
+        step = judged.precondition(state, gradient.clone())
+    if "error" in meters and is_finite:
+        yield from divergence_rows(judged.damped(state), fisher, damping, how)
+    if "condition" in meters:
+        yield from condition_rows(judged.damped(state), fisher, damping, how)
     if "direction" in meters:
-        if (judged := with_damping(probe, damping, instance.terms)) != probe:
-            step = step_of(judged, instance, gradient)
-        yield from direction_rows(step, fisher, gradient, damping, how_damped(probe, damping, instance.terms))
+        yield from direction_rows(step, fisher, gradient, damping, how)
 
 
 def grid_rows(fitted: Fitted, fisher: ExactFisher, targets: Targets, descent: Descent) -> Iterator[Row]:

@@ -15,6 +15,7 @@ from curvbench.spec import LayerSize
 
 GRAPH_BYTES = 2**30  # that one recorded pass may keep: a larger batch takes several passes
 GRAM_ITEMSIZE = 8
+LEADING = 10  # eigenvectors that a reference keeps
 PASS_ITEMSIZE = 3 * 8  # a float64 pass keeps a layer's output, its BatchNorm and its activation
 DIAGONAL_ITEMSIZE = 2 * 8  # the layers' diagonals, and their concatenation
 SCRATCH = 3 * TILE_BYTES
@@ -31,9 +32,9 @@ def planned_bytes(sizes: Sequence[LayerSize], samples: int, R: int, itemsize: in
         has_gram: whether the Gram matrices are made, which products with vectors do without.
 
     The sum counts the slopes (R, N, G, M, S) and the inputs of the largest layer, because the other layers' can be made
-    when they are read, and the larger of the network pass and the contraction. The contraction holds the Gram matrices
-    (R N, R N) of the layers and their sum, the patches of the largest layer, the diagonal and tiles. Every convolution
-    counts as one of stride 1; tensors inside attention are not counted.
+    when they are read, and the largest of the network pass, the contraction and the leading eigenvectors. The
+    contraction holds the Gram matrices (R N, R N) of the layers and their sum, the patches of the largest layer, the
+    diagonal and tiles. Every convolution counts as one of stride 1; tensors inside attention are not counted.
     """
     outputs = sum(size.groups * size.outputs * size.positions for size in sizes)
     patches = max(size.groups * size.inputs * size.positions for size in sizes)
@@ -43,8 +44,9 @@ def planned_bytes(sizes: Sequence[LayerSize], samples: int, R: int, itemsize: in
     ]
     grams = (len(sizes) + 1) * GRAM_ITEMSIZE * (samples * R) ** 2 if has_gram else 0
     contraction = grams + samples * patches * itemsize + parameters * DIAGONAL_ITEMSIZE + SCRATCH
+    leading = grams + parameters * LEADING * itemsize if has_gram else 0
     recorded = min(samples * outputs * PASS_ITEMSIZE, GRAPH_BYTES + outputs * PASS_ITEMSIZE)
-    return samples * max(per_layer) * itemsize + max(recorded, contraction)
+    return samples * max(per_layer) * itemsize + max(recorded, contraction, leading)
 
 
 def largest_batch(sizes: Sequence[LayerSize], R: int, itemsize: int, available: int, most: int) -> int:

@@ -26,8 +26,11 @@ from curvbench.instance.extent import Extent
 from curvbench.instance.likelihood import gradient_coefficients
 from curvbench.instance.passes import full_precision
 from curvbench.operators import Operator
+from curvbench.operators.base import largest
 from curvbench.spec import Layer, Precision
 from curvbench.spec.geometry import canonical_type
+
+_ROWS = 2**20  # of eigenvectors that are changed at the same time
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,16 +78,17 @@ class ExactFisher(Operator):
     @cached_property
     def layer_grams(self) -> list[Tensor]:
         """The Gram matrix of each layer's columns, (R N, R N) in float64."""
-        budget.refuse_large_grams(len(self.layers), self._count, self.device)
+        budget.refuse_large_grams(len(self.layers), math.prod(self.grid), self.device)
         return [gram(c, self.order) for c in self.columns]
 
     @property
-    def _count(self) -> int:
-        """The number of score columns, R N."""
+    def grid(self) -> tuple[int, int]:
+        """R and N: the shape of one weight for every score column."""
         if not isinstance(self.columns, Stream):
-            return self.columns[0].count
+            R, N = self.columns[0].slopes.shape[:2]
+            return R, N
         source = self.columns.source
-        return source.instance.samples * source.instance.columns_per_sample(source.fisher_type, source.mc_samples)
+        return source.instance.columns_per_sample(source.fisher_type, source.mc_samples), source.instance.samples
 
     @cached_property
     def _gram(self) -> Tensor:
@@ -101,8 +105,34 @@ class ExactFisher(Operator):
         return self._gram
 
     @cached_property
-    def _spectrum(self) -> Tensor:
-        return numerics.eigvalsh(self.gram()).flip(0) / self.terms
+    def spectrum(self) -> Tensor:
+        """The min(P, R N) largest eigenvalues, descending, because all others are zero."""
+        if self.size >= math.prod(self.grid):
+            return numerics.eigvalsh(self.gram()).flip(0) / self.terms
+        V = self._formed().double()
+        return numerics.eigvalsh(V @ V.mT).flip(0) / self.terms
+
+    def _formed(self) -> Tensor:
+        """All columns side by side, (P, R N), which fit where there are few parameters."""
+        return torch.cat([c.matrices().transpose(1, 2).flatten(0, 1).flatten(1) for c in self.columns], dim=1).T
+
+    @cached_property
+    def layer_spectra(self) -> list[Tensor]:
+        """The min(P, R N) largest eigenvalues of each layer's block, descending."""
+        return [layer.spectrum for layer in self._layers]
+
+    @cached_property
+    def leading(self) -> tuple[Tensor, Tensor]:
+        """The ``budget.LEADING`` largest eigenvalues, (K,) in float64, and their eigenvectors (P, K), without zeros."""
+        values = self.spectrum[: budget.LEADING]
+        values = values[values > len(self.spectrum) * torch.finfo(self.dtype).eps * values[0]]
+        mixtures = numerics.eigh(self.gram())[1].flip(1)[:, : len(values)] / (self.terms * values).sqrt()
+        vectors = self.combine(mixtures.reshape(*self.grid, -1))
+        # Rounding leaves a part along larger eigenvectors in a smaller one, which a triangle takes away.
+        triangle = numerics.cholesky((vectors.mT @ vectors).double())
+        for some in vectors.split(_ROWS):
+            some.copy_(torch.linalg.solve_triangular(triangle.mT.to(some), some, upper=True, left=False))
+        return values, vectors
 
     @cached_property
     def _diagonal(self) -> Tensor:
@@ -139,6 +169,11 @@ class ExactFisher(Operator):
 
     def _solve(self, V: Tensor, damping: float) -> Tensor:
         return self.solve_factorized(V, damping, self.factorize(damping))
+
+    def _inverse(self, damping: float) -> FisherInverse:
+        if not damping > 0:
+            raise ValueError("the exact Fisher of a batch is singular: give a damping above zero")
+        return FisherInverse(self, damping)
 
     def natural_gradient(self, gradient: Tensor, damping: float, factor: Tensor | None = None) -> Tensor:
         """(F + damping I)^-1 gradient for a vector (P,), exact at any damping above zero.
@@ -233,12 +268,12 @@ class ExactFisher(Operator):
         return self._diagonal
 
     def eigenvalues(self, k: int) -> Tensor:
-        largest = self._spectrum[: min(k, self.size)]
+        largest = self.spectrum[: min(k, self.size)]
         zeros = min(k, self.size) - len(largest)
         return torch.cat([largest, largest.new_zeros(zeros)]) if zeros else largest
 
     def smallest_eigenvalue(self) -> float:
-        return float(self._spectrum[self.size - 1]) if len(self._spectrum) >= self.size else 0.0
+        return float(self.spectrum[self.size - 1]) if len(self.spectrum) >= self.size else 0.0
 
     def layer(self, name: str) -> ExactFisher:
         """The diagonal block of one layer.
@@ -257,7 +292,8 @@ class ExactFisher(Operator):
 
     def cache(self) -> dict[str, Any]:
         """The tensors that take long to compute, for ``restore``."""
-        return {"layer_grams": self.layer_grams, "_diagonal": self._diagonal, "_spectrum": self._spectrum}
+        names = ("layer_grams", "layer_spectra", "_diagonal", "spectrum", "leading")
+        return {name: getattr(self, name) for name in names}
 
     def restore(self, cache: dict[str, Any]) -> None:
         """Take over the tensors that another process has computed for the same columns."""
@@ -268,6 +304,8 @@ class ExactFisher(Operator):
         single = replace(self, columns=self.columns[index : index + 1], extent=extent)
         if "layer_grams" in self.__dict__:
             single.__dict__["layer_grams"] = [self.layer_grams[index]]
+        if "layer_spectra" in self.__dict__:
+            single.__dict__["spectrum"] = self.layer_spectra[index]
         if "_diagonal" in self.__dict__:
             layer = self.layers[index]
             single.__dict__["_diagonal"] = self._diagonal[layer.start - self.layers[0].start :][: layer.size]
@@ -282,6 +320,73 @@ class ExactFisher(Operator):
         return super()._block(start, stop)
 
 
+@dataclass(frozen=True, eq=False)
+class FisherInverse(Operator):
+    """(F + damping I)^-1 by Woodbury."""
+
+    fisher: ExactFisher
+    damping: float
+
+    @property
+    def size(self) -> int:
+        return self.fisher.size
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.fisher.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.fisher.device
+
+    def _matmat(self, V: Tensor) -> Tensor:
+        return self.fisher.solve_factorized(V, self.damping, self.factor)
+
+    def _solve(self, V: Tensor, damping: float) -> Tensor:
+        """With C = F + self.damping I: C V, and (1 - (I + damping C)^-1) V / damping."""
+        if damping == 0:
+            return self.fisher._matmat(V) + self.damping * V
+        return (V - self.fisher.solve(V, self.damping + 1 / damping) / damping) / damping
+
+    @cached_property
+    def factor(self) -> Tensor:
+        """The Cholesky factor that products take."""
+        return self.fisher.factorize(self.damping)
+
+    @property
+    def _values(self) -> Tensor:
+        """The eigenvalues of the inverse for the range of F, (min(P, R N),); all others are 1 / damping."""
+        return 1 / (self.fisher.spectrum + self.damping)
+
+    @property
+    def _rest(self) -> int:
+        """The dimension of the complement of that range."""
+        return self.size - len(self.fisher.spectrum)
+
+    def trace(self) -> float:
+        return float(self._values.sum()) + self._rest / self.damping
+
+    def log_determinant(self) -> float:
+        return float(self._values.log().sum()) - self._rest * math.log(self.damping)
+
+    def frobenius_norm(self) -> float:
+        return (numerics.sum_squares(self._values) + self._rest / self.damping**2) ** 0.5
+
+    def diagonal(self) -> Tensor:
+        eye = torch.eye(len(self.factor), dtype=self.factor.dtype, device=self.device)
+        mixtures = torch.linalg.solve_triangular(self.factor.mT, eye, upper=True).reshape(*self.fisher.grid, -1)
+        taken = torch.zeros(self.size, dtype=self.dtype, device=self.device)
+        for some in mixtures.split(64, dim=2):  # combinations (P, 64) at the same time
+            taken += self.fisher.combine(some).square().sum(1)
+        return (1 - taken / self.fisher.terms) / self.damping
+
+    def eigenvalues(self, k: int) -> Tensor:
+        return largest(torch.cat([self._values, self._values.new_full((min(k, self._rest),), 1 / self.damping)]), k)
+
+    def smallest_eigenvalue(self) -> float:
+        return float(self._values[0])
+
+
 def _solve_small(factor: Tensor, right: Tensor) -> Tensor:
     """The solution (R, N, K) of the system in the columns, for right-hand sides (R, N, K), in float64."""
     return numerics.cholesky_solve(right.double().flatten(0, 1), factor).reshape(right.shape)
@@ -291,9 +396,23 @@ def _solve_small(factor: Tensor, right: Tensor) -> Tensor:
 def _(operator: ExactFisher, fisher: ExactFisher) -> float:
     if operator is fisher:
         return fisher.frobenius_norm() ** 2
-    pairs = zip(operator.columns, fisher.columns, strict=True)
-    products = torch.stack([cross_gram(a.to(fisher.dtype), b, fisher.order) for a, b in pairs]).sum(0)
-    return numerics.sum_squares(products) / operator.terms / fisher.terms
+    return numerics.sum_squares(_overlaps(operator, fisher))
+
+
+@inner.register(FisherInverse)
+def _(operator: FisherInverse, fisher: ExactFisher) -> float:
+    """By Woodbury (tr F - |L^-1 V^T W|^2) / damping for the columns W of F and the operator's V, over their terms."""
+    solved = torch.linalg.solve_triangular(operator.factor, _overlaps(operator.fisher, fisher), upper=False)
+    return (fisher.trace() - numerics.sum_squares(solved)) / operator.damping
+
+
+def _overlaps(first: ExactFisher, second: ExactFisher) -> Tensor:
+    """The inner products of the columns of two matrices, each over the root of its terms, in float64."""
+    if first is second:
+        return first.gram() / first.terms
+    pairs = zip(first.columns, second.columns, strict=True)
+    products = sum(cross_gram(a.to(second.dtype), b, second.order) for a, b in pairs)
+    return products / (first.terms * second.terms) ** 0.5
 
 
 @full_precision()

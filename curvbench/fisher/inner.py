@@ -13,7 +13,7 @@ from torch import Tensor
 
 from curvbench import numerics
 from curvbench.fisher.scores import Scores
-from curvbench.fisher.units import UnitFisher
+from curvbench.fisher.units import UnitFisher, UnitInverse, damped_factor, solve_units
 from curvbench.operators import (
     BlockDiagonal,
     Dense,
@@ -84,6 +84,18 @@ def _(operator: UnitFisher, fisher: Scores) -> float:
     tile = min(operator.tile, exact.tile)
     pairs = zip(operator.rows(tile), exact.rows(tile), strict=True)
     return sum(numerics.sum_squares(rows.to(exact_rows.dtype) @ exact_rows.mT) for (_, rows), (_, exact_rows) in pairs)
+
+
+@inner.register(UnitInverse)
+def _(operator: UnitInverse, fisher: Scores) -> float:
+    if not _fits(operator.units.columns.layer.shape, fisher):
+        return inner.dispatch(object)(operator, fisher)
+    exact = UnitFisher(fisher.columns[0], fisher.terms)
+    tile, total = min(operator.units.tile, exact.tile), 0.0
+    for (_, U), (_, rows) in zip(operator.units.rows(tile), exact.rows(tile), strict=True):
+        columns = rows.mT.double()
+        total += numerics.inner(columns, solve_units(U, columns, operator.damping, damped_factor(U, operator.damping)))
+    return total
 
 
 @inner.register(RotatedDiagonal)

@@ -7,6 +7,7 @@ the small matrix U U^T replaces the block: norm and nonzero eigenvalues are equa
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ from torch import Tensor
 from curvbench import numerics
 from curvbench.fisher.columns import TILE_BYTES, Columns
 from curvbench.operators import Operator
+from curvbench.operators.base import largest
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +61,7 @@ class UnitFisher(Operator):
     def matrices(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """``rows`` and the smaller of U U^T and U^T U in float64, (units, n, n)."""
         for part, U in self.rows():
-            yield part, U, numerics.self_product(U if is_root(U) else U.mT).double()
+            yield part, U, smaller(U)
 
     def factorize(self, damping: float) -> Iterator[Tensor]:
         """Tile by tile the Cholesky factors of the damped matrices of ``matrices``.
@@ -69,8 +71,8 @@ class UnitFisher(Operator):
         """
         if not damping > 0:
             raise ValueError("the unit blocks of a batch may be singular: give a damping above zero")
-        for _, _, matrix in self.matrices():
-            yield numerics.damped_cholesky(matrix, damping)
+        for _, U in self.rows():
+            yield damped_factor(U, damping)
 
     def solve_factorized(self, V: Tensor, damping: float, factors: Sequence[Tensor] | Iterator[Tensor]) -> Tensor:
         """(F + damping I)^-1 V for a stack (P, K)."""
@@ -91,6 +93,11 @@ class UnitFisher(Operator):
 
     def _solve(self, V: Tensor, damping: float) -> Tensor:
         return self.solve_factorized(V, damping, self.factorize(damping))
+
+    def _inverse(self, damping: float) -> UnitInverse:
+        if not damping > 0:
+            raise ValueError("the unit blocks of a batch may be singular: give a damping above zero")
+        return UnitInverse(self, damping)
 
     @cached_property
     def norms(self) -> Tensor:
@@ -137,9 +144,85 @@ class UnitFisher(Operator):
         return min(float(numerics.eigvalsh(matrix).min()) for _, _, matrix in self.matrices())
 
 
+@dataclass(frozen=True, eq=False)
+class UnitInverse(Operator):
+    """The inverses of the blocks F + damping I of ``units``, formed in tiles: each product factorizes them again."""
+
+    units: UnitFisher
+    damping: float
+
+    @property
+    def size(self) -> int:
+        return self.units.size
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.units.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.units.device
+
+    def _matmat(self, V: Tensor) -> Tensor:
+        return self.units.solve(V, self.damping)
+
+    def _solve(self, V: Tensor, damping: float) -> Tensor:
+        """With C = F + self.damping I: C V, and (1 - (I + damping C)^-1) V / damping."""
+        if damping == 0:
+            return self.units.matmat(V) + self.damping * V
+        return (V - self.units.solve(V, self.damping + 1 / damping) / damping) / damping
+
+    @cached_property
+    def _numbers(self) -> Tensor:
+        """Trace, log-determinant and squared norm, from one pass over the blocks."""
+        total = torch.zeros(3, dtype=torch.float64)
+        for factor in self.units.factorize(self.damping):
+            small = torch.cholesky_inverse(factor)
+            numbers = small.diagonal(dim1=-2, dim2=-1).sum(), -numerics.log_determinant(factor), small.square().sum()
+            total += torch.tensor([float(number) for number in numbers], dtype=torch.float64)
+        rest = self.size - self.size // self.units.columns.layer.inputs * self.units.small
+        alone = [1 / self.damping, -math.log(self.damping), 1 / self.damping**2]
+        return total + rest * torch.tensor(alone, dtype=torch.float64)
+
+    def trace(self) -> float:
+        return float(self._numbers[0])
+
+    def log_determinant(self) -> float:
+        return float(self._numbers[1])
+
+    def frobenius_norm(self) -> float:
+        return float(self._numbers[2]) ** 0.5
+
+    def diagonal(self) -> Tensor:
+        parts = []
+        for (_, U), factor in zip(self.units.rows(), self.units.factorize(self.damping), strict=True):
+            if is_root(U):
+                halves = torch.linalg.solve_triangular(factor, U.double(), upper=False)
+                parts.append((1 - halves.square().sum(1)) / self.damping)
+            else:
+                parts.append(torch.cholesky_inverse(factor).diagonal(dim1=-2, dim2=-1))
+        return torch.cat(parts).flatten().to(self.dtype)
+
+    def eigenvalues(self, k: int) -> Tensor:
+        return largest(1 / (self.units.eigenvalues(self.size) + self.damping), k)
+
+    def smallest_eigenvalue(self) -> float:
+        return 1 / (float(self.units.eigenvalues(1)[0]) + self.damping)
+
+
 def is_root(blocks: Tensor) -> bool:
     """Whether tensors (units, rows, D) with fewer rows than inputs stand for the blocks U^T U."""
     return blocks.shape[1] < blocks.shape[2]
+
+
+def smaller(U: Tensor) -> Tensor:
+    """The smaller ones of U U^T and U^T U in float64, (units, n, n)."""
+    return numerics.self_product(U if is_root(U) else U.mT).double()
+
+
+def damped_factor(U: Tensor, damping: float) -> Tensor:
+    """The Cholesky factors of the damped matrices of ``smaller``, for ``solve_units``."""
+    return numerics.damped_cholesky(smaller(U), damping)
 
 
 def solve_units(U: Tensor, v: Tensor, damping: float, factor: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from curvbench import numerics
 from curvbench.fisher import ExactFisher
 from curvbench.instance.passes import full_precision
+from curvbench.meters import eigenspaces
 from curvbench.operators import BlockDiagonal, Operator
 from curvbench.spec import Row, Status
 from curvbench.words import refuse_type
@@ -39,6 +40,11 @@ class Products:
     def __post_init__(self) -> None:
         for name in _MEANINGS:
             _refuse_not_finite(name, getattr(self, name))
+
+    @property
+    def error(self) -> float:
+        """|F^ - F|^2; only rounding takes it below 0."""
+        return max(self.fisher - 2 * self.mixed + self.operator, 0.0)
 
     def __add__(self, other: Products) -> Products:
         return Products(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
@@ -84,7 +90,7 @@ def from_products(p: Products) -> dict[str, float]:
         return dict.fromkeys(("relative", "scale_optimal", "cosine", "trace_ratio"), float("nan"))
     cosine = p.mixed / p.fisher**0.5 / p.operator**0.5 if p.operator > 0 else 0.0  # a product could underflow
     return {
-        "relative": (max(p.fisher - 2 * p.mixed + p.operator, 0.0) / p.fisher) ** 0.5,
+        "relative": (p.error / p.fisher) ** 0.5,
         "scale_optimal": max(1 - cosine**2, 0.0) ** 0.5,
         "cosine": cosine,
         "trace_ratio": p.operator_trace / p.fisher_trace,
@@ -159,7 +165,7 @@ def compared(operator: Operator, fisher: ExactFisher) -> Compared:
     except ValueError as reason:
         return Compared(products(operator, fisher), {}, str(reason))
     layers = {name: products(block, fisher.layer(name)) for name, block in blocks.items()}
-    mixed = _summed(layers).mixed if _within_layers(operator, fisher) else None
+    mixed = _summed(layers).mixed if within_layers(operator, fisher) else None
     return Compared(products(operator, fisher, mixed), layers)
 
 
@@ -184,11 +190,13 @@ def _error_rows(operator: Operator, fisher: ExactFisher) -> Iterator[Row]:
         {"diagonal": diagonal_error(operator, fisher), "spectral": spectral_error(operator, fisher)}, "network"
     )
     yield from _rows({"off_block": off_block_share(fisher)}, NETWORK)
+    if in_scopes.network.error > ROUNDING * in_scopes.network.fisher > 0:
+        yield from _rows(eigenspaces.shares(operator, fisher, in_scopes.network.error), NETWORK)
 
 
 def error_shares(per_layer: Mapping[str, Products]) -> dict[str, float]:
     """The share of every layer in |F^ - F|^2 over the layer blocks; empty if F^ is exact but for rounding."""
-    squares = {name: max(p.fisher - 2 * p.mixed + p.operator, 0.0) for name, p in per_layer.items()}
+    squares = {name: p.error for name, p in per_layer.items()}
     total, whole = sum(squares.values()), sum(p.fisher for p in per_layer.values())
     return {name: square / total for name, square in squares.items()} if total > ROUNDING * whole else {}
 
@@ -198,7 +206,7 @@ def _shares(shares: Mapping[str, float], scope: str) -> Iterator[Row]:
         yield Row("error.share", shares[scope], scope)
 
 
-def _within_layers(operator: Operator, fisher: ExactFisher) -> bool:
+def within_layers(operator: Operator, fisher: ExactFisher) -> bool:
     """Whether every block of a block-diagonal operator lies in one layer, so that entries between layers are zero."""
     if not isinstance(operator, BlockDiagonal):
         return False

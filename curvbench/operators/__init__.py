@@ -1,8 +1,7 @@
 """The operator algebra: curvature matrices in closed form; only ``Dense`` stores the matrix itself."""
 
-from curvbench.operators.base import Operator, Shifted
+from curvbench.operators.base import Dense, Operator, Shifted
 from curvbench.operators.blocks import BlockDiagonal
-from curvbench.operators.dense import Dense
 from curvbench.operators.diagonal import Diagonal, Identity
 from curvbench.operators.kronecker import Kronecker, RotatedDiagonal
 from curvbench.operators.lowrank import LowRank

@@ -1,12 +1,20 @@
-"""The contract of every symmetric positive semi-definite matrix that curvbench represents, and its damped form."""
+"""The contract of every symmetric positive semi-definite matrix that curvbench represents.
+
+With it come the two forms that every matrix can take: plus a multiple of the identity, and stored.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from curvbench import numerics
+
+LARGEST_FORMED = 2048  # rows of a matrix that is formed where its family has no closed form: 32 MiB in float64
 
 
 class Operator(ABC):
@@ -63,6 +71,28 @@ class Operator(ABC):
     @abstractmethod
     def _solve(self, V: Tensor, damping: float) -> Tensor:
         """``solve`` for a stack (P, K), without the checks of P and of the damping."""
+
+    def inverse(self, damping: float) -> Operator:
+        """(self + damping I)^-1, whose trace, log-determinant and products take no further factorization of self.
+
+        Raises:
+            ValueError: the damping is negative, the damped matrix is singular, or the family of the operator has no
+                inverse in closed form and the operator is too large to be formed.
+        """
+        if not damping >= 0:
+            raise ValueError(f"damping must not be negative, got {damping}")
+        return self._inverse(damping)
+
+    def _inverse(self, damping: float) -> Operator:
+        """``inverse`` without the check of the damping; by default of the matrix that is formed, if it is small."""
+        if self.size > LARGEST_FORMED:
+            name = type(self).__name__
+            raise ValueError(f"{name} of size {self.size} has no inverse in closed form, and is too large to be formed")
+        return Dense(self.to_dense()).inverse(damping)
+
+    def log_determinant(self) -> float:
+        """The logarithm of the determinant; raises ValueError for a singular matrix, and as ``inverse`` does."""
+        return -self.inverse(0.0).log_determinant()
 
     @abstractmethod
     def trace(self) -> float:
@@ -143,6 +173,9 @@ class Shifted(Operator):
     def _solve(self, V: Tensor, damping: float) -> Tensor:
         return self.inner.solve(V, self.shift + damping)
 
+    def _inverse(self, damping: float) -> Operator:
+        return self.inner.inverse(self.shift + damping)
+
     def trace(self) -> float:
         return self.inner.trace() + self.shift * self.size
 
@@ -161,6 +194,80 @@ class Shifted(Operator):
 
     def _block(self, start: int, stop: int) -> Operator:
         return self.inner.block(start, stop).damped(self.shift)
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(Operator):
+    """A stored PSD matrix (P, P), or B stored matrices (B, n, n) on the diagonal of a matrix of order P = B n."""
+
+    matrix: Tensor
+
+    def __post_init__(self) -> None:
+        if self.matrix.ndim == 2:
+            object.__setattr__(self, "matrix", self.matrix[None])
+
+    @property
+    def size(self) -> int:
+        return self.matrix.shape[0] * self.matrix.shape[1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.matrix.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.matrix.device
+
+    def _stack(self, V: Tensor) -> Tensor:
+        """(P, K) -> (B, n, K)."""
+        return V.reshape(*self.matrix.shape[:2], V.shape[1])
+
+    def _matmat(self, V: Tensor) -> Tensor:
+        return (self.matrix @ self._stack(V)).reshape(V.shape)
+
+    def _solve(self, V: Tensor, damping: float) -> Tensor:
+        factor = numerics.damped_cholesky(self.matrix, damping)
+        return numerics.cholesky_solve(self._stack(V).to(factor.dtype), factor).reshape(V.shape).to(V.dtype)
+
+    def _inverse(self, damping: float) -> Operator:
+        factor = numerics.damped_cholesky(self.matrix, damping)
+        inverse = Dense(torch.cholesky_inverse(factor.mT, upper=True).to(self.dtype))  # faster than with the lower one
+        inverse.__dict__["_log_determinant"] = -numerics.log_determinant(factor)
+        return inverse
+
+    @cached_property
+    def _log_determinant(self) -> float:
+        return numerics.log_determinant(numerics.cholesky(self.matrix))
+
+    def log_determinant(self) -> float:
+        return self._log_determinant
+
+    def trace(self) -> float:
+        return float(self.diagonal().sum(dtype=torch.float64))
+
+    def frobenius_norm(self) -> float:
+        return numerics.sum_squares(self.matrix) ** 0.5
+
+    def diagonal(self) -> Tensor:
+        return self.matrix.diagonal(dim1=-2, dim2=-1).flatten()
+
+    @cached_property
+    def _eigenvalues(self) -> Tensor:
+        return numerics.eigvalsh(self.matrix)
+
+    def eigenvalues(self, k: int) -> Tensor:
+        return largest(self._eigenvalues, k)
+
+    def smallest_eigenvalue(self) -> float:
+        return float(self._eigenvalues.min())
+
+    def _block(self, start: int, stop: int) -> Operator:
+        order = self.matrix.shape[-1]
+        if len(self.matrix) == 1:
+            return Dense(self.matrix[:, start:stop, start:stop])
+        if start % order == 0 and stop % order == 0:
+            return Dense(self.matrix[start // order : stop // order])
+        return super()._block(start, stop)
 
 
 def largest(values: Tensor, k: int) -> Tensor:

@@ -47,6 +47,12 @@ class BlockDiagonal(Operator):
     def _solve(self, V: Tensor, damping: float) -> Tensor:
         return self._each(V, lambda block, part: block.solve(part, damping))
 
+    def _inverse(self, damping: float) -> Operator:
+        return BlockDiagonal([block.inverse(damping) for block in self.blocks])
+
+    def log_determinant(self) -> float:
+        return sum(block.log_determinant() for block in self.blocks)
+
     def trace(self) -> float:
         return sum(block.trace() for block in self.blocks)
 

@@ -37,6 +37,9 @@ class Identity(Operator):
     def _solve(self, V: Tensor, damping: float) -> Tensor:
         return V / (1 + damping)
 
+    def _inverse(self, damping: float) -> Operator:
+        return Diagonal(self.diagonal() / (1 + damping))
+
     def trace(self) -> float:
         return float(self.order)
 
@@ -79,6 +82,12 @@ class Diagonal(Operator):
 
     def _solve(self, V: Tensor, damping: float) -> Tensor:
         return V / numerics.positive(self.entries + damping)[:, None]
+
+    def _inverse(self, damping: float) -> Operator:
+        return Diagonal(1 / numerics.positive(self.entries + damping))
+
+    def log_determinant(self) -> float:
+        return float(numerics.positive(self.entries).double().log().sum())
 
     def trace(self) -> float:
         return float(self.entries.sum(dtype=torch.float64))

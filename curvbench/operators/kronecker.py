@@ -79,13 +79,12 @@ class RotatedDiagonal(Operator):
         left, right = sides.overlap(left_basis, self.left_basis), sides.overlap(self.right_basis, right_basis)
         return sides.from_right(sides.from_left(sides.squared(left), self.entries), sides.squared(right))
 
-    def inverse(self, damping: float) -> RotatedDiagonal:
-        """(self + damping I)^-1; raises ValueError if self + damping I is singular."""
+    def _inverse(self, damping: float) -> RotatedDiagonal:
         least = 0.0 if damping else self._rounding
         return replace(self, entries=1 / numerics.positive(self.entries + damping, least))
 
     def _solve(self, V: Tensor, damping: float) -> Tensor:
-        return self.inverse(damping).matmat(V)
+        return self._inverse(damping).matmat(V)
 
     def solve_at(self, v: Tensor, dampings: Sequence[float]) -> Tensor:
         """(self + damping I)^-1 v for a vector (P,) at several dampings above zero, (P, K), from one rotation of v."""
@@ -94,6 +93,9 @@ class RotatedDiagonal(Operator):
         rotated = _between(sides.transposed(left), v[:, None], right, (G, M, D))
         damped = torch.stack([numerics.positive(self.entries + damping).flatten() for damping in dampings], dim=1)
         return _between(left, rotated / damped, sides.transposed(right), (G, M, D))
+
+    def log_determinant(self) -> float:
+        return float(numerics.positive(self.entries).double().log().sum())
 
     @property
     def _rounding(self) -> Tensor:
@@ -186,6 +188,17 @@ class Kronecker(Operator):
 
     def _solve(self, V: Tensor, damping: float) -> Tensor:
         return self.rotated.solve(V, damping)
+
+    def _inverse(self, damping: float) -> Operator:
+        if damping:
+            return self.rotated.inverse(damping)
+        # In float64, where no factor with a damping of its own comes near the rounding of a singular one.
+        inverses = (sides.damped_inverse(side.double(), 0.0).to(self.dtype) for side in (self.left, self.right))
+        return Kronecker.batched(*inverses)
+
+    def log_determinant(self) -> float:
+        _, M, D = self.layout
+        return D * sides.log_determinant(self.left) + M * sides.log_determinant(self.right)
 
     def trace(self) -> float:
         left, right = (sides.main_diagonal(f).sum(-1, dtype=torch.float64) for f in (self.left, self.right))

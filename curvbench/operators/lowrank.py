@@ -10,6 +10,7 @@ from torch import Tensor
 
 from curvbench import numerics
 from curvbench.operators.base import Operator, largest
+from curvbench.operators.subspace import Subspace
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +61,12 @@ class LowRank(Operator):
         factor = numerics.damped_cholesky(self._gram, floor)
         small = numerics.cholesky_solve((self._scaled.T @ V).double(), factor).to(self.dtype)
         return (V - self._scaled @ small) / floor
+
+    def _inverse(self, damping: float) -> Operator:
+        basis, triangle = torch.linalg.qr(self._scaled)
+        values, rotation = numerics.eigh(triangle.double() @ triangle.double().mT)
+        inside = basis @ rotation.to(self.dtype)
+        return Subspace(inside, self.shift + values.to(self.dtype), self.shift).inverse(damping)
 
     def trace(self) -> float:
         return self.shift * self.size + float(self._gram.trace())

@@ -45,6 +45,12 @@ class Permuted(Operator):
     def _solve(self, V: Tensor, damping: float) -> Tensor:
         return self.inner.solve(V[self.order], damping)[self._inverse_order]
 
+    def _inverse(self, damping: float) -> Operator:
+        return Permuted(self.inner.inverse(damping), self.order)
+
+    def log_determinant(self) -> float:
+        return self.inner.log_determinant()
+
     def trace(self) -> float:
         return self.inner.trace()
 

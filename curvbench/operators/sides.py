@@ -96,6 +96,17 @@ def damped_inverse(side: Tensor, damping: Tensor | float) -> Tensor:
     return 1 / numerics.positive(side + (per_group(damping, side) if isinstance(damping, Tensor) else damping))
 
 
+def log_determinant(side: Tensor) -> float:
+    """The sum over groups of the logarithms of the determinants.
+
+    Raises:
+        ValueError: the side is singular.
+    """
+    if side.ndim == 2:
+        return float(numerics.positive(side).double().log().sum())
+    return numerics.log_determinant(numerics.cholesky(side))
+
+
 def per_group(numbers: Tensor, side: Tensor) -> Tensor:
     """One number per group, (G,), in the shape in which it meets every entry of a side; a view."""
     return numbers.reshape(-1, *[1] * (side.ndim - 1))

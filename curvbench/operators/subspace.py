@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -54,9 +55,21 @@ class Subspace(Operator):
         solved = self.basis @ (inside / numerics.positive(self.values + damping)[:, None])
         if self._codimension == 0:
             return solved
+        return solved + (V - self.basis @ inside) / self._damped_rest(damping)
+
+    def _inverse(self, damping: float) -> Operator:
+        values = 1 / numerics.positive(self.values + damping)
+        return Subspace(self.basis, values, 1 / self._damped_rest(damping) if self._codimension else 0.0)
+
+    def log_determinant(self) -> float:
+        inside = float(numerics.positive(self.values).double().log().sum())
+        return inside + (self._codimension * math.log(self._damped_rest(0.0)) if self._codimension else 0.0)
+
+    def _damped_rest(self, damping: float) -> float:
+        """The damped rest, after the check that it is above zero."""
         if not self.rest + damping > 0:
             raise ValueError("the operator is singular without damping: give a damping above zero")
-        return solved + (V - self.basis @ inside) / (self.rest + damping)
+        return self.rest + damping
 
     @property
     def _codimension(self) -> int:

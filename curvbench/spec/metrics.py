@@ -8,10 +8,20 @@ from typing import Literal
 
 FLOP_MODEL = "2"  # version of counted and published FLOPs; rows with another FLOP_MODEL are not comparable
 Meter = Literal[
-    "clock", "flops", "memory", "error", "direction", "health", "damping", "population", "staleness", "exact"
+    "clock",
+    "flops",
+    "memory",
+    "error",
+    "direction",
+    "health",
+    "damping",
+    "condition",
+    "population",
+    "staleness",
+    "exact",
 ]
 METERS: tuple[Meter, ...] = ("clock", "flops", "memory", "error", "direction", "health")  # those of a table, by default
-PROBED: frozenset[Meter] = frozenset({*METERS, "damping", "population", "staleness"})  # ``exact`` measures no probe
+PROBED: frozenset[Meter] = frozenset({*METERS, "damping", "condition", "population", "staleness"})  # no ``exact``
 Phase = Literal["statistics", "invert", "precondition", "step"]
 PHASES: tuple[Phase, ...] = ("statistics", "invert", "precondition", "step")
 
@@ -73,6 +83,50 @@ METRICS: dict[str, Metric] = {  # in the order of the table's columns
         "",
         "share of the squared error",
         "share of |F^ - F|^2 over the layer blocks that lies in this layer; none if F^ is exact but for rounding",
+    ),
+    "error.inside": Metric(
+        "1",
+        "",
+        "share of the squared error inside the leading eigenspace",
+        "share of |F^ - F|^2 in the span of the ten leading eigenvectors of F; none if F^ is exact but for rounding",
+    ),
+    "error.cross": Metric(
+        "1",
+        "",
+        "share of the squared error across the leading eigenspace",
+        "share of |F^ - F|^2 between the span of the ten leading eigenvectors of F and its complement",
+    ),
+    "error.outside": Metric(
+        "1",
+        "",
+        "share of the squared error outside the leading eigenspace",
+        "share of |F^ - F|^2 within the complement of the span of the ten leading eigenvectors of F",
+    ),
+    "error.kl": Metric(
+        "nats",
+        "lower",
+        "divergence per parameter",
+        "KL(C, C^) / P = (tr C^^-1 C - log det C^^-1 C - P) / 2P of C = F + damping I and the damped matrix C^ whose "
+        "inverse the step applies",
+    ),
+    "error.kl_scaled": Metric(
+        "nats",
+        "lower",
+        "divergence per parameter after the best scaling",
+        "the divergence per parameter from the best multiple of the damped matrix",
+    ),
+    "error.kl_off_block": Metric(
+        "nats",
+        "",
+        "divergence of the layer blocks per parameter",
+        "KL(C, layer blocks of C) / P: the least divergence of every layer-wise method",
+    ),
+    "error.condition": Metric(
+        "1",
+        "lower",
+        "condition number that is left",
+        "condition number of C^^-1 C for C = F + damping I and the damped matrix C^: what conjugate gradients would "
+        "still have to do",
     ),
     "error.sampling": Metric(
         "1",

@@ -237,6 +237,26 @@ def test_a_layer_solves_its_own_block(judge: Truth, case: Case, vectors: Tensor)
         assert_close(solution, oracles.natural_gradient(dense, vectors[part, 0], damping))
 
 
+def test_inverse(case: Case, judge: Truth, kind: str) -> None:
+    """Every number of it against the dense inverse, with more and with fewer parameters than columns."""
+    fisher, dense = fisher_of(case.name, kind), judge.fisher(kind)
+    damping = 1e-2 * max(float(dense.diagonal().max()), 1e-3)
+    eye = torch.eye(len(dense), dtype=torch.float64)
+    found, expected = fisher.inverse(damping), torch.linalg.inv(dense + damping * eye)
+    assert_close(found.to_dense(), expected)
+    assert_close(found.trace(), expected.trace())
+    assert_close(found.log_determinant(), torch.linalg.slogdet(expected).logabsdet)
+    assert_close(found.frobenius_norm(), expected.norm())
+    assert_close(found.diagonal(), expected.diagonal())
+    values = torch.linalg.eigvalsh(expected).flip(0)
+    assert_close(found.eigenvalues(len(values) + 1), values)
+    assert_close(found.smallest_eigenvalue(), values[-1])
+    for again in (0.0, 0.5):
+        assert_close(found.solve(eye, again), torch.linalg.inv(expected + again * eye), 1e-9)
+    for other in KINDS:
+        assert_close(fisher_of(case.name, other).inner(found), (expected * judge.fisher(other)).sum())
+
+
 @pytest.mark.parametrize("damping", [-1e-3, math.nan])
 def test_damping_that_is_no_damping_is_refused(damping: float) -> None:
     fisher, gradient = fisher_of("mlp_tanh"), truth("mlp_tanh").gradient

@@ -63,6 +63,28 @@ def test_solve(case: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(("case", "name"), LAYERS)
+def test_inverse(case: str, name: str) -> None:
+    """Every number of it against the dense inverse, and its product with the Fisher of another type."""
+    operator, dense = pair(case, name, "empirical")
+    damping = float(dense.diagonal().mean()) + 1e-3
+    eye = torch.eye(len(dense), dtype=torch.float64)
+    found, expected = operator.inverse(damping), torch.linalg.inv(dense + damping * eye)
+    assert_close(found.to_dense(), expected)
+    assert_close(found.trace(), expected.trace())
+    assert_close(found.log_determinant(), torch.linalg.slogdet(expected).logabsdet)
+    assert_close(found.frobenius_norm(), expected.norm())
+    assert_close(found.diagonal(), expected.diagonal())
+    values = torch.linalg.eigvalsh(expected).flip(0)
+    assert_close(found.eigenvalues(3), values[:3])
+    assert_close(found.smallest_eigenvalue(), values[-1])
+    for again in (0.0, 0.5):
+        assert_close(found.solve(eye, again), torch.linalg.inv(expected + again * eye))
+    layer = fisher_of(case).layer(name)
+    judge = truth(case).fisher()[layer.columns[0].layer.slice, layer.columns[0].layer.slice]
+    assert_close(layer.inner(found), (expected * judge).sum())
+
+
+@pytest.mark.parametrize(("case", "name"), LAYERS)
 def test_inner_product_with_another_fisher(case: str, name: str) -> None:
     """Of the empirical unit blocks with the type-2 Fisher, which has more columns: tiles of unequal size."""
     operator, dense = pair(case, name, "empirical")
@@ -75,6 +97,8 @@ def test_no_damping_is_refused() -> None:
     operator, dense = pair("mlp_tanh", instance_of("mlp_tanh").layers[0].name)
     with pytest.raises(ValueError, match="give a damping above zero"):
         operator.solve(torch.ones(len(dense), dtype=torch.float64), 0.0)
+    with pytest.raises(ValueError, match="give a damping above zero"):
+        operator.inverse(0.0)
 
 
 def test_float32_columns_are_solved_in_float64() -> None:

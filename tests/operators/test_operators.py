@@ -44,7 +44,7 @@ class Pair:
 
 
 def identity() -> Pair:
-    return Pair(operators.Identity(7), torch.eye(7, dtype=torch.float64))
+    return Pair(operators.Identity(7, torch.float64), torch.eye(7, dtype=torch.float64))
 
 
 def diagonal() -> Pair:
@@ -473,3 +473,61 @@ def test_low_rank_of_any_shape(size: int, k: int, shift: float, damping: float, 
     assert near(operator.eigenvalues(size), torch.linalg.eigvalsh(dense).flip(0))
     found = operator.solve(operator.matvec(vector) + damping * vector, damping)
     assert near(found, vector, max(1e-9, 1e-13 * float(dense.norm()) / damping))
+
+
+@pytest.mark.parametrize("damping", [1e-3, 1.0])
+def test_damped_inverse(pair: Pair, damping: float) -> None:
+    """The matrix, its trace and its log-determinant; nothing is left of the damping when it is inverted again."""
+    damped = pair.dense + damping * torch.eye(len(pair.dense), dtype=torch.float64)
+    expected, found = torch.linalg.inv(damped), pair.operator.inverse(damping)
+    assert near(found.to_dense(), expected, 1e-9)
+    assert near(found.trace(), expected.trace(), 1e-9)
+    assert near(found.log_determinant(), -torch.linalg.slogdet(damped).logabsdet, 1e-9)
+    assert near(pair.operator.damped(damping).log_determinant(), torch.linalg.slogdet(damped).logabsdet, 1e-9)
+    assert near(found.inverse(0.0).to_dense(), damped, 1e-8)
+
+
+def test_inverse_without_damping(pair: Pair) -> None:
+    if pair.singular:
+        for refuse in (lambda: pair.operator.inverse(0.0), pair.operator.log_determinant):
+            with pytest.raises((ValueError, torch.linalg.LinAlgError)):
+                refuse()
+    else:
+        assert near(pair.operator.inverse(0.0).to_dense(), torch.linalg.inv(pair.dense), 1e-9)
+        assert near(pair.operator.log_determinant(), torch.linalg.slogdet(pair.dense).logabsdet, 1e-9)
+
+
+def test_float32_factors_with_a_damping_of_their_own_are_not_singular() -> None:
+    """A large factor whose damping is below float32's rounding of a singular one."""
+    root = torch.ones(400, 1)
+    side = root @ root.T + 2e-4 * torch.eye(400)
+    found, exact = operators.Kronecker(side, torch.eye(2)).inverse(0.0), torch.linalg.inv(side.double())
+    assert near(found.trace(), 2 * exact.trace(), 1e-3)
+    assert near(found.log_determinant(), 2 * torch.linalg.slogdet(exact).logabsdet, 1e-3)
+
+
+def of_a_user(size: int) -> operators.Operator:
+    """An operator with the abstract methods alone, which stands for 2 I."""
+    names = ("trace", "frobenius_norm", "diagonal", "eigenvalues", "smallest_eigenvalue", "device")
+    members = {name: None for name in names} | {"size": size, "dtype": torch.float64, "device": torch.device("cpu")}
+    members |= {"_matmat": lambda self, V: 2 * V, "_solve": lambda self, V, damping: V / (2 + damping)}
+    kind: type[operators.Operator] = type("OfAUser", (operators.Operator,), members)
+    return kind()
+
+
+def test_the_inverse_of_a_small_operator_needs_no_method() -> None:
+    found = of_a_user(5).inverse(0.5)
+    assert near(found.to_dense(), torch.eye(5, dtype=torch.float64) / 2.5, 1e-14)
+    assert near(of_a_user(5).log_determinant(), 5 * math.log(2), 1e-14)
+
+
+def test_a_large_operator_without_a_closed_form_is_not_formed() -> None:
+    for refuse in (lambda: of_a_user(3000).inverse(0.5), of_a_user(3000).log_determinant):
+        with pytest.raises(ValueError, match="OfAUser of size 3000 has no inverse in closed form, and is too large"):
+            refuse()
+
+
+@pytest.mark.parametrize("damping", [-1e-12, math.nan])
+def test_inverse_refuses_what_is_no_damping(pair: Pair, damping: float) -> None:
+    with pytest.raises(ValueError, match="damping"):
+        pair.operator.inverse(damping)
