@@ -20,6 +20,7 @@ from torch import Tensor
 from curvbench import numerics
 from curvbench.fisher import collect
 from curvbench.fisher.columns import Columns
+from curvbench.fisher.formed import for_repeated_contractions
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Dense, Diagonal, Kronecker, Operator
 from curvbench.parts.factors import Block, Factored
@@ -90,7 +91,7 @@ class Klkron(FisherProbe):
 
     def _nearest(self, columns: Columns, terms: int) -> tuple[Kronecker, Kronecker]:
         G, M, D = columns.layer.shape
-        wide = columns.to(torch.float64)
+        wide = for_repeated_contractions(columns.to(torch.float64))
 
         def left(A: Tensor) -> Tensor:
             return self._factor(wide.contract_inputs, _inverse(A), terms)

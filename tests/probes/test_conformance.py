@@ -45,6 +45,8 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("qng", {"recursion": "sum"}),
     ("shampoo", {"exponent": "ports"}),
     ("shampoo", {"statistic": "bg"}),
+    ("psgd", {"criterion": "QEQ"}),
+    ("psgd", {"statistic": "bg"}),
     ("lbfgs", {"memory": 2}),
     *(("lngd", {"fisher_type": t}) for t in ("lg_mc", "mc", "empirical", "type-2")),
     ("lngd", {"phi": "elementwise"}),

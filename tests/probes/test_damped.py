@@ -27,10 +27,26 @@ RULES = (
     "floor",
     "stage",
     "layer_rate",
+    "criterion",
 )
 """Fields that decide what a step inverts."""
 
-OWN = {"kfac", "tkfac", "thor", "skfac", "eva", "hylo", "lngd", "fngd", "shampoo", "identity", "lbfgs", "qng", "klkron"}
+OWN = {
+    "kfac",
+    "tkfac",
+    "thor",
+    "skfac",
+    "eva",
+    "hylo",
+    "lngd",
+    "fngd",
+    "shampoo",
+    "identity",
+    "lbfgs",
+    "qng",
+    "klkron",
+    "psgd",
+}
 """Probes that say themselves what their step inverts."""
 
 
