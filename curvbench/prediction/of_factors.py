@@ -97,6 +97,15 @@ def _weighted(c: Case) -> float:
     return c.formed_moment() + c.output_moment() + scaled
 
 
+def tnt(c: Case) -> Work:
+    """Both contractions of the score columns."""
+    if c.is_vector:
+        return _vector(c)
+    right = c.squares() if c.is_lookup else c.contracted_outputs()
+    work = _solved(c, c.contracted_inputs() + right, c.of["damping_rule"])
+    return work._replace(invert=work.invert + 2 * c.sides(1))
+
+
 def shampoo(c: Case) -> Work:
     """Both moments of the gradient, and their roots."""
     G, M, D, _, _ = c.block.size

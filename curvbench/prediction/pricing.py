@@ -68,6 +68,7 @@ METHODS: Mapping[str, Method] = {
     "skfac": Method(of_factors.skfac, leading_tied=ALL),
     "thor": Method(of_factors.thor),
     "tkfac": Method(of_factors.tkfac),
+    "tnt": Method(of_factors.tnt, leading_tied=frozenset({"statistics"})),
     "unit": Method(of_columns.unit),
 }
 

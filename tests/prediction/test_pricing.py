@@ -45,7 +45,7 @@ LEADING: dict[str, set[str]] = {
 OF_COLUMNS = {"statistics", "precondition", "state"}  # columns of a tied block are sums, which are formed
 LEADING_OF_LANGUAGE: dict[str, set[str]] = {
     **LEADING,
-    **{name: {"statistics"} for name in ("diag", "eigen", "ekfac", "eva", "mbf")},
+    **{name: {"statistics"} for name in ("diag", "eigen", "ekfac", "eva", "mbf", "tnt")},
     **{name: OF_COLUMNS for name in ("fngd", "full", "layer")},
     "skfac": {"statistics", "invert", "precondition", "state"},
     "hylo": {"statistics", "invert", "precondition", "state"},  # pivots end at a rank that the data decide
@@ -115,7 +115,7 @@ def test_exactly_these_are_leading_order_only(network: str) -> None:
 
 def test_every_method_has_an_estimate_or_is_known_to_have_none() -> None:
     unpriced = sorted(set(registry.probes()) - set(METHODS))
-    assert unpriced == ["klkron", "kpsvd"]
+    assert unpriced == ["diagpair", "klkron", "kpsvd"]
     for name in unpriced:
         with pytest.raises(ValueError, match=f"{name} has no estimate"):
             cb.cost(shapes("mlp"), name)

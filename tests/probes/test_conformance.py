@@ -32,6 +32,7 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("kfac", {"damping_rule": "factored"}),
     ("kfac", {"damping_rule": "pi"}),
     ("tkfac", {"damping_rule": "exact"}),
+    ("tnt", {"damping_rule": "exact"}),
     ("eigen", {"rank": 1}),
     ("eigen", {"rank": 2}),
     ("thor", {"split": 2}),
