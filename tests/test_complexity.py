@@ -21,6 +21,7 @@ SUITE = registry.load_suite(Path(__file__).parent.parent / "suites" / "scaling")
 
 UNPUBLISHED = {
     "klkron": "a reference point of this project: no paper gives a cost, and the data decide the rounds",
+    "kronsum": "a reference point of this project: no paper gives a cost, and the data decide the rounds",
     "kpsvd": "a reference point of this project: no paper gives a cost, and the data decide the rounds",
     "diagpair": "a reference point of this project: no paper gives a cost",
     "eigen": "a reference point of this project: no paper gives a cost",

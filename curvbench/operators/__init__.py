@@ -5,6 +5,7 @@ from curvbench.operators.blocks import BlockDiagonal
 from curvbench.operators.dense import Dense
 from curvbench.operators.diagonal import Diagonal, Identity
 from curvbench.operators.kronecker import Kronecker, RotatedDiagonal
+from curvbench.operators.kronsum import KroneckerSum
 from curvbench.operators.lowrank import LowRank
 from curvbench.operators.permuted import Permuted
 from curvbench.operators.subspace import Subspace
@@ -15,6 +16,7 @@ __all__ = [
     "Diagonal",
     "Identity",
     "Kronecker",
+    "KroneckerSum",
     "LowRank",
     "Operator",
     "Permuted",

@@ -1,4 +1,7 @@
-"""The contract of every symmetric positive semi-definite matrix that curvbench represents, and its damped form."""
+"""The contract of every symmetric matrix that curvbench represents, and its damped form.
+
+All are positive semi-definite but for ``KroneckerSum``, which may have negative eigenvalues.
+"""
 
 from __future__ import annotations
 

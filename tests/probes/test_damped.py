@@ -46,6 +46,7 @@ OWN = {
     "qng",
     "klkron",
     "psgd",
+    "kronsum",
     "tnt",
 }
 """Probes that say themselves what their step inverts."""
