@@ -20,7 +20,10 @@ from curvbench.spec import Preset, Probe, Problem
 SUITE = registry.load_suite(Path(__file__).parent.parent / "suites" / "scaling")[1]
 
 UNPUBLISHED = {
+    "klkron": "a reference point of this project: no paper gives a cost, and the data decide the rounds",
+    "kronsum": "a reference point of this project: no paper gives a cost, and the data decide the rounds",
     "kpsvd": "a reference point of this project: no paper gives a cost, and the data decide the rounds",
+    "diagpair": "a reference point of this project: no paper gives a cost",
     "eigen": "a reference point of this project: no paper gives a cost",
 }
 """Probes without a model, and why. Any other probe must agree with its model in every quantity of every sweep."""
@@ -122,6 +125,8 @@ FACTORIZED = (
         "kfac[damping_rule=factored]",
         "tkfac",
         "tkfac[damping_rule=exact]",
+        "tnt",
+        "tnt[damping_rule=exact]",
         "thor",
         "lngd",
         "shampoo[updates=1]",

@@ -235,7 +235,7 @@ def accuracy_rows(
         step = probe.precondition(state, gradient.clone())  # a copy, because a probe may write to it
     operator = probe.operator(state)
     if "error" in meters:
-        errors = list(error_rows(operator, fisher))
+        errors = list(error_rows(operator, fisher, _included(probe, instance.terms)))
         yield from errors
         is_finite = errors[0].status is not Status.ERROR
         if is_finite:
@@ -243,7 +243,8 @@ def accuracy_rows(
             if not sampled:
                 yield from _sampling_rows(probe, instance, fisher, errors)
     if "health" in meters:
-        yield from health_rows(operator, damping if probe.damping is None else probe.damping, retries + repeated.count)
+        added = damping if probe.damping is None else probe.damping
+        yield from health_rows(operator, None if probe.represents_damped else added, retries + repeated.count)
         del operator  # because the damped matrix may be as large
         yield from residual_rows(probe.damped(state), step, gradient)
     how, judged = how_damped(probe, damping, instance.terms), with_damping(probe, damping, instance.terms)
@@ -256,6 +257,14 @@ def accuracy_rows(
         yield from condition_rows(judged.damped(state), fisher, damping, how)
     if "direction" in meters:
         yield from direction_rows(step, fisher, gradient, damping, how)
+
+
+def _included(probe: Probe, terms: int) -> float | None:
+    """The damping of the mean Fisher that F^ includes; None if it includes none."""
+    unit = probe.damping_unit(terms)
+    if not probe.represents_damped or probe.damping is None or unit is None:
+        return None
+    return probe.damping / unit
 
 
 def grid_rows(fitted: Fitted, fisher: ExactFisher, targets: Targets, descent: Descent) -> Iterator[Row]:

@@ -165,20 +165,20 @@ class Columns:
         return total
 
     def contract_inputs(self, middle: Tensor) -> Tensor:
-        """The sum over columns of W middle W^T, (G, M, M); ``middle`` is symmetric (G, D, D) or a diagonal (G, D)."""
+        """The sum over columns of W middle W^T, (G, M, M), for ``middle`` (G, D, D) or a diagonal (G, D)."""
         groups, outputs, _ = self.layer.shape
         total = torch.zeros(groups, outputs, outputs, dtype=torch.float64, device=self.slopes.device)
         for B, X in self._contraction_tiles():
             if self._kernels_are_cheaper:
                 kernels = X.mT @ middle_patches(middle, X)
-                total += torch.einsum("rngms,rngos->gmo", B, B @ kernels)
+                total += torch.einsum("rngms,rngos->gmo", B @ kernels, B)
             else:
                 W = form(B, X)
                 total += torch.einsum("ngrmd,ngrod->gmo", formed_middle(W, middle), W)
         return total.to(self.slopes.dtype)
 
     def contract_outputs(self, middle: Tensor | None = None) -> Tensor:
-        """The sum over columns of W^T middle W, (G, D, D), for a symmetric ``middle`` (G, M, M) or a diagonal (G, M).
+        """The sum over columns of W^T middle W, (G, D, D), for ``middle`` (G, M, M) or a diagonal (G, M).
 
         By default ``middle`` is the identity.
         """

@@ -20,6 +20,7 @@ from curvbench.operators import (
     Diagonal,
     Identity,
     Kronecker,
+    KroneckerSum,
     LowRank,
     Operator,
     RotatedDiagonal,
@@ -116,6 +117,11 @@ def _(operator: Kronecker, fisher: Scores) -> float:
     if operator.left_is_diagonal:  # the other contraction would form M x M of a side too large for it
         return numerics.inner(columns.contract_outputs(left.to(fisher.dtype)), right) / fisher.terms
     return numerics.inner(columns.contract_inputs(right.to(fisher.dtype)), left) / fisher.terms
+
+
+@inner.register(KroneckerSum)
+def _(operator: KroneckerSum, fisher: Scores) -> float:
+    return sum(inner(product, fisher) for product in operator.products())
 
 
 def _fits(shape: tuple[int, ...], fisher: Scores) -> bool:

@@ -28,7 +28,12 @@ def batch_gradient(instance: Instance, statistic: Statistic = "bg", seed: int = 
     """
     if statistic == "bg_data":
         return instance.gradient() * instance.terms**0.5
-    return _sampled(instance, (seed * _STRIDE + update) % 2**63) / instance.terms**0.5
+    return _sampled(instance, draw_seed(seed, update)) / instance.terms**0.5
+
+
+def draw_seed(seed: int, update: int) -> int:
+    """The seed of a generator for the draws of one update."""
+    return (seed * _STRIDE + update) % 2**63
 
 
 def _sampled(instance: Instance, seed: int) -> Tensor:

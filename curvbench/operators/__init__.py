@@ -4,6 +4,7 @@ from curvbench.operators.base import Dense, Operator, Shifted
 from curvbench.operators.blocks import BlockDiagonal
 from curvbench.operators.diagonal import Diagonal, Identity
 from curvbench.operators.kronecker import Kronecker, RotatedDiagonal
+from curvbench.operators.kronsum import KroneckerSum
 from curvbench.operators.lowrank import LowRank
 from curvbench.operators.permuted import Permuted
 from curvbench.operators.subspace import Subspace
@@ -14,6 +15,7 @@ __all__ = [
     "Diagonal",
     "Identity",
     "Kronecker",
+    "KroneckerSum",
     "LowRank",
     "Operator",
     "Permuted",

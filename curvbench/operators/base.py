@@ -1,6 +1,7 @@
-"""The contract of every symmetric positive semi-definite matrix that curvbench represents.
+"""The contract of every symmetric matrix that curvbench represents.
 
-With it come the two forms that every matrix can take: plus a multiple of the identity, and stored.
+All are positive semi-definite but for ``KroneckerSum``, which may have negative eigenvalues. With the contract come the
+two forms that every matrix can take: plus a multiple of the identity, and stored.
 """
 
 from __future__ import annotations

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
+
 from curvbench.fisher.columns import Columns
 from curvbench.fisher.tied import TiedColumns
-from curvbench.operators import Dense, Diagonal, Kronecker
+from curvbench.operators import Dense, Diagonal, Kronecker, sides
 from curvbench.parts.factors import Block, Held, kfac_factors
 from curvbench.parts.nearest import nearest
 from curvbench.spec import Layer
@@ -41,6 +43,27 @@ def nearest_of(products: Kronecker | tuple[Kronecker, ...]) -> Kronecker:
 def represented(held: Sequence[Held]) -> list[Block]:
     """The represented block of every layer."""
     return [part if isinstance(part, Dense | Diagonal) else nearest_of(part) for part in held]
+
+
+def trace_scaled(held: Sequence[Held]) -> list[Block]:
+    """The represented blocks of partial traces: both factors of a role over sqrt(t), t the trace of either.
+
+    The trace of their product is then t as well.
+    """
+    return represented([_over_roots(part) for part in held])
+
+
+def _over_roots(held: Held) -> Held:
+    if isinstance(held, tuple):
+        return tuple(map(_over_root, held))
+    return _over_root(held) if isinstance(held, Kronecker) else held
+
+
+def _over_root(factor: Kronecker) -> Kronecker:
+    """The factors over the root of their common trace; zero stays zero."""
+    trace = sides.main_diagonal(factor.left).sum(-1)
+    root = torch.where(trace > 0, trace, 1.0).sqrt()
+    return Kronecker.batched(*(side / sides.per_group(root, side) for side in (factor.left, factor.right)))
 
 
 def kfac_products(columns: Columns, terms: int) -> Kronecker | tuple[Kronecker, ...]:

@@ -19,6 +19,8 @@ def refusal(probe: Probe, shapes: Shapes, R: int, itemsize: int) -> str:
         return rank
     if probe.name == "shampoo":
         numbers, what = sum(block.repeat * _sums(block) for block in shapes.blocks), "sums L and R"
+    elif probe.name == "psgd":
+        numbers, what = sum(block.repeat * _roots(block) for block in shapes.blocks), "factors Q_L and Q_R"
     elif probe.name == "hylo":
         kept = max(1, int(probe.hyperparameters["rank"] * R * shapes.samples))
         numbers, what = kept * shapes.parameters, "kept scores"
@@ -41,7 +43,18 @@ def _rank(probe: Probe, shapes: Shapes, R: int) -> str | None:
 def _sums(block: Block) -> int:
     G = block.size.groups
     M, D = block.own
-    return sum(G * n ** (1 if is_cut(n) else 2) for n in (M, D))
+    return sum(G * _side(n) for n in (M, D))
+
+
+def _side(order: int) -> int:
+    """Numbers of a factor, or of its diagonal if it is cut."""
+    return order if is_cut(order) else order**2
+
+
+def _roots(block: Block) -> int:
+    M, D = block.own
+    inputs = D if block.kind == "lookup" else _side(D)
+    return block.size.groups * (_side(M) + inputs)
 
 
 def _mini(block: Block, every_unit: bool) -> int:

@@ -97,6 +97,15 @@ def _weighted(c: Case) -> float:
     return c.formed_moment() + c.output_moment() + scaled
 
 
+def tnt(c: Case) -> Work:
+    """Both contractions of the score columns."""
+    if c.is_vector:
+        return _vector(c)
+    right = c.squares() if c.is_lookup else c.contracted_outputs()
+    work = _solved(c, c.contracted_inputs() + right, c.of["damping_rule"])
+    return work._replace(invert=work.invert + 2 * c.sides(1))
+
+
 def shampoo(c: Case) -> Work:
     """Both moments of the gradient, and their roots."""
     G, M, D, _, _ = c.block.size
@@ -107,6 +116,21 @@ def shampoo(c: Case) -> Work:
     roots = G * sum((EIGH + 2) * n * o**2 if o > 1 else 3.0 * n for n, o in orders)
     kept = 2.0 * G * sum(n * o for n, o in orders)
     return Work(made, roots, 2.0 * G * M * D * sum(o for _, o in orders), kept)
+
+
+def psgd(c: Case) -> Work:
+    """Terms of both factors, and the step of each."""
+    G, M, D, _, _ = c.block.size
+    if c.block.kind == "vector" and D == 1:
+        M, D = c.block.own
+    is_eq, made, steps, kept = c.of["criterion"] == "EQ", 2.0 * c.entries, 0.0, 0.0
+    for n, is_diagonal in ((M, is_cut(M)), (D, is_cut(D) or c.is_lookup)):
+        order = 1 if is_diagonal else n
+        products = (7.0 if is_eq else 6.0) * c.entries * order
+        made += (6.0 * c.entries + 4 * G * n) if is_diagonal else products + G * (2.0 * n**3 + 8 * n**2)
+        steps += (2.0 if is_diagonal else 4.0 * n) * c.entries
+        kept += G * n * order
+    return Work(made, 0, steps, kept)
 
 
 def lngd(c: Case) -> Work:

@@ -61,12 +61,14 @@ METHODS: Mapping[str, Method] = {
     "lbfgs": Method(of_vectors.lbfgs, work.hessian, leading=ALL),
     "lngd": Method(of_factors.lngd, work.local_maps, leading=frozenset({"statistics"})),
     "mbf": Method(of_columns.mbf, leading_tied=frozenset({"statistics"})),
+    "psgd": Method(of_factors.psgd, work.of_statistic),
     "qng": Method(of_vectors.qng, work.another_gradient),
     "sgdm": Method(of_vectors.sgdm, work.nothing),
     "shampoo": Method(of_factors.shampoo, work.of_statistic),
     "skfac": Method(of_factors.skfac, leading_tied=ALL),
     "thor": Method(of_factors.thor),
     "tkfac": Method(of_factors.tkfac),
+    "tnt": Method(of_factors.tnt, leading_tied=frozenset({"statistics"})),
     "unit": Method(of_columns.unit),
 }
 

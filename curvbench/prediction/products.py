@@ -190,11 +190,25 @@ class Case:
             return 2.0 * self.N * self.R * G * M + 2.0 * self.N * G * M * D * (1 + D)
         return self.formed() + 2.0 * self.N * self.R * G * M * D**2
 
+    @property
+    def has_kernels(self) -> bool:
+        """Whether contractions take a kernel per sample instead of a matrix per column."""
+        _, M, D, S = self.letters
+        return S**2 * (D + self.R * M) + S * (D**2 + self.R * M**2) < self.R * M * D * (S + M + D)
+
+    def contracted_inputs(self) -> float:
+        """``Columns.contract_inputs`` with a diagonal: the sum of W W^T."""
+        G, M, D, S = self.letters
+        R, N = self.R, self.N
+        if self.has_kernels:
+            return 2.0 * N * G * (R * M * S**2 + D * S**2 + R * S * M**2) + N * G * D * S
+        return self.formed() + N * R * G * M * D * (2.0 * M + 1)
+
     def contracted_outputs(self) -> float:
         """``Columns.contract_outputs``: the sum of W^T W."""
         G, M, D, S = self.letters
         R, N = self.R, self.N
-        if S**2 * (D + R * M) + S * (D**2 + R * M**2) < R * M * D * (S + M + D):
+        if self.has_kernels:
             return 2.0 * N * G * (R * M * S**2 + D * S**2 + S * D**2)
         return self.formed() + 2.0 * N * R * G * M * D**2
 

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from curvbench.instance import Instance
 from curvbench.instance import layers as geometry
-from curvbench.operators import BlockDiagonal, Kronecker, Operator, sides
-from curvbench.parts.factors import Block, Factored, Held, KroneckerDamping, MomentSum, second_moment
+from curvbench.operators import BlockDiagonal, Kronecker, Operator
+from curvbench.parts.factors import Factored, KroneckerDamping, MomentSum, second_moment
 from curvbench.parts.others import NOTE, OtherMoment, Others
 from curvbench.parts.patch_sums import index_sums
-from curvbench.parts.roles import of_roles, represented
+from curvbench.parts.roles import of_roles, trace_scaled
 from curvbench.spec import About, FisherProbe, Layer
 
 TkfacDamping = Literal["factored", "exact"]
@@ -74,16 +74,16 @@ class Tkfac(FisherProbe):
         return KroneckerDamping(self.damping, self.damping_rule)
 
     def refresh(self, state: Factored) -> Factored:
-        return state._replace(inverses=self._solver.refresh(Factored(_scaled(state))).inverses)
+        return state._replace(inverses=self._solver.refresh(Factored(trace_scaled(state.factors))).inverses)
 
     def precondition(self, state: Factored, gradient: Tensor) -> Tensor:
         return self._solver.precondition(state, gradient)
 
     def operator(self, state: Factored) -> BlockDiagonal:
-        return BlockDiagonal(_scaled(state))
+        return BlockDiagonal(trace_scaled(state.factors))
 
     def damped(self, state: Factored) -> Operator:
-        return self._solver.damped(_scaled(state))
+        return self._solver.damped(trace_scaled(state.factors))
 
 
 class PartialTraces:
@@ -120,21 +120,3 @@ def _norms(X_NGDS: Tensor) -> Tensor:
 def _lengths(indices: Tensor) -> Tensor:
     """The lengths of one-hot inputs: 1 for an index, 0 for none, (N, 1, 1, S)."""
     return (indices >= 0)[:, None, None]
-
-
-def _scaled(state: Factored) -> list[Block]:
-    """The represented blocks: each role's partial traces over sqrt(t), t its trace, so that their product has it."""
-    return represented([_over_roots(held) for held in state.factors])
-
-
-def _over_roots(held: Held) -> Held:
-    if isinstance(held, tuple):
-        return tuple(map(_over_root, held))
-    return _over_root(held) if isinstance(held, Kronecker) else held
-
-
-def _over_root(factor: Kronecker) -> Kronecker:
-    """The factors over the root of their common trace; zero stays zero."""
-    trace = sides.main_diagonal(factor.left).sum(-1)
-    root = torch.where(trace > 0, trace, 1.0).sqrt()
-    return Kronecker.batched(*(side / sides.per_group(root, side) for side in (factor.left, factor.right)))

@@ -128,6 +128,13 @@ METRICS: dict[str, Metric] = {  # in the order of the table's columns
         "condition number of C^^-1 C for C = F + damping I and the damped matrix C^: what conjugate gradients would "
         "still have to do",
     ),
+    "error.damped": Metric(
+        "1",
+        "lower",
+        "relative error against the damped Fisher",
+        "|F^ - F - damping I| / |F + damping I|, only of probes whose F^ estimates F + damping I instead of F, so that "
+        "their relative error contains the damping",
+    ),
     "error.sampling": Metric(
         "1",
         "lower",

@@ -74,6 +74,7 @@ def row_of(probe: cb.Probe, dtype: torch.dtype) -> tuple[Row | None, float]:
 SOLVERS = (
     "cwngd",
     "diag",
+    "diagpair",
     "eigen",
     "ekfac",
     "eva",

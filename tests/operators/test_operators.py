@@ -10,6 +10,7 @@ from functools import partial
 
 import pytest
 import torch
+from cases import fisher_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -116,6 +117,41 @@ def rotated_in(kinds: str, groups: int, singular: bool = False) -> Pair:
     stored = [eye if basis is None else basis for basis, eye in zip(bases, eyes, strict=True)]
     whole = torch.block_diag(*[torch.kron(a.contiguous(), b.contiguous()) for a, b in zip(*stored, strict=True)])
     return Pair(operators.RotatedDiagonal(*bases, entries), whole @ torch.diag(entries.flatten()) @ whole.T, singular)
+
+
+def skew(size: int, *batch: int) -> Tensor:
+    matrix = randn(*batch, size, size)
+    return matrix - matrix.mT
+
+
+def summed(lefts: list[Tensor], rights: list[Tensor], singular: bool = False) -> Pair:
+    """A sum of products with factors (G, n, n)."""
+    groups = range(len(lefts[0]))
+    dense = [sum(torch.kron(a[g], b[g]) for a, b in zip(lefts, rights, strict=True)) for g in groups]
+    return Pair(operators.KroneckerSum(torch.stack(lefts), torch.stack(rights)), torch.block_diag(*dense), singular)  # type: ignore[arg-type]
+
+
+def kronecker_sum_of_one() -> Pair:
+    return summed([positive(3, 2)], [positive(4, 2)])
+
+
+def kronecker_sum_of_two() -> Pair:
+    return summed([positive(3, 2), psd(3, 2, rank=2)], [positive(4, 2), psd(4, 2, rank=1)])
+
+
+def kronecker_sum_with_a_skew_pair() -> Pair:
+    """Small enough that the sum stays positive definite."""
+    return summed([positive(3, 2), 0.1 * skew(3, 2)], [positive(4, 2), 0.1 * skew(4, 2)])
+
+
+def kronecker_sum_of_each_kind() -> Pair:
+    """The second pair is skew in one of the groups, and there is a third one."""
+    second = torch.stack([psd(3), 0.1 * skew(3)]), torch.stack([psd(4), 0.1 * skew(4)])
+    return summed([positive(3, 2), second[0], 0.05 * skew(3, 2)], [positive(4, 2), second[1], 0.05 * skew(4, 2)])
+
+
+def kronecker_sum_singular() -> Pair:
+    return summed([psd(3, 1, rank=1)] * 3, [psd(4, 1, rank=2), psd(4, 1, rank=1), psd(4, 1, rank=1)], singular=True)
 
 
 def low_rank() -> Pair:
@@ -235,7 +271,9 @@ MAKERS: dict[str, Callable[[], Pair]] = {
     f.__name__: f
     for f in (
         identity, diagonal, diagonal_singular, diagonal_zero, kronecker, kronecker_grouped, kronecker_zero_group,
-        kronecker_of_one, rotated, low_rank, low_rank_without_shift, low_rank_zero_weight, low_rank_repeated_columns,
+        kronecker_of_one, kronecker_sum_of_one, kronecker_sum_of_two, kronecker_sum_with_a_skew_pair,
+        kronecker_sum_of_each_kind, kronecker_sum_singular, rotated,
+        low_rank, low_rank_without_shift, low_rank_zero_weight, low_rank_repeated_columns,
         low_rank_wide, low_rank_no_columns, subspace, subspace_singular, subspace_without_rest, subspace_whole,
         subspace_empty, dense, dense_singular, dense_batched,
         block_diagonal, block_diagonal_singular, permuted, permuted_singular, shifted, shifted_by_nothing,
@@ -402,6 +440,9 @@ WRONG: dict[str, Callable[[], operators.Operator]] = {
     "kronecker, a vector for a matrix": lambda: operators.Kronecker(psd(3, 1), randn(1, 4)),
     "kronecker, a matrix for a vector": lambda: operators.Kronecker(psd(3, 1), psd(4, 1), right_is_diagonal=True),
     "kronecker, groups of vectors differ": lambda: operators.Kronecker(randn(2, 3), randn(3, 4), True, True),
+    "kronecker sum, not square": lambda: operators.KroneckerSum(randn(2, 1, 3, 4), randn(2, 1, 3, 3)),
+    "kronecker sum, a factor missing": lambda: operators.KroneckerSum(psd(3, 2, 1), psd(4, 1, 1)),
+    "kronecker sum of nothing": lambda: operators.KroneckerSum(randn(0, 1, 3, 3), randn(0, 1, 3, 3)),
     "dense, not square": lambda: operators.Dense(randn(3, 4)),
     "low rank, weights missing": lambda: operators.LowRank(randn(5, 3), randn(2).abs(), 0.0),
     "low rank, negative weight": lambda: operators.LowRank(randn(5, 2), torch.tensor([1.0, -1.0]).double(), 0.0),
@@ -531,3 +572,53 @@ def test_a_large_operator_without_a_closed_form_is_not_formed() -> None:
 def test_inverse_refuses_what_is_no_damping(pair: Pair, damping: float) -> None:
     with pytest.raises(ValueError, match="damping"):
         pair.operator.inverse(damping)
+
+
+def indefinite_sum() -> Pair:
+    return summed([positive(3, 2), -4 * positive(3, 2)], [positive(4, 2), positive(4, 2)])
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_an_indefinite_sum_is_refused_unless_its_damping_is_large_enough(count: int) -> None:
+    torch.manual_seed(2)
+    pair = indefinite_sum()
+    if count == 3:
+        one = operators.KroneckerSum(psd(3, 1, 2), psd(4, 1, 2))
+        operator = operators.KroneckerSum(
+            torch.cat([pair.operator.lefts, one.lefts]),  # type: ignore[attr-defined]
+            torch.cat([pair.operator.rights, one.rights]),  # type: ignore[attr-defined]
+        )
+        pair = Pair(operator, pair.dense + one.to_dense())
+    least = float(torch.linalg.eigvalsh(pair.dense)[0])
+    assert least < 0
+    for damping in (0.0, -0.5 * least):
+        with pytest.raises(ValueError, match="indefinite"):
+            pair.operator.solve(randn(24), damping)
+    v = randn(24)
+    expected = torch.linalg.solve(pair.dense - 1.5 * least * torch.eye(24).double(), v)
+    assert near(pair.operator.solve(v, -1.5 * least), expected)
+
+
+def test_spectrum_of_a_large_sum_is_estimated_at_its_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(2)
+    pair = summed([positive(6, 1), skew(6, 1), psd(6, 1)], [positive(7, 1), skew(7, 1), psd(7, 1)])
+    monkeypatch.setattr("curvbench.operators.kronsum.LARGEST_DENSE", 10)
+    expected = torch.linalg.eigvalsh(pair.dense).flip(0)
+    assert near(pair.operator.eigenvalues(3), expected[:3], 1e-9)
+    assert float(pair.operator.smallest_eigenvalue()) == pytest.approx(
+        float(expected[-1]), abs=1e-8 * float(expected[0])
+    )
+
+
+def test_an_inner_product_with_a_sum_is_that_of_its_products() -> None:
+    """Skew ones included, by both ways to contract: with kernels of positions, and with formed columns."""
+    for name in ("conv1d", "linear_tokens", "mlp_tanh"):
+        fisher = fisher_of(name)
+        blocks = []
+        for layer in fisher.layers:
+            G, M, D = layer.shape
+            lefts, rights = torch.stack([psd(M, G), skew(M, G)]), torch.stack([psd(D, G), skew(D, G)])
+            blocks.append(operators.KroneckerSum(lefts, rights))
+        operator = operators.BlockDiagonal(blocks)
+        expected = float((fisher.to_dense() * operator.to_dense()).sum())
+        assert fisher.inner(operator) == pytest.approx(expected, rel=1e-10)

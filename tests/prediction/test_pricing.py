@@ -24,7 +24,13 @@ VARIANTS = (
     *("kfac[kfac_approx=reduce]", "kfac[fisher_type=mc,mc_samples=3]", "kfac[fisher_type=forward-only]"),
     *("kfac[damping_rule=pi]", "kfac[damping_rule=factored]", "kfac[others=unit]", "kfac[others=block]"),
     *("kfac[fisher_type=empirical]", "ekfac[ema=0.9]", "ekfac[scalings=running-average,fisher_type=empirical]"),
-    *("tkfac[damping_rule=exact]", "thor[split=16]", "skfac[fisher_type=mc]", "shampoo[statistic=bg]"),
+    *(
+        "tkfac[damping_rule=exact]",
+        "thor[split=16]",
+        "skfac[fisher_type=mc]",
+        "shampoo[statistic=bg]",
+        "psgd[criterion=QEQ]",
+    ),
     *("ginger[rank=4]", "ginger[scope=per_tensor]", "qng[memory=4]", "eigen[rank=4]", "sgdm[weight_decay=0.1]"),
     *("cwngd[scaling=mean]", "unit[fisher_type=mc]", "mbf[fc=all]", "mbf[conv=avg]", "diag[fisher_type=empirical]"),
     *("full[fisher_type=mc]", "layer[fisher_type=empirical]", "fngd[stage=shared]", "lngd[layer_rate=corrected]"),
@@ -39,7 +45,7 @@ LEADING: dict[str, set[str]] = {
 OF_COLUMNS = {"statistics", "precondition", "state"}  # columns of a tied block are sums, which are formed
 LEADING_OF_LANGUAGE: dict[str, set[str]] = {
     **LEADING,
-    **{name: {"statistics"} for name in ("diag", "eigen", "ekfac", "eva", "mbf")},
+    **{name: {"statistics"} for name in ("diag", "eigen", "ekfac", "eva", "mbf", "tnt")},
     **{name: OF_COLUMNS for name in ("fngd", "full", "layer")},
     "skfac": {"statistics", "invert", "precondition", "state"},
     "hylo": {"statistics", "invert", "precondition", "state"},  # pivots end at a rank that the data decide
@@ -108,10 +114,13 @@ def test_exactly_these_are_leading_order_only(network: str) -> None:
 
 
 def test_every_method_has_an_estimate_or_is_known_to_have_none() -> None:
-    assert set(registry.probes()) - set(METHODS) == {"kpsvd"}
-    with pytest.raises(ValueError, match="kpsvd has no estimate"):
-        cb.cost(shapes("mlp"), "kpsvd")
-    assert cb.cost(shapes("mlp")).omitted == ("kpsvd has no estimate, because it publishes no cost (About.cost)",)
+    unpriced = sorted(set(registry.probes()) - set(METHODS))
+    assert unpriced == ["diagpair", "klkron", "kpsvd", "kronsum"]
+    for name in unpriced:
+        with pytest.raises(ValueError, match=f"{name} has no estimate"):
+            cb.cost(shapes("mlp"), name)
+    why = "has no estimate, because it publishes no cost (About.cost)"
+    assert cb.cost(shapes("mlp")).omitted == tuple(f"{name} {why}" for name in unpriced)
 
 
 @pytest.mark.parametrize("network", NETWORKS)

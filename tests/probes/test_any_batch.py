@@ -41,12 +41,17 @@ def rows_of(probe: cb.Probe, found: cb.Instance) -> list[Row]:
     return list(accuracy_rows(Fitted.of(probe, found), cb.exact_fisher(found)))
 
 
+def few_updates(name: str) -> cb.Probe:
+    """The probe with at most 32 updates, because a method that takes hundreds shows no more in the others."""
+    return cb.probe(name, updates=32) if cb.probe(name).updates > 32 else cb.probe(name)
+
+
 @pytest.mark.parametrize("name", sorted(registry.probes()))
 @settings(max_examples=6, deadline=None)
 @given(kind=st.sampled_from(KINDS), dtype=st.sampled_from(DTYPES), seed=st.integers(0, 20))
 def test_every_row_has_a_finite_value_or_a_reason(name: str, kind: str, dtype: torch.dtype, seed: int) -> None:
     """An error is one of an operator or a step that says of itself that it is none, or a lack of digits."""
-    probe, found = cb.probe(name), instance(kind, dtype, seed)
+    probe, found = few_updates(name), instance(kind, dtype, seed)
     if probe.unsupported(found):
         return
     try:

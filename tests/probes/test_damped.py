@@ -27,10 +27,28 @@ RULES = (
     "floor",
     "stage",
     "layer_rate",
+    "criterion",
 )
 """Fields that decide what a step inverts."""
 
-OWN = {"kfac", "tkfac", "thor", "skfac", "eva", "hylo", "lngd", "fngd", "shampoo", "identity", "lbfgs", "qng"}
+OWN = {
+    "kfac",
+    "tkfac",
+    "thor",
+    "skfac",
+    "eva",
+    "hylo",
+    "lngd",
+    "fngd",
+    "shampoo",
+    "identity",
+    "lbfgs",
+    "qng",
+    "klkron",
+    "psgd",
+    "kronsum",
+    "tnt",
+}
 """Probes that say themselves what their step inverts."""
 
 

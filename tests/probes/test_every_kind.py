@@ -224,9 +224,9 @@ def test_silent_blocks_take_the_plain_gradient(case: str, name: str) -> None:
 
 STEPS: list[tuple[str, dict[str, Any]]] = [
     *(("kfac", {"others": others, "damping_rule": rule}) for others in OF_VECTORS for rule in ("exact", "pi")),
-    *((name, {"others": others}) for name in ("ekfac", "tkfac", "thor", "skfac") for others in OF_VECTORS),
+    *((name, {"others": others}) for name in ("ekfac", "tkfac", "thor", "skfac", "tnt") for others in OF_VECTORS),
     ("ekfac", {"ema": 0.5}),
-    *((name, {}) for name in ("eva", "hylo", "kpsvd", "lngd", "mbf", "unit", "diag")),
+    *((name, {}) for name in ("diagpair", "eva", "hylo", "klkron", "kpsvd", "kronsum", "lngd", "mbf", "unit", "diag")),
 ]
 
 
@@ -248,7 +248,7 @@ def eye(order: int) -> Tensor:
     return torch.eye(order, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("name", ["kfac", "tkfac", "thor"])
+@pytest.mark.parametrize("name", ["kfac", "tkfac", "thor", "tnt"])
 @pytest.mark.parametrize("case", ["tied", "embedded", "normed"])
 def test_parts_of_a_batch_join_to_the_whole(case: str, name: str) -> None:
     """The mean of the parts' states is the state of the batch, of a tied block too."""
