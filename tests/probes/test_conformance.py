@@ -58,6 +58,9 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("fngd", {"gram": "raw", "scale_mode": "natural"}),
     *(("cwngd", {"fisher_type": t}) for t in ("mc", "type-2")),
     ("adafactor", {"source": "gradients"}),
+    ("ngplus", {"source": "gradients"}),
+    ("ngplus", {"source": "momentum", "damping_rule": "code"}),
+    ("ngplus", {"side": "smaller"}),
 )
 
 
@@ -294,7 +297,7 @@ def test_a_last_batch_may_be_smaller(probe: Probe, name: str, count: int) -> Non
 @pytest.mark.parametrize("name", ["dead_unit", "one_hot", "one_sample", "mlp_tanh", "nasty_cnn"])
 def test_without_damping_a_matrix_is_solved_or_refused_as_singular(probe: Probe, name: str) -> None:
     """In one line that names the damping: neither NaN nor what rounding makes of a singular factor."""
-    if "damping" not in probe.hyperparameters:
+    if probe.damping_unit(1) is None:
         pytest.skip("no damping of its own")
     instance = instance_of(name)
     try:
