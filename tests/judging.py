@@ -16,7 +16,9 @@ from curvbench.spec import METRICS, Probe
 OF_THE_EXACT_FISHER = {"time.floor", "flops.hutchinson", "machine.peak"}  # metrics of meters/exact.py: no probe's
 OF_NO_TABLE = ("train.", "valid.", "test.", "damping.", "stale.")  # of a training, or of a meter by request
 HELD_ELSEWHERE = {"error.population", "error.unbiased", "error.floor", "direction.population"}  # only if asked for
-OF_A_PROBE = {name for name in METRICS if not name.startswith(OF_NO_TABLE)} - OF_THE_EXACT_FISHER - HELD_ELSEWHERE
+OF_DAMPED = {"error.damped"}  # only of probes whose matrix includes its damping
+OF_ALL = {name for name in METRICS if not name.startswith(OF_NO_TABLE)}
+OF_A_PROBE = OF_ALL - OF_THE_EXACT_FISHER - HELD_ELSEWHERE - OF_DAMPED
 
 
 def near(value: Tensor, expected: Tensor, tolerance: float = 1e-10) -> bool:

@@ -20,6 +20,7 @@ from curvbench.spec import Preset, Probe, Problem
 SUITE = registry.load_suite(Path(__file__).parent.parent / "suites" / "scaling")[1]
 
 UNPUBLISHED = {
+    "klkron": "a reference point of this project: no paper gives a cost, and the data decide the rounds",
     "kpsvd": "a reference point of this project: no paper gives a cost, and the data decide the rounds",
     "eigen": "a reference point of this project: no paper gives a cost",
 }

@@ -19,7 +19,7 @@ from curvbench.spec import Component, Training
 ROOT = Path(__file__).parent.parent
 NAMES = sorted(registry.probes())
 DESCRIBED = {name: registry.describe(name, kind) for name, kind in registry.probes().items()}
-NO_PUBLISHED_COST = {"eigen", "kpsvd"}  # bounds for their families, which no paper prices
+NO_PUBLISHED_COST = {"eigen", "klkron", "kpsvd"}  # bounds for their families, which no paper prices
 COSTS = {"statistics", "invert", "precondition", "memory"}
 
 

@@ -232,20 +232,29 @@ def accuracy_rows(
         step = probe.precondition(state, gradient.clone())  # a copy, because a probe may write to it
     operator = probe.operator(state)
     if "error" in meters:
-        errors = list(error_rows(operator, fisher))
+        errors = list(error_rows(operator, fisher, _included(probe, instance.terms)))
         yield from errors
         if errors[0].status is not Status.ERROR:
             keep_blocks(operator, fisher)
             if not sampled:
                 yield from _sampling_rows(probe, instance, fisher, errors)
     if "health" in meters:
-        yield from health_rows(operator, damping if probe.damping is None else probe.damping, retries + repeated.count)
+        added = damping if probe.damping is None else probe.damping
+        yield from health_rows(operator, None if probe.represents_damped else added, retries + repeated.count)
         del operator  # because the damped matrix may be as large
         yield from residual_rows(probe.damped(state), step, gradient)
     if "direction" in meters:
         if (judged := with_damping(probe, damping, instance.terms)) != probe:
             step = step_of(judged, instance, gradient)
         yield from direction_rows(step, fisher, gradient, damping, how_damped(probe, damping, instance.terms))
+
+
+def _included(probe: Probe, terms: int) -> float | None:
+    """The damping of the mean Fisher that F^ includes; None if it includes none."""
+    unit = probe.damping_unit(terms)
+    if not probe.represents_damped or probe.damping is None or unit is None:
+        return None
+    return probe.damping / unit
 
 
 def grid_rows(fitted: Fitted, fisher: ExactFisher, targets: Targets, descent: Descent) -> Iterator[Row]:

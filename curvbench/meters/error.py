@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -42,6 +42,16 @@ class Products:
 
     def __add__(self, other: Products) -> Products:
         return Products(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+    def against_damped(self, damping: float, size: int) -> Products:
+        """The products of F^ with F + damping I in place of F, both of order ``size``."""
+        trace = self.fisher_trace + damping * size
+        return replace(
+            self,
+            fisher=self.fisher + damping * (self.fisher_trace + trace),
+            mixed=self.mixed + damping * self.operator_trace,
+            fisher_trace=trace,
+        )
 
 
 _MEANINGS = {
@@ -128,13 +138,15 @@ def off_block_share(fisher: ExactFisher) -> float:
     return max(1 - blocks / norm, 0.0) if norm else float("nan")
 
 
-def error_rows(operator: Operator, fisher: ExactFisher) -> Iterator[Row]:
+def error_rows(operator: Operator, fisher: ExactFisher, included: float | None = None) -> Iterator[Row]:
     """Every error metric in every scope; unsupported for layer blocks if the operator has no blocks of layers.
 
-    An operator that is not finite has one row, an error whose reason names the number that is not finite.
+    ``included``: the damping for which the operator estimates F + damping I, whose error is ``error.damped``; None
+    means that the operator estimates F, so that there are no such rows. An operator that is not finite has one row, an
+    error whose reason names the number that is not finite.
     """
     try:
-        yield from list(_error_rows(operator, fisher))
+        yield from list(_error_rows(operator, fisher, included))
     except ValueError as reason:
         yield Row("error.relative", scope=NETWORK, status=Status.ERROR, reason=str(reason))
 
@@ -167,7 +179,7 @@ def _summed(layers: Mapping[str, Products]) -> Products:
     return sum(layers.values(), Products(0, 0, 0, 0, 0))
 
 
-def _error_rows(operator: Operator, fisher: ExactFisher) -> Iterator[Row]:
+def _error_rows(operator: Operator, fisher: ExactFisher, included: float | None) -> Iterator[Row]:
     in_scopes = compared(operator, fisher)
     yield from _rows(from_products(in_scopes.network), NETWORK)
     if in_scopes.reason:
@@ -184,6 +196,19 @@ def _error_rows(operator: Operator, fisher: ExactFisher) -> Iterator[Row]:
         {"diagonal": diagonal_error(operator, fisher), "spectral": spectral_error(operator, fisher)}, "network"
     )
     yield from _rows({"off_block": off_block_share(fisher)}, NETWORK)
+    if included is not None:
+        yield from _damped_rows(in_scopes, fisher, included)
+
+
+def _damped_rows(in_scopes: Compared, fisher: ExactFisher, damping: float) -> Iterator[Row]:
+    """The relative errors against F + damping I, whose products follow from those of F."""
+    scopes = [(NETWORK, in_scopes.network, fisher.size)]
+    if in_scopes.layers:
+        scopes.append((BLOCKS, in_scopes.blocks, fisher.size))
+        scopes += [(layer.name, in_scopes.layers[layer.name], layer.size) for layer in fisher.layers]
+    for scope, of_scope, size in scopes:
+        value = from_products(of_scope.against_damped(damping, size))["relative"]
+        yield Row("error.damped", value, scope, method=f"damping {damping:g}")
 
 
 def error_shares(per_layer: Mapping[str, Products]) -> dict[str, float]:

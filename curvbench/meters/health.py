@@ -39,15 +39,19 @@ def residual(damped: Shifted, step: Tensor, gradient: Tensor) -> float:
     return numerics.sum_squares(product - gradient.double()) ** 0.5 / length if length else float("nan")
 
 
-def health_rows(operator: Operator, damping: float, retries: int) -> Iterator[Row]:
-    """Every health metric; for an operator that is not finite only the retries, and an error with the reason."""
+def health_rows(operator: Operator, damping: float | None, retries: int) -> Iterator[Row]:
+    """Every health metric; for an operator that is not finite only the retries, and an error with the reason.
+
+    ``damping`` None means that the operator includes its damping.
+    """
     yield Row("health.retries", float(retries))
     try:
         refuse_not_finite(operator)
     except ValueError as reason:
         yield Row("health.condition", status=Status.ERROR, reason=str(reason))
     else:
-        yield _condition_row(condition(operator, damping), f"damping {damping:g}")
+        how = "damping included" if damping is None else f"damping {damping:g}"
+        yield _condition_row(condition(operator, damping or 0.0), how)
         yield Row("health.asymmetry", asymmetry(operator))
 
 

@@ -74,6 +74,13 @@ METRICS: dict[str, Metric] = {  # in the order of the table's columns
         "share of the squared error",
         "share of |F^ - F|^2 over the layer blocks that lies in this layer; none if F^ is exact but for rounding",
     ),
+    "error.damped": Metric(
+        "1",
+        "lower",
+        "relative error against the damped Fisher",
+        "|F^ - F - damping I| / |F + damping I|, only of probes whose F^ estimates F + damping I instead of F, so that "
+        "their relative error contains the damping",
+    ),
     "error.sampling": Metric(
         "1",
         "lower",

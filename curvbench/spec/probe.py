@@ -120,6 +120,13 @@ class Probe(Component, ABC):
     is_mean_over_samples: ClassVar[bool] = True
     """Whether the represented matrix stays the same if every sample is given twice."""
 
+    represents_damped: ClassVar[bool] = False
+    """Whether ``operator`` estimates F + damping I instead of F, because the fit takes in the damping.
+
+    F^ is then the damped matrix itself, so that ``damped`` adds nothing to it. Its error has a second row,
+    ``error.damped``, against F + damping I; F^ - damping I need not have a closed form, nor be positive semi-definite.
+    """
+
     rule: ClassVar[StepRule] = StepRule()
     """How an optimizer steps with the probe."""
 
@@ -202,10 +209,12 @@ class Probe(Component, ABC):
 
     @abstractmethod
     def operator(self, state: Any) -> Operator:
-        """The represented matrix F^, undamped."""
+        """The represented matrix F^, undamped unless the probe ``represents_damped``."""
 
     def damped(self, state: Any) -> Operator | None:
         """The damped matrix whose inverse ``precondition`` applies; by default F^ + damping I, if there is a damping.
+
+        If the probe ``represents_damped`` it is F^ itself.
 
         For a refreshed state, ``precondition(state, g)`` equals damped(state)^-1 g for every vector g, up to rounding
         times the condition number of the damped matrix. A probe overrides this method if its damping enters otherwise.
@@ -213,6 +222,8 @@ class Probe(Component, ABC):
         None means that the step is not the inverse of one symmetric matrix applied to g: Adam's step does not depend
         on g, and LNGD's layer-wise rate is not linear in g.
         """
+        if self.represents_damped:
+            return self.operator(state)
         return None if self.damping is None else self.operator(state).damped(self.damping)
 
 

@@ -31,7 +31,7 @@ RULES = (
 """Fields that decide what a step inverts."""
 
 OWN = {"kfac", "tkfac", "thor", "skfac", "eva", "hylo", "lngd", "fngd", "shampoo", "identity", "lbfgs", "qng"}
-OWN |= {"ingd", "ngplus"}
+OWN |= {"ingd", "klkron", "ngplus"}
 """Probes that say themselves what their step inverts."""
 
 

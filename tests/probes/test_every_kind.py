@@ -226,7 +226,7 @@ STEPS: list[tuple[str, dict[str, Any]]] = [
     *(("kfac", {"others": others, "damping_rule": rule}) for others in OF_VECTORS for rule in ("exact", "pi")),
     *((name, {"others": others}) for name in ("ekfac", "tkfac", "thor", "skfac") for others in OF_VECTORS),
     ("ekfac", {"ema": 0.5}),
-    *((name, {}) for name in ("eva", "hylo", "kpsvd", "lngd", "mbf", "unit", "diag")),
+    *((name, {}) for name in ("eva", "hylo", "klkron", "kpsvd", "lngd", "mbf", "unit", "diag")),
 ]
 
 
