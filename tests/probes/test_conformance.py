@@ -61,6 +61,8 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("ngplus", {"source": "gradients"}),
     ("ngplus", {"source": "momentum", "damping_rule": "code"}),
     ("ngplus", {"side": "smaller"}),
+    ("ingd", {"kfac_like": True}),
+    ("ingd", {"inputs": "diagonal"}),
 )
 
 
