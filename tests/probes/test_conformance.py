@@ -62,6 +62,8 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("ngplus", {"source": "momentum", "damping_rule": "code"}),
     ("ngplus", {"side": "smaller"}),
     ("ingd", {"kfac_like": True}),
+    ("adahessian", {"curvature": "fisher"}),
+    ("adafisher", {"norm": "none"}),
     ("ingd", {"inputs": "diagonal"}),
 )
 

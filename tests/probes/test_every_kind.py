@@ -227,7 +227,7 @@ STEPS: list[tuple[str, dict[str, Any]]] = [
     *((name, {"others": others}) for name in ("ekfac", "tkfac", "thor", "skfac") for others in OF_VECTORS),
     ("ekfac", {"ema": 0.5}),
     *((name, {}) for name in ("eva", "hylo", "klkron", "kpsvd", "lngd", "mbf", "unit", "diag")),
-    *((name, {}) for name in ("adafactor", "ingd", "ngplus")),
+    *((name, {}) for name in ("adafactor", "adafisher", "hutchinson", "ingd", "ngplus")),
 ]
 
 
