@@ -796,6 +796,7 @@ class Instance:
         products = {n: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for n, leaf in leaves.items()}
         return self.pack(products)
 
+    @network_pass()
     def fisher_product(self, vector: Tensor) -> Tensor:
         """The type-2 Fisher times a vector, (P,) -> (P,), by one forward-mode and one reverse-mode derivative.
 
@@ -808,7 +809,9 @@ class Instance:
         leaves = {name: self.parameters[name].detach().requires_grad_() for name in directions}
         # Only this kernel of attention has a forward-mode derivative.
         with sdpa_kernel(SDPBackend.MATH), torch.enable_grad(), forward_ad.dual_level():
-            duals = {name: forward_ad.make_dual(leaf, directions[name]) for name, leaf in leaves.items()}
+            with warnings.catch_warnings():  # torch scripts its forward-mode derivatives when the first is taken
+                warnings.filterwarnings("ignore", ".torch.jit.script. is", DeprecationWarning)
+                duals = {name: forward_ad.make_dual(leaf, directions[name]) for name, leaf in leaves.items()}
             outputs, tangent = forward_ad.unpack_dual(self._forward(parameters=duals))
         with torch.no_grad():
             factor = self.likelihood.factor(outputs, self.targets) * self.likelihood.valid(self.targets)[..., None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,23 +37,28 @@ class Rates:
         zeros = torch.zeros(instance.size, dtype=instance.dtype, device=instance.device)
         return Moments(zeros, zeros, 0, instance.terms)
 
-    def take_in(self, moments: Moments, batch: Instance) -> Moments:
-        """The moments after one more gradient of the mean loss with data labels."""
+    def take_in(self, moments: Moments, batch: Instance, squares: Tensor | None = None) -> Moments:
+        """The moments after one more gradient of the mean loss with data labels.
+
+        ``squares``: what the second moment averages, (P,). None means the squares of the gradient.
+        """
         gradient = batch.gradient()
         first = self.first * moments.first + (1 - self.first) * gradient
-        second = self.second * moments.second + (1 - self.second) * gradient.square()
+        squares = gradient.square() if squares is None else squares
+        second = self.second * moments.second + (1 - self.second) * squares
         return Moments(first, second, moments.taken + 1, batch.terms)
 
     def step(self, moments: Moments) -> Tensor:
         """The corrected first moment over the root of the corrected second, (P,)."""
         first = moments.first / (1 - self.first**moments.taken)
-        return first / (self._corrected_second(moments).sqrt() + self.epsilon)
+        return first / (self.corrected_second(moments).sqrt() + self.epsilon)
 
     def curvature(self, moments: Moments) -> Diagonal:
         """The corrected second moment times the number of terms, which has the scale of a Fisher of single samples."""
-        return Diagonal(moments.terms * self._corrected_second(moments))
+        return Diagonal(moments.terms * self.corrected_second(moments))
 
-    def _corrected_second(self, moments: Moments) -> Tensor:
+    def corrected_second(self, moments: Moments) -> Tensor:
+        """The second moment, corrected for its start at zero."""
         return moments.second / (1 - self.second**moments.taken)
 
 
@@ -71,7 +76,7 @@ class MomentsProbe(Probe, ABC):
 
     statistic = "bg_data"
     has_own_momentum: ClassVar[bool] = True
-    combines_by = "gradient"
+    combines_by: ClassVar[Literal["mean", "gradient"] | None] = "gradient"
     is_layerwise = True
     is_mean_over_samples: ClassVar[bool] = False
 

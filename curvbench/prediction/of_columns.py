@@ -5,14 +5,62 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from curvbench.parts.factors import is_cut
 from curvbench.prediction.of_vectors import small
-from curvbench.prediction.products import CHOLESKY, EIGH, Case
+from curvbench.prediction.products import CHOLESKY, EIGH, INVERSE, Case
 from curvbench.prediction.work import Work, slopes_of
 
 
 def diag(c: Case) -> Work:
     """Squares of the score columns."""
     return Work(c.squares() + 2 * c.entries, 0, 2.0 * c.entries, c.entries, 0, slopes_of(c, 16))
+
+
+def adafactor(c: Case) -> Work:
+    """Row and column means of squares: of the score columns, or of the mean gradient."""
+    M, D = own_matrix(c)
+    kept = float(c.block.size.groups * (M + D) + 1)
+    if c.of["source"] == "columns":
+        return Work(c.squares() + 8 * c.entries, 0, 5.0 * c.entries + 4 * kept, kept, 0, slopes_of(c, 16))
+    return Work(7.0 * c.entries, 0, 7.0 * c.entries, kept)
+
+
+def own_matrix(c: Case) -> tuple[int, int]:
+    """M and D of a block for a method of matrices, for which a norm's scale and shift are a column."""
+    G, M, D, _, _ = c.block.size
+    if not c.is_vector:
+        return M, D
+    own = c.block.own if D == 1 else (M, D)
+    return (G * M * D, 1) if own == (M, D) else own
+
+
+def ngplus(c: Case) -> Work:
+    """The moment of the rows of score columns, or of the mean gradient, and its inverse."""
+    G, (M, D) = c.block.size.groups, own_matrix(c)
+    is_left = c.of["side"] == "outputs" or M <= D or D == 1
+    n, others = (M, D) if is_left else (D, M)
+    order = 1 if is_cut(n) or D == 1 else n
+    if c.of["source"] == "columns":
+        made = _moment(c, n, others, is_left) if not c.is_vector else 2.0 * c.N * c.R * c.entries * order
+        made += G * n * order
+    else:
+        made = (2.0 * order + 3 + 2 * (c.of["source"] == "momentum")) * c.entries + 3 * G * n * order
+    largest = 2 * (c.of["damping_rule"] == "code")
+    inverse = G * n * (INVERSE * order**2 if order > 1 else 2.0) + (1 + largest) * G * n * order
+    kept = 2.0 * G * (n * order + others / 2) + (c.entries if c.of["source"] == "momentum" else 0)
+    return Work(made, inverse, 2.0 * c.entries * order + c.entries, kept, 0, c.stored_columns())
+
+
+def _moment(c: Case, n: int, others: int, is_left: bool) -> float:
+    """The sum of W W^T, or of W^T W, over the score columns."""
+    G, M, D, S = c.letters
+    N, R = c.N, c.R
+    if is_cut(n):
+        return c.squares()
+    kernels = 2.0 * S**2 * (D + R * M) + 2.0 * S * n**2 * (R if is_left else 1)
+    formed = 2.0 * R * M * D * (S + n)
+    plain = S**2 * (D + R * M) + S * (D**2 + R * M**2) < R * M * D * (S + M + D)
+    return N * G * (kernels if plain and c.block.kind != "tied" else formed)
 
 
 def layer(c: Case) -> Work:

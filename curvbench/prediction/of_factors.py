@@ -61,6 +61,40 @@ def _vector(c: Case) -> Work:
     return Work(c.vector_moment() + p, inverse, float(p * (2 * n if n > 1 else 1)), 2.0 * p * n)
 
 
+def adafisher(c: Case) -> Work:
+    """The diagonals of both factors, mapped to the unit interval if ``norm`` says so."""
+    mapped = 6.0 if c.of["norm"] == "minmax" else 0.0
+    if c.is_vector:
+        return Work(c.vector_moment() + c.entries, 0, (2 + mapped / 2) * c.entries, float(c.entries))
+    made, kept = 0.0, 0.0
+    for role in c.roles():
+        G, M, D, S, _ = role.block.size
+        made += 2.0 * role.N * S * G * role.R * M + _input_squares(role)
+        kept += G * (M + D)
+    return Work(made, 0, 5.0 * c.entries + mapped * c.sides(0), kept, 0, _streamed(c))
+
+
+def _input_squares(c: Case) -> float:
+    """The sum of squares of the inputs over samples and positions."""
+    G, _, D, S, k = c.block.size
+    return float(c.N * S) if c.is_lookup else c.N * S * G * D * (4.0 / k if k else 2.0)
+
+
+def ingd(c: Case) -> Work:
+    """Both factors of K-FAC, and a step of a root of the inverse of each."""
+    if c.is_vector:
+        return Work(c.vector_moment() + 2 * c.entries, 0, float(c.entries), float(c.entries))
+    made = sum(role.input_moment() + role.output_moment() for role in c.roles())
+    G, M, D, _, _ = c.block.size
+    orders = [
+        (M, 1 if c.of["outputs"] == "diagonal" else c.rows),
+        (D, 1 if c.of["inputs"] == "diagonal" else c.columns),
+    ]
+    steps = G * sum(6.0 * n * order**2 + 13.0 * n * order for n, order in orders)
+    both = sum(4.0 * c.entries * order if order > 1 else 2.0 * c.entries for _, order in orders)
+    return Work(made + steps, 0, both, 2.0 * G * sum(n * order for n, order in orders), 0, c.stored_columns())
+
+
 def ekfac(c: Case) -> Work:
     """Both factors, their bases, and squares in these bases."""
     every = c.of["basis_every"]

@@ -50,3 +50,18 @@ def lbfgs(c: Case) -> Work:
     """The two-loop recursion through as many pairs as may be kept."""
     K = c.of["memory"]
     return Work((2.0 + 8 * K) * c.entries, 0, (8.0 * K + 1) * c.entries, (2.0 * K + 1) * c.entries)
+
+
+def sophia(c: Case) -> Work:
+    """An average of the gradient, and one of squared gradients of drawn labels."""
+    return Work((3 + 4 / c.of["draw_every"]) * c.entries, 0, 7.0 * c.entries, 2.0 * c.entries)
+
+
+def hutchinson(c: Case) -> Work:
+    """Products with random signs, and their mean."""
+    return Work(2.0 * c.of["draws"] * c.entries, 0, 3.0 * c.entries, float(c.entries))
+
+
+def adahessian(c: Case) -> Work:
+    """Two moments, one of products with random signs."""
+    return Work(8.0 * c.entries, 0, 5.0 * c.entries, 2.0 * c.entries)

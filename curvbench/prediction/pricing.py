@@ -44,6 +44,9 @@ class Method(NamedTuple):
 
 
 METHODS: Mapping[str, Method] = {
+    "adafactor": Method(of_columns.adafactor, work.of_source, leading_tied=frozenset({"statistics"})),
+    "adafisher": Method(of_factors.adafisher),
+    "adahessian": Method(of_vectors.adahessian, work.hessian_or_fisher, leading=frozenset({"statistics"})),
     "adam": Method(of_vectors.adam, work.nothing),
     "adamw": Method(of_vectors.adamw, work.nothing),
     "cwngd": Method(of_columns.cwngd),
@@ -54,18 +57,22 @@ METHODS: Mapping[str, Method] = {
     "fngd": Method(of_columns.fngd, leading_tied=OF_COLUMNS),
     "full": Method(of_columns.full, leading_tied=OF_COLUMNS),
     "ginger": Method(of_vectors.ginger, work.another_gradient),
+    "hutchinson": Method(of_vectors.hutchinson, work.products, leading=frozenset({"statistics"})),
     "hylo": Method(of_columns.hylo, leading_terms=ALL),
     "identity": Method(of_vectors.identity, work.nothing),
+    "ingd": Method(of_factors.ingd, leading_tied=frozenset({"statistics"})),
     "kfac": Method(of_factors.kfac),
     "layer": Method(of_columns.layer, leading_tied=OF_COLUMNS),
     "lbfgs": Method(of_vectors.lbfgs, work.hessian, leading=ALL),
     "lngd": Method(of_factors.lngd, work.local_maps, leading=frozenset({"statistics"})),
     "mbf": Method(of_columns.mbf, leading_tied=frozenset({"statistics"})),
     "psgd": Method(of_factors.psgd, work.of_statistic),
+    "ngplus": Method(of_columns.ngplus, work.of_source, leading_tied=frozenset({"statistics"})),
     "qng": Method(of_vectors.qng, work.another_gradient),
     "sgdm": Method(of_vectors.sgdm, work.nothing),
     "shampoo": Method(of_factors.shampoo, work.of_statistic),
     "skfac": Method(of_factors.skfac, leading_tied=ALL),
+    "sophia": Method(of_vectors.sophia, work.of_draws, leading=frozenset({"statistics"})),  # a draw in some updates
     "thor": Method(of_factors.thor),
     "tkfac": Method(of_factors.tkfac),
     "tnt": Method(of_factors.tnt, leading_tied=frozenset({"statistics"})),
@@ -193,7 +200,7 @@ def _modelled(
     tiled = in_tiles(probe, shapes, R, itemsize)
     rule = of_columns.tiled if tiled else method.rule
     total = of_columns.shared(probe.name, shapes.samples, R, of)
-    if method.reads in (work.scores, work.one_score):
+    if method.reads in (work.scores, work.one_score) or of.get("source") == "columns":
         total = total.plus(work.Work(shapes.slopes(of["fisher_type"], probe.mc_samples)))
     for block in shapes.blocks:
         total = total.plus(rule(Case(block, shapes.samples, R, of)), block.repeat)

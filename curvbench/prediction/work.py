@@ -70,6 +70,27 @@ def of_statistic(passes: Passes, R: int, of: Mapping[str, Any]) -> float:
     return another_gradient(passes, R, of) if of["statistic"] == "bg" else 0.0
 
 
+def of_source(passes: Passes, R: int, of: Mapping[str, Any]) -> float:
+    """The passes of score columns, or those of a mean gradient."""
+    return scores(passes, R, of) if of["source"] == "columns" else of_statistic(passes, R, of)
+
+
+def of_draws(passes: Passes, R: int, of: Mapping[str, Any]) -> float:
+    """The gradient for drawn labels, in one of ``draw_every`` updates."""
+    return another_gradient(passes, R, of) / of["draw_every"]
+
+
+def products(passes: Passes, R: int, of: Mapping[str, Any]) -> float:
+    """The products of the Fisher with ``draws`` vectors: a forward pass on dual numbers, and a backward pass."""
+    one = 3 * passes.forward + passes.inputs + passes.parameters
+    return of["draws"] * one
+
+
+def hessian_or_fisher(passes: Passes, R: int, of: Mapping[str, Any]) -> float:
+    """The product of the Hessian, or of the Fisher, with a vector."""
+    return hessian(passes, R, of) if of["curvature"] == "hessian" else products(passes, R, {**of, "draws": 1})
+
+
 def hessian(passes: Passes, R: int, of: Mapping[str, Any]) -> float:
     """The product of the Hessian with a vector: a gradient that is differentiated once more."""
     return 2 * passes.forward + 3 * passes.inputs + 3 * passes.parameters

@@ -36,16 +36,21 @@ VARIANTS = (
     *("full[fisher_type=mc]", "layer[fisher_type=empirical]", "fngd[stage=shared]", "lngd[layer_rate=corrected]"),
     *("hylo[rank=0.5]", "hylo[variant=kis]", "hylo[variant=kid_public]", "hylo[fisher_type=type-2]"),
     *("lngd[fisher_type=type-2]", "eva[positions=sum]", "adamw[weight_decay=0.1]"),
+    *("adafactor[source=gradients]", "adafisher[norm=none]", "adahessian[curvature=fisher]", "hutchinson[draws=3]"),
+    *("ingd[updates=2,inputs=diagonal]", "ingd[updates=2,kfac_like=true]", "ngplus[side=smaller]"),
+    *("ngplus[source=gradients]", "ngplus[source=momentum,damping_rule=code]"),
 )
 LEADING: dict[str, set[str]] = {
     **{name: set() for name in METHODS},
     "lbfgs": {"statistics", "invert", "precondition", "state"},  # the loss decides how many pairs there are
+    **{name: {"statistics"} for name in ("adahessian", "hutchinson")},  # derivatives of the network in two ways
+    "sophia": {"statistics"},  # labels are drawn in one of several updates
     "lngd": {"statistics"},  # what lies between the layers decides the derivatives of the maps
 }
 OF_COLUMNS = {"statistics", "precondition", "state"}  # columns of a tied block are sums, which are formed
 LEADING_OF_LANGUAGE: dict[str, set[str]] = {
     **LEADING,
-    **{name: {"statistics"} for name in ("diag", "eigen", "ekfac", "eva", "mbf", "tnt")},
+    **{name: {"statistics"} for name in ("adafactor", "diag", "eigen", "ekfac", "eva", "ingd", "mbf", "ngplus", "tnt")},
     **{name: OF_COLUMNS for name in ("fngd", "full", "layer")},
     "skfac": {"statistics", "invert", "precondition", "state"},
     "hylo": {"statistics", "invert", "precondition", "state"},  # pivots end at a rank that the data decide

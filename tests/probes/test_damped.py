@@ -31,24 +31,8 @@ RULES = (
 )
 """Fields that decide what a step inverts."""
 
-OWN = {
-    "kfac",
-    "tkfac",
-    "thor",
-    "skfac",
-    "eva",
-    "hylo",
-    "lngd",
-    "fngd",
-    "shampoo",
-    "identity",
-    "lbfgs",
-    "qng",
-    "klkron",
-    "psgd",
-    "kronsum",
-    "tnt",
-}
+OWN = {"kfac", "tkfac", "thor", "skfac", "eva", "hylo", "lngd", "fngd", "shampoo", "identity", "lbfgs", "qng"}
+OWN |= {"klkron", "psgd", "kronsum", "tnt", "ingd", "ngplus"}
 """Probes that say themselves what their step inverts."""
 
 
@@ -68,8 +52,11 @@ def variants() -> list[Probe]:
     return probes
 
 
-MORE = [cb.probe("lngd", nu2=10.0), cb.probe("thor", split=2), cb.probe("ginger", updates=3, scope="per_tensor")]
-"""A layer's factors with two different dampings; several blocks per factor; several blocks per step."""
+MORE = [
+    *(cb.probe("lngd", nu2=10.0), cb.probe("thor", split=2), cb.probe("ginger", updates=3, scope="per_tensor")),
+    cb.probe("adafactor", source="gradients", updates=3),
+]
+"""A layer's factors with two different dampings; several blocks per factor; several blocks per step; a bounded step."""
 
 VARIANTS = [*variants(), *MORE]
 NETWORKS = ("mlp_tanh", "nasty_cnn")
@@ -78,7 +65,8 @@ NETWORKS = ("mlp_tanh", "nasty_cnn")
 def has_matrix(probe: Probe) -> bool:
     """Whether the step is the product of a symmetric matrix with the gradient."""
     given = probe.hyperparameters
-    return not probe.has_own_momentum and given.get("stage") != "shared" and given.get("layer_rate", "none") == "none"
+    own = probe.has_own_momentum or (probe.name, given.get("source")) == ("adafactor", "gradients")
+    return not own and given.get("stage") != "shared" and given.get("layer_rate", "none") == "none"
 
 
 @cache

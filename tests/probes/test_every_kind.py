@@ -227,6 +227,7 @@ STEPS: list[tuple[str, dict[str, Any]]] = [
     *((name, {"others": others}) for name in ("ekfac", "tkfac", "thor", "skfac", "tnt") for others in OF_VECTORS),
     ("ekfac", {"ema": 0.5}),
     *((name, {}) for name in ("diagpair", "eva", "hylo", "klkron", "kpsvd", "kronsum", "lngd", "mbf", "unit", "diag")),
+    *((name, {}) for name in ("adafactor", "adafisher", "hutchinson", "ingd", "ngplus")),
 ]
 
 

@@ -1,0 +1,53 @@
+"""Probes that take exact statistics of score columns, or statistics of mean gradients alone, as optimizers do."""
+
+from __future__ import annotations
+
+from abc import ABC
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from curvbench.fisher.stochastic import Statistic, batch_gradient
+from curvbench.instance import Instance
+from curvbench.parts.factors import own_matrix
+from curvbench.parts.ranges import at_least_one
+from curvbench.spec import FisherProbe, Layer
+
+Source = Literal["columns", "gradients"]
+
+
+def mean_gradient(batch: Instance, statistic: Statistic, seed: int, update: int) -> Tensor:
+    """The gradient of the mean loss, (P,), with the data's labels or with labels of the model."""
+    return batch_gradient(batch, statistic, seed, update) / batch.terms**0.5
+
+
+def matrices(batch: Instance, vector: Tensor) -> list[Tensor]:
+    """The parts of a vector (P,) as the matrices of the blocks, (G, M, D) each; see ``matrix_shape``."""
+    return [vector[layer.slice].reshape(matrix_shape(layer, batch)) for layer in batch.layers]
+
+
+def matrix_shape(layer: Layer, batch: Instance) -> tuple[int, int, int]:
+    """The shape (G, M, D) of a block for a method of matrices; a norm or a bias is a column, as it has no matrix."""
+    shape = own_matrix(layer, batch)
+    return (1, layer.size, 1) if layer.kind == "vector" and shape == layer.shape else shape
+
+
+@dataclass(frozen=True)
+class SourcedProbe(FisherProbe, ABC):
+    """A damped probe with statistics of score columns, or of the mean gradients that an optimizer has.
+
+    ``statistic``: the labels of mean gradients. ``bg_data`` takes the data's labels, ``bg`` draws labels from the
+    model.
+    """
+
+    statistic: Statistic = "bg_data"
+    updates: int = 1
+    batch_size: int | None = None
+
+    is_mean_over_samples: ClassVar[bool] = False  # times N, the statistics of mean gradients grow with the batch
+    is_layerwise: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least_one(self, "updates", "batch_size")
