@@ -127,6 +127,7 @@ FACTORIZED = (
         "shampoo[updates=1]",
     ),
     *("full", "layer", "fngd", "hylo[rank=1.0]", "unit", "cwngd", "mbf", "mbf[fc=all]", "skfac"),
+    "ief",
 )
 
 
