@@ -127,7 +127,7 @@ FACTORIZED = (
         "shampoo[updates=1]",
     ),
     *("full", "layer", "fngd", "hylo[rank=1.0]", "unit", "cwngd", "mbf", "mbf[fc=all]", "skfac"),
-    "ief",
+    *("ief", "nystrom[rank=32]", "mfac[memory=64,updates=64]"),
 )
 
 

@@ -26,7 +26,7 @@ from curvbench.spec import About, Probe
 
 
 class State(NamedTuple):
-    """F^ of the batch, the norms |r| of its terms (R, N), and the Cholesky factor of a damped Gram matrix (R N, R N)."""
+    """F^ of the batch, the norms |r| of its terms (R, N), and the Cholesky factor of a Gram matrix (R N, R N)."""
 
     fisher: ExactFisher
     norms: Tensor
@@ -59,10 +59,11 @@ class Ief(Probe):
         source="Wu, Yu, Zhang and Woodland 2024 (arXiv 2406.06420), and its public code; cost as here: columns in "
         "factored form",
         notes=(
-            "A multiple of the loss leaves F^ as it is, and changes F by the same multiple: the error at the best scale "
-            "is the one to read. A term with r = 0 is dropped.",
-            "The public code damps the Gram matrix of the scores by damping I where (F^ + damping I)^-1 g has damping "
-            "diag(s), drops one of two samples whose gradients have a cosine above 0.99, and can set the step's length.",
+            "A multiple of the loss leaves F^ as it is, and changes F by the same multiple: the error at the best "
+            "scale is the one to read. A term with r = 0 is dropped.",
+            "The public code adds damping I to the Gram matrix of the scores where (F^ + damping I)^-1 g adds damping "
+            "diag(s). It also drops one of two samples whose gradients have a cosine above 0.99, and can set the "
+            "step's length.",
         ),
         family="solvers",
         color="orange",

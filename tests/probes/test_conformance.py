@@ -57,6 +57,9 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("hylo", {"variant": "kid_public"}),
     ("fngd", {"gram": "raw", "scale_mode": "natural"}),
     *(("cwngd", {"fisher_type": t}) for t in ("mc", "type-2")),
+    ("nystrom", {"rank": 4, "power": 1}),
+    ("nystrom", {"tail": "last"}),
+    ("mfac", {"count": "filled", "statistic": "bg"}),
 )
 
 
