@@ -60,6 +60,8 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("nystrom", {"rank": 4, "power": 1}),
     ("nystrom", {"tail": "last"}),
     ("mfac", {"count": "filled", "statistic": "bg"}),
+    ("cg", {"iterations": 3, "preconditioner": "kfac[damping=0.01]"}),
+    ("spring", {"momentum": 0.5}),
 )
 
 
@@ -138,17 +140,22 @@ def test_solve_undoes_the_damped_product(probe: Probe, supported: cb.Instance) -
 
 
 def test_precondition_is_the_damped_inverse(probe: Probe, supported: cb.Instance) -> None:
-    """Of the operator where the damping rule is exact; a symmetric positive linear map under every rule."""
+    """Of the operator where the damping rule is exact; a symmetric positive linear map under every rule.
+
+    A step that is not linear, as one of a solver, follows the gradient's size and is a direction of descent.
+    """
     state, v, w = state_of(probe, supported), vector_for(supported), vector_for(supported, seed=2)
-    first, second = probe.precondition(state, v), probe.precondition(state, w)
+    first, second, damped = probe.precondition(state, v), probe.precondition(state, w), probe.damped(state)
     assert first.shape == v.shape and bool(torch.isfinite(first).all())
     if probe.has_own_momentum:
         assert torch.equal(first, second), "the step is made of gradients that update has taken in"
         return
+    if damped is None:
+        assert float(v @ first) > 0 and near(probe.precondition(state, 2 * v), 2 * first, 1e-9)
+        return
     assert near(probe.precondition(state, 2 * v - w), 2 * first - second, 1e-9)
     assert abs(float(w @ first - v @ second)) <= 1e-9 * float(w.norm() * first.norm() + v.norm() * second.norm())
     assert float(v @ first) > 0
-    damped = probe.damped(state)
     if isinstance(damped, Shifted) and (damping := damped.shift):
         dense = probe.operator(state).to_dense()
         condition = 1 + float(dense.norm()) / damping

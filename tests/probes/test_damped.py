@@ -61,7 +61,7 @@ def has_matrix(probe: Probe) -> bool:
     """Whether the step is the product of a symmetric matrix with the gradient."""
     given = probe.hyperparameters
     is_fixed = given.get("stage") != "shared" and given.get("layer_rate", "none") == "none"
-    return is_fixed and not probe.has_own_momentum and given.get("damping_rule") != "gram"
+    return is_fixed and not probe.has_own_momentum and given.get("damping_rule") != "gram" and probe.name != "cg"
 
 
 @cache
