@@ -211,8 +211,8 @@ class Curvature:
             raise ValueError(f"the state is that of {state['probe']}, this optimizer's probe is {self._start.label}")
         modules = {type(probe).__module__ for probe in _with_inner(self._start)}
         self.steps, self._updates, self._unrefreshed = state["steps"], state["updates"], state["unrefreshed"]
-        self.state = states.unpack(state["kept"], modules)
-        self.refreshed = self.state if state["same"] else states.unpack(state["ready"], modules)
+        self.state = states.unpack(state["kept"], *modules)
+        self.refreshed = self.state if state["same"] else states.unpack(state["ready"], *modules)
         self._parts = []
 
 

@@ -139,20 +139,20 @@ def pack(state: Any) -> Any:
     return {_CLASS: f"{type(state).__module__}:{type(state).__qualname__}", _FIELDS: packed}
 
 
-def unpack(packed: Any, modules: Collection[str]) -> Any:
+def unpack(packed: Any, *modules: str) -> Any:
     """The state that ``pack`` has packed. Its classes are the package's or those of ``modules``, the probe's own.
 
     Raises:
         ValueError: a class is from another module, or does not exist in this version.
     """
     if type(packed) in (list, tuple):
-        return type(packed)(unpack(part, modules) for part in packed)
+        return type(packed)(unpack(part, *modules) for part in packed)
     if not isinstance(packed, dict):
         return packed
     name, fields = packed[_CLASS], packed[_FIELDS]
     if not name:
-        return {key: unpack(part, modules) for key, part in fields}
-    return _state_class(name, modules)(**{key: unpack(part, modules) for key, part in fields.items()})
+        return {key: unpack(part, *modules) for key, part in fields}
+    return _state_class(name, modules)(**{key: unpack(part, *modules) for key, part in fields.items()})
 
 
 def _children(state: Any) -> dict[Any, Any] | None:

@@ -77,7 +77,7 @@ def test_states_keep_the_kind_of_every_side(kinds: str, groups: int) -> None:
     other = dataclasses.replace(operator, left=2 * operator.left)
     torch.save(states.pack([operator, operator.rotated]), file)
     file.seek(0)
-    again, rotated = states.unpack(torch.load(file, weights_only=True), {"curvbench.operators"})
+    again, rotated = states.unpack(torch.load(file, weights_only=True), "curvbench.operators")
     assert torch.equal(again.to_dense(), operator.to_dense()) and torch.equal(rotated.entries, operator.rotated.entries)
     assert close(states.blend(operator, other, 0.25).to_dense(), 1.75 * dense(operator))
     assert close(states.weighted([operator, other], [0.5, 0.5]).to_dense(), 1.5 * dense(operator))
