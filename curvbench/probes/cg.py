@@ -52,12 +52,13 @@ class Cg(FisherProbe):
         represents="F itself, so that its error is 0 and ranks nothing: what is measured is the step",
         damping="F + damping I in every product; the step after a given number of iterations is not linear in g",
         cost={
-            "statistics": "0",
+            "statistics": "N R^2",
             "invert": "0",
             "precondition": "2 iterations N S G M (D + R) + 5 iterations P",
             "memory": "N S G (D + R M)",
         },
-        source="Martens 2010; Hestenes and Stiefel 1952; cost as here: columns in factored form, kept for the products",
+        source="Martens 2010; Hestenes and Stiefel 1952; cost as here: gradients at the outputs, and columns "
+        "in factored form, kept for the products",
         notes=(
             "A preconditioner adds its own cost, with iterations of its solves per step. It must be the inverse of one "
             "symmetric matrix: a step with momentum or a rate of its own cannot be one.",
