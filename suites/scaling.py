@@ -10,6 +10,7 @@ from curvbench import Preset, Suite, every_probe, probe, problem
 METERS = ("flops", "memory")
 # One pair is there in every network; blocks of 128 rows would be as large as some of the layers.
 SMALL = {
+    "cg": probe("cg", iterations=2),  # more would end at the rank of two samples' Fisher
     "eigen": probe("eigen", rank=4),
     "lbfgs": probe("lbfgs", memory=1, updates=2),
     "thor": probe("thor", split=16),
@@ -28,6 +29,9 @@ def _ranks(*values):
         *((wide, probe("qng", memory=n, updates=max(values))) for n in values),
         *((convex, probe("lbfgs", memory=n, updates=max(values))) for n in values),
         *((many, probe("hylo", rank=n / 2 / max(values))) for n in values),
+        *((wide, probe("nystrom", rank=n)) for n in values),
+        *((wide, probe("mfac", memory=n, updates=max(values))) for n in values),
+        *((wide, probe("cg", iterations=n)) for n in values),
     ]
 
 

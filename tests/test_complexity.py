@@ -71,7 +71,8 @@ def test_every_published_cost_is_swept(found: list[Growth]) -> None:
         there = {name(row) for row in found if row.problem == sweep}
         assert there | {"identity"} >= published
     ranked = {row.probe for row in found if ".." in row.probe}
-    assert {label.partition("=")[0] for label in ranked} == {"ginger[rank", "qng[memory", "hylo[rank", "lbfgs[memory"}
+    swept = {"ginger[rank", "qng[memory", "hylo[rank", "lbfgs[memory", "nystrom[rank", "mfac[memory", "cg[iterations"}
+    assert {label.partition("=")[0] for label in ranked} == swept
 
 
 @pytest.mark.slow
@@ -132,6 +133,7 @@ FACTORIZED = (
         "shampoo[updates=1]",
     ),
     *("full", "layer", "fngd", "hylo[rank=1.0]", "unit", "cwngd", "mbf", "mbf[fc=all]", "skfac"),
+    *("ief", "nystrom[rank=32]", "mfac[memory=64,updates=64]"),
 )
 
 

@@ -92,6 +92,18 @@ def test_the_file_of_a_users_probe_counts(tmp_path: Path) -> None:
     assert ids[0] == ids[1] != ids[2]
 
 
+def test_the_file_of_a_probe_within_a_probe_counts(tmp_path: Path) -> None:
+    text = (Path(__file__).parent / "fake_measure.py").read_text()
+    ids = []
+    for name, content in (("one", text), ("two", f"{text}\n# edited\n"), ("three", f"{text}\nEDITED = 1\n")):
+        (tmp_path / f"{name}.py").write_text(content)
+        probe = parse_probe(f"cg[preconditioner={tmp_path / name}.py:Fake]")
+        ids.append(identity.cell_id(replace(CELL, probe=probe), MACHINE))
+    assert ids[0] == ids[1] != ids[2]
+    other = parse_probe(f"cg[preconditioner={tmp_path / 'one.py'}:Fake[damping=7]]")
+    assert identity.cell_id(replace(CELL, probe=other), MACHINE) not in ids
+
+
 def test_the_environment_says_where() -> None:
     environment = identity.environment("cpu")
     assert environment["torch_version"] == torch.__version__

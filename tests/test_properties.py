@@ -24,7 +24,7 @@ from test_store import run, table
 from curvbench import data, registry, store
 from curvbench.data import documents, sentences
 from curvbench.planning import selection
-from curvbench.spec import Dataset
+from curvbench.spec import Dataset, Probe, labels
 
 FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 NAMES = st.sampled_from(sorted(registry.probes()))
@@ -37,7 +37,7 @@ def refused_in_one_line(error: ValueError) -> None:
 
 
 @FEW
-@given(st.one_of(st.text(max_size=40), st.text(alphabet="kfac[]=,.:py/\n \0", max_size=30)))
+@given(st.one_of(st.text(max_size=40), st.text(alphabet="kfacg[]=,\\.:py/\n \0", max_size=30)))
 def test_any_filter_is_read_or_refused_in_one_line(text: str) -> None:
     try:
         registry.parse_probe(text)
@@ -54,6 +54,44 @@ def test_a_filter_that_is_read_comes_back_from_its_label(name: str, pairs: list[
     except ValueError as error:
         return refused_in_one_line(error)
     assert registry.parse_probe(registry.selector(probe)) == probe
+
+
+TEXTS = st.text(alphabet="ab,[]\\\\= .:", max_size=9).map(str.strip)
+
+
+@FEW
+@given(st.lists(st.tuples(st.from_regex(r"[a-z]+", fullmatch=True), TEXTS), max_size=4, unique_by=lambda pair: pair[0]))
+def test_any_text_is_a_value_of_a_label(pairs: list[tuple[str, str]]) -> None:
+    """Also within a label that is a value itself."""
+    written = ",".join(f"{key}={labels.escaped(text)}" for key, text in pairs)
+    for label in (f"name[{written}]", f"outer[one={labels.escaped('[,')},inner=name[{written}],two=2]"):
+        name, arguments = labels.split_label(label)
+        found = labels.arguments_of(arguments)
+        if name == "outer":
+            assert (list(found), found["two"]) == (["one", "inner", "two"], "2")
+            name, arguments = labels.split_label(found["inner"])
+            found = labels.arguments_of(arguments)
+        assert name == "name" and {key: labels.unescaped(value) for key, value in found.items()} == dict(pairs)
+
+
+def solvers(inner: st.SearchStrategy[Probe]) -> st.SearchStrategy[Probe]:
+    options = st.fixed_dictionaries({}, optional={"iterations": st.integers(1, 99), "damping": st.floats(1e-9, 9)})
+    return st.builds(lambda probe, given: registry.probe("cg", preconditioner=probe, **given), inner, options)
+
+
+LINEAR = st.builds(
+    lambda name, damping: registry.probe(name, damping=damping),
+    st.sampled_from([name for name, kind in registry.probes().items() if kind.damping and not kind.has_own_momentum]),
+    st.floats(1e-9, 9),
+)
+
+
+@FEW
+@given(st.recursive(LINEAR, solvers, max_leaves=4))
+def test_probes_within_probes_come_back_from_their_labels(probe: Probe) -> None:
+    again = registry.parse_probe(probe.label)
+    assert again == probe and again.label == probe.label == registry.selector(probe)
+    assert registry.probe("cg", preconditioner=probe.label).inner == {"preconditioner": probe}
 
 
 @FEW

@@ -84,6 +84,41 @@ def test_a_user_file_with_a_hostile_path(mine: Path) -> None:
     assert registry.describe("MyProbe", type(probe))["description"] == "Mine."
 
 
+def test_a_probe_within_a_probe_reads_as_itself() -> None:
+    text = "cg[iterations=5,preconditioner=cg[preconditioner=kfac[fisher_type=mc,damping=0.1],warm=True]]"
+    inner = registry.probe("cg", preconditioner=registry.probe("kfac", fisher_type="mc", damping=0.1), warm=True)
+    probe = registry.probe("cg", iterations=5, preconditioner=inner)
+    assert registry.parse_probe(text) == probe and hash(registry.parse_probe(text)) == hash(probe)
+    assert probe.label == text == registry.selector(probe)
+    assert registry.probe("cg", iterations=5, preconditioner=inner.label) == probe
+    assert registry.parse_probe("cg[preconditioner=none]") == registry.probe("cg")
+    assert pickle.loads(pickle.dumps(probe)) == probe
+    assert probe.inner == {"preconditioner": inner} and list(inner.inner["preconditioner"].inner) == []
+    described = registry.describe("cg", type(probe))
+    assert described["allowed"]["preconditioner"] == "a probe or none"
+    assert described["hyperparameters"]["preconditioner"] is None
+
+
+def test_seeds_move_at_every_depth() -> None:
+    probe = registry.parse_probe("cg[seed=2,preconditioner=cg[seed=3,preconditioner=kfac]]")
+    moved = probe.reseeded(lambda seed: 10 * seed + 1)
+    assert moved.label == "cg[seed=21,preconditioner=cg[seed=31,preconditioner=kfac[seed=1]]]"
+    assert registry.probe("adam").reseeded(lambda seed: seed + 1) == registry.probe("adam")
+
+
+def test_a_users_file_within_a_probe_has_any_path(mine: Path) -> None:
+    """Brackets, commas, quotes, equal signs and lines; and texts with the signs of the grammar."""
+    inner = registry.parse_probe(f"{mine}:MyProbe[damping=1e-2,name_of=a\\, \\[b\\] = \\\\ c]")
+    assert inner.hyperparameters["name_of"] == "a, [b] = \\ c"
+    for probe in (inner, registry.parse_probe(f"{mine}:MyProbe")):
+        outer = registry.probe("cg", preconditioner=probe, iterations=3)
+        deeper = registry.probe("cg", preconditioner=outer)
+        for component in (probe, outer, deeper):
+            assert registry.parse_probe(registry.selector(component)) == component
+    with pytest.raises(ValueError, match="cg: preconditioner: no probe 'Yours' in"):
+        registry.probe("cg", preconditioner=f"{mine}:Yours")
+
+
 def test_a_users_probe_describes_itself_as_far_as_it_says(mine: Path) -> None:
     """Without ``about`` and without meanings the fields are there: from the docstring, or empty."""
     described = registry.describe("mine", type(registry.parse_probe(f"{mine}:MyProbe")))

@@ -27,7 +27,11 @@ def stored(state: Any, module: str) -> Any:
     return states.unpack(torch.load(file, weights_only=True), module)
 
 
-VARIANTS = [*((name, {}) for name in sorted(registry.probes())), ("fngd", {"stage": "shared", "key": "sample"})]
+VARIANTS = [
+    *((name, {}) for name in sorted(registry.probes())),
+    ("fngd", {"stage": "shared", "key": "sample"}),
+    ("cg", {"preconditioner": "ekfac", "warm": True}),
+]
 
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)

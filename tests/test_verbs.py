@@ -81,6 +81,11 @@ def test_a_fate_for_every_status_and_change(tmp_path: Path) -> None:
     )
     cell["sources"] = {"probe": {"content": "other"}}
     assert told(Status.OK) == (True, "kfac changed")
+    inner = {"name": "kfac", "content": "other"}
+    cell["sources"] = {"probe": {"content": content(kfac), "inner": [inner]}}
+    assert told(Status.OK) == (True, "kfac changed")
+    inner["content"] = content(kfac)
+    assert told(Status.OK) == (False, "ok")
     cell["sources"] = {"problem": {"content": "x", "file": str(tmp_path / "gone.py")}}
     cell["problem"] = "Mine"
     (found,) = fate.fates(record, {"c": Status.OK}, now)

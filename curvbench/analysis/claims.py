@@ -28,6 +28,7 @@ from curvbench.analysis.verdicts import (
     effect,
 )
 from curvbench.spec import TRIALS, Status
+from curvbench.spec.labels import arguments_of, split_label
 
 WIDTHS = r"width=[^,\]]*\.\."  # in the label of a sweep over the width
 PLANNED = r"\bepochs=(\d+)"  # planned epochs, in the column ``method``
@@ -394,17 +395,12 @@ def _matching(labels: pd.Series, selector: str) -> pd.Series:
 @cache
 def _fits(label: str, selector: str) -> bool:
     """Whether a component has the name and, given or by default, the hyperparameters of a selector."""
-    (name, arguments), (selected_name, selected) = _parts(label), _parts(selector)
+    (name, written), (selected_name, chosen) = split_label(label), split_label(selector)
+    arguments, selected = arguments_of(written), arguments_of(chosen)
     component = (registry.probes() | registry.problems()).get(name)
     defaults = registry.describe(name, component)["hyperparameters"] if component else {}
     settings = defaults | arguments
     return name == selected_name and all(_are_alike(settings.get(key), value) for key, value in selected.items())
-
-
-def _parts(label: str) -> tuple[str, dict[str, str]]:
-    name, _, arguments = label.removesuffix("]").partition("[")
-    pairs = (part.partition("=") for part in arguments.split(",") if part)
-    return name, {key: value for key, _, value in pairs}
 
 
 def _are_alike(value: object, text: str) -> bool:

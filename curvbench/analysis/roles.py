@@ -29,6 +29,18 @@ def are_methods(labels: Iterable[str]) -> np.ndarray:
     return np.array([is_method(label) for label in labels], dtype=bool)
 
 
+def are_ranked(labels: Iterable[str], *metrics: str) -> np.ndarray:
+    """Whether each label is of a method that metrics compare: errors do not rank solvers of the Fisher itself."""
+    if not any(metric.startswith("error.") for metric in metrics):
+        return are_methods(labels)
+    return np.array([is_method(label) and _is_ranked_by_error(label) for label in labels], dtype=bool)
+
+
+def _is_ranked_by_error(label: str) -> bool:
+    kind = probes().get(name_of(label))
+    return kind is None or kind.is_ranked_by_error
+
+
 def learns_at_every_step(label: str) -> bool:
     """Whether the statistics of a probe are moments of the gradient, which every step takes in."""
     kind = probes().get(name_of(label))

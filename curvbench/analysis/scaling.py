@@ -23,6 +23,7 @@ from curvbench import registry
 from curvbench.analysis.frames import labels, texts
 from curvbench.analysis.views import arguments
 from curvbench.spec import Component, Status
+from curvbench.spec.labels import arguments_of, split_label
 
 PHASES = ("statistics", "invert", "precondition")
 QUANTITIES = (*PHASES, "memory")
@@ -201,8 +202,8 @@ def _quantities(values: Mapping[str, float]) -> Iterator[tuple[str, float, float
 
 def _starred(label: str, components: Mapping[str, type[Component]]) -> Iterator[tuple[float, str]]:
     """Every numeric hyperparameter of a label: its value, and the label with a star in its place."""
-    name, _, arguments = label.removesuffix("]").partition("[")
-    given = dict(part.split("=", 1) for part in arguments.split(",") if part)
+    name, arguments = split_label(label)
+    given = arguments_of(arguments)
     settings = registry.describe(name, components[name])["hyperparameters"] | given if name in components else given
     for key, value in settings.items():
         if re.fullmatch(r"\d+(\.\d+)?(e[-+]?\d+)?", str(value)):

@@ -11,7 +11,7 @@ from itertools import groupby
 import pandas as pd
 
 from curvbench.analysis.frames import is_cell_ending, is_surrogate, labels, of_problem, texts
-from curvbench.analysis.roles import BASELINES, are_methods
+from curvbench.analysis.roles import BASELINES, are_ranked
 from curvbench.spec import METRICS, PARAMETERS, SURROGATE, Status
 
 
@@ -100,15 +100,15 @@ def statuses(frame: pd.DataFrame, problem: str) -> pd.Series:
 def best(values: pd.DataFrame) -> pd.DataFrame:
     """Which entries of ``table`` are the best of their column, to the three digits that are shown.
 
-    References and bounds are never the best: they are what methods are held against.
+    References and bounds are never the best: they are what methods are held against. A solver of the Fisher itself has
+    no error to be ranked by.
     """
     marks = pd.DataFrame(False, index=values.index, columns=values.columns)
-    rivals = values[are_methods(values.index)]
     for name in values.columns:
-        better = _COLUMN_OF[name].better
-        if better and rivals[name].notna().any():
-            goal = rivals[name].min() if better == "lower" else rivals[name].max()
-            marks.loc[rivals.index, name] = rivals[name].map(digits) == digits(goal)
+        better, rivals = _COLUMN_OF[name].better, values.loc[are_ranked(values.index, _COLUMN_OF[name].metric), name]
+        if better and rivals.notna().any():
+            goal = rivals.min() if better == "lower" else rivals.max()
+            marks.loc[rivals.index, name] = rivals.map(digits) == digits(goal)
     return marks
 
 

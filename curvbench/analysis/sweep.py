@@ -7,6 +7,7 @@ import pandas as pd
 from curvbench.analysis.frames import labels, of_problem, problems, texts
 from curvbench.registry import describe, probes
 from curvbench.spec import METRICS, Status
+from curvbench.spec.labels import arguments_of
 
 AXIS = "probe.updates"
 METRICS_SHOWN = ("error.relative", "error.scale_optimal", "direction.cosine", "direction.gradient")
@@ -67,14 +68,10 @@ def _steps(cells: pd.DataFrame) -> pd.Series:
     return steps.fillna(0).astype(int)
 
 
-def _arguments(text: str) -> dict[str, str]:
-    return {key: value for key, _, value in (part.partition("=") for part in text.split(",") if part)}
-
-
 def _hyperparameters(probe: str, text: str) -> dict[str, str]:
     components = probes()
     defaults = describe(probe, components[probe])["hyperparameters"] if probe in components else {}
-    return {key: str(value) for key, value in defaults.items() if value is not None} | _arguments(text)
+    return {key: str(value) for key, value in defaults.items() if value is not None} | arguments_of(text)
 
 
 def _as_numbers(column: pd.Series) -> pd.Series:
@@ -83,5 +80,5 @@ def _as_numbers(column: pd.Series) -> pd.Series:
 
 
 def _curve(probe: str, text: str) -> str:
-    rest = ",".join(f"{key}={value}" for key, value in _arguments(text).items() if f"probe.{key}" != AXIS)
+    rest = ",".join(f"{key}={value}" for key, value in arguments_of(text).items() if f"probe.{key}" != AXIS)
     return f"{probe}[{rest}]" if rest else probe

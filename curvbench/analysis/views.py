@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 
 from curvbench.analysis.frames import is_cell_ending, labels, of_problem, texts
-from curvbench.analysis.roles import are_methods
+from curvbench.analysis.roles import are_ranked
 from curvbench.analysis.summary import Column, contenders, digits, statuses
 from curvbench.spec import METRICS, PHASES, Metric, Status
+from curvbench.spec.labels import arguments_of, split_arguments
 
 WHOLES = ("network", "layer blocks")
 CURVE = "damping="  # how the scopes of a curve over dampings begin
@@ -104,12 +105,13 @@ def endings(frame: pd.DataFrame) -> pd.Series:
 def ranking(medians: pd.DataFrame, chosen: Iterable[Column], places: int = 3) -> pd.DataFrame:
     """The best methods of each column of ``summary.table``: a row per column, with the methods in 1st, 2nd, ...
 
-    References and bounds have no place. A column without values has no row.
+    References and bounds have no place, and solvers of the Fisher itself none by error. A column without values has no
+    row.
     """
-    rows, medians = [], medians[are_methods(medians.index)]
+    rows = []
     for name, column in zip(medians.columns, chosen, strict=True):
-        better = column.better
-        best = medians[name].dropna().sort_values(ascending=better == "lower", kind="stable").head(places)
+        better, rivals = column.better, medians.loc[are_ranked(medians.index, column.metric), name]
+        best = rivals.dropna().sort_values(ascending=better == "lower", kind="stable").head(places)
         ranked = {ordinal(k): f"{probe}  {digits(value)}" for k, (probe, value) in enumerate(best.items(), 1)}
         if ranked:
             rows.append({"metric": column.metric, "scope": column.scope, "better": better, **ranked})
@@ -125,14 +127,15 @@ def tradeoff(frame: pd.DataFrame, problem: str, x: Quantity, y: Quantity) -> pd.
     """One row per probe: x and y with their ranges, status, and whether the probe is on the Pareto front.
 
     A method is on the front if no other method is at least as good in both and better in one; references and bounds
-    are not. A metric without a direction has no front.
+    are not, nor are solvers of the Fisher itself against an error. A metric without a direction has no front.
     """
     rows = of_problem(frame, problem)
     table = pd.concat([values(rows, x).add_prefix("x "), values(rows, y).add_prefix("y ")], axis=1)
     table = table.rename(columns={"x median": "x", "y median": "y"})
     table["status"] = statuses(frame, problem).reindex(table.index)
     signs = [{"lower": 1, "higher": -1, "": math.nan}[quantity.better] for quantity in (x, y)]
-    table["front"] = pareto((table["x"] * signs[0]).where(are_methods(table.index)), table["y"] * signs[1])
+    ranked = are_ranked(table.index, x.metric, y.metric)
+    table["front"] = pareto((table["x"] * signs[0]).where(ranked), table["y"] * signs[1])
     return table.rename_axis("probe").reset_index()
 
 
@@ -161,8 +164,7 @@ def layers(frame: pd.DataFrame, problem: str, metric: str) -> pd.DataFrame:
 
 def arguments(text: str) -> dict[str, Any]:
     """``key=value,...`` with numbers as numbers."""
-    pairs = (part.partition("=") for part in text.split(",") if "=" in part)
-    return {key: _number(value) for key, _, value in pairs}
+    return {key: _number(value) for key, value in arguments_of(text).items()}
 
 
 def settings(frame: pd.DataFrame, record: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
@@ -326,7 +328,7 @@ def _without(rows: pd.DataFrame, kind: str, key: str) -> pd.Series:
 
 
 def _drop(text: str, key: str) -> str:
-    return ",".join(part for part in text.split(",") if part and part.partition("=")[0] != key)
+    return ",".join(part for part in split_arguments(text) if part.partition("=")[0] != key)
 
 
 def _is_size(value: Any) -> bool:

@@ -95,7 +95,7 @@ def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list
         return (_trained if cell.devices == 1 else _trained_together)(cell, folder, data, report)
     loaded = instance, fisher, covered = reference.load(cell, folder)
     reference.keep(folder, None)
-    probe = _seeded(cell.probe, cell.seed)
+    probe = cell.probe.reseeded(lambda seed: seed + cell.seed)  # moves the label draws
     refuse_unsupported(probe, instance)
     gc.freeze()  # the memory meter collects garbage often, which is faster without the imported objects
     rows = [
@@ -180,7 +180,7 @@ def _against(reference: str, row: Row) -> Row:
 def _trained(cell: Cell, folder: Path, data: Path | None, report: Report) -> list[Row]:
     """Every row of a cell that trains, with the errors of a freshly fitted probe at the epochs of ``measure_at``."""
     model, _ = reference.load_snapshot(cell, folder)
-    cell = replace(cell, probe=_seeded(cell.probe, cell.seed))
+    cell = replace(cell, probe=cell.probe.reseeded(lambda seed: seed + cell.seed))
     dataset = cell.problem.data(data)
 
     def inspect(probe: Probe) -> list[Row]:
@@ -288,8 +288,3 @@ def _sampling_rows(probe: Probe, instance: Instance, fisher: ExactFisher, errors
             least = unsampled.get(row.scope, unsampled[NETWORK])
             gap = None if least.value is None else row.value - least.value
             yield Row("error.sampling", gap, row.scope, status=least.status, reason=least.reason)
-
-
-def _seeded(probe: Probe, seed: int) -> Probe:
-    """The probe with its label draws moved by the cell's seed."""
-    return probe if probe.seed is None else replace(probe, seed=probe.seed + seed)  # type: ignore[type-var]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -183,11 +183,8 @@ class Curvature:
 
     def _probe_with_seed(self) -> Probe:
         """The probe with a seed that no other update, part of a batch or rank draws with."""
-        if self.probe.seed is None:
-            return self.probe
-        update = self.probe.seed * _STEPS_PER_SEED + self._updates
-        seed = update * self.ranks.count + self.ranks.rank + len(self._parts) * _SEEDS_PER_PART
-        return dataclasses.replace(self.probe, seed=seed)  # type: ignore[type-var]
+        offset = self.ranks.rank + len(self._parts) * _SEEDS_PER_PART
+        return self.probe.reseeded(lambda s: (s * _STEPS_PER_SEED + self._updates) * self.ranks.count + offset)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain containers of tensors and numbers."""
@@ -212,11 +209,18 @@ class Curvature:
             )
         if state["probe"] != self._start.label:
             raise ValueError(f"the state is that of {state['probe']}, this optimizer's probe is {self._start.label}")
-        module = type(self._start).__module__
+        modules = {type(probe).__module__ for probe in _with_inner(self._start)}
         self.steps, self._updates, self._unrefreshed = state["steps"], state["updates"], state["unrefreshed"]
-        self.state = states.unpack(state["kept"], module)
-        self.refreshed = self.state if state["same"] else states.unpack(state["ready"], module)
+        self.state = states.unpack(state["kept"], *modules)
+        self.refreshed = self.state if state["same"] else states.unpack(state["ready"], *modules)
         self._parts = []
+
+
+def _with_inner(probe: Probe) -> Iterator[Probe]:
+    """The probe, and those among its hyperparameters at any depth."""
+    yield probe
+    for inner in probe.inner.values():
+        yield from _with_inner(inner)
 
 
 def _skipped(batch: Instance, reached: Collection[str]) -> frozenset[str]:

@@ -11,7 +11,7 @@ from curvbench import identity, registry
 from curvbench.cells import shipped
 from curvbench.engines.task import ANSWERED
 from curvbench.planning.plan import AGAIN
-from curvbench.spec import Status
+from curvbench.spec import Component, Status
 from curvbench.words import one_line
 
 NAMES = {"code": "curvbench's code", "torch": "torch", "device": "the device"}
@@ -77,12 +77,18 @@ def _verdict(status: Status | None, changes: list[str]) -> tuple[bool, str]:
 def _sources(cell: Mapping[str, Any]) -> Iterator[tuple[str, bool | None]]:
     """The components of a cell, and whether their files are unchanged. None means that a file is not here."""
     for part, shipped_parts in (("problem", registry.problems), ("probe", registry.probes)):
-        recorded = cell.get("sources", {}).get(part)
-        name = str(cell.get(part))
-        if recorded is None:
-            continue
-        file = registry.source(shipped_parts()[name]) if name in shipped_parts() else Path(recorded["file"])
-        yield name, identity.content(file) == recorded["content"] if file.is_file() else None
+        if (recorded := cell.get("sources", {}).get(part)) is not None:
+            yield from _unchanged(str(cell.get(part)), recorded, shipped_parts())
+
+
+def _unchanged(
+    name: str, recorded: Mapping[str, Any], shipped: Mapping[str, type[Component]]
+) -> Iterator[tuple[str, bool | None]]:
+    """``_sources`` of one component and of the probes among its hyperparameters."""
+    file = registry.source(shipped[name]) if name in shipped else Path(recorded["file"])
+    yield name, identity.content(file) == recorded["content"] if file.is_file() else None
+    for inner in recorded.get("inner", ()):
+        yield from _unchanged(inner["name"], inner, shipped)
 
 
 def _weights(cell: Mapping[str, Any]) -> Iterator[str]:

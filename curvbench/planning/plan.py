@@ -13,7 +13,7 @@ from curvbench import store
 from curvbench.engines.task import ANSWERED
 from curvbench.identity import cell_id, content, libraries, run_identity
 from curvbench.registry import probes, problems, source
-from curvbench.spec import Cell, Component, Status
+from curvbench.spec import Cell, Component, Probe, Status
 
 AGAIN = frozenset({Status.INTERRUPTED, Status.SKIPPED})  # statuses whose cells every run tries again
 FAILED = frozenset(Status) - ANSWERED - AGAIN  # statuses whose cells are tried again if the user asks for it
@@ -138,9 +138,7 @@ def describe(identity: str, cell: Cell) -> dict[str, Any]:
         "id": identity,
         **_key(cell),
         "hyperparameters": {
-            part: getattr(cell, part).hyperparameters
-            for part in ("problem", "probe", "training")
-            if getattr(cell, part)
+            part: _values(getattr(cell, part)) for part in ("problem", "probe", "training") if getattr(cell, part)
         },
         "sources": {"problem": _source(cell.problem, problems()), "probe": _source(cell.probe, probes())},
         "device": cell.device,
@@ -152,11 +150,22 @@ def describe(identity: str, cell: Cell) -> dict[str, Any]:
     }
 
 
-def _source(component: Component, shipped: Mapping[str, type[Component]]) -> dict[str, str]:
-    """The hash of the component's source; for a user's component also the path of its file."""
+def _values(component: Component) -> dict[str, Any]:
+    """The hyperparameters, a probe among them as its label."""
+    return {k: v.label if isinstance(v, Component) else v for k, v in component.hyperparameters.items()}
+
+
+def _source(component: Component, shipped: Mapping[str, type[Component]]) -> dict[str, Any]:
+    """The hash of the component's source; for a user's component also the path of its file; the same of inner probes.
+
+    ``inner`` has the entries of the probes among the hyperparameters, each with its name.
+    """
     kind = type(component)
     path = {} if kind in shipped.values() else {"file": _here(source(kind))}
-    return {"content": content(source(kind)), **path}
+    inner = [
+        {"name": v.name, **_source(v, shipped)} for v in component.hyperparameters.values() if isinstance(v, Probe)
+    ]
+    return {"content": content(source(kind)), **path, **({"inner": inner} if inner else {})}
 
 
 def _here(file: Path) -> str:

@@ -31,6 +31,7 @@ FAMILIES = {  # the symbol of each, in the order of legends
     "smaller factors": "square",
     "rescaled layers": "triangle-up",
     "low rank": "pentagon",
+    "solvers": "hexagon",
     "first order": "cross",
 }
 OTHER = "star"  # the symbol of methods without a family, such as a user's

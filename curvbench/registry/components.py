@@ -15,14 +15,15 @@ from importlib.metadata import entry_points
 from types import ModuleType
 from typing import Any, TypeVar
 
-from curvbench.registry.fields import alias, read, refuse_unknown
+from curvbench.registry.fields import alias, is_given_as_probe, read, refuse_unknown
 from curvbench.registry.files import load_file, on_one_line, source
 from curvbench.spec import DIGITS, Component, Drift, Probe, Problem, Training
+from curvbench.spec.components import as_text
 from curvbench.spec.fields import types_of
+from curvbench.spec.labels import escaped, split_arguments, split_label, unescaped
 from curvbench.words import near_misses, one_line
 
 C = TypeVar("C", bound=Component)
-_FORM = re.compile(r"(?P<name>.*?)(\[(?P<arguments>[^\[\]]*)\])?", re.DOTALL)
 _FILE = re.compile(r"(?P<path>.+\.py):(?P<name>\w+)", re.DOTALL)
 
 
@@ -42,7 +43,10 @@ def every_probe() -> list[Probe]:
 
 
 def probe(name: str, **hyperparameters: Any) -> Probe:
-    """The probe called ``name``; raises ValueError for an unknown name or hyperparameter, or a wrong type."""
+    """The probe called ``name``; raises ValueError for an unknown name or hyperparameter, or a wrong type.
+
+    A hyperparameter that is a probe itself may be given by its label.
+    """
     return _build(_lookup("probe", name, probes()), name, hyperparameters)
 
 
@@ -52,7 +56,11 @@ def problem(name: str, **hyperparameters: Any) -> Problem:
 
 
 def parse_probe(text: str) -> Probe:
-    """A probe from ``NAME[key=value,...]`` or ``FILE.py:CLASS[key=value,...]``; raises ValueError."""
+    """A probe from ``NAME[key=value,...]`` or ``FILE.py:CLASS[key=value,...]``; raises ValueError.
+
+    A value may be a probe itself, as in ``cg[preconditioner=kfac[damping=0.1]]``. A backslash before a comma, a bracket
+    or a backslash in a value makes it a letter.
+    """
     return _parse("probe", text, Probe)  # type: ignore[type-abstract]
 
 
@@ -78,7 +86,20 @@ def selector(component: Component) -> str:
     registered = probes() if isinstance(component, Probe) else problems()
     names = [name for name, component_type in registered.items() if component_type is kind]
     name = names[0] if names else f"{source(kind)}:{kind.__name__}"
-    return f"{name}[{component.arguments}]" if component.arguments else name
+    return _labelled(name, {key: _selected(value) for key, value in component.changed.items()})
+
+
+def _selected(value: Any) -> str:
+    """A hyperparameter in a selector; the path of an inner probe's file is escaped, because it is a part of a value."""
+    if not isinstance(value, Component):
+        return as_text(value)
+    text = selector(value)
+    name, arguments = split_label(text)
+    return escaped(name) + text[len(name) :] if arguments else escaped(text)
+
+
+def _labelled(name: str, values: Mapping[str, str]) -> str:
+    return f"{name}[{','.join(f'{key}={value}' for key, value in values.items())}]" if values else name
 
 
 @functools.cache
@@ -122,10 +143,11 @@ def _lookup(kind: str, name: str, components: Mapping[str, type[C]]) -> type[C]:
     return components[name]
 
 
-def _parse(kind: str, text: str, base: type[C]) -> C:
-    form = _FORM.fullmatch(text)
-    assert form is not None
-    name, file = form["name"].strip(), _FILE.fullmatch(form["name"].strip())
+def _parse(kind: str, text: str, base: type[C], is_value: bool = False) -> C:
+    """A component from its text; ``is_value``: the text is the value of an argument, in which a path is escaped."""
+    name, arguments = split_label(text.strip())
+    name = unescaped(name.strip()) if is_value else name.strip()
+    file = _FILE.fullmatch(name)
     if file:
         component = _from_file(kind, file, base)
     elif re.search(r"[\[\],]|\.py$", name):
@@ -133,8 +155,7 @@ def _parse(kind: str, text: str, base: type[C]) -> C:
         raise ValueError(f"cannot read the {kind} {text!r}: expected {expected}")
     else:
         component = _lookup(kind, name, probes() if base is Probe else problems())  # type: ignore[arg-type]
-    values = _arguments(component, name, form["arguments"] or "")
-    return _build(component, name, values)
+    return _build(component, name, _arguments(component, name, arguments))
 
 
 def _from_file(kind: str, file: re.Match[str], base: type[C]) -> type[C]:
@@ -162,15 +183,26 @@ def _arguments(component: type[Component], name: str, text: str) -> dict[str, An
     if issubclass(component, Probe):
         types = {**types, **{key: value for key, value in DIGITS.items() if key not in types}}
     values = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
+    for part in split_arguments(text):
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals:
             raise ValueError(f"{name}[{text}]: expected key=value, got {part!r}")
         refuse_unknown(name, key, types)
         if key in values:
             raise ValueError(f"{name}[{text}]: {key} is given twice")
-        values[key] = read(f"{name}: {key}", alias(key, value), types[key])
+        if is_given_as_probe(value, types[key]):
+            values[key] = _inner(f"{name}: {key}", value, is_value=True)
+        else:
+            values[key] = read(f"{name}: {key}", alias(key, unescaped(value)), types[key])
     return values
+
+
+def _inner(what: str, text: str, is_value: bool) -> Probe:
+    """The probe that is the hyperparameter ``what``, from its text alone or from the value of an argument."""
+    try:
+        return _parse("probe", text, Probe, is_value)  # type: ignore[type-abstract]
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from error
 
 
 def _build(component: type[C], name: str, values: Mapping[str, Any]) -> C:
@@ -181,8 +213,11 @@ def _build(component: type[C], name: str, values: Mapping[str, Any]) -> C:
     types = types_of(component)
     for key in values:
         refuse_unknown(name, key, types)
-    values = {key: alias(key, value) for key, value in values.items()}
-    label = f"{name}[{','.join(f'{key}={value}' for key, value in values.items())}]" if values else name
+    values = {
+        key: _inner(f"{name}: {key}", value, False) if is_given_as_probe(value, types[key]) else alias(key, value)
+        for key, value in values.items()
+    }
+    label = _labelled(name, {key: as_text(value) for key, value in values.items()})
     try:
         return component(**values)
     except Exception as error:  # of a user's component anything

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import NoneType
 from typing import Any, Literal
 
-from curvbench.spec import Decay
+from curvbench.spec import Decay, Probe
 from curvbench.spec.fields import describe, fits, options
 from curvbench.spec.geometry import canonical_type
 
@@ -23,6 +23,13 @@ def refuse_unknown(name: str, key: str, types: Mapping[str, Any]) -> None:
 def alias(key: str, value: Any) -> Any:
     """The value with one spelling of the type-2 Fisher, so that a probe has one label."""
     return canonical_type(value) if key == "fisher_type" else value
+
+
+def is_given_as_probe(value: Any, annotation: Any) -> bool:
+    """Whether a value is the text of a probe, and ``annotation`` that of a field which takes one."""
+    members = options(annotation)
+    is_none = NoneType in members and isinstance(value, str) and value.lower() == "none"
+    return isinstance(value, str) and Probe in members and not is_none
 
 
 def read(what: str, text: str, annotation: Any) -> Any:

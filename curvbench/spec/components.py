@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from curvbench.spec.fields import check, types_of
+from curvbench.spec.labels import escaped
 
 
 class Component:
@@ -36,14 +37,18 @@ class Component:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
 
     @property
-    def arguments(self) -> str:
-        """The hyperparameters that differ from their defaults, as ``key=value,...`` (what ``-p`` takes)."""
-        changed = {
+    def changed(self) -> dict[str, Any]:
+        """The hyperparameters that differ from their defaults, in the order of declaration."""
+        return {
             f.name: getattr(self, f.name)
             for f in dataclasses.fields(self)  # type: ignore[arg-type]
             if f.init and getattr(self, f.name) != f.default
         }
-        return ",".join(f"{key}={_as_text(value)}" for key, value in changed.items())
+
+    @property
+    def arguments(self) -> str:
+        """The hyperparameters that differ from their defaults, as ``key=value,...`` (what ``-p`` takes)."""
+        return ",".join(f"{key}={as_text(value)}" for key, value in self.changed.items())
 
     @property
     def label(self) -> str:
@@ -51,6 +56,11 @@ class Component:
         return f"{self.name}[{self.arguments}]" if self.arguments else self.name
 
 
-def _as_text(value: Any) -> str:
-    """A hyperparameter as ``-p`` reads it: the entries of a tuple with slashes between them."""
-    return "/".join(map(str, value)) if isinstance(value, tuple) else str(value)
+def as_text(value: Any) -> str:
+    """A hyperparameter as ``-p`` reads it: the entries of a tuple with slashes between them, a component as its label.
+
+    What separates arguments is escaped in a text.
+    """
+    if isinstance(value, Component):
+        return value.label
+    return "/".join(map(as_text, value)) if isinstance(value, tuple) else escaped(str(value))

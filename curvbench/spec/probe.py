@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, get_args
 
 from curvbench.spec.components import Component
+from curvbench.spec.fields import NAMES
 from curvbench.spec.geometry import FisherType, canonical_type
 from curvbench.spec.outcomes import Unsupported
 
@@ -139,6 +140,9 @@ class Probe(Component, ABC):
     Only then does a layer that a batch skips keep its statistics. For other probes the scores of that layer are zero.
     """
 
+    is_ranked_by_error: ClassVar[bool] = True
+    """Whether errors of the represented matrix tell the method from others; those of a solver of F itself are zero."""
+
     combines_by: ClassVar[Literal["mean", "gradient"] | None] = None
     """How the states of parts of a batch combine into the state of the whole batch.
 
@@ -163,6 +167,23 @@ class Probe(Component, ABC):
         None means that the probe has no such field; its step is then judged as it is.
         """
         return None if self.damping is None else 1.0
+
+    @property
+    def inner(self) -> dict[str, Probe]:
+        """The probes among the hyperparameters, by the names of their fields."""
+        return {name: value for name, value in self.hyperparameters.items() if isinstance(value, Probe)}
+
+    @property
+    def inner_solves(self) -> int:
+        """How many times a step applies ``precondition`` of each probe among the hyperparameters."""
+        return 1
+
+    def reseeded(self, change: Callable[[int], int]) -> Probe:
+        """The probe with other seeds, those of the probes among its hyperparameters included."""
+        changed: dict[str, Any] = {name: probe.reseeded(change) for name, probe in self.inner.items()}
+        if self.seed is not None:
+            changed["seed"] = change(self.seed)
+        return replace(self, **changed) if changed else self  # type: ignore[type-var]
 
     @property
     def reads_output_gradients(self) -> bool:
@@ -225,6 +246,9 @@ class Probe(Component, ABC):
         if self.represents_damped:
             return self.operator(state)
         return None if self.damping is None else self.operator(state).damped(self.damping)
+
+
+NAMES[Probe] = "a probe"
 
 
 class Follows(ABC):

@@ -139,20 +139,20 @@ def pack(state: Any) -> Any:
     return {_CLASS: f"{type(state).__module__}:{type(state).__qualname__}", _FIELDS: packed}
 
 
-def unpack(packed: Any, module: str) -> Any:
-    """The state that ``pack`` has packed. Its classes are the package's or those of ``module``, the probe's own.
+def unpack(packed: Any, *modules: str) -> Any:
+    """The state that ``pack`` has packed. Its classes are the package's or those of ``modules``, the probe's own.
 
     Raises:
         ValueError: a class is from another module, or does not exist in this version.
     """
     if type(packed) in (list, tuple):
-        return type(packed)(unpack(part, module) for part in packed)
+        return type(packed)(unpack(part, *modules) for part in packed)
     if not isinstance(packed, dict):
         return packed
     name, fields = packed[_CLASS], packed[_FIELDS]
     if not name:
-        return {key: unpack(part, module) for key, part in fields}
-    return _state_class(name, module)(**{key: unpack(part, module) for key, part in fields.items()})
+        return {key: unpack(part, *modules) for key, part in fields}
+    return _state_class(name, modules)(**{key: unpack(part, *modules) for key, part in fields.items()})
 
 
 def _children(state: Any) -> dict[Any, Any] | None:
@@ -175,9 +175,9 @@ def _rebuild(state: Any, parts: Mapping[Any, Any]) -> Any:
     return type(state)(**parts)
 
 
-def _state_class(name: str, module: str) -> Callable[..., Any]:
+def _state_class(name: str, modules: Collection[str]) -> Callable[..., Any]:
     home, _, path = name.partition(":")
-    is_allowed = home == module or home.startswith("curvbench.")
+    is_allowed = home in modules or home.startswith("curvbench.")
     kind = getattr(importlib.import_module(home), path, None) if is_allowed else None
     if not isinstance(kind, type) or not (dataclasses.is_dataclass(kind) or hasattr(kind, "_fields")):
         raise ValueError(f"the stored state holds a {name!r}, which this version does not know: train from the start")

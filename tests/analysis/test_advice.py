@@ -163,6 +163,30 @@ def test_roles() -> None:
     assert not is_method("eigen") and is_method("")
 
 
+def test_solvers_of_the_fisher_are_ranked_by_their_steps_alone() -> None:
+    """Their error is zero; that of a method with the same rows wins."""
+    flops, error = Quantity("flops.ratio", "step"), Quantity("error.relative", "network")
+    quality = Quantity("direction.quality", "network")
+    for name, wins in (("cg[preconditioner=kfac[damping=1.0]]", False), ("spring", False), ("kfac", True)):
+        made = [(name, 1.0, 0.0, 0.9), ("eva", 2.0, 0.5, 0.5)]
+        rows = frame(
+            *(row(n, "flops.ratio", x, "step") for n, x, _, _ in made),
+            *(row(n, "error.relative", y) for n, _, y, _ in made),
+            *(row(n, "direction.quality", z) for n, _, _, z in made),
+        )
+        by_error, by_step = (
+            points.index[points["front"]].tolist()
+            for points in (views.tradeoff(rows, "toy", flops, y).set_index("probe") for y in (error, quality))
+        )
+        assert by_error == [name if wins else "eva"] and by_step == [name]
+        marks, columns = summary.best(summary.table(rows, "toy")), summary.columns(rows, "toy")
+        assert marks.loc[name, "error.relative (network)"] == wins != marks.loc["eva", "error.relative (network)"]
+        assert marks.loc[name, "direction.quality (network)"]
+        ranked = {r["metric"]: r["1st"] for r in views.ranking(summary.table(rows, "toy"), columns).to_dict("records")}
+        assert ranked["error.relative"].startswith(name if wins else "eva")
+        assert ranked["direction.quality"].startswith(name)
+
+
 def test_references_stand_on_no_front_and_are_best_in_no_column() -> None:
     flops, quality = Quantity("flops.ratio", "step"), Quantity("direction.quality", "network")
     made = [("kfac", 2.0, 0.5), ("layer", 1.0, 0.9), ("full", 3.0, 1.0), ("eva", 1.5, 0.25), ("diag", 2.5, 0.25)]

@@ -69,6 +69,11 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("adahessian", {"curvature": "fisher"}),
     ("adafisher", {"norm": "none"}),
     ("ingd", {"inputs": "diagonal"}),
+    ("nystrom", {"rank": 4, "power": 1}),
+    ("nystrom", {"tail": "last"}),
+    ("mfac", {"count": "filled", "statistic": "bg"}),
+    ("cg", {"iterations": 3, "preconditioner": "kfac[damping=0.01]"}),
+    ("spring", {"momentum": 0.5}),
 )
 
 
@@ -160,15 +165,19 @@ def test_solve_undoes_the_damped_product(probe: Probe, supported: cb.Instance) -
 
 
 def test_precondition_is_the_damped_inverse(probe: Probe, supported: cb.Instance) -> None:
-    """Of the operator where the damping rule is exact; a symmetric positive linear map under every rule."""
+    """Of the operator where the damping rule is exact; a symmetric positive linear map under every rule.
+
+    A step that is not linear, as one of a solver, follows the gradient's size and is a direction of descent.
+    """
     state, v, w = state_of(probe, supported), vector_for(supported), vector_for(supported, seed=2)
-    first, second = probe.precondition(state, v), probe.precondition(state, w)
+    first, second, damped = probe.precondition(state, v), probe.precondition(state, w), probe.damped(state)
     assert first.shape == v.shape and bool(torch.isfinite(first).all())
     if probe.has_own_momentum:
         assert torch.equal(first, second), "the step is made of gradients that update has taken in"
         return
     damped = probe.damped(state)
     if damped is None:  # a step of no matrix, which need not be linear
+        assert float(v @ first) > 0
         return
     assert near(probe.precondition(state, 2 * v - w), 2 * first - second, 1e-9)
     assert abs(float(w @ first - v @ second)) <= 1e-9 * float(w.norm() * first.norm() + v.norm() * second.norm())

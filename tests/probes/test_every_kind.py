@@ -261,7 +261,7 @@ def test_parts_of_a_batch_join_to_the_whole(case: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name, probe in registry.probes().items() if probe.role == "method"])
 def test_words_that_no_sample_has_do_no_harm(name: str) -> None:
-    """They have no gradient and no step, but the weight decay that is a part of AdamW's."""
+    """They have no gradient and no step, but the weight decay that is a part of AdamW's and Nystroem's small shift."""
     instance, probe = kind("embedded")[3], cb.probe(name)
     if (reason := probe.unsupported(instance)) is not None:
         pytest.skip(reason)
@@ -270,9 +270,8 @@ def test_words_that_no_sample_has_do_no_harm(name: str) -> None:
     (lookup,) = (layer for layer in instance.layers if layer.kind == "lookup")
     unseen = [word for word in range(9) if word == 1 or not (kind("embedded")[1] == word).any()]
     assert step.isfinite().all() and float(step.norm()) > 0
-    assert name == "adamw" or float(step[lookup.slice].reshape(4, 9)[:, unseen].abs().max()) <= 1e-12 * float(
-        step.abs().max()
-    )
+    rounding = {"adamw": 1.0, "nystrom": 1e-9}.get(name, 1e-12)
+    assert float(step[lookup.slice].reshape(4, 9)[:, unseen].abs().max()) <= rounding * float(step.abs().max())
     assert all(map(math.isfinite, cb.errors(probe.operator(state), cb.exact_fisher(instance)).values()))
 
 
