@@ -39,10 +39,13 @@ class Rates:
 
     def take_in(self, moments: Moments, batch: Instance) -> Moments:
         """The moments after one more gradient of the mean loss with data labels."""
-        gradient = batch.gradient()
+        return self.after(moments, batch.gradient(), batch.terms)
+
+    def after(self, moments: Moments, gradient: Tensor, terms: int) -> Moments:
+        """The moments after the mean gradient of one more batch of ``terms`` loss terms."""
         first = self.first * moments.first + (1 - self.first) * gradient
         second = self.second * moments.second + (1 - self.second) * gradient.square()
-        return Moments(first, second, moments.taken + 1, batch.terms)
+        return Moments(first, second, moments.taken + 1, terms)
 
     def step(self, moments: Moments) -> Tensor:
         """The corrected first moment over the root of the corrected second, (P,)."""

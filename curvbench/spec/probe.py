@@ -68,12 +68,16 @@ class StepRule:
     preconditioned; ``average`` means the bias-corrected m <- mu m + (1 - mu) g. ``update``: whether the statistics of a
     batch are taken in ``before`` or ``after`` its own gradient is preconditioned. ``clip``: the bound of every entry of
     the preconditioned gradient. ``restarts``: each update drops the state and fits its batch from the beginning.
+    ``others``: what trains the parameters that are no weight of a linear layer or a convolution, nor its bias: the
+    ``method``, or ``adamw`` with a rate of its own, where the method's public code leaves them to AdamW. The probe then
+    covers the weights alone in training.
     """
 
     momentum: Literal["step", "gradient", "average"] = "step"
     update: Literal["before", "after"] = "before"
     clip: float = float("inf")
     restarts: bool = False
+    others: Literal["method", "adamw"] = "method"
 
 
 class Probe(Component, ABC):
@@ -120,9 +124,6 @@ class Probe(Component, ABC):
     is_mean_over_samples: ClassVar[bool] = True
     """Whether the represented matrix stays the same if every sample is given twice."""
 
-    rule: ClassVar[StepRule] = StepRule()
-    """How an optimizer steps with the probe."""
-
     supports_ema: ClassVar[bool] = False
     """Whether the tensors of a state that ``refresh`` has not changed are statistics, which an average may blend."""
 
@@ -156,6 +157,11 @@ class Probe(Component, ABC):
         None means that the probe has no such field; its step is then judged as it is.
         """
         return None if self.damping is None else 1.0
+
+    @property
+    def rule(self) -> StepRule:
+        """How an optimizer steps with the probe; a class attribute, or a property if hyperparameters decide it."""
+        return StepRule()
 
     @property
     def reads_output_gradients(self) -> bool:
