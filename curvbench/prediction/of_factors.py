@@ -99,14 +99,30 @@ def _weighted(c: Case) -> float:
 
 def shampoo(c: Case) -> Work:
     """Both moments of the gradient, and their roots."""
-    G, M, D, _, _ = c.block.size
-    if c.block.kind == "vector" and D == 1:
-        M, D = c.block.own
+    G, M, D = _own_matrix(c)
     orders = [(n, 1 if is_cut(n) else n) for n in (M, D)]
     made = 2.0 * G * M * D * sum(order for _, order in orders) + 2 * c.entries + sum(G * n * o for n, o in orders)
     roots = G * sum((EIGH + 2) * n * o**2 if o > 1 else 3.0 * n for n, o in orders)
     kept = 2.0 * G * sum(n * o for n, o in orders)
     return Work(made, roots, 2.0 * G * M * D * sum(o for _, o in orders), kept)
+
+
+def muon(c: Case) -> Work:
+    """Two averages of the gradient, and the polar factor of one."""
+    G, M, D = _own_matrix(c)
+    n, wide, averages = min(M, D), max(M, D), 1 + c.of["nesterov"]
+    if c.of["polar_by"] == "exact":
+        polar = G * ((EIGH + 2) * n**3 + 2.0 * (1 + half(n)) * n**2 * wide + 2 * n**2)
+    else:
+        polar = G * c.of["ns_steps"] * (4.0 * n**2 * wide + 2 * n**3) + 3 * c.entries
+    scaled = c.entries * (c.of["scale"] == "match_rms_adamw" or (c.of["scale"] == "original" and M > D))
+    return Work(3.0 * averages * c.entries, 0, polar + scaled, float(averages * c.entries))
+
+
+def _own_matrix(c: Case) -> tuple[int, int, int]:
+    """G, M and D of the matrix that a method of matrices reads: of a vector the parameter's own."""
+    G, M, D, _, _ = c.block.size
+    return (1, *c.block.own) if c.block.kind == "vector" and D == 1 else (G, M, D)
 
 
 def lngd(c: Case) -> Work:

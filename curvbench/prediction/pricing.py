@@ -61,6 +61,7 @@ METHODS: Mapping[str, Method] = {
     "lbfgs": Method(of_vectors.lbfgs, work.hessian, leading=ALL),
     "lngd": Method(of_factors.lngd, work.local_maps, leading=frozenset({"statistics"})),
     "mbf": Method(of_columns.mbf, leading_tied=frozenset({"statistics"})),
+    "muon": Method(of_factors.muon, work.nothing),
     "qng": Method(of_vectors.qng, work.another_gradient),
     "sgdm": Method(of_vectors.sgdm, work.nothing),
     "shampoo": Method(of_factors.shampoo, work.of_statistic),
