@@ -56,6 +56,7 @@ class Muon(Probe):
     combines_by = "gradient"
     is_layerwise = True
     is_mean_over_samples: ClassVar[bool] = False
+    sets_lengths = True
     rule = StepRule(others="adamw")
 
     about = About(

@@ -151,6 +151,14 @@ class Probe(Component, ABC):
                     f"{cls.__name__}.{name} is called for subclasses of curvbench.spec.{mix_in.__name__} only"
                 )
 
+    @property
+    def sets_lengths(self) -> bool:
+        """Whether the length of every layer's step is the method's own, whatever that of the gradient.
+
+        Such a step is read by its directions, with a free rate per layer.
+        """
+        return False
+
     def damping_unit(self, terms: int) -> float | None:
         """The value of the field ``damping`` that means a damping of 1 of the mean Fisher of ``terms`` loss terms.
 
