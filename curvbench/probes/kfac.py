@@ -26,12 +26,13 @@ from curvbench.parts.factors import (
     product,
 )
 from curvbench.parts.others import NOTE, OtherMoment, Others
+from curvbench.parts.polar import COST, TakesPolar
 from curvbench.parts.roles import of_roles, represented
 from curvbench.spec import About, FisherProbe, FisherType, Layer
 
 
 @dataclass(frozen=True)
-class Kfac(FisherProbe):
+class Kfac(TakesPolar, FisherProbe):
     """A Kronecker product B (x) A per layer of output-gradient and input covariances.
 
     ``kfac_approx``: how the positions of a shared layer enter. ``expand`` takes positions as samples, ``reduce`` takes
@@ -57,8 +58,8 @@ class Kfac(FisherProbe):
         cost={
             "statistics": "G (N D^2 + N R M^2) ([kfac_approx = expand] S + [kfac_approx = reduce])"
             " + [kfac_approx = reduce] G S (N D + N R M)",
-            "invert": "G (D^3 + M^3) ([damping_rule = exact] 9 + [damping_rule != exact]) / 2",
-            "precondition": "([damping_rule = exact] + 1) G M D (M + D)",
+            "invert": "G (D^3 + M^3) ([damping_rule = exact] 9 + [damping_rule != exact] + [polar = whitened] 10) / 2",
+            "precondition": f"([damping_rule = exact] + 1) G M D (M + D){COST}",
             "memory": "2 G (M^2 + D^2)",
         },
         source="Martens and Grosse 2015; convolutions: Grosse and Martens 2016; reduce: Eschenhagen et al. 2023",
@@ -90,8 +91,12 @@ class Kfac(FisherProbe):
         return OtherMoment(role, self.others) if role.kind == "vector" else OutputFactor(self.kfac_approx)
 
     @property
+    def has_damped_factors(self) -> bool:
+        return self.damping_rule != "exact"
+
+    @property
     def _solver(self) -> KroneckerDamping:
-        return KroneckerDamping(self.damping, self.damping_rule)
+        return KroneckerDamping(self.damping, self.damping_rule, self.polar)
 
     def refresh(self, state: Factored) -> Factored:
         return state._replace(inverses=self._solver.refresh(Factored(represented(state.factors))).inverses)
@@ -102,8 +107,8 @@ class Kfac(FisherProbe):
     def operator(self, state: Factored) -> BlockDiagonal:
         return BlockDiagonal(represented(state.factors))
 
-    def damped(self, state: Factored) -> Operator:
-        return self._solver.damped(represented(state.factors))
+    def damped(self, state: Factored) -> Operator | None:
+        return None if self.sets_lengths else self._solver.damped(represented(state.factors))
 
 
 def _one(role: Layer, batch: Instance) -> Tensor | Diagonal:

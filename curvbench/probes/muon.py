@@ -99,10 +99,13 @@ class Muon(Probe):
         return State(start, start, 0, instance.terms)
 
     def update(self, state: State, batch: Instance) -> State:
-        new, weight = _matrices(batch.gradient(), batch), 1 - self.momentum
-        momenta = [m.lerp(V, weight) for m, V in zip(state.momenta, new, strict=True)]
-        matrices = [V.lerp(m, self.momentum) for m, V in zip(momenta, new, strict=True)] if self.nesterov else momenta
+        new = _matrices(batch.gradient(), batch)
+        momenta = self._averaged(state.momenta, new)
+        matrices = self._averaged(momenta, new) if self.nesterov else momenta
         return State(momenta, matrices, state.taken + 1, batch.terms)
+
+    def _averaged(self, old: list[Tensor], new: list[Tensor]) -> list[Tensor]:
+        return [(self.momentum * m).add(V, alpha=1 - self.momentum) for m, V in zip(old, new, strict=True)]
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
         return torch.cat([self._step(U).flatten() for U in state.matrices])

@@ -30,6 +30,7 @@ VARIANTS = (
     *("full[fisher_type=mc]", "layer[fisher_type=empirical]", "fngd[stage=shared]", "lngd[layer_rate=corrected]"),
     *("hylo[rank=0.5]", "hylo[variant=kis]", "hylo[variant=kid_public]", "hylo[fisher_type=type-2]"),
     *("lngd[fisher_type=type-2]", "eva[positions=sum]", "adamw[weight_decay=0.1]"),
+    *("kfac[polar=after]", "tkfac[polar=whitened]", "shampoo[polar=whitened]", "shampoo[polar=after]"),
     *("muon[polar_by=newton-schulz]", "muon[nesterov=false,scale=match_rms_adamw]"),
 )
 LEADING: dict[str, set[str]] = {

@@ -373,6 +373,7 @@ BAD: dict[str, tuple[Any, ...]] = {
     "exponent": ("nonsense",),
     "statistic": ("nonsense",),
     "ns_steps": (0, -1, 1.5, True),
+    "polar": ("nonsense", True),
     "polar_by": ("nonsense",),
     "scale": ("nonsense",),
 }
