@@ -90,8 +90,8 @@ class TakesPolar(Probe, ABC):
 
     @property
     def has_damped_factors(self) -> bool:
-        """Whether the damped matrix of a layer is a Kronecker product too, or hyperparameters forbid it."""
-        return True
+        """Whether the damped matrix of a layer is a Kronecker product too; the field ``damping_rule`` may forbid it."""
+        return self.hyperparameters.get("damping_rule") != "exact"
 
     @property
     def rule(self) -> StepRule:

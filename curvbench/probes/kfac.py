@@ -63,7 +63,12 @@ class Kfac(TakesPolar, FisherProbe):
             "memory": "2 G (M^2 + D^2)",
         },
         source="Martens and Grosse 2015; convolutions: Grosse and Martens 2016; reduce: Eschenhagen et al. 2023",
-        notes=(f"{NOTE} With fisher_type=forward-only a vector has the identity.",),
+        notes=(
+            f"{NOTE} With fisher_type=forward-only a vector has the identity.",
+            "kfac[fisher_type=forward-only,polar=after] is Newton-Muon (arXiv 2604.01472), polar(V (A + damping I)^-1) "
+            "with A = E[a a^T]; in training momentum=0.95 and ema=0.95 give its averages, but the momentum averages V "
+            "before the solve, which is the same while A stands still.",
+        ),
         errata=("E-C8",),
         family="Kronecker",
         color="blue",
@@ -89,10 +94,6 @@ class Kfac(TakesPolar, FisherProbe):
 
     def _sum(self, role: Layer) -> OtherMoment | OutputFactor:
         return OtherMoment(role, self.others) if role.kind == "vector" else OutputFactor(self.kfac_approx)
-
-    @property
-    def has_damped_factors(self) -> bool:
-        return self.damping_rule != "exact"
 
     @property
     def _solver(self) -> KroneckerDamping:

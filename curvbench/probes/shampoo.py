@@ -69,6 +69,9 @@ class Shampoo(TakesPolar):
         notes=(
             "A position or another parameter of several dimensions has the factors of its own shape, flattened behind "
             "the first dimension. A factor with more than 8,192 rows is its diagonal.",
+            "shampoo[polar=whitened,epsilon=1e-10] is Mousse (arXiv 2603.09697), L^(-1/8) polar(L^(-1/8) V R^(-1/8)) "
+            "R^(-1/8) with the length of the polar factor, but for its averages with weight 0.95 in place of sums and "
+            "its moments scaled to mean eigenvalue 1.",
         ),
         family="Kronecker",
         color="pink",

@@ -71,10 +71,6 @@ class Tkfac(TakesPolar, FisherProbe):
         return OtherMoment(role, self.others) if role.kind == "vector" else PartialTraces(role, inputs)
 
     @property
-    def has_damped_factors(self) -> bool:
-        return self.damping_rule != "exact"
-
-    @property
     def _solver(self) -> KroneckerDamping:
         return KroneckerDamping(self.damping, self.damping_rule, self.polar)
 
