@@ -45,6 +45,7 @@ SETTINGS = {
     "mbf": Setting(cb.probe("mbf", damping=0.1), {}, "cnn"),
     "adam": Setting(cb.probe("adam"), {"lr": 1e-2}),
     "sgdm": Setting(cb.probe("sgdm"), {"momentum": 0.9}),
+    "muon": Setting(cb.probe("muon"), {"lr": 0.02, "others_lr": 1e-2}, "normed"),
     "identity": Setting(cb.probe("identity"), {"decoupled_weight_decay": False, "weight_decay": 0.1}),
 }
 
@@ -53,12 +54,13 @@ def model(kind: str) -> nn.Module:
     torch.manual_seed(3)
     mlp = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3))
     cnn = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(80, 3))
-    return (mlp if kind == "mlp" else cnn).double()
+    normed = nn.Sequential(nn.Linear(5, 6), nn.LayerNorm(6), nn.Tanh(), nn.Linear(6, 3))
+    return {"mlp": mlp, "cnn": cnn, "normed": normed}[kind].double()
 
 
 def batches(kind: str, count: int = 4) -> list[tuple[Tensor, Tensor]]:
     torch.manual_seed(4)
-    shape = (5,) if kind == "mlp" else (1, 4, 5)
+    shape = (1, 4, 5) if kind == "cnn" else (5,)
     return [(torch.randn(12, *shape).double(), torch.randint(3, (12,))) for _ in range(count)]
 
 

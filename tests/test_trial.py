@@ -428,6 +428,7 @@ def test_the_command_line_sets_the_training(tmp_path: Path, capsys: pytest.Captu
         ("epochs=0", "training: epochs must be at least 1, got 0"),
         ("momentum=1", "training: momentum must lie in [0, 1), got 1.0"),
         ("kl_clip=0", "training: kl_clip must be finite and above zero, or none, got 0.0"),
+        ("others_lr=-1", "training: others_lr must be finite and not negative, or none, got -1.0"),
         ("decay=lr:2", "decay lr:2.0: expected 0 < rate < 1 and 0 <= least <= lr=0.05"),
         ("decay=lr:0.9:1", "decay lr:0.9:1.0: expected 0 < rate < 1 and 0 <= least <= lr=0.05"),
         ("decay=lr", "training: decay must be field:rate or field:rate:least, or several with slashes"),

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from curvbench.registry import probes
+from curvbench.registry import parse_probe, probes
 from curvbench.spec import Role
 
 BASELINES = ("sgdm", "identity")  # their step is the plain gradient, with momentum or without
@@ -45,6 +45,14 @@ def learns_at_every_step(label: str) -> bool:
     """Whether the statistics of a probe are moments of the gradient, which every step takes in."""
     kind = probes().get(name_of(label))
     return kind is not None and kind.has_own_momentum
+
+
+def sets_lengths(label: str) -> bool:
+    """Whether a probe sets the length of every layer's step; a probe that is not installed here does not."""
+    try:
+        return name_of(label) in probes() and parse_probe(label).sets_lengths
+    except ValueError:  # a hyperparameter of another version
+        return False
 
 
 def name_of(label: str) -> str:

@@ -11,7 +11,7 @@ from itertools import groupby
 import pandas as pd
 
 from curvbench.analysis.frames import is_cell_ending, is_surrogate, labels, of_problem, texts
-from curvbench.analysis.roles import BASELINES, are_ranked
+from curvbench.analysis.roles import BASELINES, are_ranked, sets_lengths
 from curvbench.spec import METRICS, PARAMETERS, SURROGATE, Status
 
 
@@ -39,6 +39,9 @@ def _columns(*kinds: str) -> tuple[Column, ...]:
 
 
 COLUMNS = _columns("error.", "direction.", "flops.", "memory.", "time.")
+RATED = Column("direction.quality_rates", "network", "quality\nby rates")
+"""Stands behind the step quality if a method of the table sets the length of every layer's step."""
+RATED_LEGEND = "by rates: quality with the best rate for every layer, which is fair to steps of a set length; "
 LEGEND = (
     "error: |F^ - F| / |F| of the network and of its layer blocks, F as the title says; scaled: after the best scalar "
     "multiple; step: against (F + damping I)^-1 g, cosine, and as quality the share of its decrease at the step's own "
@@ -62,14 +65,21 @@ def is_trained(frame: pd.DataFrame) -> bool:
 
 def legend(frame: pd.DataFrame) -> str:
     """The meaning of the columns of the tables."""
-    return TRAINED_LEGEND if is_trained(frame) else LEGEND
+    if is_trained(frame):
+        return TRAINED_LEGEND
+    return LEGEND.replace("gap closed:", f"{RATED_LEGEND}gap closed:") if _has_set_lengths(frame) else LEGEND
+
+
+def _has_set_lengths(cells: pd.DataFrame) -> bool:
+    return any(map(sets_lengths, labels(cells, "probe").unique()))
 
 
 def columns(frame: pd.DataFrame, problem: str) -> list[Column]:
-    """The columns of ``table``: ``COLUMNS``, or the columns of ``TRAINED`` that the problem's trainings have."""
+    """The columns of ``table``: ``COLUMNS`` and perhaps ``RATED``, or those of ``TRAINED`` that the trainings have."""
     cells = of_problem(frame, problem)
     if not is_trained(cells):
-        return list(COLUMNS)
+        place = 1 + next(i for i, column in enumerate(COLUMNS) if column.metric == "direction.quality")
+        return [*COLUMNS[:place], *[RATED] * _has_set_lengths(cells), *COLUMNS[place:]]
     metrics = {*cells["metric"], *([PACE] if cells["probe"].isin(BASELINES).any() else [])}
     return [column for column in TRAINED if column.metric in metrics]
 
@@ -237,7 +247,7 @@ def _named(column: Column) -> str:
     return f"{column.metric} ({column.scope})"
 
 
-_COLUMN_OF = {_named(column): column for column in (*COLUMNS, *TRAINED)}
+_COLUMN_OF = {_named(column): column for column in (*COLUMNS, RATED, *TRAINED)}
 
 
 def _facts(cells: pd.DataFrame, metric: str) -> list[float]:

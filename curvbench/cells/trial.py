@@ -76,6 +76,7 @@ class Trial:
             kl_clip=settings.kl_clip,
             ema=settings.ema,
             decay=settings.probe_decay,
+            others_lr=settings.others_lr,
         )
 
     def _refuse_empty_parts(self) -> None:

@@ -107,6 +107,20 @@ def log_determinant(side: Tensor) -> float:
     return numerics.log_determinant(numerics.cholesky(side))
 
 
+def damped_inverse_root(side: Tensor, damping: Tensor | float) -> Tensor:
+    """(side + damping I)^(-1/2), with one damping or one per group (G,).
+
+    Raises:
+        ValueError: the damped side is singular.
+    """
+    values, vectors = eigh(side)
+    is_damped = isinstance(damping, Tensor) or damping > 0
+    rounding = values.shape[-1] * torch.finfo(values.dtype).eps * values.amax(-1, keepdim=True)
+    shift = per_group(damping, values) if isinstance(damping, Tensor) else damping
+    roots = numerics.positive(values + shift, 0.0 if is_damped else rounding).rsqrt()
+    return roots if vectors is None else (vectors * roots[:, None, :]) @ vectors.mT
+
+
 def per_group(numbers: Tensor, side: Tensor) -> Tensor:
     """One number per group, (G,), in the shape in which it meets every entry of a side; a view."""
     return numbers.reshape(-1, *[1] * (side.ndim - 1))

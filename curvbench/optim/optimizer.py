@@ -8,9 +8,10 @@ A step of the parameters that the probe covers; order and kind of momentum are t
     m <- momentum m + p
     theta <- (1 - lr weight_decay) theta - lr m
 
-All other parameters (with ``parameters="weights"`` norms and embeddings) take p = g. If ``kl_clip`` is twice a trust
-radius, the clip is QNG's trust region. LNGD's layer-wise rate and FNGD's first epoch are hyperparameters of their
-probes.
+All other parameters (with ``parameters="weights"`` norms and embeddings) take p = g, or AdamW's step at a rate of their
+own if ``others_lr`` is given or the method's public code leaves them to AdamW (``StepRule.others``). If ``kl_clip`` is
+twice a trust radius, the clip is QNG's trust region. LNGD's layer-wise rate and FNGD's first epoch are hyperparameters
+of their probes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from __future__ import annotations
 import copy
 import math
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple, Self, get_args
@@ -51,6 +52,7 @@ from curvbench.optim.passes import (
     tape_of,
 )
 from curvbench.optim.terms import FORWARD, targets_of
+from curvbench.parts.moments import Moments, Rates
 from curvbench.parts.weighted import weigh_backward
 from curvbench.spec import Decay, Diverged, Parameters, Probe, Unsupported, Weighs, refuse_parameters
 from curvbench.states.ranks import Ranks
@@ -58,17 +60,20 @@ from curvbench.words import refuse_type
 
 _COPIED = {
     *("model", "probe", "loss", "outputs", "parameters", "sample_inputs", "statistics", "kl_clip"),
-    *("decoupled_weight_decay", "_curvature", "_layers"),
+    *("others_rate", "decoupled_weight_decay", "_curvature", "_layers", "_has_adamw"),
 }
+ADAMW = Rates(first=0.9, second=0.999, epsilon=1e-8)  # the defaults of torch.optim.AdamW
+BUFFERS = ("momentum_buffer", "first", "second")  # tensors that the state of a parameter may hold
 
 MIXED = "a step had calls of the model and of optimizer.forward: call either of them until step()"
 
 
 class Trained(NamedTuple):
-    """A parameter that has a gradient, and its group."""
+    """A parameter that has a gradient, its group and its learning rate."""
 
     parameter: nn.Parameter
     group: Mapping[str, Any]
+    rate: float
 
 
 class Batch(NamedTuple):
@@ -176,6 +181,9 @@ class NaturalGradient(torch.optim.Optimizer):
             ``torch.optim.SGD`` does.
         decay: hyperparameters of the probe, its damping for instance, that fall with every step; a factorization keeps
             the values that it was made with until the next factorization.
+        others_lr: the learning rate of AdamW on the parameters that the probe does not cover; it changes with that of
+            their group, whose multiple ``others_lr / lr`` it is. None means the group's own rate if the probe's rule
+            leaves these parameters to AdamW, and the gradient as their direction if not.
 
     Raises:
         ValueError: an argument is out of range, or the probe has no statistics that ``ema`` could average.
@@ -202,6 +210,7 @@ class NaturalGradient(torch.optim.Optimizer):
         ema: float = 0.0,
         decoupled_weight_decay: bool = True,
         decay: Sequence[Decay] = (),
+        others_lr: float | None = None,
     ) -> None:
         refuse_type("model", model, nn.Module, "give the module itself, and some of its parameters as params=")
         refuse_untracked(model)
@@ -212,7 +221,9 @@ class NaturalGradient(torch.optim.Optimizer):
             raise ValueError(f"statistics must be 'auto', 'evaluation' or 'training', got {statistics!r}")
         likelihood(loss)
         refuse_parameters(parameters)
-        self.model, self.loss, self.parameters = model, loss, parameters
+        by_adamw = probe.rule.others == "adamw"
+        self.model, self.loss, self.parameters = model, loss, "weights" if by_adamw else parameters
+        self._has_adamw, self.others_rate = by_adamw or others_lr is not None, _others_rate(others_lr, lr)
         self.outputs, self.sample_inputs, self.statistics = outputs, sample_inputs, statistics
         self.kl_clip, self.decoupled_weight_decay = kl_clip, decoupled_weight_decay
         self._begin()
@@ -576,10 +587,10 @@ class NaturalGradient(torch.optim.Optimizer):
         self._ranks.join_gradients(trained, self._ranks.share(self._terms))
         by_name = self._with_gradients()
         for name, direction in self._directions(by_name).items():
-            parameter, group = by_name[name]
+            parameter, group, rate = by_name[name]
             if self.decoupled_weight_decay and group["weight_decay"]:
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(direction, alpha=-group["lr"])
+                parameter.mul_(1 - rate * group["weight_decay"])
+            parameter.add_(direction, alpha=-rate)
         for seen in self._taken:
             seen.close()
         self._drop_batch()
@@ -595,12 +606,28 @@ class NaturalGradient(torch.optim.Optimizer):
                 raise ValueError(f"{name!r} was {was} in the first batch and is {now} now: make a new NaturalGradient")
 
     def _with_gradients(self) -> dict[str, Trained]:
-        pairs = [(p, group) for group in self.param_groups for p in group["params"]]
-        return {self._names[p]: Trained(p, group) for p, group in pairs if p.grad is not None}
+        trained: dict[str, Trained] = {}
+        for group in self.param_groups:
+            for parameter in (p for p in group["params"] if p.grad is not None):
+                name = self._names[parameter]
+                factor = self.others_rate if name in self._others else 1.0
+                trained[name] = Trained(parameter, group, factor * group["lr"])
+        return trained
+
+    @property
+    def _others(self) -> Collection[str]:
+        """Names of the parameters that AdamW trains, because the probe does not cover them."""
+        return self._verified.left_out.keys() if self._verified is not None and self._has_adamw else ()
 
     def _directions(self, by_name: Mapping[str, Trained]) -> dict[str, Tensor]:
         """The directions that are subtracted from the parameters, before the learning rate."""
-        gradients = {name: self._gradient(*trained) for name, trained in by_name.items()}
+        gradients = {name: self._gradient(t.parameter, t.group) for name, t in by_name.items()}
+        others = gradients.keys() & set(self._others)
+        apart = {name: self._adamw(by_name[name].parameter, gradients.pop(name)) for name in others}
+        return {**apart, **self._own_directions(gradients, by_name)}
+
+    def _own_directions(self, gradients: Mapping[str, Tensor], by_name: Mapping[str, Trained]) -> dict[str, Tensor]:
+        """The directions of parameters that AdamW does not train."""
         if self.probe.rule.momentum != "step":
             vectors = self._with_momentum(gradients, by_name)
             return {**vectors, **self._solved(vectors, gradients, by_name)}
@@ -616,8 +643,16 @@ class NaturalGradient(torch.optim.Optimizer):
             return gradient
         return gradient.add(parameter, alpha=group["weight_decay"])
 
+    def _adamw(self, parameter: nn.Parameter, gradient: Tensor) -> Tensor:
+        """AdamW's direction for one more gradient of a parameter."""
+        state, zeros = self.state[parameter], torch.zeros_like(gradient)
+        old = Moments(state.get("first", zeros), state.get("second", zeros), state.get("taken", 0), terms=1)
+        new = ADAMW.after(old, gradient, terms=1)
+        state["first"], state["second"], state["taken"] = new.first, new.second, new.taken
+        return ADAMW.step(new)
+
     def _with_momentum(self, directions: Mapping[str, Tensor], by_name: Mapping[str, Trained]) -> dict[str, Tensor]:
-        return {name: self._smoothed(*by_name[name], direction) for name, direction in directions.items()}
+        return {name: self._smoothed(*by_name[name][:2], direction) for name, direction in directions.items()}
 
     def _smoothed(self, parameter: nn.Parameter, group: Mapping[str, Any], direction: Tensor) -> Tensor:
         """Momentum with one more direction: their sum with falling weights, or their bias-corrected average."""
@@ -661,7 +696,7 @@ class NaturalGradient(torch.optim.Optimizer):
         solved = {name: step for name, step in steps.items() if name in by_name}
         if self.kl_clip is None:
             return solved
-        rates = {name: by_name[name].group["lr"] ** 2 for name in solved}
+        rates = {name: by_name[name].rate ** 2 for name in solved}
         change = sum(rates[name] * numerics.inner(step, vectors[name]) for name, step in solved.items())
         scale = min(1.0, math.sqrt(self.kl_clip / change)) if change > 0 else 1.0
         return {name: scale * step for name, step in solved.items()}
@@ -701,14 +736,25 @@ class NaturalGradient(torch.optim.Optimizer):
         self._expect()
         trained = [p for group in self.param_groups for p in group["params"]]
         for index, entry in state_dict["state"].items():  # torch rounds loaded tensors to the dtype of the weights
-            if "momentum_buffer" in entry:
-                self.state[trained[index]]["momentum_buffer"] = entry["momentum_buffer"].to(trained[index].device)
+            for name in entry.keys() & set(BUFFERS):
+                self.state[trained[index]][name] = entry[name].to(trained[index].device)
 
 
 def _arrive(optimizer: Callable[[], NaturalGradient | None], seen: Pass, gradient: Tensor) -> None:
     """Tell the optimizer, if it is still there, that the outputs of a pass have got a gradient."""
     if (watcher := optimizer()) is not None:
         watcher._take_pass(seen, gradient.detach())
+
+
+def _others_rate(others_lr: float | None, lr: float) -> float:
+    """AdamW's learning rate over ``lr``; None means the same."""
+    if others_lr is None:
+        return 1.0
+    if not 0 <= others_lr < math.inf:
+        raise ValueError(f"others_lr must be finite and not negative, or None, got {others_lr}")
+    if not lr:
+        raise ValueError(f"others_lr={others_lr} changes with lr, which is 0: give lr above zero")
+    return others_lr / lr
 
 
 def _joined(model: nn.Module, probe: Probe) -> Ranks:

@@ -18,6 +18,7 @@ from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker, Operator, sides
 from curvbench.parts import others
 from curvbench.parts.patch_sums import mean_patch, patch_moment, patch_squares
+from curvbench.parts.polar import Polar, polar_steps
 from curvbench.spec import Layer
 from curvbench.states.ranks import shared_map
 
@@ -154,11 +155,14 @@ class KroneckerDamping:
     """The damped solve by a damping rule.
 
     ``exact`` is (B (x) A + damping I)^-1 by eigendecompositions. ``factored`` adds sqrt(damping) to both factors.
-    ``pi`` divides the damping between the factors by their mean eigenvalues.
+    ``pi`` divides the damping between the factors by their mean eigenvalues. ``polar``: how polar factors make the step
+    of it (``curvbench.parts.polar``); ``whitened`` has roots of both damped factors, so that ``exact`` does not
+    have it.
     """
 
     damping: float
     rule: DampingRule = "exact"
+    polar: Polar = "none"
 
     def refresh(self, state: Factored) -> Factored:
         """The state with the damped inverses, which ``precondition`` needs."""
@@ -170,8 +174,9 @@ class KroneckerDamping:
             return others.damped_inverse(factor, self.damping)
         if self.rule == "exact":
             return factor.rotated.inverse(self.damping)
+        invert = sides.damped_inverse_root if self.polar == "whitened" else sides.damped_inverse
         left, right = self._shares(factor)
-        return Kronecker.batched(sides.damped_inverse(factor.left, left), sides.damped_inverse(factor.right, right))
+        return Kronecker.batched(invert(factor.left, left), invert(factor.right, right))
 
     def _shares(self, factor: Kronecker) -> tuple[Tensor | float, Tensor | float]:
         """The dampings of both factors, whose product is the damping: numbers, or one per group, (G,)."""
@@ -180,7 +185,9 @@ class KroneckerDamping:
         return root / pi, root * pi
 
     def precondition(self, state: Factored, gradient: Tensor) -> Tensor:
-        """The damped inverse applied to a parameter vector (P,)."""
+        """The damped inverse applied to a parameter vector (P,), or the step by polar factors."""
+        if self.polar != "none":
+            return polar_steps(state.inverses, gradient, self.polar)
         return BlockDiagonal(state.inverses).matvec(gradient)
 
     def damped(self, factors: Sequence[Block]) -> Operator:

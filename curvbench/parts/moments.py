@@ -38,15 +38,18 @@ class Rates:
         return Moments(zeros, zeros, 0, instance.terms)
 
     def take_in(self, moments: Moments, batch: Instance, squares: Tensor | None = None) -> Moments:
-        """The moments after one more gradient of the mean loss with data labels.
+        """The moments after one more gradient of the mean loss with data labels; ``squares`` as in ``after``."""
+        return self.after(moments, batch.gradient(), batch.terms, squares)
+
+    def after(self, moments: Moments, gradient: Tensor, terms: int, squares: Tensor | None = None) -> Moments:
+        """The moments after the mean gradient of one more batch of ``terms`` loss terms.
 
         ``squares``: what the second moment averages, (P,). None means the squares of the gradient.
         """
-        gradient = batch.gradient()
         first = self.first * moments.first + (1 - self.first) * gradient
         squares = gradient.square() if squares is None else squares
         second = self.second * moments.second + (1 - self.second) * squares
-        return Moments(first, second, moments.taken + 1, batch.terms)
+        return Moments(first, second, moments.taken + 1, terms)
 
     def step(self, moments: Moments) -> Tensor:
         """The corrected first moment over the root of the corrected second, (P,)."""

@@ -31,8 +31,11 @@ def _solved(c: Case, made: float, rule: str) -> Work:
     if rule == "exact":
         bases = sum(n * order for n, order in _matrices(c))
         kept = held + bases + c.entries
-        return Work(made, EIGH * _cubes(c) + c.entries, 2 * c.bases(2) + c.entries, kept, 0, _streamed(c))
-    return Work(made, INVERSE * _cubes(c) + 2 * c.sides(0), 2 * _both(c), held + c.sides(1), 0, _streamed(c))
+        steps = 2 * c.bases(2) + c.entries + _polar_steps(c)
+        return Work(made, EIGH * _cubes(c) + c.entries, steps, kept, 0, _streamed(c))
+    inverse = EIGH + 2 if c.of.get("polar") == "whitened" else INVERSE
+    steps = 2 * _both(c) + _polar_steps(c)
+    return Work(made, inverse * _cubes(c) + 2 * c.sides(0), steps, held + c.sides(1), 0, _streamed(c))
 
 
 def _matrices(c: Case) -> list[tuple[int, int]]:
@@ -142,14 +145,47 @@ def tnt(c: Case) -> Work:
 
 def shampoo(c: Case) -> Work:
     """Both moments of the gradient, and their roots."""
-    G, M, D, _, _ = c.block.size
-    if c.block.kind == "vector" and D == 1:
-        M, D = c.block.own
+    G, M, D = _own_matrix(c)
     orders = [(n, 1 if is_cut(n) else n) for n in (M, D)]
     made = 2.0 * G * M * D * sum(order for _, order in orders) + 2 * c.entries + sum(G * n * o for n, o in orders)
     roots = G * sum((EIGH + 2) * n * o**2 if o > 1 else 3.0 * n for n, o in orders)
     kept = 2.0 * G * sum(n * o for n, o in orders)
-    return Work(made, roots, 2.0 * G * M * D * sum(o for _, o in orders), kept)
+    whitened = 1 + (c.of["polar"] == "whitened")
+    steps = 2.0 * whitened * G * M * D * sum(o for _, o in orders)
+    polar = 0.0 if c.of["polar"] == "none" else _polar_factors(G, M, D) + 4.0 * (whitened - 1) * c.entries
+    return Work(made, roots, steps + polar, kept)
+
+
+def muon(c: Case) -> Work:
+    """Two averages of the gradient, and the polar factor of one."""
+    G, M, D = _own_matrix(c)
+    n, wide, averages = min(M, D), max(M, D), 1 + c.of["nesterov"]
+    if c.of["polar_by"] == "exact":
+        polar = _polar_factors(G, M, D)
+    else:
+        polar = G * c.of["ns_steps"] * (4.0 * n**2 * wide + 2 * n**3) + 3 * c.entries
+    scaled = c.entries * (c.of["scale"] == "match_rms_adamw" or (c.of["scale"] == "original" and M > D))
+    return Work(3.0 * averages * c.entries, 0, polar + scaled, float(averages * c.entries))
+
+
+def _polar_factors(G: int, M: int, D: int) -> float:
+    """FLOPs of exact polar factors of G matrices."""
+    n, wide = min(M, D), max(M, D)
+    return G * ((EIGH + 2) * n**3 + 2.0 * (1 + half(n)) * n**2 * wide + 2 * n**2)
+
+
+def _polar_steps(c: Case) -> float:
+    """FLOPs that a step by polar factors adds to those of the solve."""
+    if c.of.get("polar", "none") == "none":
+        return 0.0
+    whitened = 2 * _both(c) + 4.0 * c.entries if c.of["polar"] == "whitened" else 0.0
+    return _polar_factors(*c.block.size[:3]) + whitened
+
+
+def _own_matrix(c: Case) -> tuple[int, int, int]:
+    """G, M and D of the matrix that a method of matrices reads: of a vector the parameter's own."""
+    G, M, D, _, _ = c.block.size
+    return (1, *c.block.own) if c.block.kind == "vector" and D == 1 else (G, M, D)
 
 
 def psgd(c: Case) -> Work:

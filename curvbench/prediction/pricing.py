@@ -68,6 +68,7 @@ METHODS: Mapping[str, Method] = {
     "mbf": Method(of_columns.mbf, leading_tied=frozenset({"statistics"})),
     "psgd": Method(of_factors.psgd, work.of_statistic),
     "ngplus": Method(of_columns.ngplus, work.of_source, leading_tied=frozenset({"statistics"})),
+    "muon": Method(of_factors.muon, work.nothing),
     "qng": Method(of_vectors.qng, work.another_gradient),
     "sgdm": Method(of_vectors.sgdm, work.nothing),
     "shampoo": Method(of_factors.shampoo, work.of_statistic),

@@ -53,7 +53,7 @@ class Ginger(Probe):
     damping: float = 1e-3
 
     statistic: ClassVar[Statistic] = "bg"  # type: ignore[misc]
-    rule: ClassVar[StepRule] = StepRule(momentum="average", clip=1.0)
+    rule = StepRule(momentum="average", clip=1.0)
 
     about = About(
         represents="U diag(sigma) U^T: a running average of d d^T, d the batch gradient, cut to rank at every update",

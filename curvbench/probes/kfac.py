@@ -26,12 +26,13 @@ from curvbench.parts.factors import (
     product,
 )
 from curvbench.parts.others import NOTE, OtherMoment, Others
+from curvbench.parts.polar import COST, TakesPolar
 from curvbench.parts.roles import of_roles, represented
 from curvbench.spec import About, FisherProbe, FisherType, Layer
 
 
 @dataclass(frozen=True)
-class Kfac(FisherProbe):
+class Kfac(TakesPolar, FisherProbe):
     """A Kronecker product B (x) A per layer of output-gradient and input covariances.
 
     ``kfac_approx``: how the positions of a shared layer enter. ``expand`` takes positions as samples, ``reduce`` takes
@@ -57,12 +58,17 @@ class Kfac(FisherProbe):
         cost={
             "statistics": "G (N D^2 + N R M^2) ([kfac_approx = expand] S + [kfac_approx = reduce])"
             " + [kfac_approx = reduce] G S (N D + N R M)",
-            "invert": "G (D^3 + M^3) ([damping_rule = exact] 9 + [damping_rule != exact]) / 2",
-            "precondition": "([damping_rule = exact] + 1) G M D (M + D)",
+            "invert": "G (D^3 + M^3) ([damping_rule = exact] 9 + [damping_rule != exact] + [polar = whitened] 10) / 2",
+            "precondition": f"([damping_rule = exact] + 1) G M D (M + D){COST}",
             "memory": "2 G (M^2 + D^2)",
         },
         source="Martens and Grosse 2015; convolutions: Grosse and Martens 2016; reduce: Eschenhagen et al. 2023",
-        notes=(f"{NOTE} With fisher_type=forward-only a vector has the identity.",),
+        notes=(
+            f"{NOTE} With fisher_type=forward-only a vector has the identity.",
+            "kfac[fisher_type=forward-only,polar=after] is Newton-Muon (arXiv 2604.01472), polar(V (A + damping I)^-1) "
+            "with A = E[a a^T]; in training momentum=0.95 and ema=0.95 give its averages, but the momentum averages V "
+            "before the solve, which is the same while A stands still.",
+        ),
         errata=("E-C8",),
         family="Kronecker",
         color="blue",
@@ -91,7 +97,7 @@ class Kfac(FisherProbe):
 
     @property
     def _solver(self) -> KroneckerDamping:
-        return KroneckerDamping(self.damping, self.damping_rule)
+        return KroneckerDamping(self.damping, self.damping_rule, self.polar)
 
     def refresh(self, state: Factored) -> Factored:
         return state._replace(inverses=self._solver.refresh(Factored(represented(state.factors))).inverses)
@@ -102,8 +108,8 @@ class Kfac(FisherProbe):
     def operator(self, state: Factored) -> BlockDiagonal:
         return BlockDiagonal(represented(state.factors))
 
-    def damped(self, state: Factored) -> Operator:
-        return self._solver.damped(represented(state.factors))
+    def damped(self, state: Factored) -> Operator | None:
+        return None if self.sets_lengths else self._solver.damped(represented(state.factors))
 
 
 def _one(role: Layer, batch: Instance) -> Tensor | Diagonal:

@@ -13,18 +13,19 @@ from torch import Tensor
 from curvbench.fisher import collect
 from curvbench.fisher.columns import Columns
 from curvbench.instance import Instance
-from curvbench.operators import BlockDiagonal, Kronecker
+from curvbench.operators import BlockDiagonal, Kronecker, Operator
 from curvbench.parts.factors import Block, Factored, KroneckerDamping
 from curvbench.parts.lanczos import NotReached, leading, nonzero, normalized, norms
 from curvbench.parts.others import LARGEST_BLOCK, other_block
 from curvbench.parts.patch_sums import patch_moment
+from curvbench.parts.polar import TakesPolar
 from curvbench.parts.roles import represented
 from curvbench.parts.storage import too_large
 from curvbench.spec import About, FisherProbe
 
 
 @dataclass(frozen=True)
-class Kpsvd(FisherProbe):
+class Kpsvd(TakesPolar, FisherProbe):
     """The best Kronecker product per layer: no B (x) A is nearer to the exact block.
 
     ``iterations``: the largest number of rounds, each one product with the map and one with its adjoint. ``tolerance``:
@@ -91,10 +92,21 @@ class Kpsvd(FisherProbe):
         return Kronecker(columns.contract_inputs(right) / terms, right)
 
     def refresh(self, state: Factored) -> Factored:
-        return KroneckerDamping(self.damping).refresh(state)
+        return self._solver.refresh(state)
 
     def precondition(self, state: Factored, gradient: Tensor) -> Tensor:
-        return KroneckerDamping(self.damping).precondition(state, gradient)
+        return self._solver.precondition(state, gradient)
+
+    @property
+    def _solver(self) -> KroneckerDamping:
+        return KroneckerDamping(self.damping, polar=self.polar)
+
+    @property
+    def has_damped_factors(self) -> bool:
+        return False
+
+    def damped(self, state: Factored) -> Operator | None:
+        return None if self.sets_lengths else super().damped(state)
 
     def operator(self, state: Factored) -> BlockDiagonal:
         return BlockDiagonal(represented(state.factors))

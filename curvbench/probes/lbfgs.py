@@ -8,7 +8,7 @@ the exact minimum along s. Pairs with s^T y <= 1e-10 |s| |y| are not taken, so t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ class Lbfgs(Probe):
     memory: int = 10
     updates: int = 10
 
-    rule: ClassVar[StepRule] = StepRule(restarts=True)
+    rule = StepRule(restarts=True)
 
     about = About(
         represents="the BFGS matrix of the last memory pairs (s, H s), H the Hessian, begun with a multiple of I",

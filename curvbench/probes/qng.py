@@ -51,7 +51,7 @@ class Qng(Probe):
     seed: int = 0
 
     statistic: ClassVar[Statistic] = "bg"  # type: ignore[misc]
-    rule: ClassVar[StepRule] = StepRule(momentum="gradient", update="after")
+    rule = StepRule(momentum="gradient", update="after")
 
     about = About(
         represents="A A^T, A the product of the last memory factors sqrt(decay) I + beta q q^T: decay^n I plus rank n",

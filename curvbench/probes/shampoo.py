@@ -20,9 +20,10 @@ from curvbench.fisher.stochastic import Statistic, batch_gradient
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
 from curvbench.parts.factors import is_cut, own_matrix
+from curvbench.parts.polar import COST, TakesPolar, polar_steps
 from curvbench.parts.ranges import at_least_one, finite
 from curvbench.parts.storage import too_large
-from curvbench.spec import About, Probe
+from curvbench.spec import About
 
 Exponent = Literal["paper", "ports"]
 
@@ -39,7 +40,7 @@ class State(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Shampoo(Probe):
+class Shampoo(TakesPolar):
     """Kronecker product of the roots of summed row and column moments of batch gradients.
 
     ``exponent``: the power of each moment in the step. ``paper`` is -1/4, ``ports`` is -1/2. ``epsilon``: the multiple
@@ -61,13 +62,16 @@ class Shampoo(Probe):
         cost={
             "statistics": "G M D (M + D)",
             "invert": "11 G (M^3 + D^3) / 2",
-            "precondition": "G M D (M + D)",
+            "precondition": f"G M D (M + D){COST}",
             "memory": "2 G (M^2 + D^2)",
         },
         source="Gupta, Koren and Singer 2018, matrix case; the ports' exponent is known from public code",
         notes=(
             "A position or another parameter of several dimensions has the factors of its own shape, flattened behind "
             "the first dimension. A factor with more than 8,192 rows is its diagonal.",
+            "shampoo[polar=whitened,epsilon=1e-10] is Mousse (arXiv 2603.09697), L^(-1/8) polar(L^(-1/8) V R^(-1/8)) "
+            "R^(-1/8) with the length of the polar factor, but for its averages with weight 0.95 in place of sums and "
+            "its moments scaled to mean eigenvalue 1.",
         ),
         family="Kronecker",
         color="pink",
@@ -98,18 +102,21 @@ class Shampoo(Probe):
         return State(sums, state.taken + 1)
 
     def refresh(self, state: State) -> State:
-        return state._replace(roots=self._powers(state, -self._exponent, floored=True))
+        exponent = self._exponent / 2 if self.polar == "whitened" else self._exponent
+        return state._replace(roots=self._powers(state, -exponent, floored=True))
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
+        if self.polar != "none":
+            return polar_steps(state.roots, gradient, self.polar)
         parts = gradient.split([root.size for root in state.roots])
         return torch.cat([root.matvec(part) for root, part in zip(state.roots, parts, strict=True)])
 
     def operator(self, state: State) -> BlockDiagonal:
         return BlockDiagonal(self._powers(state, 1 / 2, floored=False))
 
-    def damped(self, state: State) -> BlockDiagonal:
+    def damped(self, state: State) -> BlockDiagonal | None:
         """L^(1/4) (x) R^(1/4), or L^(1/2) (x) R^(1/2) for the exponent of the ports."""
-        return BlockDiagonal(self._powers(state, self._exponent, floored=True))
+        return None if self.sets_lengths else BlockDiagonal(self._powers(state, self._exponent, floored=True))
 
     @property
     def _exponent(self) -> float:

@@ -18,6 +18,7 @@ from curvbench.operators import BlockDiagonal, Kronecker, Operator
 from curvbench.parts.factors import Factored, KroneckerDamping, MomentSum, second_moment
 from curvbench.parts.others import NOTE, OtherMoment, Others
 from curvbench.parts.patch_sums import index_sums
+from curvbench.parts.polar import COST, TakesPolar
 from curvbench.parts.roles import of_roles, trace_scaled
 from curvbench.spec import About, FisherProbe, Layer
 
@@ -25,7 +26,7 @@ TkfacDamping = Literal["factored", "exact"]
 
 
 @dataclass(frozen=True)
-class Tkfac(FisherProbe):
+class Tkfac(TakesPolar, FisherProbe):
     """A Kronecker product per layer with the partial traces of the exact block: K-FAC that keeps the trace.
 
     With t = E |a|^2 |g|^2 the factors are E[|a|^2 g g^T] / sqrt(t) and E[|g|^2 a a^T] / sqrt(t). ``damping_rule``: how
@@ -47,8 +48,8 @@ class Tkfac(FisherProbe):
         damping="sqrt(damping) I is added to each of the factors sqrt(t) Psi and sqrt(t) Phi; exact: to their product",
         cost={
             "statistics": "G S (N D^2 + N R M^2 + N D + N R M)",
-            "invert": "G (D^3 + M^3) ([damping_rule = exact] 9 + [damping_rule != exact]) / 2",
-            "precondition": "([damping_rule = exact] + 1) G M D (M + D)",
+            "invert": "G (D^3 + M^3) ([damping_rule = exact] 9 + [damping_rule != exact] + [polar = whitened] 10) / 2",
+            "precondition": f"([damping_rule = exact] + 1) G M D (M + D){COST}",
             "memory": "2 G (M^2 + D^2)",
         },
         source="Gao et al. 2021",
@@ -71,7 +72,7 @@ class Tkfac(FisherProbe):
 
     @property
     def _solver(self) -> KroneckerDamping:
-        return KroneckerDamping(self.damping, self.damping_rule)
+        return KroneckerDamping(self.damping, self.damping_rule, self.polar)
 
     def refresh(self, state: Factored) -> Factored:
         return state._replace(inverses=self._solver.refresh(Factored(trace_scaled(state.factors))).inverses)
@@ -82,8 +83,8 @@ class Tkfac(FisherProbe):
     def operator(self, state: Factored) -> BlockDiagonal:
         return BlockDiagonal(trace_scaled(state.factors))
 
-    def damped(self, state: Factored) -> Operator:
-        return self._solver.damped(trace_scaled(state.factors))
+    def damped(self, state: Factored) -> Operator | None:
+        return None if self.sets_lengths else self._solver.damped(trace_scaled(state.factors))
 
 
 class PartialTraces:

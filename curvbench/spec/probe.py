@@ -69,12 +69,16 @@ class StepRule:
     preconditioned; ``average`` means the bias-corrected m <- mu m + (1 - mu) g. ``update``: whether the statistics of a
     batch are taken in ``before`` or ``after`` its own gradient is preconditioned. ``clip``: the bound of every entry of
     the preconditioned gradient. ``restarts``: each update drops the state and fits its batch from the beginning.
+    ``others``: what trains the parameters that are no weight of a linear layer or a convolution, nor its bias: the
+    ``method``, or ``adamw`` with a rate of its own, where the method's public code leaves them to AdamW. The probe then
+    covers the weights alone in training.
     """
 
     momentum: Literal["step", "gradient", "average"] = "step"
     update: Literal["before", "after"] = "before"
     clip: float = float("inf")
     restarts: bool = False
+    others: Literal["method", "adamw"] = "method"
 
 
 class Probe(Component, ABC):
@@ -128,9 +132,6 @@ class Probe(Component, ABC):
     ``error.damped``, against F + damping I; F^ - damping I need not have a closed form, nor be positive semi-definite.
     """
 
-    rule: ClassVar[StepRule] = StepRule()
-    """How an optimizer steps with the probe."""
-
     supports_ema: ClassVar[bool] = False
     """Whether the tensors of a state that ``refresh`` has not changed are statistics, which an average may blend."""
 
@@ -161,6 +162,14 @@ class Probe(Component, ABC):
                     f"{cls.__name__}.{name} is called for subclasses of curvbench.spec.{mix_in.__name__} only"
                 )
 
+    @property
+    def sets_lengths(self) -> bool:
+        """Whether the length of every layer's step is the method's own, whatever that of the gradient.
+
+        Such a step is read by its directions, with a free rate per layer.
+        """
+        return False
+
     def damping_unit(self, terms: int) -> float | None:
         """The value of the field ``damping`` that means a damping of 1 of the mean Fisher of ``terms`` loss terms.
 
@@ -184,6 +193,11 @@ class Probe(Component, ABC):
         if self.seed is not None:
             changed["seed"] = change(self.seed)
         return replace(self, **changed) if changed else self  # type: ignore[type-var]
+
+    @property
+    def rule(self) -> StepRule:
+        """How an optimizer steps with the probe; a class attribute, or a property if hyperparameters decide it."""
+        return StepRule()
 
     @property
     def reads_output_gradients(self) -> bool:

@@ -95,7 +95,8 @@ class Training(Component):
     ``metric`` at which the training ends. None means that it runs all epochs. ``metric``: the metric that has the
     target. ``measure_at``: the epochs after which the probe is held against the exact Fisher; 0 is the start.
     ``devices``: the number of processes on this machine that share every batch, each on a GPU of its own, or on the CPU
-    with the cell's threads.
+    with the cell's threads. ``others_lr``: AdamW's learning rate on the parameters that the probe does not cover, which
+    changes with lr. None means lr if the method leaves these parameters to AdamW, and otherwise no AdamW.
     """
 
     epochs: int
@@ -120,6 +121,7 @@ class Training(Component):
     metric: str = "test.accuracy"
     measure_at: tuple[int, ...] = ()
     devices: int = 1
+    others_lr: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -136,6 +138,8 @@ class Training(Component):
             raise ValueError(f"training: share must lie in (0, 1], got {self.share}")
         if self.kl_clip is not None and not 0 < self.kl_clip < float("inf"):
             raise ValueError(f"training: kl_clip must be finite and above zero, or none, got {self.kl_clip}")
+        if self.others_lr is not None and not 0 <= self.others_lr < float("inf"):
+            raise ValueError(f"training: others_lr must be finite and not negative, or none, got {self.others_lr}")
         if outside := [epoch for epoch in self.measure_at if not 0 <= epoch <= self.epochs]:
             raise ValueError(f"training: measure_at must lie in 0..{self.epochs}, got {outside[0]}")
         if self.metric not in PER_EPOCH:

@@ -311,3 +311,17 @@ def test_a_cell_that_ends_in_an_error_has_one_line_for_it() -> None:
     ]
     assert summary.statuses(rows, TOY)["a"] == "error"
     assert summary.table(rows, TOY).loc["a", "error.relative (network)"] == 0.5
+
+
+def test_quality_with_rates_is_shown_beside_a_method_that_sets_lengths() -> None:
+    rows = [row("kfac", "direction.quality", 0.5), row("kfac", "direction.quality_rates", 0.625)]
+    muon = row("muon", "direction.quality_rates", 0.75, probe_args="momentum=0.5")
+    alone, beside = frame(*rows), frame(*rows, muon)
+    assert "by rates" not in text(terminal.summary_table(alone, TOY)) and "by rates" not in summary.legend(alone)
+    shown = text(terminal.summary_table(beside, TOY), 200)
+    assert "by rates" in shown and "0.625" in shown and "0.750*" in shown.replace(" ", "")
+    assert "by rates: quality with the best rate for every layer" in summary.legend(beside)
+    headings = [column.heading for column in summary.columns(beside, TOY)]
+    assert headings.index("quality\nby rates") == headings.index("step\nquality") + 1
+    strange = frame(*rows, muon | {"probe_args": "no_such_field=1"}, muon | {"probe": "not_installed"})
+    assert len(summary.columns(strange, TOY)) == len(summary.COLUMNS)

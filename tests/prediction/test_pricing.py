@@ -39,6 +39,8 @@ VARIANTS = (
     *("adafactor[source=gradients]", "adafisher[norm=none]", "adahessian[curvature=fisher]", "hutchinson[draws=3]"),
     *("ingd[updates=2,inputs=diagonal]", "ingd[updates=2,kfac_like=true]", "ngplus[side=smaller]"),
     *("ngplus[source=gradients]", "ngplus[source=momentum,damping_rule=code]"),
+    *("kfac[polar=after]", "tkfac[polar=whitened]", "shampoo[polar=whitened]", "shampoo[polar=after]"),
+    *("muon[polar_by=newton-schulz]", "muon[nesterov=false,scale=match_rms_adamw]"),
 )
 LEADING: dict[str, set[str]] = {
     **{name: set() for name in METHODS},

@@ -59,6 +59,8 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     *(("hylo", {"variant": v, "rank": r}) for v in ("kis", "kid") for r in (0.5, 1.0)),
     ("hylo", {"variant": "kis", "weights": "none"}),
     ("hylo", {"variant": "kid_public"}),
+    ("muon", {"polar_by": "newton-schulz", "nesterov": False}),
+    ("muon", {"scale": "match_rms_adamw"}),
     ("fngd", {"gram": "raw", "scale_mode": "natural"}),
     *(("cwngd", {"fisher_type": t}) for t in ("mc", "type-2")),
     ("adafactor", {"source": "gradients"}),
@@ -410,6 +412,10 @@ BAD: dict[str, tuple[Any, ...]] = {
     "recursion": ("nonsense",),
     "exponent": ("nonsense",),
     "statistic": ("nonsense",),
+    "ns_steps": (0, -1, 1.5, True),
+    "polar": ("nonsense", True),
+    "polar_by": ("nonsense",),
+    "scale": ("nonsense",),
 }
 
 
