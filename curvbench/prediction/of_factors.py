@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from curvbench.parts.factors import is_cut
-from curvbench.prediction.products import CHOLESKY, EIGH, INVERSE, Case, half
+from curvbench.prediction.products import CHOLESKY, EIGH, INVERSE, POWER, Case, half
 from curvbench.prediction.work import Work, draws_of, slopes_of
 
 
@@ -107,6 +107,43 @@ def shampoo(c: Case) -> Work:
     roots = G * sum((EIGH + 2) * n * o**2 if o > 1 else 3.0 * n for n, o in orders)
     kept = 2.0 * G * sum(n * o for n, o in orders)
     return Work(made, roots, 2.0 * G * M * D * sum(o for _, o in orders), kept)
+
+
+def soap(c: Case) -> Work:
+    """Moments and bases of both sides, squares in the bases, and the averaged gradient."""
+    orders = _sides_of_bases(c)
+    G, is_kl = c.block.size.groups, c.of["basis"] == "kl"
+    products = 2.0 * c.entries * sum(orders)
+    moments = (
+        products + 3.0 * G * sum(n**2 for n in orders) + is_kl * (2.0 * c.entries * sum(orders[1:]) + 8 * c.entries)
+    )
+    power = G * sum((POWER * n + 2) * n**2 for n in orders) / c.of["basis_every"]
+    return Work(
+        moments + products + 7 * c.entries + power, 0, 2 * products + 4 * c.entries, _of_bases(c, orders) + c.entries
+    )
+
+
+def klshampoo(c: Case) -> Work:
+    """Whitened moments, bases and eigenvalues of both sides, and the averaged gradient."""
+    orders = _sides_of_bases(c)
+    G, M, D, _, _ = c.block.size
+    products = 2.0 * c.entries * sum(orders)
+    moments = 2 * products + 2.0 * c.entries * sum(orders[1:]) + 4.0 * G * sum(n**2 for n in orders)
+    power = G * sum(POWER * n**3 for n in orders) / c.of["basis_every"]
+    return Work(
+        moments + 10 * c.entries + power, 0, 2 * products + 4 * c.entries, _of_bases(c, orders) + 2 * G * (M + D)
+    )
+
+
+def _sides_of_bases(c: Case) -> tuple[int, ...]:
+    """The orders of the sides that have an eigenbasis, of at most ``max_precond_dim`` rows."""
+    (M, D), is_plain = c.block.own, c.is_vector and (c.block.size.inputs > 1 or min(c.block.own) == 1)
+    return tuple(n for n in (M, D) if n <= c.of["max_precond_dim"] and not is_plain)
+
+
+def _of_bases(c: Case, orders: tuple[int, ...]) -> float:
+    """Numbers of moments, bases and the averaged gradient."""
+    return 2.0 * c.block.size.groups * sum(n**2 for n in orders) + c.entries
 
 
 def lngd(c: Case) -> Work:

@@ -65,6 +65,7 @@ METHODS: Mapping[str, Method] = {
     "sgdm": Method(of_vectors.sgdm, work.nothing),
     "shampoo": Method(of_factors.shampoo, work.of_statistic),
     "skfac": Method(of_factors.skfac, leading_tied=ALL),
+    "soap": Method(of_factors.soap, work.of_statistic, leading=frozenset({"statistics"})),
     "thor": Method(of_factors.thor),
     "tkfac": Method(of_factors.tkfac),
     "unit": Method(of_columns.unit),
