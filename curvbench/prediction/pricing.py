@@ -57,6 +57,7 @@ METHODS: Mapping[str, Method] = {
     "hylo": Method(of_columns.hylo, leading_terms=ALL),
     "identity": Method(of_vectors.identity, work.nothing),
     "kfac": Method(of_factors.kfac),
+    "klshampoo": Method(of_factors.klshampoo, work.of_statistic, leading=frozenset({"statistics"})),
     "layer": Method(of_columns.layer, leading_tied=OF_COLUMNS),
     "lbfgs": Method(of_vectors.lbfgs, work.hessian, leading=ALL),
     "lngd": Method(of_factors.lngd, work.local_maps, leading=frozenset({"statistics"})),

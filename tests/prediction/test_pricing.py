@@ -34,6 +34,7 @@ VARIANTS = (
 LEADING: dict[str, set[str]] = {
     **{name: set() for name in METHODS},
     "lbfgs": {"statistics", "invert", "precondition", "state"},  # the loss decides how many pairs there are
+    "klshampoo": {"statistics"},
     "soap": {"statistics"},  # of an average step: the measured one makes a basis
     "lngd": {"statistics"},  # what lies between the layers decides the derivatives of the maps
 }

@@ -49,6 +49,9 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("soap", {"statistic": "columns"}),
     ("soap", {"basis": "kl"}),
     ("soap", {"max_precond_dim": 4}),
+    ("klshampoo", {"statistic": "bg_data"}),
+    ("klshampoo", {"statistic": "columns"}),
+    ("klshampoo", {"clamp": False, "max_precond_dim": 4}),
     ("lbfgs", {"memory": 2}),
     *(("lngd", {"fisher_type": t}) for t in ("lg_mc", "mc", "empirical", "type-2")),
     ("lngd", {"phi": "elementwise"}),
@@ -381,6 +384,7 @@ BAD: dict[str, tuple[Any, ...]] = {
     "statistic": ("nonsense",),
     "basis": ("nonsense",),
     "basis_every": (0, 1.5),
+    "clamp": (1, "maybe"),
     "max_precond_dim": (0, 1.5),
 }
 
