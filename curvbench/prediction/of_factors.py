@@ -98,15 +98,21 @@ def _weighted(c: Case) -> float:
 
 
 def shampoo(c: Case) -> Work:
-    """Both moments of the gradient, and their roots."""
+    """Both moments of the gradient, and their roots, of every sub-matrix."""
     G, M, D, _, _ = c.block.size
     if c.block.kind == "vector" and D == 1:
         M, D = c.block.own
-    orders = [(n, 1 if is_cut(n) else n) for n in (M, D)]
-    made = 2.0 * G * M * D * sum(order for _, order in orders) + 2 * c.entries + sum(G * n * o for n, o in orders)
-    roots = G * sum((EIGH + 2) * n * o**2 if o > 1 else 3.0 * n for n, o in orders)
-    kept = 2.0 * G * sum(n * o for n, o in orders)
-    return Work(made, roots, 2.0 * G * M * D * sum(o for _, o in orders), kept)
+    block = c.of["block"] or max(M, D)
+    rows, columns = (n if c.of["one_sided"] else min(n, block) for n in (M, D))
+    tiles = G * M * D / (rows * columns)
+    orders = [(n, 1 if is_cut(n) or n > block else n) for n in (rows, columns)]
+    held = tiles * sum(n * o for n, o in orders)
+    made = 2.0 * c.entries * sum(order for _, order in orders) + 2 * c.entries + held * (1 if c.of["decay"] == 1 else 3)
+    roots = tiles * sum((EIGH + 2) * n * o**2 if o > 1 else 3.0 * n for n, o in orders)
+    steps = 2.0 * c.entries * sum(o for _, o in orders)
+    every = c.of["root_every"]
+    kept = 2 * held + (0 if c.of["graft"] in ("none", "sgd") else c.entries)
+    return Work(made + (every > 1) * roots / every, (every == 1) * roots, steps, kept)
 
 
 def soap(c: Case) -> Work:

@@ -50,8 +50,13 @@ def variants() -> list[Probe]:
     return probes
 
 
-MORE = [cb.probe("lngd", nu2=10.0), cb.probe("thor", split=2), cb.probe("ginger", updates=3, scope="per_tensor")]
-"""A layer's factors with two different dampings; several blocks per factor; several blocks per step."""
+MORE = [
+    *(cb.probe("lngd", nu2=10.0), cb.probe("thor", split=2), cb.probe("ginger", updates=3, scope="per_tensor")),
+    *(cb.probe("shampoo", updates=3, **of) for of in ({"exponent": 0.5}, {"root_every": 2}, {"root_every": 4})),
+    *(cb.probe("shampoo", updates=3, **of) for of in ({"block": 3}, {"graft": "sgd"})),
+]
+"""A layer's factors with two different dampings; several blocks per factor; several blocks per step; stale roots, none
+yet, several blocks, and lengths of another method."""
 
 VARIANTS = [*variants(), *MORE]
 NETWORKS = ("mlp_tanh", "nasty_cnn")
@@ -60,7 +65,12 @@ NETWORKS = ("mlp_tanh", "nasty_cnn")
 def has_matrix(probe: Probe) -> bool:
     """Whether the step is the product of a symmetric matrix with the gradient."""
     given = probe.hyperparameters
-    return not probe.has_own_momentum and given.get("stage") != "shared" and given.get("layer_rate", "none") == "none"
+    return (
+        not probe.has_own_momentum
+        and given.get("graft", "none") == "none"
+        and given.get("stage") != "shared"
+        and given.get("layer_rate", "none") == "none"
+    )
 
 
 @cache
