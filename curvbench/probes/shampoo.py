@@ -49,7 +49,7 @@ class Shampoo(Probe):
     than ``block`` keeps the identity and is not cut. ``root_every``: the number of updates from one root to the next,
     before the first of which a step has none; 1 leaves roots to ``refresh``. ``graft``: the method whose step gives
     each sub-matrix its length: ``sgd`` is the gradient, ``rmsprop`` and ``adam`` have ``decay`` for their squares.
-    ``statistic``: the labels, which ``bg_data`` takes from the data and ``bg`` draws. ``seed``: the seed of these draws.
+    ``statistic``: the labels, which ``bg_data`` takes from the data and ``bg`` draws. ``seed``: the seed of the draws.
     """
 
     exponent: float = 0.25
