@@ -6,7 +6,6 @@ that keeps the identity: one longer than a limit, or of a block without sides of
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from curvbench import numerics
 from curvbench.instance import Instance
 from curvbench.operators import sides
-from curvbench.parts.matrix_moments import Sample, Source, is_plain, shapes
+from curvbench.parts.matrix_moments import OfGradient, Sample, Source, is_plain, shapes
 from curvbench.parts.storage import too_large
 
 Pair = tuple[Tensor | None, Tensor | None]
@@ -58,19 +57,22 @@ def refusal(instance: Instance, source: Source, longest: int) -> str | None:
     return too_large("moments and bases", numbers, instance.dtype)
 
 
-def first(sample: Sample, has: tuple[bool, bool], weight: float) -> Turned:
-    """Moments that begin with ``weight`` times those of a sample, and their eigenvectors, largest eigenvalue first."""
-    left = sample.outputs().mul_(weight) if has[0] else None
-    right = sample.inputs().mul_(weight) if has[1] else None
+def first(sample: Sample, has: tuple[bool, bool], decay: float, zeros: Tensor) -> Turned:
+    """Moments that begin with 1 - ``decay`` times those of a sample, and their eigenvectors, the largest value's first.
+
+    ``zeros``: the layer's shape (G, M, D).
+    """
+    G, M, D = zeros.shape
+    left = sample.outputs(zeros.new_zeros(G, M, M), decay) if has[0] else None
+    right = sample.inputs(zeros.new_zeros(G, D, D), decay) if has[1] else None
     return Turned((left, right), (_descending(left), _descending(right)))
 
 
-def first_of_kl(sample: Sample, has: tuple[bool, bool], weight: float, zeros: Tensor) -> Turned:
-    """The same for KL's moments, which are means over the other side; ``zeros`` have the layer's shape (G, M, D)."""
-    turned = first(sample, has, weight)
-    left, right = turned.moments
+def first_of_kl(sample: Sample, has: tuple[bool, bool], decay: float, zeros: Tensor) -> Turned:
+    """The same for KL's moments, which are means over the other side."""
+    (left, right), bases, _ = first(sample, has, decay, zeros)
     moments = (left if left is None else left / zeros.shape[2], right if right is None else right / zeros.shape[1])
-    return Turned(moments, turned.bases, (zeros[:, :, 0] + START, zeros[:, 0] + START))
+    return Turned(moments, bases, (zeros[:, :, 0] + START, zeros[:, 0] + START))
 
 
 def _descending(moment: Tensor | None) -> Tensor | None:
@@ -79,8 +81,9 @@ def _descending(moment: Tensor | None) -> Tensor | None:
 
 def averaged(turned: Turned, sample: Sample, decay: float) -> Turned:
     """The moments V V^T and V^T V with one more sample."""
-    left = _blended(turned.moments[0], sample.outputs, decay)
-    return turned._replace(moments=(left, _blended(turned.moments[1], sample.inputs, decay)))
+    left, right = turned.moments
+    new = left if left is None else sample.outputs(left, decay), right if right is None else sample.inputs(right, decay)
+    return turned._replace(moments=new)
 
 
 def averaged_of_kl(turned: Turned, sample: Sample, decay: float, clamp: bool = True) -> Turned:
@@ -89,19 +92,22 @@ def averaged_of_kl(turned: Turned, sample: Sample, decay: float, clamp: bool = T
     S_l takes in V Q_r diag(1 / lambda_r) Q_r^T V^T / D, and lambda_l the means over inputs of
     (Q_l^T V Q_r)^2 / lambda_r. ``clamp``: eigenvalues keep the bounds of public code.
     """
-    over_outputs, over_inputs = (1 / values for values in turned.values)
+    (left, right), (over_outputs, over_inputs) = turned.moments, (1 / values for values in turned.values)
     M, D = over_outputs.shape[-1], over_inputs.shape[-1]
-    left = _blended(turned.moments[0], lambda: sample.outputs(over_inputs) / D, decay)
-    right = _blended(turned.moments[1], lambda: sample.inputs(over_outputs) / M, decay)
+    moments = (
+        left if left is None else sample.outputs(left, decay, over_inputs),
+        right if right is None else sample.inputs(right, decay, over_outputs),
+    )
     new = ((sample.squares @ over_inputs[:, :, None])[:, :, 0] / D, (over_outputs[:, None] @ sample.squares)[:, 0] / M)
     values = tuple(torch.lerp(n, old, decay) for n, old in zip(new, turned.values, strict=True))
     if clamp:
         values = tuple(v.clamp_min(max(10, min(v.shape[-1], LARGEST_ROOT)) ** -2) for v in values)
-    return Turned((left, right), turned.bases, values)
+    return Turned(moments, turned.bases, values)
 
 
-def _blended(old: Tensor | None, new: Callable[[], Tensor], decay: float) -> Tensor | None:
-    return None if old is None else torch.lerp(new(), old, decay)
+def rotated(turned: Turned, sample: Sample, V: Tensor, is_own: bool) -> Tensor:
+    """Q_l^T V Q_r for the gradient V of the data; ``is_own``: the sample is that gradient and has this product."""
+    return sample.rotated if is_own and isinstance(sample, OfGradient) else turned.into(V)
 
 
 def power_step(turned: Turned) -> Turned:

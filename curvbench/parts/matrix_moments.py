@@ -7,11 +7,13 @@ None is the identity.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from curvbench.fisher import collect
@@ -32,11 +34,14 @@ class Sample(Protocol):
     def squares(self) -> Tensor:
         """The expected squares of Q_l^T V Q_r, (G, M, D)."""
 
-    def outputs(self, weights: Tensor | None = None) -> Tensor:
-        """The expected V Q_r diag(weights) Q_r^T V^T for weights (G, D), (G, M, M); None is I."""
+    def outputs(self, old: Tensor, decay: float, weights: Tensor | None = None) -> Tensor:
+        """``decay`` old + (1 - decay) times the expected V V^T, (G, M, M).
 
-    def inputs(self, weights: Tensor | None = None) -> Tensor:
-        """The expected V^T Q_l diag(weights) Q_l^T V for weights (G, M), (G, D, D); None is I."""
+        With ``weights`` (G, D) it is the mean over inputs, V Q_r diag(weights) Q_r^T V^T / D, that joins.
+        """
+
+    def inputs(self, old: Tensor, decay: float, weights: Tensor | None = None) -> Tensor:
+        """The same of V^T V, (G, D, D), and with weights (G, M) of V^T Q_l diag(weights) Q_l^T V / M."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,28 +53,36 @@ class OfGradient:
     right: Tensor | None = None
 
     @cached_property
-    def _right_half(self) -> Tensor:
-        return sides.from_right(self.V, self.right)
-
-    @cached_property
     def _left_half(self) -> Tensor:
         return sides.from_left(sides.transposed(self.left), self.V)
 
     @cached_property
+    def rotated(self) -> Tensor:
+        """Q_l^T V Q_r, (G, M, D)."""
+        return sides.from_right(self._left_half, self.right)
+
+    @cached_property
     def squares(self) -> Tensor:
-        return sides.from_right(self._left_half, self.right).square()
+        return self.rotated.square()
 
-    def outputs(self, weights: Tensor | None = None) -> Tensor:
+    def outputs(self, old: Tensor, decay: float, weights: Tensor | None = None) -> Tensor:
         if weights is None:
-            return self.V @ self.V.mT
-        half = self._right_half * weights.sqrt()[:, None, :]
-        return half @ half.mT
+            return joined(old, self.V, decay)
+        half = sides.from_right(self.V, self.right) * weights.sqrt()[:, None, :]
+        return joined(old, half, decay, weights.shape[-1])
 
-    def inputs(self, weights: Tensor | None = None) -> Tensor:
+    def inputs(self, old: Tensor, decay: float, weights: Tensor | None = None) -> Tensor:
         if weights is None:
-            return self.V.mT @ self.V
-        half = self._left_half * weights.sqrt()[:, :, None]
-        return half.mT @ half
+            return joined(old, self.V.mT, decay)
+        return joined(old, (self._left_half * weights.sqrt()[:, :, None]).mT, decay, weights.shape[-1])
+
+
+def joined(old: Tensor, V: Tensor, decay: float, count: int = 1) -> Tensor:
+    """``decay`` old + (1 - decay) V V^T / count for V (G, n, K); a sum, old + V V^T, for a decay of 1."""
+    share = 1.0 if decay == 1 else (1 - decay) / count
+    if len(V) == 1:  # because a batch of one product takes longer than the product
+        return torch.addmm(old[0], V[0], V[0].T, beta=decay, alpha=share)[None]
+    return torch.baddbmm(old, V, V.mT, beta=decay, alpha=share)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,17 +98,17 @@ class OfColumns:
     def squares(self) -> Tensor:
         return self._mean(self.columns.squares(self.left, self.right))
 
-    def outputs(self, weights: Tensor | None = None) -> Tensor:
-        middle = self.columns.slopes.new_ones(self._sizes[::2]) if weights is None else _weighted(self.right, weights)
-        return self._mean(self.columns.contract_inputs(middle))
+    def outputs(self, old: Tensor, decay: float, weights: Tensor | None = None) -> Tensor:
+        G, _, D = self.columns.layer.shape
+        if weights is None:
+            return torch.lerp(self._mean(self.columns.contract_inputs(old.new_ones(G, D))), old, decay)
+        return torch.lerp(self._mean(self.columns.contract_inputs(_weighted(self.right, weights))) / D, old, decay)
 
-    def inputs(self, weights: Tensor | None = None) -> Tensor:
-        middle = None if weights is None else _weighted(self.left, weights)
-        return self._mean(self.columns.contract_outputs(middle))
-
-    @property
-    def _sizes(self) -> tuple[int, int, int]:
-        return self.columns.layer.shape
+    def inputs(self, old: Tensor, decay: float, weights: Tensor | None = None) -> Tensor:
+        if weights is None:
+            return torch.lerp(self._mean(self.columns.contract_outputs()), old, decay)
+        moment = self._mean(self.columns.contract_outputs(_weighted(self.left, weights)))
+        return torch.lerp(moment / self.columns.layer.outputs, old, decay)
 
     def _mean(self, total: Tensor) -> Tensor:
         return (total / self.terms**2).to(self.columns.slopes.dtype)
@@ -147,10 +160,10 @@ def shapes(instance: Instance, source: Source = "bg_data") -> list[tuple[int, in
     return [layer.shape if source == "columns" else own_matrix(layer, instance) for layer in instance.layers]
 
 
-def matrices(vector: Tensor, shapes: Sequence[tuple[int, int, int]]) -> list[Tensor]:
+def matrices(vector: Tensor, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
     """The parts of a parameter vector (P,) as one matrix per layer and group, (G, M, D)."""
-    parts = vector.split([G * M * D for G, M, D in shapes])
-    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+    parts = vector.split([math.prod(shape) for shape in shapes])
+    return [part.reshape(*shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def is_plain(layer: Layer, shape: tuple[int, int, int]) -> bool:

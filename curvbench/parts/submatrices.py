@@ -14,6 +14,7 @@ from torch import Tensor
 from curvbench import numerics
 from curvbench.operators import BlockDiagonal, Kronecker, Operator, Permuted, sides
 from curvbench.parts.factors import is_cut
+from curvbench.parts.matrix_moments import joined
 
 Shape = tuple[int, int, int]
 Tile = tuple[slice, slice]
@@ -129,22 +130,26 @@ def with_moments(sums: tuple[Sides, ...], pieces: Sequence[Tensor], decay: float
 
 
 def _with(old: Tensor, V: Tensor, decay: float) -> Tensor:
-    moment = V.square().sum(-1) if old.ndim == 2 else V @ V.mT
-    return old + moment if decay == 1 else torch.lerp(moment, old, decay)
+    if old.ndim == 3:
+        return joined(old, V, decay)
+    return decay * old + (1.0 if decay == 1 else 1 - decay) * V.square().sum(-1)
 
 
 def power(matrix: Tensor, epsilon: float, exponent: float) -> Tensor:
     """A power of PSD matrices + epsilon I, (G, n, n); diagonals (G, n) stand for their matrices.
 
-    With a negative exponent the eigenvalues below the rounding of the largest one are raised to it, because an inverse
-    would magnify rounding. Raises ValueError if one is zero.
+    Eigenvalues below the rounding of the largest one are raised to it before an inverse power, which would magnify
+    rounding, and are zero before another, as a root would magnify it too. Raises ValueError if an inverse does not
+    exist.
     """
     if matrix.ndim == 2:
         entries = matrix + epsilon
         return (numerics.positive(entries) if exponent < 0 else entries) ** exponent
     values, basis = numerics.eigh(matrix)
     values = values + epsilon
+    rounding = values.shape[-1] * torch.finfo(values.dtype).eps * values.amax(-1, keepdim=True)
     if exponent < 0:
-        rounding = values.shape[-1] * torch.finfo(values.dtype).eps * values.amax(-1, keepdim=True)
         values = torch.maximum(numerics.positive(values), rounding)
+    else:
+        values = torch.where(values > rounding, values, 0.0)
     return (basis * values[:, None, :] ** exponent) @ basis.mT

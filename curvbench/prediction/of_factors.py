@@ -116,16 +116,12 @@ def shampoo(c: Case) -> Work:
 
 
 def soap(c: Case) -> Work:
-    """Moments and bases of both sides, squares in the bases, and the averaged gradient."""
+    """Moments and bases of both sides, and averages of gradients and of squares in the bases."""
     orders = _sides_of_bases(c)
-    G, is_kl = c.block.size.groups, c.of["basis"] == "kl"
-    products = 2.0 * c.entries * sum(orders)
-    moments = (
-        products + 3.0 * G * sum(n**2 for n in orders) + is_kl * (2.0 * c.entries * sum(orders[1:]) + 8 * c.entries)
-    )
-    power = G * sum((POWER * n + 2) * n**2 for n in orders) / c.of["basis_every"]
+    is_kl, products = c.of["basis"] == "kl", 2.0 * c.entries * sum(orders)
+    made = 2 * products + 8.0 * c.entries + is_kl * (2.0 * c.entries * sum(orders[1:]) + 6 * c.entries)
     return Work(
-        moments + products + 7 * c.entries + power, 0, 2 * products + 4 * c.entries, _of_bases(c, orders) + c.entries
+        made + _drawn(c, products) + _power(c, orders), 0, products + 4 * c.entries, _of_bases(c, orders) + c.entries
     )
 
 
@@ -134,11 +130,20 @@ def klshampoo(c: Case) -> Work:
     orders = _sides_of_bases(c)
     G, M, D, _, _ = c.block.size
     products = 2.0 * c.entries * sum(orders)
-    moments = 2 * products + 2.0 * c.entries * sum(orders[1:]) + 4.0 * G * sum(n**2 for n in orders)
-    power = G * sum(POWER * n**3 for n in orders) / c.of["basis_every"]
-    return Work(
-        moments + 10 * c.entries + power, 0, 2 * products + 4 * c.entries, _of_bases(c, orders) + 2 * G * (M + D)
-    )
+    made = 2 * products + 2.0 * c.entries * sum(orders[1:]) + 11 * c.entries
+    kept = _of_bases(c, orders) + 2 * G * (M + D)
+    return Work(made + _drawn(c, products) + _power(c, orders), 0, products + 4 * c.entries, kept)
+
+
+def _drawn(c: Case, products: float) -> float:
+    """The rotation of the data's gradient, which is not that of the moments."""
+    return 0.0 if c.of["statistic"] == "bg_data" else products
+
+
+def _power(c: Case, orders: tuple[int, ...]) -> float:
+    """A step's share of new bases, into which the averaged gradient is turned."""
+    turn = 4.0 * c.entries * sum(orders)
+    return (c.block.size.groups * sum(POWER * n**3 for n in orders) + turn) / c.of["basis_every"]
 
 
 def _sides_of_bases(c: Case) -> tuple[int, ...]:

@@ -17,23 +17,26 @@ from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, RotatedDiagonal
 from curvbench.parts import bases
 from curvbench.parts.bases import Turned
-from curvbench.parts.matrix_moments import Source, matrices, read, shapes
+from curvbench.parts.matrix_moments import Sample, Source, matrices, read, shapes
 from curvbench.parts.ranges import at_least_one, finite, fraction
 from curvbench.spec import About, Probe, Unsupported
 
 
 class Whitened(NamedTuple):
-    """A layer's sides, and their eigenvalues ``before`` the last gradient, with which its step is made."""
+    """A layer's sides, and their eigenvalues ``before`` the last gradient, with which its step is made.
+
+    ``momentum``: the averaged gradient in the bases, (G, M, D).
+    """
 
     turned: Turned
     before: tuple[Tensor, ...]
+    momentum: Tensor
 
 
 class State(NamedTuple):
-    """Per layer its sides; the averaged gradient (P,), the ``calls`` so far, and the last batch's loss terms."""
+    """Per layer its sides and average; the ``calls`` so far, and the last batch's loss terms."""
 
     layers: list[Whitened]
-    momentum: Tensor
     calls: int
     terms: int
 
@@ -70,9 +73,10 @@ class Klshampoo(Probe):
         "Kronecker product nearest to E[v v^T] in KL divergence, v mean gradients",
         damping="epsilon is added to the root of the matrix; the step divides by that root, not by the matrix",
         cost={
-            "statistics": "2 G M D (M + D) + G M D^2 + 7 G (M^3 + D^3) / (3 basis_every)",
+            "statistics": "2 G M D (M + D) + G M D^2 + [statistic != bg_data] G M D (M + D)"
+            " + (7 G (M^3 + D^3) / 3 + 2 G M D (M + D)) / basis_every",
             "invert": "0",
-            "precondition": "2 G M D (M + D)",
+            "precondition": "G M D (M + D)",
             "memory": "2 G (M^2 + D^2) + 2 G (M + D) + P",
         },
         source="Lin et al. 2025 (arXiv 2509.03378), in the order of the authors' code",
@@ -111,36 +115,38 @@ class Klshampoo(Probe):
 
     def init(self, instance: Instance) -> State:
         zeros = torch.zeros(instance.size, dtype=instance.dtype, device=instance.device)
-        return State([Whitened(Turned(), ()) for _ in instance.layers], zeros, 0, instance.terms)
+        parts = matrices(zeros, shapes(instance, self.statistic))
+        return State([Whitened(Turned(), (), part) for part in parts], 0, instance.terms)
 
     def update(self, state: State, batch: Instance) -> State:
-        reader, calls = read(batch, self.statistic, self.seed, state.calls), state.calls + 1
-        if calls == 1:
-            firsts = zip(
-                bases.sided(batch, self.statistic, self.max_precond_dim),
-                matrices(state.momentum, shapes(batch, self.statistic)),
-                strict=True,
-            )
-            turned = [
-                bases.first_of_kl(reader.of(i), has, 1 - self.beta2, zeros) for i, (has, zeros) in enumerate(firsts)
-            ]
-            return State([Whitened(t, t.values) for t in turned], state.momentum, 1, batch.terms)
-        steps = state.calls - 1
+        reader, steps = read(batch, self.statistic, self.seed, state.calls), state.calls - 1
+        if steps < 0:
+            firsts = zip(bases.sided(batch, self.statistic, self.max_precond_dim), state.layers, strict=True)
+            made = [(bases.first_of_kl(reader.of(i), h, self.beta2, o.momentum), o) for i, (h, o) in enumerate(firsts)]
+            return State([Whitened(new, new.values, old.momentum) for new, old in made], 1, batch.terms)
         is_due = steps > 0 and steps % self.basis_every == 0
-        turned = [bases.power_step(t) if is_due else t for t, _ in state.layers]
-        samples = [reader.of(i, *t.bases) for i, t in enumerate(turned)]
-        news = [bases.averaged_of_kl(t, s, self.beta2, self.clamp) for t, s in zip(turned, samples, strict=True)]
-        layers = [Whitened(new, old.values) for new, old in zip(news, turned, strict=True)]
-        return State(layers, torch.lerp(batch.gradient(), state.momentum, self.beta1), calls, batch.terms)
+        current = [self._rebased(layer) for layer in state.layers] if is_due else state.layers
+        parts = zip(current, matrices(batch.gradient(), [layer.momentum.shape for layer in current]), strict=True)
+        layers = [self._taken(old, reader.of(i, *old.turned.bases), V) for i, (old, V) in enumerate(parts)]
+        return State(layers, state.calls + 1, batch.terms)
+
+    def _rebased(self, layer: Whitened) -> Whitened:
+        new = bases.power_step(layer.turned)
+        return Whitened(new, layer.before, new.into(layer.turned.back(layer.momentum)))
+
+    def _taken(self, layer: Whitened, sample: Sample, V: Tensor) -> Whitened:
+        """The layer with the moments of one more sample, whose bases are the layer's, and with its gradient."""
+        old = layer.turned
+        gradient = bases.rotated(old, sample, V, self.statistic == "bg_data")
+        new = bases.averaged_of_kl(old, sample, self.beta2, self.clamp)
+        return Whitened(new, old.values, torch.lerp(gradient, layer.momentum, self.beta1))
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
-        roots = [_product(before).sqrt() + self.epsilon for _, before in state.layers]
-        parts = state.momentum.split([root.numel() for root in roots])
-        triples = zip(state.layers, roots, parts, strict=True)
-        return torch.cat([t.back(t.into(V.view_as(root)) / root).flatten() for (t, _), root, V in triples])
+        steps = (t.back(m / (_product(before).sqrt() + self.epsilon)) for t, before, m in state.layers)
+        return torch.cat([step.flatten() for step in steps])
 
     def operator(self, state: State) -> BlockDiagonal:
-        return BlockDiagonal([RotatedDiagonal(*t.bases, state.terms * _product(t.values)) for t, _ in state.layers])
+        return BlockDiagonal([RotatedDiagonal(*t.bases, state.terms * _product(t.values)) for t, _, _ in state.layers])
 
 
 def _product(values: tuple[Tensor, ...]) -> Tensor:

@@ -25,17 +25,17 @@ Basis = Literal["shampoo", "kl"]
 
 
 class Scaled(NamedTuple):
-    """A layer's bases, and v, the uncorrected average of squares in them, (G, M, D)."""
+    """A layer's bases, and the uncorrected averages v of squares and m of gradients in them, (G, M, D)."""
 
     turned: Turned
     squares: Tensor
+    momentum: Tensor
 
 
 class State(NamedTuple):
-    """Per layer its bases and squares; the averaged gradient (P,), the ``calls`` so far, and the batch's loss terms."""
+    """Per layer its bases and averages; the ``calls`` so far, and the last batch's loss terms."""
 
     layers: list[Scaled]
-    momentum: Tensor
     calls: int
     terms: int
 
@@ -72,9 +72,10 @@ class Soap(Probe):
         "(Q_L^T V Q_R)^2 for mean gradients V; Q_L and Q_R follow the eigenvectors of averaged V V^T and V^T V",
         damping="epsilon is added to sqrt(v) without its bias correction; the step divides by that root, not by v",
         cost={
-            "statistics": "2 G M D (M + D) + [basis = kl] G M D^2 + 7 G (M^3 + D^3) / (3 basis_every)",
+            "statistics": "2 G M D (M + D) + [basis = kl] G M D^2 + [statistic != bg_data] G M D (M + D)"
+            " + (7 G (M^3 + D^3) / 3 + 2 G M D (M + D)) / basis_every",
             "invert": "0",
-            "precondition": "2 G M D (M + D)",
+            "precondition": "G M D (M + D)",
             "memory": "2 G (M^2 + D^2) + 2 P",
         },
         source="Vyas et al. 2024 (arXiv 2409.11321), in the order of the authors' code; KL: Lin et al. 2025",
@@ -104,44 +105,42 @@ class Soap(Probe):
     def init(self, instance: Instance) -> State:
         zeros = torch.zeros(instance.size, dtype=instance.dtype, device=instance.device)
         parts = matrices(zeros, shapes(instance, self.statistic))
-        return State([Scaled(Turned(), part) for part in parts], zeros, 0, instance.terms)
+        return State([Scaled(Turned(), part, part) for part in parts], 0, instance.terms)
 
     def update(self, state: State, batch: Instance) -> State:
-        reader, calls = read(batch, self.statistic, self.seed, state.calls), state.calls + 1
-        if calls == 1:
+        reader, steps = read(batch, self.statistic, self.seed, state.calls), state.calls - 1
+        if steps < 0:
             firsts = zip(bases.sided(batch, self.statistic, self.max_precond_dim), state.layers, strict=True)
             layers = [self._first(reader.of(i), has, old.squares) for i, (has, old) in enumerate(firsts)]
-            return State(layers, state.momentum, 1, batch.terms)
-        steps = state.calls - 1
+            return State(layers, 1, batch.terms)
         is_due = steps > 0 and steps % self.basis_every == 0
-        layers = [self._rebased(layer) for layer in state.layers] if is_due else state.layers
-        layers = [self._taken(layer, reader.of(i, *layer.turned.bases)) for i, layer in enumerate(layers)]
-        return State(layers, torch.lerp(batch.gradient(), state.momentum, self.beta1), calls, batch.terms)
+        current = [self._rebased(layer) for layer in state.layers] if is_due else state.layers
+        parts = zip(current, matrices(batch.gradient(), [layer.squares.shape for layer in current]), strict=True)
+        layers = [self._taken(old, reader.of(i, *old.turned.bases), V) for i, (old, V) in enumerate(parts)]
+        return State(layers, state.calls + 1, batch.terms)
 
     def _first(self, sample: Sample, has: tuple[bool, bool], zeros: Tensor) -> Scaled:
-        if self.basis == "kl" and any(has):
-            return Scaled(bases.first_of_kl(sample, has, 1 - self.beta2, zeros), zeros)
-        return Scaled(bases.first(sample, has, 1 - self.beta2), zeros)
+        make = bases.first_of_kl if self.basis == "kl" and any(has) else bases.first
+        return Scaled(make(sample, has, self.beta2, zeros), zeros, zeros)
 
     def _rebased(self, layer: Scaled) -> Scaled:
         """The layer in its next bases; the squares are not rotated."""
-        if self.basis == "kl":
-            return Scaled(bases.power_step(layer.turned), layer.squares)
-        return Scaled(*bases.sorted_step(layer.turned, layer.squares))
+        old, squares, momentum = layer
+        new, squares = (bases.power_step(old), squares) if self.basis == "kl" else bases.sorted_step(old, squares)
+        return Scaled(new, squares, new.into(old.back(momentum)))
 
-    def _taken(self, layer: Scaled, sample: Sample) -> Scaled:
-        """The layer with the moments and squares of one more sample, whose bases are the layer's."""
-        squares = torch.lerp(sample.squares, layer.squares, self.beta2)
-        average = bases.averaged_of_kl if layer.turned.values else bases.averaged
-        return Scaled(average(layer.turned, sample, self.beta2), squares)
+    def _taken(self, layer: Scaled, sample: Sample, V: Tensor) -> Scaled:
+        """The layer with the moments and squares of one more sample, whose bases are the layer's, and its gradient."""
+        turned, squares, momentum = layer
+        gradient = bases.rotated(turned, sample, V, self.statistic == "bg_data")
+        average = bases.averaged_of_kl if turned.values else bases.averaged
+        squares = torch.lerp(sample.squares, squares, self.beta2)
+        return Scaled(average(turned, sample, self.beta2), squares, torch.lerp(gradient, momentum, self.beta1))
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
-        parts = state.momentum.split([layer.squares.numel() for layer in state.layers])
-        steps = [
-            turned.back(turned.into(part.view_as(squares)) / (squares.sqrt() + self.epsilon)).flatten()
-            for (turned, squares), part in zip(state.layers, parts, strict=True)
-        ]
-        return torch.cat(steps) * self._correction(state.calls - 1)
+        scale = self._correction(state.calls - 1)
+        steps = (t.back(scale * momentum / (v.sqrt() + self.epsilon)) for t, v, momentum in state.layers)
+        return torch.cat([step.flatten() for step in steps])
 
     def _correction(self, steps: int) -> float:
         if self.basis == "kl" or steps < 1:
@@ -150,4 +149,4 @@ class Soap(Probe):
 
     def operator(self, state: State) -> BlockDiagonal:
         scale = state.terms / (1 - self.beta2 ** max(1, state.calls - 1))
-        return BlockDiagonal([RotatedDiagonal(*turned.bases, scale * squares) for turned, squares in state.layers])
+        return BlockDiagonal([RotatedDiagonal(*turned.bases, scale * squares) for turned, squares, _ in state.layers])

@@ -63,7 +63,8 @@ def columns_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def factors(state: Any) -> list[tuple[Tensor, Tensor]]:
     """B_L and B_R per layer, from bases and eigenvalues."""
     return [
-        tuple((Q[0] * values[0]) @ Q[0].T for Q, values in zip(t.bases, t.values, strict=True)) for t, _ in state.layers
+        tuple((Q[0] * values[0]) @ Q[0].T for Q, values in zip(t.bases, t.values, strict=True))
+        for t, *_ in state.layers
     ]
 
 
@@ -132,7 +133,7 @@ def test_a_side_too_long_keeps_the_coordinates(columns_once: None) -> None:
     """With eigenvalues of its own: the diagonal of the whitened moment."""
     instance, _ = small()
     probe = cb.probe("klshampoo", statistic="columns", beta2=0.5, clamp=False, max_precond_dim=2, updates=200)
-    turned, _ = probe.fit(instance).layers[0]
+    turned, *_ = probe.fit(instance).layers[0]
     assert turned.bases[1] is None and turned.moments[1] is None and turned.values[1].shape == (1, 3)
     F = cb.exact_fisher(instance).to_dense()[:6, :6].reshape(2, 3, 2, 3) / instance.terms
     left = (turned.bases[0][0] * turned.values[0][0]) @ turned.bases[0][0].T

@@ -131,7 +131,7 @@ def test_the_step_is_made_of_powers_of_the_moments(exponent: float, decay: float
 
 
 def test_the_step_is_the_inverse_root_of_the_matrix() -> None:
-    """Of gradients of full rank, up to the unit N and the number of sums; not for the exponent of the ports."""
+    """Of gradients of full rank, up to the unit N and the number of sums."""
     instance = cb.Instance(*flat(5, 5, 5), loss="gaussian")
     for exponent, decay in ((0.25, 1.0), (0.25, 0.9), (0.5, 1.0)):
         probe = cb.probe("shampoo", updates=3, epsilon=1e-14, exponent=exponent, decay=decay)
@@ -140,12 +140,6 @@ def test_the_step_is_the_inverse_root_of_the_matrix() -> None:
         step = probe.precondition(state, instance.gradient())
         scale = 3 ** (-2 * exponent) if decay == 1 else 1.0
         assert relative(step, scale * inverse) < 1e-3, "epsilon over the least eigenvalue"
-        units = fitted_trace(cb.probe("shampoo", updates=3, exponent=exponent, represents="trace"), instance)
-        assert (probe.operator(state).trace() < 50 * units) == (exponent == 0.25 or decay < 1), "a moment has a unit"
-
-
-def fitted_trace(probe: cb.Probe, instance: cb.Instance) -> float:
-    return cb.fit(probe, instance).trace()
 
 
 def test_one_repeated_gradient_gives_its_polar_factor() -> None:

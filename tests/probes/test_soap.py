@@ -98,7 +98,7 @@ def layers_of(name: str, **options: Any) -> Iterator[tuple[Any, Tensor, tuple[Te
     probe = cb.probe("soap", statistic="columns", **options)
     state = probe.fit(instance)
     blocks = probe.operator(state).blocks
-    for layer, block, (turned, _) in zip(instance.layers, blocks, state.layers, strict=True):
+    for layer, block, (turned, *_) in zip(instance.layers, blocks, state.layers, strict=True):
         yield block.to_dense(), truth(name).fisher()[layer.slice, layer.slice], turned.bases
 
 
