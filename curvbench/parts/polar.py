@@ -108,10 +108,11 @@ def polar_steps(blocks: Sequence[Operator], gradient: Tensor, polar: Polar) -> T
     ``blocks``: a layer's damped inverse, for ``whitened`` its root. Of a vector's own block it is the inverse.
     """
     parts = gradient.split([block.size for block in blocks])
-    return torch.cat([_polar_step(block, part, polar) for block, part in zip(blocks, parts, strict=True)])
+    return torch.cat([polar_step(block, part, polar) for block, part in zip(blocks, parts, strict=True)])
 
 
-def _polar_step(block: Operator, part: Tensor, polar: Polar) -> Tensor:
+def polar_step(block: Operator, part: Tensor, polar: Polar) -> Tensor:
+    """The part (P_l,) of one layer in ``polar_steps``, whose inverse is ``block``."""
     solved = block.matvec(part)
     if not isinstance(block, Kronecker | RotatedDiagonal):
         return solved

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from curvbench.parts import storage
-from curvbench.parts.factors import is_cut
+from curvbench.parts.submatrices import Cutting
 from curvbench.prediction.layout import Block, Shapes
 from curvbench.spec import Probe
 
@@ -18,9 +18,14 @@ def refusal(probe: Probe, shapes: Shapes, R: int, itemsize: int) -> str:
     if (rank := _rank(probe, shapes, R)) is not None:
         return rank
     if probe.name == "shampoo":
-        numbers, what = sum(block.repeat * _sums(block) for block in shapes.blocks), "sums L and R"
+        cutting = Cutting(probe.hyperparameters["block"], probe.hyperparameters["one_sided"])
+        numbers = sum(block.repeat * cutting.numbers((block.size.groups, *block.own)) for block in shapes.blocks)
+        what = "sums L and R"
     elif probe.name == "psgd":
         numbers, what = sum(block.repeat * _roots(block) for block in shapes.blocks), "factors Q_L and Q_R"
+    elif probe.name in ("soap", "klshampoo"):
+        longest = probe.hyperparameters["max_precond_dim"]
+        numbers, what = sum(block.repeat * _bases(block, longest) for block in shapes.blocks), "moments and bases"
     elif probe.name == "hylo":
         kept = max(1, int(probe.hyperparameters["rank"] * R * shapes.samples))
         numbers, what = kept * shapes.parameters, "kept scores"
@@ -40,21 +45,16 @@ def _rank(probe: Probe, shapes: Shapes, R: int) -> str | None:
     return f"{key} {rank} is more than the {most} parameters or score columns there are" if rank > most else ""
 
 
-def _sums(block: Block) -> int:
-    G = block.size.groups
-    M, D = block.own
-    return sum(G * _side(n) for n in (M, D))
-
-
-def _side(order: int) -> int:
-    """Numbers of a factor, or of its diagonal if it is cut."""
-    return order if is_cut(order) else order**2
+def _bases(block: Block, longest: int) -> int:
+    if block.kind == "vector" and (block.size.inputs > 1 or min(block.own) == 1):
+        return 0
+    return 2 * block.size.groups * sum(n**2 for n in block.own if n <= longest)
 
 
 def _roots(block: Block) -> int:
     M, D = block.own
-    inputs = D if block.kind == "lookup" else _side(D)
-    return block.size.groups * (_side(M) + inputs)
+    sizes = [M if is_cut(M) else M**2, D if is_cut(D) or block.kind == "lookup" else D**2]
+    return block.size.groups * sum(sizes)
 
 
 def _mini(block: Block, every_unit: bool) -> int:

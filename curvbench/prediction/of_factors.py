@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from curvbench.parts.factors import is_cut
-from curvbench.prediction.products import CHOLESKY, EIGH, INVERSE, Case, half
+from curvbench.prediction.products import CHOLESKY, EIGH, INVERSE, POWER, Case, half
 from curvbench.prediction.work import Work, draws_of, slopes_of
 
 
@@ -144,16 +144,21 @@ def tnt(c: Case) -> Work:
 
 
 def shampoo(c: Case) -> Work:
-    """Both moments of the gradient, and their roots."""
+    """Both moments of the gradient, and their roots, of every sub-matrix."""
     G, M, D = _own_matrix(c)
-    orders = [(n, 1 if is_cut(n) else n) for n in (M, D)]
-    made = 2.0 * G * M * D * sum(order for _, order in orders) + 2 * c.entries + sum(G * n * o for n, o in orders)
-    roots = G * sum((EIGH + 2) * n * o**2 if o > 1 else 3.0 * n for n, o in orders)
-    kept = 2.0 * G * sum(n * o for n, o in orders)
+    block = c.of["block"] or max(M, D)
+    rows, columns = (n if c.of["one_sided"] else min(n, block) for n in (M, D))
+    tiles = G * M * D / (rows * columns)
+    orders = [(n, 1 if is_cut(n) or n > block else n) for n in (rows, columns)]
+    held = tiles * sum(n * o for n, o in orders)
+    made = 2.0 * c.entries * sum(order for _, order in orders) + 2 * c.entries + held * (1 if c.of["decay"] == 1 else 3)
+    roots = tiles * sum((EIGH + 2) * n * o**2 if o > 1 else 3.0 * n for n, o in orders)
     whitened = 1 + (c.of["polar"] == "whitened")
-    steps = 2.0 * whitened * G * M * D * sum(o for _, o in orders)
-    polar = 0.0 if c.of["polar"] == "none" else _polar_factors(G, M, D) + 4.0 * (whitened - 1) * c.entries
-    return Work(made, roots, steps + polar, kept)
+    steps = 2.0 * whitened * c.entries * sum(o for _, o in orders)
+    polar = 0.0 if c.of["polar"] == "none" else _polar_factors(tiles, rows, columns) + 4.0 * (whitened - 1) * c.entries
+    every = c.of["root_every"]
+    kept = 2 * held + (0 if c.of["graft"] in ("none", "sgd") else c.entries)
+    return Work(made + (every > 1) * roots / every, (every == 1) * roots, steps + polar, kept)
 
 
 def muon(c: Case) -> Work:
@@ -168,7 +173,7 @@ def muon(c: Case) -> Work:
     return Work(3.0 * averages * c.entries, 0, polar + scaled, float(averages * c.entries))
 
 
-def _polar_factors(G: int, M: int, D: int) -> float:
+def _polar_factors(G: float, M: int, D: int) -> float:
     """FLOPs of exact polar factors of G matrices."""
     n, wide = min(M, D), max(M, D)
     return G * ((EIGH + 2) * n**3 + 2.0 * (1 + half(n)) * n**2 * wide + 2 * n**2)
@@ -201,6 +206,48 @@ def psgd(c: Case) -> Work:
         steps += (2.0 if is_diagonal else 4.0 * n) * c.entries
         kept += G * n * order
     return Work(made, 0, steps, kept)
+
+
+def soap(c: Case) -> Work:
+    """Moments and bases of both sides, and averages of gradients and of squares in the bases."""
+    orders = _sides_of_bases(c)
+    is_kl, products = c.of["basis"] == "kl", 2.0 * c.entries * sum(orders)
+    made = 2 * products + 8.0 * c.entries + is_kl * (2.0 * c.entries * sum(orders[1:]) + 6 * c.entries)
+    return Work(
+        made + _drawn(c, products) + _power(c, orders), 0, products + 4 * c.entries, _of_bases(c, orders) + c.entries
+    )
+
+
+def klshampoo(c: Case) -> Work:
+    """Whitened moments, bases and eigenvalues of both sides, and the averaged gradient."""
+    orders = _sides_of_bases(c)
+    G, M, D, _, _ = c.block.size
+    products = 2.0 * c.entries * sum(orders)
+    made = 2 * products + 2.0 * c.entries * sum(orders[1:]) + 11 * c.entries
+    kept = _of_bases(c, orders) + 2 * G * (M + D)
+    return Work(made + _drawn(c, products) + _power(c, orders), 0, products + 4 * c.entries, kept)
+
+
+def _drawn(c: Case, products: float) -> float:
+    """The rotation of the data's gradient, which is not that of the moments."""
+    return 0.0 if c.of["statistic"] == "bg_data" else products
+
+
+def _power(c: Case, orders: tuple[int, ...]) -> float:
+    """A step's share of new bases, into which the averaged gradient is turned."""
+    turn = 4.0 * c.entries * sum(orders)
+    return (c.block.size.groups * sum(POWER * n**3 for n in orders) + turn) / c.of["basis_every"]
+
+
+def _sides_of_bases(c: Case) -> tuple[int, ...]:
+    """The orders of the sides that have an eigenbasis, of at most ``max_precond_dim`` rows."""
+    (M, D), is_plain = c.block.own, c.is_vector and (c.block.size.inputs > 1 or min(c.block.own) == 1)
+    return tuple(n for n in (M, D) if n <= c.of["max_precond_dim"] and not is_plain)
+
+
+def _of_bases(c: Case, orders: tuple[int, ...]) -> float:
+    """Numbers of moments, bases and the averaged gradient."""
+    return 2.0 * c.block.size.groups * sum(n**2 for n in orders) + c.entries
 
 
 def lngd(c: Case) -> Work:

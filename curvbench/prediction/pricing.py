@@ -62,6 +62,7 @@ METHODS: Mapping[str, Method] = {
     "identity": Method(of_vectors.identity, work.nothing),
     "ingd": Method(of_factors.ingd, leading_tied=frozenset({"statistics"})),
     "kfac": Method(of_factors.kfac),
+    "klshampoo": Method(of_factors.klshampoo, work.of_statistic, leading=frozenset({"statistics"})),
     "layer": Method(of_columns.layer, leading_tied=OF_COLUMNS),
     "lbfgs": Method(of_vectors.lbfgs, work.hessian, leading=ALL),
     "lngd": Method(of_factors.lngd, work.local_maps, leading=frozenset({"statistics"})),
@@ -73,6 +74,7 @@ METHODS: Mapping[str, Method] = {
     "sgdm": Method(of_vectors.sgdm, work.nothing),
     "shampoo": Method(of_factors.shampoo, work.of_statistic),
     "skfac": Method(of_factors.skfac, leading_tied=ALL),
+    "soap": Method(of_factors.soap, work.of_statistic, leading=frozenset({"statistics"})),
     "sophia": Method(of_vectors.sophia, work.of_draws, leading=frozenset({"statistics"})),  # a draw in some updates
     "thor": Method(of_factors.thor),
     "tkfac": Method(of_factors.tkfac),

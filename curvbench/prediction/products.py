@@ -17,6 +17,7 @@ from curvbench.parts.others import LARGEST_BLOCK
 from curvbench.prediction.layout import Block, Shape
 
 EIGH, CHOLESKY, INVERSE = 9.0, 1 / 3, 1.0  # FLOPs over n^3: ``meters.flop_model``; an inverse takes a Cholesky factor
+POWER = 2 + 8 / 3  # of a product and a QR factorization with its basis
 
 
 def half(order: int) -> float:

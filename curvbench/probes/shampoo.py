@@ -1,9 +1,7 @@
-"""Shampoo (Gupta, Koren, Singer 2018), matrix case: convolutions as matrices, one pair of factors per group.
+"""Shampoo (Gupta, Koren, Singer 2018) as it is trained: averages, blocks, stale roots and grafting (Shi et al. 2023).
 
-L and R sum G G^T and G^T G over the updates, G the batch's mean gradient, and begin with epsilon I. The epsilon is
-added to the eigenvalues of the sums, so that rounding of the largest eigenvalue cannot make a factor singular. The
-represented matrix is L^(1/2) (x) R^(1/2), an upper bound of the summed outer products up to a rank. The step
-applies the inverse root of this matrix, L^(-1/4) G R^(-1/4); many ports use the exponent -1/2, which is its inverse.
+L and R sum or average V V^T and V^T V over the updates, V the batch's mean gradient; convolutions are matrices. With
+the exponent 1/4 a step is the inverse root of L^(1/2) (x) R^(1/2), which bounds the second moment of V up to a rank.
 """
 
 from __future__ import annotations
@@ -15,136 +13,151 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from curvbench import numerics
 from curvbench.fisher.stochastic import Statistic, batch_gradient
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
-from curvbench.parts.factors import is_cut, own_matrix
-from curvbench.parts.polar import COST, TakesPolar, polar_steps
-from curvbench.parts.ranges import at_least_one, finite
+from curvbench.parts.grafting import Graft, grafted, next_squares, refuse_graft, with_length
+from curvbench.parts.matrix_moments import matrices, shapes
+from curvbench.parts.polar import COST, TakesPolar, polar_step
+from curvbench.parts.ranges import at_least_one, finite, fraction
 from curvbench.parts.storage import too_large
-from curvbench.spec import About
-
-Exponent = Literal["paper", "ports"]
+from curvbench.parts.submatrices import Cutting, Products, Shape, Sides, inverse, refuse_sides, scaled, with_moments
+from curvbench.spec import About, StepRule
 
 
 class State(NamedTuple):
-    """Per layer the sums L (G, M, M) and R (G, D, D) without epsilon I, and the powers of both that a step applies.
+    """Per layer the moments of its sub-matrices, its shape, and the roots that step; the grafted method's squares (P,).
 
-    ``taken``: the number of updates so far.
+    ``taken``: the number of updates. ``terms``: the last batch's loss terms.
     """
 
-    sums: list[tuple[Tensor, Tensor]]
+    sums: list[tuple[Sides, ...]]
+    squares: Tensor | None
     taken: int
-    roots: Sequence[Kronecker] = ()
+    terms: int
+    shapes: list[Shape]
+    roots: Sequence[Products] = ()
 
 
 @dataclass(frozen=True)
 class Shampoo(TakesPolar):
-    """Kronecker product of the roots of summed row and column moments of batch gradients.
+    """Kronecker product of the roots of averaged row and column moments of batch gradients.
 
-    ``exponent``: the power of each moment in the step. ``paper`` is -1/4, ``ports`` is -1/2. ``epsilon``: the multiple
-    of the identity with which the sums begin. ``statistic``: the labels of the gradients. ``bg_data`` takes the data's
-    labels, ``bg`` draws labels from the model. ``seed``: the seed of these draws.
+    ``exponent``: a step is L^-e V R^-e with this e. ``represents``: the matrix. ``root`` is L^(2 e) (x) R^(2 e), whose
+    inverse root steps; ``trace`` is L (x) R / tr L, whose trace is exact. ``decay``: the weight of the old moments; 1
+    sums them. ``epsilon``: a number added to the moments' eigenvalues before a power is taken. ``block``: the largest
+    number of rows or columns of a sub-matrix with moments of its own; None cuts nothing. ``one_sided``: a side longer
+    than ``block`` keeps the identity and is not cut. ``root_every``: the number of updates from one root to the next,
+    before the first of which a step has none; 1 leaves roots to ``refresh``. ``graft``: the method whose step gives
+    each sub-matrix its length: ``sgd`` is the gradient, ``rmsprop`` and ``adam`` have ``decay`` for their squares.
+    ``statistic``: the labels, which ``bg_data`` takes from the data and ``bg`` draws. ``seed``: the seed of the draws.
     """
 
-    exponent: Exponent = "paper"
+    exponent: float = 0.25
+    represents: Literal["root", "trace"] = "root"
+    decay: float = 1.0
     epsilon: float = 1e-4
+    block: int | None = None
+    one_sided: bool = False
+    root_every: int = 1
+    graft: Graft = "none"
     statistic: Statistic = "bg_data"
     updates: int = 32
     batch_size: int | None = None
     seed: int = 0
 
     is_layerwise = True
+    is_mean_over_samples = False
     about = About(
-        represents="L^(1/2) (x) R^(1/2) per layer (and group): L and R sum V V^T and V^T V of the mean gradients V",
-        damping="epsilon I where L and R begin; the step is the inverse root of the matrix, L^(-1/4) V R^(-1/4)",
+        represents="N L^(2 e) (x) R^(2 e) per layer (and group): L and R mean V V^T and V^T V of mean gradients V",
+        damping="epsilon I is added to L and R, sums or averages, before the power; the step is L^-e V R^-e",
         cost={
-            "statistics": "G M D (M + D)",
-            "invert": "11 G (M^3 + D^3) / 2",
+            "statistics": "G M D (M + D) + [root_every > 1] 11 G (M^3 + D^3) / (2 root_every)",
+            "invert": "[root_every = 1] 11 G (M^3 + D^3) / 2",
             "precondition": f"G M D (M + D){COST}",
             "memory": "2 G (M^2 + D^2)",
         },
-        source="Gupta, Koren and Singer 2018, matrix case; the ports' exponent is known from public code",
+        source="Gupta, Koren and Singer 2018, matrix case; Shi et al. 2023 (arXiv 2309.06497) for all that is trained",
         notes=(
+            "With N the matrix has the unit of a mean Fisher for exponent 1/4 or represents=trace. With decay 1 the "
+            "matrix has the mean where the step has the sum, so that the step falls with 1 / sqrt(updates).",
             "A position or another parameter of several dimensions has the factors of its own shape, flattened behind "
             "the first dimension. A factor with more than 8,192 rows is its diagonal.",
-            "shampoo[polar=whitened,epsilon=1e-10] is Mousse (arXiv 2603.09697), L^(-1/8) polar(L^(-1/8) V R^(-1/8)) "
-            "R^(-1/8) with the length of the polar factor, but for its averages with weight 0.95 in place of sums and "
-            "its moments scaled to mean eigenvalue 1.",
+            "Public code merges small dimensions and cuts sides at 1,024 rows by default, and its epsilon is 1e-12. "
+            "A grafted step is not linear in the gradient. The published cost is that of layers without block; a "
+            "graft other than sgd keeps P numbers more. refresh_every of a training has no meaning with root_every.",
+            "shampoo[polar=whitened,decay=0.95,epsilon=1e-10] is Mousse (arXiv 2603.09697), L^(-1/8) polar(L^(-1/8) V "
+            "R^(-1/8)) R^(-1/8) with the length of the polar factor, but for its moments scaled to mean eigenvalue 1.",
         ),
         family="Kronecker",
         color="pink",
     )
 
     def __post_init__(self) -> None:
+        if str(self.exponent) in (old := {"paper": 0.25, "ports": 0.5}):
+            raise ValueError(f"exponent is a number now: give exponent={old[str(self.exponent)]} for {self.exponent!r}")
         super().__post_init__()
-        finite(self, "epsilon")
-        at_least_one(self, "updates", "batch_size")
+        finite(self, "epsilon", "exponent")
+        at_least_one(self, "updates", "batch_size", "block", "root_every")
+        if self.decay != 1:
+            fraction(self, "decay")
+        refuse_sides(self.block, self.one_sided)
+        refuse_graft(self.graft, self.decay)
 
     def unsupported(self, instance: Instance) -> str | None:
-        shapes = [own_matrix(layer, instance) for layer in instance.layers]
-        entries = sum(G * n ** (1 if is_cut(n) else 2) for G, *sides in shapes for n in sides)
-        return too_large("sums L and R", entries, instance.dtype)
+        return too_large("sums L and R", sum(map(self._cutting.numbers, shapes(instance))), instance.dtype)
 
     def init(self, instance: Instance) -> State:
-        def zeros(groups: int, order: int) -> Tensor:
-            shape = (groups, order) if is_cut(order) else (groups, order, order)
-            return torch.zeros(shape, dtype=instance.dtype, device=instance.device)
-
-        shapes = [own_matrix(layer, instance) for layer in instance.layers]
-        return State([(zeros(G, M), zeros(G, D)) for G, M, D in shapes], 0)
+        sizes = shapes(instance)
+        zeros = [torch.zeros(size, dtype=instance.dtype, device=instance.device) for size in sizes]
+        return State([self._cutting.zeros(V) for V in zeros], None, 0, instance.terms, sizes)
 
     def update(self, state: State, batch: Instance) -> State:
         mean = batch_gradient(batch, self.statistic, self.seed, state.taken) / batch.terms**0.5
-        matrices = [mean[layer.slice].reshape(own_matrix(layer, batch)) for layer in batch.layers]
-        sums = [(L + _moment(V, L), R + _moment(V.mT, R)) for (L, R), V in zip(state.sums, matrices, strict=True)]
-        return State(sums, state.taken + 1)
+        pairs = zip(state.sums, matrices(mean, state.shapes), strict=True)
+        sums = [with_moments(old, self._cutting.pieces(V), self.decay) for old, V in pairs]
+        squares = next_squares(self.graft, state.squares, mean, self.decay)
+        new = state._replace(sums=sums, squares=squares, taken=state.taken + 1, terms=batch.terms)
+        return self._with_roots(new) if self.root_every > 1 and new.taken % self.root_every == 0 else new
 
     def refresh(self, state: State) -> State:
-        exponent = self._exponent / 2 if self.polar == "whitened" else self._exponent
-        return state._replace(roots=self._powers(state, -exponent, floored=True))
+        return self._with_roots(state) if self.root_every == 1 else state
+
+    def _with_roots(self, state: State) -> State:
+        count = 1.0 if self.decay == 1 else 1 - self.decay**state.taken
+        exponent = self.exponent / 2 if self.polar == "whitened" else self.exponent
+        return state._replace(roots=self._cutting.powers(state.sums, 1 / count, self.epsilon, -exponent))
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
-        if self.polar != "none":
-            return polar_steps(state.roots, gradient, self.polar)
-        parts = gradient.split([root.size for root in state.roots])
-        return torch.cat([root.matvec(part) for root, part in zip(state.roots, parts, strict=True)])
+        other = grafted(self.graft, gradient, state.squares, self.decay, state.taken)
+        if not state.roots:
+            return other.clone()
+        layers = zip(state.roots, matrices(gradient, state.shapes), matrices(other, state.shapes), strict=True)
+        return torch.cat([self._cutting.applied(roots, V, like, self._step).flatten() for roots, V, like in layers])
+
+    def _step(self, root: Kronecker, V: Tensor, like: Tensor) -> Tensor:
+        """The step (G, M, D) of a sub-matrix V; ``like``: the grafted method's."""
+        step = polar_step(root, V.flatten(), self.polar) if self.polar != "none" else root.matvec(V.flatten())
+        return step.view_as(V) if self.graft == "none" else with_length(step.view_as(V), like)
 
     def operator(self, state: State) -> BlockDiagonal:
-        return BlockDiagonal(self._powers(state, 1 / 2, floored=False))
+        taken, is_root = max(state.taken, 1), self.represents == "root"
+        count = taken if self.decay == 1 else 1 - self.decay**taken
+        powers = self._cutting.powers(state.sums, 1 / count, 0.0, 2 * self.exponent if is_root else 1.0)
+        parts = [tuple(scaled(part, state.terms, over_trace=not is_root) for part in layer) for layer in powers]
+        return self._cutting.direct_sum(parts, state.shapes)
 
     def damped(self, state: State) -> BlockDiagonal | None:
-        """L^(1/4) (x) R^(1/4), or L^(1/2) (x) R^(1/2) for the exponent of the ports."""
-        return None if self.sets_lengths else BlockDiagonal(self._powers(state, self._exponent, floored=True))
+        """The inverse of the roots; None for a grafted step or a polar factor, which is not linear."""
+        if self.graft != "none" or self.polar != "none":
+            return None
+        roots = state.roots or self._cutting.powers(state.sums, 1.0, 1.0, 0.0)  # no roots yet, which means I
+        return self._cutting.direct_sum([tuple(map(inverse, parts)) for parts in roots], state.shapes)
 
     @property
-    def _exponent(self) -> float:
-        """The power of L and R whose inverse the step applies."""
-        return 1 / 4 if self.exponent == "paper" else 1 / 2
+    def rule(self) -> StepRule:
+        return StepRule(momentum="average") if self.polar == "none" else super().rule
 
-    def _powers(self, state: State, exponent: float, floored: bool) -> list[Kronecker]:
-        powers = ([_power(m, self.epsilon, exponent, floored) for m in pair] for pair in state.sums)
-        return [Kronecker.batched(L, R) for L, R in powers]
-
-
-def _moment(V: Tensor, like: Tensor) -> Tensor:
-    """V V^T for V (G, M, D), or its diagonal (G, M) where ``like`` is one."""
-    return V.square().sum(-1) if like.ndim == 2 else V @ V.mT
-
-
-def _power(matrix: Tensor, epsilon: float, exponent: float, floored: bool) -> Tensor:
-    """A power of epsilon I + PSD matrices (G, n, n).
-
-    ``floored``: eigenvalues below the rounding of the largest one are raised to it, because their inverses would
-    magnify rounding. Raises ValueError if one is zero. A diagonal (G, n) stands for its matrix.
-    """
-    if matrix.ndim == 2:
-        entries = matrix + epsilon
-        return (numerics.positive(entries) if floored else entries) ** exponent
-    values, basis = numerics.eigh(matrix)
-    values = values + epsilon
-    if floored:
-        rounding = values.shape[-1] * torch.finfo(values.dtype).eps * values.amax(-1, keepdim=True)
-        values = torch.maximum(numerics.positive(values), rounding)
-    return (basis * values[:, None, :] ** exponent) @ basis.mT
+    @property
+    def _cutting(self) -> Cutting:
+        return Cutting(self.block, self.one_sided)

@@ -47,6 +47,8 @@ LEADING: dict[str, set[str]] = {
     "lbfgs": {"statistics", "invert", "precondition", "state"},  # the loss decides how many pairs there are
     **{name: {"statistics"} for name in ("adahessian", "hutchinson")},  # derivatives of the network in two ways
     "sophia": {"statistics"},  # labels are drawn in one of several updates
+    "klshampoo": {"statistics"},
+    "soap": {"statistics"},  # of an average step: the measured one makes a basis
     "lngd": {"statistics"},  # what lies between the layers decides the derivatives of the maps
 }
 OF_COLUMNS = {"statistics", "precondition", "state"}  # columns of a tied block are sums, which are formed

@@ -45,10 +45,19 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("ginger", {"update_form": "printed"}),
     ("qng", {"memory": 2}),
     ("qng", {"recursion": "sum"}),
-    ("shampoo", {"exponent": "ports"}),
+    ("shampoo", {"exponent": 0.5}),
+    ("shampoo", {"represents": "trace", "decay": 0.9}),
+    ("shampoo", {"block": 3, "root_every": 2}),
+    ("shampoo", {"block": 4, "one_sided": True}),
     ("shampoo", {"statistic": "bg"}),
     ("psgd", {"criterion": "QEQ"}),
     ("psgd", {"statistic": "bg"}),
+    ("soap", {"statistic": "bg"}),
+    ("soap", {"statistic": "columns"}),
+    ("soap", {"basis": "kl"}),
+    ("soap", {"max_precond_dim": 4}),
+    ("klshampoo", {"statistic": "columns"}),
+    ("klshampoo", {"clamp": False, "max_precond_dim": 4}),
     ("lbfgs", {"memory": 2}),
     *(("lngd", {"fisher_type": t}) for t in ("lg_mc", "mc", "empirical", "type-2")),
     ("lngd", {"phi": "elementwise"}),
@@ -115,6 +124,11 @@ def may_be_indefinite(probe: Probe) -> bool:
 def is_decided_by_rounding(probe: Probe, case: Case) -> bool:
     """Whether the optimum that a probe seeks is flat, as that of damping 1e-7 or less of the block's largest entry."""
     return probe.name == "klkron" and probe.fisher_type == "empirical" and case.name in ("certain", "one_hot")
+
+
+def has_arbitrary_bases(probe: Probe) -> bool:
+    """Whether later gradients leave the span of the first, in whose null space an eigenbasis is what rounding makes."""
+    return probe.name in ("soap", "klshampoo") and probe.statistic == "bg"
 
 
 def state_of(probe: Probe, instance: cb.Instance) -> Any:
@@ -220,8 +234,8 @@ def test_errors_take_no_product_per_column(probe: Probe, name: str, monkeypatch:
     """Every family has a closed form."""
     instance = instance_of(name)
     apart = probe.name == "mbf" and any(layer.kind != "linear" and layer.bias for layer in instance.layers)
-    if apart or probe.unsupported(instance):
-        pytest.skip("not covered, or mini-blocks beside the entry of a bias, which have none")
+    if apart or probe.hyperparameters.get("block") or probe.unsupported(instance):
+        pytest.skip("not covered, or mini-blocks beside the entry of a bias or blocks of columns, which have none")
     fisher = cb.exact_fisher(instance)
     monkeypatch.delattr(type(fisher), "stacks")
     assert cb.errors(cb.fit(probe, instance), fisher)["relative"] >= 0
@@ -292,13 +306,13 @@ def test_every_operation_is_counted(probe: Probe, name: str) -> None:
 
 
 def test_single_precision_stays_near_double(probe: Probe) -> None:
-    """Finite, of the instance's dtype, and the same matrix but for rounding."""
+    """Finite, of the instance's dtype, and the same matrix but for rounding, unless rounding chooses a part of it."""
     instance = instance_of("nasty_cnn")
     single = instance.to(torch.float32)
     state, truth_ = state_of(probe, single), probe.operator(state_of(probe, instance)).to_dense()
     found, step = probe.operator(state).to_dense(), probe.precondition(state, single.gradient())
     assert found.dtype == step.dtype == torch.float32 and bool(torch.isfinite(step).all())
-    assert near(found, truth_, 1e-2)
+    assert has_arbitrary_bases(probe) or near(found, truth_, 1e-2)
 
 
 # --- bad input ---------------------------------------------------------------------------------------------
@@ -410,12 +424,20 @@ BAD: dict[str, tuple[Any, ...]] = {
     "scope": ("nonsense",),
     "update_form": ("nonsense",),
     "recursion": ("nonsense",),
-    "exponent": ("nonsense",),
+    "exponent": ("nonsense", -0.25, math.nan),
+    "represents": ("nonsense",),
+    "graft": ("nonsense",),
+    "block": (0, 1.5),
+    "root_every": (0, 1.5),
     "statistic": ("nonsense",),
     "ns_steps": (0, -1, 1.5, True),
     "polar": ("nonsense", True),
     "polar_by": ("nonsense",),
     "scale": ("nonsense",),
+    "basis": ("nonsense",),
+    "basis_every": (0, 1.5),
+    "clamp": (1, "maybe"),
+    "max_precond_dim": (0, 1.5),
 }
 
 
@@ -425,6 +447,8 @@ def test_wrong_hyperparameters_are_refused(name: str, key: str) -> None:
     if key not in cb.probe(name).hyperparameters:
         pytest.skip(f"{name} has no {key}")
     for value in BAD[key]:
+        if (name, key, value) == ("shampoo", "decay", 1.0):
+            continue  # a sum
         with pytest.raises(ValueError) as caught:
             cb.probe(name, **{key: value})
         assert key in str(caught.value) and "\n" not in str(caught.value)

@@ -54,9 +54,12 @@ def variants() -> list[Probe]:
 
 MORE = [
     *(cb.probe("lngd", nu2=10.0), cb.probe("thor", split=2), cb.probe("ginger", updates=3, scope="per_tensor")),
+    *(cb.probe("shampoo", updates=3, **of) for of in ({"exponent": 0.5}, {"root_every": 2}, {"root_every": 4})),
+    *(cb.probe("shampoo", updates=3, **of) for of in ({"block": 3}, {"graft": "sgd"})),
     cb.probe("adafactor", source="gradients", updates=3),
 ]
-"""A layer's factors with two different dampings; several blocks per factor; several blocks per step; a bounded step."""
+"""A layer's factors with two different dampings; several blocks per factor; several blocks per step; stale roots, none
+yet, several blocks, and lengths of another method; a bounded step."""
 
 VARIANTS = [*variants(), *MORE]
 NETWORKS = ("mlp_tanh", "nasty_cnn")
@@ -67,7 +70,8 @@ def has_matrix(probe: Probe) -> bool:
     given = probe.hyperparameters
     own = probe.has_own_momentum or (probe.name, given.get("source")) == ("adafactor", "gradients")
     is_fixed = given.get("stage") != "shared" and given.get("layer_rate", "none") == "none"
-    return is_fixed and not own and given.get("damping_rule") != "gram" and probe.name != "cg"
+    is_linear = given.get("graft", "none") == "none" and given.get("damping_rule") != "gram" and probe.name != "cg"
+    return is_fixed and is_linear and not own
 
 
 @cache
