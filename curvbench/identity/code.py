@@ -57,11 +57,11 @@ def short_hash(content: Any) -> str:
 
 def component(part: Component) -> dict[str, Any]:
     """Everything of a probe or problem that decides a number: name, hyperparameters, code of its class and bases."""
-    kind: type = type(part)
+    files = [*_sources(type(part)), *filter(_counts, part.other_sources)]
     return {
         "name": part.name,
         "hyperparameters": part.hyperparameters,
-        "source": [content(file) for file in _sources(kind)],
+        "source": [content(file) for file in files],
     }
 
 

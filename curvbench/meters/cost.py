@@ -14,8 +14,9 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
-from statistics import median
+from functools import cached_property, reduce
+from operator import itemgetter
+from statistics import mean, median
 from typing import Any
 
 import torch
@@ -225,15 +226,67 @@ def clock_rows(stepper: Stepper) -> Iterator[Row]:
         yield Row("time.ratio", median(quotients), phase, quotients, method)
 
 
+def period_flops(stepper: Stepper) -> Iterator[Row]:
+    """FLOPs of the least, the most and the mean step of the probe's period, with the gradient; none for a period of 1.
+
+    The phases after ``statistics`` count as in the step of the other rows.
+    """
+    if stepper.probe.period == 1:
+        return
+    counted = [flops for flops, _ in _period(stepper)]
+    once = stepper.work().flops
+    rest = sum(once[name].total for name in (BASELINE, "invert", "precondition"))
+    for scope, flops in {"least step": min(counted), "most step": max(counted), "mean step": mean(counted)}.items():
+        yield Row("flops.counted", flops + rest, scope)
+        yield Row("flops.ratio", (flops + rest) / once[BASELINE].total, scope)
+
+
+def period_clock(stepper: Stepper) -> Iterator[Row]:
+    """Seconds of the least, the most and the mean update of the probe's period, and their ratio to the SGD step."""
+    probe, instance = stepper.probe, stepper.instance
+    if probe.period == 1:
+        return
+    steps = _period(stepper)
+    least, most = (choose(steps, key=itemgetter(0))[1] for choose in (min, max))
+
+    def whole() -> None:
+        reduce(lambda state, _: probe.update(state, instance), steps, stepper.before)
+
+    updates: dict[str, Callable[[], object]] = {
+        BASELINE: stepper.sgd,
+        "least step": lambda: probe.update(least, instance),
+        "most step": lambda: probe.update(most, instance),
+        "mean step": whole,
+    }
+    samples = take_turns(updates, instance.device, TURNS, BUDGET_SECONDS).wall
+    samples["mean step"] = [taken / len(steps) for taken in samples["mean step"]]
+    for scope in ("least step", "most step", "mean step"):
+        taken = [own + base for own, base in zip(samples[scope], samples[BASELINE], strict=True)]
+        quotients = ratios(taken, samples[BASELINE])
+        yield Row("time.wall", median(taken), scope, taken)
+        yield Row("time.ratio", median(quotients), scope, quotients)
+
+
+def _period(stepper: Stepper) -> list[tuple[int, Any]]:
+    """The FLOPs of every update of a period, and the state before it."""
+    steps, state = [], stepper.before
+    for _ in range(stepper.probe.period):
+        with FlopMeter() as meter:
+            after = stepper.probe.update(state, stepper.instance)
+        steps.append((meter.total, state))
+        state = after
+    return steps
+
+
 def _with_step(samples: Mapping[str, list[float]]) -> dict[str, list[float]]:
     """Samples by part of a step, and as ``step`` the sums over the parts, turn by turn."""
     return {**samples, "step": [sum(turn) for turn in zip(*samples.values(), strict=True)]}
 
 
 ROWS: Mapping[Meter, Sequence[Callable[[Stepper], Iterator[Row]]]] = {
-    "clock": [clock_rows],
+    "clock": [clock_rows, period_clock],
     "memory": [state_rows, peak_rows],
-    "flops": [flop_rows],
+    "flops": [flop_rows, period_flops],
 }
 
 

@@ -154,9 +154,9 @@ def describe(identity: str, cell: Cell) -> dict[str, Any]:
 
 def _source(component: Component, shipped: Mapping[str, type[Component]]) -> dict[str, str]:
     """The hash of the component's source; for a user's component also the path of its file."""
-    kind = type(component)
-    path = {} if kind in shipped.values() else {"file": _here(source(kind))}
-    return {"content": content(source(kind)), **path}
+    file = next(iter(component.other_sources), source(type(component)))
+    path = {} if type(component) in shipped.values() else {"file": _here(file)}
+    return {"content": content(file), **path}
 
 
 def _here(file: Path) -> str:

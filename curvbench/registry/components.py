@@ -12,6 +12,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from importlib.metadata import entry_points
+from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from curvbench.spec.fields import types_of
 from curvbench.words import near_misses, one_line
 
 C = TypeVar("C", bound=Component)
+OPTIMIZER = "torch_optim:"  # the beginning of the names of probes that are optimizers of torch
 _FORM = re.compile(r"(?P<name>.*?)(\[(?P<arguments>[^\[\]]*)\])?", re.DOTALL)
 _FILE = re.compile(r"(?P<path>.+\.py):(?P<name>\w+)", re.DOTALL)
 
@@ -42,7 +44,12 @@ def every_probe() -> list[Probe]:
 
 
 def probe(name: str, **hyperparameters: Any) -> Probe:
-    """The probe called ``name``; raises ValueError for an unknown name or hyperparameter, or a wrong type."""
+    """The probe called ``name``; raises ValueError for an unknown name or hyperparameter, or a wrong type.
+
+    ``torch_optim:MODULE.NAME`` is a probe of an optimizer of torch, as ``from_optimizer`` makes it.
+    """
+    if name.startswith(OPTIMIZER):
+        return _adapter().of(name.removeprefix(OPTIMIZER), hyperparameters)
     return _build(_lookup("probe", name, probes()), name, hyperparameters)
 
 
@@ -52,7 +59,10 @@ def problem(name: str, **hyperparameters: Any) -> Problem:
 
 
 def parse_probe(text: str) -> Probe:
-    """A probe from ``NAME[key=value,...]`` or ``FILE.py:CLASS[key=value,...]``; raises ValueError."""
+    """A probe from ``NAME[key=value,...]`` or ``FILE.py:CLASS[key=value,...]``; raises ValueError.
+
+    ``torch_optim:MODULE.NAME``, and the class of an optimizer or a function in a file, are optimizers of torch.
+    """
     return _parse("probe", text, Probe)  # type: ignore[type-abstract]
 
 
@@ -74,6 +84,8 @@ def parse_drift(text: str, drift: Drift) -> Drift:
 
 def selector(component: Component) -> str:
     """The text that ``parse_probe`` or ``parse_problem`` turns into ``component`` again."""
+    if own := getattr(component, "selector", ""):
+        return f"{own}[{component.arguments}]" if component.arguments else own
     kind = getattr(type(component), "class_without_digits", type(component))
     registered = probes() if isinstance(component, Probe) else problems()
     names = [name for name, component_type in registered.items() if component_type is kind]
@@ -126,6 +138,8 @@ def _parse(kind: str, text: str, base: type[C]) -> C:
     form = _FORM.fullmatch(text)
     assert form is not None
     name, file = form["name"].strip(), _FILE.fullmatch(form["name"].strip())
+    if base is Probe and (factory := _factory(name, file)):
+        return _adapter().read(factory, _texts(name, form["arguments"] or ""))
     if file:
         component = _from_file(kind, file, base)
     elif re.search(r"[\[\],]|\.py$", name):
@@ -135,6 +149,24 @@ def _parse(kind: str, text: str, base: type[C]) -> C:
         component = _lookup(kind, name, probes() if base is Probe else problems())  # type: ignore[arg-type]
     values = _arguments(component, name, form["arguments"] or "")
     return _build(component, name, values)
+
+
+def _factory(name: str, file: re.Match[str] | None) -> str:
+    """The name of the optimizer that a text means; empty if it means another component."""
+    if name.startswith(OPTIMIZER):
+        return name.removeprefix(OPTIMIZER)
+    if file is None or not (found := vars(load_file(file["path"])).get(file["name"])):
+        return ""
+    is_probe = isinstance(found, type) and issubclass(found, Component)
+    is_factory = not is_probe and importlib.import_module("curvbench.parts.torch_optim").is_factory(found)
+    return f"{Path(file['path']).resolve()}:{file['name']}" if is_factory else ""
+
+
+def _adapter() -> Any:
+    """The class of probes of optimizers; here, because it imports torch."""
+    from curvbench.parts.torch_optim import TorchOptim
+
+    return TorchOptim
 
 
 def _from_file(kind: str, file: re.Match[str], base: type[C]) -> type[C]:
@@ -162,15 +194,23 @@ def _arguments(component: type[Component], name: str, text: str) -> dict[str, An
     if issubclass(component, Probe):
         types = {**types, **{key: value for key, value in DIGITS.items() if key not in types}}
     values = {}
+    for key, value in _texts(name, text).items():
+        refuse_unknown(name, key, types)
+        values[key] = read(f"{name}: {key}", alias(key, value), types[key])
+    return values
+
+
+def _texts(name: str, text: str) -> dict[str, str]:
+    """``key=value,...`` as a dictionary of texts."""
+    texts: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals:
             raise ValueError(f"{name}[{text}]: expected key=value, got {part!r}")
-        refuse_unknown(name, key, types)
-        if key in values:
+        if key in texts:
             raise ValueError(f"{name}[{text}]: {key} is given twice")
-        values[key] = read(f"{name}: {key}", alias(key, value), types[key])
-    return values
+        texts[key] = value
+    return texts
 
 
 def _build(component: type[C], name: str, values: Mapping[str, Any]) -> C:

@@ -81,6 +81,11 @@ def loaded_files() -> list[Path]:
     return list(_files.values())
 
 
+def loaded_by_path(module: str) -> Path | None:
+    """The file that ``load_file`` has loaded as a module of this name; None for every other module."""
+    return _files.get(module)
+
+
 def loaded_suites() -> set[Path]:
     """The files that ``load_suite`` has loaded."""
     return set(_suites)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from curvbench.spec.fields import check, types_of
@@ -31,6 +32,11 @@ class Component:
         return module.rpartition(".")[2] if shipped else type(self).__name__
 
     @property
+    def other_sources(self) -> tuple[Path, ...]:
+        """The files beside those of its classes whose code decides its numbers."""
+        return ()
+
+    @property
     def hyperparameters(self) -> dict[str, Any]:
         """Every field with its value, in the order of declaration."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
@@ -43,7 +49,7 @@ class Component:
             for f in dataclasses.fields(self)  # type: ignore[arg-type]
             if f.init and getattr(self, f.name) != f.default
         }
-        return ",".join(f"{key}={_as_text(value)}" for key, value in changed.items())
+        return ",".join(f"{key}={as_text(value)}" for key, value in changed.items())
 
     @property
     def label(self) -> str:
@@ -51,6 +57,6 @@ class Component:
         return f"{self.name}[{self.arguments}]" if self.arguments else self.name
 
 
-def _as_text(value: Any) -> str:
+def as_text(value: Any) -> str:
     """A hyperparameter as ``-p`` reads it: the entries of a tuple with slashes between them."""
     return "/".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, get_args
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from curvbench.instance import Instance
     from curvbench.operators import Operator
+    from curvbench.spec.outcomes import Row
 
 Role = Literal["method", "reference", "bound"]
 RENAMED = {  # what probes for earlier versions may define, and what has taken its place
@@ -101,6 +102,9 @@ class Probe(Component, ABC):
 
     damping: float | None = None
     """A field of damped methods. None means that the method has no damping in this sense."""
+
+    period: int = 1
+    """A field of methods whose updates differ in cost: the number of updates after which they repeat."""
 
     seed: int | None = None
     """A field of methods that draw random numbers. None means that nothing is drawn."""
@@ -202,7 +206,15 @@ class Probe(Component, ABC):
 
     @abstractmethod
     def operator(self, state: Any) -> Operator:
-        """The represented matrix F^, undamped."""
+        """The represented matrix F^, undamped; raises NoMatrix if the state represents none."""
+
+    def remark(self, state: Any) -> str:
+        """What a row on the step of a fitted state says of the step in ``method``; empty if there is nothing to say."""
+        return ""
+
+    def own_rows(self, state: Any) -> Iterable[Row]:
+        """The rows on a fitted state that no meter makes."""
+        return ()
 
     def damped(self, state: Any) -> Operator | None:
         """The damped matrix whose inverse ``precondition`` applies; by default F^ + damping I, if there is a damping.
