@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from curvbench.registry import probes
+from curvbench.registry import OPTIMIZER, probes
 from curvbench.spec import Role
 
 BASELINES = ("sgdm", "identity")  # their step is the plain gradient, with momentum or without
@@ -32,6 +32,8 @@ def are_methods(labels: Iterable[str]) -> np.ndarray:
 def learns_at_every_step(label: str) -> bool:
     """Whether the statistics of a probe are moments of the gradient, which every step takes in."""
     kind = probes().get(name_of(label))
+    if label.startswith(OPTIMIZER):
+        return True
     return kind is not None and kind.has_own_momentum
 
 

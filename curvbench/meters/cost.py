@@ -14,8 +14,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property, reduce
-from operator import itemgetter
+from functools import cached_property
 from statistics import mean, median
 from typing import Any
 
@@ -233,7 +232,7 @@ def period_flops(stepper: Stepper) -> Iterator[Row]:
     """
     if stepper.probe.period == 1:
         return
-    counted = [flops for flops, _ in _period(stepper)]
+    counted = list(_counted_period(stepper))
     once = stepper.work().flops
     rest = sum(once[name].total for name in (BASELINE, "invert", "precondition"))
     for scope, flops in {"least step": min(counted), "most step": max(counted), "mean step": mean(counted)}.items():
@@ -242,40 +241,32 @@ def period_flops(stepper: Stepper) -> Iterator[Row]:
 
 
 def period_clock(stepper: Stepper) -> Iterator[Row]:
-    """Seconds of the least, the most and the mean update of the probe's period, and their ratio to the SGD step."""
+    """Seconds of the least, the most and the mean step of the probe's period, and their ratio to the SGD step.
+
+    Only a probe that steps in place has these rows. The gradient counts as in the step of the other rows.
+    """
     probe, instance = stepper.probe, stepper.instance
-    if probe.period == 1:
+    if (step := probe.in_place(stepper.before, instance)) is None:
         return
-    steps = _period(stepper)
-    least, most = (choose(steps, key=itemgetter(0))[1] for choose in (min, max))
-
-    def whole() -> None:
-        reduce(lambda state, _: probe.update(state, instance), steps, stepper.before)
-
-    updates: dict[str, Callable[[], object]] = {
-        BASELINE: stepper.sgd,
-        "least step": lambda: probe.update(least, instance),
-        "most step": lambda: probe.update(most, instance),
-        "mean step": whole,
-    }
-    samples = take_turns(updates, instance.device, TURNS, BUDGET_SECONDS).wall
-    samples["mean step"] = [taken / len(steps) for taken in samples["mean step"]]
-    for scope in ("least step", "most step", "mean step"):
-        taken = [own + base for own, base in zip(samples[scope], samples[BASELINE], strict=True)]
-        quotients = ratios(taken, samples[BASELINE])
-        yield Row("time.wall", median(taken), scope, taken)
-        yield Row("time.ratio", median(quotients), scope, quotients)
+    names = [f"step {k}" for k in range(probe.period)]
+    samples = take_turns({BASELINE: stepper.sgd, **dict.fromkeys(names, step)}, instance.device, TURNS, BUDGET_SECONDS)
+    base = samples.wall[BASELINE]
+    steps = sorted(([samples.wall[name] for name in names]), key=median)
+    whole = [sum(turn) / len(turn) for turn in zip(*steps, strict=True)]
+    for scope, taken in {"least step": steps[0], "most step": steps[-1], "mean step": whole}.items():
+        if scope == "mean step" or probe.period > 1:
+            total = [own + gradient for own, gradient in zip(taken, base, strict=True)]
+            yield Row("time.wall", median(total), scope, total)
+            yield Row("time.ratio", median(ratios(total, base)), scope, ratios(total, base))
 
 
-def _period(stepper: Stepper) -> list[tuple[int, Any]]:
-    """The FLOPs of every update of a period, and the state before it."""
-    steps, state = [], stepper.before
+def _counted_period(stepper: Stepper) -> Iterator[int]:
+    """The FLOPs of every update of a period."""
+    state = stepper.before
     for _ in range(stepper.probe.period):
         with FlopMeter() as meter:
-            after = stepper.probe.update(state, stepper.instance)
-        steps.append((meter.total, state))
-        state = after
-    return steps
+            state = stepper.probe.update(state, stepper.instance)
+        yield meter.total
 
 
 def _with_step(samples: Mapping[str, list[float]]) -> dict[str, list[float]]:

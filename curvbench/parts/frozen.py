@@ -130,15 +130,33 @@ def begin(factory: Factory, options: Mapping[str, Any], points: Sequence[Tensor]
 
 def take(frozen: Frozen, points: Sequence[Tensor], gradients: Sequence[Tensor]) -> tuple[Moved, Frozen]:
     """One step at ``points`` in their dtype, and the optimizer after it; ``frozen`` stays as it is."""
-    parameters = [nn.Parameter(point.clone(), requires_grad=False) for point in points]
-    optimizer = frozen.thaw(parameters)
+    optimizer, parameters = _thawed(frozen, points, gradients)
     rates = {id(p): float(group.get("lr", 1.0)) for group in optimizer.param_groups for p in group["params"]}
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient.to(parameter.dtype).clone(memory_format=torch.contiguous_format)
     with frozen.drawing(points[0].device), _quiet():
         optimizer.step()
         after = Frozen.of(optimizer, parameters)
-    return Moved(list(points), [p.detach() for p in parameters], [rates[id(p)] for p in parameters]), after
+    return Moved(list(points), [p.detach() for p in parameters], [rates.get(id(p), 1.0) for p in parameters]), after
+
+
+def in_place(frozen: Frozen, points: Sequence[Tensor], gradients: Sequence[Tensor]) -> Callable[[], None]:
+    """A function that takes one more step with the same gradients at every call, without copying anything."""
+    optimizer, _ = _thawed(frozen, points, gradients)
+
+    def step() -> None:
+        with _quiet():
+            optimizer.step()
+
+    return step
+
+
+def _thawed(
+    frozen: Frozen, points: Sequence[Tensor], gradients: Sequence[Tensor]
+) -> tuple[Optimizer, list[nn.Parameter]]:
+    """The optimizer with parameters of its own at ``points``, and these with their gradients."""
+    parameters = [nn.Parameter(point.clone(), requires_grad=False) for point in points]
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient.to(parameter.dtype).clone(memory_format=torch.contiguous_format)
+    return frozen.thaw(parameters), parameters
 
 
 def refuse(optimizer: Any) -> None:

@@ -16,7 +16,7 @@ Map = Callable[[Tensor], Tensor]
 
 Reading = Literal["asis", "affine", "slope"]
 TOLERANCE = 1e-6  # of a map that counts as linear: differences of float64 steps are exact to 1e-8
-SHORT = 1e-4  # of the gradient, at which the slope of a step is measured
+SHORT = 1e-6  # of the gradient, at which a slope is measured: shorter ones lose digits, longer ones bend
 PAIRS = 8  # of random vectors, on which a matrix must be symmetric and positive
 MOST_COLUMNS = 2048  # of a matrix that is made column by column
 

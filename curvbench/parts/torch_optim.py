@@ -11,7 +11,7 @@ import functools
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -28,13 +28,11 @@ from curvbench.parts.linearity import MOST_COLUMNS, Character, Map, Reading, cha
 from curvbench.parts.ranges import at_least_one
 from curvbench.registry.fields import literal, refuse_unknown
 from curvbench.registry.fields import read as read_field
-from curvbench.registry.files import load_file, loaded_by_path
+from curvbench.registry.files import OPTIMIZER, load_file, loaded_by_path
 from curvbench.spec import About, NoMatrix, Probe, Row
 from curvbench.spec.components import as_text
 from curvbench.spec.fields import types_of
 from curvbench.words import near_misses, one_line
-
-PREFIX = "torch_optim:"
 
 
 class State(NamedTuple):
@@ -56,7 +54,8 @@ class TorchOptim(Probe):
     ``factory``: the class or function that makes the optimizer from a list of parameters, as ``MODULE.NAME`` or
     ``FILE.py:NAME``. ``options``: pairs of names and values that the factory takes. ``reading``: the map from gradient
     to step. ``asis`` is the step as trained, with momentum. ``affine`` leaves out the step for a zero gradient.
-    ``slope`` is the derivative of the step at a zero gradient, with the state kept. ``updates``: the number of steps of
+    ``slope`` is the derivative of the step at a zero gradient, with the state kept. Costs are those of the step as it
+    is, whatever the reading. ``updates``: the number of steps of
     the warm-up. ``period``: the number of steps after which the optimizer repeats its work, as those that refresh at
     every tenth step; costs come for the least, the most and the mean step of a period. ``seed``: the seed with which
     the generators of torch, Python and numpy begin.
@@ -78,8 +77,8 @@ class TorchOptim(Probe):
         damping="the optimizer's own",
         source="the optimizer's own code",
         notes=(
-            "Costs are those of step(), with a copy of the state; the seconds hold the copying. The optimizer runs "
-            "uncompiled, without weight decay, with its generators set back before every step.",
+            "FLOPs are those of step(). The seconds of the phases hold copies of the state; those of `mean step`, "
+            "`least step` and `most step` do not. The optimizer runs uncompiled and without weight decay.",
         ),
     )
 
@@ -115,7 +114,7 @@ class TorchOptim(Probe):
 
     @property
     def name(self) -> str:
-        return self.factory.rpartition(":")[2] if ":" in self.factory else f"{PREFIX}{self.factory}"
+        return self.factory.rpartition(":")[2] if ":" in self.factory else f"{OPTIMIZER}{self.factory}"
 
     @property
     def selector(self) -> str:
@@ -146,7 +145,7 @@ class TorchOptim(Probe):
         try:
             self.init(instance)
         except ValueError as error:
-            return f"{self.name}: {error}"
+            return str(error)
         return None
 
     def init(self, instance: Instance) -> State:
@@ -165,7 +164,7 @@ class TorchOptim(Probe):
         return state._replace(character=character(self._query(state), gradient, others))  # type: ignore[arg-type]
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
-        if state.moved.held is not None and self.reading == "asis":
+        if state.moved.held is not None:  # of a training, whose step was made of this gradient
             return _packed(state.place.held, state.moved.held).to(gradient.dtype)
         step = read(self._query(state), self.reading)
         return step(gradient.to(self._trial.dtype)).to(gradient.dtype)
@@ -185,6 +184,11 @@ class TorchOptim(Probe):
         """The matrix itself if the step is read as the slope."""
         is_matrix = self.reading == "slope" and state.character is not None and not state.character.no_matrix
         return self.operator(state) if is_matrix else None
+
+    def in_place(self, state: State, batch: Instance) -> Callable[[], object]:
+        """One more step of the thawed optimizer, as a training loop takes it."""
+        gradients = list(batch.unpack(batch.gradient()).values())
+        return frozen.in_place(state.frozen, self._points(batch), gradients)
 
     def remark(self, state: State) -> str:
         single = " in float32, beyond which it does not run" if self._trial.dtype == torch.float32 else ""
@@ -276,7 +280,7 @@ def resolve(factory: str) -> Factory:
     try:
         module = load_file(place) if ":" in factory else importlib.import_module(place)
     except (ImportError, ValueError) as error:
-        expected = f"expected {PREFIX}MODULE.NAME, such as {PREFIX}torch.optim.AdamW"
+        expected = f"expected {OPTIMIZER}MODULE.NAME, such as {OPTIMIZER}torch.optim.AdamW"
         raise ValueError(f"cannot import {place!r}: {one_line(error)}; {expected}") from error
     if not is_factory(found := vars(module).get(name)):
         known = [key for key, value in vars(module).items() if isinstance(value, type) and is_factory(value)]

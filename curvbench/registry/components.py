@@ -17,13 +17,12 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from curvbench.registry.fields import alias, read, refuse_unknown
-from curvbench.registry.files import load_file, on_one_line, source
+from curvbench.registry.files import OPTIMIZER, load_file, on_one_line, source
 from curvbench.spec import DIGITS, Component, Drift, Probe, Problem, Training
 from curvbench.spec.fields import types_of
 from curvbench.words import near_misses, one_line
 
 C = TypeVar("C", bound=Component)
-OPTIMIZER = "torch_optim:"  # the beginning of the names of probes that are optimizers of torch
 _FORM = re.compile(r"(?P<name>.*?)(\[(?P<arguments>[^\[\]]*)\])?", re.DOTALL)
 _FILE = re.compile(r"(?P<path>.+\.py):(?P<name>\w+)", re.DOTALL)
 

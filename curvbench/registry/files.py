@@ -20,6 +20,7 @@ from curvbench.spec import Suite
 from curvbench.words import one_line
 
 BY_PATH = "curvbench_file_"  # the beginning of the module names of files that are loaded by path
+OPTIMIZER = "torch_optim:"  # the beginning of the names of probes that are optimizers of torch
 _files: dict[str, Path] = {}  # by module name
 _suites: set[Path] = set()
 

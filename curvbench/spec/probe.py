@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, get_args
@@ -207,6 +207,10 @@ class Probe(Component, ABC):
     @abstractmethod
     def operator(self, state: Any) -> Operator:
         """The represented matrix F^, undamped; raises NoMatrix if the state represents none."""
+
+    def in_place(self, state: Any, batch: Instance) -> Callable[[], object] | None:
+        """A function that takes one more whole step at every call, to be timed; None if ``update`` is what is timed."""
+        return None
 
     def remark(self, state: Any) -> str:
         """What a row on the step of a fitted state says of the step in ``method``; empty if there is nothing to say."""
