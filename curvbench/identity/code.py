@@ -57,7 +57,8 @@ def short_hash(content: Any) -> str:
 
 def component(part: Component) -> dict[str, Any]:
     """Everything of a probe or problem that decides a number: name, hyperparameters, code of its class and bases."""
-    files = [*_sources(type(part)), *filter(_counts, part.other_sources)]
+    kind: type = type(part)
+    files = [*_sources(kind), *filter(_counts, part.other_sources)]
     return {
         "name": part.name,
         "hyperparameters": part.hyperparameters,

@@ -204,7 +204,7 @@ def _depends(factory: Factory, options: Mapping[str, Any], shapes: Sequence[Any]
         gradients = [torch.randn(shape, generator=draws).to(dtype) for shape in shapes]
         taken = [take(state, place, gradients) for state, place in zip(states, places, strict=True)]
         states = [state for _, state in taken]
-        if name := _copied(*states, shifts):
+        if name := _copied(states[0], states[1], shifts):
             raise ValueError(f"its state holds copies of the parameters ({name}), which a step at fixed ones belies")
         steps = [torch.cat([step.flatten() for step in moved.steps()]) for moved, _ in taken]
     rounding = 1e-6 if dtype == torch.float64 else 1e-2

@@ -68,7 +68,7 @@ class Character(NamedTuple):
         """Why the step has no matrix; empty if it has one."""
         if not self.linearity["slope"].is_linear:
             return f"no matrix: {self.verdict}"
-        return "" if self.is_definite else "no matrix: the slope of the step is not symmetric and positive"
+        return "" if self.is_definite else "no matrix: on random vectors the slope is not symmetric and positive"
 
     def rows(self) -> Iterator[Row]:
         """The distances as rows, whose scope is the reading."""

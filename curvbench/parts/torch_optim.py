@@ -74,7 +74,6 @@ class TorchOptim(Probe):
     combines_by = "gradient"
     about = About(
         represents="the inverse of the slope of the step, if the slope is linear, symmetric and positive",
-        damping="the optimizer's own",
         source="the optimizer's own code",
         notes=(
             "FLOPs are those of step(). The seconds of the phases hold copies of the state; those of `mean step`, "
@@ -122,6 +121,11 @@ class TorchOptim(Probe):
         return self.factory if ":" in self.factory else self.name
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The widest dtype in which the optimizer runs."""
+        return self._trial.dtype
+
+    @property
     def hyperparameters(self) -> dict[str, Any]:
         return dict(self.options) | {name: getattr(self, name) for name in OWN}
 
@@ -159,7 +163,7 @@ class TorchOptim(Probe):
     def fit(self, instance: Instance) -> State:
         """The state after the warm-up, which a query for a gradient does not change."""
         state = super().fit(instance)._replace(place=Aside(instance), moved=Aside(None))
-        gradient = instance.gradient().to(self._trial.dtype)
+        gradient = instance.gradient().to(self.dtype)
         others = tuple(other.to(gradient) for other in self._others(instance))
         return state._replace(character=character(self._query(state), gradient, others))  # type: ignore[arg-type]
 
@@ -167,12 +171,12 @@ class TorchOptim(Probe):
         if state.moved.held is not None:  # of a training, whose step was made of this gradient
             return _packed(state.place.held, state.moved.held).to(gradient.dtype)
         step = read(self._query(state), self.reading)
-        return step(gradient.to(self._trial.dtype)).to(gradient.dtype)
+        return step(gradient.to(self.dtype)).to(gradient.dtype)
 
     def operator(self, state: State) -> Operator:
         """The matrix whose inverse is the slope; raises NoMatrix if there is none."""
         place, of = state.place.held, state.character
-        like = torch.zeros(place.size, dtype=self._trial.dtype, device=place.device)
+        like = torch.zeros(place.size, dtype=self.dtype, device=place.device)
         if of is None or of.no_matrix:
             raise NoMatrix(of.no_matrix if of else "no matrix: the optimizer was not warmed up by fit")
         operator = inverse(read(self._query(state), "slope"), like, of.scale)
@@ -191,7 +195,7 @@ class TorchOptim(Probe):
         return frozen.in_place(state.frozen, self._points(batch), gradients)
 
     def remark(self, state: State) -> str:
-        single = " in float32, beyond which it does not run" if self._trial.dtype == torch.float32 else ""
+        single = " in float32, beyond which it does not run" if self.dtype == torch.float32 else ""
         return f"read {self.reading}{single}" + (f": {state.character.verdict}" if state.character else "")
 
     def own_rows(self, state: State) -> Iterable[Row]:
@@ -203,8 +207,8 @@ class TorchOptim(Probe):
 
     def _points(self, instance: Instance, dtype: torch.dtype | None = None) -> list[Tensor]:
         """The parameters at which the optimizer steps; zeros, which round nothing off, if the step does not depend."""
-        narrow = self._trial.dtype.itemsize < instance.dtype.itemsize
-        own = dtype or (self._trial.dtype if narrow else instance.dtype)
+        narrow = self.dtype.itemsize < instance.dtype.itemsize
+        own = dtype or (self.dtype if narrow else instance.dtype)
         names = instance.unpack(torch.zeros(instance.size, dtype=instance.dtype, device=instance.device))
         points = [instance.parameters[name].detach().to(own) for name in names]
         return points if self._trial.depends else [torch.zeros_like(point) for point in points]
@@ -212,7 +216,7 @@ class TorchOptim(Probe):
     def _query(self, state: State) -> Map:
         """The step of the frozen optimizer for a gradient, in the widest dtype in which it runs."""
         place, has_views = state.place.held, any(view is not None for view in state.frozen.views)
-        points = self._points(place, None if has_views else self._trial.dtype)
+        points = self._points(place, None if has_views else self.dtype)
 
         def step(gradient: Tensor) -> Tensor:
             moved, _ = frozen.take(state.frozen, points, list(place.unpack(gradient).values()))
@@ -224,10 +228,10 @@ class TorchOptim(Probe):
         """Gradients of two other batches; the halves of the batch's gradient if it cannot be parted."""
         count = self.batch_size or (instance.samples + 1) // 2
         if instance.coupled or instance.samples < 2:
-            gradient, first = instance.gradient(), torch.arange(instance.size, device=instance.device) % 2 == 0
-            return gradient * first, gradient * ~first
-        first, second = (instance.draw(count, seed=self.updates + k) for k in range(2))
-        return first.gradient(), second.gradient()
+            gradient, is_even = instance.gradient(), torch.arange(instance.size, device=instance.device) % 2 == 0
+            return gradient * is_even, gradient * ~is_even
+        first, second = (instance.draw(count, seed=self.updates + k).gradient() for k in range(2))
+        return first, second
 
 
 OWN = tuple(field.name for field in fields(TorchOptim) if field.name not in ("factory", "options"))
@@ -282,7 +286,8 @@ def resolve(factory: str) -> Factory:
     except (ImportError, ValueError) as error:
         expected = f"expected {OPTIMIZER}MODULE.NAME, such as {OPTIMIZER}torch.optim.AdamW"
         raise ValueError(f"cannot import {place!r}: {one_line(error)}; {expected}") from error
-    if not is_factory(found := vars(module).get(name)):
+    found: Any = vars(module).get(name)
+    if not is_factory(found):
         known = [key for key, value in vars(module).items() if isinstance(value, type) and is_factory(value)]
         raise ValueError(f"no optimizer {name!r} in {place}: {near_misses(name, known)}")
     return found
