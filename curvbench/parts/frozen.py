@@ -84,16 +84,6 @@ class Frozen:
         optimizer.__dict__.update(copy.deepcopy(self.fields, memo))
         return optimizer
 
-    @contextmanager
-    def drawing(self, device: torch.device) -> Iterator[None]:
-        """Inside, the generators continue from where the optimizer left them; outside they are as they were."""
-        before = RandomStates.now(device)
-        self.random.held.restore(device)
-        try:
-            yield
-        finally:
-            before.restore(device)
-
 
 class Moved(NamedTuple):
     """Parameters before and after a step, and the learning rate of each."""
@@ -128,35 +118,52 @@ def begin(factory: Factory, options: Mapping[str, Any], points: Sequence[Tensor]
         return Frozen.of(optimizer, parameters)
 
 
-def take(frozen: Frozen, points: Sequence[Tensor], gradients: Sequence[Tensor]) -> tuple[Moved, Frozen]:
-    """One step at ``points`` in their dtype, and the optimizer after it; ``frozen`` stays as it is."""
-    optimizer, parameters = _thawed(frozen, points, gradients)
-    rates = {id(p): float(group.get("lr", 1.0)) for group in optimizer.param_groups for p in group["params"]}
-    with frozen.drawing(points[0].device), _quiet():
-        optimizer.step()
-        after = Frozen.of(optimizer, parameters)
-    return Moved(list(points), [p.detach() for p in parameters], [rates.get(id(p), 1.0) for p in parameters]), after
+class Thawed:
+    """A frozen optimizer at work: it takes steps at fixed points, in their dtype, and can be frozen again."""
 
+    def __init__(self, frozen: Frozen, points: Sequence[Tensor]) -> None:
+        self.points = list(points)
+        self.parameters = [nn.Parameter(point.clone(), requires_grad=False) for point in points]
+        self.optimizer = frozen.thaw(self.parameters)
+        self._random: RandomStates = frozen.random.held
 
-def in_place(frozen: Frozen, points: Sequence[Tensor], gradients: Sequence[Tensor]) -> Callable[[], None]:
-    """A function that takes one more step with the same gradients at every call, without copying anything."""
-    optimizer, _ = _thawed(frozen, points, gradients)
+    def put(self, gradients: Sequence[Tensor]) -> None:
+        """Set the parameters to the points, and their gradients."""
+        for parameter, point, gradient in zip(self.parameters, self.points, gradients, strict=True):
+            parameter.copy_(point)
+            parameter.grad = gradient.to(parameter.dtype).clone(memory_format=torch.contiguous_format)
 
-    def step() -> None:
+    def go(self) -> None:
+        """One step from where the parameters are."""
         with _quiet():
-            optimizer.step()
+            self.optimizer.step()
 
-    return step
+    def step(self, gradients: Sequence[Tensor]) -> Moved:
+        """One step from the points."""
+        self.put(gradients)
+        groups = self.optimizer.param_groups
+        rates = {id(p): float(group.get("lr", 1.0)) for group in groups for p in group["params"]}
+        with self._drawing():
+            self.go()
+        ends = [parameter.detach().clone() for parameter in self.parameters]
+        return Moved(self.points, ends, [rates.get(id(p), 1.0) for p in self.parameters])
 
+    def freeze(self) -> Frozen:
+        """The optimizer as it is now."""
+        with self._drawing():
+            return Frozen.of(self.optimizer, self.parameters)
 
-def _thawed(
-    frozen: Frozen, points: Sequence[Tensor], gradients: Sequence[Tensor]
-) -> tuple[Optimizer, list[nn.Parameter]]:
-    """The optimizer with parameters of its own at ``points``, and these with their gradients."""
-    parameters = [nn.Parameter(point.clone(), requires_grad=False) for point in points]
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient.to(parameter.dtype).clone(memory_format=torch.contiguous_format)
-    return frozen.thaw(parameters), parameters
+    @contextmanager
+    def _drawing(self) -> Iterator[None]:
+        """Inside, the generators continue from where the optimizer left them; outside they are as they were."""
+        device = self.points[0].device
+        before = RandomStates.now(device)
+        self._random.restore(device)
+        try:
+            yield
+            self._random = RandomStates.now(device)
+        finally:
+            before.restore(device)
 
 
 def refuse(optimizer: Any) -> None:
@@ -199,14 +206,13 @@ def _depends(factory: Factory, options: Mapping[str, Any], shapes: Sequence[Any]
     _step_of_leaves(factory, options, [torch.ones(shape, dtype=dtype) for shape in shapes])
     points, shifts = ([torch.randn(shape, generator=draws).to(dtype) for shape in shapes] for _ in range(2))
     places = [points, [point + shift for point, shift in zip(points, shifts, strict=True)]]
-    states, steps = [begin(factory, options, place, 0) for place in places], []
+    here, there = (Thawed(begin(factory, options, place, 0), place) for place in places)
+    steps: list[Tensor] = []
     for _ in range(3):
         gradients = [torch.randn(shape, generator=draws).to(dtype) for shape in shapes]
-        taken = [take(state, place, gradients) for state, place in zip(states, places, strict=True)]
-        states = [state for _, state in taken]
-        if name := _copied(states[0], states[1], shifts):
+        steps = [torch.cat([step.flatten() for step in of.step(gradients).steps()]) for of in (here, there)]
+        if name := _copied(here.freeze(), there.freeze(), shifts):
             raise ValueError(f"its state holds copies of the parameters ({name}), which a step at fixed ones belies")
-        steps = [torch.cat([step.flatten() for step in moved.steps()]) for moved, _ in taken]
     rounding = 1e-6 if dtype == torch.float64 else 1e-2
     return not float((steps[0] - steps[1]).norm()) <= rounding * float(steps[0].norm())
 

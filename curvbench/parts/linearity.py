@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -86,15 +86,15 @@ def read(step: Map, reading: Reading) -> Map:
     return lambda g: step(g) - step(torch.zeros_like(g))
 
 
-def character(step: Map, gradient: Tensor, others: tuple[Tensor, Tensor]) -> Character:
-    """The character of a step; ``others`` are gradients of other batches, because a step may know their span alone."""
+def character(step: Map, gradient: Tensor, others: Sequence[Tensor]) -> Character:
+    """The character of a step; ``others`` are gradients of two other batches, whose span a step may be made for."""
     measured = {reading: _linearity(read(step, reading), gradient, others) for reading in get_args(Reading)}
     scale = float(gradient.square().mean().sqrt()) or 1.0
     is_definite = measured["slope"].is_linear and _is_definite(read(step, "slope"), gradient, scale)
     return Character(measured, is_definite, scale)
 
 
-def _linearity(map_: Map, gradient: Tensor, others: tuple[Tensor, Tensor]) -> Linearity:
+def _linearity(map_: Map, gradient: Tensor, others: Sequence[Tensor]) -> Linearity:
     at = map_(gradient)
     scaled = {c: map_(c * gradient) for c in (2.0, 0.5, -1.0)}
     first, second = others

@@ -11,6 +11,7 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -23,28 +24,29 @@ from curvbench import states
 from curvbench.instance import Instance
 from curvbench.operators import Operator
 from curvbench.parts import frozen
-from curvbench.parts.frozen import Aside, Factory, Frozen, Moved, Trial
+from curvbench.parts.frozen import Aside, Factory, Frozen, Moved, Thawed, Trial
 from curvbench.parts.linearity import MOST_COLUMNS, Character, Map, Reading, character, inverse, read
 from curvbench.parts.ranges import at_least_one
 from curvbench.registry.fields import literal, refuse_unknown
 from curvbench.registry.fields import read as read_field
 from curvbench.registry.files import OPTIMIZER, load_file, loaded_by_path
-from curvbench.spec import About, NoMatrix, Probe, Row
+from curvbench.spec import About, NoMatrix, Probe, Row, Unsupported
 from curvbench.spec.components import as_text
 from curvbench.spec.fields import types_of
 from curvbench.words import near_misses, one_line
 
 
 class State(NamedTuple):
-    """The frozen optimizer, the instance at whose parameters it steps, its last step, and its character after ``fit``.
+    """The frozen optimizer, and the instance at whose parameters it steps.
 
+    ``moved``: the last step, None after ``fit``. ``character``: a function that measures the character of the steps.
     What is ``Aside`` belongs to the model or to the reading, not to the memory of the optimizer.
     """
 
     frozen: Frozen
     place: Aside
     moved: Aside
-    character: Character | None = None
+    character: Aside
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ class TorchOptim(Probe):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least_one(self, "updates", "batch_size", "period")
+        if not re.fullmatch(r".+\.py:\w+|\w+(\.\w+)+", self.factory):
+            raise ValueError(f"no optimizer {self.factory!r}: expected {OPTIMIZER}MODULE.NAME, or FILE.py:NAME")
         if not missing(self.factory):
             _tried(self.factory, self.options)
 
@@ -102,7 +106,11 @@ class TorchOptim(Probe):
             if literal(as_text(value)) != value:
                 raise ValueError(f"{factory}: {key}={value!r} has no text: set it in a function of yours")
         own = {key: value for key, value in values.items() if key in OWN}
-        return cls(factory, tuple(options.items()), **own)
+        try:
+            return cls(factory, tuple(options.items()), **own)
+        except ValueError as error:
+            text = one_line(error)
+            raise ValueError(text if factory in text else f"{factory}: {text}") from error
 
     @classmethod
     def read(cls, factory: str, texts: Mapping[str, str]) -> TorchOptim:
@@ -139,7 +147,7 @@ class TorchOptim(Probe):
         """The file that defines the factory, whose code decides numbers too; none if the package is not installed."""
         if missing(self.factory):
             return ()
-        return (Path(inspect.getfile(inspect.unwrap(resolve(self.factory)))).resolve(),)
+        return (Path(inspect.getfile(inspect.unwrap(resolve(self.factory)))).absolute(),)
 
     def unsupported(self, instance: Instance) -> str | None:
         if reason := missing(self.factory):
@@ -153,53 +161,57 @@ class TorchOptim(Probe):
         return None
 
     def init(self, instance: Instance) -> State:
-        begun = frozen.begin(resolve(self.factory), dict(self.options), self._points(instance), self.seed)
-        return State(begun, Aside(instance), Aside(None))
+        points = self._points(instance)
+        return self._state(frozen.begin(resolve(self.factory), dict(self.options), points, self.seed), instance)
 
     def update(self, state: State, batch: Instance) -> State:
-        moved, after = frozen.take(state.frozen, self._points(batch), list(batch.unpack(batch.gradient()).values()))
-        return State(after, Aside(batch), Aside(moved))
+        thawed = Thawed(state.frozen, self._points(batch))
+        moved = thawed.step(list(batch.unpack(batch.gradient()).values()))
+        return self._state(thawed.freeze(), batch, moved)
 
     def fit(self, instance: Instance) -> State:
         """The state after the warm-up, which a query for a gradient does not change."""
-        state = super().fit(instance)._replace(place=Aside(instance), moved=Aside(None))
-        gradient = instance.gradient().to(self.dtype)
-        others = tuple(other.to(gradient) for other in self._others(instance))
-        return state._replace(character=character(self._query(state), gradient, others))  # type: ignore[arg-type]
+        if self.batch_size is not None and self.batch_size > instance.samples:
+            raise Unsupported(f"batch_size={self.batch_size} is more than the {instance.samples} samples there are")
+        thawed = Thawed(self.init(instance).frozen, self._points(instance))
+        for count in range(self.updates):
+            batch = instance if self.batch_size is None else instance.draw(self.batch_size, seed=count)
+            thawed.step(list(batch.unpack(batch.gradient()).values()))
+        return self._state(thawed.freeze(), instance)
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
         if state.moved.held is not None:  # of a training, whose step was made of this gradient
             return _packed(state.place.held, state.moved.held).to(gradient.dtype)
-        step = read(self._query(state), self.reading)
+        step = read(self._query(state.frozen, state.place.held), self.reading)
         return step(gradient.to(self.dtype)).to(gradient.dtype)
 
     def operator(self, state: State) -> Operator:
         """The matrix whose inverse is the slope; raises NoMatrix if there is none."""
-        place, of = state.place.held, state.character
+        place, of = state.place.held, state.character.held()
         like = torch.zeros(place.size, dtype=self.dtype, device=place.device)
-        if of is None or of.no_matrix:
-            raise NoMatrix(of.no_matrix if of else "no matrix: the optimizer was not warmed up by fit")
-        operator = inverse(read(self._query(state), "slope"), like, of.scale)
+        if of.no_matrix:
+            raise NoMatrix(of.no_matrix)
+        operator = inverse(read(self._query(state.frozen, state.place.held), "slope"), like, of.scale)
         if operator is None:
             raise NoMatrix(f"no matrix: it is not diagonal, and made for at most {MOST_COLUMNS:,} parameters")
         return states.cast(operator, lambda _: place.dtype)
 
     def damped(self, state: State) -> Operator | None:
         """The matrix itself if the step is read as the slope."""
-        is_matrix = self.reading == "slope" and state.character is not None and not state.character.no_matrix
-        return self.operator(state) if is_matrix else None
+        return self.operator(state) if self.reading == "slope" and not state.character.held().no_matrix else None
 
     def in_place(self, state: State, batch: Instance) -> Callable[[], object]:
         """One more step of the thawed optimizer, as a training loop takes it."""
-        gradients = list(batch.unpack(batch.gradient()).values())
-        return frozen.in_place(state.frozen, self._points(batch), gradients)
+        thawed = Thawed(state.frozen, self._points(batch))
+        thawed.put(list(batch.unpack(batch.gradient()).values()))
+        return thawed.go
 
     def remark(self, state: State) -> str:
         single = " in float32, beyond which it does not run" if self.dtype == torch.float32 else ""
-        return f"read {self.reading}{single}" + (f": {state.character.verdict}" if state.character else "")
+        return f"read {self.reading}{single}: {state.character.held().verdict}"
 
     def own_rows(self, state: State) -> Iterable[Row]:
-        return state.character.rows() if state.character else ()
+        return state.character.held().rows()
 
     @property
     def _trial(self) -> Trial:
@@ -213,13 +225,21 @@ class TorchOptim(Probe):
         points = [instance.parameters[name].detach().to(own) for name in names]
         return points if self._trial.depends else [torch.zeros_like(point) for point in points]
 
-    def _query(self, state: State) -> Map:
+    def _state(self, before: Frozen, instance: Instance, moved: Moved | None = None) -> State:
+        @functools.cache
+        def measured() -> Character:
+            gradient, *others = (g.to(self.dtype) for g in (instance.gradient(), *self._others(instance)))
+            return character(self._query(before, instance), gradient, others)
+
+        return State(before, Aside(instance), Aside(moved), Aside(measured))
+
+    def _query(self, before: Frozen, place: Instance) -> Map:
         """The step of the frozen optimizer for a gradient, in the widest dtype in which it runs."""
-        place, has_views = state.place.held, any(view is not None for view in state.frozen.views)
+        has_views = any(view is not None for view in before.views)
         points = self._points(place, None if has_views else self.dtype)
 
         def step(gradient: Tensor) -> Tensor:
-            moved, _ = frozen.take(state.frozen, points, list(place.unpack(gradient).values()))
+            moved = Thawed(before, points).step(list(place.unpack(gradient).values()))
             return _packed(place, moved).to(gradient.dtype)
 
         return step
@@ -284,12 +304,11 @@ def resolve(factory: str) -> Factory:
     try:
         module = load_file(place) if ":" in factory else importlib.import_module(place)
     except (ImportError, ValueError) as error:
-        expected = f"expected {OPTIMIZER}MODULE.NAME, such as {OPTIMIZER}torch.optim.AdamW"
-        raise ValueError(f"cannot import {place!r}: {one_line(error)}; {expected}") from error
+        raise ValueError(f"no optimizer {factory!r}: {one_line(error)}") from error
     found: Any = vars(module).get(name)
     if not is_factory(found):
         known = [key for key, value in vars(module).items() if isinstance(value, type) and is_factory(value)]
-        raise ValueError(f"no optimizer {name!r} in {place}: {near_misses(name, known)}")
+        raise ValueError(f"no optimizer {factory!r}: {near_misses(name, known)}")
     return found
 
 
