@@ -65,12 +65,12 @@ class Agreement(NamedTuple):
 def batches(count: int) -> Iterator[Instance]:
     """Batches of one layer with random inputs and targets, so that its gradients are random and of full rank."""
     draws = torch.Generator().manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(ORDER, ORDER, bias=False)).double()
+    layer = torch.nn.Linear(ORDER, ORDER, bias=False).double()
     with torch.no_grad():
-        model[0].weight.copy_(torch.randn(ORDER, ORDER, generator=draws, dtype=torch.float64))
+        layer.weight.copy_(torch.randn(ORDER, ORDER, generator=draws, dtype=torch.float64))
     for _ in range(count):
         inputs, targets = torch.randn(2, SAMPLES, ORDER, generator=draws, dtype=torch.float64)
-        yield Instance(model, inputs, targets, "gaussian")
+        yield Instance(layer, inputs, targets, "gaussian")
 
 
 def steps(probe: Probe, sequence: Sequence[Instance]) -> list[Tensor]:

@@ -209,7 +209,9 @@ def state_rows(stepper: Stepper) -> Iterator[Row]:
 
 def clock_rows(stepper: Stepper) -> Iterator[Row]:
     """Seconds per phase, of the clock and of the CPU, and their ratio to the SGD step of the same turn."""
-    functions = {BASELINE: stepper.sgd, **stepper.phases()}
+    functions: dict[str, Callable[[], object]] = {BASELINE: stepper.sgd, **stepper.phases()}
+    if (in_place := stepper.probe.in_place(stepper.before, stepper.instance)) is not None:
+        functions["statistics"] = in_place
     device, budget = stepper.instance.device, BUDGET_SECONDS
     if stepper.patience < math.inf:
         budget = min(budget, stepper.patience * seconds(stepper.sgd, device))
@@ -241,12 +243,9 @@ def period_flops(stepper: Stepper) -> Iterator[Row]:
 
 
 def period_clock(stepper: Stepper) -> Iterator[Row]:
-    """Seconds of the least, the most and the mean step of the probe's period, and their ratio to the SGD step.
-
-    Only a probe that steps in place has these rows. The gradient counts as in the step of the other rows.
-    """
+    """Seconds of the least, the most and the mean step in place of the probe's period, with the gradient."""
     probe, instance = stepper.probe, stepper.instance
-    if (step := probe.in_place(stepper.before, instance)) is None:
+    if probe.period == 1 or (step := probe.in_place(stepper.before, instance)) is None:
         return
     names = [f"step {k}" for k in range(probe.period)]
     samples = take_turns({BASELINE: stepper.sgd, **dict.fromkeys(names, step)}, instance.device, TURNS, BUDGET_SECONDS)
@@ -254,10 +253,9 @@ def period_clock(stepper: Stepper) -> Iterator[Row]:
     steps = sorted(([samples.wall[name] for name in names]), key=median)
     whole = [sum(turn) / len(turn) for turn in zip(*steps, strict=True)]
     for scope, taken in {"least step": steps[0], "most step": steps[-1], "mean step": whole}.items():
-        if scope == "mean step" or probe.period > 1:
-            total = [own + gradient for own, gradient in zip(taken, base, strict=True)]
-            yield Row("time.wall", median(total), scope, total)
-            yield Row("time.ratio", median(ratios(total, base)), scope, ratios(total, base))
+        total = [own + gradient for own, gradient in zip(taken, base, strict=True)]
+        yield Row("time.wall", median(total), scope, total)
+        yield Row("time.ratio", median(ratios(total, base)), scope, ratios(total, base))
 
 
 def _counted_period(stepper: Stepper) -> Iterator[int]:

@@ -78,8 +78,8 @@ class TorchOptim(Probe):
         represents="the inverse of the slope of the step, if the slope is linear, symmetric and positive",
         source="the optimizer's own code",
         notes=(
-            "FLOPs are those of step(). The seconds of the phases hold copies of the state; those of `mean step`, "
-            "`least step` and `most step` do not. The optimizer runs uncompiled and without weight decay.",
+            "FLOPs and seconds are those of step(), uncompiled; what `precondition` costs is to read the step off the "
+            "parameters. Peak memory holds a copy of the state. Weight decay is off.",
         ),
     )
 

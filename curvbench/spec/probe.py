@@ -209,7 +209,10 @@ class Probe(Component, ABC):
         """The represented matrix F^, undamped; raises NoMatrix if the state represents none."""
 
     def in_place(self, state: Any, batch: Instance) -> Callable[[], object] | None:
-        """A function that takes one more whole step at every call, to be timed; None if ``update`` is what is timed."""
+        """A function that does the work of ``update`` at every call, to be timed; None means that ``update`` is timed.
+
+        For probes whose ``update`` copies a state that training would change in place.
+        """
         return None
 
     def remark(self, state: Any) -> str:

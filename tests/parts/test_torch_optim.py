@@ -20,7 +20,7 @@ import curvbench as cb
 from curvbench import registry
 from curvbench.cells.measure import Fitted, accuracy_rows
 from curvbench.identity.code import component
-from curvbench.meters.cost import Stepper, flop_rows, period_clock, period_flops
+from curvbench.meters.cost import Stepper, clock_rows, flop_rows, period_clock, period_flops
 from curvbench.meters.memory import state_bytes
 from curvbench.parts.torch_optim import TorchOptim
 from curvbench.planning import selection
@@ -422,9 +422,15 @@ def test_costs_of_a_period(own: Path, instance: cb.Instance) -> None:
 def test_the_clock_of_a_period_is_of_steps_in_place(own: Path, instance: cb.Instance) -> None:
     rows = list(period_clock(Stepper(registry.parse_probe(f"{own}:Refreshing[updates=3,period=3]"), instance)))
     assert {row.scope for row in rows} == {"least step", "most step", "mean step"}
-    once = {row.scope for row in period_clock(Stepper(adapted("SGD", updates=1), instance))}
-    assert once == {"mean step"}
-    assert not list(period_clock(Stepper(cb.probe("diag"), instance)))
+    for probe in (adapted("SGD", updates=1), cb.probe("diag")):
+        assert not list(period_clock(Stepper(probe, instance)))
+
+
+def test_the_clock_runs_steps_in_place(instance: cb.Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+    stepper = Stepper(adapted("SGD", updates=1), instance)
+    assert stepper.updated is not None and stepper.refreshed is not None
+    monkeypatch.setattr(TorchOptim, "update", None)
+    assert {"statistics", "step"} <= {row.scope for row in clock_rows(stepper) if row.metric == "time.ratio"}
 
 
 @pytest.mark.parametrize(("name", "sizes"), [("SGD", 0), ("Adam", 2), ("RMSprop", 1), ("Adadelta", 2)])
