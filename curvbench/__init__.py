@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from curvbench.meters.direction import direction_errors
     from curvbench.meters.error import errors
     from curvbench.optim import NaturalGradient
+    from curvbench.parts.torch_optim import from_optimizer
     from curvbench.prediction import Cost, Costs, Shape, Shapes, cost, shapes
     from curvbench.registry import every_probe, probe, problem
     from curvbench.spec import Decay, Drift, FisherProbe, Preset, Probe, Problem, Search, Suite, Training
@@ -46,6 +47,7 @@ _HOMES = {
     "load": "store",
     "advise": "analysis.advice",
     "NaturalGradient": "optim",
+    "from_optimizer": "parts.torch_optim",
     "Cost": "prediction",
     "Costs": "prediction",
     "Shape": "prediction",
@@ -86,6 +88,7 @@ __all__ = [
     "every_probe",
     "exact_fisher",
     "fit",
+    "from_optimizer",
     "load",
     "measure",
     "plot",

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from curvbench.registry import parse_probe, probes
+from curvbench.registry import OPTIMIZER, parse_probe, probes
 from curvbench.spec import Role
 
 BASELINES = ("sgdm", "identity")  # their step is the plain gradient, with momentum or without
@@ -44,6 +44,8 @@ def _is_ranked_by_error(label: str) -> bool:
 def learns_at_every_step(label: str) -> bool:
     """Whether the statistics of a probe are moments of the gradient, which every step takes in."""
     kind = probes().get(name_of(label))
+    if label.startswith(OPTIMIZER):
+        return True
     return kind is not None and kind.has_own_momentum
 
 

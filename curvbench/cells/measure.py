@@ -37,7 +37,7 @@ from curvbench.meters.kept import keep_blocks
 from curvbench.meters.population import population_rows
 from curvbench.operators import BlockDiagonal, Kronecker, Operator, RotatedDiagonal
 from curvbench.parts.factors import LARGEST_SIDE, is_cut
-from curvbench.spec import DAMPING, METERS, PROBED, Cell, Meter, Probe, Report, Row, Status, Unsupported
+from curvbench.spec import DAMPING, METERS, PROBED, Cell, Meter, NoMatrix, Probe, Report, Row, Status, Unsupported
 from curvbench.spec.pictures import Blocks, collected, keep
 from curvbench.words import refuse_type
 
@@ -233,8 +233,13 @@ def accuracy_rows(
     with numerics.count_retries() as repeated:
         state = probe.refresh(state)
         step = probe.precondition(state, gradient.clone())  # a copy, because a probe may write to it
-    operator = probe.operator(state)
-    if "error" in meters:
+    yield from probe.own_rows(state)
+    operator = _matrix(probe, state)
+    is_finite = False
+    if isinstance(operator, str):
+        yield from (Row(metric, scope=s, status=Status.SKIPPED, reason=operator) for metric, s in _of_matrix(meters))
+        meters = set(meters) - {"error", "health", "condition"}
+    elif "error" in meters:
         errors = list(error_rows(operator, fisher, _included(probe, instance.terms)))
         yield from errors
         is_finite = errors[0].status is not Status.ERROR
@@ -242,7 +247,7 @@ def accuracy_rows(
             keep_blocks(operator, fisher)
             if not sampled:
                 yield from _sampling_rows(probe, instance, fisher, errors)
-    if "health" in meters:
+    if not isinstance(operator, str) and "health" in meters:
         added = damping if probe.damping is None else probe.damping
         yield from health_rows(operator, None if probe.represents_damped else added, retries + repeated.count)
         del operator  # because the damped matrix may be as large
@@ -256,7 +261,24 @@ def accuracy_rows(
     if "condition" in meters:
         yield from condition_rows(judged.damped(state), fisher, damping, how)
     if "direction" in meters:
-        yield from direction_rows(step, fisher, gradient, damping, how)
+        remarked = ", ".join(filter(None, [how, probe.remark(fitted.state)]))
+        yield from direction_rows(step, fisher, gradient, damping, remarked)
+
+
+def _matrix(probe: Probe, state: Any) -> Operator | str:
+    """The represented matrix, or why the state represents none."""
+    try:
+        return probe.operator(state)
+    except NoMatrix as reason:
+        return str(reason)
+
+
+def _of_matrix(meters: Collection[Meter]) -> Iterator[tuple[str, str]]:
+    """Metrics and scopes that stand for all rows of a matrix if there is none."""
+    if "error" in meters:
+        yield from (("error.relative", NETWORK), ("error.relative", BLOCKS), ("error.scale_optimal", BLOCKS))
+    if "health" in meters:
+        yield "health.condition", NETWORK
 
 
 def _included(probe: Probe, terms: int) -> float | None:

@@ -58,11 +58,11 @@ def short_hash(content: Any) -> str:
 def component(part: Component) -> dict[str, Any]:
     """Everything of a probe or problem that decides a number: name, hyperparameters, code of its class and bases."""
     kind: type = type(part)
-    values = part.hyperparameters
+    values, files = part.hyperparameters, [*_sources(kind), *filter(_counts, part.other_sources)]
     return {
         "name": part.name,
         "hyperparameters": {k: component(v) if isinstance(v, Component) else v for k, v in values.items()},
-        "source": [content(file) for file in _sources(kind)],
+        "source": [content(file) for file in files],
     }
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from statistics import median
+from statistics import mean, median
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -221,7 +221,9 @@ def state_rows(stepper: Stepper) -> Iterator[Row]:
 
 def clock_rows(stepper: Stepper) -> Iterator[Row]:
     """Seconds per phase, of the clock and of the CPU, and their ratio to the SGD step of the same turn."""
-    functions = {BASELINE: stepper.sgd, **stepper.phases()}
+    functions: dict[str, Callable[[], object]] = {BASELINE: stepper.sgd, **stepper.phases()}
+    if (in_place := stepper.probe.in_place(stepper.before, stepper.instance)) is not None:
+        functions["statistics"] = in_place
     device, budget = stepper.instance.device, BUDGET_SECONDS
     if stepper.patience < math.inf:
         budget = min(budget, stepper.patience * seconds(stepper.sgd, device))
@@ -237,15 +239,55 @@ def clock_rows(stepper: Stepper) -> Iterator[Row]:
         yield Row("time.ratio", median(quotients), phase, quotients, method)
 
 
+def period_flops(stepper: Stepper) -> Iterator[Row]:
+    """FLOPs of the least, the most and the mean step of the probe's period, with the gradient; none for a period of 1.
+
+    The phases after ``statistics`` count as in the step of the other rows.
+    """
+    if stepper.probe.period == 1:
+        return
+    counted = list(_counted_period(stepper))
+    once = stepper.work().flops
+    rest = sum(once[name].total for name in (BASELINE, "invert", "precondition"))
+    for scope, flops in {"least step": min(counted), "most step": max(counted), "mean step": mean(counted)}.items():
+        yield Row("flops.counted", flops + rest, scope)
+        yield Row("flops.ratio", (flops + rest) / once[BASELINE].total, scope)
+
+
+def period_clock(stepper: Stepper) -> Iterator[Row]:
+    """Seconds of the least, the most and the mean step in place of the probe's period, with the gradient."""
+    probe, instance = stepper.probe, stepper.instance
+    if probe.period == 1 or (step := probe.in_place(stepper.before, instance)) is None:
+        return
+    names = [f"step {k}" for k in range(probe.period)]
+    samples = take_turns({BASELINE: stepper.sgd, **dict.fromkeys(names, step)}, instance.device, TURNS, BUDGET_SECONDS)
+    base = samples.wall[BASELINE]
+    steps = sorted(([samples.wall[name] for name in names]), key=median)
+    whole = [sum(turn) / len(turn) for turn in zip(*steps, strict=True)]
+    for scope, taken in {"least step": steps[0], "most step": steps[-1], "mean step": whole}.items():
+        total = [own + gradient for own, gradient in zip(taken, base, strict=True)]
+        yield Row("time.wall", median(total), scope, total)
+        yield Row("time.ratio", median(ratios(total, base)), scope, ratios(total, base))
+
+
+def _counted_period(stepper: Stepper) -> Iterator[int]:
+    """The FLOPs of every update of a period."""
+    state = stepper.before
+    for _ in range(stepper.probe.period):
+        with FlopMeter() as meter:
+            state = stepper.probe.update(state, stepper.instance)
+        yield meter.total
+
+
 def _with_step(samples: Mapping[str, list[float]]) -> dict[str, list[float]]:
     """Samples by part of a step, and as ``step`` the sums over the parts, turn by turn."""
     return {**samples, "step": [sum(turn) for turn in zip(*samples.values(), strict=True)]}
 
 
 ROWS: Mapping[Meter, Sequence[Callable[[Stepper], Iterator[Row]]]] = {
-    "clock": [clock_rows],
+    "clock": [clock_rows, period_clock],
     "memory": [state_rows, peak_rows],
-    "flops": [flop_rows],
+    "flops": [flop_rows, period_flops],
 }
 
 

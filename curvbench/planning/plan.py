@@ -160,12 +160,12 @@ def _source(component: Component, shipped: Mapping[str, type[Component]]) -> dic
 
     ``inner`` has the entries of the probes among the hyperparameters, each with its name.
     """
-    kind = type(component)
-    path = {} if kind in shipped.values() else {"file": _here(source(kind))}
+    file = next(iter(component.other_sources), source(type(component)))
+    path = {} if type(component) in shipped.values() else {"file": _here(file)}
     inner = [
         {"name": v.name, **_source(v, shipped)} for v in component.hyperparameters.values() if isinstance(v, Probe)
     ]
-    return {"content": content(source(kind)), **path, **({"inner": inner} if inner else {})}
+    return {"content": content(file), **path, **({"inner": inner} if inner else {})}
 
 
 def _here(file: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from curvbench.parts import storage
+from curvbench.parts.factors import is_cut
 from curvbench.parts.submatrices import Cutting
 from curvbench.prediction.layout import Block, Shapes
 from curvbench.spec import Probe

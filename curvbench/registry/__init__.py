@@ -15,6 +15,7 @@ from curvbench.registry.components import (
 )
 from curvbench.registry.files import (
     BY_PATH,
+    OPTIMIZER,
     expect,
     load_file,
     load_suite,
@@ -27,6 +28,7 @@ from curvbench.registry.files import (
 
 __all__ = [
     "BY_PATH",
+    "OPTIMIZER",
     "describe",
     "every_probe",
     "expect",

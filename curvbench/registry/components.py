@@ -12,11 +12,12 @@ import re
 import warnings
 from collections.abc import Mapping
 from importlib.metadata import entry_points
+from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
 from curvbench.registry.fields import alias, is_given_as_probe, read, refuse_unknown
-from curvbench.registry.files import load_file, on_one_line, source
+from curvbench.registry.files import OPTIMIZER, load_file, on_one_line, source
 from curvbench.spec import DIGITS, Component, Drift, Probe, Problem, Training
 from curvbench.spec.components import as_text
 from curvbench.spec.fields import types_of
@@ -45,8 +46,11 @@ def every_probe() -> list[Probe]:
 def probe(name: str, **hyperparameters: Any) -> Probe:
     """The probe called ``name``; raises ValueError for an unknown name or hyperparameter, or a wrong type.
 
-    A hyperparameter that is a probe itself may be given by its label.
+    A hyperparameter that is a probe itself may be given by its label. ``torch_optim:MODULE.NAME`` is a probe of an
+    optimizer of torch, as ``from_optimizer`` makes it.
     """
+    if name.startswith(OPTIMIZER):
+        return _adapter().of(name.removeprefix(OPTIMIZER), hyperparameters)
     return _build(_lookup("probe", name, probes()), name, hyperparameters)
 
 
@@ -59,7 +63,8 @@ def parse_probe(text: str) -> Probe:
     """A probe from ``NAME[key=value,...]`` or ``FILE.py:CLASS[key=value,...]``; raises ValueError.
 
     A value may be a probe itself, as in ``cg[preconditioner=kfac[damping=0.1]]``. A backslash before a comma, a bracket
-    or a backslash in a value makes it a letter.
+    or a backslash in a value makes it a letter. ``torch_optim:MODULE.NAME``, and the class of an optimizer or a
+    function in a file, are optimizers of torch.
     """
     return _parse("probe", text, Probe)  # type: ignore[type-abstract]
 
@@ -82,6 +87,8 @@ def parse_drift(text: str, drift: Drift) -> Drift:
 
 def selector(component: Component) -> str:
     """The text that ``parse_probe`` or ``parse_problem`` turns into ``component`` again."""
+    if own := getattr(component, "selector", ""):
+        return f"{own}[{component.arguments}]" if component.arguments else own
     kind = getattr(type(component), "class_without_digits", type(component))
     registered = probes() if isinstance(component, Probe) else problems()
     names = [name for name, component_type in registered.items() if component_type is kind]
@@ -148,6 +155,9 @@ def _parse(kind: str, text: str, base: type[C], is_value: bool = False) -> C:
     name, arguments = split_label(text.strip())
     name = unescaped(name.strip()) if is_value else name.strip()
     file = _FILE.fullmatch(name)
+    if base is Probe and (factory := _factory(name, file)):
+        texts = {key: unescaped(value) for key, value in _texts(name, arguments).items()}
+        return _adapter().read(factory, texts)
     if file:
         component = _from_file(kind, file, base)
     elif re.search(r"[\[\],]|\.py$", name):
@@ -156,6 +166,24 @@ def _parse(kind: str, text: str, base: type[C], is_value: bool = False) -> C:
     else:
         component = _lookup(kind, name, probes() if base is Probe else problems())  # type: ignore[arg-type]
     return _build(component, name, _arguments(component, name, arguments))
+
+
+def _factory(name: str, file: re.Match[str] | None) -> str:
+    """The name of the optimizer that a text means; empty if it means another component."""
+    if name.startswith(OPTIMIZER):
+        return name.removeprefix(OPTIMIZER)
+    if file is None or not (found := vars(load_file(file["path"])).get(file["name"])):
+        return ""
+    is_probe = isinstance(found, type) and issubclass(found, Component)
+    is_factory = not is_probe and importlib.import_module("curvbench.parts.torch_optim").is_factory(found)
+    return f"{Path(file['path']).resolve()}:{file['name']}" if is_factory else ""
+
+
+def _adapter() -> Any:
+    """The class of probes of optimizers; here, because it imports torch."""
+    from curvbench.parts.torch_optim import TorchOptim
+
+    return TorchOptim
 
 
 def _from_file(kind: str, file: re.Match[str], base: type[C]) -> type[C]:
@@ -183,18 +211,26 @@ def _arguments(component: type[Component], name: str, text: str) -> dict[str, An
     if issubclass(component, Probe):
         types = {**types, **{key: value for key, value in DIGITS.items() if key not in types}}
     values = {}
-    for part in split_arguments(text):
-        key, equals, value = (piece.strip() for piece in part.partition("="))
-        if not equals:
-            raise ValueError(f"{name}[{text}]: expected key=value, got {part!r}")
+    for key, value in _texts(name, text).items():
         refuse_unknown(name, key, types)
-        if key in values:
-            raise ValueError(f"{name}[{text}]: {key} is given twice")
         if is_given_as_probe(value, types[key]):
             values[key] = _inner(f"{name}: {key}", value, is_value=True)
         else:
             values[key] = read(f"{name}: {key}", alias(key, unescaped(value)), types[key])
     return values
+
+
+def _texts(name: str, text: str) -> dict[str, str]:
+    """``key=value,...`` as a dictionary of texts, in which what separates arguments is still escaped."""
+    texts: dict[str, str] = {}
+    for part in split_arguments(text):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals:
+            raise ValueError(f"{name}[{text}]: expected key=value, got {part!r}")
+        if key in texts:
+            raise ValueError(f"{name}[{text}]: {key} is given twice")
+        texts[key] = value
+    return texts
 
 
 def _inner(what: str, text: str, is_value: bool) -> Probe:

@@ -44,6 +44,22 @@ def read(what: str, text: str, annotation: Any) -> Any:
     raise ValueError(f"{what} must be {describe(annotation)}, got {text!r}")
 
 
+def literal(text: str) -> Any:
+    """The value that a text means by itself: none, true, false, a number, numbers with slashes between them, a text."""
+    named = {"none": None, "true": True, "false": False}
+    if text.lower() in named:
+        return named[text.lower()]
+    if "/" in text:
+        parts = tuple(literal(part) for part in text.removesuffix("/").split("/"))
+        return parts if all(isinstance(part, int | float) for part in parts) else text
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
 def _readings(text: str, option: Any) -> list[Any]:
     if typing.get_origin(option) is Literal:
         return [value for value in typing.get_args(option) if str(value) == text]

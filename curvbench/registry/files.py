@@ -20,6 +20,7 @@ from curvbench.spec import Suite
 from curvbench.words import one_line
 
 BY_PATH = "curvbench_file_"  # the beginning of the module names of files that are loaded by path
+OPTIMIZER = "torch_optim:"  # the beginning of the names of probes that are optimizers of torch
 _files: dict[str, Path] = {}  # by module name
 _suites: set[Path] = set()
 
@@ -79,6 +80,11 @@ def load_file(path: str | Path) -> ModuleType:
 def loaded_files() -> list[Path]:
     """The files that ``load_file`` has loaded, in order; another process has to ``expect`` them before unpickling."""
     return list(_files.values())
+
+
+def loaded_by_path(module: str) -> Path | None:
+    """The file that ``load_file`` has loaded as a module of this name; None for every other module."""
+    return _files.get(module)
 
 
 def loaded_suites() -> set[Path]:

@@ -53,7 +53,7 @@ from curvbench.spec.digits import DIGITS, FactorDtype, StatisticsDtype
 from curvbench.spec.drift import Drift
 from curvbench.spec.geometry import PARAMETERS, FisherType, Kind, Layer, LayerSize, Parameters, refuse_parameters
 from curvbench.spec.metrics import FLOP_MODEL, METERS, METRICS, PER_EPOCH, PHASES, PROBED, SCORES, Meter, Metric, Phase
-from curvbench.spec.outcomes import Diverged, Report, Row, Skip, Status, Unsupported
+from curvbench.spec.outcomes import Diverged, NoMatrix, Report, Row, Skip, Status, Unsupported
 from curvbench.spec.probe import About, FisherProbe, Follows, Probe, Role, StepRule, Weighs
 from curvbench.spec.problem import AdamRecipe, Dataset, Problem, Recipe, Trainer
 from curvbench.spec.suite import (
@@ -101,6 +101,7 @@ __all__ = [
     "LayerSize",
     "Meter",
     "Metric",
+    "NoMatrix",
     "Parameters",
     "Phase",
     "Precision",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from curvbench.spec.fields import check, types_of
@@ -30,6 +31,11 @@ class Component:
         module = type(self).__module__
         shipped = module.startswith(("curvbench.probes.", "curvbench.problems."))
         return module.rpartition(".")[2] if shipped else type(self).__name__
+
+    @property
+    def other_sources(self) -> tuple[Path, ...]:
+        """The files beside those of its classes whose code decides its numbers."""
+        return ()
 
     @property
     def hyperparameters(self) -> dict[str, Any]:

@@ -171,6 +171,18 @@ METRICS: dict[str, Metric] = {  # in the order of the table's columns
         "|(F^ + damping I) p - g| / |g| of the probe's own step p: the digits that its solve has lost to rounding",
     ),
     "health.asymmetry": Metric("1", "lower", "asymmetry", "|v'F^w - w'F^v| / (|v| |F^w|) for random v and w"),
+    "linearity.homogeneity": Metric(
+        "1",
+        "lower",
+        "distance from homogeneous",
+        "largest |P(cg) - cP(g)| / |cP(g)| over c = 2, 1/2, -1 of an optimizer's step P; the scope is its reading",
+    ),
+    "linearity.additivity": Metric(
+        "1",
+        "lower",
+        "distance from additive",
+        "|P(g + h) - P(g) - P(h)| / |P(g + h)| for gradients of two other batches; the scope is the reading",
+    ),
     "direction.cosine": Metric(
         "1",
         "higher",

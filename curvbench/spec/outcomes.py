@@ -34,6 +34,10 @@ class Unsupported(Exception):
     """Raised by a probe that does not cover its instance; the text is the reason."""
 
 
+class NoMatrix(Unsupported):
+    """Raised by ``Probe.operator`` for a method whose step is not that of one matrix; the text is the reason."""
+
+
 class Diverged(Exception):
     """Raised by a training whose numbers are no longer finite; the text says when."""
 

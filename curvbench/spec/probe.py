@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, get_args
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from curvbench.instance import Instance
     from curvbench.operators import Operator
+    from curvbench.spec.outcomes import Row
 
 Role = Literal["method", "reference", "bound"]
 RENAMED = {  # what probes for earlier versions may define, and what has taken its place
@@ -106,6 +107,9 @@ class Probe(Component, ABC):
 
     damping: float | None = None
     """A field of damped methods. None means that the method has no damping in this sense."""
+
+    period: int = 1
+    """A field of methods whose updates differ in cost: the number of updates after which they repeat."""
 
     seed: int | None = None
     """A field of methods that draw random numbers. None means that nothing is drawn."""
@@ -244,7 +248,26 @@ class Probe(Component, ABC):
 
     @abstractmethod
     def operator(self, state: Any) -> Operator:
-        """The represented matrix F^, undamped unless the probe ``represents_damped``."""
+        """The represented matrix F^, undamped unless the probe ``represents_damped``.
+
+        Raises:
+            NoMatrix: the state represents none.
+        """
+
+    def in_place(self, state: Any, batch: Instance) -> Callable[[], object] | None:
+        """A function that does the work of ``update`` at every call, to be timed; None means that ``update`` is timed.
+
+        For probes whose ``update`` copies a state that training would change in place.
+        """
+        return None
+
+    def remark(self, state: Any) -> str:
+        """What a row on the step of a fitted state says of the step in ``method``; empty if there is nothing to say."""
+        return ""
+
+    def own_rows(self, state: Any) -> Iterable[Row]:
+        """The rows on a fitted state that no meter makes."""
+        return ()
 
     def damped(self, state: Any) -> Operator | None:
         """The damped matrix whose inverse ``precondition`` applies; by default F^ + damping I, if there is a damping.

@@ -44,9 +44,9 @@ ENGINES = ("local", "slurm", "inline")
 def run(arguments: list[str], /, **given: Any) -> int:
     """Measure or train the cells of SUITE, a Python file with or without .py, or a folder of them.
 
-    PROBE and PROBLEM are names that `curvbench list` shows, or FILE.py:CLASS for your own. Cells that are in the
-    results already are not run again. Exit codes: 0 all cells succeeded, 2 bad input, 3 some failed, 4 nothing
-    succeeded, 130 interrupted.
+    PROBE and PROBLEM are names that `curvbench list` shows, or FILE.py:CLASS for your own. torch_optim:MODULE.CLASS is
+    an optimizer of torch. Cells that are in the results already are not run again. Exit codes: 0 all cells succeeded, 2
+    bad input, 3 some failed, 4 nothing succeeded, 130 interrupted.
     """
     from curvbench import registry
     from curvbench.planning import job
