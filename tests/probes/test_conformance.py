@@ -100,10 +100,17 @@ def probe(request: pytest.FixtureRequest) -> Probe:
 
 
 @pytest.fixture
-def supported(probe: Probe, instance: cb.Instance) -> cb.Instance:
+def supported(probe: Probe, case: Case, instance: cb.Instance) -> cb.Instance:
+    if case.name not in SOME and not is_plain(probe):
+        pytest.skip("hyperparameters are tried on some of the cases")
     if reason := probe.unsupported(instance):
         pytest.skip(reason)
     return instance
+
+
+def is_plain(probe: Probe) -> bool:
+    """Whether the hyperparameters are the defaults, but for the number of updates."""
+    return not probe.changed.keys() - {"updates"}
 
 
 SOME = ("mlp_tanh", "mlp_gaussian", "nasty_cnn", "conv1d", "embedding", "tokens", "certain", "one_sample")
