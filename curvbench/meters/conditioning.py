@@ -15,7 +15,6 @@ from torch import Tensor
 from curvbench import numerics
 from curvbench.fisher import ExactFisher
 from curvbench.instance.passes import full_precision
-from curvbench.meters.divergence import NO_MATRIX
 from curvbench.meters.error import NETWORK
 from curvbench.operators import Operator
 from curvbench.spec import Row, Status
@@ -24,6 +23,8 @@ ROUNDS = 60  # vectors (P,) that are stored at the same time
 TOLERANCE = 1e-3  # of an eigenvalue: the norm of its residual, of which the eigenvalue's own error is a second power
 
 Product = Callable[[Tensor], Tensor]
+
+NO_MATRIX = "the step is not the inverse of one symmetric matrix: there is no damped matrix"
 
 
 def largest_quotient(above: Product, below: Product, solve: Product, start: Tensor) -> float:

@@ -21,8 +21,6 @@ from curvbench.meters.error import BLOCKS, NETWORK, within_layers
 from curvbench.operators import Operator
 from curvbench.spec import Row, Status
 
-NO_MATRIX = "the step is not the inverse of one symmetric matrix: there is no damped matrix"
-
 
 class Quotient(NamedTuple):
     """The numbers of C^^-1 C of which the divergence is made: its trace, its log-determinant and its order P."""
@@ -102,16 +100,15 @@ def _quotient(inverse: Operator, fisher: ExactFisher, damping: float, log_determ
 def divergence_rows(damped: Operator | None, fisher: ExactFisher, damping: float, how: str = "") -> Iterator[Row]:
     """Every divergence in every scope; ``how`` is the text of ``how_damped``. One row with the reason if there is none.
 
-    ``damped``: None means that the probe's step is not the inverse of one symmetric matrix.
+    ``damped``: None means that the probe's step is not the inverse of one symmetric matrix, which has no rows.
     """
+    if damped is None:
+        return
     method = ", ".join(filter(None, [f"damping {damping:g}", how]))
     try:
-        found = None if damped is None else divergences(damped, fisher, damping)
+        found = divergences(damped, fisher, damping)
     except ValueError as error:
         yield Row("error.kl", scope=NETWORK, status=Status.SKIPPED, reason=str(error), method=method)
-        return
-    if found is None:
-        yield Row("error.kl", scope=NETWORK, status=Status.SKIPPED, reason=NO_MATRIX, method=method)
         return
     scopes = {NETWORK: found.network, **({BLOCKS: found.blocks, **found.layers} if found.layers else {})}
     for scope, quotient in scopes.items():
