@@ -160,7 +160,8 @@ def test_roles() -> None:
         "method",
         "reference",
     ]
-    assert not is_method("eigen") and is_method("")
+    assert not any(map(is_method, ("eigen", "klkron", "kronsum[rank=3]", "diagpair"))) and is_method("")
+    assert is_method("psgd[criterion=QEQ]") and is_method("tnt")
 
 
 def test_references_stand_on_no_front_and_are_best_in_no_column() -> None:
