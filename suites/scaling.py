@@ -8,11 +8,13 @@ only pairs along which the loss has curvature.
 from curvbench import Preset, Suite, every_probe, probe, problem
 
 METERS = ("flops", "memory")
-# One pair is there in every network; blocks of 128 rows would be as large as some of the layers.
+# One pair is there in every network; blocks of 128 rows would be as large as some of the layers; every update of PSGD
+# costs the same.
 SMALL = {
     "cg": probe("cg", iterations=2),  # more would end at the rank of two samples' Fisher
     "eigen": probe("eigen", rank=4),
     "lbfgs": probe("lbfgs", memory=1, updates=2),
+    "psgd": probe("psgd", updates=2),
     "thor": probe("thor", split=16),
 }
 PROBES = [SMALL.get(p.name, p) for p in every_probe()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ def fixed_point(image: Callable[[Tensor], Tensor], start: Tensor, rounds: int, t
     raise NotReached(f"{rounds} rounds did not reach the tolerance {tolerance:g}")
 
 
-def _change(points: Sequence[Tensor], residuals: Sequence[Tensor]) -> Tensor:
+def _change(points: list[Tensor], residuals: list[Tensor]) -> Tensor:
     """What the past rounds change in the logarithm of the last image, (G, n, n)."""
     point, residual = points[-1], residuals[-1]
     if len(points) == 1:

@@ -27,6 +27,7 @@ from curvbench.parts.factors import Block, Factored
 from curvbench.parts.fixed_point import fixed_point
 from curvbench.parts.lanczos import NotReached
 from curvbench.parts.others import LARGEST_BLOCK, damped_inverse, other_block
+from curvbench.parts.roles import represented
 from curvbench.parts.storage import too_large
 from curvbench.spec import About, FisherProbe
 
@@ -112,10 +113,8 @@ class Klkron(FisherProbe):
             raise ValueError(f"klkron of layer {name!r}: {error}: raise iterations or tolerance") from None
         balance = (_mean_eigenvalue(A) / _mean_eigenvalue(B)).sqrt()[:, None, None]
         B, A = balance * B, A / balance
-        product, inverse = (
-            [side.to(columns.slopes.dtype) for side in pair] for pair in ((B, A), map(_inverse, (B, A)))
-        )
-        return Kronecker(*product), Kronecker(*inverse)
+        dtype = columns.slopes.dtype
+        return Kronecker(B.to(dtype), A.to(dtype)), Kronecker(_inverse(B).to(dtype), _inverse(A).to(dtype))
 
     def _factor(self, contract: Callable[[Tensor], Tensor], inverse: Tensor, terms: int) -> Tensor:
         """The factor (G, n, n) that is best for the inverse X of the other one: (E[W X W^T] + damping tr(X) I) / m."""
@@ -126,7 +125,7 @@ class Klkron(FisherProbe):
         return BlockDiagonal(state.inverses).matvec(gradient)
 
     def operator(self, state: Factored) -> BlockDiagonal:
-        return BlockDiagonal(state.factors)
+        return BlockDiagonal(represented(state.factors))
 
 
 def _inverse(factor: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from curvbench.fisher.columns import Columns
 from curvbench.fisher.formed import for_repeated_contractions
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, KroneckerSum
-from curvbench.parts.lanczos import NotReached, Search
+from curvbench.parts.lanczos import Map, NotReached, Search
 from curvbench.parts.others import LARGEST_BLOCK, Other, other_block
 from curvbench.parts.ranges import at_least_one, fraction
 from curvbench.parts.storage import too_large
@@ -92,12 +92,12 @@ class Kronsum(FisherProbe):
         G, M, D = columns.layer.shape
         has_skew = min(M, D) > 1 and (columns.slopes.shape[-1] > 1 or bool(columns.layer.roles))
         columns = for_repeated_contractions(columns)
-        across, back = columns.contract_outputs, columns.contract_inputs
+        maps: tuple[Map, Map] = columns.contract_outputs, columns.contract_inputs
         if M <= D:
-            start = back(columns.slopes.new_ones(G, D))
+            start = columns.contract_inputs(columns.slopes.new_ones(G, D))
         else:  # because the basis of the iteration has a factor per round, and smaller factors cost less
-            across, back, start = back, across, columns.contract_outputs()
-        search = Search(across, back, self.iterations, self.tolerance)
+            maps, start = (maps[1], maps[0]), columns.contract_outputs()
+        search = Search(*maps, self.iterations, self.tolerance)
         vectors, images = search.symmetric(start, self.rank)
         if has_skew:
             others = search.skew(torch.linalg.matrix_norm(images), start)

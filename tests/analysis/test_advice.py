@@ -160,7 +160,8 @@ def test_roles() -> None:
         "method",
         "reference",
     ]
-    assert not is_method("eigen") and is_method("")
+    assert not any(map(is_method, ("eigen", "klkron", "kronsum[rank=3]", "diagpair"))) and is_method("")
+    assert is_method("psgd[criterion=QEQ]") and is_method("tnt")
 
 
 def test_solvers_of_the_fisher_are_ranked_by_their_steps_alone() -> None:
