@@ -8,9 +8,11 @@ only pairs along which the loss has curvature.
 from curvbench import Preset, Suite, every_probe, probe, problem
 
 METERS = ("flops", "memory")
-# One pair is there in every network; blocks of 128 rows would be as large as some of the layers.
+# Every update of a hundred costs the same. One pair is there in every network; blocks of 128 rows would be as large as
+# some of the layers.
 SMALL = {
     "eigen": probe("eigen", rank=4),
+    "ingd": probe("ingd", updates=2),
     "lbfgs": probe("lbfgs", memory=1, updates=2),
     "thor": probe("thor", split=16),
 }

@@ -127,7 +127,7 @@ FACTORIZED = (
         "lngd",
         "shampoo[updates=1]",
     ),
-    *("full", "layer", "fngd", "hylo[rank=1.0]", "unit", "cwngd", "mbf", "mbf[fc=all]", "skfac"),
+    *("full", "layer", "fngd", "hylo[rank=1.0]", "unit", "cwngd", "mbf", "mbf[fc=all]", "skfac", "ngplus"),
 )
 
 

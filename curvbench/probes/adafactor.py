@@ -59,12 +59,12 @@ class Adafactor(SourcedProbe):
         represents="diag(r) (x) diag(c) / mean(r) per layer (and group): row and column means of diag(F), or of N v",
         damping="source=columns: (F^ + damping I)^-1, entry by entry; gradients: the root of v, at least epsilon",
         cost={
-            "statistics": "[source = columns] N R S G M D + [source = gradients] 2 P",
+            "statistics": "[source = columns] N R S G M D + [source = gradients] 7 P / 2",
             "invert": "0",
-            "precondition": "3 P / 2 + [source = gradients] 3 P / 2",
+            "precondition": "5 P / 2 + [source = gradients] P",
             "memory": "G (M + D)",
         },
-        source="Shazeer and Stern 2018, Algorithms 2 to 4; source=gradients is torch.optim.Adafactor on matrices",
+        source="Shazeer and Stern 2018, Algorithm 4; source=gradients is torch.optim.Adafactor on matrices",
         notes=(
             "source=gradients: v is the average of the squared mean gradient, the last one with weight t^-decay_power. "
             "The step is g / sqrt(v), divided by its root mean square over clip if that is above 1, times the root "
@@ -77,8 +77,8 @@ class Adafactor(SourcedProbe):
             "In float32 torch raises the mean of r to 1.2e-7, so that gradients whose root mean square is below 3e-4 "
             "have too small a v there. Here only r c^T / mean(r) has a bound, as in float64.",
         ),
-        family="first order",
-        color="green",
+        family="smaller factors",
+        color="blue",
     )
 
     def __post_init__(self) -> None:
