@@ -7,7 +7,7 @@ has the least I-divergence, the sum of Delta log(Delta / Delta^) - Delta + Delta
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -88,8 +88,12 @@ class Adafactor(SourcedProbe):
         if self.epsilon is not None:
             finite(self, "epsilon", zero=False)
 
+    @property
+    def reads_columns(self) -> bool:
+        return self.source == "columns"
+
     def update(self, state: State | None, batch: Instance) -> State:
-        if self.source == "columns":
+        if self.reads_columns:
             return State(self._means(batch, self._squares(batch) / batch.terms), 1, 1)
         taken = state.taken if state else 0
         gradient = mean_gradient(batch, self.statistic, self.seed, taken)
@@ -112,11 +116,16 @@ class Adafactor(SourcedProbe):
         parts = zip(matrices(batch, diagonal), sizes, strict=True)
         return [Means(v.mean(2).to(dtype), v.mean(1).to(dtype), size) for v, size in parts]
 
+    @property
+    def combines_by(self) -> Literal["mean", "gradient"] | None:  # type: ignore[override]
+        """The step of the optimizer has no unit, so that the summed gradient is enough for it."""
+        return "gradient" if not self.reads_columns and self.statistic == "bg_data" else super().combines_by
+
     def damping_unit(self, terms: int) -> float | None:
-        return 1.0 if self.source == "columns" else None
+        return 1.0 if self.reads_columns else None
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
-        if self.source == "columns":
+        if self.reads_columns:
             return self.operator(state).solve(gradient, self.damping)
         parts = gradient.split([means.rows.numel() * means.columns.shape[1] for means in state.layers])
         return torch.cat([self._step(*pair) for pair in zip(state.layers, parts, strict=True)])
@@ -133,7 +142,7 @@ class Adafactor(SourcedProbe):
         return BlockDiagonal([Kronecker.batched(state.terms * _scaled_rows(m), m.columns) for m in state.layers])
 
     def damped(self, state: State) -> Operator | None:
-        return super().damped(state) if self.source == "columns" else None
+        return super().damped(state) if self.reads_columns else None
 
 
 def _scaled_rows(means: Means) -> Tensor:

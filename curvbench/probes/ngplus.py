@@ -90,9 +90,13 @@ class Ngplus(SourcedProbe):
         fraction(self, "decay")
         fraction(self, "beta", zero=True)
 
+    @property
+    def reads_columns(self) -> bool:
+        return self.source == "columns"
+
     def update(self, state: State | None, batch: Instance) -> State:
         taken = state.taken if state else 0
-        if self.source == "columns":
+        if self.reads_columns:
             columns = collect(batch, self.fisher_type, self.mc_samples, self.seed)
             nothing = torch.empty(0, dtype=batch.dtype, device=batch.device)
             return State([mean_moment(c, batch, self.side) for c in columns], 1.0, taken + 1, nothing)
