@@ -8,7 +8,7 @@ only pairs along which the loss has curvature.
 from curvbench import Preset, Suite, every_probe, probe, problem
 
 METERS = ("flops", "memory")
-# Every update of a hundred costs the same. One pair is there in every network; blocks of 128 rows would be as large as
+# Every update of 32 costs the same. One pair is there in every network; blocks of 128 rows would be as large as
 # some of the layers.
 SMALL = {
     "eigen": probe("eigen", rank=4),
