@@ -12,9 +12,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from curvbench.fisher import groups
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker, Operator
+from curvbench.parts.diagonals import exact_diagonal
 from curvbench.parts.mean_gradients import Source, SourcedProbe, matrices, mean_gradient
 from curvbench.parts.ranges import finite
 from curvbench.spec import About
@@ -94,21 +94,14 @@ class Adafactor(SourcedProbe):
 
     def update(self, state: State | None, batch: Instance) -> State:
         if self.reads_columns:
-            return State(self._means(batch, self._squares(batch) / batch.terms), 1, 1)
+            exact = exact_diagonal(batch, self.fisher_type, self.mc_samples, self.seed)
+            return State(self._means(batch, exact), 1, 1)
         taken = state.taken if state else 0
         gradient = mean_gradient(batch, self.statistic, self.seed, taken)
         means, weight = self._means(batch, gradient.square()), (taken + 1) ** -self.decay_power
         if state:
             means = [_averaged(*pair, weight) for pair in zip(state.layers, means, strict=True)]
         return State(means, taken + 1, batch.terms)
-
-    def _squares(self, batch: Instance) -> Tensor:
-        """The sum of the squared score columns, (P,) in float64."""
-        squares = torch.zeros(batch.size, dtype=torch.float64, device=batch.device)
-        for columns in groups(batch, self.fisher_type, self.mc_samples, self.seed):
-            for c in columns:
-                squares[c.layer.slice] += c.squares().flatten()
-        return squares
 
     def _means(self, batch: Instance, diagonal: Tensor) -> list[Means]:
         dtype = batch.dtype
