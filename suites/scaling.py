@@ -9,10 +9,11 @@ from curvbench import Preset, Suite, every_probe, probe, problem
 
 METERS = ("flops", "memory")
 # One pair is there in every network; blocks of 128 rows would be as large as some of the layers; every update of PSGD
-# costs the same.
+# and of INGD costs the same.
 SMALL = {
     "cg": probe("cg", iterations=2),  # more would end at the rank of two samples' Fisher
     "eigen": probe("eigen", rank=4),
+    "ingd": probe("ingd", updates=2),
     "lbfgs": probe("lbfgs", memory=1, updates=2),
     "psgd": probe("psgd", updates=2),
     "thor": probe("thor", split=16),

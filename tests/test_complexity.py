@@ -132,7 +132,7 @@ FACTORIZED = (
         "lngd",
         "shampoo[updates=1]",
     ),
-    *("full", "layer", "fngd", "hylo[rank=1.0]", "unit", "cwngd", "mbf", "mbf[fc=all]", "skfac"),
+    *("full", "layer", "fngd", "hylo[rank=1.0]", "unit", "cwngd", "mbf", "mbf[fc=all]", "skfac", "ngplus"),
     *("ief", "nystrom[rank=32]", "mfac[memory=64,updates=64]"),
 )
 

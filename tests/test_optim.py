@@ -889,7 +889,7 @@ def test_states_of_others_are_refused() -> None:
 # --- every probe ------------------------------------------------------------------------------------------
 
 OWN_RATES = {"adam": 0.01, "adamw": 0.01, "identity": 0.3, "sgdm": 0.1, "fngd": 3.0, "shampoo": 0.03, "muon": 0.03}
-OWN_RATES |= {"adahessian": 0.1, "sophia": 0.01, "soap": 0.01, "klshampoo": 0.01}
+OWN_RATES |= {"adahessian": 0.03, "sophia": 0.01, "soap": 0.01, "klshampoo": 0.01}
 BOUNDS = {"lbfgs": 1e-3}  # undamped: where curvature is near zero its steps know no bound of their own
 
 

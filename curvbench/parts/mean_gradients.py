@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -45,8 +45,22 @@ class SourcedProbe(FisherProbe, ABC):
     updates: int = 1
     batch_size: int | None = None
 
-    is_mean_over_samples: ClassVar[bool] = False  # times N, the statistics of mean gradients grow with the batch
     is_layerwise: ClassVar[bool] = True
+
+    @property
+    @abstractmethod
+    def reads_columns(self) -> bool:
+        """Whether the statistics are those of score columns; a field decides it."""
+
+    @property
+    def is_mean_over_samples(self) -> bool:  # type: ignore[override]
+        """Times N, the statistics of mean gradients grow with the batch."""
+        return self.reads_columns
+
+    @property
+    def combines_by(self) -> Literal["mean", "gradient"] | None:  # type: ignore[override]
+        """Means of columns are averaged. The unit of mean gradients is the size of the whole batch."""
+        return "mean" if self.reads_columns else None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,7 +13,7 @@ from curvbench.prediction.layout import Shapes
 from curvbench.prediction.limits import in_tiles, refusal
 from curvbench.prediction.passes import Passes, passes
 from curvbench.prediction.products import Case
-from curvbench.spec import Probe
+from curvbench.spec import FisherProbe, Probe
 
 Dtype = Literal["bfloat16", "float32", "float64"]
 ITEMSIZES: Mapping[str, int] = {"bfloat16": 2, "float32": 4, "float64": 8}
@@ -191,7 +191,8 @@ def price(probe: Probe, shapes: Shapes, refresh: int = 1, dtype: str = "float32"
 
 def learns_over_steps(probe: Probe) -> bool:
     """Whether the method takes in every step's batch, however old its factorization may be."""
-    return "updates" in probe.hyperparameters or probe.needs_every_batch
+    when_due = isinstance(probe, FisherProbe) and probe.hyperparameters.get("source", "columns") == "columns"
+    return ("updates" in probe.hyperparameters and not when_due) or probe.needs_every_batch
 
 
 def _modelled(

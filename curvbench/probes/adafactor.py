@@ -7,14 +7,14 @@ has the least I-divergence, the sum of Delta log(Delta / Delta^) - Delta + Delta
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from curvbench.fisher import groups
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker, Operator
+from curvbench.parts.diagonals import exact_diagonal
 from curvbench.parts.mean_gradients import Source, SourcedProbe, matrices, mean_gradient
 from curvbench.parts.ranges import finite
 from curvbench.spec import About
@@ -59,12 +59,12 @@ class Adafactor(SourcedProbe):
         represents="diag(r) (x) diag(c) / mean(r) per layer (and group): row and column means of diag(F), or of N v",
         damping="source=columns: (F^ + damping I)^-1, entry by entry; gradients: the root of v, at least epsilon",
         cost={
-            "statistics": "[source = columns] N R S G M D + [source = gradients] 2 P",
+            "statistics": "[source = columns] N R S G M D + [source = gradients] 7 P / 2",
             "invert": "0",
-            "precondition": "3 P / 2 + [source = gradients] 3 P / 2",
+            "precondition": "5 P / 2 + [source = gradients] P",
             "memory": "G (M + D)",
         },
-        source="Shazeer and Stern 2018, Algorithms 2 to 4; source=gradients is torch.optim.Adafactor on matrices",
+        source="Shazeer and Stern 2018, Algorithm 4; source=gradients is torch.optim.Adafactor on matrices",
         notes=(
             "source=gradients: v is the average of the squared mean gradient, the last one with weight t^-decay_power. "
             "The step is g / sqrt(v), divided by its root mean square over clip if that is above 1, times the root "
@@ -77,8 +77,8 @@ class Adafactor(SourcedProbe):
             "In float32 torch raises the mean of r to 1.2e-7, so that gradients whose root mean square is below 3e-4 "
             "have too small a v there. Here only r c^T / mean(r) has a bound, as in float64.",
         ),
-        family="first order",
-        color="green",
+        family="smaller factors",
+        color="blue",
     )
 
     def __post_init__(self) -> None:
@@ -88,9 +88,14 @@ class Adafactor(SourcedProbe):
         if self.epsilon is not None:
             finite(self, "epsilon", zero=False)
 
+    @property
+    def reads_columns(self) -> bool:
+        return self.source == "columns"
+
     def update(self, state: State | None, batch: Instance) -> State:
-        if self.source == "columns":
-            return State(self._means(batch, self._squares(batch) / batch.terms), 1, 1)
+        if self.reads_columns:
+            exact = exact_diagonal(batch, self.fisher_type, self.mc_samples, self.seed)
+            return State(self._means(batch, exact), 1, 1)
         taken = state.taken if state else 0
         gradient = mean_gradient(batch, self.statistic, self.seed, taken)
         means, weight = self._means(batch, gradient.square()), (taken + 1) ** -self.decay_power
@@ -98,25 +103,22 @@ class Adafactor(SourcedProbe):
             means = [_averaged(*pair, weight) for pair in zip(state.layers, means, strict=True)]
         return State(means, taken + 1, batch.terms)
 
-    def _squares(self, batch: Instance) -> Tensor:
-        """The sum of the squared score columns, (P,) in float64."""
-        squares = torch.zeros(batch.size, dtype=torch.float64, device=batch.device)
-        for columns in groups(batch, self.fisher_type, self.mc_samples, self.seed):
-            for c in columns:
-                squares[c.layer.slice] += c.squares().flatten()
-        return squares
-
     def _means(self, batch: Instance, diagonal: Tensor) -> list[Means]:
         dtype = batch.dtype
         sizes = [theta.square().mean().sqrt() for theta in matrices(batch, batch.pack(batch.parameters))]
         parts = zip(matrices(batch, diagonal), sizes, strict=True)
         return [Means(v.mean(2).to(dtype), v.mean(1).to(dtype), size) for v, size in parts]
 
+    @property
+    def combines_by(self) -> Literal["mean", "gradient"] | None:  # type: ignore[override]
+        """The step of the optimizer has no unit, so that the summed gradient is enough for it."""
+        return "gradient" if not self.reads_columns and self.statistic == "bg_data" else super().combines_by
+
     def damping_unit(self, terms: int) -> float | None:
-        return 1.0 if self.source == "columns" else None
+        return 1.0 if self.reads_columns else None
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
-        if self.source == "columns":
+        if self.reads_columns:
             return self.operator(state).solve(gradient, self.damping)
         parts = gradient.split([means.rows.numel() * means.columns.shape[1] for means in state.layers])
         return torch.cat([self._step(*pair) for pair in zip(state.layers, parts, strict=True)])
@@ -133,7 +135,7 @@ class Adafactor(SourcedProbe):
         return BlockDiagonal([Kronecker.batched(state.terms * _scaled_rows(m), m.columns) for m in state.layers])
 
     def damped(self, state: State) -> Operator | None:
-        return super().damped(state) if self.source == "columns" else None
+        return super().damped(state) if self.reads_columns else None
 
 
 def _scaled_rows(means: Means) -> Tensor:

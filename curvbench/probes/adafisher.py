@@ -38,8 +38,8 @@ class Adafisher(FisherProbe):
     about = About(
         represents="diag(B) (x) diag(A) of K-FAC's factors per layer (and group), each diagonal mapped to [0, 1]",
         damping="(F^ + damping I)^-1, entry by entry; F^ has no unit, and its largest entry is 1, unless norm=none",
-        cost={"statistics": "G S N (D + R M)", "invert": "0", "precondition": "P", "memory": "G (M + D)"},
-        source="Gomes, Zhang, Belilovsky, Wolf and Hosseini 2024, Algorithm 1, and its public code",
+        cost={"statistics": "G S N (D + R M)", "invert": "0", "precondition": "5 P / 2", "memory": "G (M + D)"},
+        source="Gomes, Zhang, Belilovsky, Wolf and Hosseini 2024 (arXiv 2405.16397), and its public code",
         notes=(
             "norm=minmax gives the smallest number of each diagonal exact zeros in the product, with a whole row or "
             "column of them. Only errors at the best scale compare such a matrix with F.",
@@ -52,7 +52,7 @@ class Adafisher(FisherProbe):
             "A vector, as a norm's scale and shift, has its exact diagonal, mapped to [0, 1]. A weight that is tied in "
             "two orientations has the product nearest to the sum of both.",
         ),
-        family="Kronecker",
+        family="smaller factors",
         color="orange",
     )
 

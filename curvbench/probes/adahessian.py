@@ -39,18 +39,17 @@ class Adahessian(MomentsProbe):
     about = About(
         represents="diag(sqrt(v)), v the corrected running average of (z * (H z))^2",
         damping="epsilon is added to sqrt(v), the represented diagonal itself",
-        cost={"statistics": "4 P", "invert": "0", "precondition": "2 P", "memory": "2 P"},
+        cost={"statistics": "4 P", "invert": "0", "precondition": "5 P / 2", "memory": "2 P"},
         source="Yao, Gholami, Shen, Mustafa, Keutzer and Mahoney 2021, Algorithm 1, with its public code",
         notes=(
-            "sqrt(v) is never below the diagonal's size and estimates the lengths of the rows of H, or of F: on small "
-            "networks 2.6 times the diagonal in the median. The sign of the curvature is lost.",
+            "Over many draws sqrt(v) tends to the lengths of the rows of H, or of F, which are never below the size of "
+            "the diagonal: on small networks 2.6 times that in the median. The sign of the curvature is lost.",
             "In a convolution the entries of a kernel share the mean of |z * (H z)| over the kernel, as in the public "
             "code; the bias has its own. Weight decay is the optimizer's.",
-            "H is the Hessian of the loss with the data's labels; it may be indefinite, and at an optimum that fits "
-            "the data it is the Fisher.",
+            "H is the Hessian of the mean loss with the data's labels, which may be indefinite.",
         ),
         family="first order",
-        color="pink",
+        color="sky",
     )
 
     def unsupported(self, instance: Instance) -> str | None:

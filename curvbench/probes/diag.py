@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from curvbench.fisher import groups
 from curvbench.instance import Instance
 from curvbench.operators import Diagonal
+from curvbench.parts.diagonals import exact_diagonal
 from curvbench.spec import About, FisherProbe
 
 
@@ -32,11 +31,7 @@ class Diag(FisherProbe):
     )
 
     def update(self, state: Diagonal | None, batch: Instance) -> Diagonal:
-        squares = torch.zeros(batch.size, dtype=torch.float64, device=batch.device)
-        for columns in groups(batch, self.fisher_type, self.mc_samples, self.seed):
-            for c in columns:
-                squares[c.layer.slice] += c.squares().flatten()
-        return Diagonal((squares / batch.terms).to(batch.dtype))
+        return Diagonal(exact_diagonal(batch, self.fisher_type, self.mc_samples, self.seed).to(batch.dtype))
 
     def precondition(self, state: Diagonal, gradient: Tensor) -> Tensor:
         return state.solve(gradient, self.damping)

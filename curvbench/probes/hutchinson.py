@@ -47,7 +47,7 @@ class Hutchinson(Probe):
             "diag has the same entries without any, for as many backward passes as there are classes.",
         ),
         family="exact in part",
-        color="pink",
+        color="orange",
     )
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""NG+ (Yang, Xu, Wen, Chen, Xu 2021): one factor per layer, from outer products of score matrices.
+"""NG+ (Yang, Xu, Cui, Wen, Xu 2021, arXiv 2106.07454): one factor per layer, from outer products of score matrices.
 
 The moment L = (1/N) sum W W^T of the score matrices W (M, D) solves L^-1 V for a gradient matrix V. L (x) I has D times
 the trace of F; (L / D) (x) I is the projection of F on the matrices X (x) I. The public code takes L from mean
@@ -69,7 +69,7 @@ class Ngplus(SourcedProbe):
             "memory": "2 G n^2 + [source = momentum] P",
         },
         where={"n": "[side = outputs] M + [side = smaller] min(M, D)"},
-        source="Yang, Xu, Wen, Chen and Xu 2021 (arXiv 2106.07454), and its public code",
+        source="Yang, Xu, Cui, Wen and Xu 2021 (arXiv 2106.07454), and its public code",
         notes=(
             "source=momentum with damping_rule=code is the public code: L <- decay L + (1 - decay) m m^T, from 1e-8 I "
             "and without correction, m <- beta m + V with the first V counted 1 + beta times. For a constant gradient "
@@ -90,9 +90,13 @@ class Ngplus(SourcedProbe):
         fraction(self, "decay")
         fraction(self, "beta", zero=True)
 
+    @property
+    def reads_columns(self) -> bool:
+        return self.source == "columns"
+
     def update(self, state: State | None, batch: Instance) -> State:
         taken = state.taken if state else 0
-        if self.source == "columns":
+        if self.reads_columns:
             columns = collect(batch, self.fisher_type, self.mc_samples, self.seed)
             nothing = torch.empty(0, dtype=batch.dtype, device=batch.device)
             return State([mean_moment(c, batch, self.side) for c in columns], 1.0, taken + 1, nothing)

@@ -38,7 +38,8 @@ class Sophia(Probe):
     """The average of squared gradients of drawn labels, times the batch size; the step is that of the optimizer.
 
     ``beta1``: the weight of the old momentum. ``beta2``: the weight of the old average of squares. ``rho``: the
-    multiple of the curvature that divides the momentum. ``epsilon``: a number added to this divisor. ``draw_every``:
+    multiple of the curvature that divides the momentum. ``epsilon``: a number added to the divisor of the
+    momentum. ``draw_every``:
     the number of updates from one draw of labels to the next. ``seed``: the seed of the draws.
     """
 
@@ -59,7 +60,7 @@ class Sophia(Probe):
     about = About(
         represents="diag(N h), h the corrected average of squared mean gradients with labels drawn from the model",
         damping="none: every entry of the step is bounded by 1, where the curvature is small",
-        cost={"statistics": "2 P + 2 P / draw_every", "invert": "0", "precondition": "3 P", "memory": "2 P"},
+        cost={"statistics": "3 P / 2 + 2 P / draw_every", "invert": "0", "precondition": "7 P / 2", "memory": "2 P"},
         source="Liu, Li, Hall, Liang and Ma 2023, Algorithms 2 and 3, and its public code (sophia.py)",
         notes=(
             "The step is sign(m) min(|m| / (rho N h + epsilon), 1) with the uncorrected averages m and h, so that no "
@@ -72,7 +73,7 @@ class Sophia(Probe):
             "variance about N times smaller.",
         ),
         family="first order",
-        color="purple",
+        color="red",
     )
 
     def __post_init__(self) -> None:

@@ -103,6 +103,24 @@ def test_a_training_is_that_of_torch(scale: float) -> None:
     assert relative(found - before, expected - before) < 1e-11
 
 
+def test_parts_of_a_batch_make_the_step_of_the_whole() -> None:
+    """The optimizer's step needs the summed gradient alone; with drawn labels every part has its own."""
+    found = []
+    for sizes in ([8], [3, 5]):
+        net, draw = matrix_net(1.0), torch.Generator().manual_seed(1)
+        optimizer = cb.NaturalGradient(net, cb.probe("adafactor", source="gradients"), lr=0.05)
+        for _ in range(3):
+            x, y = torch.randn(8, 5, generator=draw).double(), torch.randint(3, (8,), generator=draw)
+            optimizer.zero_grad()
+            for part, labels in zip(x.split(sizes), y.split(sizes), strict=True):
+                (len(labels) / 8 * nn.functional.cross_entropy(net(part), labels)).backward()
+            optimizer.step()
+        found.append(torch.cat([p.detach().flatten() for p in net.parameters()]))
+    assert relative(*found) < 1e-12
+    assert cb.probe("adafactor", source="gradients", statistic="bg").combines_by is None
+    assert cb.probe("ngplus", source="gradients").combines_by is None
+
+
 @pytest.mark.parametrize("change", [{"clip": 1e3}, {"least_scale": 1.0}, {"decay_power": 0.5}], ids=str)
 def test_every_part_of_the_step_counts(change: dict[str, float]) -> None:
     nets = [matrix_net(1.0) for _ in range(2)]

@@ -121,6 +121,22 @@ def test_a_batch_size_draws_every_update() -> None:
     assert torch.equal(probe.operator(state).to_dense(), cb.fit(probe, instance).to_dense())
 
 
+def test_a_fit_makes_the_statistics_of_one_batch_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And an update outside of a fit always makes its own, so that its cost is whole."""
+    made: list[cb.Instance] = []
+    kind_of_probe = type(cb.probe("ingd"))
+    products = kind_of_probe._products
+    monkeypatch.setattr(kind_of_probe, "_products", lambda self, batch: made.append(batch) or products(self, batch))
+    instance = regular()
+    for options, count in (({}, 1), ({"batch_size": 4}, 5)):
+        probe = cb.probe("ingd", updates=5, **options)
+        state = probe.fit(instance)
+        assert len(made) == count
+        probe.update(probe.update(state, instance), instance)
+        assert len(made) == count + 2
+        made.clear()
+
+
 def test_a_norm_has_its_damped_diagonal_and_a_lookup_a_diagonal_factor() -> None:
     normed, tied = kind("normed")[3], kind("embedded")[3]
     found = cb.fit(cb.probe("ingd", damping=DAMPING, updates=2), normed).to_dense()
