@@ -30,6 +30,9 @@ VARIANTS = (
     *("full[fisher_type=mc]", "layer[fisher_type=empirical]", "fngd[stage=shared]", "lngd[layer_rate=corrected]"),
     *("hylo[rank=0.5]", "hylo[variant=kis]", "hylo[variant=kid_public]", "hylo[fisher_type=type-2]"),
     *("lngd[fisher_type=type-2]", "eva[positions=sum]", "adamw[weight_decay=0.1]"),
+    *("nystrom[rank=4,power=1]", "nystrom[tail=last]", "mfac[memory=4,statistic=bg]", "ief[damping_rule=gram]"),
+    *("spring[fisher_type=mc]", "cg[iterations=3,fisher_type=empirical]"),
+    *("cg[preconditioner=kfac]", "cg[preconditioner=nystrom[rank=4,fisher_type=mc]]"),
 )
 LEADING: dict[str, set[str]] = {
     **{name: set() for name in METHODS},
@@ -39,8 +42,9 @@ LEADING: dict[str, set[str]] = {
 OF_COLUMNS = {"statistics", "precondition", "state"}  # columns of a tied block are sums, which are formed
 LEADING_OF_LANGUAGE: dict[str, set[str]] = {
     **LEADING,
-    **{name: {"statistics"} for name in ("diag", "eigen", "ekfac", "eva", "mbf")},
-    **{name: OF_COLUMNS for name in ("fngd", "full", "layer")},
+    **{name: {"statistics"} for name in ("diag", "eigen", "ekfac", "eva", "mbf", "nystrom")},
+    **{name: OF_COLUMNS for name in ("cg", "fngd", "full", "ief", "layer")},
+    "spring": {"statistics", "state"},
     "skfac": {"statistics", "invert", "precondition", "state"},
     "hylo": {"statistics", "invert", "precondition", "state"},  # pivots end at a rank that the data decide
 }
@@ -165,7 +169,9 @@ def test_a_method_declines_what_its_own_code_declines(
     assert cost.fits == (not cost.refused)
 
 
-@pytest.mark.parametrize("label", ["eigen", "eigen[rank=2]", "ginger", "ginger[rank=12]", "qng", "qng[memory=3]"])
+@pytest.mark.parametrize(
+    "label", ["eigen", "eigen[rank=2]", "ginger", "ginger[rank=12]", "qng", "qng[memory=3]", "nystrom"]
+)
 def test_a_rank_above_what_there_is_is_declined(label: str) -> None:
     torch.manual_seed(0)
     few = cb.Instance(torch.nn.Linear(3, 3).double(), torch.randn(2, 3).double(), torch.tensor([0, 1]))
