@@ -184,11 +184,23 @@ def flop_rows(stepper: Stepper) -> Iterator[Row]:
 
 
 def modelled_cost(stepper: Stepper) -> Mapping[str, float]:
-    """Published multiply-adds per phase and stored numbers (``memory``); empty if the probe publishes no cost."""
-    instance, probe = stepper.instance, stepper.probe
+    """Published multiply-adds per phase and stored numbers (``memory``); empty if the probe publishes no cost.
+
+    The costs of a probe among the hyperparameters are added; if it publishes none, the sum is unknown.
+    """
+    return _modelled(stepper.probe, stepper.instance)
+
+
+def _modelled(probe: Probe, instance: Instance) -> dict[str, float]:
     fisher_type = probe.fisher_type or "type-2"
     columns = 0 if fisher_type == "forward-only" else instance.columns_per_sample(fisher_type, probe.mc_samples)
-    return published_cost(probe, list(instance.sizes.values()), instance.samples, columns)
+    cost = published_cost(probe, list(instance.sizes.values()), instance.samples, columns)
+    for inner in probe.inner.values():
+        if not (more := _modelled(inner, instance)):
+            return {}
+        times = {"precondition": probe.inner_solves}
+        cost = {phase: value + times.get(phase, 1) * more.get(phase, 0.0) for phase, value in cost.items()}
+    return cost
 
 
 def published_cost(probe: Probe, sizes: Sequence[LayerSize], N: int, R: int) -> dict[str, float]:

@@ -38,7 +38,7 @@ def refusal(probe: Probe, shapes: Shapes, R: int, itemsize: int) -> str:
 
 def _rank(probe: Probe, shapes: Shapes, R: int) -> str | None:
     """Why a network has too few parameters or score columns for a rank; empty if it has enough, None without a rank."""
-    key = {"eigen": "rank", "ginger": "rank", "qng": "memory"}.get(probe.name)
+    key = {"eigen": "rank", "ginger": "rank", "nystrom": "rank", "qng": "memory"}.get(probe.name)
     if key is None:
         return None
     most = min(shapes.parameters, shapes.samples * R) if probe.name == "eigen" else shapes.parameters

@@ -80,6 +80,33 @@ def full(c: Case) -> Work:
     return Work(shared.statistics + b**2, 0, solve, shared.kept, float(b**2))
 
 
+def ief(c: Case) -> Work:
+    """As ``full``, with slopes that are scaled."""
+    G, M, _, S, _ = c.block.size
+    found = full(c).plus(Work(float(c.N * c.R * S * G * M)))
+    return found if c.of["damping_rule"] == "exact" else found._replace(precondition=3 * c.combine() + 6.0 * c.entries)
+
+
+def spring(c: Case) -> Work:
+    """As ``full``, all in one update; ``shared`` has the factor."""
+    found = full(c)
+    solve = found.precondition + 3.0 * c.entries
+    return Work(found.statistics + solve, 0, 0, found.kept + c.entries, found.wide)
+
+
+def cg(c: Case) -> Work:
+    """Columns, and products with them."""
+    return Work(0, 0, c.of["iterations"] * (2 * c.combine() + 13.0 * c.entries), c.stored_columns())
+
+
+def nystrom(c: Case) -> Work:
+    """Products with a test matrix, and factorizations of its image."""
+    K, turns = c.of["rank"], c.of["power"] + 1
+    made = turns * (2 * c.combine(K) + (4.0 * K**2 + K) * c.entries)
+    steps = (4.0 * K + 2) * c.entries
+    return Work(made, (8.0 * K**2 + 2 * K) * c.entries, steps, float(K * c.entries), 0, 2.0 * K * c.entries)
+
+
 def fngd(c: Case) -> Work:
     """As ``layer``, or in later epochs a weighted gradient."""
     b = c.N * c.R
@@ -180,7 +207,18 @@ def _pivots(b: int, K: int) -> float:
 def shared(name: str, N: int, R: int, of: Mapping[str, Any]) -> Work:
     """What a method does once for all blocks together."""
     b = float(N * R)
-    if name == "full":  # the sum of the blocks' Gram matrices, and its factor
+    if name == "spring":
+        solves = 2.0 if of["fisher_type"] == "mc" else 4.0
+        return Work(CHOLESKY * b**3 + (1 + solves) * b**2, 0, 0, 0, b**2)
+    if name == "nystrom":
+        return Work(0, (22 + 4 / 3) * of["rank"] ** 3, 0, of["rank"])
+    if name == "mfac":
+        return Work(
+            0, CHOLESKY * of["memory"] ** 3 + of["memory"] ** 2, 2.0 * of["memory"] ** 2, 0, 2.0 * of["memory"] ** 2
+        )
+    if name == "ief" and of["damping_rule"] == "gram":
+        return Work(0, CHOLESKY * b**3 + 3 * b**2, 2.0 * b**2, 0, 2 * b**2)
+    if name in ("full", "ief"):  # the sum of the blocks' Gram matrices, and its factor
         return Work(0, CHOLESKY * b**3 + b**2, (2.0 if of["fisher_type"] == "mc" else 4.0) * b**2, 0, 2 * b**2)
     if name == "eigen":
         return Work(EIGH * b**3)

@@ -46,6 +46,12 @@ def qng(c: Case) -> Work:
     return Work(c.entries * (4.0 * K + 4), 0, (8.0 * K + 2) * c.entries, float(K * c.entries))
 
 
+def mfac(c: Case) -> Work:
+    """Products of a window with one more vector; ``of_columns.shared`` has its Gram matrix."""
+    K = c.of["memory"]
+    return Work((2.0 * K + 1) * c.entries, 0, (4.0 * K + 2) * c.entries, float(K * c.entries))
+
+
 def lbfgs(c: Case) -> Work:
     """The two-loop recursion through as many pairs as may be kept."""
     K = c.of["memory"]

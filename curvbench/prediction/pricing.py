@@ -49,6 +49,7 @@ METHODS: Mapping[str, Method] = {
     "adahessian": Method(of_vectors.adahessian, work.hessian_or_fisher, leading=frozenset({"statistics"})),
     "adam": Method(of_vectors.adam, work.nothing),
     "adamw": Method(of_vectors.adamw, work.nothing),
+    "cg": Method(of_columns.cg, leading_tied=OF_COLUMNS),
     "cwngd": Method(of_columns.cwngd),
     "diag": Method(of_columns.diag, leading_tied=frozenset({"statistics"})),
     "eigen": Method(of_columns.eigen, leading_tied=frozenset({"statistics"})),
@@ -61,6 +62,7 @@ METHODS: Mapping[str, Method] = {
     "hylo": Method(of_columns.hylo, leading_terms=ALL),
     "identity": Method(of_vectors.identity, work.nothing),
     "ingd": Method(of_factors.ingd, leading_tied=frozenset({"statistics"})),
+    "ief": Method(of_columns.ief, leading_tied=OF_COLUMNS),
     "kfac": Method(of_factors.kfac),
     "klshampoo": Method(of_factors.klshampoo, work.of_statistic, leading=frozenset({"statistics"})),
     "layer": Method(of_columns.layer, leading_tied=OF_COLUMNS),
@@ -70,12 +72,15 @@ METHODS: Mapping[str, Method] = {
     "psgd": Method(of_factors.psgd, work.of_statistic),
     "ngplus": Method(of_columns.ngplus, work.of_source, leading_tied=frozenset({"statistics"})),
     "muon": Method(of_factors.muon, work.nothing),
+    "mfac": Method(of_vectors.mfac, work.of_statistic),
+    "nystrom": Method(of_columns.nystrom, leading_tied=frozenset({"statistics"})),
     "qng": Method(of_vectors.qng, work.another_gradient),
     "sgdm": Method(of_vectors.sgdm, work.nothing),
     "shampoo": Method(of_factors.shampoo, work.of_statistic),
     "skfac": Method(of_factors.skfac, leading_tied=ALL),
     "soap": Method(of_factors.soap, work.of_statistic, leading=frozenset({"statistics"})),
     "sophia": Method(of_vectors.sophia, work.of_draws, leading=frozenset({"statistics"})),  # a draw in some updates
+    "spring": Method(of_columns.spring, leading_tied=frozenset({"statistics", "state"})),
     "thor": Method(of_factors.thor),
     "tkfac": Method(of_factors.tkfac),
     "tnt": Method(of_factors.tnt, leading_tied=frozenset({"statistics"})),
@@ -165,12 +170,8 @@ class Cost:
 def price(probe: Probe, shapes: Shapes, refresh: int = 1, dtype: str = "float32", budget: float | None = None) -> Cost:
     """What a method costs on a network; raises NoCost, a ValueError, if nobody has said."""
     itemsize = max(ITEMSIZES[dtype], LEAST_ITEMSIZE)
-    known, R = passes(shapes), shapes.columns(probe.fisher_type or "type-2", probe.mc_samples)
-    is_shipped = type(probe).__module__ == f"curvbench.probes.{probe.name}"
-    if is_shipped and probe.name in METHODS:
-        spent, reads, leading = _modelled(probe, shapes, R, known, itemsize)
-    else:
-        spent, reads, leading = _published(probe, shapes, R, known)
+    known = passes(shapes)
+    spent, reads, leading = _spent(probe, shapes, known, itemsize)
     return Cost(
         probe.label,
         known.gradient,
@@ -184,9 +185,35 @@ def price(probe: Probe, shapes: Shapes, refresh: int = 1, dtype: str = "float32"
         refresh,
         learns_over_steps(probe),
         leading,
-        refusal(probe, shapes, R, itemsize) if is_shipped else "",
+        _refusal(probe, shapes, itemsize),
         budget,
     )
+
+
+def _spent(probe: Probe, shapes: Shapes, known: Passes, itemsize: int) -> tuple[work.Work, float, frozenset[str]]:
+    """The work, the passes and the quantities of leading order; those of probes among the hyperparameters are added."""
+    R = shapes.columns(probe.fisher_type or "type-2", probe.mc_samples)
+    if _is_shipped(probe) and probe.name in METHODS:
+        spent, reads, leading = _modelled(probe, shapes, R, known, itemsize)
+    else:
+        spent, reads, leading = _published(probe, shapes, R, known)
+    for inner in probe.inner.values():
+        more, more_reads, more_leading = _spent(inner, shapes, known, itemsize)
+        spent = spent.plus(more._replace(precondition=probe.inner_solves * more.precondition))
+        reads, leading = reads + more_reads, leading | more_leading
+    return spent, reads, leading
+
+
+def _is_shipped(probe: Probe) -> bool:
+    return type(probe).__module__ == f"curvbench.probes.{probe.name}"
+
+
+def _refusal(probe: Probe, shapes: Shapes, itemsize: int) -> str:
+    """Why the probe, or one among its hyperparameters, declines the network; empty if none does."""
+    R = shapes.columns(probe.fisher_type or "type-2", probe.mc_samples)
+    own = refusal(probe, shapes, R, itemsize) if _is_shipped(probe) else ""
+    inner = ((name, value, _refusal(value, shapes, itemsize)) for name, value in probe.inner.items())
+    return own or next((f"{name}={value.label}: {why}" for name, value, why in inner if why), "")
 
 
 def learns_over_steps(probe: Probe) -> bool:

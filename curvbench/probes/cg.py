@@ -88,23 +88,21 @@ class Cg(FisherProbe):
         reason = self.preconditioner and self.preconditioner.unsupported(instance)
         return f"preconditioner={self.preconditioner.label}: {reason}" if self.preconditioner and reason else None
 
-    def fit(self, instance: Instance) -> State:
-        """The state after one update, with the preconditioner fitted as its own hyperparameters say.
+    def update(self, state: State | None, batch: Instance) -> State:
+        """Take in a batch; the preconditioner is fitted to the first one as its own hyperparameters say.
 
         Raises:
             Unsupported: the preconditioner's step is not the inverse of one symmetric matrix applied to a gradient.
         """
-        inner = self.preconditioner and self.preconditioner.fit(instance)
-        self._refuse_nonlinear(inner)
-        return self._taken_in(None, instance, inner)
-
-    def update(self, state: State | None, batch: Instance) -> State:
-        if self.preconditioner is None:
+        probe = self.preconditioner
+        if probe is None:
             return self._taken_in(state, batch, None)
-        inner = self.preconditioner.update(state.inner if state else self.preconditioner.init(batch), batch)
-        if state is None:
-            self._refuse_nonlinear(inner)
-        return self._taken_in(state, batch, inner)
+        if state is not None:
+            return self._taken_in(state, batch, probe.update(state.inner, batch))
+        inner = probe.fit(batch)
+        if probe.damped(probe.refresh(inner)) is None:
+            raise Unsupported(f"preconditioner must be symmetric and linear: {_refusal(probe)}")
+        return self._taken_in(None, batch, inner)
 
     def _taken_in(self, state: State | None, batch: Instance, inner: Any) -> State:
         columns = collect(batch, self.fisher_type, self.mc_samples, self.seed)
@@ -115,11 +113,6 @@ class Cg(FisherProbe):
         if state is not None and state.gradient is not None:
             start = _KEPT * self.precondition(self.refresh(state), state.gradient)
         return State(fisher, inner, batch.gradient(), start)
-
-    def _refuse_nonlinear(self, inner: Any) -> None:
-        probe = self.preconditioner
-        if probe is not None and probe.damped(probe.refresh(inner)) is None:
-            raise Unsupported(f"preconditioner must be symmetric and linear: {_refusal(probe)}")
 
     def refresh(self, state: State) -> State:
         return state._replace(inner=self.preconditioner.refresh(state.inner)) if self.preconditioner else state

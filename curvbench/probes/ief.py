@@ -79,6 +79,7 @@ class Ief(Probe):
         # Below the smallest normal number a residual is no direction, and its inverse would be infinite.
         scales = torch.where(norms >= torch.finfo(batch.dtype).tiny, 1 / norms, 0.0).to(batch.dtype)
         share = coefficients(batch, "empirical")
+        assert share is not None, "data labels"
         scaled = [_scaled(c, scales) for c in columns]
         fisher = ExactFisher(scaled, batch.terms, share * norms.to(batch.dtype), extent=batch.extent)
         fisher.gram()  # cached: the Gram matrix belongs to the statistics

@@ -94,11 +94,21 @@ class Nystrom(FisherProbe):
         return eigenpairs(*state) if isinstance(state, Sketch) else state
 
     def precondition(self, state: Pairs, gradient: Tensor) -> Tensor:
-        return self.operator(state).solve(gradient, self.damping)
+        basis, values = state
+        rest = self._rest(values) + self.damping
+        if rest == 0:
+            return self.operator(state).solve(gradient, 0.0)
+        # The differences of inverses, (values + damping)^-1 - rest^-1, as products that do not cancel.
+        weights = (self._rest(values) - values) / ((values + self.damping) * rest)
+        return gradient / rest + basis @ (weights * (basis.T @ gradient))
 
     def operator(self, state: Sketch | Pairs) -> Subspace:
         basis, values = self.refresh(state)
-        return Subspace(basis, values, float(values[-1]) if self.tail == "last" else 0.0)
+        return Subspace(basis, values, self._rest(values))
+
+    def _rest(self, values: Tensor) -> float:
+        """The multiple of I outside of the subspace."""
+        return float(values[-1]) if self.tail == "last" else 0.0
 
 
 def eigenpairs(test: Tensor, image: Tensor) -> Pairs:

@@ -27,7 +27,7 @@ class State(NamedTuple):
 
 @dataclass(frozen=True)
 class Spring(FisherProbe):
-    """The exact natural gradient of each batch, begun at ``momentum`` times the step before.
+    """The exact natural gradient of each batch, begun at a multiple of the step before.
 
     ``momentum``: the multiple of the last step at which the next one begins.
     """

@@ -41,6 +41,9 @@ VARIANTS = (
     *("ngplus[source=gradients]", "ngplus[source=momentum,damping_rule=code]"),
     *("kfac[polar=after]", "tkfac[polar=whitened]", "shampoo[polar=whitened]", "shampoo[polar=after]"),
     *("muon[polar_by=newton-schulz]", "muon[nesterov=false,scale=match_rms_adamw]"),
+    *("nystrom[rank=4,power=1]", "nystrom[tail=last]", "mfac[memory=4,statistic=bg]", "ief[damping_rule=gram]"),
+    *("spring[fisher_type=mc]", "cg[iterations=3,fisher_type=empirical]"),
+    *("cg[preconditioner=kfac]", "cg[preconditioner=nystrom[rank=4,fisher_type=mc]]"),
 )
 LEADING: dict[str, set[str]] = {
     **{name: set() for name in METHODS},
@@ -55,7 +58,9 @@ OF_COLUMNS = {"statistics", "precondition", "state"}  # columns of a tied block 
 LEADING_OF_LANGUAGE: dict[str, set[str]] = {
     **LEADING,
     **{name: {"statistics"} for name in ("adafactor", "diag", "eigen", "ekfac", "eva", "ingd", "mbf", "ngplus", "tnt")},
-    **{name: OF_COLUMNS for name in ("fngd", "full", "layer")},
+    **{name: OF_COLUMNS for name in ("cg", "fngd", "full", "ief", "layer")},
+    "nystrom": {"statistics"},
+    "spring": {"statistics", "state"},
     "skfac": {"statistics", "invert", "precondition", "state"},
     "hylo": {"statistics", "invert", "precondition", "state"},  # pivots end at a rank that the data decide
 }
@@ -183,7 +188,9 @@ def test_a_method_declines_what_its_own_code_declines(
     assert cost.fits == (not cost.refused)
 
 
-@pytest.mark.parametrize("label", ["eigen", "eigen[rank=2]", "ginger", "ginger[rank=12]", "qng", "qng[memory=3]"])
+@pytest.mark.parametrize(
+    "label", ["eigen", "eigen[rank=2]", "ginger", "ginger[rank=12]", "qng", "qng[memory=3]", "nystrom"]
+)
 def test_a_rank_above_what_there_is_is_declined(label: str) -> None:
     torch.manual_seed(0)
     few = cb.Instance(torch.nn.Linear(3, 3).double(), torch.randn(2, 3).double(), torch.tensor([0, 1]))
