@@ -156,6 +156,20 @@ def test_ekfac_s_basis_is_modelled_as_it_is_counted() -> None:
     assert own / found["statistics"]["flops.model"] == pytest.approx(1, abs=8 / ORDER)
 
 
+@pytest.mark.parametrize(
+    "label",
+    [
+        *("muon[updates=1]", "muon[updates=1,polar_by=newton-schulz]", "shampoo[updates=1,polar=whitened]"),
+        *("kfac[polar=after,fisher_type=empirical]", "tkfac[polar=whitened,fisher_type=empirical]"),
+    ],
+)
+def test_polar_factors_are_modelled_as_they_are_counted(label: str, square: cb.Instance) -> None:
+    found = per_phase(registry.parse_probe(label), square)
+    for phase in ("invert", "precondition"):
+        counted, modelled = (found[phase][f"flops.{kind}"] for kind in ("counted", "model"))
+        assert counted == pytest.approx(modelled, rel=1 / ORDER), phase
+
+
 def test_every_probe_that_factorizes_is_among_them(square: cb.Instance) -> None:
     sizes = list(square.sizes.values())
     there = {label.partition("[")[0] for label in FACTORIZED}

@@ -622,7 +622,7 @@ class NaturalGradient(torch.optim.Optimizer):
     def _directions(self, by_name: Mapping[str, Trained]) -> dict[str, Tensor]:
         """The directions that are subtracted from the parameters, before the learning rate."""
         gradients = {name: self._gradient(t.parameter, t.group) for name, t in by_name.items()}
-        others = gradients.keys() & set(self._others)
+        others = [name for name in by_name if name in self._others]
         apart = {name: self._adamw(by_name[name].parameter, gradients.pop(name)) for name in others}
         return {**apart, **self._own_directions(gradients, by_name)}
 

@@ -45,7 +45,7 @@ def polar_factor(U: Tensor) -> Tensor:
         return polar_factor(U.mT).mT
     values, basis = numerics.eigh(numerics.self_product(U.double()))
     of_gram, of_entries = torch.finfo(values.dtype).eps, torch.finfo(U.dtype).eps
-    rounding = max(M * of_gram, 16 * D * of_entries**2) * values.amax(-1, keepdim=True)
+    rounding = max(M * of_gram, 4 * D * of_entries**2) * values.amax(-1, keepdim=True)
     roots = torch.where(values > rounding, values, torch.inf).rsqrt()
     return ((basis * roots[..., None, :]) @ basis.mT).to(U.dtype) @ U
 
