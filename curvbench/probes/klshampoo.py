@@ -126,7 +126,7 @@ class Klshampoo(Probe):
             return State([Whitened(new, new.values, old.momentum) for new, old in made], 1, batch.terms)
         is_due = steps > 0 and steps % self.basis_every == 0
         current = [self._rebased(layer) for layer in state.layers] if is_due else state.layers
-        parts = zip(current, matrices(batch.gradient(), [layer.momentum.shape for layer in current]), strict=True)
+        parts = zip(current, bases.data_gradient(batch, reader, self.statistic), strict=True)
         layers = [self._taken(old, reader.of(i, *old.turned.bases), V) for i, (old, V) in enumerate(parts)]
         return State(layers, state.calls + 1, batch.terms)
 
@@ -137,7 +137,7 @@ class Klshampoo(Probe):
     def _taken(self, layer: Whitened, sample: Sample, V: Tensor) -> Whitened:
         """The layer with the moments of one more sample, whose bases are the layer's, and with its gradient."""
         old = layer.turned
-        gradient = bases.rotated(old, sample, V, self.statistic == "bg_data")
+        gradient = bases.rotated(old, sample, V)
         new = bases.averaged_of_kl(old, sample, self.beta2, self.clamp)
         return Whitened(new, old.values, torch.lerp(gradient, layer.momentum, self.beta1))
 

@@ -115,7 +115,7 @@ class Soap(Probe):
             return State(layers, 1, batch.terms)
         is_due = steps > 0 and steps % self.basis_every == 0
         current = [self._rebased(layer) for layer in state.layers] if is_due else state.layers
-        parts = zip(current, matrices(batch.gradient(), [layer.squares.shape for layer in current]), strict=True)
+        parts = zip(current, bases.data_gradient(batch, reader, self.statistic), strict=True)
         layers = [self._taken(old, reader.of(i, *old.turned.bases), V) for i, (old, V) in enumerate(parts)]
         return State(layers, state.calls + 1, batch.terms)
 
@@ -132,7 +132,7 @@ class Soap(Probe):
     def _taken(self, layer: Scaled, sample: Sample, V: Tensor) -> Scaled:
         """The layer with the moments and squares of one more sample, whose bases are the layer's, and its gradient."""
         turned, squares, momentum = layer
-        gradient = bases.rotated(turned, sample, V, self.statistic == "bg_data")
+        gradient = bases.rotated(turned, sample, V)
         average = bases.averaged_of_kl if turned.values else bases.averaged
         squares = torch.lerp(sample.squares, squares, self.beta2)
         return Scaled(average(turned, sample, self.beta2), squares, torch.lerp(gradient, momentum, self.beta1))
