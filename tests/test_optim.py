@@ -896,7 +896,7 @@ OWN_RATES = {
     "fngd": 3.0,
     "shampoo": 0.03,
     "soap": 0.01,
-    "klshampoo": 0.01,
+    "klshampoo": 0.03,
 }
 BOUNDS = {"lbfgs": 1e-3}  # undamped: where curvature is near zero its steps know no bound of their own
 

@@ -87,7 +87,8 @@ class Soap(Probe):
             "Adam's step with these weights. A bias is the last column of its weight's matrix, and a convolution is a "
             "matrix M x D, where public code has a basis for each of its dimensions.",
             "If a side has more rows than the gradients have had ranks, a part of its basis is arbitrary, so that "
-            "another machine may find another matrix. statistic=columns has neither noise nor this defect.",
+            "another machine may find another matrix. One gradient repeated, as with the data's labels and no "
+            "batch_size, has such a null space, where a step in float32 is rounding over an epsilon of the same size.",
         ),
         family="Kronecker",
         color="sky",
