@@ -83,7 +83,8 @@ class Klshampoo(Probe):
         notes=(
             "The first update only makes the bases: its step is 0. Eigenvalues begin with 0.1, which an average "
             "forgets as beta2^t. A step has the bases and eigenvalues before its own gradient. In training a basis "
-            "comes every basis_every updates, and refresh_every has no meaning.",
+            "comes every basis_every updates, and refresh_every has no meaning. The published cost is that "
+            "of gradients, not of columns.",
             "The average needs more than M / D + D / M different gradients of full rank: one batch with the data's "
             "labels is one gradient, so that drawn labels are the default of a measurement. Training by the authors' "
             "code is statistic=bg_data.",

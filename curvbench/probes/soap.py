@@ -82,7 +82,8 @@ class Soap(Probe):
         notes=(
             "The first update only makes the bases: its step is 0 and the matrix is 0. The default of 31 updates is "
             "30 steps, so that the measured update is one that makes a basis, and the published cost spreads a basis "
-            "over its steps. In training a basis comes every basis_every updates, and refresh_every has no meaning.",
+            "over its steps; that of columns is not published. In training a basis comes every basis_every updates, "
+            "and refresh_every has no meaning.",
             "A side longer than max_precond_dim keeps the identity. A bias alone and a norm's scale and shift have "
             "Adam's step with these weights. A bias is the last column of its weight's matrix, and a convolution is a "
             "matrix M x D, where public code has a basis for each of its dimensions.",
