@@ -889,7 +889,7 @@ def test_states_of_others_are_refused() -> None:
 # --- every probe ------------------------------------------------------------------------------------------
 
 OWN_RATES = {"adam": 0.01, "adamw": 0.01, "identity": 0.3, "sgdm": 0.1, "fngd": 3.0, "shampoo": 0.03, "muon": 0.03}
-OWN_RATES |= {"adahessian": 0.03, "sophia": 0.01, "soap": 0.01, "klshampoo": 0.01}
+OWN_RATES |= {"adahessian": 0.03, "sophia": 0.01, "soap": 0.01, "klshampoo": 0.03}
 # L-BFGS is undamped: where curvature is near zero its steps know no bound of their own. M-FAC counts the whole of its
 # window from the start, so that thirty steps with the others' bound are short.
 BOUNDS = {"lbfgs": 1e-3, "mfac": 1e-1}

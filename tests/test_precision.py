@@ -90,6 +90,8 @@ def test_fisher_and_gradient_are_those_of_the_rounded_weights(dtype: torch.dtype
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("probe", cb.every_probe(), ids=lambda probe: probe.name)
 def test_every_probe_is_that_of_the_rounded_weights(probe: cb.Probe, dtype: torch.dtype) -> None:
+    if probe.name == "soap":  # one repeated gradient has a null space, whose rounding is divided by epsilon
+        probe = cb.probe("soap", epsilon=1e-3)
     found, exact = instance(dtype), cb.Instance(network(dtype).double(), batch(dtype).double(), TARGETS)
     steps = [step_of(probe, one, one.gradient()) for one in (found, exact)]
     assert steps[0].dtype == torch.float32

@@ -6,6 +6,7 @@ that keeps the identity: one longer than a limit, or of a block without sides of
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from curvbench import numerics
 from curvbench.instance import Instance
 from curvbench.operators import sides
-from curvbench.parts.matrix_moments import OfGradient, Sample, Source, is_plain, shapes
+from curvbench.parts.matrix_moments import Gradients, OfGradient, Reader, Sample, Source, is_plain, matrices, shapes
 from curvbench.parts.storage import too_large
 
 Pair = tuple[Tensor | None, Tensor | None]
@@ -105,9 +106,16 @@ def averaged_of_kl(turned: Turned, sample: Sample, decay: float, clamp: bool = T
     return Turned(moments, turned.bases, values)
 
 
-def rotated(turned: Turned, sample: Sample, V: Tensor, is_own: bool) -> Tensor:
-    """Q_l^T V Q_r for the gradient V of the data; ``is_own``: the sample is that gradient and has this product."""
-    return sample.rotated if is_own and isinstance(sample, OfGradient) else turned.into(V)
+def data_gradient(batch: Instance, reader: Reader, source: Source) -> Sequence[Tensor]:
+    """The gradient that steps, of the data's labels, as the layers' matrices (G, M, D)."""
+    if isinstance(reader, Gradients) and source == "bg_data":
+        return reader.matrices
+    return matrices(batch.gradient(), shapes(batch, source))
+
+
+def rotated(turned: Turned, sample: Sample, V: Tensor) -> Tensor:
+    """Q_l^T V Q_r, which a sample of this V has already."""
+    return sample.rotated if isinstance(sample, OfGradient) and sample.V is V else turned.into(V)
 
 
 def power_step(turned: Turned) -> Turned:

@@ -83,7 +83,8 @@ class Klshampoo(Probe):
         notes=(
             "The first update only makes the bases: its step is 0. Eigenvalues begin with 0.1, which an average "
             "forgets as beta2^t. A step has the bases and eigenvalues before its own gradient. In training a basis "
-            "comes every basis_every updates, and refresh_every has no meaning.",
+            "comes every basis_every updates, and refresh_every has no meaning. The published cost is that "
+            "of gradients, not of columns.",
             "The average needs more than M / D + D / M different gradients of full rank: one batch with the data's "
             "labels is one gradient, so that drawn labels are the default of a measurement. Training by the authors' "
             "code is statistic=bg_data.",
@@ -126,7 +127,7 @@ class Klshampoo(Probe):
             return State([Whitened(new, new.values, old.momentum) for new, old in made], 1, batch.terms)
         is_due = steps > 0 and steps % self.basis_every == 0
         current = [self._rebased(layer) for layer in state.layers] if is_due else state.layers
-        parts = zip(current, matrices(batch.gradient(), [layer.momentum.shape for layer in current]), strict=True)
+        parts = zip(current, bases.data_gradient(batch, reader, self.statistic), strict=True)
         layers = [self._taken(old, reader.of(i, *old.turned.bases), V) for i, (old, V) in enumerate(parts)]
         return State(layers, state.calls + 1, batch.terms)
 
@@ -137,7 +138,7 @@ class Klshampoo(Probe):
     def _taken(self, layer: Whitened, sample: Sample, V: Tensor) -> Whitened:
         """The layer with the moments of one more sample, whose bases are the layer's, and with its gradient."""
         old = layer.turned
-        gradient = bases.rotated(old, sample, V, self.statistic == "bg_data")
+        gradient = bases.rotated(old, sample, V)
         new = bases.averaged_of_kl(old, sample, self.beta2, self.clamp)
         return Whitened(new, old.values, torch.lerp(gradient, layer.momentum, self.beta1))
 

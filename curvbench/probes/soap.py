@@ -82,12 +82,14 @@ class Soap(Probe):
         notes=(
             "The first update only makes the bases: its step is 0 and the matrix is 0. The default of 31 updates is "
             "30 steps, so that the measured update is one that makes a basis, and the published cost spreads a basis "
-            "over its steps. In training a basis comes every basis_every updates, and refresh_every has no meaning.",
+            "over its steps; that of columns is not published. In training a basis comes every basis_every updates, "
+            "and refresh_every has no meaning.",
             "A side longer than max_precond_dim keeps the identity. A bias alone and a norm's scale and shift have "
             "Adam's step with these weights. A bias is the last column of its weight's matrix, and a convolution is a "
             "matrix M x D, where public code has a basis for each of its dimensions.",
             "If a side has more rows than the gradients have had ranks, a part of its basis is arbitrary, so that "
-            "another machine may find another matrix. statistic=columns has neither noise nor this defect.",
+            "another machine may find another matrix. One gradient repeated, as with the data's labels and no "
+            "batch_size, has such a null space, where a step in float32 is rounding over an epsilon of the same size.",
         ),
         family="Kronecker",
         color="sky",
@@ -115,7 +117,7 @@ class Soap(Probe):
             return State(layers, 1, batch.terms)
         is_due = steps > 0 and steps % self.basis_every == 0
         current = [self._rebased(layer) for layer in state.layers] if is_due else state.layers
-        parts = zip(current, matrices(batch.gradient(), [layer.squares.shape for layer in current]), strict=True)
+        parts = zip(current, bases.data_gradient(batch, reader, self.statistic), strict=True)
         layers = [self._taken(old, reader.of(i, *old.turned.bases), V) for i, (old, V) in enumerate(parts)]
         return State(layers, state.calls + 1, batch.terms)
 
@@ -132,7 +134,7 @@ class Soap(Probe):
     def _taken(self, layer: Scaled, sample: Sample, V: Tensor) -> Scaled:
         """The layer with the moments and squares of one more sample, whose bases are the layer's, and its gradient."""
         turned, squares, momentum = layer
-        gradient = bases.rotated(turned, sample, V, self.statistic == "bg_data")
+        gradient = bases.rotated(turned, sample, V)
         average = bases.averaged_of_kl if turned.values else bases.averaged
         squares = torch.lerp(sample.squares, squares, self.beta2)
         return Scaled(average(turned, sample, self.beta2), squares, torch.lerp(gradient, momentum, self.beta1))

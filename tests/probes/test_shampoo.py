@@ -142,6 +142,15 @@ def test_the_step_is_the_inverse_root_of_the_matrix() -> None:
         assert relative(step, scale * inverse) < 1e-3, "epsilon over the least eigenvalue"
 
 
+@pytest.mark.parametrize(("options", "power_of_scale"), [({}, 1), ({"represents": "trace"}, 1), ({"exponent": 0.5}, 2)])
+def test_only_one_exponent_has_the_unit_of_a_second_moment(options: dict[str, Any], power_of_scale: int) -> None:
+    """Negative control: with the exponent of many ports, four times the moments are 16 times the root's matrix."""
+    probe, state = fitted("mlp_tanh", updates=2, **options)
+    larger = state._replace(sums=[tuple((4 * L, 4 * R) for L, R in parts) for parts in state.sums])
+    ratio = probe.operator(larger).trace() / probe.operator(state).trace()
+    assert ratio == pytest.approx(4**power_of_scale, rel=1e-6)
+
+
 def test_one_repeated_gradient_gives_its_polar_factor() -> None:
     instance = cb.Instance(*flat(5, 5), loss="gaussian")
     probe = cb.probe("shampoo", updates=4, epsilon=1e-14, decay=0.9)
