@@ -154,6 +154,8 @@ class TorchOptim(Probe):
             return reason
         if any(parameter.is_complex() for parameter in instance.parameters.values()):
             return f"{self.name} is measured on real parameters only"
+        if instance.dtype.itemsize < 4:
+            return f"steps are read in float32 or float64, not in {str(instance.dtype).removeprefix('torch.')}"
         try:
             self.init(instance)
         except ValueError as error:
@@ -198,8 +200,11 @@ class TorchOptim(Probe):
         return states.cast(operator, lambda _: place.dtype)
 
     def damped(self, state: State) -> Operator | None:
-        """The matrix itself if the step is read as the slope."""
-        return self.operator(state) if self.reading == "slope" and not state.character.held().no_matrix else None
+        """The matrix itself if the step is read as the slope and has one."""
+        try:
+            return self.operator(state) if self.reading == "slope" else None
+        except NoMatrix:
+            return None
 
     def in_place(self, state: State, batch: Instance) -> Callable[[], object]:
         """One more step of the thawed optimizer, as a training loop takes it."""
