@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple, get_args
 
@@ -9,14 +10,16 @@ import torch
 from torch import Tensor
 
 from curvbench.operators import Dense, Diagonal, Operator
-from curvbench.spec import Row
+from curvbench.spec import Row, Status
 
 Map = Callable[[Tensor], Tensor]
 """A map of vectors (P,) -> (P,), here from a gradient to a step."""
 
 Reading = Literal["asis", "affine", "slope"]
-TOLERANCE = 1e-6  # of a map that counts as linear: differences of float64 steps are exact to 1e-8
-SHORT = 1e-6  # of the gradient, at which a slope is measured: shorter ones lose digits, longer ones bend
+PRECISION = {  # by dtype of the steps: the distance below which a map counts as linear, the multiple for slopes
+    torch.float64: (1e-6, 1e-6),
+    torch.float32: (1e-3, 1e-2),  # shorter multiples lose digits, longer ones bend
+}
 PAIRS = 8  # of random vectors, on which a matrix must be symmetric and positive
 MOST_COLUMNS = 2048  # of a matrix that is made column by column
 
@@ -26,17 +29,23 @@ class Linearity(NamedTuple):
 
     ``homogeneity``: the largest |P(cg) - cP(g)| / |cP(g)| over multiples c. ``additivity``: |P(g + h) - P(g) - P(h)| /
     |P(g + h)|. ``direction``: the largest |P(cg) - sign(c) P(g)| / |P(g)|, which is 0 for a step whose length does not
-    depend on the gradient's.
+    depend on the gradient's. ``dtype``: the dtype of the steps.
     """
 
     homogeneity: float
     additivity: float
     direction: float
+    dtype: torch.dtype
 
     @property
     def is_linear(self) -> bool:
         """Whether both distances are rounding."""
-        return self.homogeneity < TOLERANCE and self.additivity < TOLERANCE
+        return max(self.homogeneity, self.additivity) < PRECISION[self.dtype][0]
+
+    @property
+    def is_of_degree_0(self) -> bool:
+        """Whether only the direction of the gradient decides the step."""
+        return self.direction < PRECISION[self.dtype][0]
 
 
 class Character(NamedTuple):
@@ -51,6 +60,11 @@ class Character(NamedTuple):
     scale: float
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the steps."""
+        return self.linearity["asis"].dtype
+
+    @property
     def verdict(self) -> str:
         """One of the words with which a row says how the step depends on the gradient."""
         if self.linearity["asis"].is_linear:
@@ -59,7 +73,7 @@ class Character(NamedTuple):
             return "the step is linear in the gradient apart from its momentum"
         if self.linearity["slope"].is_linear:
             return "the step is not linear in the gradient, its slope is"
-        if self.linearity["asis"].direction < TOLERANCE:
+        if self.linearity["asis"].is_of_degree_0:
             return "the step is homogeneous of degree 0 in the gradient"
         return "the step is not linear in the gradient"
 
@@ -73,8 +87,13 @@ class Character(NamedTuple):
     def rows(self) -> Iterator[Row]:
         """The distances as rows, whose scope is the reading."""
         for reading, of in self.linearity.items():
-            yield Row("linearity.homogeneity", of.homogeneity, reading)
-            yield Row("linearity.additivity", of.additivity, reading)
+            for name in ("homogeneity", "additivity"):
+                value = getattr(of, name)
+                if math.isfinite(value):
+                    yield Row(f"linearity.{name}", value, reading)
+                else:
+                    reason = "read so, the step is zero or not finite for one of the gradients"
+                    yield Row(f"linearity.{name}", scope=reading, status=Status.SKIPPED, reason=reason)
 
 
 def read(step: Map, reading: Reading) -> Map:
@@ -82,8 +101,13 @@ def read(step: Map, reading: Reading) -> Map:
     if reading == "asis":
         return step
     if reading == "slope":
-        return lambda g: (step(SHORT * g) - step(-SHORT * g)) / (2 * SHORT)
+        return lambda g: _slope(step, g)
     return lambda g: step(g) - step(torch.zeros_like(g))
+
+
+def _slope(step: Map, g: Tensor) -> Tensor:
+    short = PRECISION[g.dtype][1]
+    return (step(short * g) - step(-short * g)) / (2 * short)
 
 
 def character(step: Map, gradient: Tensor, others: Sequence[Tensor]) -> Character:
@@ -103,13 +127,14 @@ def _linearity(map_: Map, gradient: Tensor, others: Sequence[Tensor]) -> Lineari
         max(_distance(value, c * at) for c, value in scaled.items()),
         _distance(map_(first) + map_(second), both),
         max(_distance(value, at if c > 0 else -at) for c, value in scaled.items()),
+        gradient.dtype,
     )
 
 
 def _distance(value: Tensor, expected: Tensor) -> float:
-    """|value - expected| / |expected|; 0 for two zero vectors."""
-    difference, length = float((value - expected).norm()), float(expected.norm())
-    return difference / length if length else (float("inf") if difference else 0.0)
+    """|value - expected| / |expected|; infinite for an expected zero, because a map to zero is no step."""
+    length = float(expected.norm())
+    return float((value - expected).norm()) / length if length else math.inf
 
 
 def _is_definite(map_: Map, like: Tensor, scale: float) -> bool:
@@ -118,7 +143,7 @@ def _is_definite(map_: Map, like: Tensor, scale: float) -> bool:
         x, y = _pair(like, scale, seed)
         Px, Py = map_(x), map_(y)
         size = float(x.norm() * Py.norm() + y.norm() * Px.norm())
-        if not (abs(float(x @ Py - y @ Px)) <= TOLERANCE * size and float(x @ Px) > 0):
+        if not (abs(float(x @ Py - y @ Px)) <= PRECISION[like.dtype][0] * size and float(x @ Px) > 0):
             return False
     return True
 
@@ -137,7 +162,7 @@ def inverse(map_: Map, like: Tensor, scale: float) -> Operator | None:
     """
     x, y = _pair(like, scale, PAIRS)
     entries = map_(x) / x
-    if _distance(entries * y, map_(y)) < TOLERANCE:
+    if _distance(entries * y, map_(y)) < PRECISION[like.dtype][0]:
         return Diagonal(1 / entries)
     if len(like) > MOST_COLUMNS:
         return None

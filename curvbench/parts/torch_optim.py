@@ -154,6 +154,8 @@ class TorchOptim(Probe):
             return reason
         if any(parameter.is_complex() for parameter in instance.parameters.values()):
             return f"{self.name} is measured on real parameters only"
+        if instance.dtype.itemsize < 4:
+            return f"steps are read in float32 or float64, not in {str(instance.dtype).removeprefix('torch.')}"
         try:
             self.init(instance)
         except ValueError as error:
@@ -182,23 +184,27 @@ class TorchOptim(Probe):
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
         if state.moved.held is not None:  # of a training, whose step was made of this gradient
             return _packed(state.place.held, state.moved.held).to(gradient.dtype)
-        step = read(self._query(state.frozen, state.place.held), self.reading)
-        return step(gradient.to(self.dtype)).to(gradient.dtype)
+        step, dtype = self._query(state.frozen, state.place.held)
+        return read(step, self.reading)(gradient.to(dtype)).to(gradient.dtype)
 
     def operator(self, state: State) -> Operator:
         """The matrix whose inverse is the slope; raises NoMatrix if there is none."""
         place, of = state.place.held, state.character.held()
-        like = torch.zeros(place.size, dtype=self.dtype, device=place.device)
         if of.no_matrix:
             raise NoMatrix(of.no_matrix)
-        operator = inverse(read(self._query(state.frozen, state.place.held), "slope"), like, of.scale)
+        step, dtype = self._query(state.frozen, place)
+        like = torch.zeros(place.size, dtype=dtype, device=place.device)
+        operator = inverse(read(step, "slope"), like, of.scale)
         if operator is None:
             raise NoMatrix(f"no matrix: it is not diagonal, and made for at most {MOST_COLUMNS:,} parameters")
         return states.cast(operator, lambda _: place.dtype)
 
     def damped(self, state: State) -> Operator | None:
-        """The matrix itself if the step is read as the slope."""
-        return self.operator(state) if self.reading == "slope" and not state.character.held().no_matrix else None
+        """The matrix itself if the step is read as the slope and has one."""
+        try:
+            return self.operator(state) if self.reading == "slope" else None
+        except NoMatrix:
+            return None
 
     def in_place(self, state: State, batch: Instance) -> Callable[[], object]:
         """One more step of the thawed optimizer, as a training loop takes it."""
@@ -207,8 +213,9 @@ class TorchOptim(Probe):
         return thawed.go
 
     def remark(self, state: State) -> str:
-        single = " in float32, beyond which it does not run" if self.dtype == torch.float32 else ""
-        return f"read {self.reading}{single}: {state.character.held().verdict}"
+        of = state.character.held()
+        single = " in float32, beyond which it does not run" if of.dtype == torch.float32 else ""
+        return f"read {self.reading}{single}: {of.verdict}"
 
     def own_rows(self, state: State) -> Iterable[Row]:
         return state.character.held().rows()
@@ -228,21 +235,35 @@ class TorchOptim(Probe):
     def _state(self, before: Frozen, instance: Instance, moved: Moved | None = None) -> State:
         @functools.cache
         def measured() -> Character:
-            gradient, *others = (g.to(self.dtype) for g in (instance.gradient(), *self._others(instance)))
-            return character(self._query(before, instance), gradient, others)
+            step, dtype = self._query(before, instance)
+            gradient, *others = (g.to(dtype) for g in (instance.gradient(), *self._others(instance)))
+            return character(step, gradient, others)
 
         return State(before, Aside(instance), Aside(moved), Aside(measured))
 
-    def _query(self, before: Frozen, place: Instance) -> Map:
-        """The step of the frozen optimizer for a gradient, in the widest dtype in which it runs."""
-        has_views = any(view is not None for view in before.views)
-        points = self._points(place, None if has_views else self.dtype)
+    def _query(self, before: Frozen, place: Instance) -> tuple[Map, torch.dtype]:
+        """The step of the frozen optimizer for a gradient, and the widest dtype in which all of it runs."""
+        kept = [t for _, t in frozen.named(before.fields["state"]) if t.ndim and t.is_floating_point()]
+        is_narrow = before.dtype == torch.float64 and any(t.dtype.itemsize < 8 for t in kept)
+        dtype = torch.float32 if is_narrow else self.dtype if self._widens(before, place) else before.dtype
+        points = self._points(place, dtype)
 
         def step(gradient: Tensor) -> Tensor:
             moved = Thawed(before, points).step(list(place.unpack(gradient).values()))
             return _packed(place, moved).to(gradient.dtype)
 
-        return step
+        return step, dtype
+
+    def _widens(self, before: Frozen, place: Instance) -> bool:
+        """Whether a frozen optimizer also runs in the widest dtype: views have no other, and some code casts to one."""
+        if any(view is not None for view in before.views):
+            return False
+        points = self._points(place, self.dtype)
+        try:
+            Thawed(before, points).step([torch.zeros_like(point) for point in points])
+        except RuntimeError:
+            return False
+        return True
 
     def _others(self, instance: Instance) -> tuple[Tensor, Tensor]:
         """Gradients of two other batches; the halves of the batch's gradient if it cannot be parted."""

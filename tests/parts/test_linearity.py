@@ -10,6 +10,7 @@ from torch import Tensor
 
 from curvbench.operators import Dense, Diagonal
 from curvbench.parts.linearity import MOST_COLUMNS, Character, Map, character, inverse, read
+from curvbench.spec import Status
 
 DRAWS = torch.Generator().manual_seed(0)
 SIZE = 5
@@ -88,6 +89,20 @@ def test_a_diagonal_is_seen_at_any_size_and_no_other_matrix_above_a_size() -> No
     assert isinstance(operator, Diagonal)
     assert torch.allclose(operator.diagonal(), 1 / entries)
     assert inverse(lambda g: g + g.mean(), many, 0.1) is None
+
+
+@pytest.mark.parametrize(
+    ("step", "verdict"), [(linear, linear), (with_momentum, with_momentum), (own_square, own_square)]
+)
+def test_float32_has_a_tolerance_of_its_own(step: Map, verdict: Map) -> None:
+    found = character(lambda g: step(g.double()).float(), G.float(), (H.float(), K.float()))
+    assert found.verdict == VERDICTS[verdict]
+
+
+def test_a_step_of_zero_is_not_linear() -> None:
+    found = of(lambda g: 0 * g)
+    assert not any(linearity.is_linear for linearity in found.linearity.values())
+    assert {(row.status, row.value) for row in found.rows()} == {(Status.SKIPPED, None)}
 
 
 def test_rows_have_the_reading_as_scope() -> None:

@@ -312,6 +312,11 @@ def test_a_package_that_is_not_there_is_the_reason_of_its_cell(instance: cb.Inst
     assert component(probe)["name"] == probe.name
 
 
+def test_steps_in_bfloat16_are_refused(instance: cb.Instance) -> None:
+    reason = adapted("SGD").unsupported(instance.in_dtype(torch.bfloat16))
+    assert reason == "steps are read in float32 or float64, not in bfloat16"
+
+
 def test_an_optimizer_of_matrices_refuses_vectors(instance: cb.Instance) -> None:
     reason = adapted("Muon").unsupported(instance)
     assert reason is not None and "2D" in reason and "\n" not in reason
@@ -393,8 +398,10 @@ def test_a_linear_step_has_its_matrix(instance: cb.Instance) -> None:
 
 
 def test_errors_of_a_step_without_a_matrix_say_why(instance: cb.Instance, own: Path) -> None:
+    probe = registry.parse_probe(f"{own}:Sign[updates=2,reading=slope]")
     with pytest.raises(NoMatrix, match="no matrix: the step is homogeneous"):
-        cb.fit(registry.parse_probe(f"{own}:Sign[updates=2]"), instance)
+        cb.fit(probe, instance)
+    assert probe.damped(probe.fit(instance)) is None
 
 
 # --- costs -------------------------------------------------------------------------------------------------
