@@ -184,7 +184,7 @@ def test_a_user_component_is_unpickled_in_another_process(mine: Path) -> None:
     ("text", "words"),
     [
         ("kfak", "unknown probe 'kfak': did you mean kfac"),
-        ("zzzzzz", "unknown probe 'zzzzzz': known: adam, "),
+        ("zzzzzz", "unknown probe 'zzzzzz': known: adafactor, "),
         ("", "unknown probe ''"),
         ("kfac[dampin=1]", "kfac has no hyperparameter 'dampin'; it has fisher_type, mc_samples, "),
         ("kfac[damping=x]", "kfac: damping must be a number, got 'x'"),

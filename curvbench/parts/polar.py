@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -80,6 +80,9 @@ class TakesPolar(Probe, ABC):
 
     polar: Polar = "none"
 
+    plain_rule: ClassVar[StepRule] = StepRule()
+    """How an optimizer steps without polar factors."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.polar == "whitened" and not self.has_damped_factors:
@@ -95,7 +98,7 @@ class TakesPolar(Probe, ABC):
 
     @property
     def rule(self) -> StepRule:
-        return StepRule() if self.polar == "none" else StepRule(momentum="gradient", others="adamw")
+        return self.plain_rule if self.polar == "none" else StepRule(momentum="gradient", others="adamw")
 
     @property
     def sets_lengths(self) -> bool:
@@ -114,7 +117,7 @@ def polar_steps(blocks: Sequence[Operator], gradient: Tensor, polar: Polar) -> T
 def polar_step(block: Operator, part: Tensor, polar: Polar) -> Tensor:
     """The part (P_l,) of one layer in ``polar_steps``, whose inverse is ``block``."""
     solved = block.matvec(part)
-    if not isinstance(block, Kronecker | RotatedDiagonal):
+    if polar == "none" or not isinstance(block, Kronecker | RotatedDiagonal):
         return solved
     shape = block.layout if isinstance(block, Kronecker) else block.entries.shape
     factor = polar_factor(solved.reshape(shape))

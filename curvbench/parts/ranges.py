@@ -15,12 +15,12 @@ def at_least_one(component: Component, *names: str) -> None:
             raise ValueError(f"{name} must be at least 1, got {value}")
 
 
-def fraction(component: Component, *names: str, zero: bool = False) -> None:
-    """Raise ValueError if one of these fields lies outside (0, 1), or outside [0, 1) with ``zero``."""
+def fraction(component: Component, *names: str, zero: bool = False, one: bool = False) -> None:
+    """Raise ValueError if one of these fields lies outside (0, 1), to which ``zero`` and ``one`` add the ends."""
     for name in names:
         value = getattr(component, name)
-        if not (0 < value < 1 or (zero and value == 0)):
-            raise ValueError(f"{name} must lie in {'[' if zero else '('}0, 1), got {value}")
+        if not (0 < value < 1 or (zero and value == 0) or (one and value == 1)):
+            raise ValueError(f"{name} must lie in {'[' if zero else '('}0, 1{']' if one else ')'}, got {value}")
 
 
 def finite(component: Component, *names: str, zero: bool = True) -> None:

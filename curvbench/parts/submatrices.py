@@ -33,6 +33,13 @@ def refuse_sides(block: int | None, one_sided: bool) -> None:
         raise ValueError("one_sided needs the longest side that has a factor: give block")
 
 
+def refuse_words(exponent: object) -> None:
+    """Raise ValueError for a word that version 0.1.0 took as Shampoo's exponent."""
+    words = {"paper": 0.25, "ports": 0.5}
+    if isinstance(exponent, str) and exponent in words:
+        raise ValueError(f"exponent is a number now: give exponent={words[exponent]} for {exponent!r}")
+
+
 @dataclass(frozen=True)
 class Cutting:
     """How layers are cut: at ``block`` rows and columns, or not at all, and then with I for longer sides."""

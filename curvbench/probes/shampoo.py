@@ -1,7 +1,7 @@
 """Shampoo (Gupta, Koren, Singer 2018) as it is trained: averages, blocks, stale roots and grafting (Shi et al. 2023).
 
-L and R sum or average V V^T and V^T V over the updates, V the batch's mean gradient; convolutions are matrices. With
-the exponent 1/4 a step is the inverse root of L^(1/2) (x) R^(1/2), which bounds the second moment of V up to a rank.
+L and R sum or average V V^T and V^T V of mean gradients V. With the exponent 1/4 a step is the inverse root of
+L^(1/2) (x) R^(1/2), which bounds the second moment of V up to a rank.
 """
 
 from __future__ import annotations
@@ -21,15 +21,22 @@ from curvbench.parts.matrix_moments import matrices, shapes
 from curvbench.parts.polar import COST, TakesPolar, polar_step
 from curvbench.parts.ranges import at_least_one, finite, fraction
 from curvbench.parts.storage import too_large
-from curvbench.parts.submatrices import Cutting, Products, Shape, Sides, inverse, refuse_sides, scaled, with_moments
+from curvbench.parts.submatrices import (
+    Cutting,
+    Products,
+    Shape,
+    Sides,
+    inverse,
+    refuse_sides,
+    refuse_words,
+    scaled,
+    with_moments,
+)
 from curvbench.spec import About, StepRule
 
 
 class State(NamedTuple):
-    """Per layer the moments of its sub-matrices, its shape, and the roots that step; the grafted method's squares (P,).
-
-    ``taken``: the number of updates. ``terms``: the last batch's loss terms.
-    """
+    """Per layer moments, shape and roots; ``squares`` (P,) of the grafted method; ``taken`` updates; loss ``terms``."""
 
     sums: list[tuple[Sides, ...]]
     squares: Tensor | None
@@ -47,10 +54,10 @@ class Shampoo(TakesPolar):
     inverse root steps; ``trace`` is L (x) R / tr L, whose trace is exact. ``decay``: the weight of the old moments; 1
     sums them. ``epsilon``: a number added to the moments' eigenvalues before a power is taken. ``block``: the largest
     number of rows or columns of a sub-matrix with moments of its own; None cuts nothing. ``one_sided``: a side longer
-    than ``block`` keeps the identity and is not cut. ``root_every``: the number of updates from one root to the next,
-    before the first of which a step has none; 1 leaves roots to ``refresh``. ``graft``: the method whose step gives
-    each sub-matrix its length: ``sgd`` is the gradient, ``rmsprop`` and ``adam`` have ``decay`` for their squares.
-    ``statistic``: the labels, which ``bg_data`` takes from the data and ``bg`` draws. ``seed``: the seed of the draws.
+    than ``block`` keeps the identity and is not cut. ``root_every``: the updates between roots; 1 leaves roots to
+    ``refresh``. ``graft``: the method whose step gives each sub-matrix its length: ``sgd`` is the gradient, ``rmsprop``
+    and ``adam`` have ``decay`` for their squares. ``statistic``: the labels, which ``bg_data`` takes from the data and
+    ``bg`` draws. ``seed``: the seed of the draws.
     """
 
     exponent: float = 0.25
@@ -68,6 +75,7 @@ class Shampoo(TakesPolar):
 
     is_layerwise = True
     is_mean_over_samples = False
+    plain_rule = StepRule(momentum="average")
     about = About(
         represents="N L^(2 e) (x) R^(2 e) per layer (and group): L and R mean V V^T and V^T V of mean gradients V",
         damping="epsilon I is added to L and R, sums or averages, before the power; the step is L^-e V R^-e",
@@ -94,13 +102,11 @@ class Shampoo(TakesPolar):
     )
 
     def __post_init__(self) -> None:
-        if str(self.exponent) in (old := {"paper": 0.25, "ports": 0.5}):
-            raise ValueError(f"exponent is a number now: give exponent={old[str(self.exponent)]} for {self.exponent!r}")
+        refuse_words(self.exponent)
         super().__post_init__()
         finite(self, "epsilon", "exponent")
         at_least_one(self, "updates", "batch_size", "block", "root_every")
-        if self.decay != 1:
-            fraction(self, "decay")
+        fraction(self, "decay", one=True)
         refuse_sides(self.block, self.one_sided)
         refuse_graft(self.graft, self.decay)
 
@@ -114,8 +120,8 @@ class Shampoo(TakesPolar):
 
     def update(self, state: State, batch: Instance) -> State:
         mean = batch_gradient(batch, self.statistic, self.seed, state.taken) / batch.terms**0.5
-        pairs = zip(state.sums, matrices(mean, state.shapes), strict=True)
-        sums = [with_moments(old, self._cutting.pieces(V), self.decay) for old, V in pairs]
+        parts = [self._cutting.pieces(V) for V in matrices(mean, state.shapes)]
+        sums = [with_moments(*pair, self.decay) for pair in zip(state.sums, parts, strict=True)]
         squares = next_squares(self.graft, state.squares, mean, self.decay)
         new = state._replace(sums=sums, squares=squares, taken=state.taken + 1, terms=batch.terms)
         return self._with_roots(new) if self.root_every > 1 and new.taken % self.root_every == 0 else new
@@ -125,8 +131,8 @@ class Shampoo(TakesPolar):
 
     def _with_roots(self, state: State) -> State:
         count = 1.0 if self.decay == 1 else 1 - self.decay**state.taken
-        exponent = self.exponent / 2 if self.polar == "whitened" else self.exponent
-        return state._replace(roots=self._cutting.powers(state.sums, 1 / count, self.epsilon, -exponent))
+        exponent = -self.exponent / (2 if self.polar == "whitened" else 1)
+        return state._replace(roots=self._cutting.powers(state.sums, 1 / count, self.epsilon, exponent))
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
         other = grafted(self.graft, gradient, state.squares, self.decay, state.taken)
@@ -136,12 +142,11 @@ class Shampoo(TakesPolar):
         return torch.cat([self._cutting.applied(roots, V, like, self._step).flatten() for roots, V, like in layers])
 
     def _step(self, root: Kronecker, V: Tensor, like: Tensor) -> Tensor:
-        """The step (G, M, D) of a sub-matrix V; ``like``: the grafted method's."""
-        step = polar_step(root, V.flatten(), self.polar) if self.polar != "none" else root.matvec(V.flatten())
-        return step.view_as(V) if self.graft == "none" else with_length(step.view_as(V), like)
+        step = polar_step(root, V.flatten(), self.polar).view_as(V)
+        return step if self.graft == "none" else with_length(step, like)
 
     def operator(self, state: State) -> BlockDiagonal:
-        taken, is_root = max(state.taken, 1), self.represents == "root"
+        is_root, taken = self.represents == "root", max(state.taken, 1)
         count = taken if self.decay == 1 else 1 - self.decay**taken
         powers = self._cutting.powers(state.sums, 1 / count, 0.0, 2 * self.exponent if is_root else 1.0)
         parts = [tuple(scaled(part, state.terms, over_trace=not is_root) for part in layer) for layer in powers]
@@ -149,14 +154,10 @@ class Shampoo(TakesPolar):
 
     def damped(self, state: State) -> BlockDiagonal | None:
         """The inverse of the roots; None for a grafted step or a polar factor, which is not linear."""
-        if self.graft != "none" or self.polar != "none":
+        if {self.graft, self.polar} != {"none"}:
             return None
         roots = state.roots or self._cutting.powers(state.sums, 1.0, 1.0, 0.0)  # no roots yet, which means I
         return self._cutting.direct_sum([tuple(map(inverse, parts)) for parts in roots], state.shapes)
-
-    @property
-    def rule(self) -> StepRule:
-        return StepRule(momentum="average") if self.polar == "none" else super().rule
 
     @property
     def _cutting(self) -> Cutting:

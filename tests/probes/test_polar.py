@@ -56,8 +56,8 @@ def damped_pairs(probe: Probe, instance: cb.Instance) -> Iterator[tuple[Tensor, 
         yield block.left[0], block.right[0]
 
 
-SOLVED = ["kfac", "kfac[damping_rule=pi]", "tkfac", "kpsvd", "shampoo", "shampoo[exponent=ports]"]
-WHITENED = ["kfac[damping_rule=pi]", "kfac[damping_rule=factored]", "tkfac", "shampoo", "shampoo[exponent=ports]"]
+SOLVED = ["kfac", "kfac[damping_rule=pi]", "tkfac", "kpsvd", "shampoo", "shampoo[exponent=0.5]"]
+WHITENED = ["kfac[damping_rule=pi]", "kfac[damping_rule=factored]", "tkfac", "shampoo", "shampoo[exponent=0.5]"]
 
 
 def with_polar(label: str, how: str, **options: Any) -> Probe:
