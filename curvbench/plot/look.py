@@ -28,6 +28,8 @@ MARKS = {"circle": CROSSED, "square": CROSSED, "diamond": CROSSED}  # what plotl
 FAMILIES = {  # the symbol of each, in the order of legends
     "exact in part": "diamond",
     "Kronecker": "circle",
+    "Kronecker bounds": "hexagon",
+    "whitening": "hexagram",
     "smaller factors": "square",
     "rescaled layers": "triangle-up",
     "low rank": "pentagon",

@@ -58,8 +58,8 @@ class Klkron(FisherProbe):
         ),
         damping="inside the fit: B (x) A estimates F + damping I, and the step is (B (x) A)^-1 g; must be above zero",
         source="Dutilleul 1999, the alternation for the maximum likelihood of a matrix normal distribution",
-        family="Kronecker",
-        color="orange",
+        family="Kronecker bounds",
+        color="blue",
     )
 
     def __post_init__(self) -> None:

@@ -60,8 +60,8 @@ class Kronsum(FisherProbe):
         damping="(F^ + damping I)^-1 by conjugate gradients; of an indefinite block the damping is at least twice the "
         "size of its most negative eigenvalue",
         source="Van Loan and Pitsianis 1993: the leading singular pairs of the rearranged block, skew ones included",
-        family="Kronecker",
-        color="grey",
+        family="Kronecker bounds",
+        color="orange",
     )
 
     def __post_init__(self) -> None:

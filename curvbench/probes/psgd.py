@@ -80,8 +80,8 @@ class Psgd(Probe):
             "of its sides are dense, and `updates` counts steps of Q. A lookup's input side, and a side with more than "
             "8,192 rows, is diagonal.",
         ),
-        family="first order",
-        color="green",
+        family="whitening",
+        color="blue",
     )
 
     def __post_init__(self) -> None:
