@@ -16,22 +16,13 @@ from torch import Tensor
 from curvbench.fisher.stochastic import Statistic, batch_gradient
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
+from curvbench.parts import submatrices
 from curvbench.parts.grafting import Graft, grafted, next_squares, refuse_graft, with_length
 from curvbench.parts.matrix_moments import matrices, shapes
 from curvbench.parts.polar import COST, TakesPolar, polar_step
 from curvbench.parts.ranges import at_least_one, finite, fraction
 from curvbench.parts.storage import too_large
-from curvbench.parts.submatrices import (
-    Cutting,
-    Products,
-    Shape,
-    Sides,
-    inverse,
-    refuse_sides,
-    refuse_words,
-    scaled,
-    with_moments,
-)
+from curvbench.parts.submatrices import Cutting, Products, Shape, Sides, scaled, with_moments
 from curvbench.spec import About, StepRule
 
 
@@ -102,12 +93,12 @@ class Shampoo(TakesPolar):
     )
 
     def __post_init__(self) -> None:
-        refuse_words(self.exponent)
+        submatrices.refuse_words(self.exponent)
         super().__post_init__()
         finite(self, "epsilon", "exponent")
         at_least_one(self, "updates", "batch_size", "block", "root_every")
         fraction(self, "decay", one=True)
-        refuse_sides(self.block, self.one_sided)
+        submatrices.refuse_sides(self.block, self.one_sided)
         refuse_graft(self.graft, self.decay)
 
     def unsupported(self, instance: Instance) -> str | None:
@@ -157,7 +148,7 @@ class Shampoo(TakesPolar):
         if {self.graft, self.polar} != {"none"}:
             return None
         roots = state.roots or self._cutting.powers(state.sums, 1.0, 1.0, 0.0)  # no roots yet, which means I
-        return self._cutting.direct_sum([tuple(map(inverse, parts)) for parts in roots], state.shapes)
+        return self._cutting.direct_sum([tuple(map(submatrices.inverse, parts)) for parts in roots], state.shapes)
 
     @property
     def _cutting(self) -> Cutting:
