@@ -1,7 +1,6 @@
 """Shampoo (Gupta, Koren, Singer 2018) as it is trained: averages, blocks, stale roots and grafting (Shi et al. 2023).
 
-L and R sum or average V V^T and V^T V of mean gradients V. With the exponent 1/4 a step is the inverse root of
-L^(1/2) (x) R^(1/2), which bounds the second moment of V up to a rank.
+With the exponent 1/4 a step is the inverse root of L^(1/2) (x) R^(1/2), which bounds E[v v^T] up to a rank.
 """
 
 from __future__ import annotations
