@@ -33,7 +33,7 @@ FAMILIES = {  # the symbol of each, in the order of legends
     "smaller factors": "square",
     "rescaled layers": "triangle-up",
     "low rank": "pentagon",
-    "solvers": "hexagon",
+    "solvers": "triangle-down",
     "first order": "cross",
 }
 OTHER = "star"  # the symbol of methods without a family, such as a user's

@@ -80,7 +80,7 @@ class Ingd(FisherProbe):
             "orientations follows the product nearest to K-FAC's sum.",
         ),
         family="Kronecker",
-        color="brown",
+        color="sky",
     )
 
     def __post_init__(self) -> None:

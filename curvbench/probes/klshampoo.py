@@ -92,7 +92,7 @@ class Klshampoo(Probe):
             "eigenvalues on the coordinates. A bias is the last column of its weight's matrix, and a convolution is a "
             "matrix M x D. Digits are those of the network, where public code rounds to bfloat16.",
         ),
-        family="Kronecker",
+        family="whitening",
         color="brown",
     )
 

@@ -45,7 +45,7 @@ class Kpsvd(TakesPolar, FisherProbe):
         ),
         damping="(B (x) A + damping I)^-1 in the eigenbasis",
         source="Van Loan and Pitsianis 1993: the leading singular pair of the rearranged block",
-        family="Kronecker",
+        family="Kronecker bounds",
         color="green",
     )
 

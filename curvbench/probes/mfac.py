@@ -66,8 +66,8 @@ class Mfac(Probe):
             "With data labels and the whole batch all gradients of a fit at frozen weights are one: batch_size, or "
             "statistic=bg, makes them differ.",
         ),
-        family="low rank",
-        color="pink",
+        family="solvers",
+        color="sky",
     )
 
     def __post_init__(self) -> None:

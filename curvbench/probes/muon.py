@@ -79,7 +79,7 @@ class Muon(Probe):
             "A bias is the last column of its weight, and a convolution is a matrix M x D, with a polar factor per "
             "group. The public code has bfloat16 in its rounds, which moves a step by 2 to 3 %.",
         ),
-        family="first order",
+        family="whitening",
         color="green",
     )
 

@@ -65,8 +65,8 @@ class Nystrom(FisherProbe):
             "With tail=zero a direction that no random vector has seen is divided by the damping alone, so that a step "
             "can be worse than the gradient; tail=last bounds it.",
         ),
-        family="low rank",
-        color="green",
+        family="solvers",
+        color="red",
     )
 
     def __post_init__(self) -> None:

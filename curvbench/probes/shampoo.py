@@ -87,7 +87,7 @@ class Shampoo(TakesPolar):
             "shampoo[polar=whitened,decay=0.95,epsilon=1e-10] is Mousse (arXiv 2603.09697), L^(-1/8) polar(L^(-1/8) V "
             "R^(-1/8)) R^(-1/8) with the length of the polar factor, but for its moments scaled to mean eigenvalue 1.",
         ),
-        family="Kronecker",
+        family="whitening",
         color="pink",
     )
 

@@ -91,7 +91,7 @@ class Soap(Probe):
             "another machine may find another matrix. One gradient repeated, as with the data's labels and no "
             "batch_size, has such a null space, where a step in float32 is rounding over an epsilon of the same size.",
         ),
-        family="Kronecker",
+        family="whitening",
         color="sky",
     )
 
