@@ -35,7 +35,7 @@ from curvbench.prediction.pricing import NoCost, price
 from curvbench.spec import DAMPING, METERS, Cell, Parameters, Preset, Probe, Problem, Suite
 from curvbench.words import refuse_type
 
-METHODS = ("sgdm", "adam", "diag", "kfac", "ekfac", "shampoo", "eva", "lngd")
+METHODS = ("sgdm", "adam", "muon", "soap", "shampoo", "kfac", "ekfac", "lngd")
 BOUNDS = ("layer", "full")
 SUITE = "measure"
 PAUSE = 30.0  # seconds between provisional verdicts
@@ -67,7 +67,7 @@ def measure(
         targets: the targets of these inputs; None with a loader.
         loss: as ``Instance`` takes it.
         probes: methods by name, with hyperparameters as ``kfac[damping_rule=pi]``, or ``Probe`` objects; ``all`` for
-            every method. None means ``sgdm``, ``adam``, ``diag``, ``kfac``, ``ekfac``, ``shampoo``, ``eva`` and
+            every method. None means ``sgdm``, ``adam``, ``muon``, ``soap``, ``shampoo``, ``kfac``, ``ekfac`` and
             ``lngd``, and the references ``layer`` and ``full``, which are exact in every layer and altogether.
         damping: the damping of the steps, added to the diagonal of the mean Fisher. None means 1e-3.
         budget: seconds after which no method starts. None means no limit.
