@@ -23,8 +23,8 @@ METHODS = [
 BESIDE = [probe("sgdm"), probe("kpsvd"), probe("klkron"), probe("layer")]
 
 
-def _homes(name, **sizes):
-    trained = [{"epochs": 0}, {"epochs": 5}, {"epochs": 5, "optimizer": "adam"}]
+def _homes(name, epochs, **sizes):
+    trained = [{"epochs": 0}, {"epochs": epochs}, {"epochs": epochs, "optimizer": "adam"}]
     return [problem(name, **sizes, **how) for how in trained]
 
 
@@ -36,7 +36,7 @@ SUITE = Suite(
             [*METHODS, *BESIDE],
         ),
         "default": Preset(
-            [*_homes("resnet", samples=32), *_homes("gpt", width=32, depth=2, samples=16)], [*METHODS, *BESIDE]
+            [*_homes("resnet", 5, samples=32), *_homes("gpt", 20, width=32, depth=2, samples=16)], [*METHODS, *BESIDE]
         ),
     },
 )
