@@ -38,15 +38,16 @@ def _columns(*kinds: str) -> tuple[Column, ...]:
     return tuple(Column(name, scope, heading) for name, metric in entries for scope, heading in metric.columns.items())
 
 
-COLUMNS = _columns("error.", "direction.", "flops.", "memory.", "time.")
+FIRST = "direction.gap_closed"  # what a step is worth, which the verdict begins with
+COLUMNS = tuple(sorted(_columns("error.", "direction.", "flops.", "memory.", "time."), key=lambda c: c.metric != FIRST))
 RATED = Column("direction.quality_rates", "network", "quality\nby rates")
 """Stands behind the step quality if a method of the table sets the length of every layer's step."""
 RATED_LEGEND = "by rates: quality with the best rate for every layer, which is fair to steps of a set length; "
 LEGEND = (
-    "error: |F^ - F| / |F| of the network and of its layer blocks, F as the title says; scaled: after the best scalar "
-    "multiple; step: against (F + damping I)^-1 g, cosine, and as quality the share of its decrease at the step's own "
-    "best length; gap closed: quality where the gradient is 0 and exact layer blocks are 1; x SGD: one step with "
-    "everything refreshed over a plain gradient step; * best method of the column"
+    "gap closed: quality of the step where the gradient is 0 and exact layer blocks are 1; error: |F^ - F| / |F| of "
+    "the network and of its layer blocks, F as the title says; scaled: after the best scalar multiple; step: against "
+    "(F + damping I)^-1 g, cosine, and as quality the share of its decrease at the step's own best length; x SGD: one "
+    "step with everything refreshed over a plain gradient step; * best method of the column"
 )
 _TO_TARGET = _columns("train.epochs_to_target", "train.seconds_to_target")
 _OF_TRAINING = tuple(column for column in _columns("test.", "train.") if column not in _TO_TARGET)
@@ -67,7 +68,7 @@ def legend(frame: pd.DataFrame) -> str:
     """The meaning of the columns of the tables."""
     if is_trained(frame):
         return TRAINED_LEGEND
-    return LEGEND.replace("gap closed:", f"{RATED_LEGEND}gap closed:") if _has_set_lengths(frame) else LEGEND
+    return LEGEND.replace("x SGD:", f"{RATED_LEGEND}x SGD:") if _has_set_lengths(frame) else LEGEND
 
 
 def _has_set_lengths(cells: pd.DataFrame) -> bool:

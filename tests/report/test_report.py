@@ -63,8 +63,8 @@ def test_one_page_that_loads_nothing(run: Path) -> None:
 
 def test_markdown(run: Path) -> None:
     text = report.write(report.read([run]), "markdown")
-    assert "| Fake\\[damping=0.5\\] | **0.250** | **0.250** | **0.125** |" in text
-    assert "| probe | error network | error blocks |" in text
+    assert "| Fake\\[damping=0.5\\] |  | **0.250** | **0.250** | **0.125** |" in text
+    assert "| probe | gap closed | error network | error blocks |" in text
     outside = re.sub(r"```sh\n.*?\n```", "", text, flags=re.DOTALL)
     assert "<img" not in outside
     assert "--seed 0 --dtype float64 --parameters all --force" in text
@@ -76,7 +76,7 @@ def test_markdown(run: Path) -> None:
 
 def test_latex(run: Path) -> None:
     text = report.write(report.read([run]), "latex")
-    assert r"Fake[damping=0.5] & \textbf{0.250} & \textbf{0.250} & \textbf{0.125}" in text
+    assert r"Fake[damping=0.5] &  & \textbf{0.250} & \textbf{0.250} & \textbf{0.125}" in text
     assert r"\textless{}img src=x onerror=alert(1)\textgreater{}\textbar{}\_\&\%\$] (timeout) &" in text
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
     assert all(line.count("&") - line.count(r"\&") == 9 for line in text.splitlines() if line.endswith(r"\\"))
