@@ -12,7 +12,7 @@ from curvbench.fisher.stochastic import Statistic, batch_gradient
 from curvbench.instance import Instance
 from curvbench.parts.factors import own_matrix
 from curvbench.parts.ranges import at_least_one
-from curvbench.spec import FisherProbe, Layer
+from curvbench.spec import FisherProbe, Layer, Probe
 
 Source = Literal["columns", "gradients"]
 
@@ -31,6 +31,21 @@ def matrix_shape(layer: Layer, batch: Instance) -> tuple[int, int, int]:
     """The shape (G, M, D) of a block for a method of matrices; a norm or a bias is a column, as it has no matrix."""
     shape = own_matrix(layer, batch)
     return (1, layer.size, 1) if layer.kind == "vector" and shape == layer.shape else shape
+
+
+@dataclass(frozen=True)
+class GradientsProbe(Probe, ABC):
+    """A probe that reads mean gradients alone, and whose step does not depend on the number N of loss terms.
+
+    ``statistic``: the labels of the gradients. ``bg_data`` takes the data's labels, ``bg`` draws labels from the model.
+    """
+
+    is_mean_over_samples: ClassVar[bool] = False
+
+    @property
+    def combines_by(self) -> Literal["gradient"] | None:  # type: ignore[override]
+        """The parts of a batch combine in their summed gradient, unless labels are drawn."""
+        return "gradient" if self.statistic == "bg_data" else None
 
 
 @dataclass(frozen=True)

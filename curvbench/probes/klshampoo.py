@@ -18,8 +18,9 @@ from curvbench.operators import BlockDiagonal, RotatedDiagonal
 from curvbench.parts import bases
 from curvbench.parts.bases import Turned
 from curvbench.parts.matrix_moments import Sample, Source, matrices, read, shapes
+from curvbench.parts.mean_gradients import GradientsProbe
 from curvbench.parts.ranges import at_least_one, finite, fraction
-from curvbench.spec import About, Probe, Unsupported
+from curvbench.spec import About, Unsupported
 
 
 class Whitened(NamedTuple):
@@ -42,7 +43,7 @@ class State(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Klshampoo(Probe):
+class Klshampoo(GradientsProbe):
     """The Kronecker product nearest to the gradients' second moment in Kullback-Leibler divergence.
 
     ``statistic``: what the moments are made of. ``bg`` takes mean gradients with labels drawn from the model,
@@ -67,7 +68,6 @@ class Klshampoo(Probe):
 
     has_own_momentum = True
     is_layerwise = True
-    is_mean_over_samples = False
     about = About(
         represents="N (Q_L diag(l_L) Q_L^T) (x) (Q_R diag(l_R) Q_R^T) per layer (and group): at its fixed point the "
         "Kronecker product nearest to E[v v^T] in KL divergence, v mean gradients",

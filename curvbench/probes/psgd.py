@@ -23,10 +23,11 @@ from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
 from curvbench.parts import whitening
 from curvbench.parts.factors import is_cut, own_matrix
+from curvbench.parts.mean_gradients import GradientsProbe
 from curvbench.parts.ranges import at_least_one, finite, fraction
 from curvbench.parts.storage import too_large
 from curvbench.parts.whitening import Pair
-from curvbench.spec import About, Layer, Probe, StepRule
+from curvbench.spec import About, Layer, StepRule
 
 Criterion = Literal["EQ", "QEQ"]
 _NOISE = 2**62  # apart from the seeds of label draws
@@ -41,7 +42,7 @@ class State(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Psgd(Probe):
+class Psgd(GradientsProbe):
     """Whitening of batch gradients by a Kronecker product that is fitted by multiplicative steps.
 
     ``criterion``: what the fit seeks. ``EQ`` is the least E[v^T P v] + tr P^-1 with triangular Q, ``QEQ`` is the KL
@@ -59,7 +60,6 @@ class Psgd(Probe):
     seed: int = 0
 
     is_layerwise = True
-    is_mean_over_samples: ClassVar[bool] = False
     rule: ClassVar[StepRule] = StepRule(momentum="average")
     about = About(
         represents="N P^-2, P = Q_L^T Q_L (x) Q_R^T Q_R per layer (and group), N the loss terms of a batch",

@@ -18,6 +18,7 @@ from curvbench.operators import BlockDiagonal, Kronecker
 from curvbench.parts import submatrices
 from curvbench.parts.grafting import Graft, grafted, next_squares, refuse_graft, with_length
 from curvbench.parts.matrix_moments import matrices, shapes
+from curvbench.parts.mean_gradients import GradientsProbe
 from curvbench.parts.polar import COST, TakesPolar, polar_step
 from curvbench.parts.ranges import at_least_one, finite, fraction
 from curvbench.parts.storage import too_large
@@ -37,7 +38,7 @@ class State(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Shampoo(TakesPolar):
+class Shampoo(TakesPolar, GradientsProbe):
     """Kronecker product of the roots of averaged row and column moments of batch gradients.
 
     ``exponent``: a step is L^-e V R^-e with this e. ``represents``: the matrix. ``root`` is L^(2 e) (x) R^(2 e), whose
@@ -64,7 +65,6 @@ class Shampoo(TakesPolar):
     seed: int = 0
 
     is_layerwise = True
-    is_mean_over_samples = False
     plain_rule = StepRule(momentum="average")
     about = About(
         represents="N L^(2 e) (x) R^(2 e) per layer (and group): L and R mean V V^T and V^T V of mean gradients V",

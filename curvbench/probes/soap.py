@@ -18,8 +18,9 @@ from curvbench.operators import BlockDiagonal, RotatedDiagonal
 from curvbench.parts import bases
 from curvbench.parts.bases import Turned
 from curvbench.parts.matrix_moments import Sample, Source, matrices, read, shapes
+from curvbench.parts.mean_gradients import GradientsProbe
 from curvbench.parts.ranges import at_least_one, finite, fraction
-from curvbench.spec import About, Probe
+from curvbench.spec import About
 
 Basis = Literal["shampoo", "kl"]
 
@@ -41,7 +42,7 @@ class State(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Soap(Probe):
+class Soap(GradientsProbe):
     """Adam's second moment in eigenbases of Shampoo's moments: a diagonal matrix between two rotations per layer.
 
     ``basis``: the moments whose eigenbases are followed. ``shampoo`` averages V V^T and V^T V, ``kl`` averages the
@@ -66,7 +67,6 @@ class Soap(Probe):
 
     has_own_momentum = True
     is_layerwise = True
-    is_mean_over_samples = False
     about = About(
         represents="N (Q_L (x) Q_R) diag(v) (Q_L (x) Q_R)^T per layer (and group): v the corrected average of "
         "(Q_L^T V Q_R)^2 for mean gradients V; Q_L and Q_R follow the eigenvectors of averaged V V^T and V^T V",
