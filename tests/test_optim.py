@@ -464,6 +464,7 @@ def accumulated(optimizer: NaturalGradient, batches: list[Batch], sizes: list[in
         optimizer.step()
 
 
+TURNED = {"soap": {"max_precond_dim": 1}}  # else rounding decides the bases where the first gradients have no rank
 JOINING = sorted(name for name in registry.probes() if cb.probe(name).combines_by is not None)
 
 
@@ -481,9 +482,9 @@ def test_gradients_that_gather_make_the_step_of_the_joined_batch(
     settings: dict[str, Any] = {"momentum": 0.5, "stat_every": 2} | (
         {"ema": 0.5} if cb.probe(name).supports_ema else {}
     )
-    before = values(second)
-    accumulated(NaturalGradient(first, cb.probe(name), 1e-3, **settings), batches, sizes)
-    naturally(NaturalGradient(second, cb.probe(name), 1e-3, **settings), batches)
+    probe, before = cb.probe(name, **TURNED.get(name, {})), values(second)
+    accumulated(NaturalGradient(first, probe, 1e-3, **settings), batches, sizes)
+    naturally(NaturalGradient(second, probe, 1e-3, **settings), batches)
     assert near(first, second, 1e-10)
     assert max(float((a - b).abs().max()) for a, b in zip(before, values(second), strict=True)) >= 1e-4
 
