@@ -36,7 +36,7 @@ SUITE = Suite(
             [*METHODS, *BESIDE],
         ),
         "default": Preset(
-            [*_homes("resnet", 5, samples=32), *_homes("gpt", 20, width=32, depth=2, samples=16)], [*METHODS, *BESIDE]
+            [*_homes("resnet", 5, samples=32), *_homes("gpt", 20, width=32, depth=2, samples=8)], [*METHODS, *BESIDE]
         ),
     },
 )

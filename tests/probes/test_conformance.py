@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import oracles
@@ -92,7 +93,7 @@ def probe_id(variant: tuple[str, dict[str, Any]]) -> str:
     return "-".join([variant[0], *map(str, variant[1].values())])
 
 
-@pytest.fixture(params=VARIANTS, ids=probe_id)
+@pytest.fixture
 def probe(request: pytest.FixtureRequest) -> Probe:
     name, hyperparameters = request.param
     learns = "updates" in cb.probe(name).hyperparameters
@@ -100,21 +101,31 @@ def probe(request: pytest.FixtureRequest) -> Probe:
 
 
 @pytest.fixture
-def supported(probe: Probe, case: Case, instance: cb.Instance) -> cb.Instance:
-    if case.name not in SOME and not is_plain(probe):
-        pytest.skip("hyperparameters are tried on some of the cases")
+def supported(probe: Probe, instance: cb.Instance) -> cb.Instance:
     if reason := probe.unsupported(instance):
         pytest.skip(reason)
     return instance
 
 
-def is_plain(probe: Probe) -> bool:
-    """Whether the hyperparameters are the defaults, but for the number of updates."""
-    return not probe.changed.keys() - {"updates"}
-
-
 SOME = ("mlp_tanh", "mlp_gaussian", "nasty_cnn", "conv1d", "embedding", "tokens", "certain", "one_sample")
-on_some = pytest.mark.parametrize("case", [CASES[name] for name in SOME], ids=SOME)  # of what the data hardly decide
+OF_VARIANTS = ("mlp_tanh", "nasty_cnn", "tokens", "one_sample")  # other hyperparameters are tried on these
+
+
+def on_some(test: Callable[..., None]) -> Callable[..., None]:
+    """For what the data hardly decide."""
+    test.cases = SOME  # type: ignore[attr-defined]
+    return test
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every probe as it is on every case of a test, and with other hyperparameters on a few."""
+    if "supported" in metafunc.fixturenames:
+        names = getattr(metafunc.function, "cases", tuple(CASES))
+        pairs = [(v, CASES[name]) for v in VARIANTS for name in names if not v[1] or name in OF_VARIANTS]
+        ids = [f"{probe_id(variant)}-{case.name}" for variant, case in pairs]
+        metafunc.parametrize(("probe", "case"), pairs, ids=ids, indirect=["probe"])
+    elif "probe" in metafunc.fixturenames:
+        metafunc.parametrize("probe", VARIANTS, ids=probe_id, indirect=True)
 
 
 def is_sampled(probe: Probe) -> bool:
@@ -448,11 +459,10 @@ BAD: dict[str, tuple[Any, ...]] = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("key", BAD)
+@pytest.mark.parametrize(
+    ("name", "key"), [(name, key) for name in NAMES for key in BAD if key in cb.probe(name).hyperparameters]
+)
 def test_wrong_hyperparameters_are_refused(name: str, key: str) -> None:
-    if key not in cb.probe(name).hyperparameters:
-        pytest.skip(f"{name} has no {key}")
     for value in BAD[key]:
         if (name, key, value) == ("shampoo", "decay", 1.0):
             continue  # a sum

@@ -41,7 +41,7 @@ def scaled_error(found: Tensor, truth_: Tensor) -> float:
 
 
 def test_every_method_with_a_state_that_learns_can_be_shown_batches() -> None:
-    assert LEARNING == ["adam", "adamw", "fngd", "ginger", "klshampoo", "muon", "qng", "sgdm", "shampoo", "soap"]
+    assert set(LEARNING) >= {"adam", "adamw", "fngd", "ginger", "klshampoo", "muon", "qng", "sgdm", "shampoo", "soap"}
 
 
 @pytest.mark.parametrize("name", LEARNING)
