@@ -80,11 +80,17 @@ class Comparison:
 
         Returns:
             The folder of the run.
+
+        Raises:
+            ValueError: nothing can be written there.
         """
         (run,) = self._files.iterdir()
         target = Path(folder) / str(self.frame["suite"].iloc[0]) / run.name
         if not target.exists():
-            shutil.copytree(run, target)
+            try:
+                shutil.copytree(run, target)
+            except OSError as error:
+                raise ValueError(f"the run cannot be written to {str(folder)!r}: {one_line(error)}") from error
         return target
 
     def to_latex(self) -> str:

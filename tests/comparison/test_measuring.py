@@ -57,6 +57,13 @@ def test_rows_are_those_of_the_single_calls(measured: cb.Comparison) -> None:
     assert set(measured.frame["status"]) <= {"ok", "skipped"}
 
 
+def test_a_folder_that_cannot_be_written_is_one_line(measured: cb.Comparison, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="the run cannot be written to '.*file'") as caught:
+        measured.save(tmp_path / "file")
+    assert "\n" not in str(caught.value)
+
+
 def test_the_model_and_the_process_stay_as_they_were() -> None:
     model, (inputs, targets) = small().train(), batch()
     before, given = copy.deepcopy(model.state_dict()), inputs.clone()
