@@ -59,7 +59,7 @@ def test_rows_are_those_of_the_single_calls(measured: cb.Comparison) -> None:
 
 def test_a_folder_that_cannot_be_written_is_one_line(measured: cb.Comparison, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="the run cannot be written to '.*file'") as caught:
+    with pytest.raises(ValueError, match=r"the run cannot be written to '.*file'") as caught:
         measured.save(tmp_path / "file")
     assert "\n" not in str(caught.value)
 
