@@ -78,7 +78,7 @@ class Klkron(FisherProbe):
     def update(self, state: Factored | None, batch: Instance) -> Factored:
         columns = collect(batch, self.fisher_type, self.mc_samples, self.seed)
         blocks, inverses = zip(*[self._block(c, batch.terms) for c in columns], strict=True)
-        return Factored(blocks, inverses)
+        return Factored([*blocks], [*inverses])
 
     def _block(self, columns: Columns, terms: int) -> tuple[Block, Operator]:
         """The represented block of a layer and its inverse."""
