@@ -47,8 +47,7 @@ class Rates:
         ``squares``: what the second moment averages, (P,). None means the squares of the gradient.
         """
         first = self.first * moments.first + (1 - self.first) * gradient
-        squares = gradient.square() if squares is None else squares
-        second = self.second * moments.second + (1 - self.second) * squares
+        second = (1 - self.second) * (gradient.square() if squares is None else squares) + self.second * moments.second
         return Moments(first, second, moments.taken + 1, terms)
 
     def step(self, moments: Moments) -> Tensor:
