@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from curvbench.analysis.frames import labels, problems
+from curvbench.analysis.frames import is_cell_ending, labels, problems, texts
 from curvbench.analysis.summary import failures
 from curvbench.spec import Status
 
@@ -24,8 +24,7 @@ def matrix(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _outcome(cells: pd.DataFrame) -> str:
-    statuses = set(cells["status"])
-    if answers := statuses - {Status.OK}:
+    if answers := set(_of_cells(cells)["status"]) - {Status.OK}:
         return str(min(answers)) if answers <= {Status.UNSUPPORTED, Status.SKIPPED} else FAILED
     compared = (cells["metric"] == "error.relative") & (cells["scope"] == "network")
     finite = cells["value"].abs() < float("inf")
@@ -34,7 +33,12 @@ def _outcome(cells: pd.DataFrame) -> str:
 
 def reasons(frame: pd.DataFrame) -> list[str]:
     """``probe on problem, seed: status: reason`` of every cell that did not succeed."""
-    return [f"{row.label}: {row.status}: {row.reason}" for row in failures(frame).itertuples()]
+    return [f"{row.label}: {row.status}: {row.reason}" for row in failures(_of_cells(frame)).itertuples()]
+
+
+def _of_cells(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows without those of single metrics that were skipped, because their cells have values all the same."""
+    return frame[is_cell_ending(frame) | texts(frame, "status").ne(str(Status.SKIPPED))]
 
 
 def shares(frame: pd.DataFrame) -> pd.DataFrame:
