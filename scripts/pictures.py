@@ -30,8 +30,8 @@ WIDTH, HEIGHT = 900, 420
 GAP = Quantity("direction.gap_closed", "network")
 ERROR = Quantity("error.scale_optimal", "layer blocks")
 SIDES = {  # the methods of the README, and where each name covers nothing
-    **{"adam": "top right", "shampoo": "top left", "kfac": "bottom center", "ekfac": "middle right"},
-    **{"cwngd": "top center", "fngd": "top center", "ginger": "top center", "lngd": "bottom center"},
+    **{"adam": "bottom right", "muon": "top right", "soap": "top left", "shampoo": "middle right"},
+    **{"kfac": "middle left", "ekfac": "middle right", "fngd": "top center", "lngd": "bottom center"},
 }
 LEVELS = {0: "the plain gradient", 1: "the exact Fisher, layer by layer"}
 
