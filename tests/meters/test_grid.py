@@ -30,7 +30,7 @@ MORE = (
     *("cwngd[scaling=mean]", "cwngd[score_scale=divided_by_N]", "ginger[scope=per_tensor]", "ginger[bc=true]"),
 )
 HOLD_DAMPING = {"hylo[variant=kid_public]", "ginger[update_form=printed]", "ginger[update_form=fix_a]", "ingd"}
-HOLD_DAMPING |= {"spring"}
+HOLD_DAMPING |= {"spring", "klkron"}
 ASK_FOR_IT = {"cwngd", "cwngd[scaling=mean]", "cwngd[score_scale=divided_by_N]"}  # whether it is above zero
 SOME = (GRID[0], GRID[3], GRID[5], GRID[10])
 
