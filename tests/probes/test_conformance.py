@@ -108,7 +108,7 @@ def supported(probe: Probe, instance: cb.Instance) -> cb.Instance:
 
 
 SOME = ("mlp_tanh", "mlp_gaussian", "nasty_cnn", "conv1d", "embedding", "tokens", "certain", "one_sample")
-OF_VARIANTS = ("mlp_tanh", "nasty_cnn", "tokens", "one_sample")  # other hyperparameters are tried on these
+OF_VARIANTS = ("nasty_cnn", "tokens")  # other hyperparameters are tried on these
 
 
 def on_some(test: Callable[..., None]) -> Callable[..., None]:
@@ -304,7 +304,7 @@ def test_an_instance_is_left_as_it_was(probe: Probe, supported: cb.Instance) -> 
     assert torch.equal(cb.fit(probe, supported).to_dense(), first)
 
 
-@pytest.mark.parametrize("name", ["dead_unit", "dead_channel", "one_hot", "certain", "one_sample", "one_sample_cnn"])
+@pytest.mark.parametrize("name", ["dead_unit", "dead_channel", "one_hot", "certain", "one_sample_cnn"])
 def test_no_nan_where_nothing_flows(probe: Probe, name: str) -> None:
     instance = instance_of(name)
     if reason := probe.unsupported(instance):
@@ -315,7 +315,7 @@ def test_no_nan_where_nothing_flows(probe: Probe, name: str) -> None:
     assert bool(torch.isfinite(probe.operator(state).to_dense()).all())
 
 
-@pytest.mark.parametrize("name", ["mlp_tanh", "nasty_cnn", "tokens"])
+@pytest.mark.parametrize("name", ["nasty_cnn", "tokens"])
 def test_every_operation_is_counted(probe: Probe, name: str) -> None:
     stepper = Stepper(probe, instance_of(name))
     rows = [row for row in flop_rows(stepper) if row.metric == "flops.uncounted_ops"]
@@ -345,7 +345,7 @@ def some_samples(name: str, count: int) -> cb.Instance:
 LEARNS = ("updates", "ema", "beta1")  # fields of probes that carry something from one update to the next
 
 
-@pytest.mark.parametrize("name", ["mlp_tanh", "nasty_cnn", "tokens"])
+@pytest.mark.parametrize("name", ["nasty_cnn", "tokens"])
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_last_batch_may_be_smaller(probe: Probe, name: str, count: int) -> None:
     """Its statistics replace those of the batch before, or join them; both gradients can be preconditioned."""
