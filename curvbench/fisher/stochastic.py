@@ -36,6 +36,11 @@ def draw_seed(seed: int, update: int) -> int:
     return (seed * _STRIDE + update) % 2**63
 
 
+def mean_gradient(instance: Instance, statistic: Statistic = "bg", seed: int = 0, update: int = 0) -> Tensor:
+    """The gradient of the mean loss, (P,), of the labels that ``batch_gradient`` describes."""
+    return batch_gradient(instance, statistic, seed, update) / instance.terms**0.5
+
+
 def _sampled(instance: Instance, seed: int) -> Tensor:
     def objective(outputs: Tensor) -> Tensor:
         (cotangent,) = instance.cotangents(outputs, "mc", 1, seed)

@@ -39,6 +39,12 @@ def has_diagonal_inputs(layer: Layer) -> bool:
     return layer.kind == "lookup" or is_cut(layer.inputs)
 
 
+def factor_entries(instance: Instance) -> int:
+    """The entries of both factors of every layer that has a Kronecker product."""
+    shapes = (layer.shape for layer in instance.layers if layer.kind != "vector")
+    return sum(G * (M**2 + D**2) for G, M, D in shapes)
+
+
 def own_matrix(layer: Layer, batch: Instance) -> tuple[int, int, int]:
     """The shape (G, M, D) in which a method of matrices reads a block: of a vector of one parameter, the parameter's.
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from curvbench.fisher import collect
 from curvbench.fisher.columns import Columns
-from curvbench.fisher.stochastic import batch_gradient
+from curvbench.fisher.stochastic import mean_gradient
 from curvbench.instance import Instance
 from curvbench.operators import sides
 from curvbench.parts.factors import own_matrix
@@ -151,8 +151,7 @@ def read(batch: Instance, source: Source, seed: int, update: int) -> Reader:
     """One update's moments of every layer: of a mean gradient with one kind of labels, or of the exact columns."""
     if source == "columns":
         return AllColumns(collect(batch, "type-2"), batch.terms)
-    gradient = batch_gradient(batch, source, seed, update) / batch.terms**0.5
-    return Gradients(matrices(gradient, shapes(batch)))
+    return Gradients(matrices(mean_gradient(batch, source, seed, update), shapes(batch)))
 
 
 def shapes(instance: Instance, source: Source = "bg_data") -> list[tuple[int, int, int]]:

@@ -8,18 +8,13 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from curvbench.fisher.stochastic import Statistic, batch_gradient
+from curvbench.fisher.stochastic import Statistic
 from curvbench.instance import Instance
 from curvbench.parts.factors import own_matrix
 from curvbench.parts.ranges import at_least_one
 from curvbench.spec import FisherProbe, Layer, Probe
 
 Source = Literal["columns", "gradients"]
-
-
-def mean_gradient(batch: Instance, statistic: Statistic, seed: int, update: int) -> Tensor:
-    """The gradient of the mean loss, (P,), with the data's labels or with labels of the model."""
-    return batch_gradient(batch, statistic, seed, update) / batch.terms**0.5
 
 
 def matrices(batch: Instance, vector: Tensor) -> list[Tensor]:

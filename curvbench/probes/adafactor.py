@@ -12,10 +12,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from curvbench.fisher.stochastic import mean_gradient
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker, Operator
 from curvbench.parts.diagonals import exact_diagonal
-from curvbench.parts.mean_gradients import Source, SourcedProbe, matrices, mean_gradient
+from curvbench.parts.mean_gradients import Source, SourcedProbe, matrices
 from curvbench.parts.ranges import finite
 from curvbench.spec import About
 

@@ -23,10 +23,11 @@ from curvbench.fisher.columns import Columns
 from curvbench.fisher.formed import for_repeated_contractions
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Dense, Diagonal, Kronecker, Operator
-from curvbench.parts.factors import Block, Factored
+from curvbench.parts.factors import Block, Factored, factor_entries
 from curvbench.parts.fixed_point import fixed_point
 from curvbench.parts.lanczos import NotReached
 from curvbench.parts.others import LARGEST_BLOCK, damped_inverse, other_block
+from curvbench.parts.ranges import at_least_one, fraction
 from curvbench.parts.roles import represented
 from curvbench.parts.storage import too_large
 from curvbench.spec import About, FisherProbe
@@ -66,14 +67,11 @@ class Klkron(FisherProbe):
         super().__post_init__()
         if not self.damping > 0:
             raise ValueError(f"damping must be above zero, got {self.damping}: without it there may be no minimum")
-        if self.iterations < 1:
-            raise ValueError(f"iterations must be at least 1, got {self.iterations}")
-        if not 0 < self.tolerance < 1:
-            raise ValueError(f"tolerance must lie between 0 and 1, got {self.tolerance}")
+        at_least_one(self, "iterations")
+        fraction(self, "tolerance")
 
     def unsupported(self, instance: Instance) -> str | None:
-        shapes = (layer.shape for layer in instance.layers if layer.kind != "vector")
-        return too_large("factors and inverses", 2 * sum(G * (M**2 + D**2) for G, M, D in shapes), instance.dtype)
+        return too_large("factors and inverses", 2 * factor_entries(instance), instance.dtype)
 
     def update(self, state: Factored | None, batch: Instance) -> Factored:
         columns = collect(batch, self.fisher_type, self.mc_samples, self.seed)

@@ -14,11 +14,12 @@ from curvbench.fisher import collect
 from curvbench.fisher.columns import Columns
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker, Operator
-from curvbench.parts.factors import Block, Factored, KroneckerDamping
+from curvbench.parts.factors import Block, Factored, KroneckerDamping, factor_entries
 from curvbench.parts.lanczos import NotReached, leading, nonzero, normalized, norms
 from curvbench.parts.others import LARGEST_BLOCK, other_block
 from curvbench.parts.patch_sums import patch_moment
 from curvbench.parts.polar import TakesPolar
+from curvbench.parts.ranges import at_least_one, fraction
 from curvbench.parts.roles import represented
 from curvbench.parts.storage import too_large
 from curvbench.spec import About, FisherProbe
@@ -51,14 +52,11 @@ class Kpsvd(TakesPolar, FisherProbe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.iterations < 1:
-            raise ValueError(f"iterations must be at least 1, got {self.iterations}")
-        if not 0 < self.tolerance < 1:
-            raise ValueError(f"tolerance must lie between 0 and 1, got {self.tolerance}")
+        at_least_one(self, "iterations")
+        fraction(self, "tolerance")
 
     def unsupported(self, instance: Instance) -> str | None:
-        shapes = (layer.shape for layer in instance.layers if layer.kind != "vector")
-        return too_large("factors", sum(G * (M**2 + D**2) for G, M, D in shapes), instance.dtype)
+        return too_large("factors", factor_entries(instance), instance.dtype)
 
     def update(self, state: Factored | None, batch: Instance) -> Factored:
         columns = collect(batch, self.fisher_type, self.mc_samples, self.seed)

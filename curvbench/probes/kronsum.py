@@ -20,6 +20,7 @@ from curvbench.fisher.columns import Columns
 from curvbench.fisher.formed import for_repeated_contractions
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, KroneckerSum
+from curvbench.parts.factors import factor_entries
 from curvbench.parts.lanczos import Map, NotReached, Search
 from curvbench.parts.others import LARGEST_BLOCK, Other, other_block
 from curvbench.parts.ranges import at_least_one, fraction
@@ -70,9 +71,7 @@ class Kronsum(FisherProbe):
         fraction(self, "tolerance")
 
     def unsupported(self, instance: Instance) -> str | None:
-        shapes = (layer.shape for layer in instance.layers if layer.kind != "vector")
-        entries = sum(2 * self.rank * G * (M**2 + D**2) for G, M, D in shapes)
-        return too_large("factors of all candidates", entries, instance.dtype)
+        return too_large("factors of all candidates", 2 * self.rank * factor_entries(instance), instance.dtype)
 
     def update(self, state: State | None, batch: Instance) -> State:
         columns = collect(batch, self.fisher_type, self.mc_samples, self.seed)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
-from curvbench.parts.factors import own_matrix
+from curvbench.parts.matrix_moments import matrices, shapes
 from curvbench.parts.polar import newton_schulz, polar_factor
 from curvbench.parts.ranges import at_least_one, fraction
 from curvbench.spec import About, Probe, StepRule
@@ -95,14 +95,14 @@ class Muon(Probe):
 
     def init(self, instance: Instance) -> State:
         zeros = torch.zeros(instance.size, dtype=instance.dtype, device=instance.device)
-        start = _matrices(zeros, instance)
+        start = matrices(zeros, shapes(instance))
         return State(start, start, 0, instance.terms)
 
     def update(self, state: State, batch: Instance) -> State:
-        new = _matrices(batch.gradient(), batch)
+        new = matrices(batch.gradient(), shapes(batch))
         momenta = self._averaged(state.momenta, new)
-        matrices = self._averaged(momenta, new) if self.nesterov else momenta
-        return State(momenta, matrices, state.taken + 1, batch.terms)
+        stepping = self._averaged(momenta, new) if self.nesterov else momenta
+        return State(momenta, stepping, state.taken + 1, batch.terms)
 
     def _averaged(self, old: list[Tensor], new: list[Tensor]) -> list[Tensor]:
         return [(self.momentum * m).add(V, alpha=1 - self.momentum) for m, V in zip(old, new, strict=True)]
@@ -126,11 +126,6 @@ class Muon(Probe):
     def operator(self, state: State) -> BlockDiagonal:
         weight = 1 - self.momentum ** (state.taken + self.nesterov)  # of all gradients in U
         return BlockDiagonal([_one_sided(U / weight, state.terms) for U in state.matrices])
-
-
-def _matrices(vector: Tensor, batch: Instance) -> list[Tensor]:
-    """The matrix (G, M, D) of each layer of a vector (P,)."""
-    return [vector[layer.slice].reshape(own_matrix(layer, batch)) for layer in batch.layers]
 
 
 def _one_sided(U: Tensor, terms: int) -> Kronecker:

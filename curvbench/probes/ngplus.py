@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from curvbench.fisher import collect
+from curvbench.fisher.stochastic import mean_gradient
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker, Operator, sides
-from curvbench.parts.mean_gradients import SourcedProbe, matrices, mean_gradient
+from curvbench.parts.mean_gradients import SourcedProbe, matrices
 from curvbench.parts.one_sided import Moment, Side, mean_moment, moment
 from curvbench.parts.ranges import fraction
 from curvbench.spec import About, StepRule

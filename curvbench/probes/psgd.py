@@ -18,7 +18,7 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from curvbench.fisher.stochastic import Statistic, batch_gradient, draw_seed
+from curvbench.fisher.stochastic import Statistic, draw_seed, mean_gradient
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
 from curvbench.parts import whitening
@@ -103,7 +103,7 @@ class Psgd(GradientsProbe):
         return State([(left, right) for left, right in pairs], 0, instance.terms)
 
     def update(self, state: State, batch: Instance) -> State:
-        mean = batch_gradient(batch, self.statistic, self.seed, state.taken) / batch.terms**0.5
+        mean = mean_gradient(batch, self.statistic, self.seed, state.taken)
         generator = torch.Generator().manual_seed(draw_seed(self.seed, state.taken) ^ _NOISE)
         draws = torch.randn(2, len(mean), dtype=torch.float64, generator=generator).to(mean)
         noisy, Z = mean + self.noise * draws[0], draws[1]

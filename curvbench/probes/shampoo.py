@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from curvbench.fisher.stochastic import Statistic, batch_gradient
+from curvbench.fisher.stochastic import Statistic, mean_gradient
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
 from curvbench.parts import submatrices
@@ -109,7 +109,7 @@ class Shampoo(TakesPolar, GradientsProbe):
         return State([self._cutting.zeros(V) for V in zeros], None, 0, instance.terms, sizes)
 
     def update(self, state: State, batch: Instance) -> State:
-        mean = batch_gradient(batch, self.statistic, self.seed, state.taken) / batch.terms**0.5
+        mean = mean_gradient(batch, self.statistic, self.seed, state.taken)
         parts = [self._cutting.pieces(V) for V in matrices(mean, state.shapes)]
         sums = [with_moments(*pair, self.decay) for pair in zip(state.sums, parts, strict=True)]
         squares = next_squares(self.graft, state.squares, mean, self.decay)

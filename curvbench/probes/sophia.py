@@ -12,9 +12,9 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from curvbench.fisher.stochastic import mean_gradient
 from curvbench.instance import Instance
 from curvbench.operators import Diagonal
-from curvbench.parts.mean_gradients import mean_gradient
 from curvbench.parts.ranges import at_least_one, finite, fraction
 from curvbench.spec import About, Probe
 
