@@ -13,8 +13,7 @@ from torch import Tensor
 import curvbench as cb
 from curvbench import operators
 from curvbench.meters import conditioning
-from curvbench.meters.conditioning import condition, condition_rows
-from curvbench.meters.divergence import NO_MATRIX
+from curvbench.meters.conditioning import NO_MATRIX, condition, condition_rows
 from curvbench.operators import Operator
 from curvbench.spec import METERS, PROBED, Status
 
