@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, get_args
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ from curvbench.spec import Layer, Precision
 from curvbench.spec.geometry import canonical_type
 
 _ROWS = 2**20  # of eigenvectors that are changed at the same time
+_KEPT_BYTES = 2**23  # of one layer's inner products with another matrix: a thousand columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +82,11 @@ class ExactFisher(Operator):
         """The Gram matrix of each layer's columns, (R N, R N) in float64."""
         budget.refuse_large_grams(len(self.layers), math.prod(self.grid), self.device)
         return [gram(c, self.order) for c in self.columns]
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the columns are computed anew for every pass over them."""
+        return isinstance(self.columns, Stream)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -406,13 +413,28 @@ def _(operator: FisherInverse, fisher: ExactFisher) -> float:
     return (fisher.trace() - numerics.sum_squares(solved)) / operator.damping
 
 
+_PRODUCTS: WeakKeyDictionary[Columns, tuple[ref[Columns], Tensor]] = WeakKeyDictionary()
+"""The last inner products of an operator's columns, which error and divergence ask for in several scopes."""
+
+
 def _overlaps(first: ExactFisher, second: ExactFisher) -> Tensor:
     """The inner products of the columns of two matrices, each over the root of its terms, in float64."""
     if first is second:
         return first.gram() / first.terms
     pairs = zip(first.columns, second.columns, strict=True)
-    products = sum(cross_gram(a.to(second.dtype), b, second.order) for a, b in pairs)
+    products = sum(_products(a, b, second.order) for a, b in pairs)
     return products / (first.terms * second.terms) ** 0.5
+
+
+def _products(a: Columns, b: Columns, order: Order | None) -> Tensor:
+    """``cross_gram`` in the dtype of ``b``; a small matrix is kept while ``a`` exists."""
+    partner, kept = _PRODUCTS.get(a, (None, None))
+    if kept is not None and partner is not None and partner() is b:
+        return kept
+    products = cross_gram(a.to(b.slopes.dtype), b, order)
+    if products.nbytes <= _KEPT_BYTES:
+        _PRODUCTS[a] = ref(b), products
+    return products
 
 
 @full_precision()

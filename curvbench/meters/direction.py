@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -31,37 +32,15 @@ OF_BLOCKS = ("quality", "length", "gap_closed", "quality_rates", "cosine", "rela
 OF_NETWORK = (*OF_BLOCKS, "gradient")
 
 
-@dataclass(frozen=True)
-class Target:
-    """The exact natural gradient of one Fisher matrix, or of its layer blocks, and that matrix's quadratic form."""
-
-    step: Tensor
-    gradient: Tensor
-    fishers: tuple[ExactFisher, ...]
-    damping: float
-
-    def quadratic(self, v: Tensor) -> float:
-        """v^T (F + damping I) v."""
-        parts = v.split([f.size for f in self.fishers])
-        curved = sum(f.quadratic(part) for f, part in zip(self.fishers, parts, strict=True))
-        return curved + self.damping * numerics.sum_squares(v)
-
-
-def network_target(fisher: ExactFisher, gradient: Tensor, damping: float) -> Target:
-    """The target of the network's Fisher, all layers together."""
-    return Target(fisher.natural_gradient(gradient, damping), gradient, (fisher,), damping)
-
-
-def compare(step: Tensor, target: Target, curvature: float | None = None) -> dict[str, float]:
+def compare(step: Tensor, exact: Tensor, gradient: Tensor, curvature: float) -> dict[str, float]:
     """Cosine and relative distance to the exact step, and the share of the optimal decrease at the step's own length.
 
-    The decrease is <g, p> - 1/2 p^T (F + damping I) p, which is negative for a step that is too long. ``curvature`` is
-    p^T (F + damping I) p; None means that it is computed.
+    The decrease is <g, p> - 1/2 p^T C p, which is negative for a step that is too long; ``curvature`` is p^T C p.
     """
-    step, exact = step.to(target.step.dtype), target.step
+    step = step.to(exact.dtype)
     length = numerics.sum_squares(exact) ** 0.5
-    best = numerics.inner(target.gradient, exact) / 2
-    reached = numerics.inner(target.gradient, step) - (target.quadratic(step) if curvature is None else curvature) / 2
+    best = numerics.inner(gradient, exact) / 2
+    reached = numerics.inner(gradient, step) - curvature / 2
     return {
         "cosine": _cosine(step, exact),
         "relative": numerics.sum_squares(step - exact) ** 0.5 / length if length else math.nan,
@@ -129,16 +108,15 @@ def judge(step: Tensor, fisher: ExactFisher, gradient: Tensor, damping: float) -
         raise ValueError(f"the step has shape {tuple(step.shape)}, the gradient {tuple(gradient.shape)}")
     _refuse_flaws({"step": step, "gradient": gradient})
     unit, size = _unit(step)
-    network = network_target(fisher, gradient, damping)
-    blocks, (profile, of_gradient, layerwise) = _profiles(unit, fisher, gradient, damping)
-    _refuse_flaws({f"exact step at damping {damping:g}": torch.cat([network.step, blocks.step])})
-    numbers = _numbers(profile, of_gradient, layerwise, numerics.inner(gradient, network.step))
+    exact, profile = _exact_and_profile(unit, fisher, gradient, damping)
+    numbers = _numbers(profile, exact.of_gradient, exact.layerwise, numerics.inner(gradient, exact.network))
     numbers["length"] /= size
     rows = zip(*(column.tolist() for column in numbers.values()), strict=True)
     places = [(NETWORK, slice(None)), (BLOCKS, slice(None)), *((la.name, la.slice) for la in fisher.layers)]
     judged = [Judged(*place, dict(zip(numbers, row, strict=True))) for place, row in zip(places, rows, strict=True)]
-    for scope, target, curvature in zip(judged, (network, blocks), profile.curvatures.tolist(), strict=False):
-        scope.values.update(compare(step, target, size * (size * curvature)))
+    targets = (exact.network, exact.blocks)
+    for scope, target, curvature in zip(judged, targets, profile.curvatures.tolist(), strict=False):
+        scope.values.update(compare(step, target, gradient, size * (size * curvature)))
     for scope in judged:
         scope.values["gradient"] = _cosine(step[scope.part], gradient[scope.part])
     return judged
@@ -173,9 +151,7 @@ def step_qualities(
     """
     _refuse_flaws({"step": step, "gradient": gradient})
     unit, _ = _unit(step)
-    parts = [(fisher.layer(layer.name), unit[layer.slice, None].to(fisher.dtype)) for layer in fisher.layers]
-    responses = [block.project(part).double().flatten() / block.terms**0.5 for block, part in parts]
-    profile = _profile(unit, gradient, fisher, damping, torch.stack(responses, dim=1))
+    profile = _profile(unit, gradient, fisher, damping, _responses(unit, fisher))
     values: list[float] = qualities(profile, profile.along.new_tensor(bests)).tolist()
     return values
 
@@ -199,20 +175,58 @@ def _numbers(profile: Profile, of_gradient: Profile, layerwise: Profile, best: f
     }
 
 
-def _profiles(step: Tensor, fisher: ExactFisher, gradient: Tensor, damping: float) -> tuple[Target, list[Profile]]:
-    """The target of the layer blocks, and the profiles of the step, of the gradient and of the target's step."""
-    layers, exact, responses = [], [], []
+class Exact(NamedTuple):
+    """The exact steps (P,) for a gradient at a damping, and the profiles of the gradient and of the blocks' step."""
+
+    gradient: Tensor
+    damping: float
+    network: Tensor
+    blocks: Tensor
+    of_gradient: Profile
+    layerwise: Profile
+
+
+_EXACT: WeakKeyDictionary[ExactFisher, Exact] = WeakKeyDictionary()
+"""The last exact steps of a Fisher, because all probes that are compared in one process are judged by the same."""
+
+
+def _exact_and_profile(step: Tensor, fisher: ExactFisher, gradient: Tensor, damping: float) -> tuple[Exact, Profile]:
+    """The exact steps, and the profile of a step; raises ValueError if an exact step is not finite."""
+    known = _EXACT.get(fisher)
+    if known is not None and known.damping == damping and torch.equal(known.gradient, gradient):
+        return known, _profile(step, gradient, fisher, damping, _responses(step, fisher))
+    network = fisher.natural_gradient(gradient, damping)
+    blocks, (profile, of_gradient, layerwise) = _profiles(step, fisher, gradient, damping)
+    _refuse_flaws({f"exact step at damping {damping:g}": torch.cat([network, blocks])})
+    found = Exact(gradient, damping, network, blocks, of_gradient, layerwise)
+    if not fisher.is_streamed:  # of large networks, whose vectors had better not stay
+        _EXACT[fisher] = found
+    return found, profile
+
+
+def _profiles(step: Tensor, fisher: ExactFisher, gradient: Tensor, damping: float) -> tuple[Tensor, list[Profile]]:
+    """The step by exact layer blocks, and the profiles of a step, of the gradient and of that step, in one pass."""
+    exact, responses = [], []
     for layer in fisher.layers:
         block, part = fisher.layer(layer.name), gradient[layer.slice]
         solved = block.natural_gradient(part, damping)
         vectors = torch.stack([v.to(solved.dtype) for v in (step[layer.slice], part, solved)], dim=1)
-        responses.append(block.project(vectors).double().flatten(0, 1) / block.terms**0.5)
-        layers.append(block)
+        responses.append(_responses_of(block, vectors))
         exact.append(solved)
-    target = Target(torch.cat(exact), gradient, tuple(layers), damping)
-    stacked = torch.stack(responses, dim=1)
-    steps = (step, gradient, target.step)
-    return target, [_profile(p, gradient, fisher, damping, stacked[..., k]) for k, p in enumerate(steps)]
+    blocks, stacked = torch.cat(exact), torch.stack(responses, dim=1)
+    steps = (step, gradient, blocks)
+    return blocks, [_profile(p, gradient, fisher, damping, stacked[..., k]) for k, p in enumerate(steps)]
+
+
+def _responses(step: Tensor, fisher: ExactFisher) -> Tensor:
+    """The responses V^T p / sqrt(terms) of a step p (P,) layer by layer, (R N, L)."""
+    parts = [(fisher.layer(layer.name), step[layer.slice, None].to(fisher.dtype)) for layer in fisher.layers]
+    return torch.stack([_responses_of(block, part)[:, 0] for block, part in parts], dim=1)
+
+
+def _responses_of(block: ExactFisher, vectors: Tensor) -> Tensor:
+    """The responses (R N, K) of vectors (P, K) to one matrix."""
+    return block.project(vectors).double().flatten(0, 1) / block.terms**0.5
 
 
 def _profile(step: Tensor, gradient: Tensor, fisher: ExactFisher, damping: float, responses: Tensor) -> Profile:

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from curvbench.instance.passes import in_network_pass
+from curvbench.meters.dispatch import leave, listen
 from curvbench.meters.flop_formulas import Formula
 from curvbench.meters.flop_model import FORMULAS, FREE, VALUES_ONLY
 
 
-class FlopMeter(TorchDispatchMode):
+class FlopMeter:
     """Counts the FLOP of what runs inside ``with FlopMeter() as meter``, backward passes and transforms included.
 
     The convention is in ``curvbench.meters.flop_model``. An operation without a formula that is not free by the
@@ -28,7 +28,6 @@ class FlopMeter(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
         self._by_op: Counter[str] = Counter()
         self._passes = 0
         self._uncounted: set[str] = set()
@@ -36,13 +35,13 @@ class FlopMeter(TorchDispatchMode):
 
     def __enter__(self) -> FlopMeter:
         self._values.__enter__()  # type: ignore[no-untyped-call]
-        super().__enter__()  # type: ignore[no-untyped-call]
+        listen(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+        leave(self)
         self._values.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
 
     @property
@@ -65,42 +64,22 @@ class FlopMeter(TorchDispatchMode):
         """Sorted names of operations that ran without a formula, ``namespace::name``."""
         return tuple(sorted(self._uncounted))
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # measured models run uncompiled, so that torch need not guard every operation against Dynamo
+    def takes_apart(self, func: OpOverload) -> bool:
+        """Whether an operation is unknown to the convention: in inference mode composite operations arrive whole."""
+        return _rule(func) is None
 
-    def __torch_dispatch__(
-        self,
-        func: OpOverload,
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
+    def hear(self, func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
+        """Count an operation that has run."""
         rule = _rule(func)
         if rule is None:
-            return self._decompose(func, args, kwargs)
-        result = func(*args, **kwargs)
+            if not _is_abstract(result):
+                self._uncounted.add(func._schema.name)
+            return
         formula = VALUES_ONLY.get(rule.name, rule.formula) if self._values.active else rule.formula
         if formula is not None:
             flop = formula(rule.bind(args, kwargs), result)
             self._by_op[rule.name] += flop
             self._passes += flop if in_network_pass() else 0
-        return result
-
-    def _decompose(self, func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        # In inference mode composite operations arrive whole.
-        TorchDispatchMode.__enter__(self)
-        try:
-            result = func.decompose(*args, **kwargs)
-        finally:
-            TorchDispatchMode.__exit__(self, None, None, None)
-        if result is not NotImplemented:
-            return result
-        result = func(*args, **kwargs)
-        if not _is_abstract(result):
-            self._uncounted.add(func._schema.name)
-        return result
 
 
 class _ValuesOnly(TorchFunctionMode):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import torch
 
 from curvbench.fisher import ExactFisher
@@ -11,6 +13,7 @@ from curvbench.spec.pictures import Array, Blocks, Spectrum, keep, wanted
 
 SIZE = 64  # rows and columns of a picture: an eye tells so many apart
 SPECTRUM = 32  # largest eigenvalues that are stored
+_LEADING: WeakKeyDictionary[ExactFisher, Array] = WeakKeyDictionary()  # the same for all probes of this process
 LARGEST = 8192  # parameters of a layer whose spectrum is stored: a larger layer takes seconds
 
 
@@ -28,7 +31,10 @@ def blocks(operator: Operator, fisher: ExactFisher) -> Blocks | None:
         return None
     narrowest = min(fisher.layers, key=lambda layer: layer.inputs)
     n = _rows(narrowest)
-    leading = _leading(fisher.layer(narrowest.name), n), _leading(parts[narrowest.name], n)
+    exact = fisher.layer(narrowest.name)
+    if exact not in _LEADING:
+        _LEADING[exact] = _leading(exact, n)
+    leading = _LEADING[exact], _leading(parts[narrowest.name], n)
     spectra = {
         layer.name: Spectrum(_eigenvalues(fisher.layer(layer.name)), _eigenvalues(parts[layer.name]))
         for layer in fisher.layers

@@ -14,13 +14,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from curvbench.meters.dispatch import leave, listen
 
 # torch.tensor passes its new storage to this operation first, so that the input of the operation counts as new.
 _NEW_INPUT = (torch.ops.aten.lift_fresh.default,)
 
 
-class MemoryMeter(TorchDispatchMode):
+class MemoryMeter:
     """Live tensor bytes inside ``with MemoryMeter() as meter``, the same number on every run.
 
     ``peak`` is the highest sum of bytes of storages that were allocated inside the block and alive at the same time.
@@ -32,10 +33,9 @@ class MemoryMeter(TorchDispatchMode):
     """
 
     method = "live tensor bytes"
-    _open: ClassVar[list[MemoryMeter]] = []  # blocks inside one another, outermost first, which alone sees operations
+    _open: ClassVar[list[MemoryMeter]] = []  # blocks inside one another; the outermost hears for all
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
         self._live: dict[int, tuple[weakref.ref[Any], int]] = {}
         self._now = 0
@@ -47,7 +47,7 @@ class MemoryMeter(TorchDispatchMode):
             gc.collect()
             gc.disable()
         if not self._open:
-            super().__enter__()  # type: ignore[no-untyped-call]
+            listen(self)
         self._open.append(self)
         return self
 
@@ -56,29 +56,21 @@ class MemoryMeter(TorchDispatchMode):
     ) -> None:
         self._open.pop()
         if not self._open:
-            super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+            leave(self)
         self._live.clear()  # the callbacks go with the references
         if self._collecting:
             gc.enable()
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # measured models run uncompiled, so that torch need not guard every operation against Dynamo
+    def takes_apart(self, func: OpOverload) -> bool:
+        """No operation: an operation's result tells what was allocated."""
+        return False
 
-    def __torch_dispatch__(
-        self,
-        func: OpOverload,
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
+    def hear(self, func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
+        """Count the storages of an operation's result that are not from before it."""
         old = {s._cdata for s in _storages((*args, *kwargs.values()))} if _returns_inputs(func) else ()
         made = _storages((result,))
         for meter in self._open:
             meter._take(made, old)
-        return result
 
     def _take(self, made: Sequence[torch.UntypedStorage], old: Collection[int]) -> None:
         """Count the storages of an operation's result, of which ``old`` are from before it."""
