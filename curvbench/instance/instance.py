@@ -492,8 +492,11 @@ class Instance:
     def _try_float64(self) -> bool:
         """Whether a forward and a backward pass of one sample run in float64.
 
-        The backward pass counts, because a checkpointed part runs there again with the model's own weights.
+        The backward pass counts, because a checkpointed part runs there again with the model's own weights. A batch in
+        float64 has been through both.
         """
+        if self.dtype == self._first.dtype == torch.float64:
+            return True
         try:
             with warnings.catch_warnings(action="ignore"):  # torch warns of a batch of one sample
                 return self._runs(self if self.coupled else self.part(slice(1)))

@@ -80,15 +80,20 @@ def _owned(traced: Traced, samples: int) -> tuple[dict[Key, Layout], frozenset[K
     u = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(0)).to(outputs)
     ends: Any = [call.edge for call in calls] + [traced.leaves[name] for name in names]
     along = weights.to(outputs).reshape(-1, *[1] * (outputs.ndim - 1))
-    plain, weighted, tripled = (
-        torch.autograd.grad(outputs, ends, cotangent, retain_graph=True, allow_unused=True)
-        for cotangent in (u, u * along, 3 * u)
-    )
+
+    def pulled(cotangent: Tensor) -> Sequence[Tensor | None]:
+        return torch.autograd.grad(outputs, ends, cotangent, retain_graph=True, allow_unused=True)
+
+    plain, weighted, tripled = pulled(u), pulled(u * along), list[Tensor | None]()
     alive = frozenset(name for name, g in zip(names, plain[len(calls) :], strict=True) if g is not None)
     layouts: dict[Key, Layout] = {}
     shared = set()
-    for call, a, b, c in zip(calls, plain, weighted, tripled, strict=False):
-        found = first_order(call, samples) if a is None or b is None or c is None else _layout(call, a, b, c, weights)
+    for i, (call, a, b) in enumerate(zip(calls, plain, weighted, strict=False)):
+        if a is None or b is None:
+            found = first_order(call, samples)
+        elif (found := layout(call, a, b, weights, deep_rounding(a.dtype))) is None:
+            tripled = tripled or list(pulled(3 * u))
+            found = layout(call, a, b, weights, _tolerance(a, tripled[i], weights))
         if found is not None:
             layouts[call.key] = found
         elif a is not None:
@@ -96,12 +101,12 @@ def _owned(traced: Traced, samples: int) -> tuple[dict[Key, Layout], frozenset[K
     return layouts, frozenset(shared), alive
 
 
-def _layout(call: Call, plain: Tensor, weighted: Tensor, tripled: Tensor, weights: Tensor) -> Layout | None:
-    """The layout of a call at a tolerance that a third gradient measures, because a model may round inside."""
+def _tolerance(plain: Tensor, tripled: Tensor | None, weights: Tensor) -> float:
+    """The tolerance that the gradient for a threefold cotangent measures, because a model may round inside."""
+    assert tripled is not None, "a call that has a gradient has it for every cotangent"
     largest = float(tripled.abs().max()) if tripled.numel() else 0.0
     measured = float((tripled - 3 * plain).abs().max()) / largest if largest else 0.0
-    tolerance = min(max(deep_rounding(plain.dtype), 10 * measured), _FARTHEST / len(weights))
-    return layout(call, plain, weighted, weights, tolerance)
+    return min(max(deep_rounding(plain.dtype), 10 * measured), _FARTHEST / len(weights))
 
 
 def _behind(call: Call, leaves: Mapping[str, Tensor]) -> list[str]:

@@ -239,5 +239,5 @@ def _weighted_sum(layer: Layer, inputs: Tensor, gradient: Tensor, weights: Tenso
     for start in range(0, len(inputs), step):
         rows = slice(start, start + step)
         scaled = slopes[rows] * weights[rows, None, None, None]
-        total += torch.einsum("ngms,ngds->gmd", scaled, geometry.patches(layer, inputs[rows]).to(scaled))
+        total += (scaled @ geometry.patches(layer, inputs[rows]).to(scaled).mT).sum(0)
     return total
