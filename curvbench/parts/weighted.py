@@ -16,7 +16,7 @@ from torch.nn.grad import conv2d_weight
 
 from curvbench import numerics
 from curvbench.fisher import ExactFisher
-from curvbench.fisher.columns import Columns, form
+from curvbench.fisher.columns import Columns
 from curvbench.instance import Instance
 from curvbench.instance import layers as geometry
 from curvbench.instance.passes import full_precision
@@ -102,8 +102,9 @@ def _add(instance: Instance, layer: Layer, total: Tensor) -> None:
 def weighted_sum(columns: Columns, weights: Tensor, accelerated: bool = True) -> Tensor:
     """The sum of a layer's score columns with weights (R, N), (P,); ``accelerated`` does not form the columns."""
     if not accelerated:
-        formed = form(columns.slopes, columns.patches())
-        return torch.einsum("rn,ngrmd->gmd", weights, formed).flatten()
+        return torch.einsum("rn,ngrmd->gmd", weights, columns.matrices().to(weights)).flatten()
+    if columns.layer.roles:
+        return columns.combine(weights[..., None])[:, 0]
     if len(weights) == 1:
         return weighted_gradient(columns.layer, columns.inputs, columns.slopes[0], weights[0]).flatten()
     mixed = torch.einsum("rn,rngms->ngms", weights, columns.slopes)

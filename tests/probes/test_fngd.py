@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import kinds
 import oracles
 import pytest
 import torch
@@ -184,6 +185,14 @@ def test_first_epoch_is_exact_in_both_stages(scale_mode: str) -> None:
         probe, state = after(batches[:count], batches=3, scale_mode=scale_mode)
         gradient = batches[count - 1].gradient()
         assert near(probe.precondition(state, gradient), step_of(batches[count - 1], scale_mode=scale_mode), 1e-10)
+
+
+@pytest.mark.parametrize("name", ["tied", "tied_square", "embedded", "recurrent"])
+@pytest.mark.parametrize("accelerated", [True, False])
+def test_every_kind_of_block_is_shared(name: str, accelerated: bool) -> None:
+    batch = kinds.kind(name)[3]
+    probe, state = after([batch], accelerated=accelerated)
+    assert near(probe.precondition(state, batch.gradient()), step_of(batch), 1e-10)
 
 
 def scores_of(batch: cb.Instance) -> list[Tensor]:
