@@ -25,7 +25,18 @@ from curvbench.analysis.verdict.methods import (
     seeds,
     winners,
 )
-from curvbench.analysis.verdict.words import counted, draws, few, first_upper, listed, percent, power, ranged, times
+from curvbench.analysis.verdict.words import (
+    counted,
+    draws,
+    few,
+    first_upper,
+    in_gradients,
+    listed,
+    percent,
+    power,
+    ranged,
+    times,
+)
 from curvbench.spec import Status
 from curvbench.words import one_line
 
@@ -177,7 +188,7 @@ def _nearest(method: Method) -> str:
 def _price(method: Method, budget: Budget) -> str:
     """``1.98 gradients and 2.1 times the memory``; empty if nothing was measured."""
     gradients = method.gradients(budget.refresh)
-    parts = [] if math.isnan(gradients) else [f"{times(gradients)} gradients a step"]
+    parts = [] if math.isnan(gradients) else [f"{in_gradients(gradients)} a step"]
     parts += [] if math.isnan(method.memory) else [f"{times(method.memory)} times the memory"]
     return " and ".join(parts)
 
@@ -227,7 +238,7 @@ def _dampings(rows: pd.DataFrame) -> list[str]:
 def _over_time(label: str, cost: Cost) -> str:
     """The gradients of a step with everything refreshed, and when they fall below those of a step with little more."""
     interval, little = cost.negligible_from(), times(1 + NEGLIGIBLE)
-    text = f"a step with {label} costs {times(cost.at(1))} gradients"
+    text = f"a step with {label} costs {in_gradients(cost.at(1))}"
     if interval == 1:
         return text
     text += " if its statistics are refreshed at every step"

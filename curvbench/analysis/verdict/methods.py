@@ -33,7 +33,7 @@ class Budget(NamedTuple):
     refresh: int = 100
 
     def __str__(self) -> str:
-        limits = [f"{self.flops:g} gradients a step"] if math.isfinite(self.flops) else []
+        limits = [f"{self.flops:g} gradient{'s' * (self.flops != 1)} a step"] if math.isfinite(self.flops) else []
         limits += [f"{self.memory:g} times SGD's memory"] if math.isfinite(self.memory) else []
         return f"{' and '.join(limits) or 'any budget'}, with statistics refreshed {every(self.refresh)}"
 

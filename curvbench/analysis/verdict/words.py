@@ -46,6 +46,12 @@ def times(value: float) -> str:
     return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
 
 
+def in_gradients(value: float) -> str:
+    """``1 gradient``, ``1.98 gradients``."""
+    text = times(value)
+    return f"{text} gradient{'s' * (text != '1')}"
+
+
 def counted(count: int, noun: str) -> str:
     """``1 method``, ``2 methods``."""
     return f"{count:,} {noun}{'s' * (count != 1)}"
