@@ -35,7 +35,7 @@ def test_the_best_within_the_budget_and_at_any_cost() -> None:
         *planted("sgdm", [0.0], (0.0, 0.0, 0.0), 1.0),
     )
     assert best_method(rows, Budget()) == (
-        f"{WITHIN}, eva closes most of {SCALE} on this batch: 50.0%, at 1 gradients a step and 2 times the memory; "
+        f"{WITHIN}, eva closes most of {SCALE} on this batch: 50.0%, at 1 gradient a step and 2 times the memory; "
         "at any cost, kfac closes most: 75.0%, at 2.5 gradients a step and 5 times the memory."
     )
     generous = best_method(rows, Budget(2.5, 5.0)) or ""
