@@ -14,7 +14,8 @@ import pandas as pd
 import streamlit as st
 
 from curvbench import store
-from curvbench.analysis import scaling
+from curvbench.analysis import frames, scaling
+from curvbench.analysis.verdict import sentences
 from curvbench.spec.pictures import Blocks
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample"
@@ -114,6 +115,11 @@ def _state(run: Path) -> State:
     return states[run]
 
 
+def verdict(run: Path, problem: str, probes: tuple[str, ...], is_provisional: bool) -> list[str]:
+    """The sentences on some probes of a problem, or on all of them, shared by all sessions."""
+    return _judge(run, _state(run), problem, probes, is_provisional)
+
+
 def cell(run: Path, cell_id: str) -> pd.DataFrame:
     """Every column of the rows of one cell."""
     fragment = run / "cells" / f"{cell_id}.parquet"
@@ -162,6 +168,13 @@ def _read(run: Path, state: State) -> tuple[pd.DataFrame, list[str]]:
         warnings.simplefilter("always")
         frame = store.load_run(run, COLUMNS)
     return frame.astype(dict.fromkeys(REPEATED, "category")), [str(warning.message) for warning in messages]
+
+
+@st.cache_resource(max_entries=256, show_spinner=False)
+def _judge(run: Path, state: State, problem: str, probes: tuple[str, ...], is_provisional: bool) -> list[str]:
+    frame = frames.of_problem(_read(run, state)[0], problem)
+    chosen = frame[frames.labels(frame, "probe").isin(probes)] if probes else frame
+    return sentences(chosen, provisional=is_provisional)
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)

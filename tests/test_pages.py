@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from curvbench.comparison import BOUNDS, METHODS
+from curvbench.analysis.roles import COMPARED
+from curvbench.comparison import BOUNDS
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "your_model.md").read_text()
@@ -25,7 +26,7 @@ def test_the_calls_on_models_of_users_run(model: str, capsys: pytest.CaptureFixt
     exec(compile(source, model, "exec"), {"__name__": "page"})
     out, err = capsys.readouterr()
     named = re.search(r"probes=\[(.*?)\]", source)
-    methods = re.findall(r'"(\w+)"', named[1]) if named else [*METHODS, *BOUNDS]
+    methods = re.findall(r'"(\w+)"', named[1]) if named else [*COMPARED, *BOUNDS]
     for method in methods:
         (row,) = re.findall(rf"^{method}(?:\[\S+\])? .*$", out, re.MULTILINE)
         assert re.search(r"-?\d", row.split(maxsplit=1)[1])

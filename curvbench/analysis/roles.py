@@ -10,6 +10,8 @@ import numpy as np
 from curvbench.registry import OPTIMIZER, parse_probe, probes
 from curvbench.spec import Role
 
+COMPARED = ("sgdm", "adam", "muon", "soap", "shampoo", "kfac", "ekfac", "lngd")
+"""The methods that a person compares first: ``curvbench.measure`` takes them by default."""
 BASELINES = ("sgdm", "identity")  # their step is the plain gradient, with momentum or without
 
 

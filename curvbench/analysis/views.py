@@ -59,6 +59,7 @@ class Quantity(NamedTuple):
 
 ERROR = Quantity("error.relative", "layer blocks")
 FLOPS = Quantity("flops.ratio", "step")
+GAP_CLOSED = Quantity("direction.gap_closed", "network")
 
 
 def meaning(metric: str) -> Metric:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from curvbench import identity, registry, store
+from curvbench.analysis.roles import COMPARED
 from curvbench.analysis.verdict import sentences
 from curvbench.cells import measure as cells
 from curvbench.cells import reference
@@ -35,7 +36,6 @@ from curvbench.prediction.pricing import NoCost, price
 from curvbench.spec import DAMPING, METERS, Cell, Parameters, Preset, Probe, Problem, Suite
 from curvbench.words import refuse_type
 
-METHODS = ("sgdm", "adam", "muon", "soap", "shampoo", "kfac", "ekfac", "lngd")
 BOUNDS = ("layer", "full")
 SUITE = "measure"
 PAUSE = 30.0  # seconds between provisional verdicts
@@ -115,7 +115,7 @@ def chosen_probes(probes: Probes, mc_samples: int = 0) -> list[Probe]:
         ValueError: a method is unknown, or none is asked for.
     """
     if probes is None or probes == "all":
-        found = registry.every_probe() if probes else [registry.probe(name) for name in (*METHODS, *BOUNDS)]
+        found = registry.every_probe() if probes else [registry.probe(name) for name in (*COMPARED, *BOUNDS)]
         return [_drawing(probe, mc_samples) for probe in found] if mc_samples else found
     asked = [probes] if isinstance(probes, str) else list(probes)
     chosen = [_parsed(probe, mc_samples) if isinstance(probe, str) else probe for probe in asked]

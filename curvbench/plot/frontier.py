@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
-def tradeoff_figure(table: pd.DataFrame, problem: str, x: Quantity, y: Quantity, log: bool = True) -> go.Figure:
+def tradeoff_figure(
+    table: pd.DataFrame, problem: str, x: Quantity, y: Quantity, log: bool = True, all_named: bool = False
+) -> go.Figure:
     """One point per probe, ranges over seeds as bars, the Pareto front as a line with its probes named.
 
-    ``table`` as ``analysis.views.tradeoff`` gives it. A metric that is best at 1 is shown as its distance from 1. A
-    logarithmic axis turns linear if a value is negative.
+    ``all_named``: name the other probes too, where there is room. ``table`` as ``analysis.views.tradeoff`` gives it. A
+    metric that is best at 1 is shown as its distance from 1. A logarithmic axis turns linear if a value is negative.
     """
     floors = {axis: axes.logarithmic(table[axis]) if log else None for axis in ("x", "y")}
     notes = [note for axis in ("x", "y") for note in axes.at_the_edge(table, axis, floors[axis])]
@@ -35,7 +37,7 @@ def tradeoff_figure(table: pd.DataFrame, problem: str, x: Quantity, y: Quantity,
     drawn = table[np.isfinite(table[["x", "y"]]).all(axis=1)].set_index("probe", drop=False)
     drawn = drawn.assign(**{f"{axis} shown": axes.clipped(drawn[axis], floors[axis]) for axis in ("x", "y")})
     _front(figure, drawn[drawn["front"]].sort_values(["x", "y"], ascending=[True, False]))
-    sides = _sides(drawn, {axis: floor is not None for axis, floor in floors.items()})
+    sides = _sides(drawn, drawn["front"] | all_named, {axis: floor is not None for axis, floor in floors.items()})
     rows = {row["probe"]: row for row in drawn.to_dict("records")}
     for probe, look in looks(table["probe"]).items():
         if probe in rows:
@@ -89,8 +91,8 @@ def _range(row: Mapping[Any, Any], axis: str, color: str) -> dict[str, Any] | No
     return {"array": [high - row[axis]], "arrayminus": [row[axis] - low], "color": color, "thickness": 1, "width": 3}
 
 
-def _sides(drawn: pd.DataFrame, log: Mapping[str, bool]) -> dict[str, str]:
-    """The side on which each name of the front covers least; a name that would cover another name is left out."""
+def _sides(drawn: pd.DataFrame, wanted: pd.Series, log: Mapping[str, bool]) -> dict[str, str]:
+    """The side on which each wanted name covers least; a name that would cover another name is left out."""
     if drawn.empty:
         return {}
     y = _pixels(drawn["y shown"], log["y"], HEIGHT)
@@ -99,18 +101,18 @@ def _sides(drawn: pd.DataFrame, log: Mapping[str, bool]) -> dict[str, str]:
     names: list[list[np.ndarray[Any, Any]]] = []  # the boxes of a name, one per page
     named: set[tuple[int, ...]] = set()
     sides = {}
-    for place, (probe, front) in enumerate(zip(drawn.index, drawn["front"], strict=True)):
+    for place, (probe, is_wanted) in enumerate(wanted.items()):
         point = [places[place] for places in pages]
-        boxes = {side: [_box(at[0], at[1], len(probe), side) for at in point] for side in _SIDES}
+        boxes = {side: [_box(at[0], at[1], len(str(probe)), side) for at in point] for side in _SIDES}
         free = [s for s, spots in boxes.items() if _is_within(spots) and not any(_covered(spots, n) for n in names)]
         at_pixel = tuple(np.round(point[0]).astype(int))  # the first of several probes in one point is named
-        if front and free and at_pixel not in named:
+        if is_wanted and free and at_pixel not in named:
             named.add(at_pixel)
             covered = {
                 side: sum(_covered(boxes[side], list(all_of)) for all_of in zip(*points, strict=True)) for side in free
             }
-            sides[probe] = min(covered, key=covered.__getitem__)
-            names.append(boxes[sides[probe]])
+            sides[str(probe)] = min(covered, key=covered.__getitem__)
+            names.append(boxes[sides[str(probe)]])
     return sides
 
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 import curvbench as cb
-from curvbench.comparison import BOUNDS, METHODS, measuring
+from curvbench.analysis.roles import COMPARED
+from curvbench.comparison import BOUNDS, measuring
 from curvbench.operators import Identity
 from curvbench.spec import Probe, Status
 
@@ -79,9 +80,9 @@ def test_the_model_and_the_process_stay_as_they_were() -> None:
 
 def test_by_default_eight_methods_and_two_references() -> None:
     found = cb.measure(nn.Linear(3, 2), torch.randn(4, 3), torch.tensor([0, 1, 1, 0]), progress=False)
-    assert [*found.table().index] and set(found.frame["probe"]) == {*METHODS, *BOUNDS}
+    assert [*found.table().index] and set(found.frame["probe"]) == {*COMPARED, *BOUNDS}
     documented = cb.measure.__doc__ or ""
-    assert all(f"``{name}``" in documented for name in (*METHODS, *BOUNDS))
+    assert all(f"``{name}``" in documented for name in (*COMPARED, *BOUNDS))
 
 
 @pytest.mark.parametrize(
