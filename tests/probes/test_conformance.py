@@ -107,7 +107,7 @@ def supported(probe: Probe, instance: cb.Instance) -> cb.Instance:
     return instance
 
 
-SOME = ("mlp_tanh", "mlp_gaussian", "nasty_cnn", "conv1d", "embedding", "tokens", "certain", "one_sample")
+SOME = ("mlp_tanh", "nasty_cnn", "tokens", "one_sample")
 OF_VARIANTS = ("nasty_cnn", "tokens")  # other hyperparameters are tried on these
 
 
@@ -188,14 +188,10 @@ def test_operator_is_one_matrix_in_every_method(probe: Probe, supported: cb.Inst
     assert near(operator.eigenvalues(3), eigenvalues.flip(0)[:3], 1e-10)
     is_semidefinite = float(eigenvalues[0]) >= -1e-12 * float(eigenvalues[-1])
     assert is_semidefinite or may_be_indefinite(probe), "not positive semi-definite"
-
-
-def test_solve_undoes_the_damped_product(probe: Probe, supported: cb.Instance) -> None:
-    operator, vector = cb.fit(probe, supported), vector_for(supported)
     damping = 1e-3 * float(operator.eigenvalues(1)[0])
     if may_be_indefinite(probe):
         damping = max(damping, -2 * operator.smallest_eigenvalue())
-    assert near(operator.solve(operator.matvec(vector) + damping * vector, damping), vector, 1e-10)
+    assert near(operator.solve(operator.matvec(vector) + damping * vector, damping), vector, 1e-10), "solve"
 
 
 def test_precondition_is_the_damped_inverse(probe: Probe, supported: cb.Instance) -> None:
@@ -247,7 +243,7 @@ def test_state_round_trip(probe: Probe, supported: cb.Instance) -> None:
     assert torch.equal(probe.precondition(copy, vector), probe.precondition(state, vector))
 
 
-@pytest.mark.parametrize("name", ["mlp_tanh", "conv1d", "tokens_gaussian"])
+@pytest.mark.parametrize("name", ["mlp_tanh", "conv1d"])
 def test_errors_take_no_product_per_column(probe: Probe, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every family has a closed form."""
     instance = instance_of(name)
@@ -305,7 +301,7 @@ def test_an_instance_is_left_as_it_was(probe: Probe, supported: cb.Instance) -> 
     assert torch.equal(cb.fit(probe, supported).to_dense(), first)
 
 
-@pytest.mark.parametrize("name", ["dead_unit", "dead_channel", "one_hot", "certain", "one_sample_cnn"])
+@pytest.mark.parametrize("name", ["dead_channel", "one_hot", "certain"])
 def test_no_nan_where_nothing_flows(probe: Probe, name: str) -> None:
     instance = instance_of(name)
     if reason := probe.unsupported(instance):
@@ -362,7 +358,7 @@ def test_a_last_batch_may_be_smaller(probe: Probe, name: str, count: int) -> Non
         assert torch.equal(found, probe.operator(probe.update(probe.init(part), part)).to_dense())
 
 
-@pytest.mark.parametrize("name", ["dead_unit", "one_hot", "one_sample", "mlp_tanh", "nasty_cnn"])
+@pytest.mark.parametrize("name", ["dead_unit", "one_hot", "nasty_cnn"])
 def test_without_damping_a_matrix_is_solved_or_refused_as_singular(probe: Probe, name: str) -> None:
     """In one line that names the damping: neither NaN nor what rounding makes of a singular factor."""
     if probe.damping_unit(1) is None:
