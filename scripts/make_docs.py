@@ -1,4 +1,4 @@
-"""The pages under docs/, printed for their files: ``methods`` from the code, ``coverage`` and ``claims`` from runs."""
+"""The pages under docs/, printed for their files: ``methods`` from the code, the others from runs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,23 @@ from torch import Tensor, nn
 from curvbench import registry, store
 from curvbench.analysis import coverage as analysis
 from curvbench.analysis.claims import efforts, judge, newest
-from curvbench.analysis.frames import problems
+from curvbench.analysis.frames import labels, of_problem, problems
 from curvbench.analysis.papers import Experiment, experiments
+from curvbench.analysis.views import Quantity
 from curvbench.instance import Instance
 from curvbench.problems.layers import Layers, Network
 from curvbench.report import claims as report
 from curvbench.spec import TRIALS
 
 COSTS = ("statistics", "invert", "precondition", "memory")
+TODAY = {
+    "gap closed": Quantity("direction.gap_closed", "network"),
+    "quality by rates": Quantity("direction.quality_rates", "network"),
+    "scaled error": Quantity("error.scale_optimal", "layer blocks"),
+    "divergence": Quantity("error.kl", "layer blocks"),
+    "FLOPs": Quantity("flops.ratio", "step"),
+    "memory": Quantity("memory.ratio", "step"),
+}
 FORMS = ("{:,.0f}", "{:.1%}", "{:.1%}")  # of ``analysis.SHARES``
 METHODS_HEAD = """\
 # Methods
@@ -185,6 +194,24 @@ apart: cells that ran side by side, and whatever else the machine did, are in th
 RAN = ("suite", "problem", "cells", "without a result", "seconds", "trials", "without a result", "seconds")
 
 
+def today(frame: pd.DataFrame) -> str:
+    """The tables of docs/today.md from a run of suites/today: the methods of every problem, the best step first."""
+    return "\n".join(_of_today(frame, problem) for problem in problems(frame))
+
+
+def _of_today(frame: pd.DataFrame, problem: str) -> str:
+    rows = of_problem(frame, problem)
+    columns = {}
+    for name, (metric, scope) in TODAY.items():
+        chosen = rows[(rows["metric"] == metric) & (rows["scope"] == scope)]
+        columns[name] = chosen.groupby(labels(chosen, "probe"))["value"].median()
+    found = pd.DataFrame(columns).sort_values("gap closed", ascending=False, kind="stable")
+    cells = ([f"`{probe}`", *("" if math.isnan(v) else f"{v:.3g}" for v in row)] for probe, *row in found.itertuples())
+    head, _ = table(["method", *columns], []).splitlines()
+    lines = [head, "|---|" + "--:|" * len(columns), *table([], cells).splitlines()[2:]]
+    return f"## `{problem}`\n\n{chr(10).join(lines)}\n"
+
+
 def claims(results: Mapping[str, pd.DataFrame]) -> str:
     """The page of claims from the rows of folders of results, by name; raises ValueError for one without a suite."""
     parts, missing = [CLAIMS_HEAD], {experiment.id: experiment for experiment in experiments()}
@@ -294,6 +321,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pages = parser.add_subparsers(dest="page", required=True)
     pages.add_parser("methods", help="from the code")
     pages.add_parser("coverage", help="from a run of suites/coverage").add_argument("run", type=Path)
+    pages.add_parser("today", help="tables, from a run of suites/today").add_argument("run", type=Path)
     folders = pages.add_parser("claims", help="from folders of results of suites/papers")
     folders.add_argument("results", type=Path, nargs="+")
     given = parser.parse_args(arguments)
@@ -308,6 +336,8 @@ def _page(given: argparse.Namespace) -> str:
         return methods([registry.describe(*item) for item in registry.probes().items()])
     if given.page == "coverage":
         return coverage(store.load(given.run))
+    if given.page == "today":
+        return today(store.load(given.run))
     return claims({folder.name: newest([*map(store.load, store.runs_below(folder))]) for folder in given.results})
 
 

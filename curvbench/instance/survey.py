@@ -89,6 +89,7 @@ def _owned(traced: Traced, samples: int) -> tuple[dict[Key, Layout], frozenset[K
     layouts: dict[Key, Layout] = {}
     shared = set()
     for i, (call, a, b) in enumerate(zip(calls, plain, weighted, strict=False)):
+        found: Layout | None = None
         if a is None or b is None:
             found = first_order(call, samples)
         elif (found := layout(call, a, b, weights, deep_rounding(a.dtype))) is None:
