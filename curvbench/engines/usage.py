@@ -22,6 +22,11 @@ def used(pid: int) -> int:
     return sum(_kilobytes(process) for process in _family(pid)) * 1024
 
 
+def used_below(pid: int) -> int:
+    """Bytes of the descendants of a process that no file backs."""
+    return sum(map(used, _children(pid)))
+
+
 def _machine() -> float:
     match = re.search(r"MemAvailable:\s*(\d+) kB", _text(PROC / "meminfo"))
     return int(match[1]) * 1024 if match else float("inf")
@@ -39,10 +44,14 @@ def _job() -> float:
 
 def _family(pid: int) -> Iterator[int]:
     yield pid
+    for child in _children(pid):
+        yield from _family(child)
+
+
+def _children(pid: int) -> Iterator[int]:
     threads = PROC / str(pid) / "task"
     for thread in _names(threads):
-        for child in _text(threads / thread / "children").split():
-            yield from _family(int(child))
+        yield from map(int, _text(threads / thread / "children").split())
 
 
 def _names(folder: Path) -> list[str]:

@@ -17,7 +17,8 @@ from fake_measure import Fake, Toy, reference_identity
 
 from curvbench import store
 from curvbench.engines import Engine, Event, Work, local, usage
-from curvbench.engines.guard import Guard, watched
+from curvbench.engines.family import watched
+from curvbench.engines.guard import Guard
 from curvbench.engines.inline import InlineEngine
 from curvbench.engines.local import LocalEngine
 from curvbench.engines.task import Outcome
@@ -291,9 +292,10 @@ def test_a_fork_server_that_still_imports_is_no_orphan(tmp_path: Path) -> None:
 SERVER = """
 import time
 from curvbench.engines.guard import Guard
-from curvbench.engines.local import _context, _watched_server
-guard = Guard()
-print(_watched_server(_context("json"), guard), flush=True)
+from curvbench.engines.server import Server
+server = Server("json", Guard())
+server.ensure()
+print(server.pid, flush=True)
 time.sleep(60)
 """
 
