@@ -13,14 +13,16 @@ import signal
 from multiprocessing.connection import wait
 
 from curvbench.engines import family
+from curvbench.engines.news import Teller
 
 _DEAF_TO = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def stay_behind(run: int) -> None:
+def stay_behind(run: int, teller: Teller) -> None:
     """Fork: return in the new process, and stay behind in this one as its keeper, which never returns.
 
-    ``run``: a descriptor that becomes readable when the process that runs the cells dies.
+    ``run``: a descriptor that becomes readable when the process that runs the cells dies. The keeper tells it of the
+    cell's end.
 
     Raises:
         OSError: no process can be forked.
@@ -28,34 +30,35 @@ def stay_behind(run: int) -> None:
     family.adopt()
     os.setsid()
     handlers = {number: signal.signal(number, signal.SIG_IGN) for number in _DEAF_TO}
-    news, teller = os.pipe()
-    os.set_blocking(teller, False)
+    ready, wakeup = os.pipe()
+    os.set_blocking(wakeup, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)  # a handler, because only handled signals are told
-    signal.set_wakeup_fd(teller, warn_on_full_buffer=False)
+    signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
     cell = os.fork()
     if cell:
-        _outlast(cell, run, news)
+        _outlast(cell, run, ready, teller)
     signal.set_wakeup_fd(-1)
     for number, handler in (*handlers.items(), (signal.SIGCHLD, signal.SIG_DFL), (signal.SIGTERM, signal.SIG_DFL)):
         signal.signal(number, handler)
-    for descriptor in (news, teller):
+    for descriptor in (ready, wakeup):
         os.close(descriptor)
     os.setsid()
 
 
-def _outlast(cell: int, run: int, news: int) -> None:
+def _outlast(cell: int, run: int, ready: int, teller: Teller) -> None:
     """Wait for the end of the cell or of the run, end whatever is left, and end as the cell did."""
     status = 0
     try:
         while True:
             ended, status = os.waitpid(-1, os.WNOHANG)
-            if ended == cell or (not ended and run in wait([run, news])):
+            if ended == cell or (not ended and run in wait([run, ready])):
                 break
             if not ended:
-                os.read(news, 4096)
+                os.read(ready, 4096)
     finally:
         if _has_children():
             family.end_descendants(os.getpid())
+        teller.tell("ended")
         _end_as(status)
 
 

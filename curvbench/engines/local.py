@@ -29,7 +29,7 @@ from curvbench.words import death, one_line
 
 GRACE = 2.0  # seconds between the request to end and the kill
 TICK = 0.25  # seconds between two looks at memory and logs
-DEATHS = 3  # deaths of fork servers while a task runs, after the first of which it runs alone, that are its own doing
+DEATHS = 2  # deaths of fork servers while a task runs, after the first of which it runs alone, that are its own doing
 SPARE = 0.95  # share of the available memory that the cells may take together
 
 
@@ -68,6 +68,8 @@ class _Session:
         self.end = time.monotonic() + work.budget if work.budget is not None else float("inf")
         self.waiting = work.tasks()
         self.running: list[_Child] = []
+        self.finished: list[Task] = []
+        self.is_second_time = False
         self.failed: dict[str, Outcome] = {}
 
     def run(self) -> None:
@@ -76,6 +78,7 @@ class _Session:
                 self._start()
                 self._listen()
                 self._collect()
+                self._look_for_removed()
         except BaseException:
             self._abandon()
             raise
@@ -138,6 +141,12 @@ class _Session:
             else:
                 self._finished(child.task, outcome, child.seconds)
 
+    def _look_for_removed(self) -> None:
+        """At the end, run the cells a second time whose fragments another cell has removed."""
+        if not self.waiting and not self.running and not self.is_second_time:
+            self.waiting = [task for task in self.finished if task.stamp() is None]
+            self.is_second_time = True
+
     def _lost(self, child: _Child) -> None:
         """Run a task again whose fork server died, alone, to find out if the task kills the server."""
         task = child.task
@@ -150,6 +159,8 @@ class _Session:
     def _finished(self, task: Task, outcome: Outcome, seconds: float) -> None:
         if task.kind == "reference" and outcome.status is not Status.OK:
             self.failed[task.reference] = outcome
+        if task.kind == "cell":
+            self.finished.append(task)
         self.observe(Event("finished", task, outcome=outcome, seconds=seconds))
 
     def _abandon(self) -> None:
@@ -195,6 +206,7 @@ class _Child:
         self._result: Outcome | None = None
         self._excess = ""
         self._failure: Outcome | None = None
+        self._is_kept = False  # until its keeper has seen its end
         self._loaded: str | None = None
         content = pickle.dumps(task)
         variables = {"CUDA_VISIBLE_DEVICES": ",".join(slot)} if slot else {}
@@ -276,11 +288,13 @@ class _Child:
             self._take(message)
 
     def _take(self, message: Message) -> None:
-        first, *rest = message.texts
+        first, *rest = message.texts or [""]
         if message.kind == "report":
             self._reports.append(first)
         elif message.kind == "loaded":
             self._loaded = first
+        elif message.kind == "ended":
+            self._is_kept = True
         elif message.kind == "failed":
             self._failure = _outcome(first, *rest)
         else:
@@ -298,6 +312,8 @@ class _Child:
         return self._failure
 
     def _death(self) -> Outcome:
+        if self.process.exitcode < 0 and not self._is_kept:
+            return Outcome(Status.CRASHED, "the process that watches over it was killed while it ran")
         status, reason = death(self.process.exitcode)
         log = self.task.log.relative_to(self.task.folder)
         return Outcome(status, reason if status is Status.KILLED else f"{reason}, see {log}")
@@ -314,7 +330,7 @@ def _child(log: Path, pipe: Connection[Any, Any]) -> None:
     run = multiprocessing.parent_process()
     assert run is not None
     try:
-        keeper.stay_behind(run.sentinel)
+        keeper.stay_behind(run.sentinel, teller)
     except OSError as error:
         return teller.tell("failed", Status.INTERRUPTED, f"no process could be started for it: {one_line(error)}")
     leave_server()

@@ -16,14 +16,15 @@ _PIECE = 2**16  # bytes per read
 _LONGEST = 2**20  # bytes of a line: what goes on for longer is rubbish
 _PIECES = 64  # per look, so that a cell that never stops telling does not hold up the others
 
-Kind = Literal["report", "loaded", "done", "failed"]
-_LENGTHS: dict[str, int] = {"report": 1, "loaded": 1, "done": 2, "failed": 2}
+Kind = Literal["report", "loaded", "done", "failed", "ended"]
+_LENGTHS: dict[str, int] = {"report": 1, "loaded": 1, "done": 2, "failed": 2, "ended": 0}
 
 
 class Message(NamedTuple):
     """A message and its texts.
 
-    They are a report, the name of a record of libraries, or status and reason: written (``done``) or not (``failed``).
+    They are a report, the name of a record of libraries, status and reason that are written (``done``) or not
+    (``failed``), or nothing: the cell has ended.
     """
 
     kind: Kind
@@ -60,7 +61,7 @@ class Listener:
         return [message for line in lines if (message := _message(line))]
 
     def _bytes(self) -> bytes:
-        pieces = []
+        pieces: list[bytes] = []
         with contextlib.suppress(BlockingIOError):
             while not self.pipe.closed and len(pieces) < _PIECES:
                 pieces.append(self._piece())

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +27,7 @@ _LAST = 2**12  # bytes of the server's last words that are read
 class Started(NamedTuple):
     """A process, the pipe to it, and the number of the server that has forked it."""
 
-    process: BaseProcess
+    process: Any  # of a class that multiprocessing does not name in its types
     pipe: Connection[Any, Any]
     server: int
 
@@ -122,8 +121,8 @@ class Server:
 def leave_server() -> None:
     """Close what a child has of its server: what it wrote there would end the server, or the tracker of resources."""
     holders: dict[str, Any] = {
-        "_forkserver_alive_fd": forkserver._forkserver,  # type: ignore[attr-defined]
-        "_fd": resource_tracker._resource_tracker,  # type: ignore[attr-defined]
+        "_forkserver_alive_fd": forkserver._forkserver,
+        "_fd": resource_tracker._resource_tracker,
     }
     for name, holder in holders.items():
         if (descriptor := getattr(holder, name)) is not None:
