@@ -12,7 +12,6 @@ from curvbench.engines import Event
 from curvbench.engines.task import Outcome, Task
 from curvbench.spec import Cell, Status
 
-
 IDS = itertools.count()
 
 

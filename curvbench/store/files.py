@@ -26,14 +26,14 @@ class Unwritable(OSError):
 
 
 @contextmanager
-def writing() -> Iterator[None]:
-    """Within, a file or folder that cannot be written raises Unwritable instead of OSError."""
+def writing(path: Path | None = None) -> Iterator[None]:
+    """Within, a file or folder that cannot be written raises Unwritable instead of OSError; ``path`` names it."""
     try:
         yield
     except Unwritable:
         raise
     except OSError as error:
-        raise Unwritable(error.errno, error.strerror or str(error), error.filename) from error
+        raise Unwritable(error.errno, error.strerror or str(error), path or error.filename) from error
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def replacing(path: Path) -> Iterator[Path]:
         Unwritable: the file cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{_host()}.{os.getpid()}.tmp")
-    with writing():
+    with writing(path):
         path.parent.mkdir(exist_ok=True)  # not its parents: a run that was removed is not begun again
         try:
             yield temporary
