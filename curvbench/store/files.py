@@ -33,7 +33,7 @@ def writing(path: Path | None = None) -> Iterator[None]:
     except Unwritable:
         raise
     except OSError as error:
-        raise Unwritable(error.errno, error.strerror or str(error), path or error.filename) from error
+        raise Unwritable(error.errno, error.strerror or str(error), str(path) if path else error.filename) from error
 
 
 @contextmanager
