@@ -2,7 +2,8 @@
 
 A child that makes a session of its own, or whose parent ends, stays in the family if the process at its head has called
 ``adopt``. As a program, which needs nothing but Python, this file is the guard: it reads ``+`` and ``-`` with numbers
-of processes, and when its input ends, it ends the families of those that were not taken back.
+of processes and paths of folders, and when its input ends, it ends the families and removes the folders that were not
+taken back.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,14 +74,15 @@ def tell(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
-def watched(lines: Iterable[str]) -> list[int]:
-    """The numbers that are still watched after the last line, in the order in which they came."""
-    numbers: dict[int, None] = {}
+def watched(lines: Iterable[str]) -> list[str]:
+    """The numbers and paths that are still watched after the last line, in the order in which they came."""
+    names: dict[str, None] = {}
     for line in lines:
-        numbers.pop(int(line[1:]), None)
-        if line[0] == "+":
-            numbers[int(line[1:])] = None
-    return list(numbers)
+        sign, name = line[0], line[1:].rstrip("\n")
+        names.pop(name, None)
+        if sign == "+":
+            names[name] = None
+    return list(names)
 
 
 def _below(pid: int, children: Mapping[int, Iterable[int]]) -> Iterator[int]:
@@ -109,5 +112,8 @@ def _state(name: str) -> tuple[int, int, str] | None:
 
 
 if __name__ == "__main__":
-    for number in watched(sys.stdin):
-        end(number)
+    for name in watched(sys.stdin):
+        if name.isdigit():
+            end(int(name))
+        else:
+            shutil.rmtree(name, ignore_errors=True)

@@ -16,13 +16,13 @@ class Guard:
         command = [sys.executable, "-I", "-S", family.__file__]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
-    def watch(self, pid: int) -> None:
-        """End a process and all that descend from it when this process ends."""
-        self._say(f"+{pid}\n")
+    def watch(self, name: int | str) -> None:
+        """End a process and all that descend from it, or remove a folder, when this process ends."""
+        self._say(f"+{name}\n")
 
-    def release(self, pid: int) -> None:
+    def release(self, name: int | str) -> None:
         """Stop watching a process, which may go on, or has ended: the system may give its number to another one."""
-        self._say(f"-{pid}\n")
+        self._say(f"-{name}\n")
 
     def close(self) -> None:
         """End the guard, which ends all that it still watches."""

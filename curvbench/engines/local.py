@@ -396,6 +396,7 @@ def _die_first() -> None:
 
 
 def _print_into(log: Path) -> None:
+    log.parent.mkdir(exist_ok=True)  # another cell may have removed it
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)

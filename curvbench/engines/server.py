@@ -9,7 +9,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,6 +46,8 @@ class Server:
         modules = ["torch", *also, "curvbench.engines.local", measure, "curvbench.engines.warm"]
         self._context.set_forkserver_preload(modules)
         self._guard, self._has_forked, self.pid = guard, False, 0
+        self._sockets = util.get_temp_dir()  # multiprocessing removes it if this process ends in an orderly way
+        guard.watch(self._sockets)
         self._words = tempfile.TemporaryFile()  # the server's standard error
 
     def start(self, target: Callable[..., None], log: Path) -> Started:
@@ -84,6 +86,7 @@ class Server:
     def release(self) -> None:
         """Let the server go on: the next run of this process uses it."""
         self._words.close()
+        self._guard.release(self._sockets)
         if self._has_forked:
             self._guard.release(self.pid)
 

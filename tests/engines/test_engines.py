@@ -322,7 +322,7 @@ time.sleep(60)
 
 
 def test_the_guard_kills_what_is_left() -> None:
-    assert watched(["+1\n", "+2\n", "-1\n", "+3\n", "-9\n"]) == [2, 3]
+    assert watched(["+1\n", "+2\n", "-1\n", "+/tmp/a b\n", "-9\n"]) == ["2", "/tmp/a b"]
     sleepers = [subprocess.Popen(["sleep", "600"], start_new_session=True) for _ in range(2)]
     guard = Guard()
     for sleeper in sleepers:
