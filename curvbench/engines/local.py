@@ -76,6 +76,7 @@ class _Session:
         try:
             while self.waiting or self.running:
                 self._start()
+                self.guard.revive()
                 self._listen()
                 self._collect()
                 self._look_for_removed()

@@ -328,6 +328,9 @@ def test_the_guard_kills_what_is_left() -> None:
     for sleeper in sleepers:
         guard.watch(sleeper.pid)
     guard.release(sleepers[0].pid)
+    guard._process.kill()
+    guard._process.wait()
+    guard.revive()
     guard.close()
     assert sleepers[1].wait(10) == -signal.SIGKILL
     assert sleepers[0].poll() is None
