@@ -286,8 +286,8 @@ processes were left and which files. All five must be 0.
 | the fork server is killed | it is started again; the cells that it ran run again, one at a time |
 | the fork server cannot start, because memory or processes are limited | one line with its last words, exit code 2 |
 | the guard is killed | nothing: the keepers end what is left |
-| the disk of the results is full, read-only or tiny | one line, exit code 2 |
-| the disk fills up while a cell writes, and has room again | a row `interrupted`, which the next run replaces |
+| the disk of the results is full or read-only | one line, exit code 2 |
+| the disk is too small for what a cell writes, or full for a while | a row `interrupted`, which the next run replaces |
 | limits of open files, memory or file sizes (`ulimit`) | rows, or one line |
 | `HOME` and `TMPDIR` cannot be written | one line if nothing else can be, else nothing |
 | memory limits of control groups, version 1 or 2, nested | the least of them is what cells share |
@@ -322,7 +322,7 @@ def faults(frame: pd.DataFrame) -> str:
             raise ValueError(f"expected a run of tests/hostile.py, got one without its probe {name}")
         status = next(iter(store.statuses(mine).values()))
         reason = "" if status is Status.OK else mine[mine["status"] == status]["reason"].iloc[0]
-        shown = re.sub(r"/\S*/|logs/\w+", "...", one_line(reason, LONGEST))
+        shown = re.sub(r"/\S*/|logs/\w+|curvbench_file_\w+", "...", one_line(reason, LONGEST))
         rows.append([_code(name), end.does, str(status), _text(shown)])
     return FAULTS_HEAD + table(["probe", "it", "status", "reason"], rows)
 

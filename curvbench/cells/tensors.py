@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from typing import Any
 import torch
 
 from curvbench import store
+
+
+_FULL = "PytorchStreamWriter failed writing|inline_container.*unexpected pos"  # of torch's writer of files
 
 
 def write(content: Mapping[str, Any], path: Path) -> None:
@@ -23,6 +27,6 @@ def write(content: Mapping[str, Any], path: Path) -> None:
         try:
             torch.save(dict(content), temporary)
         except RuntimeError as error:  # torch has no exception of its own for a disk without space
-            if "PytorchStreamWriter failed writing" in str(error):
+            if re.search(_FULL, str(error)):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
             raise
