@@ -13,7 +13,6 @@ import torch
 
 from curvbench import store
 
-
 _FULL = "PytorchStreamWriter failed writing|inline_container.*unexpected pos"  # of torch's writer of files
 
 
