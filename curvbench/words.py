@@ -22,6 +22,11 @@ def one_line(text: object, limit: int | None = None) -> str:
     return line if limit is None or len(line) <= limit else f"{line[: limit - 3]}..."
 
 
+def printable(text: str) -> str:
+    """A text that every file and terminal takes: control characters and halves of characters are written as escapes."""
+    return "".join(c if c.isprintable() or c.isspace() else repr(c)[1:-1] for c in text)
+
+
 def death(exit_code: int) -> tuple[Status, str]:
     """The status and the reason of a process that ended without a result."""
     if exit_code == -signal.SIGKILL:

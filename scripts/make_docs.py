@@ -22,8 +22,10 @@ from curvbench.analysis.views import Quantity
 from curvbench.instance import Instance
 from curvbench.problems.layers import Layers, Network
 from curvbench.report import claims as report
-from curvbench.spec import TRIALS
+from curvbench.spec import TRIALS, Status
+from curvbench.words import one_line
 
+ROOT = Path(__file__).parent.parent
 COSTS = ("statistics", "invert", "precondition", "memory")
 TODAY = {
     "gap closed": Quantity("direction.gap_closed", "network"),
@@ -296,6 +298,62 @@ class Logarithm(nn.Module):
         return x.log()
 
 
+FAULTS_HEAD = """\
+# Faults
+
+How a run meets faults. The same command goes on after each of them.
+
+`scripts/soak` plants these faults from outside while small cells run, and counts what was lost, doubled or wrong, which
+processes were left and which files. All five must be 0.
+
+| fault | outcome |
+|---|---|
+| the process of the run is killed, with `kill -9` too | its cells end with it; the next run goes on |
+| a cell, or the keeper above it, is killed | a row, `killed` or `crashed`, with the signal |
+| the fork server is killed | it is started again; the cells that it ran run again, one at a time |
+| the fork server cannot start, because memory or processes are limited | one line with its last words, exit code 2 |
+| the guard is killed | nothing: the keepers end what is left |
+| the disk of the results is full or read-only | one line, exit code 2 |
+| the disk is too small for what a cell writes, or full for a while | a row `interrupted`, which the next run replaces |
+| limits of open files, memory or file sizes (`ulimit`) | rows, or one line |
+| `HOME` and `TMPDIR` cannot be written | one line if nothing else can be, else nothing |
+| memory limits of control groups, version 1 or 2, nested | the least of them is what cells share |
+| two runs in one folder | both end; what one has measured, the other takes over |
+| results are cut, emptied or altered between two runs | they are named, set aside and measured again |
+
+Every cell runs below a keeper, a small process that adopts whatever the cell starts, also what detaches itself, and
+ends it with the cell. This is so on Linux. **On macOS no system call adopts such processes: a process that a cell
+detaches from itself outlives the run.** A cell can still do what its user can: it may remove results, which are then
+measured again once, or stop a process of another run. A guard, a third process, ends keepers and cells if the process
+of the run is killed.
+
+The probes of `tests/hostile.py` misbehave from inside, and this is how they ended beside honest ones. The table is
+printed by
+
+```sh
+SLURM_MEM_PER_NODE=3000 curvbench run tests/hostile.py --jobs 2 --timeout 20s
+python scripts/make_docs.py faults results/hostile > docs/faults.md
+```
+
+"""
+LONGEST = 90  # characters of a reason in the table of faults
+
+
+def faults(frame: pd.DataFrame) -> str:
+    """The page of faults from the rows of a run of ``tests/hostile.py``; raises ValueError for another run."""
+    ends = registry.load_file(ROOT / "tests" / "hostile.py").ENDS
+    rows = []
+    for name, end in ends.items():
+        mine = frame[frame["probe_args"] == ("" if name == "honest" else f"does={name}")]
+        if mine.empty:
+            raise ValueError(f"expected a run of tests/hostile.py, got one without its probe {name}")
+        status = next(iter(store.statuses(mine).values()))
+        reason = "" if status is Status.OK else mine[mine["status"] == status]["reason"].iloc[0]
+        shown = re.sub(r"/\S*/|logs/\w+|curvbench_file_\w+", "...", one_line(reason, LONGEST))
+        rows.append([_code(name), end.does, str(status), _text(shown)])
+    return FAULTS_HEAD + table(["probe", "it", "status", "reason"], rows)
+
+
 def _instance(model: nn.Module, inputs: Tensor) -> Instance:
     return Instance(model, inputs, torch.arange(len(inputs)) % 3)
 
@@ -324,6 +382,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pages.add_parser("today", help="tables, from a run of suites/today").add_argument("run", type=Path)
     folders = pages.add_parser("claims", help="from folders of results of suites/papers")
     folders.add_argument("results", type=Path, nargs="+")
+    pages.add_parser("faults", help="from a run of tests/hostile.py").add_argument("run", type=Path)
     given = parser.parse_args(arguments)
     try:
         print(_page(given), end="")
@@ -338,6 +397,8 @@ def _page(given: argparse.Namespace) -> str:
         return coverage(store.load(given.run))
     if given.page == "today":
         return today(store.load(given.run))
+    if given.page == "faults":
+        return faults(store.load(given.run))
     return claims({folder.name: newest([*map(store.load, store.runs_below(folder))]) for folder in given.results})
 
 

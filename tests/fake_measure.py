@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -77,7 +79,13 @@ def measure(cell: Cell, folder: Path, data: Path | None, report: Callable[[str],
         return []
     if does == "nan":
         return [Row("error.relative", float("nan"))]
-    _do(does)
+    if does == "remove":  # everything that the others have measured
+        for fragment in (folder.parents[1] / "cells").iterdir():
+            fragment.unlink()
+    if does == "block":  # results cannot be written any more
+        (folder.parents[1] / "cells").rename(folder.parents[1] / "before")
+        (folder.parents[1] / "cells").write_text("no folder")
+    _do(does if does in _ACT or does in _RAISE else "ok")
     return [
         Row("error.relative", 0.25 + cell.seed, epoch=cell.problem.epochs),
         Row("error.cosine", cell.probe.damping),  # type: ignore[attr-defined]
@@ -121,6 +129,43 @@ def _flood() -> None:
     print("the last words")
 
 
+def _daemon() -> None:
+    """Start a process that detaches itself, twice removed and in a session of its own."""
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.execvp("sleep", ["sleep", "600"])
+        os._exit(0)
+    children = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    print(f"child {children.pid}", flush=True)
+
+
+def _rubbish() -> None:
+    """Write what is no message, and looks like a long one, on every inherited descriptor."""
+    for descriptor in range(3, 64):
+        for content in (b"\x00\x00\x00\x05hello", b"\x7f\xff\xff\xff", b'["done","ok"]\n[[', b"x" * 100):
+            with contextlib.suppress(OSError):
+                os.write(descriptor, content)
+
+
+def _close() -> None:
+    """Close everything, standard output and error too."""
+    os.closerange(1, 1000)
+
+
+def _slay(generations: int) -> None:
+    """Kill an ancestor, and live on."""
+    pid = os.getpid()
+    for _ in range(generations):
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(pid, signal.SIGKILL)
+    time.sleep(600)
+
+
+def _small_files() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
+
+
 _RAISE: dict[str, BaseException] = {
     "raise": KeyError("a key\nin two lines"),
     "skip": Skip("no data: get it with curvbench data mnist"),
@@ -130,7 +175,9 @@ _RAISE: dict[str, BaseException] = {
     "allocate": RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
     "unusable": ValueError("input 0 holds NaN or infinity: nothing can be measured there"),
     "leave": SystemExit(0),
-    "full": OSError(errno.ENOSPC, "No space left on device"),
+    "full": OSError(errno.ENOSPC, "No space left on device: a small disk of my own"),
+    "surrogate": RuntimeError("half \udcff of a character, \x1b[31m"),
+    "interrupt": KeyboardInterrupt(),
 }
 _ACT: dict[str, Callable[[], object]] = {
     "ok": lambda: print("said on standard output"),
@@ -142,6 +189,13 @@ _ACT: dict[str, Callable[[], object]] = {
     "grow": _grow,
     "stop": _stop,
     "flood": _flood,
+    "daemon": _daemon,
+    "rubbish": _rubbish,
+    "close": _close,
+    "slay_keeper": lambda: _slay(1),
+    "slay_server": lambda: _slay(2),
+    "small_files": _small_files,
+    "move": lambda: (os.chdir("/"), os.umask(0o777)),
     "cuda": lambda: print(f"cuda initialized {torch.cuda.is_initialized()}, {os.environ.get('CUDA_VISIBLE_DEVICES')}"),
     "threads": lambda: print(f"{torch.get_num_threads()} threads"),
     "slow": lambda: time.sleep(1.0),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 
@@ -11,10 +12,12 @@ from curvbench.engines import Event
 from curvbench.engines.task import Outcome, Task
 from curvbench.spec import Cell, Status
 
+IDS = itertools.count()
+
 
 def finished(kind: str, seconds: float, status: Status = Status.OK) -> Event:
     cell = Cell("s", Toy(), Fake(), 0)
-    task = Task(kind, "c", cell, Path(), "r", None, {}, "fake_measure")  # type: ignore[arg-type]
+    task = Task(kind, str(next(IDS)), cell, Path(), "r", None, {}, "fake_measure")  # type: ignore[arg-type]
     return Event("finished", task, outcome=Outcome(status, ""), seconds=seconds)
 
 

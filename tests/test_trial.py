@@ -523,7 +523,7 @@ def test_a_full_disk_is_one_line(
 
     monkeypatch.setattr(torch, "save", full)
     assert run(tmp_path) == 2
-    assert capsys.readouterr().err.startswith("curvbench: [Errno 28] No space left on device")
+    assert capsys.readouterr().err.startswith("curvbench: results cannot be written ([Errno 28] No space")
     assert run(tmp_path, "--log-json") == 0
     texts = [json.loads(line).get("text", "") for line in capsys.readouterr().out.splitlines()]
     assert next(text for text in texts if text.startswith("epoch")).startswith("epoch 2/6")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from curvbench import identity, training
+from curvbench import identity, store, training
 from curvbench.cells import second, shipped
 from curvbench.cells.given import Given
 from curvbench.cells.tensors import write
@@ -98,7 +98,8 @@ def prepare(cell: Cell, folder: Path, data: Path | None, report: Report) -> None
         if "damping" in cell.meters:
             report(f"targets of {len(TARGETS)} dampings")
             stored |= second.stored(cell, data, instance, fisher)
-    folder.mkdir(parents=True, exist_ok=True)
+    with store.writing():
+        folder.mkdir(parents=True, exist_ok=True)
     write(stored | {"libraries": libraries.loaded()}, path)
 
 

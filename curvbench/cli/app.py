@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
+import re
 import signal
 import sys
 import warnings
@@ -73,6 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = OK
     except OSError as error:
         code = _complain(str(error), USAGE)
+    except MemoryError:
+        code = _complain("out of memory: free some, or raise the limit (ulimit -v)", USAGE)
+    except ImportError as error:
+        if not re.search("failed to map segment|annot allocate memory|Too many open files", str(error)):
+            raise
+        code = _complain(f"{error}: free memory, or raise the limits of memory and files (ulimit -a)", USAGE)
     sys.exit(code if isinstance(code, int) else OK)
 
 

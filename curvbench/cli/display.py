@@ -26,29 +26,35 @@ class Tally:
 
     def __init__(self, cells: int, references: int) -> None:
         self.total = cells
-        self.failed = 0
         self.started = time.monotonic()
         self._totals = {"cell": cells, "reference": references}
-        self._seconds: dict[str, list[float]] = {"cell": [], "reference": []}
+        self._seconds: dict[str, dict[str, float]] = {"cell": {}, "reference": {}}  # by the id of the task
+        self._failed: set[str] = set()
 
     @property
     def finished(self) -> int:
         """The number of cells that have ended in any way."""
         return len(self._seconds["cell"])
 
+    @property
+    def failed(self) -> int:
+        """The number of cells that have failed; a cell that runs again counts as it ended last."""
+        return len(self._failed)
+
     def add(self, event: Event) -> None:
         """Count a task if it has finished."""
         if event.kind == "finished" and event.outcome is not None:
-            self._seconds[event.task.kind].append(event.seconds)
-            self.failed += event.task.kind == "cell" and event.outcome.status not in GOOD
+            self._seconds[event.task.kind][event.task.id] = event.seconds
+            if event.task.kind == "cell":
+                (self._failed.discard if event.outcome.status in GOOD else self._failed.add)(event.task.id)
 
     @property
     def seconds_left(self) -> float | None:
         """An estimate from the mean time of finished tasks and the tasks that ran at a time. None means unknown."""
-        busy = sum(map(sum, self._seconds.values()))
+        busy = sum(sum(times.values()) for times in self._seconds.values())
         if self.finished == 0 or busy == 0:
             return None
-        means = {kind: fmean(times) for kind, times in self._seconds.items() if times}
+        means = {kind: fmean(times.values()) for kind, times in self._seconds.items() if times}
         work = sum(mean * max(self._totals[kind] - len(self._seconds[kind]), 0) for kind, mean in means.items())
         return work * (time.monotonic() - self.started) / busy
 

@@ -62,6 +62,7 @@ def execute(job: Job, folder: Path) -> int:
         return _interrupted(job, folder, console)
     finally:
         store.drop_large_references(folder)
+        store.drop_temporary(folder)
     frame = store.load_run(folder)
     statuses = store.statuses(frame)
     endings = [statuses[cell] for cell in job.plan.cells if cell in statuses]

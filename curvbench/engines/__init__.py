@@ -53,7 +53,8 @@ class Work:
             from curvbench.probes.identity import IdentityProbe  # imports torch, and engines need not wait for it
 
             cell = replace(cell, probe=IdentityProbe())
-        return Task(kind, identity, cell, self.folder, reference, self.data, self.environment, self.measure, self.root)
+        folder, data = self.folder.absolute(), self.data and self.data.absolute()  # a cell may change its directory
+        return Task(kind, identity, cell, folder, reference, data, self.environment, self.measure, self.root)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import contextlib
 import time
 from datetime import UTC, datetime
 
+from curvbench import store
 from curvbench.engines import Event, Observer, Work, blocked
 from curvbench.engines.task import Outcome, Task, run_cell
 from curvbench.identity import libraries
@@ -35,7 +36,9 @@ class InlineEngine:
         if obstacle is not None:
             return task.fail(obstacle, started)
         try:
-            with open(task.log, "w") as log, contextlib.redirect_stderr(log):
+            with store.writing():
+                log = open(task.log, "w")
+            with log, contextlib.redirect_stderr(log):
                 return run_cell(task, lambda text: observe(Event("reported", task, text)))
         except KeyboardInterrupt:
             task.fail(Outcome(Status.INTERRUPTED, "interrupted"), started)

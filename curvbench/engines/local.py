@@ -3,59 +3,56 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import multiprocessing
 import os
 import pickle
 import signal
 import time
 import traceback
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from curvbench import store
-from curvbench.engines import Event, Observer, Work, blocked, usage
+from curvbench.engines import Event, Observer, Work, blocked, family, keeper, usage
 from curvbench.engines.guard import Guard
+from curvbench.engines.news import Listener, Message, Teller
+from curvbench.engines.server import Server, leave_server
 from curvbench.engines.task import Outcome, Task, describe, run_cell
 from curvbench.identity import libraries
 from curvbench.registry import expect, loaded_files
 from curvbench.spec import Status
-from curvbench.words import death
+from curvbench.words import death, one_line
 
 GRACE = 2.0  # seconds between the request to end and the kill
 TICK = 0.25  # seconds between two looks at memory and logs
-SERVER_DIED = 255  # the exit code of a process whose fork server died before it could report one
+DEATHS = 2  # deaths of fork servers while a task runs, after the first of which it runs alone, that are its own doing
 SPARE = 0.95  # share of the available memory that the cells may take together
 
 
 class LocalEngine:
-    """Runs each task in a separate process group, so that a task that dies or hangs leaves a row and nothing else.
+    """Runs each task in a process of its own, so that a task that dies or hangs leaves a row and nothing else.
 
-    A task that takes more than its share of the memory is ended. No task outlives this process.
+    A task that takes more than its share of the memory is ended, with all that it has started. Nothing outlives this
+    process; on macOS, processes that a task detaches from itself do.
     """
 
     def run(self, work: Work, observe: Observer) -> None:
         """Run all tasks, up to ``work.jobs`` at a time. On KeyboardInterrupt end the running tasks and raise it again.
 
         Raises:
-            OSError: results can no longer be written.
+            Unwritable: results can no longer be written.
+            OSError: no process can be started.
         """
+        store.drop_temporary(work.folder)
         guard = Guard()
         try:
             _Session(work, observe, guard).run()
         finally:
             guard.close()
-
-
-class _Loaded(NamedTuple):
-    """The libraries that a child has loaded before its task begins, in case it dies; see ``Task.loaded``."""
-
-    name: str | None = None
 
 
 class _Session:
@@ -66,31 +63,34 @@ class _Session:
         self.share = SPARE * usage.available() / work.jobs if work.memory is None else work.memory
         self.remedy = ": fewer --jobs leave it more" if work.memory is None and work.jobs > 1 else ""
         self.slots = _slots(work)
-        self.context = _context(work.measure)
-        self.server, self.forked = _watched_server(self.context, guard), False
+        self.server = Server(work.measure, guard)
+        self.deaths: Counter[str] = Counter()  # of fork servers while a task ran
         self.end = time.monotonic() + work.budget if work.budget is not None else float("inf")
         self.waiting = work.tasks()
         self.running: list[_Child] = []
+        self.finished: list[Task] = []
+        self.is_second_time = False
         self.failed: dict[str, Outcome] = {}
 
     def run(self) -> None:
         try:
             while self.waiting or self.running:
                 self._start()
+                self.guard.revive()
                 self._listen()
                 self._collect()
+                self._look_for_removed()
         except BaseException:
             self._abandon()
             raise
         finally:
-            if self.server is not None and self.forked:  # the next run of this process uses the server
-                self.guard.release_process(self.server)
+            self.server.release()
 
     def _start(self) -> None:
         """Start tasks on the free places. Once the budget is spent, the remaining tasks stay without rows."""
         if time.monotonic() >= self.end:
             self.waiting.clear()
-        while len(self.running) < self.work.jobs and (task := self._next()):
+        while len(self.running) < self.work.jobs and (task := self._next()) and not self._must_wait(task):
             self.waiting.remove(task)
             self.observe(Event("started", task))
             if answer := task.answered():  # another run in the same folder was faster
@@ -101,8 +101,7 @@ class _Session:
                 self._finished(task, task.fail(obstacle, datetime.now(UTC)), 0.0)
                 continue
             try:
-                self.running.append(_Child(self.context, self.guard, task, self.work.timeout, self._slot(task)))
-                self.forked = True
+                self.running.append(_Child(self.server, self.guard, task, self.work.timeout, self._slot(task)))
             except (pickle.PicklingError, AttributeError, TypeError) as error:
                 self._finished(task, task.fail(describe(error), datetime.now(UTC)), 0.0)
 
@@ -111,6 +110,10 @@ class _Session:
         open_tasks = [*self.waiting, *(child.task for child in self.running)]
         pending = {task.reference for task in open_tasks if task.kind == "reference"}
         return next((t for t in self.waiting if t.kind == "reference" or t.reference not in pending), None)
+
+    def _must_wait(self, task: Task) -> bool:
+        """Whether the task cannot start now, because it or a running task is to run alone."""
+        return any(self.deaths[one.id] for one in (task, *(child.task for child in self.running)) if self.running)
 
     def _slot(self, task: Task) -> Sequence[str]:
         """The GPUs that the fewest running tasks use, as many as the task needs; empty if every task sees all GPUs."""
@@ -134,11 +137,31 @@ class _Session:
                 continue
             outcome = child.close()
             self.running.remove(child)
-            self._finished(child.task, outcome, child.seconds)
+            if outcome is None:
+                self._lost(child)
+            else:
+                self._finished(child.task, outcome, child.seconds)
+
+    def _look_for_removed(self) -> None:
+        """At the end, run the cells a second time whose fragments another cell has removed."""
+        if not self.waiting and not self.running and not self.is_second_time:
+            self.waiting = [task for task in self.finished if task.stamp() is None]
+            self.is_second_time = True
+
+    def _lost(self, child: _Child) -> None:
+        """Run a task again whose fork server died, alone, to find out if the task kills the server."""
+        task = child.task
+        self.deaths[task.id] += 1
+        if self.deaths[task.id] < DEATHS:
+            return self.waiting.insert(0, task)
+        reason = f"the server of processes died {DEATHS} times while it ran, at last alone"
+        self._finished(task, task.fail(Outcome(Status.CRASHED, reason), child.started_at), child.seconds)
 
     def _finished(self, task: Task, outcome: Outcome, seconds: float) -> None:
         if task.kind == "reference" and outcome.status is not Status.OK:
             self.failed[task.reference] = outcome
+        if task.kind == "cell":
+            self.finished.append(task)
         self.observe(Event("finished", task, outcome=outcome, seconds=seconds))
 
     def _abandon(self) -> None:
@@ -172,26 +195,32 @@ def _slots(work: Work) -> list[str]:
 
 
 class _Child:
-    """A process that carries out one task, on the GPUs of ``slot`` if it names any."""
+    """A process that carries out one task, on the GPUs of ``slot`` if it names any, below its keeper.
 
-    def __init__(self, context: BaseContext, guard: Guard, task: Task, timeout: float, slot: Sequence[str]) -> None:
-        self.guard, self.task, self.timeout, self.slot = guard, task, timeout, slot
+    Raises:
+        OSError: no process can be started.
+    """
+
+    def __init__(self, server: Server, guard: Guard, task: Task, timeout: float, slot: Sequence[str]) -> None:
+        self.server, self.guard, self.task, self.timeout, self.slot = server, guard, task, timeout, slot
         self._reports: list[str] = []
         self._result: Outcome | None = None
         self._excess = ""
-        self._loaded = _Loaded()
+        self._failure: Outcome | None = None
+        self._is_kept = False  # until its keeper has seen its end
+        self._loaded: str | None = None
         content = pickle.dumps(task)
         variables = {"CUDA_VISIBLE_DEVICES": ",".join(slot)} if slot else {}
-        self._pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_child, args=(task.log, theirs))  # type: ignore[attr-defined]
-        self.process.start()  # waits for the imports of the server, which are not part of the cell's time
+        self._stamp = task.stamp()
+        self.begun = server.start(_child, task.log)  # waits for the imports, which are not part of the task's time
+        self.process = self.begun.process
         self.started_at, self.started = datetime.now(UTC), time.monotonic()
         self.deadline = self.started + timeout
-        theirs.close()
         guard.watch(self.process.pid)
-        with contextlib.suppress(BrokenPipeError):  # the child has died: ``_death`` says how
+        with contextlib.suppress(OSError):  # the child has died: ``_death`` says how
             # sent only now, because the guard has to watch the child before it runs anything
-            self._pipe.send((variables, loaded_files(), task.root, content))
+            self.begun.pipe.send((variables, loaded_files(), task.root, content))
+        self._listener = Listener(self.begun.pipe)
 
     @property
     def seconds(self) -> float:
@@ -199,14 +228,15 @@ class _Child:
 
     def sources(self) -> Sequence[Connection[Any, Any] | int]:
         """The sources that become readable when the child reports or ends."""
-        return [self.process.sentinel] if self._pipe.closed else [self.process.sentinel, self._pipe]
+        pipe = self._listener.pipe
+        return [self.process.sentinel] if pipe.closed else [self.process.sentinel, pipe]
 
     def is_alive(self) -> bool:
         return bool(self.process.is_alive())
 
     def look(self, share: float, remedy: str) -> None:
         """Note if the child takes more than ``share`` bytes, with the ``remedy``, and keep its log short."""
-        if (bytes_used := usage.used(self.process.pid)) > share:
+        if (bytes_used := usage.used_below(self.process.pid)) > share:
             self._excess = f"took {bytes_used / 1e9:.2f} GB, more than its share of {share / 1e9:.2f} GB{remedy}"
         store.shorten_log(self.task.log)
 
@@ -216,17 +246,17 @@ class _Child:
 
     def reports(self) -> list[str]:
         """The reports of the child since the last call."""
-        self._receive()
+        self._listen()
         reports, self._reports = self._reports, []
         return reports
 
     def result(self) -> Outcome | None:
         """The outcome of the task, if the child has sent it."""
-        self._receive()
+        self._listen()
         return self._result
 
-    def close(self) -> Outcome:
-        """End the child if it still runs, and return the outcome of its task."""
+    def close(self) -> Outcome | None:
+        """End the child if it still runs, and return the outcome of its task. None means that its server has died."""
         if self.result() is not None:
             self.process.join(GRACE)
         must_be_ended = self.is_alive()
@@ -234,102 +264,122 @@ class _Child:
             self.ask()
             self.process.join(GRACE)
         self.kill()
-        failure = self._bound() if must_be_ended else self._death()
-        return self.result() or self.task.fail(failure, self.started_at, self._loaded.name)
+        outcome = self.result() or self.task.written_since(self._stamp)
+        if outcome or (self.begun.has_lost_server and not self._failure):
+            return outcome
+        failure = self._bound() if must_be_ended else self._untold() or self._death()
+        return self.task.fail(failure, self.started_at, self._loaded)
 
     def ask(self) -> None:
         """Ask the child and its children to end."""
-        self._signal(signal.SIGTERM)
+        for pid in family.descendants(self.process.pid):
+            family.tell(pid, signal.SIGTERM)
 
     def kill(self) -> None:
-        """End the child and all its children for good."""
-        self._signal(signal.SIGKILL)
+        """End the child and all that descends from it for good."""
+        if self.is_alive() or self.begun.has_lost_server:
+            family.end(self.process.pid)
         self.process.join()
         self.guard.release(self.process.pid)
+        self.server.end_strays()
         store.shorten_log(self.task.log)
 
-    def _signal(self, number: signal.Signals) -> None:
-        try:
-            os.killpg(self.process.pid, number)
-        except ProcessLookupError:  # the group is empty, or the child has not made it yet
-            if self.is_alive():
-                with contextlib.suppress(ProcessLookupError):  # it may end between the check and the signal
-                    os.kill(self.process.pid, number)
+    def _listen(self) -> None:
+        for message in self._listener.messages():
+            self._take(message)
 
-    def _receive(self) -> None:
-        try:
-            while not self._pipe.closed and self._pipe.poll():
-                message = self._pipe.recv()
-                if isinstance(message, OSError):
-                    raise message
-                if isinstance(message, Outcome):
-                    self._result = message
-                elif isinstance(message, _Loaded):
-                    self._loaded = message
-                else:
-                    self._reports.append(message)
-        except (EOFError, ConnectionResetError):
-            self._pipe.close()
+    def _take(self, message: Message) -> None:
+        first, *rest = message.texts or [""]
+        if message.kind == "report":
+            self._reports.append(first)
+        elif message.kind == "loaded":
+            self._loaded = first
+        elif message.kind == "ended":
+            self._is_kept = True
+        elif message.kind == "failed":
+            self._failure = _outcome(first, *rest)
+        else:
+            self._result = _outcome(first, *rest)
 
     def _bound(self) -> Outcome:
         if self._excess:
             return Outcome(Status.OOM_HOST, self._excess)
         return Outcome(Status.TIMEOUT, f"not finished within the time limit of {self.timeout:g} s")
 
+    def _untold(self) -> Outcome | None:
+        """The outcome of a child that could not begin, or not write results; raises Unwritable if none can."""
+        if self._failure:
+            store.check_writable(self.task.folder)
+        return self._failure
+
     def _death(self) -> Outcome:
-        code = self.process.exitcode
+        if self.process.exitcode < 0 and not self._is_kept:
+            return Outcome(Status.CRASHED, "the process that watches over it was killed while it ran")
+        status, reason = death(self.process.exitcode)
         log = self.task.log.relative_to(self.task.folder)
-        if code == SERVER_DIED:
-            return Outcome(
-                Status.INTERRUPTED, f"the server of processes died with it, or it left with {code}, see {log}"
-            )
-        status, reason = death(code)
         return Outcome(status, reason if status is Status.KILLED else f"{reason}, see {log}")
 
 
-def _context(measure: str) -> BaseContext:
-    """Processes forked from a server that has imported the slow modules, and nothing else."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    also = getattr(importlib.import_module(measure), "PRELOAD", ())
-    context.set_forkserver_preload(["torch", *also, "curvbench.engines.local", measure, "curvbench.engines.warm"])
-    return context
-
-
-def _watched_server(context: BaseContext, guard: Guard) -> int | None:
-    """Start the fork server and watch it: while it imports, it does not notice that this process has died."""
-    if context.get_start_method() != "forkserver":
-        return None
-    forkserver.ensure_running()
-    pid: int = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
-    guard.watch_process(pid)
-    return pid
+def _outcome(status: str, reason: str) -> Outcome | None:
+    """The outcome that a child has told. None means that there is no such status."""
+    return Outcome(Status(status), reason) if status in set(Status) else None
 
 
 def _child(log: Path, pipe: Connection[Any, Any]) -> None:
-    """The child's main function; it ends at once if the parent has died before it sent the task."""
-    os.setsid()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    """The child's main function; it ends at once if the process that runs it has died before it sent the task."""
+    teller = Teller(pipe)
+    run = multiprocessing.parent_process()
+    assert run is not None
+    try:
+        keeper.stay_behind(run.sentinel, teller)
+    except OSError as error:
+        return teller.tell("failed", Status.INTERRUPTED, f"no process could be started for it: {one_line(error)}")
+    leave_server()
     _die_first()
     try:
-        _print_into(log)
+        with store.writing():
+            log.unlink(missing_ok=True)  # of an earlier attempt
+            _print_into(log)
         variables, files, root, content = pipe.recv()
     except EOFError:
         return
-    except OSError as error:
-        return pipe.send(error)
+    except store.Unwritable as error:
+        return _tell_unwritable(teller, error)
     try:
         libraries.watch(root)
         task = _unpack(variables, files, content)
     except Exception:
         traceback.print_exc()
         raise SystemExit(1) from None
+    _carry_out(task, teller)
+
+
+def _carry_out(task: Task, teller: Teller) -> None:
+    started, mask, place = datetime.now(UTC), os.umask(0o022), os.getcwd()
+
+    def tidy() -> None:
+        """Undo what the task may have done to this process that would spoil its results."""
+        os.umask(mask)
+        with contextlib.suppress(OSError):
+            os.chdir(place)
+            _print_into(task.log)
+
+    tidy()
     try:
-        pipe.send(_Loaded(task.loaded()))
-        pipe.send(run_cell(task, pipe.send))
-    except OSError as error:
-        pipe.send(error)
+        teller.tell("loaded", task.loaded() or "")
+        outcome = run_cell(task, lambda text: teller.tell("report", text), tidy)
+        teller.tell("done", outcome.status, outcome.reason)
+    except store.Unwritable as error:
+        _tell_unwritable(teller, error)
+    except KeyboardInterrupt as error:  # the task's own, because no interrupt of the run reaches this session
+        outcome = task.fail(describe(error), started)
+        teller.tell("done", outcome.status, outcome.reason)
+
+
+def _tell_unwritable(teller: Teller, error: store.Unwritable) -> None:
+    """Say that this process cannot write results; if the run's process can, the reason is the outcome."""
+    status = Status.INTERRUPTED if error.errno in store.FULL else Status.ERROR
+    teller.tell("failed", status, f"its process could not write results: {one_line(OSError(*error.args))}")
 
 
 def _unpack(variables: Mapping[str, str], files: Sequence[Path], content: bytes) -> Task:
@@ -347,7 +397,8 @@ def _die_first() -> None:
 
 
 def _print_into(log: Path) -> None:
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+    log.parent.mkdir(exist_ok=True)  # another cell may have removed it
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)

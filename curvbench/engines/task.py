@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
-import os
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,11 +18,12 @@ from curvbench.identity import libraries
 from curvbench.registry import loaded_suites, source
 from curvbench.spec import Cell, Diverged, Row, Skip, Status, Unsupported
 from curvbench.spec.pictures import collected
-from curvbench.words import one_line
+from curvbench.words import one_line, printable
 
 Report = Callable[[str], None]
 ANSWERED = frozenset({Status.OK, Status.UNSUPPORTED})  # statuses whose cells are not run again
 LONGEST_REASON = 500  # characters: every row of a cell repeats the reason
+_LONGEST_TEXT = 100 * LONGEST_REASON  # characters of which a reason is made, spaces and line ends included
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,25 @@ class Task:
         status = store.fragment_status(self.fragment) if self.kind == "cell" else None
         return Outcome(status) if status in ANSWERED else None
 
+    def stamp(self) -> tuple[int, int] | None:
+        """Time and number of the cell's fragment, which change when it is written. None means that there is none."""
+        try:
+            at = self.fragment.stat()
+        except OSError:
+            return None
+        return at.st_mtime_ns, at.st_ino
+
+    def written_since(self, stamp: tuple[int, int] | None) -> Outcome | None:
+        """The outcome in the cell's fragment if it was written after the ``stamp`` was taken."""
+        if self.kind == "reference" or self.stamp() in (None, stamp):
+            return None
+        try:
+            table = store.read_cell(self.fragment)
+            status = store.table_status(table)
+        except (OSError, ValueError, StopIteration):  # damaged, or removed meanwhile
+            return None
+        return Outcome(status, "" if status is Status.OK else store.reason(table, status))
+
     def fail(self, outcome: Outcome, started: datetime, loaded: str | None = None) -> Outcome:
         """Write the row of a cell without a value, unless its fragment holds an answer: it must not be lost."""
         if answer := self.answered():
@@ -120,50 +140,50 @@ class Task:
         return store.write_libraries(self.folder, record)
 
 
-def run_cell(task: Task, report: Report) -> Outcome:
+def run_cell(task: Task, report: Report, tidy: Callable[[], None] = lambda: None) -> Outcome:
     """Carry out a task in this process and write the cell's fragment: what every engine calls.
 
-    Only KeyboardInterrupt is raised, and OSError if the disk is full, because that is no outcome of the cell.
+    ``tidy`` is called before anything is written, because a task may leave the process in any state.
+
+    Raises:
+        KeyboardInterrupt: the run is interrupted.
+        Unwritable: results cannot be written, which is no outcome of the cell. Other errors of the system are outcomes.
     """
     started = datetime.now(UTC)
     try:
         rows = task.do(report)
-    except KeyboardInterrupt:
+        tidy()
+        return task.write(rows, started, task.loaded()) if task.kind == "cell" else Outcome()
+    except (KeyboardInterrupt, store.Unwritable):
         raise
     except BaseException as error:
-        if disk_error := _disk_full(error):
-            raise disk_error from error
-        traceback.print_exc()
+        tidy()
+        if isinstance(error, OSError) and error.errno in _DISK:
+            store.check_writable(task.folder)  # the cell may have met the full disk of the results first
+        with contextlib.suppress(OSError, ValueError):  # the cell may have closed its standard error
+            traceback.print_exc()
         return task.fail(describe(error), started, task.loaded())
-    return task.write(rows, started, task.loaded()) if task.kind == "cell" else Outcome()
 
 
-def _disk_full(error: BaseException) -> OSError | None:
-    """The error of a full disk that caused ``error``, if any."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in _FULL:
-            return cause
-        if isinstance(cause, RuntimeError) and "PytorchStreamWriter failed writing" in str(cause):
-            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        cause = cause.__cause__ or cause.__context__
-    return None
-
-
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+_DISK = store.FULL | {errno.EROFS}
 # The text of these exceptions is the reason of the status.
 _STATUS_OF = {Skip: Status.SKIPPED, Unsupported: Status.UNSUPPORTED, Diverged: Status.DIVERGED}
 
 
 def describe(error: BaseException) -> Outcome:
     """Status and one-line reason for an exception."""
-    for kind, status in _STATUS_OF.items():
-        if isinstance(error, kind):
-            return Outcome(status, one_line(error, LONGEST_REASON))
-    if isinstance(error, RankDied):
-        return Outcome(error.status, str(error))
-    lines = "".join(traceback.format_exception_only(error)).strip()
-    return Outcome(_failure(error), one_line(lines, LONGEST_REASON))
+    status = next((status for kind, status in _STATUS_OF.items() if isinstance(error, kind)), None)
+    status = error.status if isinstance(error, RankDied) else status
+    text = "".join(traceback.format_exception_only(error)).strip() if status is None else _text(error)
+    return Outcome(status or _failure(error), one_line(printable(text[:_LONGEST_TEXT]), LONGEST_REASON))
+
+
+def _text(error: BaseException) -> str:
+    """The text of an exception, whose class may be a user's."""
+    try:
+        return str(error)
+    except Exception:
+        return f"{type(error).__name__}, which has no text"
 
 
 def _failure(error: BaseException) -> Status:
@@ -172,6 +192,6 @@ def _failure(error: BaseException) -> Status:
     if isinstance(error, torch.OutOfMemoryError):
         return Status.OOM_DEVICE
     # torch has no exception of its own for a host allocation that failed
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)):
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in _text(error)):
         return Status.OOM_HOST
     return Status.ERROR

@@ -5,15 +5,28 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 PROC = Path("/proc")
 CGROUP = Path("/sys/fs/cgroup")
+
+
+class _Names(NamedTuple):
+    """The names that a version of control groups gives to a limit of memory, its usage, and the cache within that."""
+
+    limit: str
+    usage: str
+    cache: str
+
+
+V1 = _Names("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+V2 = _Names("memory.max", "memory.current", "inactive_file")
 _UNSHARED = re.compile(r"Rss(?:Anon|Shmem):\s*(\d+) kB")
 
 
 def available() -> float:
-    """Bytes available now: the least of machine, container and Slurm job; infinite if all are unknown."""
+    """Bytes available now: the least of machine, control groups and Slurm job; infinite if all are unknown."""
     return min(_machine(), _container(), _job())
 
 
@@ -22,14 +35,39 @@ def used(pid: int) -> int:
     return sum(_kilobytes(process) for process in _family(pid)) * 1024
 
 
+def used_below(pid: int) -> int:
+    """Bytes of the descendants of a process that no file backs."""
+    return sum(map(used, _children(pid)))
+
+
 def _machine() -> float:
     match = re.search(r"MemAvailable:\s*(\d+) kB", _text(PROC / "meminfo"))
     return int(match[1]) * 1024 if match else float("inf")
 
 
 def _container() -> float:
-    limit, now = _text(CGROUP / "memory.max").strip(), _text(CGROUP / "memory.current").strip()
-    return float(int(limit) - int(now)) if limit.isdigit() and now.isdigit() else float("inf")
+    """The least that a control group of this process, or a group around it, leaves to it."""
+    return min((free for group in _groups() for free in (_free(group, V1), _free(group, V2))), default=float("inf"))
+
+
+def _groups() -> Iterator[Path]:
+    """The folders of the control groups of this process that may limit its memory, and of all groups around them."""
+    for line in _text(PROC / "self" / "cgroup").splitlines():
+        _, controllers, place = line.split(":", 2)
+        roots = (CGROUP, CGROUP / "unified") if not controllers else (CGROUP / "memory",)
+        for root in roots if not controllers or "memory" in controllers.split(",") else ():
+            inside = PurePosixPath(place.lstrip("/"))
+            # in a container the path may be that outside: then only the root is there, which is the container's group
+            yield from (root / part for part in (inside, *inside.parents))
+
+
+def _free(group: Path, names: _Names) -> float:
+    """The bytes that a group leaves; pages of files that were not used lately count, because the system drops them."""
+    limit, now = _text(group / names.limit).strip(), _text(group / names.usage).strip()
+    if not (limit.isdigit() and now.isdigit()):
+        return float("inf")
+    match = re.search(rf"^{names.cache} (\d+)$", _text(group / "memory.stat"), re.MULTILINE)
+    return float(int(limit) - int(now) + (int(match[1]) if match else 0))
 
 
 def _job() -> float:
@@ -39,10 +77,14 @@ def _job() -> float:
 
 def _family(pid: int) -> Iterator[int]:
     yield pid
+    for child in _children(pid):
+        yield from _family(child)
+
+
+def _children(pid: int) -> Iterator[int]:
     threads = PROC / str(pid) / "task"
     for thread in _names(threads):
-        for child in _text(threads / thread / "children").split():
-            yield from _family(int(child))
+        yield from map(int, _text(threads / thread / "children").split())
 
 
 def _names(folder: Path) -> list[str]:

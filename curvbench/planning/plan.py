@@ -46,9 +46,18 @@ class Plan:
         for fragment in self.shared.values():
             store.share_cell(fragment, folder / "cells")
         if self.todo or self.shared or self.continued is None:
+            self._write(folder, command, suite_file)
+        return folder
+
+    def _write(self, folder: Path, command: str, suite_file: Path) -> None:
+        """Write ``run.json``; a new run in which it has no room is removed again."""
+        try:
             with store.locked(folder):
                 store.write_run(folder, self._record(folder, command, suite_file))
-        return folder
+        except store.Unwritable:
+            if self.continued is None:
+                store.drop_run(folder)
+            raise
 
     def _record(self, folder: Path, command: str, suite_file: Path) -> dict[str, Any]:
         before = store.read_run(folder) if self.continued else {}

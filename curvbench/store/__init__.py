@@ -6,10 +6,11 @@ the package reads or writes these files.
 """
 
 from curvbench.store.copies import keep as keep_copy
-from curvbench.store.files import cell_file
+from curvbench.store.files import FULL, Unwritable, cell_file, drop_temporary, replacing, writing
 from curvbench.store.folders import (
     check_writable,
     drop_large_references,
+    drop_run,
     locked,
     new_run,
     read_blocks,
@@ -42,15 +43,19 @@ from curvbench.store.rows import (
 from curvbench.store.schema import SCHEMA, SCHEMA_VERSION, WITHOUT_SAMPLES, Context, rows_to_table
 
 __all__ = [
+    "FULL",
     "SCHEMA",
     "SCHEMA_VERSION",
     "WITHOUT_SAMPLES",
     "Context",
     "NewerSchema",
+    "Unwritable",
     "cell_file",
     "cell_statuses",
     "check_writable",
     "drop_large_references",
+    "drop_run",
+    "drop_temporary",
     "fragment_status",
     "keep_copy",
     "load",
@@ -65,6 +70,7 @@ __all__ = [
     "read_run",
     "reason",
     "refuse_unwritable",
+    "replacing",
     "resolve",
     "rows_to_table",
     "runs",
@@ -80,4 +86,5 @@ __all__ = [
     "write_libraries",
     "write_rows",
     "write_run",
+    "writing",
 ]

@@ -8,9 +8,8 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -29,13 +28,19 @@ def new_run(suite_folder: Path, code: str) -> Path:
     """Make the folder of a new run, named by the time in UTC and the code; names sort by time."""
     stem = f"{_begin_after(runs(suite_folder)):{_STAMP}}-{code[:8]}"
     for name in [stem, *(f"{stem}-{k}" for k in range(2, 100))]:
-        try:
-            (suite_folder / name / "cells").mkdir(parents=True)
-        except FileExistsError:
-            continue
-        (suite_folder / name / "logs").mkdir()
+        with files.writing():
+            try:
+                (suite_folder / name / "cells").mkdir(parents=True)
+            except FileExistsError:
+                continue
+            (suite_folder / name / "logs").mkdir()
         return suite_folder / name
     raise OSError(f"{suite_folder}: a hundred runs were begun in this second")
+
+
+def drop_run(run: Path) -> None:
+    """Remove a run that could not be begun."""
+    shutil.rmtree(run, ignore_errors=True)
 
 
 def _begin_after(earlier: Sequence[Path]) -> datetime:
@@ -130,7 +135,6 @@ def write_jobs(run: Path, jobs: Mapping[str, Sequence[str]]) -> None:
 
 def write_blocks(run: Path, cell_id: str, blocks: Blocks) -> None:
     """Write the blocks of a cell atomically."""
-    (run / "blocks").mkdir(exist_ok=True)
     files.replace(_blocks(run, cell_id), pack(blocks))
 
 
@@ -158,7 +162,6 @@ def write_libraries(run: Path, record: Mapping[str, Any]) -> str:
     name = hashlib.sha256(content).hexdigest()[:16]
     path = files.cell_file(run / "libraries", name, ".json")
     if not path.is_file():
-        path.parent.mkdir(exist_ok=True)
         files.replace(path, content)
     return name
 
@@ -216,30 +219,30 @@ def read_log(run: Path, cell_id: str) -> str | None:
 
 def shorten_log(path: Path, keep: int = LOG_PART) -> None:
     """Cut the middle out of a log of more than four times ``keep`` bytes, while its writer goes on appending."""
-    if not path.is_file() or path.stat().st_size <= 4 * keep:
-        return
-    with open(path, "r+b") as file:
-        file.seek(-keep, os.SEEK_END)
-        tail = file.read()
-        file.seek(keep)
-        file.truncate()
-        file.write(b"\n... cut here ...\n" + tail)
+    with suppress(OSError):  # a log is no result: a cell may have removed it, or put something else in its place
+        if not path.is_file() or path.stat().st_size <= 4 * keep:
+            return
+        with open(path, "r+b") as file:
+            file.seek(-keep, os.SEEK_END)
+            tail = file.read()
+            file.seek(keep)
+            file.truncate()
+            file.write(b"\n... cut here ...\n" + tail)
 
 
 def refuse_unwritable(results: Path) -> Path:
-    """Raise OSError if ``results`` cannot be written; else return the folder, or its nearest parent that exists."""
+    """Raise Unwritable if ``results`` cannot be written; else return the folder, or its nearest parent that exists."""
     place = next(folder for folder in (results.absolute(), *results.absolute().parents) if folder.exists())
-    with tempfile.TemporaryFile(dir=place) as file:
-        file.write(b"x" * 4096)
+    files.refuse_unwritable(place)
     return place
 
 
 def check_writable(run: Path) -> None:
-    """Raise OSError if a run's cells and logs cannot be written."""
+    """Raise Unwritable if a run's cells and logs cannot be written."""
     for folder in (run / "cells", run / "logs"):
-        folder.mkdir(exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        with files.writing():
+            folder.mkdir(exist_ok=True)
+        files.refuse_unwritable(folder)
 
 
 def _folders(path: Path) -> list[Path]:

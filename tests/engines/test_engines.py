@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pandas as pd
@@ -16,8 +17,9 @@ import pytest
 from fake_measure import Fake, Toy, reference_identity
 
 from curvbench import store
-from curvbench.engines import Engine, Event, Work, local, usage
-from curvbench.engines.guard import Guard, watched
+from curvbench.engines import Engine, Event, Work, local, server, usage
+from curvbench.engines.family import watched
+from curvbench.engines.guard import Guard
 from curvbench.engines.inline import InlineEngine
 from curvbench.engines.local import LocalEngine
 from curvbench.engines.task import Outcome
@@ -37,12 +39,20 @@ ENDS = {
     "leave": ("error", "SystemExit: 0"),
     "nan": ("error", "what was measured is not a number"),
     "empty": ("error", "RuntimeError: the cell was measured without a single row"),
+    "full": ("error", "OSError: [Errno 28] No space left on device: a small disk of my own"),
+    "surrogate": ("error", "RuntimeError: half \\udcff of a character, \\x1b[31m"),
 }
 DEATHS = {
     "exit": ("crashed", "exit code 3"),
     "vanish": ("crashed", "exit code 0"),
     "segv": ("crashed", "SIGSEGV"),
     "kill": ("killed", "SIGKILL"),
+    "interrupt": ("error", "KeyboardInterrupt"),
+    "rubbish": ("ok", ""),
+    "close": ("ok", ""),
+    "move": ("ok", ""),
+    "small_files": ("error", "its process could not write results: [Errno 27] File too large"),
+    "slay_keeper": ("crashed", "the process that watches over it was killed while it ran"),
 }
 
 
@@ -238,10 +248,22 @@ def test_memory_of_a_process_that_ends_meanwhile_is_no_error() -> None:
 def test_a_job_of_slurm_and_a_container_bound_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "10")
     assert usage.available() == 10 * 2**20
-    (tmp_path / "memory.max").write_text("3000\n")
-    (tmp_path / "memory.current").write_text("1000\n")
+    for place, limit, used in (("", "max", 0), ("a", 3000, 1000), ("a/b", 9000, 0)):
+        (tmp_path / place).mkdir(exist_ok=True)
+        (tmp_path / place / "memory.max").write_text(f"{limit}\n")
+        (tmp_path / place / "memory.current").write_text(f"{used}\n")
+    (tmp_path / "a" / "memory.stat").write_text("anon 1\ninactive_file 500\n")
+    old = tmp_path / "memory" / "c"
+    old.mkdir(parents=True)
+    (old / "memory.limit_in_bytes").write_text("1800\n")
+    (old / "memory.usage_in_bytes").write_text("100\n")
+    process = tmp_path / "proc"
+    (process / "self").mkdir(parents=True)
     monkeypatch.setattr(usage, "CGROUP", tmp_path)
-    assert usage.available() == 2000
+    monkeypatch.setattr(usage, "PROC", process)
+    for groups, free in (("0::/a/b", 2500), ("0::/outside", 10 * 2**20), ("0::/a\n4:cpu,memory:/c/d", 1700)):
+        (process / "self" / "cgroup").write_text(f"{groups}\n9:name=systemd:/\n")
+        assert usage.available() == free
 
 
 PARENT = """
@@ -291,33 +313,24 @@ def test_a_fork_server_that_still_imports_is_no_orphan(tmp_path: Path) -> None:
 SERVER = """
 import time
 from curvbench.engines.guard import Guard
-from curvbench.engines.local import _context, _watched_server
-guard = Guard()
-print(_watched_server(_context("json"), guard), flush=True)
+from curvbench.engines.server import Server
+server = Server("json", Guard())
+server.ensure()
+print(server.pid, flush=True)
 time.sleep(60)
 """
 
 
-def test_the_guard_kills_a_process_and_leaves_its_group() -> None:
-    sleepers = [subprocess.Popen(["sleep", "600"]) for _ in range(2)]
-    guard = Guard()
-    for sleeper in sleepers:
-        guard.watch_process(sleeper.pid)
-    guard.release_process(sleepers[0].pid)
-    guard.close()
-    assert sleepers[1].wait(10) == -signal.SIGKILL
-    assert sleepers[0].poll() is None
-    sleepers[0].kill()
-    sleepers[0].wait()
-
-
 def test_the_guard_kills_what_is_left() -> None:
-    assert watched(["+1\n", "+2\n", "-1\n", "+3\n", "-9\n"]) == {2, 3}
+    assert watched(["+1\n", "+2\n", "-1\n", "+/tmp/a b\n", "-9\n"]) == ["2", "/tmp/a b"]
     sleepers = [subprocess.Popen(["sleep", "600"], start_new_session=True) for _ in range(2)]
     guard = Guard()
     for sleeper in sleepers:
         guard.watch(sleeper.pid)
     guard.release(sleepers[0].pid)
+    guard._process.kill()
+    guard._process.wait()
+    guard.revive()
     guard.close()
     assert sleepers[1].wait(10) == -signal.SIGKILL
     assert sleepers[0].poll() is None
@@ -354,14 +367,66 @@ def test_a_second_interrupt_ends_the_wait(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("engine", [InlineEngine(), LocalEngine()], ids=["inline", "local"])
-def test_a_full_disk_stops_the_run_and_is_no_cells_fault(engine: Engine, tmp_path: Path) -> None:
-    asked = work(tmp_path, cells("ok", "full", "raise"))
-    with pytest.raises(OSError, match="No space left on device"):
+def test_results_that_cannot_be_written_stop_the_run(engine: Engine, tmp_path: Path) -> None:
+    asked = work(tmp_path, cells("ok", "block", "raise"))
+    with pytest.raises(store.Unwritable, match=r"results cannot be written .*: the same command continues"):
         engine.run(asked, lambda event: None)
-    assert {cell: status for cell, (status, _) in ends(store.load(asked.folder)).items()} in (
-        {"ok0": "ok"},
-        {"ok0": "ok", "full0": "interrupted"},
-    )
+    assert ends(store.load(asked.folder / "before")) == {"ok0": ("ok", "")}
+
+
+def test_a_server_that_dies_is_started_again(tmp_path: Path) -> None:
+    """Its other cells run again; the cell that kills it gets a row when it has run alone."""
+    frame, _ = run(LocalEngine(), work(tmp_path, cells("slay_server", "slow", "ok"), jobs=2))
+    died = ("crashed", "the server of processes died 2 times while it ran, at last alone")
+    assert ends(frame) == {"slay_server0": died, "slow0": ("ok", ""), "ok0": ("ok", "")}
+
+
+def test_a_server_that_cannot_start_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = work(tmp_path, cells("ok"))
+    monkeypatch.setattr(server, "PAUSE", 0.0)
+    monkeypatch.setattr("fake_measure.PRELOAD", ("breaks_at_import",), raising=False)
+    (tmp_path / "breaks_at_import.py").write_text("raise MemoryError('no room for torch')")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # type: ignore[attr-defined]
+    with pytest.raises(OSError, match=r"no process can be started \(MemoryError: no room for torch\): .* continues"):
+        LocalEngine().run(asked, lambda event: None)
+    monkeypatch.undo()
+    assert ends(run(LocalEngine(), asked)[0]) == {"ok0": ("ok", "")}
+
+
+def test_what_another_cell_removes_is_measured_again(tmp_path: Path) -> None:
+    frame, _ = run(LocalEngine(), work(tmp_path, cells("ok", "raise", "remove")))
+    assert ends(frame) == {"ok0": ("ok", ""), "raise0": ENDS["raise"], "remove0": ("ok", "")}
+
+
+def test_detached_processes_end_with_their_cell(tmp_path: Path) -> None:
+    asked = work(tmp_path, cells("daemon", "slow"), jobs=2)
+    before = sleepers()
+
+    def observe(event: Event) -> None:
+        if event.kind == "finished" and event.task.id == "daemon0":
+            assert sleepers() == before, "not only when the run ends"
+
+    LocalEngine().run(asked, observe)
+    assert ends(store.load(asked.folder)) == {"daemon0": ("ok", ""), "slow0": ("ok", "")}
+
+
+def sleepers() -> set[str]:
+    """The processes that sleep for ten minutes, as those of ``daemon`` do."""
+    found = subprocess.run(["pgrep", "-fx", "sleep 600"], capture_output=True, text=True, check=False)
+    return set(found.stdout.split())
+
+
+def test_a_temporary_file_goes_with_its_writer(tmp_path: Path) -> None:
+    asked = work(tmp_path, cells("ok"))
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    host = store.files._host()
+    for name in (f".a.parquet.{host}.{dead.pid}.tmp", f".b.parquet.{host}.{os.getpid()}.tmp", ".c.elsewhere.1.tmp"):
+        (asked.folder / "cells" / name).touch()
+    run(LocalEngine(), asked)
+    left = sorted(path.name for path in (asked.folder / "cells").iterdir())
+    assert left == [f".b.parquet.{host}.{os.getpid()}.tmp", ".c.elsewhere.1.tmp", "ok0.parquet"]
 
 
 def test_a_flood_of_words_leaves_a_short_log(tmp_path: Path) -> None:
