@@ -16,6 +16,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from curvbench import shipped
 from curvbench.spec.pictures import Blocks
 from curvbench.store import files, fragments
 from curvbench.store.arrays import pack, unpack
@@ -70,7 +71,7 @@ def resolve(run: str | Path, results: str | Path = "results") -> list[Path]:
     Raises:
         ValueError: there is no such run.
     """
-    path, results = Path(run), Path(results)
+    path, results = shipped.find(run), Path(results)
     if (path / "run.json").is_file():
         return [path]
     if path.is_dir():
