@@ -3,7 +3,6 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import plotly.io
 import pytest
@@ -11,12 +10,13 @@ import pytest
 from curvbench import report, shipped, store
 from curvbench.report import images
 
+KNOWN = importlib.util.find_spec
 RUNS = store.runs_below(shipped.DATA / "sample" / "mlp")
 
 
 def test_every_figure_has_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether or not kaleido is here: it draws what it is given."""
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: SimpleNamespace())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: KNOWN("plotly" if name == "kaleido" else name))
     drawn: list[Path] = []
 
     def write_images(figures: Sequence[object], files: Sequence[Path]) -> None:
@@ -30,10 +30,10 @@ def test_every_figure_has_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "kaleido" else KNOWN(name))
     with pytest.raises(ImportError, match=r"as PDF need kaleido.*pip install 'curvbench\[images\]'"):
         images.write([], "pdf", tmp_path)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: SimpleNamespace())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: KNOWN("plotly" if name == "kaleido" else name))
 
     def write_images(figures: Sequence[object], files: Sequence[Path]) -> None:
         raise RuntimeError("Kaleido requires\nChrome")
