@@ -16,9 +16,10 @@ import streamlit as st
 from curvbench import store
 from curvbench.analysis import frames, scaling
 from curvbench.analysis.verdict import sentences
+from curvbench.shipped import DATA
 from curvbench.spec.pictures import Blocks
 
-SAMPLE = Path(__file__).parents[1] / "data" / "sample"
+SAMPLE = DATA / "sample"
 # The columns that the pages need of every row; the other columns of a cell are read when it is opened.
 COLUMNS = (
     "suite run_id cell_id problem problem_args probe probe_args seed status reason metric scope epoch value method "

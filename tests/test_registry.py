@@ -11,7 +11,6 @@ from typing import Literal
 import pytest
 
 from curvbench import registry
-from curvbench.registry import components
 from curvbench.registry.fields import read
 from curvbench.spec import About, Component, Probe, Problem
 from curvbench.spec.fields import check
@@ -259,8 +258,8 @@ def test_a_suite_is_found_with_and_without_py(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("resnett", "", "did you mean {folder}/resnet?"),
-        ("xyz", "", "; there are {folder}/resnet"),
+        ("resnett", "", "did you mean {folder}/resnet (here) or resnet (shipped)?"),
+        ("xyz", "", "; here are {folder}/resnet; `curvbench list --suites` shows"),
         ("bare", "suite = 1", "must bind a curvbench.spec.Suite to SUITE, which is not there"),
         ("wrong", "SUITE = {}", "to SUITE, which is of type dict"),
         ("broken", "1 / 0", "ZeroDivisionError: division by zero"),
@@ -282,33 +281,6 @@ def test_a_bad_suite_is_one_line(
 def test_a_folder_is_no_suite(path: str) -> None:
     with pytest.raises(ValueError, match="no suite"):
         registry.load_suite(path)
-
-
-@dataclass(frozen=True)
-class Outside(Component):
-    value: int = 0
-
-
-def test_a_broken_entry_point_is_named_and_set_aside(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Entry:
-        def __init__(self, name: str, loads: object) -> None:
-            self.name, self.value, self.loads = name, f"package:{name}", loads
-
-        def load(self) -> object:
-            if isinstance(self.loads, Exception):
-                raise self.loads
-            return self.loads
-
-    good = registry.probes()["identity"]
-    entries = [Entry("good", good), Entry("bad", ImportError("gone")), Entry("odd", Outside)]
-    monkeypatch.setattr(components, "entry_points", lambda group: entries)
-    with pytest.warns(UserWarning) as caught:
-        plugins = components._plugins("curvbench.probes", Probe)
-    assert plugins == {"good": good}
-    assert [str(w.message) for w in caught] == [
-        "entry point bad = package:bad set aside: ImportError: gone",
-        "entry point odd = package:odd set aside: no Probe",
-    ]
 
 
 @pytest.mark.parametrize(

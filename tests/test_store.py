@@ -4,6 +4,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fake_measure import Fake, Toy
+from filelock import FileLock, Timeout
 
 from curvbench import store
 from curvbench.spec import Cell, Row, Status
@@ -523,3 +526,16 @@ def test_a_log_is_cut_in_its_middle(tmp_path: Path) -> None:
     assert log.stat().st_size == 1009
     store.shorten_log(log, keep=10)
     assert log.read_text() == "firstxxxxx\n... cut here ...\nxxxxxxlast"
+
+
+def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
+    holds = "with store.locked(Path(sys.argv[1])):\n    print('held', flush=True)\n    sys.stdin.read()"
+    program = f"import sys; from pathlib import Path; from curvbench import store\n{holds}"
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        with pytest.raises(Timeout):
+            FileLock(tmp_path / "run.json.lock", timeout=0).acquire()
+        holder.kill()
+        with store.locked(tmp_path):
+            pass

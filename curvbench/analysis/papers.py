@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from curvbench.registry.errata import ERRATA
+from curvbench.shipped import DATA
 from curvbench.spec import METRICS
 from curvbench.words import near_misses, one_line
 
-FOLDER = Path(__file__).parents[2] / "data" / "papers"
+FOLDER = DATA / "papers"
 
 Take = Literal["last", "best", "per epoch", "per later epoch"]
 Blend = Literal["best", "mean", "range"]

@@ -24,11 +24,12 @@ from safetensors.torch import save as as_bytes
 from torch import Tensor, nn
 
 from curvbench import identity
+from curvbench.shipped import DATA
 from curvbench.spec import AdamRecipe, Problem
 from curvbench.training import evaluate, seeded
 from curvbench.words import one_line
 
-FOLDER = Path(__file__).parents[2] / "data" / "snapshots"
+FOLDER = DATA / "snapshots"
 VERSION = 1  # of a recipe's meaning: raise it if the loop, its optimizer or the order of batches changes
 REMEMBERED = 8  # training samples whose outputs a file holds, so that a changed network is noticed
 TOLERANCE = 1e-3  # of the largest output: far above float32's rounding, far below another activation or shortcut

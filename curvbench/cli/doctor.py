@@ -18,6 +18,7 @@ from curvbench.words import one_line
 
 EXTRAS = {
     "dashboard": ("streamlit", "plotly"),
+    "images": ("plotly", "kaleido"),
     "hf": ("transformers",),
     "photos": ("PIL",),
     "slurm": ("submitit",),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from curvbench import store
+from curvbench import shipped, store
 from curvbench.analysis.frames import labels
 
 
@@ -23,7 +23,7 @@ def locate(run: str, results: Path, all_runs: bool = False) -> list[Path]:
     Raises:
         ValueError: nothing has this name.
     """
-    path = Path(run)
+    path = shipped.find(run)
     if path.is_dir() and (runs := store.runs_below(path)):
         return runs if all_runs else store.resolve(path)
     if path.exists():

@@ -26,6 +26,7 @@ NOT_DECISIVE = frozenset(
         "prediction",
         "registry",
         "report",
+        "shipped",
         "store",
     }
     | {"__init__.py", "__main__.py", "words.py"}

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any, NamedTuple
 
+from curvbench import shipped
 from curvbench.identity.syntax import code_hash
 from curvbench.registry import BY_PATH
 
@@ -178,9 +179,16 @@ def _divided(files: Iterable[str]) -> tuple[set[Distribution], list[str]]:
 @functools.cache
 def _is_pythons(file: str) -> bool:
     """Whether a file is Python's own or curvbench's."""
+    if _is_shipped(file):
+        return False
     if file.startswith(f"{PACKAGE}{os.sep}"):
         return True
     return file.startswith(_places_of_python()) and not any(f"{os.sep}{site}{os.sep}" in file for site in _SITES)
+
+
+def _is_shipped(file: str) -> bool:
+    """Whether a file is a shipped suite or lies beside one: it counts as a file of the user's, wherever it lies."""
+    return file.startswith(f"{shipped.SUITES}{os.sep}")
 
 
 @functools.cache
@@ -198,6 +206,8 @@ def _is_packaged(name: str) -> bool:
 @functools.cache
 def _owner(file: str) -> Distribution | None:
     """The distribution that has installed a file. None means that no distribution has."""
+    if _is_shipped(file):
+        return None
     for place in _places(tuple(sys.path)):
         if file.startswith(place):
             top = file[len(place) :].partition(os.sep)[0].partition(".")[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ from curvbench import identity, registry
 from curvbench.cells import shipped
 from curvbench.engines.task import ANSWERED
 from curvbench.planning.plan import AGAIN
+from curvbench.shipped import find
 from curvbench.spec import Component, Status
 from curvbench.words import one_line
 
@@ -85,7 +85,7 @@ def _unchanged(
     name: str, recorded: Mapping[str, Any], shipped: Mapping[str, type[Component]]
 ) -> Iterator[tuple[str, bool | None]]:
     """``_sources`` of one component and of the probes among its hyperparameters."""
-    file = registry.source(shipped[name]) if name in shipped else Path(recorded["file"])
+    file = registry.source(shipped[name]) if name in shipped else find(recorded["file"])
     yield name, identity.content(file) == recorded["content"] if file.is_file() else None
     for inner in recorded.get("inner", ()):
         yield from _unchanged(inner["name"], inner, shipped)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from curvbench import store
+from curvbench import registry, shipped, store
 from curvbench.engines.task import ANSWERED
 from curvbench.identity import cell_id, content, libraries, run_identity
 from curvbench.registry import probes, problems, source
@@ -68,7 +68,7 @@ class Plan:
             "schema_version": store.SCHEMA_VERSION,
             "run_id": folder.name,
             "suite": self.suite_folder.name,
-            "suite_file": _here(suite_file),
+            "suite_file": _suite(suite_file),
             "command": command,
             "commands": commands,
             "identity": self.run_identity,
@@ -164,23 +164,31 @@ def _values(component: Component) -> dict[str, Any]:
     return {k: v.label if isinstance(v, Component) else v for k, v in component.hyperparameters.items()}
 
 
-def _source(component: Component, shipped: Mapping[str, type[Component]]) -> dict[str, Any]:
+def _source(component: Component, registered: Mapping[str, type[Component]]) -> dict[str, Any]:
     """The hash of the component's source; for a user's component also the path of its file; the same of inner probes.
 
     ``inner`` has the entries of the probes among the hyperparameters, each with its name.
     """
     file = next(iter(component.other_sources), source(type(component)))
-    path = {} if type(component) in shipped.values() else {"file": _here(file)}
+    path = {} if type(component) in registered.values() else {"file": _here(file)}
     inner = [
-        {"name": v.name, **_source(v, shipped)} for v in component.hyperparameters.values() if isinstance(v, Probe)
+        {"name": v.name, **_source(v, registered)} for v in component.hyperparameters.values() if isinstance(v, Probe)
     ]
     return {"content": content(file), **path, **({"inner": inner} if inner else {})}
 
 
 def _here(file: Path) -> str:
-    """A path relative to the working directory; the bare name of a file outside, because results are passed on."""
+    """A path from where suites are shipped, or from the working directory; else the name, as results are passed on."""
     file = file.resolve()
-    return str(file.relative_to(Path.cwd())) if file.is_relative_to(Path.cwd()) else file.name
+    is_shipped = file.is_relative_to(shipped.SUITES)
+    folder = shipped.ROOT if is_shipped else Path.cwd() if file.is_relative_to(Path.cwd()) else file.parent
+    return str(file.relative_to(folder))
+
+
+def _suite(file: Path) -> str:
+    """What ``curvbench run`` takes for a suite from the working directory; else the bare name."""
+    spelled = registry.spelled(file)
+    return spelled.name if spelled.is_absolute() else str(spelled)
 
 
 def _key(cell: Cell) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from curvbench.prediction.layout import KEYS, NEEDED, TAKEN, Shape, Shapes, kind_of
+from curvbench.shipped import DATA
 from curvbench.words import near_misses, one_line
 
-FOLDER = Path(__file__).parents[2] / "data" / "shapes"
+FOLDER = DATA / "shapes"
 _OF_NETWORK: Mapping[str, type | tuple[type, ...]] = {
     **{"samples": int, "terms": int, "outputs": int, "loss": str, "source": str},
     **{"forward": (int, float), "backward": (int, float)},

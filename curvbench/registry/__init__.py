@@ -13,17 +13,17 @@ from curvbench.registry.components import (
     problems,
     selector,
 )
-from curvbench.registry.files import (
-    BY_PATH,
-    OPTIMIZER,
-    expect,
-    load_file,
+from curvbench.registry.files import BY_PATH, OPTIMIZER, expect, load_file, loaded_files, source
+from curvbench.registry.suites import (
+    find_suite,
     load_suite,
-    loaded_files,
     loaded_suites,
-    source,
+    packaged_suite,
+    packaged_suites,
+    spelled,
     suite_file,
     suite_files,
+    title,
 )
 
 __all__ = [
@@ -32,10 +32,13 @@ __all__ = [
     "describe",
     "every_probe",
     "expect",
+    "find_suite",
     "load_file",
     "load_suite",
     "loaded_files",
     "loaded_suites",
+    "packaged_suite",
+    "packaged_suites",
     "parse_drift",
     "parse_probe",
     "parse_problem",
@@ -46,6 +49,8 @@ __all__ = [
     "problems",
     "selector",
     "source",
+    "spelled",
     "suite_file",
     "suite_files",
+    "title",
 ]

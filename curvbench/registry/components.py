@@ -9,15 +9,15 @@ import importlib.util
 import inspect
 import pkgutil
 import re
-import warnings
 from collections.abc import Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+from curvbench.registry import plugins
 from curvbench.registry.fields import alias, is_given_as_probe, read, refuse_unknown
-from curvbench.registry.files import OPTIMIZER, load_file, on_one_line, source
+from curvbench.registry.files import OPTIMIZER, load_file, source
 from curvbench.spec import DIGITS, Component, Drift, Probe, Problem, Training
 from curvbench.spec.components import as_text
 from curvbench.spec.fields import types_of
@@ -113,7 +113,7 @@ def _labelled(name: str, values: Mapping[str, str]) -> str:
 def _discover(package: str, base: type[C]) -> dict[str, type[C]]:
     names = [info.name for info in pkgutil.iter_modules(importlib.import_module(package).__path__)]
     shipped = {name: _only(f"{package}.{name}", base) for name in names if not name.startswith("_")}
-    return dict(sorted((shipped | _plugins(package, base)).items()))
+    return dict(sorted((shipped | plugins.load(package, functools.partial(_loaded, base), shipped)).items()))
 
 
 def _only(module: str, base: type[C]) -> type[C]:
@@ -128,20 +128,12 @@ def _defined(module: ModuleType, base: type[C]) -> list[type[C]]:
     return [c for c in classes if c.__module__ == module.__name__ and not inspect.isabstract(c)]
 
 
-def _plugins(group: str, base: type[C]) -> dict[str, type[C]]:
-    """The components of a group of entry points; one that cannot be loaded is a warning, because others work."""
-    components = {}
-    for entry in entry_points(group=group):
-        try:
-            component = entry.load()
-        except Exception as error:
-            warnings.warn(f"entry point {entry.name} = {entry.value} set aside: {on_one_line(error)}", stacklevel=2)
-            continue
-        if isinstance(component, type) and issubclass(component, base):
-            components[entry.name] = component
-        else:
-            warnings.warn(f"entry point {entry.name} = {entry.value} set aside: no {base.__name__}", stacklevel=2)
-    return components
+def _loaded(base: type[C], entry: EntryPoint) -> type[C]:
+    """The component of an entry point."""
+    component = entry.load()
+    if not (isinstance(component, type) and issubclass(component, base)):
+        raise TypeError(f"it is no subclass of curvbench.{base.__name__}")
+    return component
 
 
 def _lookup(kind: str, name: str, components: Mapping[str, type[C]]) -> type[C]:

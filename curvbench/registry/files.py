@@ -1,28 +1,25 @@
-"""Files of users: probes, problems and suites that are loaded by path."""
+"""Files of users, which are loaded by path."""
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import chdir
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
-from curvbench.spec import Suite
 from curvbench.words import one_line
 
 BY_PATH = "curvbench_file_"  # the beginning of the module names of files that are loaded by path
 OPTIMIZER = "torch_optim:"  # the beginning of the names of probes that are optimizers of torch
 _files: dict[str, Path] = {}  # by module name
-_suites: set[Path] = set()
 
 
 def source(component: type) -> Path:
@@ -85,60 +82,6 @@ def loaded_files() -> list[Path]:
 def loaded_by_path(module: str) -> Path | None:
     """The file that ``load_file`` has loaded as a module of this name; None for every other module."""
     return _files.get(module)
-
-
-def loaded_suites() -> set[Path]:
-    """The files that ``load_suite`` has loaded."""
-    return set(_suites)
-
-
-def load_suite(path: str | Path) -> tuple[str, Suite]:
-    """Name and suite of a suite file, given with or without ``.py``.
-
-    Raises:
-        ValueError: the file does not exist, cannot be imported, or binds no Suite to SUITE.
-    """
-    file = suite_file(path)
-    suite = getattr(load_file(file), "SUITE", None)
-    if not isinstance(suite, Suite):
-        fault = "is not there" if suite is None else f"is of type {type(suite).__name__}"
-        raise ValueError(f"{str(file)!r} must bind a curvbench.spec.Suite to SUITE, which {fault}")
-    _suites.add(file.resolve())
-    return file.stem, suite
-
-
-def suite_file(path: str | Path) -> Path:
-    """The file of a suite given with or without ``.py``; raises ValueError with near misses if there is none."""
-    path = Path(path)
-    candidates = (path, path.with_name(f"{path.name}.py")) if path.name else ()
-    file = next((candidate for candidate in candidates if candidate.is_file()), None)
-    if file is None:
-        raise ValueError(f"no suite {str(path)!r}{_hint(path.stem, _suites_near(path))}")
-    return file
-
-
-def suite_files(path: str | Path) -> list[Path]:
-    """The suites of a folder, by name, or ``path`` itself if it is a suite; raises ValueError if there is none."""
-    path = Path(path)
-    is_folder = path.is_dir() and not path.with_name(f"{path.name}.py").is_file()
-    files = sorted(file for file in path.glob("*.py") if not file.name.startswith("_")) if is_folder else []
-    if not files:
-        suite_file(path)
-    return files or [path]
-
-
-def _hint(name: str, suites: Mapping[str, str]) -> str:
-    """The near misses of a name among the suites, or all suites, as a user types them."""
-    near = [suites[key] for key in difflib.get_close_matches(name, sorted(suites), n=3)]
-    if near:
-        return f"; did you mean {', '.join(near)}?"
-    return f"; there are {', '.join(sorted(suites.values()))}" if suites else ""
-
-
-def _suites_near(path: Path) -> dict[str, str]:
-    folders = [folder for folder in (Path("suites"), path.parent, path) if folder.is_dir()]
-    files = [file for folder in folders for file in sorted(folder.glob("*.py")) if not file.name.startswith("_")]
-    return {file.stem: str(file.with_suffix("")) for file in files}
 
 
 def _module_name(path: Path) -> str:

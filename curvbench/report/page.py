@@ -58,20 +58,25 @@ def html(runs: Sequence[Run]) -> str:
     )
 
 
+def figures(run: Run) -> Iterator[Drawn]:
+    """Every figure of the page with its name and its data, in order."""
+    yield _statuses(run)
+    for problem in frames.problems(run.frame):
+        yield from _of_problem(run, problem)
+    yield from itertools.chain(_sweeps(run), _growth(run))
+
+
 def _run(run: Run) -> Iterator[str]:
     yield f"<h1>{escape(run.suite)}, {escape(run.name)}</h1>"
-    statuses = views.status(run.frame)
-    yield _figure("status", status_figure(statuses, frames.surrogates(run.frame)), statuses)
+    yield _figure(*_statuses(run))
     if len(run.failures):
         yield "<h3>Without a value</h3>" + _table(run.failures, "text")
     for problem in frames.problems(run.frame):
         yield f"<h2>{escape(run.title(problem))}</h2>"
         yield f"<ul>{''.join(f'<li>{escape(sentence)}</li>' for sentence in run.verdict(problem))}</ul>"
         yield _summary(run, problem)
-        for name, figure, data in itertools.chain(_figures(run, problem), _matrices(run, problem)):
-            yield _figure(f"{name}-{problem}", figure, data)
-    for name, figure, data in itertools.chain(_sweeps(run), _growth(run)):
-        yield _figure(name, figure, data)
+        yield from itertools.starmap(_figure, _of_problem(run, problem))
+    yield from itertools.starmap(_figure, itertools.chain(_sweeps(run), _growth(run)))
     facts = pd.DataFrame(run.environment.items(), columns=["environment", ""])
     yield "<h2>How it was made</h2>" + _table(facts, "text")
     yield f"<pre>{escape(chr(10).join(run.commands))}</pre>"
@@ -91,6 +96,16 @@ def _summary(run: Run, problem: str) -> str:
 def _cell(entry: Entry) -> str:
     text = f"<b>{entry.text}</b>" if entry.best else entry.text
     return f"<td>{text}{f' <small>± {entry.spread}</small>' if entry.spread else ''}</td>"
+
+
+def _statuses(run: Run) -> Drawn:
+    statuses = views.status(run.frame)
+    return "status", status_figure(statuses, frames.surrogates(run.frame)), statuses
+
+
+def _of_problem(run: Run, problem: str) -> Iterator[Drawn]:
+    for name, figure, data in itertools.chain(_figures(run, problem), _matrices(run, problem)):
+        yield f"{name}-{problem}", figure, data
 
 
 def _figures(run: Run, problem: str) -> Iterator[Drawn]:

@@ -31,6 +31,7 @@ floor and below, and no file imports in a circle; a test holds both::
        data         data sets
     0  spec         the contracts           numerics  factorizations that say if they struggled
        words        near misses, texts in one line, deaths of processes
+       shipped      where the shipped suites, data and dashboard lie
 
 Legend of shape letters, used in names and docstrings everywhere:
 

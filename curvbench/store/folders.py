@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -14,6 +13,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
+from curvbench import shipped
 from curvbench.spec.pictures import Blocks
 from curvbench.store import files, fragments
 from curvbench.store.arrays import pack, unpack
@@ -74,7 +76,7 @@ def resolve(run: str | Path, results: str | Path = "results") -> list[Path]:
     Raises:
         ValueError: there is no such run.
     """
-    path, results = Path(run), Path(results)
+    path, results = shipped.find(run), Path(results)
     if (path / "run.json").is_file():
         return [path]
     if path.is_dir():
@@ -112,13 +114,13 @@ def write_run(folder: Path, content: Mapping[str, Any]) -> None:
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """An exclusive lock on a run's ``run.json`` among the processes that use ``locked``."""
-    descriptor = os.open(run, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    """An exclusive lock on a run's ``run.json`` among the processes that use ``locked``; it ends with its process.
+
+    Raises:
+        OSError: the file system has no such locks. A file that stands for a lock would outlive a killed process.
+    """
+    with FileLock(run / "run.json.lock", fallback_to_soft=False):
         yield
-    finally:
-        os.close(descriptor)
 
 
 def read_jobs(run: Path) -> dict[str, list[str]]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import gc
-from pathlib import Path
 
 import torch
 
 import curvbench as cb
 from curvbench import training
+from curvbench.shipped import DATA
 
-SAMPLE = Path(__file__).parents[2] / "data" / "sample"
+SAMPLE = DATA / "sample"
 PROBES = ("ekfac", "eva", "ginger", "kfac", "mbf", "shampoo")
 
 

@@ -61,12 +61,12 @@ def check(run: str, baseline: str, update: bool, form: str, output: Path | None,
 
 
 def _baseline(baseline: str, rows: pd.DataFrame, given: dict[str, Any]) -> pd.DataFrame:
-    from curvbench import store
+    from curvbench import shipped, store
     from curvbench.cli import baselines
     from curvbench.cli.locate import read
 
-    if baselines.is_folder_of_baselines(Path(baseline)):
-        return store.load(baselines.find(Path(baseline), rows))
+    if baselines.is_folder_of_baselines(folder := shipped.find(baseline)):
+        return store.load(baselines.find(folder, rows))
     return read(baseline, given["results"], given["all_runs"])
 
 

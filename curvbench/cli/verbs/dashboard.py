@@ -10,18 +10,19 @@ from pathlib import Path
 import click
 
 from curvbench.cli.verbs import BadInput, option
+from curvbench.shipped import DASHBOARD
 
 
 @click.command()
 @click.argument("results", type=click.Path(path_type=Path), required=False)
 @option("--port", type=click.IntRange(1, 65535), help="Port on loopback; without it, the first free one from 8501 on.")
 def dashboard(results: Path | None, port: int | None) -> None:
-    """Look at RESULTS, or at the shipped sample, in a browser on this machine."""
+    """Look at RESULTS in a browser on this machine; without RESULTS at ./results, or else at the shipped sample."""
     if results is not None and not results.is_dir():
         raise BadInput(f"no results at {str(results)!r}: expected a folder that `curvbench run` has written")
-    app = Path(__file__).parents[3] / "dashboard" / "app.py"
-    if not app.is_file():
-        raise BadInput("the dashboard is in curvbench's checkout: clone it and pip install -e '.[dashboard]'")
+    if results is None and Path("results").is_dir():
+        results = Path("results")
+    app = DASHBOARD / "app.py"
     if any(importlib.util.find_spec(name) is None for name in ("streamlit", "plotly")):
         raise BadInput("the dashboard needs streamlit and plotly: pip install 'curvbench[dashboard]'")
     from streamlit.web.cli import main as streamlit

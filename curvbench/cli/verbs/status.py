@@ -17,19 +17,21 @@ def status(run: str, results: Path) -> None:
 
     RUN is a run's folder, a folder of results (the latest run of each suite), a run id, or `latest`.
     """
-    from curvbench import store
+    from curvbench import registry, store
     from curvbench.planning import fate, plan
 
     with users_fault():
         for place in store.resolve(run, results):
             record = store.read_run(place)
-            suite = Path(record.get("suite_file") or "?")
-            changed = plan.Changes(suite.resolve().parent).of_cells(place) if suite.is_file() else {}
+            suite = registry.find_suite(record.get("suite_file") or "?")
+            changed = plan.Changes(suite.resolve().parent).of_cells(place) if suite else {}
             cells = list(fate.fates(record, store.cell_statuses(place), fate.current(record), changed))
             for cell in cells:
                 click.echo(f"{'runs' if cell.will_run else 'stays':5} {cell.id} {cell.label}: {cell.why}")
             count = sum(cell.will_run for cell in cells)
             click.echo(f"{count} of {len(cells)} cells would be run: {record.get('command')}")
-            if not suite.is_file():
-                click.echo(f"{suite} is not here: changes in the libraries of its cells cannot be found")
+            if suite is None:
+                click.echo(
+                    f"{record.get('suite_file')} is not here: changes in the libraries of its cells cannot be found"
+                )
             click.echo(f"{place}")

@@ -1,0 +1,1 @@
+raise SystemExit("acme needs\na licence")
