@@ -90,7 +90,7 @@ def machine(record: Mapping[str, Any], old: Mapping[str, Any]) -> Entry:
         ValueError: the machine's name cannot be the name of a folder.
     """
     environment = record.get("environment", {})
-    name = str(environment.get("host") or "unknown")
+    name = str(old.get("machine") or environment.get("host") or "unknown")
     if not name.isprintable() or set(name) & set("/\\") or not name.strip(". "):
         raise ValueError(f"run {record.get('run_id')} names a machine that cannot be a folder's name: {name[:50]!r}")
     facts = {"machine": name, "cpu": environment.get("cpu", ""), "arch": environment.get("arch", "")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,9 @@ def _asv(runs: list[Path], folder: Path) -> int:
         if not (run / "run.json").is_file():
             raise ValueError(f"asv needs runs with their commit, and {str(run)!r} is no run")
         rows, record = store.load(run), store.read_run(run)
-        place = folder / asv.machine(record, {})["machine"]
-        machine = asv.machine(record, stored(place / "machine.json"))
+        known = _known_to_asv(record)
+        place = folder / asv.machine(record, known)["machine"]
+        machine = asv.machine(record, stored(place / "machine.json") or known)
         commit = asv.results(rows, record, machine)
         file = place / asv.file_name(commit)
         content[place / "machine.json"] = machine
@@ -92,6 +94,20 @@ def _asv(runs: list[Path], folder: Path) -> int:
     for path, written in content.items():
         _write(path, written, folder)
     return len(results)
+
+
+def _known_to_asv(record: dict[str, Any]) -> dict[str, Any]:
+    """What asv calls this machine and says of it, for a run that was made on it; empty if asv does not know it.
+
+    asv takes the only machine of its own file, or the one with the host's name.
+    """
+    host = platform.node()
+    if record.get("environment", {}).get("host") != host:
+        return {}
+    content = _read(Path.home() / ".asv-machine.json")
+    machines = {name: entry for name, entry in content.items() if isinstance(entry, dict)}
+    entry: dict[str, Any] = next(iter(machines.values())) if len(machines) == 1 else machines.get(host, {})
+    return entry
 
 
 def _read(path: Path) -> dict[str, Any]:
