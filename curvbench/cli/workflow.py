@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,10 +17,11 @@ from curvbench.spec import Suite
 FILE = Path(".github", "workflows", "curvbench.yml")
 TEMPLATES = Path(__file__).parent / "templates"
 CLOCK = "clock"  # the meter that takes times
-UNTIMED = "# A preset `times` with the meter `clock` in the suite, and `init --ci` again, add a job that compares times."
+UNTIMED = (
+    "# A preset `times` with the meter `clock` in the suite, and `init --ci` again, add a job that compares times."
+)
 NEEDED = (  # pip itself has no option for what a pyproject.toml without a builder names
-    "import tomllib; "
-    "print(*tomllib.load(open('{folder}pyproject.toml', 'rb'))['project'].get('dependencies', []), sep='\\n')"
+    "import sys, tomllib; print(*tomllib.load(open(sys.argv[1], 'rb'))['project'].get('dependencies', []), sep='\\n')"
 )
 Values = Mapping[str, str | Sequence[str]]
 
@@ -61,22 +63,25 @@ def keys(project: Project, checkout: str) -> list[str]:
 def installed(project: Project, folder: str) -> list[str]:
     """The commands that install curvbench and what the project needs; ``folder`` is the project's, with a slash."""
     what = ['pip install "$CURVBENCH"']
-    what += [f"-r {folder}requirements.txt"] if project.requirements else []
-    what += [f"./{folder}" if folder else "."] if project.kind == "package" else []
+    what += [f"-r {shlex.quote(f'{folder}requirements.txt')}"] if project.requirements else []
+    what += [shlex.quote(f"./{folder}" if folder else ".")] if project.kind == "package" else []
     if project.kind != "dependencies":
         return [" ".join(what)]
-    return [f'python -c "{NEEDED.format(folder=folder)}" > needed.txt', " ".join([*what, "-r needed.txt"])]
+    named = shlex.quote(f"{folder}pyproject.toml")
+    return [f'python -c "{NEEDED}" {named} > needed.txt', " ".join([*what, "-r needed.txt"])]
 
 
 def _times(project: Project, preset: str) -> dict[str, str | Sequence[str]]:
     """The values of the job that compares times: the packages of both sides stand in folders of their own."""
-    sides = {side: f"pip install --no-deps --target sides/{side} ./{side}/{project.below}" for side in ("base", "head")}
+    folders = {side: shlex.quote(f"./{side}/{project.below}") for side in ("base", "head")}
+    sides = {side: f"pip install --no-deps --target sides/{side} {folder}" for side, folder in folders.items()}
     is_package = project.kind == "package"
     return {
         "preset": preset,
         "path": 'PYTHONPATH="$GITHUB_WORKSPACE/sides/$1" ' if is_package else "",
         "keys": keys(project, "head/"),
         "install": [*installed(project, f"head/{project.below}"), *([sides["head"]] if is_package else [])],
+        "inside": shlex.quote(f"/{project.below}"),
         "base": f"{sides['base']} && " if is_package else "",
     }
 

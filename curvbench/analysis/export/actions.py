@@ -18,7 +18,7 @@ ANNOTATIONS = 10  # of a kind in a step; GitHub drops further ones without a wor
 MESSAGE = 2000  # characters of an annotation, of which GitHub shows a few lines
 HEAD = ("cell", "metric", "baseline", "run", "change", "also")
 RIGHT = (False, False, True, True, True, False)
-CLOSING = 400  # bytes kept for the lines that close a summary
+CLOSING = 300  # bytes kept for the title of the folded part, its end, and the numbers of lines that are left out
 Name = tuple[Any, ...]  # probe, problem, seed
 
 
@@ -33,7 +33,7 @@ def summary(gate: Gate, baseline: str, run: str, room: int = SUMMARY_BYTES) -> s
     head = f"### curvbench check: {fault}\n\n"
     head += "".join(f"- {escaped(text)}\n" for text in sentences(gate))
     head += f"\n{escaped(run)} against {escaped(baseline)}\n\n"
-    left = room - len(head.encode()) - 2 * CLOSING
+    left = room - len(head.encode()) - CLOSING
     if left < 0:
         return ""
     worst = _table(failing, left) if failing else ""
