@@ -17,9 +17,7 @@ from curvbench.spec import Suite
 FILE = Path(".github", "workflows", "curvbench.yml")
 TEMPLATES = Path(__file__).parent / "templates"
 CLOCK = "clock"  # the meter that takes times
-UNTIMED = (
-    "# A preset `times` with the meter `clock` in the suite, and `init --ci` again, add a job that compares times."
-)
+UNTIMED = "# A preset `times` with the meter `clock` in the suite, and `init --ci` again, add a job that compares times"
 NEEDED = (  # pip itself has no option for what a pyproject.toml without a builder names
     "import sys, tomllib; print(*tomllib.load(open(sys.argv[1], 'rb'))['project'].get('dependencies', []), sep='\\n')"
 )
