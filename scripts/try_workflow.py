@@ -239,7 +239,7 @@ for name in ("--index-url", "--target"):
 parser.add_argument("-r", action="append", default=[])
 for name in ("--no-deps", "--upgrade", "--pre", "-q", "-e"):
     parser.add_argument(name, action="store_true")
-given = parser.parse_args()
+given = parser.parse_intermixed_args()
 site = pathlib.Path(given.target or SITE)
 site.mkdir(parents=True, exist_ok=True)
 names = [line for file in given.r for line in pathlib.Path(file).read_text().splitlines() if line.strip()]

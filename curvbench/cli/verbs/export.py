@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,8 @@ def _asv(runs: list[Path], folder: Path) -> int:
         rows, record = store.load(run), store.read_run(run)
         known = _known_to_asv(record)
         place = folder / asv.machine(record, known)["machine"]
-        machine = asv.machine(record, stored(place / "machine.json") or known)
-        commit = asv.results(rows, record, machine)
+        machine = asv.machine(record, known or stored(place / "machine.json"))
+        commit = asv.results(rows, record, machine, _python(record, place))
         file = place / asv.file_name(commit)
         content[place / "machine.json"] = machine
         content[file] = asv.joined(stored(file), commit)
@@ -108,6 +109,20 @@ def _known_to_asv(record: dict[str, Any]) -> dict[str, Any]:
     machines = {name: entry for name, entry in content.items() if isinstance(entry, dict)}
     entry: dict[str, Any] = next(iter(machines.values())) if len(machines) == 1 else machines.get(host, {})
     return entry
+
+
+def _python(record: dict[str, Any], place: Path) -> str:
+    """The name of a run's Python in asv's own results for its machine, so that both make one line.
+
+    asv names the Python of an environment that exists by its path, which is known to be the run's for this process only.
+    """
+    from curvbench.analysis.export import asv
+
+    version = asv.python_version(record)
+    own = [_read(file) for file in place.glob("*.json") if file.name != "machine.json"]
+    names = {content.get("params", {}).get("python") for content in own if content.get("env_name") != asv.ENVIRONMENT}
+    is_here = version == "{}.{}".format(*sys.version_info) and version not in names
+    return sys.executable if is_here and sys.executable in names else version
 
 
 def _read(path: Path) -> dict[str, Any]:
