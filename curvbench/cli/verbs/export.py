@@ -114,7 +114,7 @@ def _known_to_asv(record: dict[str, Any]) -> dict[str, Any]:
 def _python(record: dict[str, Any], place: Path) -> str:
     """The name of a run's Python in asv's own results for its machine, so that both make one line.
 
-    asv names the Python of an environment that exists by its path, which is known to be the run's for this process only.
+    asv names the Python of an environment that exists by its path; only the path of this process is known to be it.
     """
     from curvbench.analysis.export import asv
 
