@@ -54,14 +54,14 @@ def test_a_job_goes_on_as_githubs_would(github: ModuleType, tmp_path: Path) -> N
     made = job(
         github,
         tmp_path,
-        {"id": "a", "run": "echo here > file\nfalse\necho later > file"},
+        {"id": "a", "run": "echo here > file\nmkdir sub\ntouch sub/x\nfalse\necho later > file"},
         {"run": "touch skipped"},
         {"if": "always() && steps.a.outcome != 'skipped'", "run": "touch always"},
-        {"if": "failure() && hashFiles('f*') != ''", "run": "touch failed"},
+        {"if": "failure() && hashFiles('sub/**') != ''", "run": "touch failed"},
         {"if": "always() && (github.event_name == 'pull_request' || !success() == false)", "run": "touch no"},
     )
     assert made.run() == "failure"
-    assert {path.name for path in made.workspace.iterdir()} == {"file", "always", "failed"}
+    assert {path.name for path in made.workspace.iterdir()} == {"file", "sub", "always", "failed"}
     assert (made.workspace / "file").read_text() == "here\n", "bash -e"
     assert job(github, tmp_path, **{"if": "github.event_name == 'pull_request'"}).run() == "skipped"
 
