@@ -131,6 +131,19 @@ def test_on_github_the_answer_is_a_summary_and_annotations(
     assert Path("summary.md").stat().st_size <= 2**20, "GitHub refuses a longer summary as a whole"
 
 
+def test_on_github_bad_input_is_an_error_of_the_step(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    run(Path("results"), "r1")
+    with pytest.raises(SystemExit, match="2"):
+        main(["check", "r1", "--against", "baselines"])
+    told, command = capsys.readouterr().err.splitlines()
+    assert "--update` makes this run the baseline" in told
+    assert command == told.replace("curvbench: ", "::error title=curvbench::", 1)
+
+
 def test_updating_says_what_changed_and_leaves_an_equal_baseline_alone(curvbench: Typed, baseline: str) -> None:
     file = Path(baseline, "s", "torch-2.13-flops-2.parquet")
     before = file.read_bytes()

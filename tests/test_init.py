@@ -145,6 +145,9 @@ def test_no_file_is_replaced(curvbench: Typed) -> None:
         assert err == f"curvbench: '{name}' is there already: move it, or name another folder\n"
         assert Path(name).read_text() == "mine"
     assert not Path("asv_bench").exists(), "all files or none"
+    WORKFLOW.unlink()
+    WORKFLOW.symlink_to("elsewhere.yml")
+    assert curvbench("init", "--ci")[0] == 2 and not WORKFLOW.exists(), "a link to nothing is a file too"
 
 
 BAD = (

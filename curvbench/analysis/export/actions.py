@@ -42,7 +42,7 @@ def summary(gate: Gate, baseline: str, run: str, room: int = SUMMARY_BYTES) -> s
     return head + worst + (f"<details><summary>{title}</summary>\n\n{folded}</details>\n\n" if passing else "")
 
 
-def annotations(gate: Gate, files: Mapping[Name, str]) -> list[str]:
+def commands(gate: Gate, files: Mapping[Name, str]) -> list[str]:
     """Workflow commands: an error for each failing cell, and warnings about what the gate does not guard.
 
     ``files``: the file in which the probe of a cell stands, relative to the repository.
@@ -111,12 +111,12 @@ def _label(name: Name) -> str:
     return f"{probe} on {problem}, seed {seed}"
 
 
-def _fewest(commands: list[str], kind: str) -> list[str]:
+def _fewest(every: list[str], kind: str) -> list[str]:
     """At most ``ANNOTATIONS`` of the commands, the last of which counts those left out."""
-    if len(commands) <= ANNOTATIONS:
-        return commands
-    left_out = len(commands) - ANNOTATIONS + 1
-    return [*commands[: ANNOTATIONS - 1], _command(kind, "", "", f"{left_out} more: the summary of the job has them")]
+    if len(every) <= ANNOTATIONS:
+        return every
+    left_out = len(every) - ANNOTATIONS + 1
+    return [*every[: ANNOTATIONS - 1], _command(kind, "", "", f"{left_out} more: the summary of the job has them")]
 
 
 def _command(kind: str, file: str, title: str, text: str) -> str:

@@ -155,7 +155,7 @@ def _publish(gate: Gate, rows: pd.DataFrame, run: str, baseline: str, given: dic
     from curvbench.analysis.export import actions as form
 
     actions.add_to_summary(lambda room: form.summary(gate, baseline, run, room), form.SUMMARY_BYTES)
-    actions.say(form.annotations(gate, _files(run, rows, given)))
+    actions.say(form.commands(gate, _files(run, rows, given)))
 
 
 def _files(run: str, rows: pd.DataFrame, given: dict[str, Any]) -> dict[tuple[Any, ...], str]:

@@ -66,7 +66,7 @@ def test_without_room_there_is_no_summary(tmp_path: Path) -> None:
 
 
 def test_there_is_an_annotation_per_failing_cell_beside_its_file(tmp_path: Path) -> None:
-    errors = actions.annotations(gate(tmp_path), {("Fake[damping=1]", "Toy", 0): "src/a,b:c%.py"})
+    errors = actions.commands(gate(tmp_path), {("Fake[damping=1]", "Toy", 0): "src/a,b:c%.py"})
     assert errors[0] == (
         "::error file=src/a%2Cb%3Ac%25.py,title=Fake[damping=1] on Toy%2C seed 0::"
         "worse: flops.counted (step) from 2,000,000 to 3,000,000 +50.00%25"
@@ -76,7 +76,7 @@ def test_there_is_an_annotation_per_failing_cell_beside_its_file(tmp_path: Path)
 
 
 def test_no_more_annotations_than_github_shows(tmp_path: Path) -> None:
-    errors = actions.annotations(gate(tmp_path, tuple(1.01 + k / 10 for k in range(30))), {})
+    errors = actions.commands(gate(tmp_path, tuple(1.01 + k / 10 for k in range(30))), {})
     errors = [text for text in errors if text.startswith("::error")]
     assert len(errors) == 10 and errors[-1].endswith("::21 more: the summary of the job has them")
 
@@ -87,7 +87,7 @@ def test_texts_of_users_stay_texts(tmp_path: Path) -> None:
     before = write_run(tmp_path, "before", [(Fake(), Toy(), cell()), (Fake("x"), Toy(), cell())])
     after = write_run(tmp_path, "after", [(Fake(), Toy(), failed_cell(reason=reason)), (Fake("x"), Toy(), cell())])
     made = Gate(compare(store.load(before), store.load(after)))
-    (line,) = actions.annotations(made, {})
+    (line,) = actions.commands(made, {})
     assert "\n" not in line and line.count("::error") == 1
     text = actions.summary(made, "b", "r")
     assert text.count("<details>") == 1 and r"a \| b" in text and "&lt;details&gt;" in text
@@ -96,4 +96,4 @@ def test_texts_of_users_stay_texts(tmp_path: Path) -> None:
 def test_what_is_not_judged_is_a_warning(tmp_path: Path) -> None:
     rows = store.load(write_run(tmp_path, "r", [(Fake(), Toy(), cell())]))
     other: pd.DataFrame = rows.assign(device_name="another")
-    assert actions.annotations(Gate(compare(rows, other)), {})[0].startswith("::warning title=curvbench::")
+    assert actions.commands(Gate(compare(rows, other)), {})[0].startswith("::warning title=curvbench::")
