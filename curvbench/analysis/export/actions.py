@@ -73,12 +73,12 @@ def _by_cell(table: pd.DataFrame) -> dict[Name, pd.DataFrame]:
 
 
 def _lines(table: pd.DataFrame) -> list[list[str]]:
-    return [_line(name, rows) for name, rows in _by_cell(table).items()]
+    firsts = described(table.drop_duplicates(CELL)).to_dict("records")
+    return [_line(name, rows, first) for (name, rows), first in zip(_by_cell(table).items(), firsts, strict=True)]
 
 
-def _line(name: Name, rows: pd.DataFrame) -> list[str]:
-    """A cell as a line of the table: its first measurement, and the verdicts of the other ones."""
-    (first,) = described(rows.head(1)).to_dict("records")
+def _line(name: Name, rows: pd.DataFrame, first: Mapping[Any, Any]) -> list[str]:
+    """A cell as a line of the table: its first measurement as text, and the verdicts of the other ones."""
     verdicts = rows["verdict"].iloc[1:].value_counts()
     also = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
     change = " ".join(filter(None, (first["change"], first["verdict"])))
