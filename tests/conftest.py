@@ -15,6 +15,8 @@ import curvbench as cb
 collect_ignore = ["plugin"]  # a package as others install it, broken parts included
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests begin
+for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITHUB_WORKSPACE"):
+    os.environ.pop(name, None)  # a test is no step of the workflow that runs it
 
 with warnings.catch_warnings():  # torch says once per process that an even kernel is padded by a copy
     warnings.simplefilter("ignore")

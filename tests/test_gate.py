@@ -97,6 +97,53 @@ def test_a_slower_step_fails_where_both_sides_took_turns(
     assert code == 0, "time was not asked for"
 
 
+def test_times_that_a_baseline_does_not_hold_are_not_spoken_of(curvbench: Typed, baseline: str) -> None:
+    """The run has times, and a baseline never has; metrics of another kind that it lacks are still counted."""
+    rows = run(Path("results"), "r2")
+    assert rows["metric"].str.startswith("time.").any()
+    code, out, _ = curvbench("check", "r2", "--against", baseline)
+    assert code == 0 and "not judged" not in out and "could not be judged" not in out
+    store.write_rows(Path("more.parquet"), rows.replace({"metric": {"error.off_block": "error.kl"}}))
+    _, out, _ = curvbench("check", "more.parquet", "--against", baseline)
+    assert "not judged: 3 (A has no such metric in any cell)\nnot judged: 3 (B has" in out
+
+
+def test_on_github_the_answer_is_a_summary_and_annotations(
+    curvbench: Typed, baseline: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On standard output stands what ``--format`` says, and a second check adds to the summary of the step."""
+    (tmp_path / "suites").mkdir()
+    (tmp_path / "suites" / "s.py").write_text("")
+    for name, value in {"ACTIONS": "true", "STEP_SUMMARY": "summary.md", "WORKSPACE": str(tmp_path.parent)}.items():
+        monkeypatch.setenv(f"GITHUB_{name}", value)
+    run(Path("results"), "r2", PLANTED["flops"])
+    code, out, err = curvbench("check", "r2", "--against", baseline, "--format", "json")
+    assert code == 1 and json.loads(out)["passed"] is False
+    assert err.startswith(f"::error file={tmp_path.name}/suites/s.py,title=Fake on Toy%2C seed 0::worse: flops.counted")
+    assert curvbench("check", "r1", "--against", baseline)[::2] == (0, "")
+    summary = Path("summary.md").read_text()
+    assert re.findall("^### .*", summary, re.M) == [
+        "### curvbench check: 1 of 3 cells fail",
+        "### curvbench check: passed",
+    ]
+    Path("summary.md").write_text("x" * (2**20 - 50))
+    assert curvbench("check", "r1", "--against", baseline)[0] == 0
+    assert Path("summary.md").stat().st_size <= 2**20, "GitHub refuses a longer summary as a whole"
+
+
+def test_on_github_bad_input_is_an_error_of_the_step(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    run(Path("results"), "r1")
+    with pytest.raises(SystemExit, match="2"):
+        main(["check", "r1", "--against", "baselines"])
+    told, command = capsys.readouterr().err.splitlines()
+    assert "--update` makes this run the baseline" in told
+    assert command == told.replace("curvbench: ", "::error title=curvbench::", 1)
+
+
 def test_updating_says_what_changed_and_leaves_an_equal_baseline_alone(curvbench: Typed, baseline: str) -> None:
     file = Path(baseline, "s", "torch-2.13-flops-2.parquet")
     before = file.read_bytes()
@@ -181,7 +228,16 @@ def test_exports(curvbench: Typed) -> None:
 BAD = (
     (("check", "nothing", "--against", "b"), "no run 'nothing'"),
     (("check", "r1", "--against", "nothing"), "no run 'nothing'"),
-    (("check", "r1"), "Missing option '--against'"),
+    (
+        ("check", "r1", "--against", "to be"),
+        "`curvbench check r1 --against 'to be' --update` makes this run the baseline",
+    ),
+    (
+        ("check", "r1", "--against", "folder"),
+        "'folder' holds no baseline; `curvbench check r1 --against folder --update`",
+    ),
+    (("check", "r1", "--against", "old"), "`curvbench check r1 --against old --update` makes this run the baseline"),
+    (("check", "r1"), "--against is missing: say with what r1 is compared; `curvbench check r1 --against baselines"),
     (
         ("check", "r1", "--against", "old"),
         "no baseline torch-2.13-flops-2 of s in 'old'; there are: torch-2.12-flops-2",
@@ -221,6 +277,7 @@ def test_bad_input_is_one_line_and_two(typed: tuple[str, ...], expected: str, cu
     run(Path("results"), "apart", probes=[Fake("strange")])
     write_run(Path("results"), "empty", [])
     Path("damaged.parquet").write_bytes(b"PAR1")
+    Path("folder").mkdir()
     code, out, err = curvbench(*typed)
     assert (code, out) == (2, "")
     assert expected in err

@@ -11,6 +11,7 @@ import pandas as pd
 
 from curvbench.analysis import tables
 from curvbench.analysis.compare import NOT_JUDGED, SAME, differences
+from curvbench.analysis.limits import limit_of
 
 FAILS = ("worse", "only in A")
 INEXACT = ("parameters", "dtype", "device", "torch_version", "flop_model")
@@ -71,6 +72,13 @@ def refuse_incomparable(baseline: pd.DataFrame, run: pd.DataFrame) -> None:
             x, y = differing[name]
             advice = "measure the baseline again (--update), or `curvbench compare` the two"
             raise ValueError(f"the baseline has {name} {x}, the run has {y}, and no gate can compare them: {advice}")
+
+
+def without_lone_times(rows: pd.DataFrame, baseline: pd.DataFrame) -> pd.DataFrame:
+    """The rows without sampled metrics that the baseline has nowhere: a baseline holds no times by intention."""
+    held = set(baseline["metric"].dropna())
+    names = [name for name in rows["metric"].dropna().unique() if limit_of(name).sampled and name not in held]
+    return rows[~rows["metric"].isin(names)]
 
 
 def by_size(table: pd.DataFrame) -> pd.DataFrame:

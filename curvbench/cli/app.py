@@ -14,7 +14,7 @@ from types import FrameType
 
 import click
 
-from curvbench.cli import verbs
+from curvbench.cli import actions, verbs
 from curvbench.cli.exits import INTERRUPTED, OK, USAGE
 from curvbench.words import near_misses, one_line
 
@@ -85,6 +85,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _complain(text: str, code: int) -> int:
     click.echo(f"curvbench: {one_line(text)}", err=True)
+    if code == USAGE and actions.is_here():
+        from curvbench.analysis.export.actions import error
+
+        actions.say([error(text)])
     return code
 
 

@@ -28,7 +28,7 @@ def find(path: Path, rows: pd.DataFrame) -> list[Path]:
         if not file.is_file():
             existing = ", ".join(sorted(other.stem for other in file.parent.glob("*.parquet"))) or "none"
             missing = f"no baseline {file.stem} of {suite} in {str(path)!r}"
-            raise ValueError(f"{missing}; there are: {existing}. With --update this run becomes one")
+            raise ValueError(f"{missing}; there are: {existing}")
     return list(baselines.values())
 
 

@@ -84,19 +84,24 @@ def benchmarks(rows: pd.DataFrame, old: Mapping[str, Any]) -> Entry:
 
 
 def machine(record: Mapping[str, Any], old: Mapping[str, Any]) -> Entry:
-    """``machine.json`` of the machine of a run. ``old``: the entry that asv has of it, whose values are kept.
+    """``machine.json`` of the machine of a run. ``old``: what asv says of it, which is kept as it is.
+
+    asv makes a line for each set of facts, so that a fact which asv leaves out must not be added. Empty means that asv
+    does not know the machine.
 
     Raises:
         ValueError: the machine's name cannot be the name of a folder.
     """
     environment = record.get("environment", {})
-    name = str(environment.get("host") or "unknown")
+    name = str(old.get("machine") or environment.get("host") or "unknown")
     if not name.isprintable() or set(name) & set("/\\") or not name.strip(". "):
         raise ValueError(f"run {record.get('run_id')} names a machine that cannot be a folder's name: {name[:50]!r}")
+    if old:
+        return {**old, "machine": name, "version": MACHINE_API}
     facts = {"machine": name, "cpu": environment.get("cpu", ""), "arch": environment.get("arch", "")}
     facts |= {"num_cpu": str(environment.get("cpu_count", "")), "ram": str(environment.get("memory", ""))}
     facts |= {"os": environment.get("os") or environment.get("platform", "")}
-    return {**dict.fromkeys(MACHINE, ""), **facts, "version": MACHINE_API, **old}
+    return {**dict.fromkeys(MACHINE, ""), **facts, "version": MACHINE_API}
 
 
 def file_name(content: Mapping[str, Any]) -> str:
@@ -142,8 +147,16 @@ def has_commit(record: Mapping[str, Any]) -> bool:
     return bool(re.fullmatch(r"[0-9a-f]{7,64}", str(record.get("environment", {}).get("git_sha"))))
 
 
-def results(rows: pd.DataFrame, record: Mapping[str, Any], machine: Mapping[str, Any]) -> Entry:
+def python_version(record: Mapping[str, Any]) -> str:
+    """The Python of a run as asv names it: ``3.11``."""
+    return ".".join(str(record.get("environment", {}).get("python_version", "")).split(".")[:2])
+
+
+def results(rows: pd.DataFrame, record: Mapping[str, Any], machine: Mapping[str, Any], python: str = "") -> Entry:
     """The result file of a run; ``machine``: the entry of its machine.
+
+    ``python``: the name of its Python in asv's own results, which is a path in an environment that exists. Empty means
+    the version.
 
     Raises:
         ValueError: the run was made outside git, and asv orders results by commit.
@@ -154,7 +167,7 @@ def results(rows: pd.DataFrame, record: Mapping[str, Any], machine: Mapping[str,
             f"run {record.get('run_id')} knows no commit, by which asv orders results: "
             "run in a git checkout with a commit"
         )
-    python = ".".join(str(environment.get("python_version", "")).split(".")[:2])
+    python = python or python_version(record)
     started = int(rows["started_at"].min().timestamp() * 1000)
     results = {}
     for suite, part in by_suite(rows).items():
@@ -169,7 +182,7 @@ def results(rows: pd.DataFrame, record: Mapping[str, Any], machine: Mapping[str,
         "date": started,
         "env_name": ENVIRONMENT,
         "env_vars": {},
-        "params": {key: machine[key] for key in MACHINE} | {"python": python},
+        "params": {key: machine[key] for key in MACHINE if key in machine} | {"python": python},
         "python": python,
         "requirements": {},
         "result_columns": ["result", "params", "version", "started_at"],

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from curvbench.cli import actions
 from curvbench.cli.exits import OK, REGRESSION
 from curvbench.cli.verbs import BadInput, compared, option, users_fault
 
@@ -16,28 +18,31 @@ if TYPE_CHECKING:
 
     from curvbench.analysis.check import Gate
 
+FOLDER = "baselines"  # the folder of baselines that pages and templates have
 FORMS = ("table", "markdown", "json", "csv", "junit")
 
 
 @click.command()
 @click.argument("run")
-@option("--against", "baseline", required=True, metavar="BASELINE", help="Folder of baselines, or a run as RUN.")
+@option("--against", "baseline", metavar="BASELINE", help="Folder of baselines, or a run as RUN.  [required]")
 @option("--update", is_flag=True, help="Make RUN the baseline in that folder, and say what changed.")
 @option("--any-change", is_flag=True, help="Fail on improvements too, so that the baseline always equals the code.")
 @compared
 @option("--format", "form", type=click.Choice(FORMS), default="table", help="Form of the answer.")
 @option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to write; without it, the terminal.")
-def check(run: str, baseline: str, update: bool, form: str, output: Path | None, **given: Any) -> int:
+def check(run: str, baseline: str | None, update: bool, form: str, output: Path | None, **given: Any) -> int:
     """Compare RUN with BASELINE, and fail if RUN is worse.
 
     FLOPs and live bytes have to be equal, errors to a relative tolerance, peaks of CUDA to 1 %. Times are judged if
     both sides have five samples taken in turn. RUN is a run's folder, a folder of results (the latest run of each
-    suite), a Parquet file, a run id, `latest`, or a git revision with stored runs. Exit codes: 0 passed, 1 regression,
-    2 bad input.
+    suite), a Parquet file, a run id, `latest`, or a git revision with stored runs. In GitHub Actions the answer is also
+    the summary of the job and annotations. Exit codes: 0 passed, 1 regression, 2 bad input.
     """
     from curvbench.cli.locate import choose, read
 
     with users_fault():
+        if baseline is None:
+            raise BadInput(f"--against is missing: say with what {run} is compared; {_making(run, FOLDER, given)}")
         rows = read(run, given["results"], given["all_runs"])
         if update:
             if (
@@ -50,24 +55,42 @@ def check(run: str, baseline: str, update: bool, form: str, output: Path | None,
             click.echo(_update(rows, Path(baseline)), nl=False)
             return OK
         filters = (given["probes"], given["problems"], given["metrics"])
-        baseline_rows = choose(_baseline(baseline, rows, given), *filters)
+        baseline_rows = choose(_baseline(run, baseline, rows, given), *filters)
         gate = _gate(choose(rows, *filters), baseline_rows, run, given)
         text = _text(gate, run, baseline, form)
         if output is not None:
             output.write_text(text)
             text = _text(gate, run, baseline, "table")  # the log has to show the reason too
+        if actions.is_here():
+            _publish(gate, rows, run, baseline, given)
     click.echo(text, nl=False)
     return OK if gate.passed else REGRESSION
 
 
-def _baseline(baseline: str, rows: pd.DataFrame, given: dict[str, Any]) -> pd.DataFrame:
+def _baseline(run: str, baseline: str, rows: pd.DataFrame, given: dict[str, Any]) -> pd.DataFrame:
+    """The rows of a baseline; raises ValueError with the command that makes one if there is none."""
     from curvbench import shipped, store
     from curvbench.cli import baselines
     from curvbench.cli.locate import read
 
-    if baselines.is_folder_of_baselines(folder := shipped.find(baseline)):
-        return store.load(baselines.find(folder, rows))
-    return read(baseline, given["results"], given["all_runs"])
+    folder = shipped.find(baseline)
+    try:
+        if baselines.is_folder_of_baselines(folder):
+            return store.load(baselines.find(folder, rows))
+        return read(baseline, given["results"], given["all_runs"])
+    except ValueError as error:
+        if folder.is_file() or (folder.is_dir() and store.runs_below(folder)):
+            raise
+        fault = f"{baseline!r} holds no baseline" if folder.is_dir() and not any(folder.iterdir()) else str(error)
+        raise ValueError(f"{fault}; {_making(run, baseline, given)}") from error
+
+
+def _making(run: str, baseline: str, given: dict[str, Any]) -> str:
+    """How ``run`` becomes a baseline, as a command."""
+    words = ["curvbench", "check", run, "--against", baseline, "--update"]
+    words += ["--results", str(given["results"])] if given["results"] != Path("results") else []
+    words += ["--all-runs"] if given["all_runs"] else []
+    return f"`{shlex.join(words)}` makes this run the baseline, to be committed"
 
 
 def _update(rows: pd.DataFrame, folder: Path) -> str:
@@ -99,14 +122,14 @@ def _update(rows: pd.DataFrame, folder: Path) -> str:
 
 
 def _gate(rows: pd.DataFrame, baseline: pd.DataFrame, run: str, given: dict[str, Any]) -> Gate:
-    from curvbench.analysis.check import Gate, refuse_incomparable
+    from curvbench.analysis.check import Gate, refuse_incomparable, without_lone_times
     from curvbench.analysis.compare import compare, described_differences
     from curvbench.analysis.history import steps
     from curvbench.analysis.limits import with_thresholds
 
     limits = with_thresholds(given["thresholds"])
     refuse_incomparable(baseline, rows)
-    table = compare(baseline, rows, limits)
+    table = compare(baseline, without_lone_times(rows, baseline), limits)
     gate = Gate(table, given["any_change"], described_differences(baseline, rows))
     return (
         gate if gate.passed else replace(gate, steps=steps(_history(run, given["results"], rows), gate.failing, limits))
@@ -125,6 +148,33 @@ def _history(run: str, results: Path, rows: pd.DataFrame) -> dict[str, pd.DataFr
             sha = commit(other)
             history[other.name + (f" (commit {sha})" if sha else "")] = covering_alike(store.load(other), rows)
     return history
+
+
+def _publish(gate: Gate, rows: pd.DataFrame, run: str, baseline: str, given: dict[str, Any]) -> None:
+    """Show a gate in GitHub Actions: in the job's summary, and beside the files of the probes."""
+    from curvbench.analysis.export import actions as form
+
+    actions.add_to_summary(lambda room: form.summary(gate, baseline, run, room), form.SUMMARY_BYTES)
+    actions.say(form.commands(gate, _files(run, rows, given)))
+
+
+def _files(run: str, rows: pd.DataFrame, given: dict[str, Any]) -> dict[tuple[Any, ...], str]:
+    """The file of the user in which the probe of each cell stands: its own, or the suite's."""
+    from curvbench import store
+    from curvbench.analysis.compare import CELL
+    from curvbench.analysis.frames import labels
+    from curvbench.cli.locate import locate
+
+    places = [place for place in locate(run, given["results"], given["all_runs"]) if (place / "run.json").is_file()]
+    files = {}
+    for record in map(store.read_run, places):
+        for cell in record.get("cells", []):
+            file = cell.get("sources", {}).get("probe", {}).get("file") or record.get("suite_file", "")
+            files[cell["id"]] = actions.in_repository(file)
+    cells = rows.drop_duplicates("cell_id")
+    cells = cells.assign(probe=labels(cells, "probe"), problem=labels(cells, "problem"))
+    names = cells[CELL].itertuples(index=False, name=None)
+    return {name: files.get(cell, "") for name, cell in zip(names, cells["cell_id"], strict=True)}
 
 
 def _text(gate: Gate, run: str, baseline: str, form: str) -> str:

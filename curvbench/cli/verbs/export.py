@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import platform
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +83,10 @@ def _asv(runs: list[Path], folder: Path) -> int:
         if not (run / "run.json").is_file():
             raise ValueError(f"asv needs runs with their commit, and {str(run)!r} is no run")
         rows, record = store.load(run), store.read_run(run)
-        place = folder / asv.machine(record, {})["machine"]
-        machine = asv.machine(record, stored(place / "machine.json"))
-        commit = asv.results(rows, record, machine)
+        known = _known_to_asv(record)
+        place = folder / asv.machine(record, known)["machine"]
+        machine = asv.machine(record, known or stored(place / "machine.json"))
+        commit = asv.results(rows, record, machine, _python(record, place))
         file = place / asv.file_name(commit)
         content[place / "machine.json"] = machine
         content[file] = asv.joined(stored(file), commit)
@@ -92,6 +95,34 @@ def _asv(runs: list[Path], folder: Path) -> int:
     for path, written in content.items():
         _write(path, written, folder)
     return len(results)
+
+
+def _known_to_asv(record: dict[str, Any]) -> dict[str, Any]:
+    """What asv calls this machine and says of it, for a run that was made on it; empty if asv does not know it.
+
+    asv takes the only machine of its own file, or the one with the host's name.
+    """
+    host = platform.node()
+    if record.get("environment", {}).get("host") != host:
+        return {}
+    content = _read(Path.home() / ".asv-machine.json")
+    machines = {name: entry for name, entry in content.items() if isinstance(entry, dict)}
+    entry: dict[str, Any] = next(iter(machines.values())) if len(machines) == 1 else machines.get(host, {})
+    return entry
+
+
+def _python(record: dict[str, Any], place: Path) -> str:
+    """The name of a run's Python in asv's own results for its machine, so that both make one line.
+
+    asv names the Python of an environment that exists by its path; only the path of this process is known to be it.
+    """
+    from curvbench.analysis.export import asv
+
+    version = asv.python_version(record)
+    own = [_read(file) for file in place.glob("*.json") if file.name != "machine.json"]
+    names = {content.get("params", {}).get("python") for content in own if content.get("env_name") != asv.ENVIRONMENT}
+    is_here = version == "{}.{}".format(*sys.version_info) and version not in names
+    return sys.executable if is_here and sys.executable in names else version
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import math
+import platform
+import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -178,6 +180,27 @@ def test_asv_leaves_out_runs_without_a_commit(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "left out, because they know no commit: r2" in done.output
     assert len(list((tmp_path / "asv" / "box").glob("a*.json"))) == 1
+
+
+def test_exports_and_own_results_of_asv_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """asv has a line per set of params: what it says of machine and Python of its own results is taken over."""
+    run(tmp_path / "stored", "r1")
+    folder = tmp_path / "stored" / "s" / "r1"
+    environment = {"git_sha": "a" * 40, "python_version": platform.python_version(), **identity.machine()}
+    store.write_run(folder, store.read_run(folder) | {"environment": environment})
+    known = {"machine": "quiet-box", "ram": "much"}
+    (tmp_path / ".asv-machine.json").write_text(json.dumps({"quiet-box": known, "version": 1}))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    own = tmp_path / "asv" / "quiet-box" / "b-existing.json"
+    own.parent.mkdir(parents=True)
+    own.write_text(json.dumps({"env_name": "existing", "params": {**known, "python": sys.executable}}))
+    command = ["export", str(folder), "--format", "asv", "--output", str(tmp_path / "asv")]
+    for names, python in ((sys.executable, sys.executable), ("3.1", "{}.{}".format(*sys.version_info))):
+        own.write_text(json.dumps({"env_name": "existing", "params": {**known, "python": names}}))
+        assert CliRunner().invoke(cli, command).exit_code == 0
+        exported = json.loads((own.parent / "aaaaaaaa-curvbench.json").read_text())
+        assert exported["params"] == {**known, "python": python}
+    assert json.loads((own.parent / "machine.json").read_text()) == {**known, "version": 1}
 
 
 def test_asv_reads_what_is_exported(tmp_path: Path) -> None:
