@@ -262,7 +262,7 @@ def _found(event: Event) -> str:
 def _not_run(made: Sequence[Cell], run: Path) -> list[str]:
     """A line on the methods that the budget did not let begin."""
     begun = set(store.load(run, ["cell_id", "probe", "probe_args", "seed"])["cell_id"])
-    missing = [cell for cell in store.read_run(run)["cells"] if cell["id"] not in begun]
+    missing = [cell for cell in store.read_run(run).get("cells", []) if cell["id"] not in begun]
     labels = dict.fromkeys(f"{c['probe']}[{c['probe_args']}]" if c["probe_args"] else c["probe"] for c in missing)
     if not begun:
         raise ValueError("the budget was spent before any method began: give more seconds")

@@ -6,10 +6,11 @@ the package reads or writes these files.
 """
 
 from curvbench.store.copies import keep as keep_copy
-from curvbench.store.files import cell_file
+from curvbench.store.files import SetAside, cell_file
 from curvbench.store.folders import (
     check_writable,
     drop_large_references,
+    is_run,
     locked,
     new_run,
     read_blocks,
@@ -47,11 +48,13 @@ __all__ = [
     "WITHOUT_SAMPLES",
     "Context",
     "NewerSchema",
+    "SetAside",
     "cell_file",
     "cell_statuses",
     "check_writable",
     "drop_large_references",
     "fragment_status",
+    "is_run",
     "keep_copy",
     "load",
     "load_run",

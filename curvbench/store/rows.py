@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pyarrow as pa
 
 from curvbench.spec import Status
 from curvbench.store import content, copies, fragments
+from curvbench.store.files import set_aside, stamp
 from curvbench.store.schema import SCHEMA, WITHOUT_SAMPLES
 from curvbench.words import near_misses
 
@@ -41,7 +41,7 @@ def load(path: str | Path | Iterable[str | Path], columns: Sequence[str] = SCHEM
         rest += others
     rows = content.joined([*parts, content.read(rest, schema)], schema)
     for file, fault in rows.faults.items():
-        warnings.warn(f"{file} set aside: {fault}", stacklevel=2)
+        set_aside(file, fault)
     return _frame(content.in_order(rows, files)).loc[:, list(columns)]
 
 
@@ -87,7 +87,7 @@ def reason(table: pa.Table, status: Status) -> str:
 
 def state(path: Path) -> tuple[int, int, int]:
     """Count, bytes and a hash of the fragments below ``path``, which change whenever a fragment does."""
-    stats = [(file.name, at.st_size, at.st_mtime_ns) for file in fragments.below(path) for at in [file.stat()]]
+    stats = [(file.name, *stamp(file)) for file in fragments.below(path)]
     digest = hashlib.sha256(repr(stats).encode()).digest()
     return len(stats), sum(size for _, size, _ in stats), int.from_bytes(digest[:8])
 

@@ -6,6 +6,7 @@ need torch are imported within the command.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,6 +52,22 @@ def compared(verb: Verb) -> Verb:
     for add in reversed(options):
         verb = add(verb)
     return verb
+
+
+@contextmanager
+def left_out() -> Iterator[list[str]]:
+    """The texts of what is set aside within, each once; they are shown as warnings all the same."""
+    from curvbench.store import SetAside
+
+    texts: list[str] = []
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            yield texts
+        finally:
+            texts += dict.fromkeys(str(warning.message) for warning in said if warning.category is SetAside)
+    for warning in {str(warning.message): warning for warning in said}.values():
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 @contextmanager

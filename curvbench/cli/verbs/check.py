@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from curvbench.cli.exits import OK, REGRESSION
-from curvbench.cli.verbs import BadInput, compared, option, users_fault
+from curvbench.cli.exits import OK, REGRESSION, USAGE
+from curvbench.cli.verbs import BadInput, compared, left_out, option, users_fault
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from curvbench.analysis.check import Gate
 
 FORMS = ("table", "markdown", "json", "csv", "junit")
+UNREAD = "FAILED, because a part could not be read"
 
 
 @click.command()
@@ -31,14 +32,17 @@ def check(run: str, baseline: str, update: bool, form: str, output: Path | None,
     """Compare RUN with BASELINE, and fail if RUN is worse.
 
     FLOPs and live bytes have to be equal, errors to a relative tolerance, peaks of CUDA to 1 %. Times are judged if
-    both sides have five samples taken in turn. RUN is a run's folder, a folder of results (the latest run of each
+    both sides have five samples taken in turn. Nothing passes if a part of either side cannot be read. RUN is a run's folder, a folder of results (the latest run of each
     suite), a Parquet file, a run id, `latest`, or a git revision with stored runs. Exit codes: 0 passed, 1 regression,
     2 bad input.
     """
     from curvbench.cli.locate import choose, read
 
     with users_fault():
-        rows = read(run, given["results"], given["all_runs"])
+        with left_out() as lost:
+            rows = read(run, given["results"], given["all_runs"])
+        if update and lost:
+            raise BadInput(f"no baseline can be made of a run of which a part cannot be read: {lost[0]}")
         if update:
             if (
                 any(given[name] for name in ("probes", "problems", "metrics", "thresholds", "any_change"))
@@ -50,14 +54,16 @@ def check(run: str, baseline: str, update: bool, form: str, output: Path | None,
             click.echo(_update(rows, Path(baseline)), nl=False)
             return OK
         filters = (given["probes"], given["problems"], given["metrics"])
-        baseline_rows = choose(_baseline(baseline, rows, given), *filters)
+        with left_out() as lost_of_baseline:
+            baseline_rows = choose(_baseline(baseline, rows, given), *filters)
         gate = _gate(choose(rows, *filters), baseline_rows, run, given)
+        gate = replace(gate, left_out=[*lost, *lost_of_baseline])
         text = _text(gate, run, baseline, form)
         if output is not None:
             output.write_text(text)
             text = _text(gate, run, baseline, "table")  # the log has to show the reason too
     click.echo(text, nl=False)
-    return OK if gate.passed else REGRESSION
+    return OK if gate.passed else REGRESSION if len(gate.failing) else USAGE
 
 
 def _baseline(baseline: str, rows: pd.DataFrame, given: dict[str, Any]) -> pd.DataFrame:
@@ -146,5 +152,6 @@ def _text(gate: Gate, run: str, baseline: str, form: str) -> str:
     for title, rows in (("fails", gate.failing), ("better", gate.improved), ("changed", gate.changed)):
         parts += [f"{title}:\n\n{tables.text(described(rows), form)}"] if len(rows) else []
     parts += [f"first seen:\n\n{tables.text(gate.steps, form)}"] if len(gate.steps) else []
-    outcome = "passed" if gate.passed else f"FAILED, {len(gate.failing)} of these"
+    parts += ["".join(f"left out: {escaped(text) if form == 'markdown' else text}\n" for text in gate.left_out)]
+    outcome = "passed" if gate.passed else f"FAILED, {len(gate.failing)} of these" if len(gate.failing) else UNREAD
     return "\n".join([*parts, f"{counts(gate.table)}\ncheck: {outcome}\n"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -24,12 +25,13 @@ def status(run: str, results: Path) -> None:
         for place in store.resolve(run, results):
             record = store.read_run(place)
             suite = Path(record.get("suite_file") or "?")
-            changed = plan.Changes(suite.resolve().parent).of_cells(place) if suite.is_file() else {}
+            is_here = os.path.isfile(suite)
+            changed = plan.Changes(suite.resolve().parent).of_cells(place) if is_here else {}
             cells = list(fate.fates(record, store.cell_statuses(place), fate.current(record), changed))
             for cell in cells:
                 click.echo(f"{'runs' if cell.will_run else 'stays':5} {cell.id} {cell.label}: {cell.why}")
             count = sum(cell.will_run for cell in cells)
-            click.echo(f"{count} of {len(cells)} cells would be run: {record.get('command')}")
-            if not suite.is_file():
+            click.echo(f"{count} of {len(cells)} cells would be run: {record.get('command', 'its command is unknown')}")
+            if not is_here:
                 click.echo(f"{suite} is not here: changes in the libraries of its cells cannot be found")
             click.echo(f"{place}")
