@@ -98,7 +98,7 @@ def _weights(cell: Mapping[str, Any]) -> Iterator[str]:
         return
     try:
         problem = registry.parse_problem(_named(cell.get("problem"), cell.get("problem_args")))
-        now = shipped.shipped(problem, cell["seed"])
+        now = shipped.shipped(problem, cell.get("seed", 0))
     except ValueError as error:
         yield str(error)
     else:

@@ -33,7 +33,7 @@ _LIBRARIES: dict[str, Any] = {
     "files": [dict.fromkeys(("name", "file", "bytes", "code"), str)],
     "packages": {"*": str},
 }
-_NEEDED = (("id", "problem", "probe", "seed"), ("content",), ("command",), ("files", "packages"), ("file", "bytes", "code"))
+_NEEDED = (("id",), ("content",), ("files", "packages"), ("file", "bytes", "code"))
 _NAMES = {str: "a text", int: "a whole number", dict: "an object", list: "a list"}
 
 

@@ -127,7 +127,7 @@ def _history(run: str, results: Path, rows: pd.DataFrame) -> dict[str, pd.DataFr
 
     history = {}
     for place in locate(run, results):
-        for other in store.runs(place.parent) if (place / "run.json").is_file() else []:
+        for other in store.runs(place.parent) if store.is_run(place) else []:
             sha = commit(other)
             history[other.name + (f" (commit {sha})" if sha else "")] = covering_alike(store.load(other), rows)
     return history

@@ -63,7 +63,7 @@ def _has_commit(run: Path) -> bool:
     from curvbench import store
     from curvbench.analysis.export import asv
 
-    return not (run / "run.json").is_file() or asv.has_commit(store.read_run(run))
+    return not store.is_run(run) or asv.has_commit(store.read_run(run))
 
 
 def _asv(runs: list[Path], folder: Path) -> int:
@@ -78,7 +78,7 @@ def _asv(runs: list[Path], folder: Path) -> int:
         return content[path] if path in content else _read(path)
 
     for run in runs:
-        if not (run / "run.json").is_file():
+        if not store.is_run(run):
             raise ValueError(f"asv needs runs with their commit, and {str(run)!r} is no run")
         rows, record = store.load(run), store.read_run(run)
         place = folder / asv.machine(record, {})["machine"]
