@@ -54,13 +54,15 @@ def read(path: Path, inside: Path | None = None) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would wait for its writer
     except OSError as error:
         raise ValueError(_why(path, error)) from error
-    with open(descriptor, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise ValueError("it is no regular file")
-        try:
+        with open(descriptor, "rb", closefd=False) as file:
             return file.read()
-        except OSError as error:
-            raise ValueError(_why(path, error)) from error
+    except OSError as error:
+        raise ValueError(_why(path, error)) from error
+    finally:
+        os.close(descriptor)
 
 
 def stamp(path: Path) -> tuple[int, int]:

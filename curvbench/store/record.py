@@ -25,7 +25,7 @@ _RECORD: dict[str, Any] = {
     **dict.fromkeys(("run_id", "suite", "suite_file", "command"), str),
     "commands": [{"command": str, "started_at": str}],
     "identity": {"*": _SCALAR},
-    "environment": {**_ENVIRONMENT, "*": _SCALAR},
+    "environment": {**_ENVIRONMENT, "*": object},
     "cells": [_CELL],
     "*": object,
 }
