@@ -99,6 +99,10 @@ def load_suite(path: str | Path) -> tuple[str, Suite]:
         ValueError: the file does not exist, cannot be imported, or binds no Suite to SUITE.
     """
     file = suite_file(path)
+    if file.suffix != ".py":
+        raise ValueError(f"expected a suite, which is a Python file, got {str(file)!r}")
+    if not file.stem.strip(". ") or not file.stem.isprintable():
+        raise ValueError(f"the name of a suite names the folder of its results, which {file.stem!r} cannot: rename it")
     suite = getattr(load_file(file), "SUITE", None)
     if not isinstance(suite, Suite):
         fault = "is not there" if suite is None else f"is of type {type(suite).__name__}"

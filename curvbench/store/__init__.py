@@ -6,7 +6,7 @@ the package reads or writes these files.
 """
 
 from curvbench.store.copies import keep as keep_copy
-from curvbench.store.files import SetAside, cell_file
+from curvbench.store.files import SetAside, cell_file, refuse_path
 from curvbench.store.folders import (
     check_writable,
     drop_large_references,
@@ -67,6 +67,7 @@ __all__ = [
     "read_log",
     "read_run",
     "reason",
+    "refuse_path",
     "refuse_unwritable",
     "resolve",
     "rows_to_table",

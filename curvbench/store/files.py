@@ -16,7 +16,8 @@ def replace(path: Path, content: bytes) -> None:
     """Write a file atomically: after a crash there is the old file or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        temporary.unlink(missing_ok=True)
+        with open(temporary, "xb") as file:  # never through a link that lies there
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -90,6 +91,13 @@ def _sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def refuse_path(name: str, what: str) -> str:
+    """The name of a file or folder; raises ValueError if it could lead elsewhere."""
+    if not name.strip(". ") or not name.isprintable() or set(name) & set("/\\") or len(name.encode()) > 200:
+        raise ValueError(f"expected {what} that can be the name of a folder, got {name[:50]!r}")
+    return name
 
 
 def cell_file(folder: Path, cell_id: str, ending: str = ".parquet") -> Path:

@@ -122,7 +122,9 @@ def sound(table: pa.Table, path: Path) -> pa.Table:
         raise ValueError(f"no fragment of curvbench: {one_line(error)}") from error
     if empty := [name for name in _COMPLETE if name in table.schema.names and table[name].null_count]:
         raise ValueError(f"no fragment of curvbench: rows without {empty[0]}")
-    if nameless := [name for name in _NAMED if name in table.schema.names and pc.any(pc.equal(table[name], "")).as_py()]:
+    if nameless := [
+        name for name in _NAMED if name in table.schema.names and pc.any(pc.equal(table[name], "")).as_py()
+    ]:
         raise ValueError(f"no fragment of curvbench: rows without {nameless[0]}")
     ends = pc.min_max(table["started_at"].cast(pa.int64()))
     if table.num_rows and not 0 <= ends["min"].as_py() <= ends["max"].as_py() < _LATEST:

@@ -19,7 +19,9 @@ _CELL: dict[str, Any] = {
     "hyperparameters": {"*": {"*": object}},
     "sources": {"*": _SOURCE},
 }
-_ENVIRONMENT = dict.fromkeys(("git_sha", "device", "host", "python_version", "arch", "os", "platform"), (str, type(None)))
+_ENVIRONMENT = dict.fromkeys(
+    ("git_sha", "device", "host", "python_version", "arch", "os", "platform"), (str, type(None))
+)
 _RECORD: dict[str, Any] = {
     "schema_version": int,
     **dict.fromkeys(("run_id", "suite", "suite_file", "command"), str),

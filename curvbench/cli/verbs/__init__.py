@@ -37,6 +37,22 @@ def folder(*names: str, **settings: Any) -> Callable[[Verb], Verb]:
     return option(*names, type=click.Path(path_type=Path), metavar="DIR", **settings)
 
 
+def raw(verb: Verb) -> Verb:
+    """The option of verbs that write CSV."""
+    return option("--raw", is_flag=True, help="CSV with texts as they are, also those that a spreadsheet executes.")(
+        verb
+    )
+
+
+def written(output: Path | None, text: str, what: str) -> None:
+    """Write a text into a file of the user's choice and say so, or on the terminal."""
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        output.write_text(text, encoding="utf-8", errors="backslashreplace")
+        click.echo(f"{what}: {output}")
+
+
 def compared(verb: Verb) -> Verb:
     """The options of verbs that compare rows with other rows."""
     options = [

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from curvbench.cli.exits import OK, REGRESSION, USAGE
-from curvbench.cli.verbs import BadInput, compared, left_out, option, users_fault
+from curvbench.cli.verbs import BadInput, compared, left_out, option, raw, users_fault
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +26,7 @@ UNREAD = "FAILED, because a part could not be read"
 @option("--update", is_flag=True, help="Make RUN the baseline in that folder, and say what changed.")
 @option("--any-change", is_flag=True, help="Fail on improvements too, so that the baseline always equals the code.")
 @compared
+@raw
 @option("--format", "form", type=click.Choice(FORMS), default="table", help="Form of the answer.")
 @option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to write; without it, the terminal.")
 def check(run: str, baseline: str, update: bool, form: str, output: Path | None, **given: Any) -> int:
@@ -36,6 +37,7 @@ def check(run: str, baseline: str, update: bool, form: str, output: Path | None,
     suite), a Parquet file, a run id, `latest`, or a git revision with stored runs. Exit codes: 0 passed, 1 regression,
     2 bad input.
     """
+    from curvbench.analysis import tables
     from curvbench.cli.locate import choose, read
 
     with users_fault():
@@ -58,9 +60,9 @@ def check(run: str, baseline: str, update: bool, form: str, output: Path | None,
             baseline_rows = choose(_baseline(baseline, rows, given), *filters)
         gate = _gate(choose(rows, *filters), baseline_rows, run, given)
         gate = replace(gate, left_out=[*lost, *lost_of_baseline])
-        text = _text(gate, run, baseline, form)
+        text = tables.csv(gate.table, given["raw"]) if form == "csv" else _text(gate, run, baseline, form)
         if output is not None:
-            output.write_text(text)
+            output.write_text(text, encoding="utf-8", errors="backslashreplace")
             text = _text(gate, run, baseline, "table")  # the log has to show the reason too
     click.echo(text, nl=False)
     return OK if gate.passed else REGRESSION if len(gate.failing) else USAGE
@@ -143,8 +145,6 @@ def _text(gate: Gate, run: str, baseline: str, form: str) -> str:
 
     if form == "junit":
         return junit.of_gate(gate)
-    if form == "csv":
-        return tables.text(gate.table, "csv")
     if form == "json":
         return gate.as_json()
     parts = ["".join(f"- {escaped(sentence) if form == 'markdown' else sentence}\n" for sentence in sentences(gate))]

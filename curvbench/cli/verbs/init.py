@@ -28,7 +28,7 @@ def init(folder: Path, problem: str | None) -> None:
         if there := [name for name in names if (folder / name).exists()]:
             raise BadInput(f"{str(folder / there[0])!r} is there already: move it, or name another folder")
         for name in names:
-            (folder / name).write_text((TEMPLATES / name).read_text())
+            (folder / name).write_bytes((TEMPLATES / name).read_bytes())
     target = folder / names[0]
     if problem:
         click.echo(f"{target}: now `curvbench measure {target}:{target.stem}`")

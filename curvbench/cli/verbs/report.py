@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from curvbench.cli.verbs import folder, option, users_fault
+from curvbench.cli.verbs import folder, option, users_fault, written
 
 FORMS = ("html", "markdown", "latex")
 
@@ -26,8 +26,4 @@ def report(run: str, form: str, output: Path | None, results: Path) -> None:
 
     with users_fault():
         text = reports.write(reports.read(store.resolve(run, results)), form)
-        if output is None:
-            click.echo(text, nl=False)
-            return
-        output.write_text(text)
-    click.echo(f"report: {output}")
+        written(output, text, "report")
