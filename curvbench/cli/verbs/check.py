@@ -33,9 +33,9 @@ def check(run: str, baseline: str, update: bool, form: str, output: Path | None,
     """Compare RUN with BASELINE, and fail if RUN is worse.
 
     FLOPs and live bytes have to be equal, errors to a relative tolerance, peaks of CUDA to 1 %. Times are judged if
-    both sides have five samples taken in turn. Nothing passes if a part of either side cannot be read. RUN is a run's folder, a folder of results (the latest run of each
-    suite), a Parquet file, a run id, `latest`, or a git revision with stored runs. Exit codes: 0 passed, 1 regression,
-    2 bad input.
+    both sides have five samples taken in turn. Nothing passes if a part of either side cannot be read. RUN is a run's
+    folder, a folder of results (the latest run of each suite), a Parquet file, a run id, `latest`, or a git revision
+    with stored runs. Exit codes: 0 passed, 1 regression, 2 bad input.
     """
     from curvbench.analysis import tables
     from curvbench.cli.locate import choose, read
