@@ -32,7 +32,7 @@ from curvbench.instance.outputs import Chooser
 from curvbench.planning import plan
 from curvbench.prediction import Shapes, shapes
 from curvbench.prediction.pricing import NoCost, price
-from curvbench.spec import DAMPING, METERS, Cell, Parameters, Preset, Probe, Problem, Suite
+from curvbench.spec import DAMPING, METERS, Cell, Parameters, Preset, Probe, Problem, Suite, refuse_twice
 from curvbench.words import refuse_type
 
 METHODS = ("sgdm", "adam", "muon", "soap", "shampoo", "kfac", "ekfac", "lngd")
@@ -123,6 +123,7 @@ def chosen_probes(probes: Probes, mc_samples: int = 0) -> list[Probe]:
         refuse_type("probe", probe, Probe, "give a name, or curvbench.probe(name)")
     if not chosen:
         raise ValueError("probes is empty: name at least one method, or leave it out")
+    refuse_twice("probes", chosen)
     return chosen
 
 

@@ -80,6 +80,8 @@ def resolve(run: str | Path, results: str | Path = "results") -> list[Path]:
     Raises:
         ValueError: there is no such run.
     """
+    if str(run) == "":
+        raise ValueError("expected a run, got an empty text; the working directory is .")
     path, results = Path(run), Path(results)
     if is_run(path):
         return [path]

@@ -31,7 +31,11 @@ def load(path: str | Path | Iterable[str | Path], columns: Sequence[str] = SCHEM
     """
     if unknown := [name for name in columns if name not in SCHEMA.names]:
         raise ValueError(f"unknown column {unknown[0]!r}: {near_misses(unknown[0], SCHEMA.names)}")
+    if not isinstance(path, str | Path | Iterable):
+        raise TypeError(f"path must be a path or several, got {type(path).__name__}")
     paths = [path] if isinstance(path, str | Path) else list(path)
+    if "" in paths:
+        raise ValueError("no results at '': expected a Parquet file or a folder")
     files = list(dict.fromkeys(file for p in paths for file in fragments.below(Path(p))))
     schema = content.wanted(columns)
     parts, rest = [], []

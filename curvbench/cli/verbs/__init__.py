@@ -32,9 +32,18 @@ def option(*names: str, **settings: Any) -> Callable[[Verb], Verb]:
     return click.option(*names, **{"show_default": settings.get("default") is not None, **settings})
 
 
+class Folder(click.Path):
+    """A path; an empty text, which a variable that is not set leaves behind, is not the working directory."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("expected a folder, got an empty text; the working directory is .", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def folder(*names: str, **settings: Any) -> Callable[[Verb], Verb]:
     """An option that takes a folder."""
-    return option(*names, type=click.Path(path_type=Path), metavar="DIR", **settings)
+    return option(*names, type=Folder(path_type=Path), metavar="DIR", **settings)
 
 
 def raw(verb: Verb) -> Verb:

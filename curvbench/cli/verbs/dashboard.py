@@ -9,11 +9,11 @@ from pathlib import Path
 
 import click
 
-from curvbench.cli.verbs import BadInput, option
+from curvbench.cli.verbs import BadInput, Folder, option
 
 
 @click.command()
-@click.argument("results", type=click.Path(path_type=Path), required=False)
+@click.argument("results", type=Folder(path_type=Path), required=False)
 @option("--port", type=click.IntRange(1, 65535), help="Port on loopback; without it, the first free one from 8501 on.")
 def dashboard(results: Path | None, port: int | None) -> None:
     """Look at RESULTS, or at the shipped sample, in a browser on this machine."""
