@@ -11,7 +11,8 @@ from types import FrameType
 from typing import NoReturn
 
 SETTING = "CURVBENCH_IMPORT_SECONDS"  # for file systems on which imports are slow
-SECONDS = 60.0
+SECONDS = 30.0  # of the processor
+WAITING = 4  # times as long may pass on the clock, because a busy machine or a slow disk is no fault of the file
 AGAIN = 1.0  # seconds until a file that caught the exception gets the next one
 
 
@@ -47,13 +48,17 @@ def limited() -> Iterator[None]:
     if not is_main or signal.getitimer(signal.ITIMER_REAL)[0]:
         yield
         return
-    before = signal.signal(signal.SIGALRM, _stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds(), AGAIN)
+    limits = {signal.ITIMER_PROF: seconds(), signal.ITIMER_REAL: WAITING * seconds()}
+    before = {number: signal.signal(number, _stop) for number in (signal.SIGPROF, signal.SIGALRM)}
+    for timer, limit in limits.items():
+        signal.setitimer(timer, limit, AGAIN)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        for timer in limits:
+            signal.setitimer(timer, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def is_of_user(error: BaseException) -> bool:
@@ -64,4 +69,5 @@ def is_of_user(error: BaseException) -> bool:
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    raise TooSlow(f"it takes longer than {seconds():g} s: do slow work in a problem or a probe, or raise {SETTING}")
+    taken = f"{seconds():g} s of the processor, or {WAITING * seconds():g} s of waiting"
+    raise TooSlow(f"it takes longer than {taken}: do slow work in a problem or a probe, or raise {SETTING}")
