@@ -197,7 +197,7 @@ def _shared(runs: Iterable[Path], wanted: set[str], changes: Changes) -> dict[st
         fragments = {i: path for i in wanted if (path := run / "cells" / f"{i}.parquet").is_file()}
         if not fragments:
             continue
-        statuses = store.statuses(store.load(fragments.values(), ["cell_id", "status", "metric"]))
+        statuses = store.statuses(store.load(fragments.values()))
         changed = changes.of_cells(run, fragments)
         for identity in [i for i in fragments if i in statuses and not changed.get(i)]:
             if statuses[identity] in ANSWERED:

@@ -60,8 +60,11 @@ def load_run(run: Path, columns: Sequence[str] = WITHOUT_SAMPLES) -> pd.DataFram
 
 
 def cell_statuses(folder: Path) -> dict[str, Status]:
-    """How each cell of a run's folder ended, see ``statuses``; damaged fragments are named in a warning."""
-    return statuses(load(folder / "cells", ["cell_id", "status", "metric"])) if (folder / "cells").is_dir() else {}
+    """How each cell of a run's folder ended, see ``statuses``; damaged fragments are named in a warning.
+
+    Every column is read, so that a cell whose rows no report can show is not one that has ended.
+    """
+    return statuses(load(folder / "cells")) if (folder / "cells").is_dir() else {}
 
 
 def statuses(frame: pd.DataFrame) -> dict[str, Status]:
@@ -74,7 +77,7 @@ def statuses(frame: pd.DataFrame) -> dict[str, Status]:
 
 def fragment_status(path: Path) -> Status | None:
     """How the cell of a fragment ended. None means that the fragment is absent, or, with a warning, damaged."""
-    status_by_cell = statuses(load(path, ["cell_id", "status", "metric"])) if path.is_file() else {}
+    status_by_cell = statuses(load(path)) if path.is_file() else {}
     return next(iter(status_by_cell.values()), None)
 
 
