@@ -250,7 +250,7 @@ def typed(*arguments: object) -> int:
     return ended.value.code
 
 
-@pytest.mark.filterwarnings("ignore:.*set aside")
+@pytest.mark.filterwarnings("ignore:.*set aside", "ignore:.*no experiment")
 @pytest.mark.parametrize("damage", LOST.values(), ids=list(LOST))
 def test_nothing_passes_without_what_was_left_out(
     damage: Damage, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -95,7 +96,14 @@ def test_what_is_no_suite(name: str, here: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     "option",
     ["--threads=1025", "--threads=0", "--budget=", "--timeout=", "--results=", "--data=", "--seed=0,0", "--seed=0-2,1"]
-    + ["--budget=9999999d", "--rerun-failed=", "-pkfac", "-mmlp", "--damping=nan", "-plbfgs[memory=99999999999999999999]"],
+    + [
+        "--budget=9999999d",
+        "--rerun-failed=",
+        "-pkfac",
+        "-mmlp",
+        "--damping=nan",
+        "-plbfgs[memory=99999999999999999999]",
+    ],
 )
 def test_an_option_out_of_range(option: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     os.environ[patience.SETTING] = "30"
@@ -161,7 +169,7 @@ def test_no_text_of_a_csv_is_a_formula() -> None:
     assert rows[0] == ["'=name", "value"]
     written = [row[0] for row in rows[1:]]
     assert written[:8] == [f"'{text}" for text in TEXTS[:8]] and written[8:] == TEXTS[8:]
-    assert [tables.unquoted(text) for text in written] == TEXTS
+    assert [re.sub(r"^'(?='*[=+@\t\r-])", "", text) for text in written] == TEXTS, "reading it back"
     assert {row[1] for row in rows[1:]} == {"-298.0"}
     raw = list(csv.reader(io.StringIO(tables.csv(frame, raw=True), newline="")))
     assert [row[0] for row in raw] == ["=name", *TEXTS]
