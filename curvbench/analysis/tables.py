@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from csv import QUOTE_MINIMAL, QUOTE_NONNUMERIC
 from typing import Any
 
 import numpy as np
@@ -72,11 +73,13 @@ def csv(frame: pd.DataFrame, raw: bool = False) -> str:
     A text that begins as a formula gets a quote in front, also if it had quotes there: without the first quote of each
     such text, the table is the old one. Numbers stay, negative ones included.
     """
+    texts = [name for name, kind in frame.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
+    # Readers take a carriage return without quotes for the end of a row, and Python does not quote it.
+    has_return = any(isinstance(text, str) and "\r" in text for name in texts for text in frame[name])
     if not raw:
-        texts = [name for name, kind in frame.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
         frame = frame.astype(dict.fromkeys(texts, object)).rename(columns=_as_text)
         frame = frame.assign(**{_as_text(name): frame[_as_text(name)].map(_as_text) for name in texts})
-    return frame.to_csv(index=False)
+    return frame.to_csv(index=False, quoting=QUOTE_NONNUMERIC if has_return else QUOTE_MINIMAL)
 
 
 def _as_text(value: Any) -> Any:
