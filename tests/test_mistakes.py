@@ -98,13 +98,8 @@ def test_what_is_no_suite(name: str, here: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     "option",
     [
-        *("--threads=1025", "--threads=0", "--budget=", "--timeout=", "--results=", "--data=", "--seed=0,0"),
-        *(
-        "--budget=9999999d",
-        "--rerun-failed=",
-        "-pkfac",
-        "-mmlp",
-        "--damping=nan",
+        *("--threads=1025", "--threads=0", "--budget=", "--timeout=", "--results=", "--data=", "--budget=9999999d"),
+        *("--seed=0,0", "--seed=0-2,1", "--rerun-failed=", "-pkfac", "-mmlp", "--damping=nan"),
         "-plbfgs[memory=99999999999999999999]",
     ],
 )
