@@ -39,4 +39,5 @@ def death(exit_code: int) -> tuple[Status, str]:
 def refuse_type(name: str, value: object, kind: type, advice: str) -> None:
     """Raise TypeError if an argument is of another type than ``kind``; ``advice`` says what to give instead."""
     if not isinstance(value, kind):
-        raise TypeError(f"{name} must be of type {kind.__name__}, got {type(value).__name__}: {advice}")
+        came = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+        raise TypeError(f"{name} must be of type {kind.__name__}, got {came}: {advice}")

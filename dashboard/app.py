@@ -11,6 +11,7 @@ import pandas as pd
 import streamlit as st
 
 import controls
+import guard
 import show
 import source
 
@@ -34,6 +35,12 @@ def main() -> None:
     """Show the navigation, the filters that all pages share, and the page."""
     st.set_page_config("curvbench", layout="wide")
     page = st.navigation([st.Page(path, title=title) for path, title in PAGES.items()])
+    if weak := guard.switched_off():
+        st.error(f"The protection against other sites is switched off: {', '.join(weak)}.")
+        show.empty(
+            "Remove these settings from `.streamlit/config.toml`, or start it by its own verb.", "curvbench dashboard"
+        )
+        return
     try:
         runs = source.look()
     except (ValueError, OSError) as error:
@@ -67,7 +74,7 @@ def _rows(run: Path) -> pd.DataFrame | None:
     except (ValueError, OSError) as error:
         st.error(show.plain(error))
         st.stop()
-    for text in damaged:
+    for text in [*source.lost(), *damaged, *source.record_and_damage(run)[1]]:
         st.warning(show.plain(text))
     return None if frame.empty else frame
 

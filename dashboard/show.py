@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from curvbench.analysis import summary, views
+from curvbench.analysis import summary, tables, views
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -105,7 +105,7 @@ def nothing(why: str) -> None:
 
 
 def _csv(data: pd.DataFrame) -> bytes:
-    return data.to_csv(index=False).encode()
+    return tables.csv(data).encode()
 
 
 def _download(label: str, content: Callable[[], bytes], file: str, kind: str) -> None:

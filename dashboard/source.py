@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ class View:
     """The folder as one run of the script sees it, because a second look at thousands of files takes too long."""
 
     runs: dict[str, Path]
+    lost: list[str] = field(default_factory=list)
     states: dict[Path, State] = field(default_factory=dict)
     is_new: bool = True
 
@@ -57,8 +59,15 @@ def look() -> dict[str, Path]:
         ValueError: there is no such folder.
         OSError: the folder cannot be read.
     """
-    st.session_state["view"] = view = View(_runs())
-    return view.runs
+    with _heard() as lost:
+        found = _runs()
+    st.session_state["view"] = View(found, lost)
+    return found
+
+
+def lost() -> list[str]:
+    """What could not be read of the folder, beside the files of its runs."""
+    return st.session_state["view"].lost
 
 
 def changed() -> bool:
@@ -123,21 +132,24 @@ def verdict(run: Path, problem: str, probes: tuple[str, ...], is_provisional: bo
 
 def cell(run: Path, cell_id: str) -> pd.DataFrame:
     """Every column of the rows of one cell."""
-    fragment = run / "cells" / f"{cell_id}.parquet"
-    inside = fragment.resolve().parent == (run / "cells").resolve() and fragment.is_file()
-    frame = store.load(fragment if inside else run)
+    try:
+        fragment = store.cell_file(run / "cells", cell_id)
+    except ValueError:  # an id from a file that anyone may have written
+        fragment = run
+    with _heard():  # the page of every run names them already
+        frame = store.load(fragment if fragment.is_file() else run)
     return frame[frame["cell_id"] == cell_id]
 
 
-def blocks(run: Path, cell_ids: Iterable[str]) -> dict[str, Blocks]:
-    """The blocks that some cells of a run have stored, by cell.
-
-    Raises:
-        ValueError: a file of blocks is damaged.
-    """
-    state = _state(run)
-    stored = {cell_id: _read_blocks(run, cell_id, state) for cell_id in cell_ids}
-    return {cell_id: blocks for cell_id, blocks in stored.items() if blocks is not None}
+def blocks(run: Path, cell_ids: Iterable[str]) -> tuple[dict[str, Blocks], list[str]]:
+    """The blocks that some cells of a run have stored, by cell, and what is wrong with damaged ones."""
+    stored, faults, state = {}, [], _state(run)
+    for cell_id in cell_ids:
+        try:
+            stored[cell_id] = _read_blocks(run, cell_id, state)
+        except ValueError as error:
+            faults.append(str(error))
+    return {cell_id: blocks for cell_id, blocks in stored.items() if blocks is not None}, faults
 
 
 def growth(run: Path) -> pd.DataFrame:
@@ -146,11 +158,22 @@ def growth(run: Path) -> pd.DataFrame:
 
 
 def record(run: Path) -> dict[str, Any]:
-    """``run.json`` of a run; empty if it is absent or damaged."""
-    try:
-        return store.read_run(run)
-    except (ValueError, OSError):
-        return {}
+    """``run.json`` of a run without its damaged parts; empty if it is absent."""
+    return record_and_damage(run)[0]
+
+
+def record_and_damage(run: Path) -> tuple[dict[str, Any], list[str]]:
+    """``record``, and the warnings on the parts that were set aside; a folder of fragments alone has no record."""
+    if not (run / "run.json").exists() and not (run / "cells").exists():
+        return {}, []
+    with _heard() as damaged:
+        return store.read_run(run), damaged
+
+
+def log(run: Path, cell_id: str) -> tuple[str | None, list[str]]:
+    """What a cell printed, and the warning on a log that was set aside."""
+    with _heard() as damaged:
+        return store.read_log(run, cell_id), damaged
 
 
 def suite(run: Path) -> str:
@@ -165,10 +188,21 @@ def trains(run: Path) -> bool:
 
 @st.cache_resource(max_entries=64, show_spinner=False)
 def _read(run: Path, state: State) -> tuple[pd.DataFrame, list[str]]:
+    with _heard() as damaged:
+        frame = store.load_run(run, COLUMNS)
+    return frame.astype(dict.fromkeys(REPEATED, "category")), damaged
+
+
+@contextmanager
+def _heard() -> Iterator[list[str]]:
+    """The texts of the warnings within, each once, when it has ended."""
+    texts: list[str] = []
     with _one_at_a_time, warnings.catch_warnings(record=True) as messages:
         warnings.simplefilter("always")
-        frame = store.load_run(run, COLUMNS)
-    return frame.astype(dict.fromkeys(REPEATED, "category")), [str(warning.message) for warning in messages]
+        try:
+            yield texts
+        finally:
+            texts += dict.fromkeys(str(warning.message) for warning in messages)
 
 
 @st.cache_resource(max_entries=256, show_spinner=False)

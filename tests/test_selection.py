@@ -27,7 +27,7 @@ def test_bad_durations(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "found"), [("3", (3,)), ("0-4", (0, 1, 2, 3, 4)), ("0,2", (0, 2)), ("5, 0-1,0", (5, 0, 1)), ("2-2", (2,))]
+    ("text", "found"), [("3", (3,)), ("0-4", (0, 1, 2, 3, 4)), ("0,2", (0, 2)), ("5, 0-1", (5, 0, 1)), ("2-2", (2,))]
 )
 def test_seeds(text: str, found: tuple[int, ...]) -> None:
     assert selection.seeds(text) == found

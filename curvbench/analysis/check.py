@@ -23,12 +23,13 @@ class Gate:
 
     A measurement fails if it is worse or if the run lacks it; with ``any_change`` it fails if it differs.
     ``differences``: the machines and versions that differ, as lines of text. ``steps``: the run in which each failing
-    measurement changed.
+    measurement changed. ``left_out``: what could not be read; a gate that has not seen everything does not pass.
     """
 
     table: pd.DataFrame
     any_change: bool = False
     differences: Sequence[str] = ()
+    left_out: Sequence[str] = ()
     steps: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
@@ -50,13 +51,13 @@ class Gate:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing fails."""
-        return self.failing.empty
+        """Whether nothing fails, and nothing was left out."""
+        return self.failing.empty and not self.left_out
 
     def as_json(self) -> str:
         """``passed``, counts by verdict, the rows that failed, became better or changed, and the steps."""
         kinds = {"failing": self.failing, "improved": self.improved, "changed": self.changed, "steps": self.steps}
-        content = {"passed": self.passed, "differences": list(self.differences)}
+        content = {"passed": self.passed, "differences": list(self.differences), "left_out": list(self.left_out)}
         content |= {"verdicts": self.table["verdict"].value_counts().to_dict()}
         return json.dumps(content | {name: tables.records(rows) for name, rows in kinds.items()}, indent=1) + "\n"
 

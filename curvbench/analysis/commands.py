@@ -30,7 +30,10 @@ def repeat(cell: Mapping[str, Any], suite_file: str, record: Mapping[str, Any]) 
 
 def _of_the_run(command: str) -> list[str]:
     """The options of a run's command that decide the same numbers in every one of its cells."""
-    words = shlex.split(command)
+    try:
+        words = shlex.split(command)
+    except ValueError:  # the command in a record that was edited
+        words = []
     parts = []
     for names in (("--preset",), ("--train", "-t")):
         values = [value for name, value in itertools.pairwise(words) if name in names]

@@ -212,7 +212,7 @@ def experiments(folder: Path = FOLDER) -> list[Experiment]:
 
 def _of_paper(file: Path) -> list[Experiment]:
     try:
-        content = tomllib.loads(file.read_text())
+        content = tomllib.loads(file.read_text("utf-8"))
         paper = content.pop("paper")
         return [_experiment(k, paper, table) for k, table in content.items() if isinstance(table, dict)]
     except (ValueError, TypeError, KeyError) as error:

@@ -7,12 +7,15 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from csv import QUOTE_MINIMAL, QUOTE_NONNUMERIC
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from curvbench.words import one_line
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")  # the last four: full-width forms of the first
 
 
 def text(frame: pd.DataFrame, form: str) -> str:
@@ -64,9 +67,35 @@ def _markdown(frame: pd.DataFrame) -> str:
     return markdown(list(map(escaped, frame)), rows, right) + "\n"
 
 
+def csv(frame: pd.DataFrame, raw: bool = False) -> str:
+    """A table as CSV, in which no text is a formula to a spreadsheet; ``raw`` leaves texts as they are.
+
+    A text that begins as a formula gets a quote in front, also if it had quotes there: without the first quote of each
+    such text, the table is the old one. Numbers stay, negative ones included.
+    """
+    texts = [name for name, kind in frame.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
+    # Readers take a carriage return without quotes for the end of a row, and Python does not quote it.
+    has_return = any(isinstance(text, str) and "\r" in text for name in texts for text in frame[name])
+    if not raw:
+        frame = frame.astype(dict.fromkeys(texts, object)).rename(columns=_as_text)
+        frame = frame.assign(**{_as_text(name): frame[_as_text(name)].map(_as_text) for name in texts})
+    return frame.to_csv(index=False, quoting=QUOTE_NONNUMERIC if has_return else QUOTE_MINIMAL)
+
+
+def _as_text(value: Any) -> Any:
+    """A text in the spelling in which no spreadsheet executes it; other values as they are."""
+    if not isinstance(value, str) or not _FORMULA.match(value):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
+
+
 FORMS: Mapping[str, Callable[[pd.DataFrame], str]] = {
     "table": _aligned,
     "markdown": _markdown,
-    "csv": lambda frame: frame.to_csv(index=False),
+    "csv": csv,
     "json": lambda frame: json.dumps(records(frame), indent=1, allow_nan=False) + "\n",
 }

@@ -53,6 +53,7 @@ def fit(probe: Probe, instance: Instance) -> Operator:
     Raises:
         Unsupported: the probe does not cover the instance; the text says why.
     """
+    refuse_type("instance", instance, Instance, "give curvbench.Instance(model, inputs, targets)")
     refuse_unsupported(probe, instance)
     return probe.operator(probe.fit(instance))
 

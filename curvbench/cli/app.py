@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import importlib
+import io
 import os
 import pkgutil
 import re
@@ -10,12 +12,12 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
-from types import FrameType
 
 import click
 
 from curvbench.cli import actions, verbs
 from curvbench.cli.exits import INTERRUPTED, OK, USAGE
+from curvbench.registry.patience import interrupt
 from curvbench.words import near_misses, one_line
 
 
@@ -59,9 +61,10 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point ``curvbench``: run a verb and exit with its code."""
     warnings.showwarning = _show_warning
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores signals, and that has to stay
-            signal.signal(number, _interrupt)
+            signal.signal(number, interrupt)
+    _show_every_sign()
     typed = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = cli.main(_with_values(typed), prog_name="curvbench", standalone_mode=False, obj=typed)
@@ -96,8 +99,14 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     _complain(f"warning: {message}", OK)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+def _show_every_sign() -> None:
+    """Let no text fail on its way out: in a locale of ASCII, and in names of files that are not UTF-8."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            is_ascii = codecs.lookup(stream.encoding).name == "ascii"
+            stream.reconfigure(encoding="utf-8" if is_ascii else None, errors="backslashreplace")
+            if is_ascii:  # of this process's children too
+                os.environ.setdefault("PYTHONIOENCODING", "utf-8:backslashreplace")
 
 
 def _with_values(arguments: list[str]) -> list[str]:

@@ -14,7 +14,10 @@ from curvbench.spec import FLOP_MODEL
 
 def files(folder: Path, rows: pd.DataFrame) -> dict[str, Path]:
     """The file of the baseline of each suite of ``rows`` in ``folder``: ``SUITE/torch-2.13.0-flops-2.parquet``."""
-    return {suite: folder / suite / f"{_versions(part)}.parquet" for suite, part in by_suite(rows).items()}
+    return {
+        suite: folder / store.refuse_path(suite, "a suite") / f"{_versions(part)}.parquet"
+        for suite, part in by_suite(rows).items()
+    }
 
 
 def find(path: Path, rows: pd.DataFrame) -> list[Path]:
@@ -54,4 +57,4 @@ def _versions(rows: pd.DataFrame) -> str:
     counts = sorted({count for count in rows["flop_model"].dropna() if count}) or [FLOP_MODEL]
     if len(torch) != 1 or len(counts) != 1:
         raise ValueError(f"a baseline has one version of torch and of the FLOP count, got {torch} and {counts}")
-    return f"torch-{torch[0]}-flops-{counts[0]}"
+    return store.refuse_path(f"torch-{torch[0]}-flops-{counts[0]}", "versions")

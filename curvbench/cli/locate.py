@@ -24,9 +24,9 @@ def locate(run: str, results: Path, all_runs: bool = False) -> list[Path]:
         ValueError: nothing has this name.
     """
     path = shipped.find(run)
-    if path.is_dir() and (runs := store.runs_below(path)):
+    if run and path.is_dir() and (runs := store.runs_below(path)):
         return runs if all_runs else store.resolve(path)
-    if path.exists():
+    if run and path.exists():
         return [path]
     try:
         return store.resolve(run, results)

@@ -33,7 +33,7 @@ from curvbench.instance.outputs import Chooser
 from curvbench.planning import plan
 from curvbench.prediction import Shapes, shapes
 from curvbench.prediction.pricing import NoCost, price
-from curvbench.spec import DAMPING, METERS, Cell, Parameters, Preset, Probe, Problem, Suite
+from curvbench.spec import DAMPING, METERS, Cell, Parameters, Preset, Probe, Problem, Suite, refuse_twice
 from curvbench.words import refuse_type
 
 BOUNDS = ("layer", "full")
@@ -123,6 +123,7 @@ def chosen_probes(probes: Probes, mc_samples: int = 0) -> list[Probe]:
         refuse_type("probe", probe, Probe, "give a name, or curvbench.probe(name)")
     if not chosen:
         raise ValueError("probes is empty: name at least one method, or leave it out")
+    refuse_twice("probes", chosen)
     return chosen
 
 
@@ -262,7 +263,7 @@ def _found(event: Event) -> str:
 def _not_run(made: Sequence[Cell], run: Path) -> list[str]:
     """A line on the methods that the budget did not let begin."""
     begun = set(store.load(run, ["cell_id", "probe", "probe_args", "seed"])["cell_id"])
-    missing = [cell for cell in store.read_run(run)["cells"] if cell["id"] not in begun]
+    missing = [cell for cell in store.read_run(run).get("cells", []) if cell["id"] not in begun]
     labels = dict.fromkeys(f"{c['probe']}[{c['probe_args']}]" if c["probe_args"] else c["probe"] for c in missing)
     if not begun:
         raise ValueError("the budget was spent before any method began: give more seconds")

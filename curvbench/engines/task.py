@@ -136,7 +136,7 @@ class Task:
         if self.kind == "reference":
             return None
         suites = loaded_suites() - {source(type(part)) for part in (self.cell.probe, self.cell.problem)}
-        record = libraries.loaded(store.read_libraries(self.folder).values(), suites)
+        record = libraries.loaded(filter(None, store.read_libraries(self.folder).values()), suites)
         return store.write_libraries(self.folder, record)
 
 

@@ -30,6 +30,7 @@ from curvbench.operators import Operator
 from curvbench.operators.base import largest
 from curvbench.spec import Layer, Precision
 from curvbench.spec.geometry import canonical_type
+from curvbench.words import refuse_type
 
 _ROWS = 2**20  # of eigenvectors that are changed at the same time
 _KEPT_BYTES = 2**23  # of one layer's inner products with another matrix: a thousand columns
@@ -466,6 +467,7 @@ def exact_fisher(
         ValueError: unknown ``fisher_type``, ``contraction`` or ``precision``.
         MemoryError, torch.OutOfMemoryError: the matrix would not fit; the text says what would.
     """
+    refuse_type("instance", instance, Instance, "give curvbench.Instance(model, inputs, targets)")
     fisher_type = canonical_type(fisher_type)
     _refuse_choice("contraction", contraction, (None, "direct", "kernel"))
     _refuse_choice("precision", precision, get_args(Precision))

@@ -119,7 +119,13 @@ def cut(inputs: Inputs, rows: slice | Tensor, dimensions: Mapping[str, int]) -> 
 def _leading_size(inputs: Inputs, targets: Tensor) -> int:
     """The number of samples: an index of the targets' first dimension is a sample."""
     if not any(isinstance(value, Tensor) and value.ndim for value in _values(inputs)):
-        raise ValueError("inputs must hold a tensor whose first dimension is the batch")
+        raise ValueError(
+            "inputs must hold a tensor whose first dimension is the batch, "
+            f"got {type(inputs).__name__}: torch.as_tensor makes one of numbers"
+        )
     if not isinstance(targets, Tensor):
-        raise ValueError(f"targets must be a tensor with one target per sample or more, got {type(targets).__name__}")
+        kind = type(targets).__name__
+        raise ValueError(
+            f"targets must be a tensor with one target per sample or more, got {kind}: torch.as_tensor makes one"
+        )
     return targets.shape[0]

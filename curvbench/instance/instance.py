@@ -43,6 +43,7 @@ from curvbench.instance.refusals import (
     refuse_not_finite,
     refuse_other_model,
     refuse_output,
+    refuse_storage,
     refuse_untracked,
     refuse_written,
 )
@@ -55,6 +56,7 @@ from curvbench.uses import recurrent, rules  # noqa: F401  (they register the ru
 from curvbench.uses.blocks import Plan
 from curvbench.uses.calls import Key
 from curvbench.uses.tracer import Tracer
+from curvbench.words import refuse_type
 
 SURVEYED = 32  # samples whose rows tell the order of all rows of a larger batch
 _COMPLEX = {torch.float16: torch.complex32, torch.float64: torch.complex128}
@@ -118,6 +120,7 @@ class Instance:
         parameters: Parameters = "all",
         sample_inputs: SampleInputs | None = None,
     ) -> None:
+        refuse_type("model", model, nn.Module, "give the module itself")
         refuse_parameters(parameters)
         self._for_any_batch = self.likelihood = likelihood(loss)
         self.model, self.loss, self._choose = model, self.likelihood.name, outputs
@@ -129,6 +132,7 @@ class Instance:
         if self.samples == 0:
             raise ValueError("the batch is empty: give at least one sample")
         refuse_untracked(model)
+        refuse_storage({**dict(model.named_parameters()), **named_inputs(inputs), "targets": targets})
         self._trainable = {name for name, p in model.named_parameters() if p.requires_grad and p.numel()}
         self._read_model()
         refuse_coupled_samples(model)

@@ -29,6 +29,23 @@ def refuse_untracked(model: nn.Module) -> None:
             raise ValueError(f"parameter {name!r} was made in torch.inference_mode(): make the model outside it")
 
 
+def refuse_storage(tensors: Mapping[str, Any]) -> None:
+    """Refuse tensors without numbers, with numbers that are not laid out, and those that autograd cannot save."""
+    for name, value in tensors.items():
+        if not isinstance(value, Tensor):
+            continue
+        if value.is_meta:
+            raise ValueError(f"{name} is on the device meta and has no numbers: make it on cpu or cuda")
+        if value.is_nested:
+            raise ValueError(f"{name} is a nested tensor: give it padded, with a mask, or samples of one length")
+        if value.layout != torch.strided:
+            raise ValueError(f"{name} has the layout {value.layout}: call to_dense() on it")
+        if value.is_quantized:
+            raise ValueError(f"{name} is quantized: call dequantize() on it")
+        if value.is_inference() and name != "targets":  # nothing is differentiated by targets
+            raise ValueError(f"{name} was made in torch.inference_mode(): make it outside, or call clone() on it")
+
+
 def refuse_not_finite(parameters: Mapping[str, Tensor], others: Mapping[str, Any]) -> None:
     """Refuse NaN and infinity in parameters, inputs and buffers; a mask among the others may hold minus infinity."""
     for name, value in {**parameters, **others}.items():

@@ -276,6 +276,7 @@ def direction_errors(probe: Probe, instance: Instance, damping: float = DAMPING)
         ValueError: the damping is not above zero, or the step is not finite.
     """
     refuse_type("probe", probe, Probe, "give curvbench.probe(name)")
+    refuse_type("instance", instance, Instance, "give curvbench.Instance(model, inputs, targets)")
     refuse_damping(damping)
     gradient = instance.gradient()
     step = step_of(with_damping(probe, damping, instance.terms), instance, gradient)

@@ -289,7 +289,7 @@ class NaturalGradient(torch.optim.Optimizer):
         if any(parameter not in self._names for parameter in group["params"]):
             raise ValueError("params holds a tensor that is no parameter of the model")
         for name in ("lr", "weight_decay"):
-            if not 0 <= group[name] < math.inf:
+            if not isinstance(group[name], int | float | Tensor) or not 0 <= group[name] < math.inf:
                 raise ValueError(f"{name} must be finite and not negative, got {group[name]}")
         if not 0 <= group["momentum"] < 1:
             raise ValueError(f"momentum must lie in [0, 1), got {group['momentum']}")

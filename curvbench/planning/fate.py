@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -85,10 +86,10 @@ def _unchanged(
     name: str, recorded: Mapping[str, Any], shipped: Mapping[str, type[Component]]
 ) -> Iterator[tuple[str, bool | None]]:
     """``_sources`` of one component and of the probes among its hyperparameters."""
-    file = registry.source(shipped[name]) if name in shipped else find(recorded["file"])
-    yield name, identity.content(file) == recorded["content"] if file.is_file() else None
+    file = registry.source(shipped[name]) if name in shipped else find(recorded.get("file", ""))
+    yield name, identity.content(file) == recorded["content"] if os.path.isfile(file) else None
     for inner in recorded.get("inner", ()):
-        yield from _unchanged(inner["name"], inner, shipped)
+        yield from _unchanged(inner.get("name", ""), inner, shipped)
 
 
 def _weights(cell: Mapping[str, Any]) -> Iterator[str]:
@@ -97,7 +98,7 @@ def _weights(cell: Mapping[str, Any]) -> Iterator[str]:
         return
     try:
         problem = registry.parse_problem(_named(cell.get("problem"), cell.get("problem_args")))
-        now = shipped.shipped(problem, cell["seed"])
+        now = shipped.shipped(problem, cell.get("seed", 0))
     except ValueError as error:
         yield str(error)
     else:

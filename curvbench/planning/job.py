@@ -159,8 +159,8 @@ def planned(options: Options, name: str, suite: Suite) -> Job:
     if options.engine == "slurm" and importlib.util.find_spec("submitit") is None:
         raise ValueError("--engine slurm needs submitit: pip install 'curvbench[slurm]'")
     rerun = _rerun(options)
-    timeout = selection.duration(options.timeout or "1h")
-    end = time.monotonic() + selection.duration(options.budget) if options.budget else math.inf
+    timeout = selection.duration("1h" if options.timeout is None else options.timeout)
+    end = time.monotonic() + selection.duration(options.budget) if options.budget is not None else math.inf
     if options.engine == "inline":
         libraries.watch(options.root)
     cells = _cells(options, name, suite)
@@ -205,7 +205,7 @@ def _with_trials(job: Job, trials: Mapping[Cell, tuning.Trial], folder: Path) ->
 
 def _rerun(options: Options) -> Collection[Status]:
     """The statuses whose cells are run again."""
-    return selection.failed_statuses(options.rerun_failed, plan.FAILED) if options.rerun_failed else ()
+    return selection.failed_statuses(options.rerun_failed, plan.FAILED) if options.rerun_failed is not None else ()
 
 
 def _cells(options: Options, name: str, suite: Suite) -> list[Cell]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from curvbench.spec import Cell, Component, Probe, Status
 
 AGAIN = frozenset({Status.INTERRUPTED, Status.SKIPPED})  # statuses whose cells every run tries again
 FAILED = frozenset(Status) - ANSWERED - AGAIN  # statuses whose cells are tried again if the user asks for it
+LOST = ["the record of the libraries that it had loaded is missing or damaged"]
 KEY = ("problem", "problem_args", "probe", "probe_args", "seed", "training")
 
 
@@ -121,7 +121,8 @@ class Changes:
         """The changes in each set of libraries in a run's folder, by the name of the set."""
         records = store.read_libraries(run)
         for name in records.keys() - self._changes:
-            self._changes[name] = libraries.changes(records[name], self.root)
+            record = records[name]
+            self._changes[name] = libraries.changes(record, self.root) if record is not None else LOST
         return {name: self._changes[name] for name in records}
 
     def of_cells(self, run: Path, cells: Iterable[str] | None = None) -> dict[str, list[str]]:
@@ -129,8 +130,7 @@ class Changes:
         folder, changes = run / "cells", self.of(run)
         files = [folder] if cells is None else [folder / f"{cell}.parquet" for cell in cells]
         named = store.load(files, ["cell_id", "libraries"]).dropna().drop_duplicates("cell_id")
-        lost = ["the record of the libraries that it had loaded is missing"]
-        return {cell: changes.get(name, lost) for cell, name in zip(named["cell_id"], named["libraries"], strict=True)}
+        return {cell: changes.get(name, LOST) for cell, name in zip(named["cell_id"], named["libraries"], strict=True)}
 
 
 def refuse_unusable(name: str, cells: Iterable[Cell]) -> None:
@@ -199,11 +199,7 @@ def _key(cell: Cell) -> dict[str, Any]:
 
 
 def _continues(run: Path, cells: Mapping[str, Cell], environment: Mapping[str, Any], changes: Changes) -> bool:
-    try:
-        record = store.read_run(run)
-    except ValueError as error:
-        warnings.warn(f"{error}; a new run is begun", stacklevel=2)
-        return False
+    record = store.read_run(run)
     if record.get("identity") != run_identity(next(iter(cells.values())), environment):
         return False
     recorded = {tuple(cell.get(name, "") for name in KEY): cell.get("id") for cell in record.get("cells", [])}
@@ -218,7 +214,7 @@ def _shared(runs: Iterable[Path], wanted: set[str], changes: Changes) -> dict[st
         fragments = {i: path for i in wanted if (path := run / "cells" / f"{i}.parquet").is_file()}
         if not fragments:
             continue
-        statuses = store.statuses(store.load(fragments.values(), ["cell_id", "status", "metric"]))
+        statuses = store.statuses(store.load(fragments.values()))
         changed = changes.of_cells(run, fragments)
         for identity in [i for i in fragments if i in statuses and not changed.get(i)]:
             if statuses[identity] in ANSWERED:

@@ -8,10 +8,11 @@ from itertools import product
 
 from curvbench.cells import shipped
 from curvbench.registry import parse_drift, parse_probe, parse_problem, parse_training
-from curvbench.spec import Cell, Parameters, Preset, Probe, Problem, Status, Suite, Training
+from curvbench.spec import Cell, Parameters, Preset, Probe, Problem, Status, Suite, Training, refuse_twice
 from curvbench.words import near_misses
 
 SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+LONGEST = 3650 * 86400.0  # seconds
 MOST_SEEDS = 1000  # of one range: a longer one is a slip of the keyboard
 OOM = (Status.OOM_HOST, Status.OOM_DEVICE)
 
@@ -21,11 +22,13 @@ def duration(text: str) -> float:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*", text)
     if match is None or float(match[1]) == 0:
         raise ValueError(f"expected a duration such as 90s, 10m or 2h, got {text!r}")
-    return float(match[1]) * SECONDS[match[2]]
+    if (seconds := float(match[1]) * SECONDS[match[2]]) > LONGEST:
+        raise ValueError(f"expected a duration of at most ten years, got {text!r}")
+    return seconds
 
 
 def seeds(text: str) -> tuple[int, ...]:
-    """Seeds in ``3``, ``0-4`` or ``0,2,5-7``, each once; raises ValueError."""
+    """Seeds in ``3``, ``0-4`` or ``0,2,5-7``, each once; raises ValueError, also for a seed that is there twice."""
     numbers: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,9})(?:\s*-\s*(\d{1,9}))?\s*", part)
@@ -34,7 +37,8 @@ def seeds(text: str) -> tuple[int, ...]:
         if int(match[2] or match[1]) - int(match[1]) >= MOST_SEEDS:
             raise ValueError(f"expected at most {MOST_SEEDS} seeds, got {text!r}")
         numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
-    return tuple(dict.fromkeys(numbers))
+    refuse_twice("--seed", numbers)
+    return tuple(numbers)
 
 
 def failed_statuses(text: str, all_failed: frozenset[Status]) -> frozenset[Status]:
@@ -91,6 +95,8 @@ def select(
     chosen_problems = [parse_problem(text) for text in problems] or preset.problems
     chosen_probes = [parse_probe(text) for text in probes] or preset.probes
     chosen_seeds = seeds(seed) if seed is not None else preset.seeds
+    for what, chosen in (("-m", chosen_problems), ("-p", chosen_probes)):
+        refuse_twice(what, chosen)
     places = list(product(chosen_problems, chosen_seeds, chosen_probes))
     if not (probes or problems):
         places += [(problem, s, probe) for problem, probe in preset.pairs for s in chosen_seeds]

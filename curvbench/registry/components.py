@@ -22,7 +22,7 @@ from curvbench.spec import DIGITS, Component, Drift, Probe, Problem, Training
 from curvbench.spec.components import as_text
 from curvbench.spec.fields import types_of
 from curvbench.spec.labels import escaped, split_arguments, split_label, unescaped
-from curvbench.words import near_misses, one_line
+from curvbench.words import near_misses, one_line, refuse_type
 
 C = TypeVar("C", bound=Component)
 _FILE = re.compile(r"(?P<path>.+\.py):(?P<name>\w+)", re.DOTALL)
@@ -49,6 +49,7 @@ def probe(name: str, **hyperparameters: Any) -> Probe:
     A hyperparameter that is a probe itself may be given by its label. ``torch_optim:MODULE.NAME`` is a probe of an
     optimizer of torch, as ``from_optimizer`` makes it.
     """
+    refuse_type("name", name, str, "give the name of a probe, which `curvbench list` shows")
     if name.startswith(OPTIMIZER):
         return _adapter().of(name.removeprefix(OPTIMIZER), hyperparameters)
     return _build(_lookup("probe", name, probes()), name, hyperparameters)
@@ -56,6 +57,7 @@ def probe(name: str, **hyperparameters: Any) -> Probe:
 
 def problem(name: str, **hyperparameters: Any) -> Problem:
     """The problem called ``name``; raises ValueError for an unknown name or hyperparameter, or a wrong type."""
+    refuse_type("name", name, str, "give the name of a problem, which `curvbench list` shows")
     return _build(_lookup("problem", name, problems()), name, hyperparameters)
 
 

@@ -15,6 +15,7 @@ from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
+from curvbench.registry import patience
 from curvbench.words import one_line
 
 BY_PATH = "curvbench_file_"  # the beginning of the module names of files that are loaded by path
@@ -59,18 +60,23 @@ def load_file(path: str | Path) -> ModuleType:
     The file can import the files beside it, and relative paths in it are relative to its folder while it is loaded.
 
     Raises:
-        ValueError: the file does not exist or raises on import.
+        ValueError: the file does not exist, is no Python file, raises on import, or takes too long.
     """
     path = Path(path).resolve()
     if not path.is_file():
         raise ValueError(f"no file {str(path)!r}")
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
+    if path.suffix != ".py":
+        raise ValueError(f"expected a Python file, got {str(path)!r}")
     expect([path])
     try:
-        return importlib.import_module(_module_name(path))
-    except (Exception, SystemExit) as error:
+        with patience.limited():
+            return importlib.import_module(_module_name(path))
+    except BaseException as error:
         del _files[_module_name(path)]
+        if patience.is_of_user(error):
+            raise
         raise ValueError(f"cannot import {str(path)!r}: {on_one_line(error)}") from error
 
 

@@ -36,6 +36,10 @@ def load_suite(path: str | Path) -> tuple[str, Suite]:
     """
     file = suite_file(path)
     name = next((name for name, (of_package, _) in _installed().items() if of_package == file), "")
+    if file.suffix != ".py":
+        raise ValueError(f"expected a suite, which is a Python file, got {str(file)!r}")
+    if not file.stem.strip(". ") or not file.stem.isprintable():
+        raise ValueError(f"the name of a suite names the folder of its results, which {file.stem!r} cannot: rename it")
     module = _import(_installed()[name][1], file) if name else load_file(file)
     suite = getattr(module, "SUITE", None)
     if not isinstance(suite, Suite):

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from curvbench import __version__, plot
-from curvbench.analysis import frames, matrices, scaling, summary, targets, views
+from curvbench.analysis import frames, matrices, scaling, summary, tables, targets, views
 from curvbench.analysis.views import ERROR, FLOPS, Quantity
 from curvbench.plot.accuracy import heatmap_figure, sweep_figure
 from curvbench.plot.axes import graph_objects
@@ -181,7 +181,7 @@ def _figure(name: str, figure: go.Figure, data: pd.DataFrame) -> str:
     image = {"format": "svg", "filename": name}
     config = {"responsive": True, "displaylogo": False, "toImageButtonOptions": image}
     drawn = figure.to_html(full_html=False, include_plotlyjs=False, config=config)
-    csv = base64.b64encode(data.to_csv(index=False).encode()).decode()
+    csv = base64.b64encode(tables.csv(data).encode()).decode()
     link = f'<a download="{escape(name)}.csv" href="data:text/csv;base64,{csv}">data (CSV)</a>'
     return f"<figure>{drawn}<figcaption>{link}</figcaption></figure>"
 

@@ -57,6 +57,7 @@ from curvbench.spec.metrics import FLOP_MODEL, METERS, METRICS, PER_EPOCH, PHASE
 from curvbench.spec.outcomes import Diverged, NoMatrix, Report, Row, Skip, Status, Unsupported
 from curvbench.spec.probe import About, FisherProbe, Follows, Probe, Role, StepRule, Weighs
 from curvbench.spec.problem import AdamRecipe, Dataset, Problem, Recipe, Trainer
+from curvbench.spec.refusals import MOST_THREADS, refuse_twice
 from curvbench.spec.suite import (
     DAMPING,
     SURROGATE,
@@ -77,6 +78,7 @@ __all__ = [
     "FLOP_MODEL",
     "METERS",
     "METRICS",
+    "MOST_THREADS",
     "PARAMETERS",
     "PER_EPOCH",
     "PHASES",
@@ -130,4 +132,5 @@ __all__ = [
     "refuse_damping",
     "refuse_decays",
     "refuse_parameters",
+    "refuse_twice",
 ]

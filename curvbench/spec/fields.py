@@ -10,6 +10,7 @@ import typing
 from types import NoneType, UnionType
 from typing import Any, Literal, Union
 
+_WHOLE = 2**63  # integers from here on fit into no column and no tensor
 LARGEST = int(sys.float_info.max)  # the greatest integer that a float can hold
 # Kinds of values in words; a module with another kind adds it.
 NAMES: dict[Any, str] = {
@@ -44,6 +45,8 @@ def check(what: str, value: Any, annotation: Any) -> Any:
     members = options(annotation)
     if float in members and isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST:
         value = float(value)
+    if int in members and type(value) is int and abs(value) >= _WHOLE:
+        raise ValueError(f"{what} must be {describe(annotation)} between -2**63 and 2**63, got {value:.3g}")
     entries = [typing.get_args(option)[0] for option in members if typing.get_args(option)[1:] == (...,)]
     if entries == [float] and isinstance(value, tuple) and all(type(entry) in (int, float) for entry in value):
         value = tuple(float(entry) for entry in value)
@@ -61,7 +64,7 @@ def fits(value: Any, option: Any) -> bool:
     if option is float:
         return isinstance(value, float) and not math.isnan(value)
     if option is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < _WHOLE
     if typing.get_origin(option) is tuple and typing.get_args(option)[1:] == (...,):
         return isinstance(value, tuple) and all(fits(entry, typing.get_args(option)[0]) for entry in value)
     kind = typing.get_origin(option) or option

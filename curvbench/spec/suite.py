@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Any, Literal, get_args
 
 from curvbench.spec.drift import Drift
@@ -13,10 +14,12 @@ from curvbench.spec.geometry import Parameters, refuse_parameters
 from curvbench.spec.metrics import METERS, Meter
 from curvbench.spec.probe import Probe
 from curvbench.spec.problem import Problem
+from curvbench.spec.refusals import MOST_THREADS, came, refuse_entries, refuse_kind, refuse_seeds, refuse_twice
 from curvbench.spec.training import Search, Training, refuse_decays
 
 Precision = Literal["mixed", "native", "float64"]  # of the reference Fisher, see ``curvbench.exact_fisher``
 Summary = Literal["errors", "growth", "exact", "samples", "staleness"]
+DTYPES = ("float32", "float64")
 DAMPING = 1e-3  # of the mean Fisher, for the exact step and for the probes that are held against it
 TRIALS = ".tuning"  # the suffix of the suite that holds the trials of a search
 SURROGATE = "surrogate"  # the first word of the column ``method`` in every row of a surrogate cell
@@ -24,12 +27,16 @@ SURROGATE = "surrogate"  # the first word of the column ``method`` in every row 
 
 def refuse_damping(damping: float) -> None:
     """Raise ValueError if no natural gradient exists with this damping: it must be finite and above zero."""
+    refuse_kind("the damping of the exact step", damping, (int, float), "a number")
     if not 0 < damping < math.inf:
         raise ValueError(f"the damping of the exact step must be finite and above zero, got {damping}")
 
 
 def _refuse_settings(meters: Sequence[Meter], population: int, drift: Drift | None, training: Training | None) -> None:
     """Raise ValueError if the meters ``population`` and ``staleness`` lack their setting, or the other way round."""
+    refuse_kind("population", population, int, "a number of samples")
+    refuse_kind("drift", drift, (Drift, NoneType), "a Drift or None")
+    refuse_kind("training", training, (Training, NoneType), "a Training or None")
     if population < 0 or ("population" in meters) != (population > 0):
         raise ValueError(f"the meter population and a number of samples go together, got population={population}")
     if ("staleness" in meters) != (drift is not None):
@@ -67,9 +74,15 @@ class Preset:
     drift: Drift | None = None
 
     def __post_init__(self) -> None:
+        self._refuse_kinds()
         refuse_damping(self.damping)
         refuse_parameters(self.parameters)
         _refuse_settings(self.meters, self.population, self.drift, self.training)
+        for name in ("problems", "probes", "pairs"):
+            refuse_twice(f"{name} of a preset", getattr(self, name))
+        refuse_seeds(self.seeds)
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype of a preset is one of {', '.join(DTYPES)}, got {self.dtype!r}")
         if self.search and (self.training is None or any(problem.epochs for problem in self.problems)):
             raise ValueError("a preset that searches has a training, and problems that are at initialisation: epochs=0")
         if not self.meters or (unknown := [name for name in self.meters if name not in get_args(Meter)]):
@@ -79,6 +92,22 @@ class Preset:
             raise ValueError(
                 f"precision of a preset is one of {', '.join(get_args(Precision))}, got {self.precision!r}"
             )
+
+    def _refuse_kinds(self) -> None:
+        refuse_entries("problems of a preset", self.problems, Problem, "a problem, as curvbench.problem(name) makes it")
+        refuse_entries("probes of a preset", self.probes, Probe, "a probe, as curvbench.probe(name) makes it")
+        refuse_entries("pairs of a preset", self.pairs, tuple, "a pair (problem, probe)")
+        for pair in self.pairs:
+            if len(pair) != 2 or not isinstance(pair[0], Problem) or not isinstance(pair[1], Probe):
+                raise TypeError(f"each of pairs of a preset must be a pair (problem, probe), got {came(pair)}")
+        refuse_entries("meters of a preset", self.meters, str, "a name")
+        refuse_kind("search", self.search, (Search, NoneType), "a Search or None")
+        refuse_kind("tuned", self.tuned, Mapping, "a mapping from the labels of probes to fields of the training")
+        fields = {field.name for field in dataclasses.fields(Training)}
+        for label, changes in self.tuned.items():
+            refuse_kind(f"tuned[{label!r}]", changes, Mapping, "a mapping from fields of the training to values")
+            if unknown := [name for name in changes if name not in fields]:
+                raise ValueError(f"tuned[{label!r}]: a training has no field {unknown[0]!r}")
 
     def training_of(self, probe: Probe) -> Training | None:
         """How a probe trains here. None means that it is measured."""
@@ -125,6 +154,12 @@ class Suite:
     resources: Resources = Resources()
 
     def __post_init__(self) -> None:
+        refuse_kind("the title of a suite", self.title, str, "a text")
+        refuse_kind("the resources of a suite", self.resources, Resources, "Resources(...)")
+        refuse_kind("the presets of a suite", self.presets, Mapping, "a mapping from names to presets")
+        for name, preset in self.presets.items():
+            refuse_kind("the name of a preset", name, str, "a text")
+            refuse_kind(f"the preset {name!r}", preset, Preset, "Preset(problems, probes)")
         if "default" not in self.presets:
             raise ValueError(f"a suite needs a preset named 'default', got {sorted(self.presets)}")
         if self.summary not in get_args(Summary):
@@ -161,6 +196,8 @@ class Cell:
     drift: Drift | None = None
 
     def __post_init__(self) -> None:
+        if not 1 <= self.threads <= MOST_THREADS:
+            raise ValueError(f"threads lie in 1..{MOST_THREADS}, got {self.threads}")
         refuse_damping(self.damping)
         refuse_parameters(self.parameters)
         _refuse_settings(self.meters, self.population, self.drift, self.training)

@@ -6,11 +6,21 @@ the package reads or writes these files.
 """
 
 from curvbench.store.copies import keep as keep_copy
-from curvbench.store.files import FULL, Unwritable, cell_file, drop_temporary, replacing, writing
+from curvbench.store.files import (
+    FULL,
+    SetAside,
+    Unwritable,
+    cell_file,
+    drop_temporary,
+    refuse_path,
+    replacing,
+    writing,
+)
 from curvbench.store.folders import (
     check_writable,
     drop_large_references,
     drop_run,
+    is_run,
     locked,
     new_run,
     read_blocks,
@@ -49,6 +59,7 @@ __all__ = [
     "WITHOUT_SAMPLES",
     "Context",
     "NewerSchema",
+    "SetAside",
     "Unwritable",
     "cell_file",
     "cell_statuses",
@@ -57,6 +68,7 @@ __all__ = [
     "drop_run",
     "drop_temporary",
     "fragment_status",
+    "is_run",
     "keep_copy",
     "load",
     "load_run",
@@ -69,6 +81,7 @@ __all__ = [
     "read_log",
     "read_run",
     "reason",
+    "refuse_path",
     "refuse_unwritable",
     "replacing",
     "resolve",

@@ -22,26 +22,24 @@ from curvbench.store.schema import SCHEMA, SCHEMA_VERSION
 _NAME, _INDEX = "rows.copy", b"curvbench_fragments"
 _MANY = 32  # fragments from which on reading them takes longer than reading the copy
 _STALE = 8  # a copy is made again once one fragment in 8 is missing from it
-_DAMAGED = (pa.ArrowException, OSError, ValueError, TypeError, KeyError)
 
 
 class _Entry(NamedTuple):
-    """A fragment when it was copied: size, time, number of rows, and its fault. None means that it has no fault."""
+    """A sound fragment when it was copied: size, time and number of rows. Damaged ones are read again every time."""
 
     name: str
     size: int
     time: int
     rows: int
-    fault: str | None
 
 
 def copied(run: Path, of: Sequence[Path], schema: pa.Schema) -> tuple[Content, list[Path]]:
     """The content that the copy of a run has of the fragments ``of``, and the fragments that it lacks."""
     try:
         content_copied = _current(run, of, schema) if len(of) >= _MANY else content.nothing(schema)
-    except _DAMAGED:  # or absent
+    except Exception:  # absent, or damaged in any way: the fragments are read, and say the same
         content_copied = content.nothing(schema)
-    files_copied = {*content_copied.files, *content_copied.faults}
+    files_copied = set(content_copied.files)
     return content_copied, [path for path in of if path not in files_copied]
 
 
@@ -49,15 +47,23 @@ def _current(run: Path, of: Sequence[Path], schema: pa.Schema) -> Content:
     """The content of the fragments ``of`` that have not changed since they were copied."""
     with _opened(run) as file:
         entries, stamps = _entries(file), _stamps(of)
-        table = file.read(schema.names).cast(schema)
+        table = fragments.sound(file.read(schema.names).cast(schema), run / _NAME)
+    _refuse_shifted(table, entries)
     paths = [run / "cells" / entry.name for entry in entries]
     is_current = [stamps.get(path) == (entry.size, entry.time) for path, entry in zip(paths, entries, strict=True)]
     if not all(is_current):
         table = table.filter(pa.array(np.repeat(is_current, [entry.rows for entry in entries])))
-    current = [(path, entry) for path, entry, same in zip(paths, entries, is_current, strict=True) if same]
-    sound = [(path, entry.rows) for path, entry in current if entry.fault is None]
-    faults = {path: entry.fault for path, entry in current if entry.fault is not None}
-    return Content(table, [path for path, _ in sound], [rows for _, rows in sound], faults)
+    current = [(path, entry.rows) for path, entry, same in zip(paths, entries, is_current, strict=True) if same]
+    return Content(table, [path for path, _ in current], [rows for _, rows in current], {})
+
+
+def _refuse_shifted(table: pa.Table, entries: Sequence[_Entry]) -> None:
+    """Raise ValueError if a fragment that is named after its cell would get rows of another cell."""
+    cells = table["cell_id"].to_pandas()
+    names = np.repeat([entry.name.removesuffix(".parquet") for entry in entries], [entry.rows for entry in entries])
+    own, known = cells.to_numpy() == names, set(names)
+    if (~own & (cells.isin(known).to_numpy() | np.isin(names, list(known & set(cells))))).any():
+        raise ValueError("rows of another cell")
 
 
 def keep(run: Path) -> None:
@@ -72,10 +78,7 @@ def _write(run: Path, of: Sequence[Path]) -> None:
     stamps = _stamps(of)  # taken before reading, so that a fragment that changes meanwhile does not count as copied
     unchanged, rest = copied(run, of, SCHEMA)
     rows = content.joined([unchanged, content.read(rest, SCHEMA)], SCHEMA)
-    entries = [
-        _Entry(file.name, *stamps[file], count, None) for file, count in zip(rows.files, rows.counts, strict=True)
-    ]
-    entries += [_Entry(file.name, *stamps[file], 0, fault) for file, fault in rows.faults.items()]
+    entries = [_Entry(file.name, *stamps[file], count) for file, count in zip(rows.files, rows.counts, strict=True)]
     metadata = {_INDEX: json.dumps([SCHEMA_VERSION, entries])}
     sink = pa.BufferOutputStream()
     pq.write_table(rows.table.replace_schema_metadata(metadata), sink, write_page_checksum=True)
@@ -87,14 +90,14 @@ def _changed(run: Path, of: Sequence[Path]) -> list[Path]:
     try:
         with _opened(run) as file:
             recorded = {run / "cells" / entry.name: (entry.size, entry.time) for entry in _entries(file)}
-    except _DAMAGED:
+    except Exception:  # as ``copied``
         return list(of)
     stamps = _stamps(of)
     return [path for path in of if recorded.get(path) != stamps[path]]
 
 
 def _opened(run: Path) -> pq.ParquetFile:
-    return pq.ParquetFile(run / _NAME, page_checksum_verification=True)
+    return pq.ParquetFile(pa.BufferReader(files.read(run / _NAME, inside=run)), page_checksum_verification=True)
 
 
 def _entries(file: pq.ParquetFile) -> list[_Entry]:
@@ -102,9 +105,11 @@ def _entries(file: pq.ParquetFile) -> list[_Entry]:
     entries = [_Entry(*entry) for entry in listed]
     if version != SCHEMA_VERSION or sum(entry.rows for entry in entries) != file.metadata.num_rows:
         raise ValueError("made by another version, or damaged")
+    if len({entry.name for entry in entries}) < len(entries) or any(entry.rows < 0 for entry in entries):
+        raise ValueError("damaged")
     return entries
 
 
 def _stamps(of: Sequence[Path]) -> dict[Path, tuple[int, int]]:
     """Size and time of fragments."""
-    return {path: (at.st_size, at.st_mtime_ns) for path in of for at in [path.stat()]}
+    return {path: files.stamp(path) for path in of}

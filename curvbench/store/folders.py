@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -17,9 +18,9 @@ from filelock import FileLock
 
 from curvbench import shipped
 from curvbench.spec.pictures import Blocks
-from curvbench.store import files, fragments
+from curvbench.store import files, fragments, record
 from curvbench.store.arrays import pack, unpack
-from curvbench.words import near_misses
+from curvbench.words import near_misses, one_line
 
 _STAMP = "%Y%m%dT%H%M%SZ"
 LARGE_REFERENCE = 10**9  # bytes: a larger reference is removed at the end of a run, because it can be made again
@@ -47,14 +48,25 @@ def drop_run(run: Path) -> None:
 
 def _begin_after(earlier: Sequence[Path]) -> datetime:
     """The time of a new run: at least a second after the ``earlier`` runs, so that names sort even if a clock jumps."""
-    stamps = [folder.name.partition("-")[0] for folder in earlier if re.match(r"\d{8}T\d{6}Z-", folder.name)]
+    stamps = [folder.name.partition("-")[0] for folder in earlier if re.match(files.RUN, folder.name)]
     times = [datetime.strptime(stamp, _STAMP).replace(tzinfo=UTC) + timedelta(seconds=1) for stamp in stamps]
     return max([datetime.now(UTC), *times])
 
 
 def runs(suite_folder: Path) -> list[Path]:
     """The runs of a suite, oldest first."""
-    return [f for f in _folders(suite_folder) if (f / "run.json").is_file()] if suite_folder.is_dir() else []
+    return [folder for folder in _folders(suite_folder) if is_run(folder)] if os.path.isdir(suite_folder) else []
+
+
+def is_run(folder: str | Path) -> bool:
+    """Whether a folder is that of a run: it has a ``run.json``, readable or not, or fragments of cells."""
+    cells = Path(folder, "cells")
+    if os.path.lexists(Path(folder, "run.json")):
+        return os.path.isdir(folder)
+    try:
+        return any(file.name.endswith(".parquet") for file in os.scandir(cells))
+    except OSError:
+        return False
 
 
 def runs_below(path: str | Path) -> list[Path]:
@@ -62,7 +74,7 @@ def runs_below(path: str | Path) -> list[Path]:
     path = Path(path)
     if not path.is_dir():
         raise ValueError(f"no results at {str(path)!r}: expected a folder that `curvbench run` has written")
-    if (path / "run.json").is_file():
+    if is_run(path):
         return [path]
     return sorted((run for folder in (path, *_folders(path)) for run in runs(folder)), key=lambda run: run.name)
 
@@ -76,8 +88,10 @@ def resolve(run: str | Path, results: str | Path = "results") -> list[Path]:
     Raises:
         ValueError: there is no such run.
     """
+    if str(run) == "":
+        raise ValueError("expected a run, got an empty text; the working directory is .")
     path, results = shipped.find(run), Path(results)
-    if (path / "run.json").is_file():
+    if is_run(path):
         return [path]
     if path.is_dir():
         return _latest_runs(path)
@@ -97,13 +111,15 @@ def _latest_runs(folder: Path) -> list[Path]:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """``run.json`` of a run's folder; raises ValueError if the file is damaged."""
+    """``run.json`` of a run's folder, of which damaged parts are named in a warning and set aside; perhaps empty."""
+    path = folder / "run.json"
     try:
-        content = json.loads((folder / "run.json").read_text())
+        content, faults = record.parsed(files.read(path))
     except ValueError as error:
-        raise ValueError(f"{folder / 'run.json'} is damaged: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{folder / 'run.json'} is damaged: expected an object, got {type(content).__name__}")
+        content, faults = {}, [one_line(error)]
+    if faults:
+        more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
+        files.set_aside(path, f"damaged: {faults[0]}{more}")
     return content
 
 
@@ -126,7 +142,7 @@ def locked(run: Path) -> Iterator[None]:
 def read_jobs(run: Path) -> dict[str, list[str]]:
     """The cluster jobs of a run by number, with the ids of their cells."""
     path = run / "jobs.json"
-    jobs: dict[str, list[str]] = json.loads(path.read_text()) if path.is_file() else {}
+    jobs: dict[str, list[str]] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     return jobs
 
 
@@ -146,10 +162,10 @@ def read_blocks(run: Path, cell_id: str) -> Blocks | None:
         path = _blocks(run, cell_id)  # an id comes from a file that anyone may have written
     except ValueError:
         return None
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
     try:
-        return unpack(path.read_bytes())
+        return unpack(files.read(path, inside=run))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -168,14 +184,15 @@ def write_libraries(run: Path, record: Mapping[str, Any]) -> str:
     return name
 
 
-def read_libraries(run: Path) -> dict[str, dict[str, Any]]:
-    """All records of libraries in a run, by name; raises ValueError if one is damaged."""
-    records = {}
+def read_libraries(run: Path) -> dict[str, dict[str, Any] | None]:
+    """All records of libraries in a run, by name. None means that a record is damaged, of which a warning says more."""
+    records: dict[str, dict[str, Any] | None] = {}
     for path in sorted((run / "libraries").glob("*.json")):
         try:
-            records[path.stem] = json.loads(path.read_text())
+            records[path.stem] = record.libraries(files.read(path, inside=run))
         except ValueError as error:
-            raise ValueError(f"{path} is damaged: {error}") from error
+            records[path.stem] = None
+            files.set_aside(path, f"damaged: {one_line(error)}")
     return records
 
 
@@ -196,27 +213,34 @@ def _share(source: Path, folder: Path) -> None:
     target = folder / source.name
     if target.exists():
         return
+    content = files.read(source, inside=source.parents[1])
     try:
-        os.link(source, target)
+        os.link(os.path.realpath(source), target)
     except OSError:
-        files.replace(target, source.read_bytes())
+        files.replace(target, content)
 
 
 def drop_large_references(run: Path, limit: int = LARGE_REFERENCE) -> None:
     """Remove each reference of a run that takes more than ``limit`` bytes."""
     references = run / "references"
-    for folder in _folders(references) if references.is_dir() else []:
-        if sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) > limit:
+    for folder in _folders(references) if references.is_dir() and not references.is_symlink() else []:
+        if not folder.is_symlink() and sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) > limit:
             shutil.rmtree(folder)
 
 
 def read_log(run: Path, cell_id: str) -> str | None:
-    """The text that a cell printed while it ran. None means that there is no log."""
+    """The text that a cell printed while it ran. None means that there is no log, or, with a warning, a damaged one."""
     try:
         path = files.cell_file(run / "logs", cell_id, ".log")  # an id comes from a file that anyone may have written
     except ValueError:
         return None
-    return path.read_text(errors="replace") if path.is_file() else None
+    if not os.path.lexists(path):
+        return None
+    try:
+        return files.read(path, inside=run).decode(errors="replace")
+    except ValueError as error:
+        files.set_aside(path, error)
+        return None
 
 
 def shorten_log(path: Path, keep: int = LOG_PART) -> None:
@@ -242,10 +266,22 @@ def refuse_unwritable(results: Path) -> Path:
 def check_writable(run: Path) -> None:
     """Raise Unwritable if a run's cells and logs cannot be written."""
     for folder in (run / "cells", run / "logs"):
+        if folder.is_symlink():
+            raise files.Unwritable(
+                errno.EINVAL, "a run writes in its own folder alone, and this is a link", str(folder)
+            )
         with files.writing():
             folder.mkdir(exist_ok=True)
         files.refuse_unwritable(folder)
 
 
 def _folders(path: Path) -> list[Path]:
-    return sorted(p for p in path.iterdir() if p.is_dir())
+    """The folders in a folder, by name; links that lead nowhere and runs that are no folders are named."""
+    try:
+        entries = sorted(path.iterdir())
+    except OSError as error:
+        files.set_aside(path, f"it cannot be read ({error.strerror})")
+        return []
+    for entry in entries:
+        files.name_lost_folder(entry)
+    return [entry for entry in entries if os.path.isdir(entry)]

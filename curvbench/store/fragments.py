@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curvbench.spec import Status
@@ -17,6 +18,16 @@ from curvbench.words import one_line
 
 NEVER_NULL = {"schema_version": "int64", "seed": "int64", "threads": "int64"}
 _STATUSES = frozenset(map(str, Status))
+_LATEST = 9_000_000_000_000_000  # microseconds: the year 2255, after which nanoseconds overflow
+_PLAUSIBLE = 1000  # schema versions: a larger number is damage, not a later curvbench
+# Columns in which every row has a value, and those of them whose value is never an empty text.
+_COMPLETE = (
+    *NEVER_NULL,
+    *CELL,
+    *("problem", "problem_args", "probe", "probe_args", "status", "reason", "metric", "scope", "unit", "better"),
+    *("started_at", "device", "dtype", "parameters", "flop_model"),
+)
+_NAMED = (*CELL, "problem", "probe")
 
 
 class NewerSchema(ValueError):
@@ -58,8 +69,7 @@ def read_cell(path: Path) -> pa.Table:
 
 def read(path: Path, wanted: pa.Schema) -> pa.Table:
     """The columns ``wanted`` of a fragment, which include the cell's names. ``sound`` checks the table."""
-    with open(path, "rb") as opened:
-        content = opened.read()  # not mapped, because a file that is cut meanwhile would end the process
+    content = files.read(path)  # not mapped, because a file that is cut meanwhile would end the process
     reads_all = wanted is SCHEMA  # then the file need not be asked for its columns first
     try:
         file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True, pre_buffer=False)
@@ -68,7 +78,7 @@ def read(path: Path, wanted: pa.Schema) -> pa.Table:
         if reads_all and table.schema.equals(SCHEMA):
             return table
         stored = table.schema.names if reads_all else file.schema_arrow.names
-    except (pa.ArrowException, OSError) as error:  # Arrow raises OSError too for damaged content
+    except Exception as error:  # damaged content makes Arrow raise errors of every kind
         raise ValueError(f"not readable as Parquet ({one_line(error)})") from error
     fits = stored == SCHEMA.names and table.schema.equals(wanted)
     return table if fits else _fitted(table, stored, wanted, path)
@@ -76,6 +86,8 @@ def read(path: Path, wanted: pa.Schema) -> pa.Table:
 
 def _fitted(table: pa.Table, stored: Sequence[str], wanted: pa.Schema, path: Path) -> pa.Table:
     """The table of a file with the columns ``stored``, in the schema ``wanted``; raises as ``read_cell``."""
+    if twice := [name for name in SCHEMA.names if stored.count(name) > 1]:
+        raise ValueError(f"no fragment of curvbench: the column {twice[0]} is there twice")
     missing = [name for name in SCHEMA.names if name not in stored]
     if missing and not ("schema_version" in stored and _version(table) < SCHEMA_VERSION):
         raise ValueError(f"no fragment of curvbench: {len(missing)} columns missing ({', '.join(missing[:3])})")
@@ -97,11 +109,26 @@ def libraries(path: Path) -> str | None:
 
 
 def sound(table: pa.Table, path: Path) -> pa.Table:
-    """The table, checked; raises ValueError for rows of a later version, of no cell, or with an unknown status."""
+    """The table, checked: every reader relies on it.
+
+    Raises:
+        ValueError: a text is not UTF-8, a value is missing, a time is out of range, or a status is unknown.
+        NewerSchema: a later curvbench has written the rows.
+    """
     _refuse_newer(table, path)
-    empty = [name for name in (*NEVER_NULL, *CELL) if name in table.schema.names and table[name].null_count]
-    if empty:
+    try:
+        table.validate(full=True)
+    except pa.ArrowException as error:
+        raise ValueError(f"no fragment of curvbench: {one_line(error)}") from error
+    if empty := [name for name in _COMPLETE if name in table.schema.names and table[name].null_count]:
         raise ValueError(f"no fragment of curvbench: rows without {empty[0]}")
+    if nameless := [
+        name for name in _NAMED if name in table.schema.names and pc.any(pc.equal(table[name], "")).as_py()
+    ]:
+        raise ValueError(f"no fragment of curvbench: rows without {nameless[0]}")
+    ends = pc.min_max(table["started_at"].cast(pa.int64()))
+    if table.num_rows and not 0 <= ends["min"].as_py() <= ends["max"].as_py() < _LATEST:
+        raise ValueError("no fragment of curvbench: a time in started_at is out of range")
     statuses = table["status"].unique().to_pylist() if "status" in table.schema.names else []
     if unknown := [status for status in statuses if status not in _STATUSES]:
         raise ValueError(f"no fragment of curvbench: unknown status {unknown[0]!r}")
@@ -109,7 +136,9 @@ def sound(table: pa.Table, path: Path) -> pa.Table:
 
 
 def _refuse_newer(table: pa.Table, path: Path) -> None:
-    if (newest := _version(table)) > SCHEMA_VERSION:
+    if (newest := _version(table)) > _PLAUSIBLE:
+        raise ValueError(f"no fragment of curvbench: schema version {newest}")
+    if newest > SCHEMA_VERSION:
         version = f"schema version {newest}, this curvbench reads up to {SCHEMA_VERSION}"
         raise NewerSchema(f"{path} was written in {version}: update it")
 
@@ -127,9 +156,26 @@ def below(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise ValueError(f"no results at {str(path)!r}: expected a Parquet file or a folder")
-    folders = sorted(os.walk(path, onerror=_raise))  # by text, because thousands of paths would compare slowly
-    return [Path(folder, name) for folder, _, names in folders for name in sorted(names) if name.endswith(".parquet")]
+    os.scandir(path).close()  # raises OSError if nothing at all can be read
+    folders = sorted(os.walk(path, onerror=_set_aside))  # by text, because thousands of paths would compare slowly
+    for folder, inner, names in folders:
+        _name_what_is_left_out(Path(folder), inner, names)
+    return [
+        Path(folder, name)
+        for folder, inner, names in folders
+        for name in sorted([*inner, *names])
+        if name.endswith(".parquet")
+    ]
 
 
-def _raise(error: OSError) -> None:
-    raise error
+def _name_what_is_left_out(folder: Path, inner: Sequence[str], names: Sequence[str]) -> None:
+    for name in names:
+        if "." not in name:  # a file with an ending was never meant to be a folder
+            files.name_lost_folder(folder / name)
+    for name in inner:
+        if (folder / name).is_symlink() and not name.endswith(".parquet"):
+            files.set_aside(folder / name, "it is a link to a folder, and none is followed")
+
+
+def _set_aside(error: OSError) -> None:
+    files.set_aside(Path(os.fsdecode(error.filename)), f"it cannot be read ({error.strerror})")

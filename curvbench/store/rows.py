@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pyarrow as pa
 
 from curvbench.spec import Status
 from curvbench.store import content, copies, fragments
+from curvbench.store.files import set_aside, stamp
 from curvbench.store.schema import SCHEMA, WITHOUT_SAMPLES
 from curvbench.words import near_misses
 
@@ -31,7 +31,11 @@ def load(path: str | Path | Iterable[str | Path], columns: Sequence[str] = SCHEM
     """
     if unknown := [name for name in columns if name not in SCHEMA.names]:
         raise ValueError(f"unknown column {unknown[0]!r}: {near_misses(unknown[0], SCHEMA.names)}")
+    if not isinstance(path, str | Path | Iterable):
+        raise TypeError(f"path must be a path or several, got {type(path).__name__}")
     paths = [path] if isinstance(path, str | Path) else list(path)
+    if "" in paths:
+        raise ValueError("no results at '': expected a Parquet file or a folder")
     files = list(dict.fromkeys(file for p in paths for file in fragments.below(Path(p))))
     schema = content.wanted(columns)
     parts, rest = [], []
@@ -41,7 +45,7 @@ def load(path: str | Path | Iterable[str | Path], columns: Sequence[str] = SCHEM
         rest += others
     rows = content.joined([*parts, content.read(rest, schema)], schema)
     for file, fault in rows.faults.items():
-        warnings.warn(f"{file} set aside: {fault}", stacklevel=2)
+        set_aside(file, fault)
     return _frame(content.in_order(rows, files)).loc[:, list(columns)]
 
 
@@ -56,8 +60,11 @@ def load_run(run: Path, columns: Sequence[str] = WITHOUT_SAMPLES) -> pd.DataFram
 
 
 def cell_statuses(folder: Path) -> dict[str, Status]:
-    """How each cell of a run's folder ended, see ``statuses``; damaged fragments are named in a warning."""
-    return statuses(load(folder / "cells", ["cell_id", "status", "metric"])) if (folder / "cells").is_dir() else {}
+    """How each cell of a run's folder ended, see ``statuses``; damaged fragments are named in a warning.
+
+    Every column is read, so that a cell whose rows no report can show is not one that has ended.
+    """
+    return statuses(load(folder / "cells")) if (folder / "cells").is_dir() else {}
 
 
 def statuses(frame: pd.DataFrame) -> dict[str, Status]:
@@ -70,7 +77,7 @@ def statuses(frame: pd.DataFrame) -> dict[str, Status]:
 
 def fragment_status(path: Path) -> Status | None:
     """How the cell of a fragment ended. None means that the fragment is absent, or, with a warning, damaged."""
-    status_by_cell = statuses(load(path, ["cell_id", "status", "metric"])) if path.is_file() else {}
+    status_by_cell = statuses(load(path)) if path.is_file() else {}
     return next(iter(status_by_cell.values()), None)
 
 
@@ -87,7 +94,7 @@ def reason(table: pa.Table, status: Status) -> str:
 
 def state(path: Path) -> tuple[int, int, int]:
     """Count, bytes and a hash of the fragments below ``path``, which change whenever a fragment does."""
-    stats = [(file.name, at.st_size, at.st_mtime_ns) for file in fragments.below(path) for at in [file.stat()]]
+    stats = [(file.name, *stamp(file)) for file in fragments.below(path)]
     digest = hashlib.sha256(repr(stats).encode()).digest()
     return len(stats), sum(size for _, size, _ in stats), int.from_bytes(digest[:8])
 

@@ -9,7 +9,6 @@ import streamlit as st
 import controls
 import show
 import source
-from curvbench import store
 from curvbench.analysis import commands, frames, views
 
 frame, run = controls.frame(), controls.run()
@@ -51,7 +50,10 @@ with st.expander("Columns that are equal in all rows"):
     st.dataframe(same, hide_index=True, key="table same", height="content")
 
 st.subheader("Log")
-if log := store.read_log(run, end["cell_id"]):
+log, damaged = source.log(run, end["cell_id"])
+for text in damaged:
+    st.warning(show.plain(text))
+if log:
     st.code(log, language=None)
 else:
     st.text("The cell printed nothing, or its log is not here.")

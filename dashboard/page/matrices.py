@@ -16,11 +16,9 @@ st.header("The matrices")
 run, ends = controls.run(), views.cells(controls.problem_rows())
 seed = controls.pick_seed(sorted(ends["seed"].unique()))
 ends = ends[ends["seed"] == seed]
-try:
-    stored = source.blocks(run, ends["cell_id"])
-except ValueError as error:
-    st.error(show.plain(error))
-    st.stop()
+stored, damaged = source.blocks(run, ends["cell_id"])
+for text in damaged:
+    st.warning(show.plain(f"{text}: set aside"))
 without = ends[~ends["cell_id"].isin(list(stored))]
 ends = ends[ends["cell_id"].isin(list(stored))]
 if ends.empty:

@@ -305,7 +305,37 @@ def test_damaged_blocks_are_named(results: Path) -> None:
     run = write_run(results, "r1", [(Fake(), Toy(), fisher_cell())])
     store.write_blocks(run, "c0", kept())
     (run / "blocks" / "c0.npz").write_bytes(b"PK")
-    assert "no blocks of curvbench" in show("matrices").error[0].value.replace("\\", "")
+    said = [warning.value.replace("\\", "") for warning in show("matrices").warning]
+    assert any("c0.npz: damaged, or no blocks of curvbench" in text for text in said)
+
+
+@pytest.mark.parametrize("page", ["overview", "cells", "compare", "history"])
+def test_every_damaged_part_is_named_and_the_rest_shown(page: str, results: Path) -> None:
+    write_run(results, "r0", [(Fake(), Toy(), fisher_cell())])
+    run = write_run(results, "r1", [(Fake(), Toy(), fisher_cell())])
+    (run / "run.json").write_text('{"environment": [], "cells": [1], "commands": {}}')
+    (run / "logs").mkdir(exist_ok=True)
+    (run / "logs" / "c0.log").symlink_to("/etc/hostname")
+    (results / "s" / "r2").symlink_to(results / "nowhere")
+    at = show(page)
+    said = " ".join(warning.value.replace("\\", "") for warning in at.warning)
+    assert "run.json set aside: damaged: environment must be an object, got list" in said
+    assert "r2 set aside: it is a link that leads nowhere" in said
+    assert ("c0.log set aside: it is a link that leads out" in said) == (page == "cells")
+
+
+@pytest.mark.parametrize(("name", "value"), [("server.enableCORS", False), ("server.enableXsrfProtection", False)])
+def test_nothing_is_shown_without_the_protection(name: str, value: object, results: Path) -> None:
+    import streamlit
+
+    write_run(results, "r1", [(Fake(), Toy(), fisher_cell())])
+    before = streamlit.get_option(name)
+    streamlit.config.set_option(name, value)
+    try:
+        at = show("overview")
+    finally:
+        streamlit.config.set_option(name, before)
+    assert name in at.error[0].value and not at.dataframe
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

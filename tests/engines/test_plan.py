@@ -134,7 +134,7 @@ def test_force_begins_a_new_run_and_keeps_the_old(tmp_path: Path) -> None:
 def test_a_damaged_record_begins_a_new_run(tmp_path: Path) -> None:
     folder = carry_out(make(tmp_path, cells("a")))
     (folder / "run.json").write_text("{")
-    with pytest.warns(UserWarning, match=r"run.json is damaged.*a new run is begun"):
+    with pytest.warns(UserWarning, match=r"run.json set aside: damaged"):
         new = make(tmp_path, cells("a"))
     assert (new.continued, len(new.shared), new.todo) == (None, 1, ())
 

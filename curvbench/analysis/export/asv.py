@@ -19,6 +19,7 @@ from curvbench.analysis.export import TRACKED
 from curvbench.analysis.frames import labels, problems
 from curvbench.analysis.views import Quantity
 from curvbench.spec import FLOP_MODEL, Status
+from curvbench.store import refuse_path
 
 AXES = ["problem", "probe"]
 MACHINE = ("arch", "cpu", "machine", "num_cpu", "os", "ram")
@@ -94,8 +95,7 @@ def machine(record: Mapping[str, Any], old: Mapping[str, Any]) -> Entry:
     """
     environment = record.get("environment", {})
     name = str(old.get("machine") or environment.get("host") or "unknown")
-    if not name.isprintable() or set(name) & set("/\\") or not name.strip(". "):
-        raise ValueError(f"run {record.get('run_id')} names a machine that cannot be a folder's name: {name[:50]!r}")
+    refuse_path(name, "a machine")
     if old:
         return {**old, "machine": name, "version": MACHINE_API}
     facts = {"machine": name, "cpu": environment.get("cpu", ""), "arch": environment.get("arch", "")}

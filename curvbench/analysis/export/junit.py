@@ -37,10 +37,12 @@ def of_gate(gate: Gate) -> str:
         words = (row["metric"] + ":", row["A"], "to", row["B"], row["change"], row["verdict"], row["reason"])
         lines.setdefault(cell, []).append(" ".join(filter(None, words)))
     outcomes = {True: "regression", False: PASSED}
-    return _document(
+    unread = (("left out", place.partition(" set aside: ")[0], "unreadable", place) for place in gate.left_out)
+    judged = (
         (str(cell[1]), f"{cell[0]}, seed {cell[2]}", outcomes[cell in lines], "\n".join(lines.get(cell, [])))
         for cell in gate.table[CELL].drop_duplicates().itertuples(index=False, name=None)
     )
+    return _document([*judged, *unread])
 
 
 def _document(cases: Iterable[Case]) -> str:

@@ -24,6 +24,10 @@ def outcome(gate: Gate) -> str:
     if gate.passed:
         rule = "differs from" if gate.any_change else "is worse than"
         return f"The run passes: nothing {rule} the baseline, and {same:,} of {total} are as they were."
+    if gate.failing.empty:
+        return (
+            f"The run does not pass: {counted(len(gate.left_out), 'part')} could not be read, and nothing else fails."
+        )
     rule = "differ" if gate.any_change else "are worse or missing"
     return f"The run fails: {len(gate.failing):,} of {total} {rule}, first {_told(gate.failing)}."
 

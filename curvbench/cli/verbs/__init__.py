@@ -6,6 +6,7 @@ need torch are imported within the command.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,9 +32,34 @@ def option(*names: str, **settings: Any) -> Callable[[Verb], Verb]:
     return click.option(*names, **{"show_default": settings.get("default") is not None, **settings})
 
 
+class Folder(click.Path):
+    """A path; an empty text, which a variable that is not set leaves behind, is not the working directory."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("expected a folder, got an empty text; the working directory is .", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def folder(*names: str, **settings: Any) -> Callable[[Verb], Verb]:
     """An option that takes a folder."""
-    return option(*names, type=click.Path(path_type=Path), metavar="DIR", **settings)
+    return option(*names, type=Folder(path_type=Path), metavar="DIR", **settings)
+
+
+def raw(verb: Verb) -> Verb:
+    """The option of verbs that write CSV."""
+    return option("--raw", is_flag=True, help="CSV with texts as they are, also those that a spreadsheet executes.")(
+        verb
+    )
+
+
+def written(output: Path | None, text: str, what: str) -> None:
+    """Write a text into a file of the user's choice and say so, or on the terminal."""
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        output.write_text(text, encoding="utf-8", errors="backslashreplace")
+        click.echo(f"{what}: {output}")
 
 
 def compared(verb: Verb) -> Verb:
@@ -51,6 +77,22 @@ def compared(verb: Verb) -> Verb:
     for add in reversed(options):
         verb = add(verb)
     return verb
+
+
+@contextmanager
+def left_out() -> Iterator[list[str]]:
+    """The texts of what is set aside within, each once; they are shown as warnings all the same."""
+    from curvbench.store import SetAside
+
+    texts: list[str] = []
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            yield texts
+        finally:
+            texts += dict.fromkeys(str(warning.message) for warning in said if warning.category is SetAside)
+    for warning in {str(warning.message): warning for warning in said}.values():
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from curvbench.cli import actions
-from curvbench.cli.exits import OK, REGRESSION
-from curvbench.cli.verbs import BadInput, compared, option, users_fault
+from curvbench.cli.exits import OK, REGRESSION, USAGE
+from curvbench.cli.verbs import BadInput, compared, left_out, option, raw, users_fault
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 FOLDER = "baselines"  # the folder of baselines that pages and templates have
 FORMS = ("table", "markdown", "json", "csv", "junit")
+UNREAD = "FAILED, because a part could not be read"
 
 
 @click.command()
@@ -28,22 +29,28 @@ FORMS = ("table", "markdown", "json", "csv", "junit")
 @option("--update", is_flag=True, help="Make RUN the baseline in that folder, and say what changed.")
 @option("--any-change", is_flag=True, help="Fail on improvements too, so that the baseline always equals the code.")
 @compared
+@raw
 @option("--format", "form", type=click.Choice(FORMS), default="table", help="Form of the answer.")
 @option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to write; without it, the terminal.")
 def check(run: str, baseline: str | None, update: bool, form: str, output: Path | None, **given: Any) -> int:
     """Compare RUN with BASELINE, and fail if RUN is worse.
 
     FLOPs and live bytes have to be equal, errors to a relative tolerance, peaks of CUDA to 1 %. Times are judged if
-    both sides have five samples taken in turn. RUN is a run's folder, a folder of results (the latest run of each
-    suite), a Parquet file, a run id, `latest`, or a git revision with stored runs. In GitHub Actions the answer is also
-    the summary of the job and annotations. Exit codes: 0 passed, 1 regression, 2 bad input.
+    both sides have five samples taken in turn. Nothing passes if a part of either side cannot be read. RUN is a run's
+    folder, a folder of results (the latest run of each suite), a Parquet file, a run id, `latest`, or a git revision
+    with stored runs. In GitHub Actions the answer is also the summary of the job and annotations. Exit codes: 0 passed,
+    1 regression, 2 bad input.
     """
+    from curvbench.analysis import tables
     from curvbench.cli.locate import choose, read
 
     with users_fault():
         if baseline is None:
             raise BadInput(f"--against is missing: say with what {run} is compared; {_making(run, FOLDER, given)}")
-        rows = read(run, given["results"], given["all_runs"])
+        with left_out() as lost:
+            rows = read(run, given["results"], given["all_runs"])
+        if update and lost:
+            raise BadInput(f"no baseline can be made of a run of which a part cannot be read: {lost[0]}")
         if update:
             if (
                 any(given[name] for name in ("probes", "problems", "metrics", "thresholds", "any_change"))
@@ -55,16 +62,18 @@ def check(run: str, baseline: str | None, update: bool, form: str, output: Path 
             click.echo(_update(rows, Path(baseline)), nl=False)
             return OK
         filters = (given["probes"], given["problems"], given["metrics"])
-        baseline_rows = choose(_baseline(run, baseline, rows, given), *filters)
+        with left_out() as lost_of_baseline:
+            baseline_rows = choose(_baseline(run, baseline, rows, given), *filters)
         gate = _gate(choose(rows, *filters), baseline_rows, run, given)
-        text = _text(gate, run, baseline, form)
+        gate = replace(gate, left_out=[*lost, *lost_of_baseline])
+        text = tables.csv(gate.table, given["raw"]) if form == "csv" else _text(gate, run, baseline, form)
         if output is not None:
-            output.write_text(text)
+            output.write_text(text, encoding="utf-8", errors="backslashreplace")
             text = _text(gate, run, baseline, "table")  # the log has to show the reason too
         if actions.is_here():
             _publish(gate, rows, run, baseline, given)
     click.echo(text, nl=False)
-    return OK if gate.passed else REGRESSION
+    return OK if gate.passed else REGRESSION if len(gate.failing) else USAGE
 
 
 def _baseline(run: str, baseline: str, rows: pd.DataFrame, given: dict[str, Any]) -> pd.DataFrame:
@@ -144,7 +153,7 @@ def _history(run: str, results: Path, rows: pd.DataFrame) -> dict[str, pd.DataFr
 
     history = {}
     for place in locate(run, results):
-        for other in store.runs(place.parent) if (place / "run.json").is_file() else []:
+        for other in store.runs(place.parent) if store.is_run(place) else []:
             sha = commit(other)
             history[other.name + (f" (commit {sha})" if sha else "")] = covering_alike(store.load(other), rows)
     return history
@@ -187,8 +196,6 @@ def _text(gate: Gate, run: str, baseline: str, form: str) -> str:
 
     if form == "junit":
         return junit.of_gate(gate)
-    if form == "csv":
-        return tables.text(gate.table, "csv")
     if form == "json":
         return gate.as_json()
     parts = ["".join(f"- {escaped(sentence) if form == 'markdown' else sentence}\n" for sentence in sentences(gate))]
@@ -196,5 +203,6 @@ def _text(gate: Gate, run: str, baseline: str, form: str) -> str:
     for title, rows in (("fails", gate.failing), ("better", gate.improved), ("changed", gate.changed)):
         parts += [f"{title}:\n\n{tables.text(described(rows), form)}"] if len(rows) else []
     parts += [f"first seen:\n\n{tables.text(gate.steps, form)}"] if len(gate.steps) else []
-    outcome = "passed" if gate.passed else f"FAILED, {len(gate.failing)} of these"
+    parts += ["".join(f"left out: {escaped(text) if form == 'markdown' else text}\n" for text in gate.left_out)]
+    outcome = "passed" if gate.passed else f"FAILED, {len(gate.failing)} of these" if len(gate.failing) else UNREAD
     return "\n".join([*parts, f"{counts(gate.table)}\ncheck: {outcome}\n"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from curvbench.cli.exits import OK, REGRESSION
-from curvbench.cli.verbs import folder, option, users_fault
+from curvbench.cli.verbs import BadInput, folder, left_out, option, users_fault
 
 FORMS = ("table", "markdown", "json")
 
@@ -25,7 +25,7 @@ def claims(run: str, form: str, strict: bool, results: Path) -> int:
     of its surrogate), a run id, or `latest`. The experiments are the suites of suites/papers. A claim holds, holds in
     direction only, is refuted, is undecided, or was not measured; the answer ends with the rules. Surrogates
     have a column of their own and never count as the original, nor as its refutation. The exit code is 0; with --strict
-    it is 1 if a claim is refuted, and no other verdict changes it.
+    it is 1 if a claim is refuted, and no other verdict changes it. It is 2 if a part of the results cannot be read.
     """
     from rich.console import Console
 
@@ -37,8 +37,9 @@ def claims(run: str, form: str, strict: bool, results: Path) -> int:
 
     with users_fault():
         published = experiments()
-        below = store.runs_below(run) if Path(run).is_dir() else []
-        frame = newest([store.load(path, store.WITHOUT_SAMPLES) for path in below or store.resolve(run, results)])
+        with left_out() as lost:
+            below = store.runs_below(run) if Path(run).is_dir() else []
+            frame = newest([store.load(path, store.WITHOUT_SAMPLES) for path in below or store.resolve(run, results)])
         if not set(frame["suite"]) & {experiment.id for experiment in published}:
             warnings.warn(f"{run}: no experiment of a paper was run here; they are in suites/papers", stacklevel=2)
         judged = judge(frame, published)
@@ -47,5 +48,7 @@ def claims(run: str, form: str, strict: bool, results: Path) -> int:
         report.show(judged, spent, Console())
     else:
         click.echo(report.markdown(judged, spent) if form == "markdown" else report.as_json(judged, spent))
+    if lost:
+        raise BadInput(f"the verdicts stand on a part of the results, because not all can be read: {lost[0]}")
     refuted = [entry for entry in judged if entry.original.verdict is Verdict.REFUTED]
     return REGRESSION if strict and refuted else OK

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from curvbench.cli.exits import OK, REGRESSION
-from curvbench.cli.verbs import compared, option, users_fault
+from curvbench.cli.verbs import compared, option, raw, users_fault, written
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +21,7 @@ SORTS = ("change", "metric", "probe", "problem")
 @click.argument("a")
 @click.argument("b")
 @compared
+@raw
 @option("--sort", type=click.Choice(SORTS), default="change", help="Order of the changes.")
 @option("--format", "form", type=click.Choice(FORMS), default="table", help="Form of the answer.")
 @option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to write; without it, the terminal.")
@@ -41,13 +42,13 @@ def compare(a: str, b: str, sort: str, form: str, output: Path | None, **given: 
         sides = [read(run, given["results"], given["all_runs"]) for run in (a, b)]
         chosen = [choose(rows, given["probes"], given["problems"], given["metrics"]) for rows in sides]
         table = comparison.compare(chosen[0], chosen[1], limits)
-        is_data = form in ("csv", "json")
-        text = tables.text(table, form) if is_data else _page(a, b, chosen, table, sort, form, given["metrics"])
-        if output is None:
-            click.echo(text, nl=False)
+        if form == "csv":
+            text = tables.csv(table, given["raw"])
+        elif form == "json":
+            text = tables.text(table, form)
         else:
-            output.write_text(text)
-            click.echo(f"comparison: {output}")
+            text = _page(a, b, chosen, table, sort, form, given["metrics"])
+        written(output, text, "comparison")
     return REGRESSION if (table["verdict"] == "worse").any() else OK
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import click
 
-from curvbench.cli.verbs import BadInput, option
+from curvbench.cli.verbs import BadInput, Folder, option
 from curvbench.shipped import DASHBOARD
 
 
 @click.command()
-@click.argument("results", type=click.Path(path_type=Path), required=False)
+@click.argument("results", type=Folder(path_type=Path), required=False)
 @option("--port", type=click.IntRange(1, 65535), help="Port on loopback; without it, the first free one from 8501 on.")
 def dashboard(results: Path | None, port: int | None) -> None:
     """Look at RESULTS in a browser on this machine; without RESULTS at ./results, or else at the shipped sample."""
@@ -30,11 +30,15 @@ def dashboard(results: Path | None, port: int | None) -> None:
     if results is not None:
         os.environ["CURVBENCH_RESULTS"] = str(results.resolve())
     sys.path.insert(0, str(app.parent))  # as Streamlit does
+    guard = importlib.import_module("guard")
+    if weak := [name for name in guard.EMPTY if name in guard.switched_off()]:
+        raise BadInput(f"{', '.join(weak)} in .streamlit/config.toml lets other sites in: remove it, here and at home")
     importlib.import_module("warm").main()
     options = {"server.address": "127.0.0.1", "server.headless": "true", "browser.gatherUsageStats": "false"}
     options |= {
         "client.toolbarMode": "viewer",
         "server.fileWatcherType": "none",
+        **{name: str(value).lower() for name, value in guard.FLAGS.items()},
         **({"server.port": str(port)} if port else {}),
     }
     streamlit(["run", str(app), *(word for key, value in options.items() for word in (f"--{key}", value))])

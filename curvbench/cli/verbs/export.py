@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from curvbench.cli.verbs import BadInput, folder, option, users_fault
+from curvbench.cli.verbs import BadInput, folder, option, raw, users_fault, written
 
 FORMS = ("csv", "json", "parquet", "asv", "github", "junit")
 
@@ -20,8 +20,9 @@ FORMS = ("csv", "json", "parquet", "asv", "github", "junit")
 @option("--format", "form", type=click.Choice(FORMS), required=True, help="Format of the export.")
 @option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to write; asv: its results folder.")
 @option("--all-runs", is_flag=True, help="Every run of a folder or revision, not the latest of each suite.")
+@raw
 @folder("--results", default=Path("results"), help="Folder in which ids, `latest` and revisions are looked up.")
-def export(run: str, form: str, output: Path | None, all_runs: bool, results: Path) -> None:
+def export(run: str, form: str, output: Path | None, all_runs: bool, raw: bool, results: Path) -> None:
     """Write RUN as CSV, JSON or one Parquet file, for asv, for github-action-benchmark, or as JUnit's XML.
 
     RUN is a run's folder, a folder of results (the latest run of each suite), a Parquet file, a run id, `latest`, or a
@@ -42,22 +43,20 @@ def export(run: str, form: str, output: Path | None, all_runs: bool, results: Pa
                 click.echo(f"left out, because they know no commit: {', '.join(without)}")
             return
         rows = locate.read(run, results, all_runs)
-        if output is None:
-            click.echo(_text(rows, form), nl=False)
-            return
         if form == "parquet":
+            assert output is not None
             store.write_rows(output, rows)
+            click.echo(f"{form}: {output}")
         else:
-            output.write_text(_text(rows, form))
-    click.echo(f"{form}: {output}")
+            written(output, _text(rows, form, raw), form)
 
 
-def _text(rows: Any, form: str) -> str:
+def _text(rows: Any, form: str, raw: bool) -> str:
     from curvbench.analysis import tables
     from curvbench.analysis.export import github, junit
 
     if form in ("csv", "json"):
-        return tables.text(rows, form)
+        return tables.csv(rows, raw) if form == "csv" else tables.text(rows, form)
     return github.of_rows(rows) if form == "github" else junit.of_rows(rows)
 
 
@@ -65,7 +64,7 @@ def _has_commit(run: Path) -> bool:
     from curvbench import store
     from curvbench.analysis.export import asv
 
-    return not (run / "run.json").is_file() or asv.has_commit(store.read_run(run))
+    return not store.is_run(run) or asv.has_commit(store.read_run(run))
 
 
 def _asv(runs: list[Path], folder: Path) -> int:
@@ -77,10 +76,10 @@ def _asv(runs: list[Path], folder: Path) -> int:
     results: set[Path] = set()
 
     def stored(path: Path) -> dict[str, Any]:
-        return content[path] if path in content else _read(path)
+        return content[path] if path in content else _read(path, folder)
 
     for run in runs:
-        if not (run / "run.json").is_file():
+        if not store.is_run(run):
             raise ValueError(f"asv needs runs with their commit, and {str(run)!r} is no run")
         rows, record = store.load(run), store.read_run(run)
         known = _known_to_asv(record)
@@ -89,11 +88,14 @@ def _asv(runs: list[Path], folder: Path) -> int:
         commit = asv.results(rows, record, machine, _python(record, place))
         file = place / asv.file_name(commit)
         content[place / "machine.json"] = machine
-        content[file] = asv.joined(stored(file), commit)
-        content[folder / "benchmarks.json"] = asv.benchmarks(rows, stored(folder / "benchmarks.json"))
+        try:
+            content[file] = asv.joined(stored(file), commit)
+            content[folder / "benchmarks.json"] = asv.benchmarks(rows, stored(folder / "benchmarks.json"))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{file} or benchmarks.json beside it is no file of asv: {error!r}") from error
         results.add(file)
-    for path, written in content.items():
-        _write(path, written, folder)
+    for path, entries in content.items():
+        _write(path, entries, folder)
     return len(results)
 
 
@@ -119,16 +121,21 @@ def _python(record: dict[str, Any], place: Path) -> str:
     from curvbench.analysis.export import asv
 
     version = asv.python_version(record)
-    own = [_read(file) for file in place.glob("*.json") if file.name != "machine.json"]
+    own = [_read(file, place) for file in place.glob("*.json") if file.name != "machine.json"]
     names = {content.get("params", {}).get("python") for content in own if content.get("env_name") != asv.ENVIRONMENT}
     is_here = version == "{}.{}".format(*sys.version_info) and version not in names
     return sys.executable if is_here and sys.executable in names else version
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, folder: Path | None = None) -> dict[str, Any]:
+    """The content of a JSON file, empty if there is none; no link may lead out of ``folder``."""
+    from curvbench.store import files
+
     try:
-        content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    except ValueError as error:
+        content = json.loads(files.read(path, inside=folder)) if path.is_file() else {}
+        if not isinstance(content, dict):
+            raise ValueError(f"expected an object, got {type(content).__name__}")
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     return content
 

@@ -43,13 +43,13 @@ def init(folder: Path, problem: str | None, ci: bool, asv: bool, suite: Path | N
             content, then = (_ci if ci else _asv)(project.of_folder(folder, suite))
         else:
             names = PROBLEMS[problem] if problem else SUITE
-            content = {folder / name: (TEMPLATES / name).read_text() for name in names}
+            content = {folder / name: (TEMPLATES / name).read_text(encoding="utf-8") for name in names}
             then = _after(folder / names[0], problem)
         if there := [file for file in content if os.path.lexists(file)]:
             raise BadInput(f"{_shown(there[0])!r} is there already: move it, or name another folder")
         for file, text in content.items():
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text)
+            file.write_bytes(text.encode())
     click.echo(then)
 
 

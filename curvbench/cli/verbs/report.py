@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from curvbench.cli.verbs import BadInput, folder, option, users_fault
+from curvbench.cli.verbs import BadInput, folder, option, users_fault, written
 
 if TYPE_CHECKING:
     from curvbench.report.run import Run
@@ -32,13 +32,8 @@ def report(run: str, form: str, output: Path | None, results: Path) -> None:
         runs = reports.read(store.resolve(run, results))
         if form in ("svg", "pdf"):
             _draw(runs, form, output)
-            return
-        text = reports.write(runs, form)
-        if output is None:
-            click.echo(text, nl=False)
-            return
-        output.write_text(text)
-    click.echo(f"report: {output}")
+        else:
+            written(output, reports.write(runs, form), "report")
 
 
 def _draw(runs: list[Run], form: str, folder: Path | None) -> None:

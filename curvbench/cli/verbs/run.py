@@ -10,6 +10,7 @@ import click
 
 from curvbench.cli.exits import INTERRUPTED, OK, USAGE
 from curvbench.cli.verbs import DATA_FOLDER, BadInput, folder, option, users_fault
+from curvbench.spec import MOST_THREADS
 
 if TYPE_CHECKING:
     from curvbench.planning.job import Options
@@ -27,7 +28,7 @@ ENGINES = ("local", "slurm", "inline")
 @option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision instead of the preset's.")
 @option("--damping", type=float, metavar="NUMBER", help="Damping of the exact and the compared steps: 1e-3.")
 @option("--parameters", type=click.Choice(["all", "weights"]), help="What is covered, instead of the preset's.")
-@option("--threads", type=click.IntRange(1), default=1, help="Threads of torch per cell.")
+@option("--threads", type=click.IntRange(1, MOST_THREADS), default=1, help="Threads of torch per cell.")
 @option("-t", "--train", metavar="key=value,...", help="Training or drift instead of the suite's: lr=0.1,epochs=5.")
 @option("--retrain", is_flag=True, help="Train all snapshots here; do not use the shipped ones.")
 @option("--jobs", type=click.IntRange(1), default=1, help="Cells at a time; on a cluster, cells at a time of each job.")

@@ -29,9 +29,8 @@ def status(run: str, results: Path) -> None:
             for cell in cells:
                 click.echo(f"{'runs' if cell.will_run else 'stays':5} {cell.id} {cell.label}: {cell.why}")
             count = sum(cell.will_run for cell in cells)
-            click.echo(f"{count} of {len(cells)} cells would be run: {record.get('command')}")
+            click.echo(f"{count} of {len(cells)} cells would be run: {record.get('command', 'its command is unknown')}")
             if suite is None:
-                click.echo(
-                    f"{record.get('suite_file')} is not here: changes in the libraries of its cells cannot be found"
-                )
+                missing = record.get("suite_file", "its suite")
+                click.echo(f"{missing} is not here: changes in the libraries of its cells cannot be found")
             click.echo(f"{place}")
