@@ -291,7 +291,7 @@ def test_a_run_writes_in_no_other_folder(run: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (run / "logs").rmdir() if (run / "logs").is_dir() else None
     (run / "logs").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match=re.escape(f"{run / 'logs'} is a link")):
+    with pytest.raises(OSError, match="a run writes in its own folder alone"):
         store.check_writable(run)
 
 
