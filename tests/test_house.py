@@ -160,7 +160,7 @@ def test_help_does_not_wait_for_torch() -> None:
 
 def test_the_extras_are_not_needed() -> None:
     """Only declared dependencies are imported at module level anywhere in the package."""
-    declared = {"torch", "numpy", "pandas", "pyarrow", "sklearn", "scipy", "rich", "click", "safetensors"}
+    declared = {"torch", "numpy", "pandas", "pyarrow", "sklearn", "scipy", "rich", "click", "safetensors", "filelock"}
     declared |= {"curvbench"}
     for module, path in MODULES.items():
         for node in top_level(parse(path)):

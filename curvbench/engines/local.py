@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from curvbench import store
 from curvbench.engines import Event, Observer, Work, blocked, usage
 from curvbench.engines.guard import Guard
+from curvbench.engines.sharing import TICK, Sharing
 from curvbench.engines.task import Outcome, Task, describe, run_cell
 from curvbench.identity import libraries
 from curvbench.registry import expect, loaded_files
@@ -28,7 +29,6 @@ from curvbench.spec import Status
 from curvbench.words import death
 
 GRACE = 2.0  # seconds between the request to end and the kill
-TICK = 0.25  # seconds between two looks at memory and logs
 SERVER_DIED = 255  # the exit code of a process whose fork server died before it could report one
 SPARE = 0.95  # share of the available memory that the cells may take together
 
@@ -47,7 +47,8 @@ class LocalEngine:
         """
         guard = Guard()
         try:
-            _Session(work, observe, guard).run()
+            with Sharing(work) as sharing:
+                _Session(work, observe, guard, sharing).run()
         finally:
             guard.close()
 
@@ -61,8 +62,8 @@ class _Loaded(NamedTuple):
 class _Session:
     """Waiting and running tasks of one run, and the references that failed."""
 
-    def __init__(self, work: Work, observe: Observer, guard: Guard) -> None:
-        self.work, self.observe, self.guard = work, observe, guard
+    def __init__(self, work: Work, observe: Observer, guard: Guard, sharing: Sharing) -> None:
+        self.work, self.observe, self.guard, self.sharing = work, observe, guard, sharing
         self.share = SPARE * usage.available() / work.jobs if work.memory is None else work.memory
         self.remedy = ": fewer --jobs leave it more" if work.memory is None and work.jobs > 1 else ""
         self.slots = _slots(work)
@@ -93,8 +94,8 @@ class _Session:
         while len(self.running) < self.work.jobs and (task := self._next()):
             self.waiting.remove(task)
             self.observe(Event("started", task))
-            if answer := task.answered():  # another run in the same folder was faster
-                self._finished(task, answer, 0.0)
+            if answer := self.sharing.answer(task):
+                self._finished(task, answer, 0.0, elsewhere=True)
                 continue
             obstacle = blocked(task, self.failed)
             if obstacle is not None:
@@ -107,10 +108,7 @@ class _Session:
                 self._finished(task, task.fail(describe(error), datetime.now(UTC)), 0.0)
 
     def _next(self) -> Task | None:
-        """The first task whose reference is neither waiting nor running."""
-        open_tasks = [*self.waiting, *(child.task for child in self.running)]
-        pending = {task.reference for task in open_tasks if task.kind == "reference"}
-        return next((t for t in self.waiting if t.kind == "reference" or t.reference not in pending), None)
+        return self.sharing.next(self.waiting, [child.task for child in self.running])
 
     def _slot(self, task: Task) -> Sequence[str]:
         """The GPUs that the fewest running tasks use, as many as the task needs; empty if every task sees all GPUs."""
@@ -120,7 +118,7 @@ class _Session:
     def _listen(self) -> None:
         """Sleep until a child reports or ends, or until its memory and log are due for a look."""
         if not self.running:
-            return
+            return time.sleep(TICK if self.waiting else 0.0)  # for cells that another run has in flight
         due = min(child.deadline for child in self.running) - time.monotonic()
         wait([source for child in self.running for source in child.sources()], max(min(due, TICK), 0.0))
         for child in self.running:
@@ -136,10 +134,11 @@ class _Session:
             self.running.remove(child)
             self._finished(child.task, outcome, child.seconds)
 
-    def _finished(self, task: Task, outcome: Outcome, seconds: float) -> None:
+    def _finished(self, task: Task, outcome: Outcome, seconds: float, elsewhere: bool = False) -> None:
         if task.kind == "reference" and outcome.status is not Status.OK:
             self.failed[task.reference] = outcome
-        self.observe(Event("finished", task, outcome=outcome, seconds=seconds))
+        self.sharing.finished(task, outcome)
+        self.observe(Event("finished", task, outcome=outcome, seconds=seconds, elsewhere=elsewhere))
 
     def _abandon(self) -> None:
         """End the children; their cells get the status interrupted. Another interrupt ends the wait."""

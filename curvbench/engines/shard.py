@@ -10,15 +10,12 @@ import sys
 from collections.abc import Collection
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 from curvbench import store
 from curvbench.engines import Event, Observer, Work
 from curvbench.engines.local import LocalEngine
 from curvbench.engines.task import Outcome, Task
 from curvbench.registry import load_file, loaded_files
-
-Stamp = tuple[int, int] | None
 
 
 def split(work: Work, size: int) -> tuple[list[Work], list[Work]]:
@@ -62,13 +59,13 @@ class Gathering:
     def __init__(self, work: Work, observe: Observer) -> None:
         self.observe = observe
         self.left = {task.id: task for task in work.tasks() if task.kind == "cell"}
-        self._fragments = {identity: _stamp(task.fragment) for identity, task in self.left.items()}
-        self._logs = {identity: _stamp(task.log) for identity, task in self.left.items()}
+        self._seen = work.seen
+        self._logs = {identity: store.stamp(task.log) for identity, task in self.left.items()}
 
     def collect(self) -> None:
         """Report the cells whose fragments have come."""
         for identity, task in list(self.left.items()):
-            changed = _stamp(task.fragment) != self._fragments[identity]
+            changed = store.stamp(task.fragment) != self._seen.get(identity)
             if changed and (status := store.fragment_status(task.fragment)) is not None:
                 self._finish(task, Outcome(status))
 
@@ -77,7 +74,7 @@ class Gathering:
         self.collect()
         for identity in [i for i in cells if i in self.left]:
             task = self.left[identity]
-            if _stamp(task.log) != self._logs[identity]:
+            if store.stamp(task.log) != self._logs[identity]:
                 self._finish(task, task.fail(outcome, datetime.now(UTC)))
             else:
                 del self.left[identity]
@@ -89,15 +86,6 @@ class Gathering:
 
 def _part(work: Work, ids: Collection[str]) -> Work:
     return replace(work, cells={identity: work.cells[identity] for identity in ids})
-
-
-def _stamp(path: Path) -> Stamp:
-    """Time and number of a file, which change when it is replaced. None means that there is no file."""
-    try:
-        stat = path.stat()
-    except FileNotFoundError:
-        return None
-    return stat.st_mtime_ns, stat.st_ino
 
 
 if __name__ == "__main__":

@@ -77,11 +77,27 @@ class Job:
     tried: tuning.Trials = field(default_factory=dict)
     choices: tuple[tuning.Choice, ...] = ()
 
-    def begin(self) -> Path:
-        """Write ``run.json`` and return the run's folder; raises OSError if the folder cannot be written."""
-        folder = self.plan.begin(self.options.command, registry.suite_file(self.options.suite))
+    def begin(self) -> tuple[Job, Path]:
+        """Write ``run.json`` and return the job in its run, and the run's folder.
+
+        If another run of the same cells began after this job was planned, this job joins it.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        with store.alone(self.plan.suite_folder):
+            job = self._joined()
+            folder = job.plan.begin(self.options.command, registry.suite_file(self.options.suite))
         store.check_writable(folder)
-        return folder
+        return job, folder
+
+    def _joined(self) -> Job:
+        runs = store.runs(self.plan.suite_folder)
+        if self.plan.continued or self.options.force or not runs or runs[-1] == self.plan.latest:
+            return self
+        cells, results, environment = self.plan.cells.values(), self.options.results, self.plan.environment
+        rerun = _rerun(self.options)
+        return replace(self, plan=plan.make(cells, results, environment, rerun=rerun, root=self.options.root))
 
     @property
     def engine(self) -> Engine:
@@ -110,6 +126,7 @@ class Job:
             jobs=self.options.jobs,
             measure=self.options.measure,
             root=self.options.root,
+            seen=self.plan.seen,
         )
 
     @property

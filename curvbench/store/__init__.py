@@ -1,12 +1,14 @@
 """Result files: one Arrow schema, one Parquet fragment per cell, one ``run.json`` per run.
 
 A run is ``results/<suite>/<run_id>/cells/<cell_id>.parquet``. Beside ``cells/`` are ``blocks/``, ``libraries/``,
-``logs/``, ``references/`` and ``run.json``, and in a run of many cells ``rows.copy`` with their rows. No other room of
-the package reads or writes these files.
+``logs/``, ``references/`` and ``run.json``, in a run of many cells ``rows.copy`` with their rows, and ``claims/`` while
+processes work in it. No other room of the package reads or writes these files.
 """
 
+from curvbench.store.claims import Claims, alone, in_use
 from curvbench.store.copies import keep as keep_copy
-from curvbench.store.files import cell_file
+from curvbench.store.duplicates import differences
+from curvbench.store.files import Stamp, cell_file, stamp
 from curvbench.store.folders import (
     check_writable,
     drop_large_references,
@@ -45,13 +47,18 @@ __all__ = [
     "SCHEMA",
     "SCHEMA_VERSION",
     "WITHOUT_SAMPLES",
+    "Claims",
     "Context",
     "NewerSchema",
+    "Stamp",
+    "alone",
     "cell_file",
     "cell_statuses",
     "check_writable",
+    "differences",
     "drop_large_references",
     "fragment_status",
+    "in_use",
     "keep_copy",
     "load",
     "load_run",
@@ -71,6 +78,7 @@ __all__ = [
     "runs_below",
     "share_cell",
     "shorten_log",
+    "stamp",
     "state",
     "statuses",
     "table_status",

@@ -6,6 +6,8 @@ import os
 import re
 from pathlib import Path
 
+Stamp = tuple[int, int] | None
+
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 
@@ -21,6 +23,15 @@ def replace(path: Path, content: bytes) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def stamp(path: Path) -> Stamp:
+    """Time and number of a file, which change when it is replaced. None means that there is no file."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_mtime_ns, stat.st_ino
 
 
 def _sync_folder(path: Path) -> None:

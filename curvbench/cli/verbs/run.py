@@ -77,11 +77,11 @@ def _run(options: Options) -> int:
         job = prepare(options)
         if options.dry_run:
             return show(job)
-        folder = job.begin()
+        job, folder = job.begin()
     code = execute(job, folder)
     while job.waiting and code != INTERRUPTED and not job.is_budget_spent:
         with users_fault():
             job = settled(job, folder)
-            folder = job.begin()
+            job, folder = job.begin()
         code = execute(job, folder)
     return code
