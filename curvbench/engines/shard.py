@@ -85,7 +85,8 @@ class Gathering:
 
 
 def _part(work: Work, ids: Collection[str]) -> Work:
-    return replace(work, cells={identity: work.cells[identity] for identity in ids})
+    seen = {identity: work.seen.get(identity) for identity in ids}
+    return replace(work, cells={identity: work.cells[identity] for identity in ids}, seen=seen)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from curvbench import store
 from curvbench.engines import Work
 from curvbench.engines.task import Outcome, Task
 from curvbench.spec import Status
+from curvbench.words import one_line
 
 TICK = 0.25  # seconds between two looks at what other runs, or own children, have done
 
@@ -66,7 +67,9 @@ class Sharing:
         A reference has an answer when all its cells have one, because nobody needs it then.
         """
         if task.kind == "reference":
-            of_reference = [other for other in self._tasks if other.kind == "cell" and other.reference == task.reference]
+            of_reference = [
+                other for other in self._tasks if other.kind == "cell" and other.reference == task.reference
+            ]
             return Outcome() if all(map(self.answer, of_reference)) else None
         if task.id not in self._answers and store.stamp(task.fragment) != self._seen.get(task.id):
             status = store.fragment_status(task.fragment)
@@ -90,7 +93,9 @@ class Sharing:
 
     def _go_alone(self, error: OSError) -> None:
         self._claims = None
-        warnings.warn(f"locks do not work: another run in this folder would measure the same cells ({error})", stacklevel=2)
+        warnings.warn(
+            f"locks do not work here, so that cells are not shared with other runs: {one_line(error)}", stacklevel=2
+        )
 
 
 def _name(task: Task) -> str:

@@ -7,7 +7,7 @@ import importlib
 import os
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from curvbench.words import one_line
 
 Report = Callable[[str], None]
 ANSWERED = frozenset({Status.OK, Status.UNSUPPORTED})  # statuses whose cells are not run again
+TWICE = "another process has measured this cell with other values, which stay"
 LONGEST_REASON = 500  # characters: every row of a cell repeats the reason
 
 
@@ -103,12 +104,17 @@ class Task:
     def write(self, rows: Sequence[Row], started: datetime, loaded: str | None = None) -> Outcome:
         """Write the cell's rows and return its outcome.
 
+        An answer that another process has written meanwhile stays; if its values are other ones, the reason says so.
+
         ``loaded``: the record of the libraries that its process had loaded, see ``loaded``. None means unknown.
         """
         context = store.Context(self.folder.name, self.id, started, self.environment, loaded)
         table = store.rows_to_table(self.cell, rows, context)
-        store.write_cell(self.folder / "cells", table)
         status = store.table_status(table)
+        if answer := self.answered():
+            differing = "; ".join(store.differences(store.read_cell(self.fragment), table))
+            return replace(answer, reason=one_line(f"{TWICE}: {differing}", LONGEST_REASON)) if differing else answer
+        store.write_cell(self.folder / "cells", table)
         return Outcome(status, "" if status is Status.OK else store.reason(table, status))
 
     def loaded(self) -> str | None:
