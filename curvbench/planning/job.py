@@ -16,12 +16,17 @@ from pathlib import Path
 from curvbench import identity, registry, store
 from curvbench.cells.given import Given
 from curvbench.engines import MEASURE, Engine, Work
+from curvbench.engines.dask import DaskEngine
 from curvbench.engines.inline import InlineEngine
 from curvbench.engines.local import LocalEngine
+from curvbench.engines.ray import RayEngine
 from curvbench.engines.slurm import SlurmEngine
 from curvbench.identity import libraries
 from curvbench.planning import plan, selection, tuning
 from curvbench.spec import Cell, Parameters, Status, Suite
+
+CLUSTERS = {"slurm": "submitit", "dask": "distributed", "ray": "ray"}  # engines, and the packages of their extras
+ADDRESSED = ("dask", "ray")
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class Options:
     timeout: str | None = None
     budget: str | None = None
     engine: str = "local"
+    address: str | None = None
     dry_run: bool = False
     force: bool = False
     rerun_failed: str | None = None
@@ -102,9 +108,18 @@ class Job:
     @property
     def engine(self) -> Engine:
         """The engine that the options name."""
-        if self.options.engine == "slurm":
-            return self.slurm
-        return InlineEngine() if self.options.engine == "inline" else LocalEngine()
+        address, size = self.options.address, self.suite.resources.cells
+        match self.options.engine:
+            case "slurm":
+                return self.slurm
+            case "dask":
+                return DaskEngine(address, size)
+            case "ray":
+                return RayEngine(address, size)
+            case "inline":
+                return InlineEngine()
+            case _:
+                return LocalEngine()
 
     @property
     def slurm(self) -> SlurmEngine:
@@ -171,10 +186,12 @@ def planned(options: Options, name: str, suite: Suite) -> Job:
         raise ValueError(f"--device must be cpu, cuda or cuda:i, got {options.device!r}")
     if options.engine == "inline" and (options.timeout or options.jobs > 1):
         raise ValueError("--engine inline has no time limit and no jobs: leave out --timeout and --jobs")
-    if options.engine == "slurm" and options.budget:
-        raise ValueError("--engine slurm keeps no budget: the suite's resources say how long a job may take")
-    if options.engine == "slurm" and importlib.util.find_spec("submitit") is None:
-        raise ValueError("--engine slurm needs submitit: pip install 'curvbench[slurm]'")
+    if options.engine in CLUSTERS and options.budget:
+        raise ValueError(f"--engine {options.engine} keeps no budget, because the cluster decides when a cell begins")
+    if options.address and options.engine not in ADDRESSED:
+        raise ValueError(f"--address is for --engine {' and '.join(ADDRESSED)}, got --engine {options.engine}")
+    if (needed := CLUSTERS.get(options.engine)) and importlib.util.find_spec(needed) is None:
+        raise ValueError(f"--engine {options.engine} needs {needed}: pip install 'curvbench[{options.engine}]'")
     rerun = _rerun(options)
     timeout = selection.duration(options.timeout or "1h")
     end = time.monotonic() + selection.duration(options.budget) if options.budget else math.inf

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 import signal
@@ -7,18 +8,21 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from engines.test_engines import DEATHS, ENDS, cells, ends, work
+from engines.test_engines import DEATHS, ENDS, cells, ends, gone, work
 from fake_measure import Toy
 
 from curvbench import store
 from curvbench.engines import Event, Work
+from curvbench.engines.dask import DaskEngine
 from curvbench.engines.executor import ExecutorEngine
+from curvbench.engines.ray import RayEngine
 from curvbench.engines.shard import Gathering, pack, run_shard, split
 from curvbench.engines.slurm import SlurmEngine
 from curvbench.engines.task import Outcome
@@ -104,15 +108,65 @@ def test_a_worker_that_dies_ends_its_shard_and_no_other(tmp_path: Path) -> None:
     }
 
 
-def test_two_workers_of_dask(tmp_path: Path) -> None:
+MIXED = {"ok0": "ok", "raise0": "error", "segv0": "crashed", "hang0": "timeout"}
+
+
+def began(asked: Work, cell: str) -> int:
+    """Wait until a cell prints its child, and return the child's number."""
+    log = asked.folder / "logs" / f"{cell}.log"
+    while not (log.is_file() and "child" in log.read_text()):
+        time.sleep(0.1)
+    return int(log.read_text().split()[1])
+
+
+def ancestors(pid: int) -> Iterator[int]:
+    while pid > 1:
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        yield pid
+
+
+def test_every_end_on_dask_which_lost_a_worker(tmp_path: Path) -> None:
+    """The cell of the killed worker is begun again on the other worker, and the time limit ends it there."""
     distributed = pytest.importorskip("distributed", reason="needs pip install 'curvbench[dask]'")
-    asked = work(tmp_path, cells("ok", "raise", "segv"))
-    with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        ExecutorEngine(client.get_executor(), size=1).run(asked, lambda event: None)
-    assert store.cell_statuses(asked.folder) == {"ok0": Status.OK, "raise0": Status.ERROR, "segv0": Status.CRASHED}
+    asked = work(tmp_path, cells("hang", "ok", "raise", "segv"), timeout=15.0)
+    children: list[int] = []
+
+    def kill(workers: list[int]) -> None:
+        children.append(began(asked, "hang0"))
+        (asked.folder / "logs" / "hang0.log").unlink()
+        os.kill(next(ancestor for ancestor in ancestors(children[0]) if ancestor in workers), signal.SIGKILL)
+        children.append(began(asked, "hang0"))
+
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        killer = threading.Thread(target=kill, args=([nanny.pid for nanny in cluster.workers.values()],))
+        killer.start()
+        DaskEngine(cluster.scheduler_address, size=1).run(asked, lambda event: None)
+        killer.join()
+    assert {cell: status for cell, (status, _) in ends(store.load(asked.folder)).items()} == MIXED
+    assert len(set(children)) == 2 and all(map(gone, children))
+
+
+def test_workers_of_dask_on_this_machine(tmp_path: Path) -> None:
+    pytest.importorskip("distributed", reason="needs pip install 'curvbench[dask]'")
+    asked = work(tmp_path, cells("ok", "unsupported"), jobs=2)
+    DaskEngine().run(asked, lambda event: None)
+    assert store.cell_statuses(asked.folder) == {"ok0": Status.OK, "unsupported0": Status.UNSUPPORTED}
+
+
+def test_every_end_on_ray(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs pip install 'curvbench[ray]'")
+    asked = work(tmp_path, cells("hang", "ok", "raise", "segv"), timeout=15.0, jobs=2)
+    events: list[Event] = []
+    RayEngine().run(asked, events.append)
+    assert {cell: status for cell, (status, _) in ends(store.load(asked.folder)).items()} == MIXED
+    assert {e.task.id: str(e.outcome.status) for e in events if e.outcome} == MIXED
+
+
+@pytest.mark.parametrize("engine", [DaskEngine, RayEngine])
+def test_an_address_where_nothing_answers_is_one_line(engine: type[DaskEngine | RayEngine], tmp_path: Path) -> None:
+    pytest.importorskip("distributed" if engine is DaskEngine else "ray")
+    with pytest.raises(OSError, match="answers at '127.0.0.1:9'"):
+        engine("127.0.0.1:9").run(work(tmp_path, cells("ok")), lambda event: None)
 
 
 SMALL = Resources(memory=1.0, cells=20)
@@ -186,8 +240,6 @@ def test_the_login_node_goes_away_and_comes_back(tmp_path: Path) -> None:
     assert set(store.cell_statuses(asked.folder)) == {"slow0", "ok0", "raise0"}
 
 
-@pytest.mark.slurm
-@slurm
 def test_the_script_says_what_is_asked_for(tmp_path: Path) -> None:
     asked = on_slurm(tmp_path, {i: replace(c, threads=2) for i, c in cells("ok").items()}, timeout=600.0, jobs=3)
     text = SlurmEngine(Resources("fast", 2, memory=1.5, cells=4), "a-suite").script(asked)
@@ -196,8 +248,6 @@ def test_the_script_says_what_is_asked_for(tmp_path: Path) -> None:
     assert "#SBATCH --job-name=a-suite\n" in text
 
 
-@pytest.mark.slurm
-@slurm
 def test_a_path_that_sbatch_cannot_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="sbatch reads no path with quotes or newlines"):
-        SlurmEngine(SMALL).run(work(tmp_path, cells("ok")), lambda event: None)
+        SlurmEngine(SMALL).script(work(tmp_path, cells("ok")))
