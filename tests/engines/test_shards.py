@@ -108,9 +108,6 @@ def test_a_worker_that_dies_ends_its_shard_and_no_other(tmp_path: Path) -> None:
     }
 
 
-MIXED = {"ok0": "ok", "raise0": "error", "segv0": "crashed", "hang0": "timeout"}
-
-
 def began(asked: Work, cell: str) -> int:
     """Wait until a cell prints its child, and return the child's number."""
     log = asked.folder / "logs" / f"{cell}.log"
@@ -120,52 +117,46 @@ def began(asked: Work, cell: str) -> int:
 
 
 def ancestors(pid: int) -> Iterator[int]:
-    while pid > 1:
+    """The parent of a process, its parent, and so on to this process."""
+    while pid not in (0, 1, os.getpid()):
         pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
         yield pid
 
 
-def test_every_end_on_dask_which_lost_a_worker(tmp_path: Path) -> None:
-    """The cell of the killed worker is begun again on the other worker, and the time limit ends it there."""
-    distributed = pytest.importorskip("distributed", reason="needs pip install 'curvbench[dask]'")
-    asked = work(tmp_path, cells("hang", "ok", "raise", "segv"), timeout=15.0)
+def test_a_cell_whose_worker_of_dask_dies_is_begun_on_another(tmp_path: Path) -> None:
+    pytest.importorskip("distributed", reason="needs pip install 'curvbench[dask]'")
+    asked = work(tmp_path, cells("hang", "ok"), timeout=10.0, jobs=2)
     children: list[int] = []
 
-    def kill(workers: list[int]) -> None:
+    def kill() -> None:
         children.append(began(asked, "hang0"))
         (asked.folder / "logs" / "hang0.log").unlink()
-        os.kill(next(ancestor for ancestor in ancestors(children[0]) if ancestor in workers), signal.SIGKILL)
+        *_, worker, _ = ancestors(children[0])
+        os.kill(worker, signal.SIGKILL)
         children.append(began(asked, "hang0"))
 
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
-        killer = threading.Thread(target=kill, args=([nanny.pid for nanny in cluster.workers.values()],))
-        killer.start()
-        DaskEngine(cluster.scheduler_address, size=1).run(asked, lambda event: None)
-        killer.join()
-    assert {cell: status for cell, (status, _) in ends(store.load(asked.folder)).items()} == MIXED
-    assert len(set(children)) == 2 and all(map(gone, children))
-
-
-def test_workers_of_dask_on_this_machine(tmp_path: Path) -> None:
-    pytest.importorskip("distributed", reason="needs pip install 'curvbench[dask]'")
-    asked = work(tmp_path, cells("ok", "unsupported"), jobs=2)
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
     DaskEngine().run(asked, lambda event: None)
-    assert store.cell_statuses(asked.folder) == {"ok0": Status.OK, "unsupported0": Status.UNSUPPORTED}
+    killer.join()
+    assert store.cell_statuses(asked.folder) == {"hang0": Status.TIMEOUT, "ok0": Status.OK}
+    assert len(set(children)) == 2 and all(map(gone, children))
 
 
 def test_every_end_on_ray(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="needs pip install 'curvbench[ray]'")
-    asked = work(tmp_path, cells("hang", "ok", "raise", "segv"), timeout=15.0, jobs=2)
+    asked = work(tmp_path, cells("hang", "ok", "segv"), timeout=10.0, jobs=2)
     events: list[Event] = []
     RayEngine().run(asked, events.append)
-    assert {cell: status for cell, (status, _) in ends(store.load(asked.folder)).items()} == MIXED
-    assert {e.task.id: str(e.outcome.status) for e in events if e.outcome} == MIXED
+    expected = {"hang0": Status.TIMEOUT, "ok0": Status.OK, "segv0": Status.CRASHED}
+    assert store.cell_statuses(asked.folder) == expected
+    assert {e.task.id: e.outcome.status for e in events if e.outcome} == expected
 
 
 @pytest.mark.parametrize("engine", [DaskEngine, RayEngine])
 def test_an_address_where_nothing_answers_is_one_line(engine: type[DaskEngine | RayEngine], tmp_path: Path) -> None:
     pytest.importorskip("distributed" if engine is DaskEngine else "ray")
-    with pytest.raises(OSError, match="answers at '127.0.0.1:9'"):
+    with pytest.raises(OSError, match=r"answers at '127\.0\.0\.1:9'"):
         engine("127.0.0.1:9").run(work(tmp_path, cells("ok")), lambda event: None)
 
 
