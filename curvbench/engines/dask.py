@@ -12,6 +12,8 @@ from curvbench.engines.executor import ExecutorEngine, on_this_machine, shard_si
 from curvbench.spec import Resources
 from curvbench.words import one_line
 
+PATIENCE = 30.0  # seconds in which a scheduler has to answer
+
 
 @dataclass(frozen=True)
 class DaskEngine:
@@ -46,7 +48,7 @@ class DaskEngine:
                     yield client
             return
         try:
-            client = Client(self.address, timeout="10s")
+            client = Client(self.address, timeout=PATIENCE)
         except (OSError, ValueError) as error:
             raise OSError(f"--engine dask: no scheduler answers at {self.address!r}: {one_line(error)}") from error
         with client:

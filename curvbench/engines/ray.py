@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import socket
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
@@ -11,6 +13,8 @@ from curvbench.engines import Observer, Work
 from curvbench.engines.executor import ExecutorEngine, on_this_machine, shard_size
 from curvbench.spec import Resources
 from curvbench.words import one_line
+
+PATIENCE = 10.0  # seconds in which a cluster has to answer
 
 
 class RayExecutor(Executor):
@@ -52,11 +56,21 @@ class RayEngine:
         needs = [cell.devices for cell in work.cells.values() if cell.device == "cuda"]
         threads = max(cell.threads * cell.devices for cell in work.cells.values()) * sent.jobs
         machine = {"num_cpus": work.jobs * threads, "include_dashboard": False} if here else {}
+        before = signal.getsignal(signal.SIGTERM)
         try:
+            _knock(self.address or "")
             ray.init(self.address or "local", log_to_driver=False, configure_logging=False, **machine)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise OSError(f"--engine ray: no cluster answers at {self.address!r}: {one_line(error)}") from error
         try:
+            signal.signal(signal.SIGTERM, before)  # Ray's own handler would end this process without a word
             ExecutorEngine(RayExecutor(threads, max(needs, default=0)), size).run(sent, observe)
         finally:
             ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nothing listens at a host and port, for which Ray itself would wait for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host, int(port)), PATIENCE).close()

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from engines.test_engines import DEATHS, ENDS, cells, ends, gone, work
 from fake_measure import Toy
 
 from curvbench import store
-from curvbench.engines import Event, Work
+from curvbench.engines import Event, Work, dask, ray
 from curvbench.engines.dask import DaskEngine
 from curvbench.engines.executor import ExecutorEngine
 from curvbench.engines.ray import RayEngine
@@ -153,9 +154,13 @@ def test_every_end_on_ray(tmp_path: Path) -> None:
     assert {e.task.id: e.outcome.status for e in events if e.outcome} == expected
 
 
-@pytest.mark.parametrize("engine", [DaskEngine, RayEngine])
-def test_an_address_where_nothing_answers_is_one_line(engine: type[DaskEngine | RayEngine], tmp_path: Path) -> None:
-    pytest.importorskip("distributed" if engine is DaskEngine else "ray")
+@pytest.mark.parametrize(("module", "package"), [(dask, "distributed"), (ray, "ray")])
+def test_an_address_where_nothing_answers_is_one_line(
+    module: ModuleType, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(package, reason="an extra")
+    monkeypatch.setattr(module, "PATIENCE", 1.0)
+    engine = DaskEngine if module is dask else RayEngine
     with pytest.raises(OSError, match=r"answers at '127\.0\.0\.1:9'"):
         engine("127.0.0.1:9").run(work(tmp_path, cells("ok")), lambda event: None)
 
