@@ -192,18 +192,6 @@ def test_an_interrupt_keeps_what_is_finished(number: signal.Signals, here: Path)
     assert store.load(here / "results")["run_id"].nunique() == 1
 
 
-def test_two_runs_that_start_at_once_share_one_folder_and_its_cells(here: Path) -> None:
-    command = ("run", "suites/toys", "--preset", "slow", "--seed", "0-1")
-    both = [start(here, *command) for _ in range(2)]
-    outs = [process.communicate(timeout=120) for process in both]
-    assert [(process.returncode, err) for process, (_, err) in zip(both, outs, strict=True)] == [(0, ""), (0, "")]
-    (folder,) = (here / "results" / "toys").iterdir()
-    assert len(store.cell_statuses(folder)) == 8 and len(store.read_run(folder)["commands"]) == 2
-    shown = "".join(out for out, _ in outs)
-    assert len(re.findall(r"\] ok [^(\n]*\d s", shown)) == 8, "each cell is measured once"
-    assert shown.count("   by another run") >= 8 and "measured by another run" in shown
-
-
 def test_over_budget_cells_stay_without_rows(here: Path) -> None:
     code, out, _ = curvbench(here, "run", "suites/toys", "--preset", "slow", "--budget", "1s")
     missing = 4 - store.load(here / "results")["cell_id"].nunique()

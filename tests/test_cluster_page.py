@@ -24,9 +24,9 @@ SUITE = """
 from curvbench.spec import Preset, Suite
 from fake_measure import Fake, Toy
 
-SUITE = Suite("A suite", {"default": Preset([Toy()], [Fake(), Fake("slow"), Fake(damping=1.0)], seeds=(0, 1))})
+SUITE = Suite("A suite", {"default": Preset([Toy()], [Fake(), Fake("slow"), Fake("slow", damping=1.0)])})
 """
-CELLS = 6
+CELLS = 3
 NEEDS = {"dask": "distributed", "ray": "ray", "slurm": "submitit"}
 
 
@@ -54,11 +54,10 @@ def bash(script: str, here: Path) -> str:
     places = [str(here / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("CURVBENCH")}
     environment |= {"PATH": os.pathsep.join(places), "PYTHONPATH": f"{TESTS.parent}:{TESTS}", "OMP_NUM_THREADS": "1"}
-    ends = "trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT"
+    ends = "trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT"
     command = ["bash", "-euc", f"{ends}\n{script}"]
     done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
     return done.stdout
 
 
@@ -79,4 +78,6 @@ def test_commands_run(block: str, here: Path) -> None:
         assert {str(status) for status in store.cell_statuses(folder).values()} == {"ok"}
         assert len(store.cell_statuses(folder)) == CELLS and not list(folder.rglob("*.lock"))
         assert len(re.findall(r"\] ok [^(\n]*\d s", out)) == CELLS, "each is measured once"
-        assert out.count("   by another run") >= CELLS * (block.count("curvbench run") - 1)
+        runs = block.count("curvbench run")
+        assert out.count("   by another run") >= CELLS * (runs - 1)
+        assert len(store.read_run(folder)["commands"]) == runs

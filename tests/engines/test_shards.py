@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -76,16 +76,6 @@ def test_what_never_began_is_given_up_without_a_row(tmp_path: Path) -> None:
     assert [(e.task.id, e.outcome) for e in events] == [("raise0", Outcome(Status.CRASHED, "its node is gone"))]
 
 
-def test_a_pool_of_threads_brings_every_end(tmp_path: Path) -> None:
-    asked = work(tmp_path, cells("ok", "raise", "kill", "unsupported"))
-    events: list[Event] = []
-    with ThreadPoolExecutor(2) as pool:
-        ExecutorEngine(pool, size=3).run(asked, events.append)
-    expected = {"ok0": "ok", "raise0": "error", "kill0": "killed", "unsupported0": "unsupported"}
-    assert {i: str(s) for i, s in store.cell_statuses(asked.folder).items()} == expected
-    assert {e.task.id: str(e.outcome.status) for e in events if e.outcome} == expected
-
-
 def test_a_worker_that_dies_ends_its_shard_and_no_other(tmp_path: Path) -> None:
     class Lossy(Executor):
         """Loses whatever holds the cell raise0."""
@@ -126,7 +116,8 @@ def ancestors(pid: int) -> Iterator[int]:
 
 def test_a_cell_whose_worker_of_dask_dies_is_begun_on_another(tmp_path: Path) -> None:
     pytest.importorskip("distributed", reason="needs pip install 'curvbench[dask]'")
-    asked = work(tmp_path, cells("hang", "ok"), timeout=10.0, jobs=2)
+    asked = work(tmp_path, cells("hang", "raise", "kill"), timeout=10.0, jobs=2)
+    events: list[Event] = []
     children: list[int] = []
 
     def kill() -> None:
@@ -138,9 +129,11 @@ def test_a_cell_whose_worker_of_dask_dies_is_begun_on_another(tmp_path: Path) ->
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    DaskEngine().run(asked, lambda event: None)
+    DaskEngine().run(asked, events.append)
     killer.join()
-    assert store.cell_statuses(asked.folder) == {"hang0": Status.TIMEOUT, "ok0": Status.OK}
+    expected = {"hang0": Status.TIMEOUT, "raise0": Status.ERROR, "kill0": Status.KILLED}
+    assert store.cell_statuses(asked.folder) == expected
+    assert {e.task.id: e.outcome.status for e in events if e.outcome} == expected
     assert len(set(children)) == 2 and all(map(gone, children))
 
 
