@@ -16,6 +16,8 @@ from filelock import FileLock, Timeout
 
 from curvbench.store import files
 
+PATIENCE = 60.0  # seconds after which a lock that is held for moments only is thought to be stuck
+ATTEMPTS = 10
 _FOLDER, _ENDING = "claims", ".lock"
 
 
@@ -30,14 +32,25 @@ class Claims:
         """
         self._folder = run / _FOLDER
         self._held: dict[str, FileLock] = {}
-        presence = f"run-{uuid4().hex}"
         try:
-            self._folder.mkdir(exist_ok=True)
-            if not self.take(presence) or not _is_locked(self._file(presence)):
+            presence = self._enter()
+            if not _is_locked(presence):
                 raise OSError(f"a locked file in {self._folder} can be locked again")
         except OSError:
             self.close()
             raise
+
+    def _enter(self) -> Path:
+        """Lock a file of this process alone, which keeps the folder from being removed, and return the file."""
+        name = f"run-{uuid4().hex}"
+        lock = _lock(self._file(name))
+        for _ in range(ATTEMPTS):
+            self._folder.mkdir(exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # another process has removed the folder as its last deed
+                lock.acquire(timeout=PATIENCE)
+                break
+        self._held[name] = lock
+        return self._file(name)
 
     def take(self, name: str) -> bool:
         """Claim ``name``; False if a living process has claimed it."""
@@ -73,11 +86,11 @@ def in_use(run: Path) -> bool:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Only one process at a time is within for a ``folder``, which is made if need be; no matter if locks fail."""
+    """Only one process at a time is within for a ``folder``, which is made. Locks that fail keep nobody out."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = _lock(folder / f".alone{_ENDING}")
-    with contextlib.suppress(OSError, NotImplementedError):
-        lock.acquire()
+    with contextlib.suppress(OSError):
+        lock.acquire(timeout=PATIENCE)
     try:
         yield
     finally:
