@@ -29,12 +29,21 @@ class Tally:
         self.started = time.monotonic()
         self._totals = {"cell": cells, "reference": references}
         self._seconds: dict[str, dict[str, float]] = {"cell": {}, "reference": {}}  # by the id of the task
+        self._elsewhere: dict[str, set[str]] = {"cell": set(), "reference": set()}
         self._failed: set[str] = set()
 
     @property
     def finished(self) -> int:
         """The number of cells that have ended in any way."""
-        return len(self._seconds["cell"])
+        return self._ended("cell")
+
+    @property
+    def elsewhere(self) -> int:
+        """The number of cells that another run has measured."""
+        return len(self._elsewhere["cell"])
+
+    def _ended(self, kind: str) -> int:
+        return len(self._seconds[kind].keys() | self._elsewhere[kind])
 
     @property
     def failed(self) -> int:
@@ -44,24 +53,32 @@ class Tally:
     def add(self, event: Event) -> None:
         """Count a task if it has finished."""
         if event.kind == "finished" and event.outcome is not None:
-            self._seconds[event.task.kind][event.task.id] = event.seconds
-            if event.task.kind == "cell":
-                (self._failed.discard if event.outcome.status in GOOD else self._failed.add)(event.task.id)
+            kind, identity = event.task.kind, event.task.id
+            if event.elsewhere:
+                self._elsewhere[kind].add(identity)
+            else:
+                self._seconds[kind][identity] = event.seconds
+            if kind == "cell":
+                (self._failed.discard if event.outcome.status in GOOD else self._failed.add)(identity)
 
     @property
     def seconds_left(self) -> float | None:
-        """An estimate from the mean time of finished tasks and the tasks that ran at a time. None means unknown."""
-        busy = sum(sum(times.values()) for times in self._seconds.values())
-        if self.finished == 0 or busy == 0:
-            return None
+        """An estimate from the mean time of finished tasks and the tasks that ran at a time. None means unknown.
+
+        A task of another run counts as long as the mean of its kind.
+        """
         means = {kind: fmean(times.values()) for kind, times in self._seconds.items() if times}
-        work = sum(mean * max(self._totals[kind] - len(self._seconds[kind]), 0) for kind, mean in means.items())
-        return work * (time.monotonic() - self.started) / busy
+        done = sum(mean * self._ended(kind) for kind, mean in means.items())
+        if not self._seconds["cell"] or done == 0:
+            return None
+        work = sum(mean * max(self._totals[kind] - self._ended(kind), 0) for kind, mean in means.items())
+        return work * (time.monotonic() - self.started) / done
 
     @property
     def note(self) -> str:
-        """The number of failed cells, and the time left."""
+        """The numbers of failed cells and of cells of another run, and the time left."""
         parts = [f"{self.failed} failed"] if self.failed else []
+        parts += [f"{self.elsewhere} measured by another run"] if self.elsewhere else []
         parts += [f"about {seconds(self.seconds_left)} left"] if self.seconds_left else []
         return ", ".join(parts)
 
@@ -115,7 +132,8 @@ def line(event: Event, tally: Tally) -> str:
     is_made = event.task.kind == "reference" and event.outcome.status is Status.OK
     status = "reference" if is_made else str(event.outcome.status)
     count = f"{tally.finished:{len(str(tally.total))}}/{tally.total}"
-    text = f"[{count}] {status:<11} {one_line(event.task.label)}   {seconds(event.seconds)}"
+    took = "by another run" if event.elsewhere else seconds(event.seconds)
+    text = f"[{count}] {status:<11} {one_line(event.task.label)}   {took}"
     return f"{text}   {event.outcome.reason}" if event.outcome.reason else text
 
 
@@ -126,7 +144,12 @@ def as_json(event: Event, tally: Tally) -> dict[str, Any]:
     content |= {"text": event.text} if event.text else {}
     if event.outcome is not None:
         content |= {"status": str(event.outcome.status), "reason": event.outcome.reason}
-    return content | {"finished": tally.finished, "failed": tally.failed, "total": tally.total}
+    return content | {
+        "finished": tally.finished,
+        "failed": tally.failed,
+        "total": tally.total,
+        "elsewhere": tally.elsewhere,
+    }
 
 
 def seconds(value: float) -> str:

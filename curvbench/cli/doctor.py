@@ -22,6 +22,8 @@ EXTRAS = {
     "hf": ("transformers",),
     "photos": ("PIL",),
     "slurm": ("submitit",),
+    "dask": ("distributed",),
+    "ray": ("ray",),
     "tune": ("optuna",),
     "peers": ("curvlinops", "nngeometry"),
     "test": ("pytest", "hypothesis", "playwright"),

@@ -61,8 +61,9 @@ def execute(job: Job, folder: Path) -> int:
     except KeyboardInterrupt:
         return _interrupted(job, folder, console)
     finally:
-        store.drop_large_references(folder)
         store.drop_temporary(folder)
+        if not store.in_use(folder):  # another run needs them
+            store.drop_large_references(folder)
     frame = store.load_run(folder)
     statuses = store.statuses(frame)
     endings = [statuses[cell] for cell in job.plan.cells if cell in statuses]

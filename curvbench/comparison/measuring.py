@@ -220,7 +220,9 @@ def _run(made: Sequence[Cell], folder: Path, budget: float | None, say: Callable
     """Measure the cells here, and return the folder of the run."""
     planned = plan.make(made, folder, identity.environment(made[0].device))
     run = planned.begin("curvbench.measure(...)", Path(__file__))
-    work = Work(dict(planned.cells), run, planned.environment, cells.reference_identity, budget=budget)
+    work = Work(
+        dict(planned.cells), run, planned.environment, cells.reference_identity, budget=budget, seen=planned.seen
+    )
     InlineEngine().run(work, Progress(len(made), run, say))
     return run
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 from curvbench.engines.task import Outcome, Task
 from curvbench.spec import Cell, Status
+from curvbench.store import Stamp
 
 MEASURE = "curvbench.cells.measure"
 REFERENCE = "reference: "  # begins the reason of a cell whose reference failed
@@ -21,7 +22,8 @@ class Work:
     ``timeout``: seconds per cell. ``budget``: seconds after which no cell is started. None means no budget. ``memory``:
     bytes per cell. None means an equal share of the available memory. ``measure``: the module whose ``prepare``,
     ``measure`` and ``reference_identity`` do the work; its ``PRELOAD`` may name modules to import beforehand. ``root``:
-    the suite's folder, from which the files that cells load are named.
+    the suite's folder, from which the files that cells load are named. ``seen``: the stamps of the fragments that cells
+    had when the run was planned; a fragment with another stamp comes from another run in the same folder.
     """
 
     cells: Mapping[str, Cell]
@@ -35,6 +37,7 @@ class Work:
     memory: float | None = None
     measure: str = MEASURE
     root: Path = field(default_factory=Path.cwd)
+    seen: Mapping[str, Stamp] = field(default_factory=dict)
 
     def tasks(self) -> list[Task]:
         """References, each followed by its cells."""
@@ -59,13 +62,17 @@ class Work:
 
 @dataclass(frozen=True)
 class Event:
-    """An event of a task: it started, reported a ``text``, or finished after ``seconds`` with ``outcome``."""
+    """An event of a task: it started, reported a ``text``, or finished after ``seconds`` with ``outcome``.
+
+    ``elsewhere``: another run in the same folder has measured it.
+    """
 
     kind: Literal["started", "reported", "finished"]
     task: Task
     text: str = ""
     outcome: Outcome | None = None
     seconds: float = 0.0
+    elsewhere: bool = False
 
 
 Observer = Callable[[Event], None]

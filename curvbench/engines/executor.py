@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import Executor, Future, wait
+from dataclasses import replace
 
-from curvbench.engines import Observer, Work
+from curvbench.engines import Observer, Work, usage
+from curvbench.engines.local import SPARE
 from curvbench.engines.shard import Gathering, pack, run_apart, split
 from curvbench.engines.task import Outcome
 from curvbench.spec import Status
@@ -34,13 +37,26 @@ class ExecutorEngine:
                     future.cancel()
 
 
+def on_this_machine(work: Work) -> Work:
+    """The work for ``work.jobs`` workers of this machine: each runs a cell at a time, in its share of the memory."""
+    memory = SPARE * usage.available() / work.jobs if work.memory is None else work.memory
+    return replace(work, jobs=1, memory=memory)
+
+
+def shard_size(work: Work, most: int) -> int:
+    """The number of cells of a shard, ``most`` or fewer, that keeps ``work.jobs`` workers busy."""
+    return min(most, math.ceil(len(work.cells) / work.jobs))
+
+
 def _await(futures: dict[Future[None], Work], gathering: Gathering) -> None:
     pending = set(futures)
     while pending:
         done, pending = wait(pending, TICK)
         gathering.collect()
         for future in done:
-            error = one_line(future.exception())
-            gathering.give_up(
-                futures[future].cells, Outcome(Status.CRASHED, f"its worker ended without a result: {error}")
-            )
+            reason = f"its worker ended without a result: {_error(future)}"
+            gathering.give_up(futures[future].cells, Outcome(Status.CRASHED, reason))
+
+
+def _error(future: Future[None]) -> str:
+    return "cancelled" if future.cancelled() else one_line(future.exception())

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from curvbench import store
 from curvbench.engines import Event, Observer, Work, blocked
+from curvbench.engines.sharing import Sharing
 from curvbench.engines.task import Outcome, Task, run_cell
 from curvbench.identity import libraries
 from curvbench.spec import Status
@@ -21,15 +22,18 @@ class InlineEngine:
         start = time.monotonic()
         libraries.watch(work.root)
         failed: dict[str, Outcome] = {}
-        for task in work.tasks():
-            if work.budget is not None and time.monotonic() - start >= work.budget:
-                return
-            observe(Event("started", task))
-            started = time.monotonic()
-            outcome = self._outcome(task, blocked(task, failed), observe)
-            if task.kind == "reference" and outcome.status is not Status.OK:
-                failed[task.reference] = outcome
-            observe(Event("finished", task, outcome=outcome, seconds=time.monotonic() - started))
+        with Sharing(work) as sharing:
+            for task in sharing.each():
+                if work.budget is not None and time.monotonic() - start >= work.budget:
+                    return
+                observe(Event("started", task))
+                started, answer = time.monotonic(), sharing.answer(task)
+                outcome = answer or self._outcome(task, blocked(task, failed), observe)
+                if task.kind == "reference" and outcome.status is not Status.OK:
+                    failed[task.reference] = outcome
+                sharing.finished(task, outcome)
+                seconds = time.monotonic() - started
+                observe(Event("finished", task, outcome=outcome, seconds=seconds, elsewhere=answer is not None))
 
     def _outcome(self, task: Task, obstacle: Outcome | None, observe: Observer) -> Outcome:
         started = datetime.now(UTC)

@@ -21,6 +21,7 @@ from curvbench.engines import Event, Observer, Work, blocked, family, keeper, us
 from curvbench.engines.guard import Guard
 from curvbench.engines.news import Listener, Message, Teller
 from curvbench.engines.server import Server, leave_server
+from curvbench.engines.sharing import TICK, Sharing
 from curvbench.engines.task import Outcome, Task, describe, run_cell
 from curvbench.identity import libraries
 from curvbench.registry import expect, loaded_files
@@ -28,7 +29,6 @@ from curvbench.spec import Status
 from curvbench.words import death, one_line
 
 GRACE = 2.0  # seconds between the request to end and the kill
-TICK = 0.25  # seconds between two looks at memory and logs
 DEATHS = 2  # deaths of fork servers while a task runs, after the first of which it runs alone, that are its own doing
 SPARE = 0.95  # share of the available memory that the cells may take together
 
@@ -50,7 +50,8 @@ class LocalEngine:
         store.drop_temporary(work.folder)
         guard = Guard()
         try:
-            _Session(work, observe, guard).run()
+            with Sharing(work) as sharing:
+                _Session(work, observe, guard, sharing).run()
         finally:
             guard.close()
 
@@ -58,8 +59,8 @@ class LocalEngine:
 class _Session:
     """Waiting and running tasks of one run, and the references that failed."""
 
-    def __init__(self, work: Work, observe: Observer, guard: Guard) -> None:
-        self.work, self.observe, self.guard = work, observe, guard
+    def __init__(self, work: Work, observe: Observer, guard: Guard, sharing: Sharing) -> None:
+        self.work, self.observe, self.guard, self.sharing = work, observe, guard, sharing
         self.share = SPARE * usage.available() / work.jobs if work.memory is None else work.memory
         self.remedy = ": fewer --jobs leave it more" if work.memory is None and work.jobs > 1 else ""
         self.slots = _slots(work)
@@ -93,8 +94,8 @@ class _Session:
         while len(self.running) < self.work.jobs and (task := self._next()) and not self._must_wait(task):
             self.waiting.remove(task)
             self.observe(Event("started", task))
-            if answer := task.answered():  # another run in the same folder was faster
-                self._finished(task, answer, 0.0)
+            if answer := self.sharing.answer(task):
+                self._finished(task, answer, 0.0, elsewhere=True)
                 continue
             obstacle = blocked(task, self.failed)
             if obstacle is not None:
@@ -106,10 +107,7 @@ class _Session:
                 self._finished(task, task.fail(describe(error), datetime.now(UTC)), 0.0)
 
     def _next(self) -> Task | None:
-        """The first task whose reference is neither waiting nor running."""
-        open_tasks = [*self.waiting, *(child.task for child in self.running)]
-        pending = {task.reference for task in open_tasks if task.kind == "reference"}
-        return next((t for t in self.waiting if t.kind == "reference" or t.reference not in pending), None)
+        return self.sharing.next(self.waiting, [child.task for child in self.running])
 
     def _must_wait(self, task: Task) -> bool:
         """Whether the task cannot start now, because it or a running task is to run alone."""
@@ -123,7 +121,7 @@ class _Session:
     def _listen(self) -> None:
         """Sleep until a child reports or ends, or until its memory and log are due for a look."""
         if not self.running:
-            return
+            return time.sleep(TICK if self.waiting else 0.0)  # for cells that another run has in flight
         due = min(child.deadline for child in self.running) - time.monotonic()
         wait([source for child in self.running for source in child.sources()], max(min(due, TICK), 0.0))
         for child in self.running:
@@ -145,7 +143,7 @@ class _Session:
     def _look_for_removed(self) -> None:
         """At the end, run the cells a second time whose fragments another cell has removed."""
         if not self.waiting and not self.running and not self.is_second_time:
-            self.waiting = [task for task in self.finished if task.stamp() is None]
+            self.waiting = [task for task in self.finished if store.stamp(task.fragment) is None]
             self.is_second_time = True
 
     def _lost(self, child: _Child) -> None:
@@ -157,12 +155,13 @@ class _Session:
         reason = f"the server of processes died {DEATHS} times while it ran, at last alone"
         self._finished(task, task.fail(Outcome(Status.CRASHED, reason), child.started_at), child.seconds)
 
-    def _finished(self, task: Task, outcome: Outcome, seconds: float) -> None:
+    def _finished(self, task: Task, outcome: Outcome, seconds: float, elsewhere: bool = False) -> None:
         if task.kind == "reference" and outcome.status is not Status.OK:
             self.failed[task.reference] = outcome
         if task.kind == "cell":
             self.finished.append(task)
-        self.observe(Event("finished", task, outcome=outcome, seconds=seconds))
+        self.sharing.finished(task, outcome)
+        self.observe(Event("finished", task, outcome=outcome, seconds=seconds, elsewhere=elsewhere))
 
     def _abandon(self) -> None:
         """End the children; their cells get the status interrupted. Another interrupt ends the wait."""
@@ -211,7 +210,7 @@ class _Child:
         self._loaded: str | None = None
         content = pickle.dumps(task)
         variables = {"CUDA_VISIBLE_DEVICES": ",".join(slot)} if slot else {}
-        self._stamp = task.stamp()
+        self._stamp = store.stamp(task.fragment)
         self.begun = server.start(_child, task.log)  # waits for the imports, which are not part of the task's time
         self.process = self.begun.process
         self.started_at, self.started = datetime.now(UTC), time.monotonic()

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Collection
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 from curvbench import store
 from curvbench.engines import Event, Observer, Work
 from curvbench.engines.local import LocalEngine
 from curvbench.engines.task import Outcome, Task
 from curvbench.registry import load_file, loaded_files
+from curvbench.spec import Status
 
-Stamp = tuple[int, int] | None
+LENGTH = 8  # bytes of the number of bytes that follow
 
 
 def split(work: Work, size: int) -> tuple[list[Work], list[Work]]:
@@ -50,10 +52,34 @@ def run_shard(content: bytes) -> None:
 
 
 def run_apart(content: bytes) -> None:
-    """Carry out a shard in a separate interpreter; raises CalledProcessError if that dies."""
+    """Carry out a shard in a separate interpreter, which ends with this process.
+
+    Raises:
+        subprocess.CalledProcessError: the interpreter died.
+    """
     command = [sys.executable, "-m", "curvbench.engines.shard"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    subprocess.run(command, input=content, env=environment, check=True)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment) as process:
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has died already
+            process.stdin.write(len(content).to_bytes(LENGTH) + content)
+            process.stdin.flush()
+        code = process.wait()  # the pipe stays open meanwhile: its end tells the shard that this process is gone
+    if code:
+        raise subprocess.CalledProcessError(code, command)
+
+
+def _run_sent() -> None:
+    """Carry out the shard that ``run_apart`` sends to this process."""
+    source = sys.stdin.buffer
+    content = source.read(int.from_bytes(source.read(LENGTH)))
+    threading.Thread(target=_end_with_the_sender, daemon=True).start()
+    run_shard(content)
+
+
+def _end_with_the_sender() -> None:
+    os.read(sys.stdin.fileno(), 1)  # returns when the other end of the pipe is closed
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Gathering:
@@ -62,25 +88,33 @@ class Gathering:
     def __init__(self, work: Work, observe: Observer) -> None:
         self.observe = observe
         self.left = {task.id: task for task in work.tasks() if task.kind == "cell"}
-        self._fragments = {identity: _stamp(task.fragment) for identity, task in self.left.items()}
-        self._logs = {identity: _stamp(task.log) for identity, task in self.left.items()}
+        self._seen = work.seen
+        self._logs = {identity: store.stamp(task.log) for identity, task in self.left.items()}
 
     def collect(self) -> None:
-        """Report the cells whose fragments have come."""
-        for identity, task in list(self.left.items()):
-            changed = _stamp(task.fragment) != self._fragments[identity]
-            if changed and (status := store.fragment_status(task.fragment)) is not None:
-                self._finish(task, Outcome(status))
+        """Report the cells whose fragments have come; an interrupted cell may yet be begun again."""
+        for task in list(self.left.values()):
+            if (outcome := self._ended(task)) and outcome.status is not Status.INTERRUPTED:
+                self._finish(task, outcome)
 
     def give_up(self, cells: Collection[str], outcome: Outcome) -> None:
         """No more fragments come for ``cells``: those that have begun end with ``outcome``, the others get no row."""
         self.collect()
         for identity in [i for i in cells if i in self.left]:
             task = self.left[identity]
-            if _stamp(task.log) != self._logs[identity]:
+            if ended := self._ended(task):
+                self._finish(task, ended)
+            elif store.stamp(task.log) != self._logs[identity]:
                 self._finish(task, task.fail(outcome, datetime.now(UTC)))
             else:
                 del self.left[identity]
+
+    def _ended(self, task: Task) -> Outcome | None:
+        """The outcome in a fragment that has come since the run was planned."""
+        if store.stamp(task.fragment) == self._seen.get(task.id):
+            return None
+        status = store.fragment_status(task.fragment)
+        return None if status is None else Outcome(status)
 
     def _finish(self, task: Task, outcome: Outcome) -> None:
         del self.left[task.id]
@@ -88,17 +122,9 @@ class Gathering:
 
 
 def _part(work: Work, ids: Collection[str]) -> Work:
-    return replace(work, cells={identity: work.cells[identity] for identity in ids})
-
-
-def _stamp(path: Path) -> Stamp:
-    """Time and number of a file, which change when it is replaced. None means that there is no file."""
-    try:
-        stat = path.stat()
-    except FileNotFoundError:
-        return None
-    return stat.st_mtime_ns, stat.st_ino
+    seen = {identity: work.seen.get(identity) for identity in ids}
+    return replace(work, cells={identity: work.cells[identity] for identity in ids}, seen=seen)
 
 
 if __name__ == "__main__":
-    run_shard(sys.stdin.buffer.read())
+    _run_sent()

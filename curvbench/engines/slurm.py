@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from curvbench import store
@@ -44,17 +45,22 @@ class SlurmEngine:
             OSError: there is no Slurm here, or it refuses the jobs.
         """
         gathering = Gathering(work, observe)
-        submitted: Mapping[str, Sequence[str]] = store.read_jobs(work.folder)
-        jobs = {job: cells for job, cells in submitted.items() if not _job(work, job).done()}
-        running = {cell for cells in jobs.values() for cell in cells}
-        missing = {identity: cell for identity, cell in work.cells.items() if identity not in running}
-        if missing:
-            jobs |= self._submit(replace(work, cells=missing), jobs)
+        with store.alone(work.folder / "jobs"):  # another run must not send the same cells meanwhile
+            submitted: Mapping[str, Sequence[str]] = store.read_jobs(work.folder)
+            jobs = {job: cells for job, cells in submitted.items() if not _job(work, job).done()}
+            running = {cell for cells in jobs.values() for cell in cells}
+            missing = {identity: cell for identity, cell in work.cells.items() if identity not in running}
+            if missing:
+                jobs |= self._submit(replace(work, cells=missing), jobs)
         _gather(work, jobs, gathering)
 
     def script(self, work: Work) -> str:
-        """The sbatch script of a full job, without the program that it runs."""
-        return str(self._executor(work, self.resources.cells)._make_submission_file_text("python ...", "ID"))
+        """The sbatch script of a full job, without the program that it runs. No Slurm is needed for it."""
+        from submitit.slurm.slurm import _make_sbatch_string  # an executor would ask for srun
+
+        return str(
+            _make_sbatch_string("python ...", _jobs_folder(work), **self._parameters(work, self.resources.cells))
+        )
 
     def _submit(self, work: Work, running: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
         """Submit leaders in one array, and followers in another that begins when the leaders have ended in any way."""
@@ -73,25 +79,26 @@ class SlurmEngine:
     def _executor(self, work: Work, size: int, after: str = "") -> Any:
         import submitit  # an extra
 
-        resources = self.resources
-        if not str(work.folder.resolve()).isprintable() or set("'\"") & set(str(work.folder.resolve())):
-            raise OSError(f"--engine slurm: sbatch reads no path with quotes or newlines, got {str(work.folder)!r}")
         with _users_words():
-            executor = submitit.SlurmExecutor(work.folder.resolve() / "jobs", max_num_timeout=0)
-        cells = work.cells.values()
+            executor = submitit.SlurmExecutor(_jobs_folder(work), max_num_timeout=0)
+        executor.update_parameters(**self._parameters(work, size, after))
+        return executor
+
+    def _parameters(self, work: Work, size: int, after: str = "") -> dict[str, Any]:
+        """What a job of ``size`` cells asks for, in submitit's names."""
+        resources, cells = self.resources, work.cells.values()
         gpus = max(resources.gpus, *(cell.devices if cell.device == "cuda" else 0 for cell in cells))
-        executor.update_parameters(
-            job_name=self.name,
-            time=resources.time or math.ceil((size + 1) * work.timeout / 60) + MARGIN,
-            mem=f"{math.ceil(resources.memory * 1024)}M",
-            cpus_per_task=work.jobs * max(cell.threads * cell.devices for cell in cells),
-            signal_delay_s=SIGNAL,
-            stderr_to_stdout=True,
+        return {
+            "job_name": self.name,
+            "time": resources.time or math.ceil((size + 1) * work.timeout / 60) + MARGIN,
+            "mem": f"{math.ceil(resources.memory * 1024)}M",
+            "cpus_per_task": work.jobs * max(cell.threads * cell.devices for cell in cells),
+            "signal_delay_s": SIGNAL,
+            "stderr_to_stdout": True,
             **({"partition": resources.partition} if resources.partition else {}),
             **({"dependency": f"afterany:{after}"} if after else {}),
             **({"gpus_per_node": gpus} if gpus else {}),
-        )
-        return executor
+        }
 
 
 def _gather(work: Work, jobs: Mapping[str, Sequence[str]], gathering: Gathering) -> None:
@@ -106,6 +113,14 @@ def _gather(work: Work, jobs: Mapping[str, Sequence[str]], gathering: Gathering)
             gathering.give_up(waiting.pop(job), _end(work, job))
 
 
+def _jobs_folder(work: Work) -> Path:
+    """The folder of the jobs' scripts and logs; raises OSError if sbatch could not read its path."""
+    folder = work.folder.resolve() / "jobs"
+    if not str(folder).isprintable() or set("'\"") & set(str(folder)):
+        raise OSError(f"--engine slurm: sbatch reads no path with quotes or newlines, got {str(work.folder)!r}")
+    return folder
+
+
 def _end(work: Work, job: str) -> Outcome:
     """How a job ended, which Slurm reports late."""
     time.sleep(LAG)
@@ -116,7 +131,7 @@ def _end(work: Work, job: str) -> Outcome:
 def _job(work: Work, job: str) -> Any:
     import submitit
 
-    return submitit.SlurmJob(work.folder.resolve() / "jobs", job)
+    return submitit.SlurmJob(_jobs_folder(work), job)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import errno
 import importlib
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from curvbench.words import one_line, printable
 
 Report = Callable[[str], None]
 ANSWERED = frozenset({Status.OK, Status.UNSUPPORTED})  # statuses whose cells are not run again
+TWICE = "another process has measured this cell with other values, which stay"
 LONGEST_REASON = 500  # characters: every row of a cell repeats the reason
 _LONGEST_TEXT = 100 * LONGEST_REASON  # characters of which a reason is made, spaces and line ends included
 
@@ -76,17 +77,9 @@ class Task:
         status = store.fragment_status(self.fragment) if self.kind == "cell" else None
         return Outcome(status) if status in ANSWERED else None
 
-    def stamp(self) -> tuple[int, int] | None:
-        """Time and number of the cell's fragment, which change when it is written. None means that there is none."""
-        try:
-            at = self.fragment.stat()
-        except OSError:
-            return None
-        return at.st_mtime_ns, at.st_ino
-
-    def written_since(self, stamp: tuple[int, int] | None) -> Outcome | None:
-        """The outcome in the cell's fragment if it was written after the ``stamp`` was taken."""
-        if self.kind == "reference" or self.stamp() in (None, stamp):
+    def written_since(self, stamp: store.Stamp) -> Outcome | None:
+        """The outcome in the cell's fragment if it was written after ``store.stamp`` was taken of it."""
+        if self.kind == "reference" or store.stamp(self.fragment) in (None, stamp):
             return None
         try:
             table = store.read_cell(self.fragment)
@@ -123,12 +116,17 @@ class Task:
     def write(self, rows: Sequence[Row], started: datetime, loaded: str | None = None) -> Outcome:
         """Write the cell's rows and return its outcome.
 
+        An answer that another process has written meanwhile stays; if its values are other ones, the reason says so.
+
         ``loaded``: the record of the libraries that its process had loaded, see ``loaded``. None means unknown.
         """
         context = store.Context(self.folder.name, self.id, started, self.environment, loaded)
         table = store.rows_to_table(self.cell, rows, context)
-        store.write_cell(self.folder / "cells", table)
         status = store.table_status(table)
+        if answer := self.answered():
+            differing = "; ".join(store.differences(store.read_cell(self.fragment), table))
+            return replace(answer, reason=one_line(f"{TWICE}: {differing}", LONGEST_REASON)) if differing else answer
+        store.write_cell(self.folder / "cells", table)
         return Outcome(status, "" if status is Status.OK else store.reason(table, status))
 
     def loaded(self) -> str | None:

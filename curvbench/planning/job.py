@@ -16,12 +16,17 @@ from pathlib import Path
 from curvbench import identity, registry, store
 from curvbench.cells.given import Given
 from curvbench.engines import MEASURE, Engine, Work
+from curvbench.engines.dask import DaskEngine
 from curvbench.engines.inline import InlineEngine
 from curvbench.engines.local import LocalEngine
+from curvbench.engines.ray import RayEngine
 from curvbench.engines.slurm import SlurmEngine
 from curvbench.identity import libraries
 from curvbench.planning import plan, selection, tuning
 from curvbench.spec import Cell, Parameters, Status, Suite
+
+CLUSTERS = {"slurm": "submitit", "dask": "distributed", "ray": "ray"}  # engines, and the packages of their extras
+ADDRESSED = ("dask", "ray")
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class Options:
     timeout: str | None = None
     budget: str | None = None
     engine: str = "local"
+    address: str | None = None
     dry_run: bool = False
     force: bool = False
     rerun_failed: str | None = None
@@ -77,18 +83,43 @@ class Job:
     tried: tuning.Trials = field(default_factory=dict)
     choices: tuple[tuning.Choice, ...] = ()
 
-    def begin(self) -> Path:
-        """Write ``run.json`` and return the run's folder; raises OSError if the folder cannot be written."""
-        folder = self.plan.begin(self.options.command, registry.suite_file(self.options.suite))
+    def begin(self) -> tuple[Job, Path]:
+        """Write ``run.json`` and return the job in its run, and the run's folder.
+
+        If another run of the same cells began after this job was planned, this job joins it.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        with store.alone(self.plan.suite_folder):
+            job = self._joined()
+            folder = job.plan.begin(self.options.command, registry.suite_file(self.options.suite))
         store.check_writable(folder)
-        return folder
+        return job, folder
+
+    def _joined(self) -> Job:
+        runs = store.runs(self.plan.suite_folder)
+        if self.plan.continued or self.options.force or not runs or runs[-1] == self.plan.latest:
+            return self
+        cells, results, environment = self.plan.cells.values(), self.options.results, self.plan.environment
+        rerun = _rerun(self.options)
+        return replace(self, plan=plan.make(cells, results, environment, rerun=rerun, root=self.options.root))
 
     @property
     def engine(self) -> Engine:
         """The engine that the options name."""
-        if self.options.engine == "slurm":
-            return self.slurm
-        return InlineEngine() if self.options.engine == "inline" else LocalEngine()
+        address, size = self.options.address, self.suite.resources.cells
+        match self.options.engine:
+            case "slurm":
+                return self.slurm
+            case "dask":
+                return DaskEngine(address, size)
+            case "ray":
+                return RayEngine(address, size)
+            case "inline":
+                return InlineEngine()
+            case _:
+                return LocalEngine()
 
     @property
     def slurm(self) -> SlurmEngine:
@@ -110,6 +141,7 @@ class Job:
             jobs=self.options.jobs,
             measure=self.options.measure,
             root=self.options.root,
+            seen=self.plan.seen,
         )
 
     @property
@@ -154,10 +186,12 @@ def planned(options: Options, name: str, suite: Suite) -> Job:
         raise ValueError(f"--device must be cpu, cuda or cuda:i, got {options.device!r}")
     if options.engine == "inline" and (options.timeout or options.jobs > 1):
         raise ValueError("--engine inline has no time limit and no jobs: leave out --timeout and --jobs")
-    if options.engine == "slurm" and options.budget:
-        raise ValueError("--engine slurm keeps no budget: the suite's resources say how long a job may take")
-    if options.engine == "slurm" and importlib.util.find_spec("submitit") is None:
-        raise ValueError("--engine slurm needs submitit: pip install 'curvbench[slurm]'")
+    if options.engine in CLUSTERS and options.budget:
+        raise ValueError(f"--engine {options.engine} keeps no budget, because the cluster decides when a cell begins")
+    if options.address and options.engine not in ADDRESSED:
+        raise ValueError(f"--address is for --engine {' and '.join(ADDRESSED)}, got --engine {options.engine}")
+    if (needed := CLUSTERS.get(options.engine)) and importlib.util.find_spec(needed) is None:
+        raise ValueError(f"--engine {options.engine} needs {needed}: pip install 'curvbench[{options.engine}]'")
     rerun = _rerun(options)
     timeout = selection.duration("1h" if options.timeout is None else options.timeout)
     end = time.monotonic() + selection.duration(options.budget) if options.budget is not None else math.inf

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ class Plan:
     """The cells of a command, and where each comes from.
 
     ``cells``: all of them by id. ``continued``: the folder of the run to continue. None means a new run. ``shared``:
-    fragments of older runs that are reused, by cell id. ``todo``: the ids of the cells to run.
+    fragments of older runs that are reused, by cell id. ``todo``: the ids of the cells to run. ``latest``: the suite's
+    latest run at the time of planning. ``seen``: stamps of the fragments in the run to continue, by cell id.
     """
 
     suite_folder: Path
@@ -34,6 +35,8 @@ class Plan:
     continued: Path | None
     shared: Mapping[str, Path]
     todo: tuple[str, ...]
+    latest: Path | None = None
+    seen: Mapping[str, store.Stamp] = field(default_factory=dict)
 
     @property
     def run_identity(self) -> dict[str, Any]:
@@ -98,16 +101,19 @@ def make(
         raise ValueError("the selection is empty: there is no probe, no problem or no seed")
     refuse_unusable("the selection", by_id.values())
     suite_folder = results / next(iter(by_id.values())).suite
-    runs = [] if force else store.runs(suite_folder)
+    known = store.runs(suite_folder)
+    runs = [] if force else known
     changes = Changes(root or Path.cwd())
     latest = runs[-1] if runs and _continues(runs[-1], by_id, environment, changes) else None
     continued = goes_on or latest
+    fragments = {i: store.cell_file(continued / "cells", i) for i in by_id} if continued else {}
+    seen = {i: store.stamp(fragment) for i, fragment in fragments.items()}  # before they are read
     statuses = store.cell_statuses(continued) if continued else {}
     done = {i for i, status in statuses.items() if status not in AGAIN and status not in rerun}
     failed = {i for i, status in statuses.items() if status in FAILED}  # an older success would hide the new failure
     shared = _shared(runs, set(by_id) - done - failed, changes)
     todo = tuple(identity for identity in by_id if identity not in done and identity not in shared)
-    return Plan(suite_folder, environment, by_id, continued, shared, todo)
+    return Plan(suite_folder, environment, by_id, continued, shared, todo, known[-1] if known else None, seen)
 
 
 class Changes:

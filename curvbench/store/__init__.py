@@ -1,19 +1,23 @@
 """Result files: one Arrow schema, one Parquet fragment per cell, one ``run.json`` per run.
 
 A run is ``results/<suite>/<run_id>/cells/<cell_id>.parquet``. Beside ``cells/`` are ``blocks/``, ``libraries/``,
-``logs/``, ``references/`` and ``run.json``, and in a run of many cells ``rows.copy`` with their rows. No other room of
-the package reads or writes these files.
+``logs/``, ``references/`` and ``run.json``, in a run of many cells ``rows.copy`` with their rows, and ``claims/`` while
+processes work in it. No other room of the package reads or writes these files.
 """
 
+from curvbench.store.claims import Claims, alone, in_use
 from curvbench.store.copies import keep as keep_copy
+from curvbench.store.duplicates import differences
 from curvbench.store.files import (
     FULL,
     SetAside,
+    Stamp,
     Unwritable,
     cell_file,
     drop_temporary,
     refuse_path,
     replacing,
+    stamp,
     writing,
 )
 from curvbench.store.folders import (
@@ -57,17 +61,22 @@ __all__ = [
     "SCHEMA",
     "SCHEMA_VERSION",
     "WITHOUT_SAMPLES",
+    "Claims",
     "Context",
     "NewerSchema",
     "SetAside",
+    "Stamp",
     "Unwritable",
+    "alone",
     "cell_file",
     "cell_statuses",
     "check_writable",
+    "differences",
     "drop_large_references",
     "drop_run",
     "drop_temporary",
     "fragment_status",
+    "in_use",
     "is_run",
     "keep_copy",
     "load",
@@ -90,6 +99,7 @@ __all__ = [
     "runs_below",
     "share_cell",
     "shorten_log",
+    "stamp",
     "state",
     "statuses",
     "table_status",

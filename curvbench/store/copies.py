@@ -112,4 +112,4 @@ def _entries(file: pq.ParquetFile) -> list[_Entry]:
 
 def _stamps(of: Sequence[Path]) -> dict[Path, tuple[int, int]]:
     """Size and time of fragments."""
-    return {path: files.stamp(path) for path in of}
+    return {path: files.size_and_time(path) for path in of}

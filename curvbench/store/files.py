@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+Stamp = tuple[int, int] | None
 RUN = r"\d{8}T\d{6}Z-"  # the beginning of the name of a run
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _TEMPORARY = re.compile(r"\..+\.(?P<host>[^.]*)\.(?P<pid>\d+)\.tmp")
@@ -143,7 +144,7 @@ def read(path: Path, inside: Path | None = None) -> bytes:
         os.close(descriptor)
 
 
-def stamp(path: Path) -> tuple[int, int]:
+def size_and_time(path: Path) -> tuple[int, int]:
     """Size and time of a file; those of the link itself if it leads nowhere, and zeros if there is nothing."""
     for follow in (True, False):
         try:
@@ -160,6 +161,15 @@ def _why(path: Path, error: OSError) -> str:
 
 def _resolved(path: Path) -> Path:
     return Path(os.path.realpath(path))  # Path.resolve raises RuntimeError for links in a circle
+
+
+def stamp(path: Path) -> Stamp:
+    """Time and number of a file, which change when it is replaced. None means that there is no file."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_ino
 
 
 def _sync_folder(path: Path) -> None:

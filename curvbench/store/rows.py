@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from curvbench.spec import Status
 from curvbench.store import content, copies, fragments
-from curvbench.store.files import set_aside, stamp
+from curvbench.store.files import set_aside, size_and_time
 from curvbench.store.schema import SCHEMA, WITHOUT_SAMPLES
 from curvbench.words import near_misses
 
@@ -94,7 +94,7 @@ def reason(table: pa.Table, status: Status) -> str:
 
 def state(path: Path) -> tuple[int, int, int]:
     """Count, bytes and a hash of the fragments below ``path``, which change whenever a fragment does."""
-    stats = [(file.name, *stamp(file)) for file in fragments.below(path)]
+    stats = [(file.name, *size_and_time(file)) for file in fragments.below(path)]
     digest = hashlib.sha256(repr(stats).encode()).digest()
     return len(stats), sum(size for _, size, _ in stats), int.from_bytes(digest[:8])
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 import signal
@@ -7,18 +8,22 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
-from engines.test_engines import DEATHS, ENDS, cells, ends, work
+from engines.test_engines import DEATHS, ENDS, cells, ends, gone, work
 from fake_measure import Toy
 
 from curvbench import store
-from curvbench.engines import Event, Work
+from curvbench.engines import Event, Work, dask, ray
+from curvbench.engines.dask import DaskEngine
 from curvbench.engines.executor import ExecutorEngine
+from curvbench.engines.ray import RayEngine
 from curvbench.engines.shard import Gathering, pack, run_shard, split
 from curvbench.engines.slurm import SlurmEngine
 from curvbench.engines.task import Outcome
@@ -71,16 +76,6 @@ def test_what_never_began_is_given_up_without_a_row(tmp_path: Path) -> None:
     assert [(e.task.id, e.outcome) for e in events] == [("raise0", Outcome(Status.CRASHED, "its node is gone"))]
 
 
-def test_a_pool_of_threads_brings_every_end(tmp_path: Path) -> None:
-    asked = work(tmp_path, cells("ok", "raise", "kill", "unsupported"))
-    events: list[Event] = []
-    with ThreadPoolExecutor(2) as pool:
-        ExecutorEngine(pool, size=3).run(asked, events.append)
-    expected = {"ok0": "ok", "raise0": "error", "kill0": "killed", "unsupported0": "unsupported"}
-    assert {i: str(s) for i, s in store.cell_statuses(asked.folder).items()} == expected
-    assert {e.task.id: str(e.outcome.status) for e in events if e.outcome} == expected
-
-
 def test_a_worker_that_dies_ends_its_shard_and_no_other(tmp_path: Path) -> None:
     class Lossy(Executor):
         """Loses whatever holds the cell raise0."""
@@ -104,15 +99,63 @@ def test_a_worker_that_dies_ends_its_shard_and_no_other(tmp_path: Path) -> None:
     }
 
 
-def test_two_workers_of_dask(tmp_path: Path) -> None:
-    distributed = pytest.importorskip("distributed", reason="needs pip install 'curvbench[dask]'")
-    asked = work(tmp_path, cells("ok", "raise", "segv"))
-    with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        ExecutorEngine(client.get_executor(), size=1).run(asked, lambda event: None)
-    assert store.cell_statuses(asked.folder) == {"ok0": Status.OK, "raise0": Status.ERROR, "segv0": Status.CRASHED}
+def began(asked: Work, cell: str) -> int:
+    """Wait until a cell prints its child, and return the child's number."""
+    log = asked.folder / "logs" / f"{cell}.log"
+    while not (log.is_file() and "child" in log.read_text()):
+        time.sleep(0.1)
+    return int(log.read_text().split()[1])
+
+
+def ancestors(pid: int) -> Iterator[int]:
+    """The parent of a process, its parent, and so on to this process."""
+    while pid not in (0, 1, os.getpid()):
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        yield pid
+
+
+def test_a_cell_whose_worker_of_dask_dies_is_begun_on_another(tmp_path: Path) -> None:
+    pytest.importorskip("distributed", reason="needs pip install 'curvbench[dask]'")
+    asked = work(tmp_path, cells("hang", "raise", "kill"), timeout=10.0, jobs=2)
+    events: list[Event] = []
+    children: list[int] = []
+
+    def kill() -> None:
+        children.append(began(asked, "hang0"))
+        (asked.folder / "logs" / "hang0.log").unlink()
+        *_, worker, _ = ancestors(children[0])
+        os.kill(worker, signal.SIGKILL)
+        children.append(began(asked, "hang0"))
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    DaskEngine().run(asked, events.append)
+    killer.join()
+    expected = {"hang0": Status.TIMEOUT, "raise0": Status.ERROR, "kill0": Status.KILLED}
+    assert store.cell_statuses(asked.folder) == expected
+    assert {e.task.id: e.outcome.status for e in events if e.outcome} == expected
+    assert len(set(children)) == 2 and all(map(gone, children))
+
+
+def test_every_end_on_ray(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs pip install 'curvbench[ray]'")
+    asked = work(tmp_path, cells("hang", "ok", "segv"), timeout=10.0, jobs=2)
+    events: list[Event] = []
+    RayEngine().run(asked, events.append)
+    expected = {"hang0": Status.TIMEOUT, "ok0": Status.OK, "segv0": Status.CRASHED}
+    assert store.cell_statuses(asked.folder) == expected
+    assert {e.task.id: e.outcome.status for e in events if e.outcome} == expected
+
+
+@pytest.mark.parametrize(("module", "package"), [(dask, "distributed"), (ray, "ray")])
+def test_an_address_where_nothing_answers_is_one_line(
+    module: ModuleType, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(package, reason="an extra")
+    monkeypatch.setattr(module, "PATIENCE", 1.0)
+    engine = DaskEngine if module is dask else RayEngine
+    with pytest.raises(OSError, match=r"answers at '127\.0\.0\.1:9'"):
+        engine("127.0.0.1:9").run(work(tmp_path, cells("ok")), lambda event: None)
 
 
 SMALL = Resources(memory=1.0, cells=20)
@@ -186,8 +229,6 @@ def test_the_login_node_goes_away_and_comes_back(tmp_path: Path) -> None:
     assert set(store.cell_statuses(asked.folder)) == {"slow0", "ok0", "raise0"}
 
 
-@pytest.mark.slurm
-@slurm
 def test_the_script_says_what_is_asked_for(tmp_path: Path) -> None:
     asked = on_slurm(tmp_path, {i: replace(c, threads=2) for i, c in cells("ok").items()}, timeout=600.0, jobs=3)
     text = SlurmEngine(Resources("fast", 2, memory=1.5, cells=4), "a-suite").script(asked)
@@ -196,8 +237,6 @@ def test_the_script_says_what_is_asked_for(tmp_path: Path) -> None:
     assert "#SBATCH --job-name=a-suite\n" in text
 
 
-@pytest.mark.slurm
-@slurm
 def test_a_path_that_sbatch_cannot_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="sbatch reads no path with quotes or newlines"):
-        SlurmEngine(SMALL).run(work(tmp_path, cells("ok")), lambda event: None)
+        SlurmEngine(SMALL).script(work(tmp_path, cells("ok")))

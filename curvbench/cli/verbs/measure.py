@@ -49,7 +49,7 @@ def measure(arguments: list[str], /, **given: Any) -> int:
         job = _job(shlex.join(["curvbench", *arguments]), **given)
         if is_shown:
             return show(job)
-        run = job.begin()
+        job, run = job.begin()
     return execute(job, run)
 
 

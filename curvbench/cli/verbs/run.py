@@ -15,7 +15,7 @@ from curvbench.spec import MOST_THREADS
 if TYPE_CHECKING:
     from curvbench.planning.job import Options
 
-ENGINES = ("local", "slurm", "inline")
+ENGINES = ("local", "slurm", "dask", "ray", "inline")
 
 
 @click.command()
@@ -34,7 +34,8 @@ ENGINES = ("local", "slurm", "inline")
 @option("--jobs", type=click.IntRange(1), default=1, help="Cells at a time; on a cluster, cells at a time of each job.")
 @option("--timeout", metavar="DURATION", help="Time limit of a cell: 90s, 10m, 2h. The default is 1h.")
 @option("--budget", metavar="DURATION", help="Start no cell after this time.")
-@option("--engine", type=click.Choice(ENGINES), default="local", help="Processes, Slurm jobs, or this process.")
+@option("--engine", type=click.Choice(ENGINES), default="local", help="Where cells run: docs/cluster.md.")
+@option("--address", help="Scheduler of Dask or head of Ray. Without it, workers on this machine.")
 @option("--dry-run", is_flag=True, help="Show which cells would be run.")
 @option("--force", is_flag=True, help="Run every cell again, in a new run.")
 @option("--rerun-failed", metavar="[=STATUS,...]", help="Run failed cells again, all or e.g. oom,timeout.")
@@ -78,11 +79,11 @@ def _run(options: Options) -> int:
         job = prepare(options)
         if options.dry_run:
             return show(job)
-        folder = job.begin()
+        job, folder = job.begin()
     code = execute(job, folder)
     while job.waiting and code != INTERRUPTED and not job.is_budget_spent:
         with users_fault():
             job = settled(job, folder)
-            folder = job.begin()
+            job, folder = job.begin()
         code = execute(job, folder)
     return code
