@@ -166,10 +166,10 @@ def _resolved(path: Path) -> Path:
 def stamp(path: Path) -> Stamp:
     """Time and number of a file, which change when it is replaced. None means that there is no file."""
     try:
-        stat = path.stat()
+        at = path.stat()
     except OSError:
         return None
-    return stat.st_mtime_ns, stat.st_ino
+    return at.st_mtime_ns, at.st_ino
 
 
 def _sync_folder(path: Path) -> None:
