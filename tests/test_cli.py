@@ -256,7 +256,7 @@ def test_a_truncated_cell_is_named_and_run_again(here: Path) -> None:
 
 
 BAD = {
-    "no suite": (["suites/toy"], "no suite 'suites/toy'; did you mean suites/toys?"),
+    "no suite": (["suites/toy"], "no suite 'suites/toy'; did you mean suites/toys (here)"),
     "hostile suite": (["suites/'a'\n\"b\""], "no suite"),
     "no preset": (["suites/toys", "--preset", "fast"], "no preset 'fast' in this suite; its presets are default, good"),
     "no probe": (["suites/toys", "-p", "kfak"], "unknown probe 'kfak': did you mean kfac"),
@@ -273,7 +273,7 @@ BAD = {
     "seeds": (["suites/toys", "--seed", "4-0"], "expected seeds such as 3, 0-4 or 0,2, got '4-0'"),
     "dtype": (["suites/toys", "--dtype", "float16"], "'float16' is not one of 'float32', 'float64'"),
     "parameters": (["suites/toys", "--parameters", "biases"], "'biases' is not one of 'all', 'weights'"),
-    "threads": (["suites/toys", "--threads", "0"], "0 is not in the range x>=1"),
+    "threads": (["suites/toys", "--threads", "0"], "0 is not in the range 1<=x<=1024"),
     "no damping": (
         ["suites/toys", "--damping", "0"],
         "the damping of the exact step must be finite and above zero, got",

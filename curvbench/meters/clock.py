@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -102,7 +103,8 @@ def ratios(samples: Sequence[float], baseline: Sequence[float]) -> list[float]:
 
 def _refuse_modes() -> None:
     if modes := _get_current_dispatch_mode_stack():
-        names = ", ".join(type(mode).__name__ for mode in modes)
+        listeners = chain.from_iterable(getattr(mode, "listeners", [mode]) for mode in modes)
+        names = ", ".join(type(listener).__name__ for listener in listeners)
         raise RuntimeError(f"nothing is timed under a counting mode, got {names}; leave its block first")
 
 

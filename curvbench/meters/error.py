@@ -119,7 +119,8 @@ def errors(operator: Operator, fisher: ExactFisher) -> dict[str, float]:
     Raises:
         ValueError: sizes differ, or the operator is not finite.
     """
-    refuse_type("operator", operator, Operator, "give curvbench.fit(probe, instance)")
+    if isinstance(operator, type) or not hasattr(operator, "frobenius_norm"):  # any object with the methods will do
+        refuse_type("operator", operator, Operator, "give curvbench.fit(probe, instance)")
     refuse_type("fisher", fisher, ExactFisher, "give errors(operator, curvbench.exact_fisher(instance))")
     return {**from_products(products(operator, fisher)), "coverage": fisher.coverage}
 

@@ -206,16 +206,13 @@ def without_values(rows: pd.DataFrame) -> pd.DataFrame:
 
 LEFT: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "nothing": lambda rows: rows.head(0),
-    "one row": lambda rows: rows.head(1),
     "one cell": lambda rows: rows[rows["cell_id"] == rows["cell_id"].iloc[-1]],
     "no value": lambda rows: rows.assign(status="error", reason="bad", value=np.nan).iloc[::5],
     "failed cells": without_values,
     "a failed cell beside": lambda rows: pd.concat([without_values(rows).head(1), rows.tail(200)]),
     "null texts": lambda rows: rows.tail(300).assign(method=None, probe_args=None, problem_args=None, reason=None),
     "null metrics": lambda rows: without_values(rows).assign(metric=None, scope=None),
-    "one method": lambda rows: rows[rows["probe"] == rows["probe"].iloc[0]],
     "one epoch": lambda rows: rows[rows["epoch"] == rows["epoch"].max()],
-    "one scope": lambda rows: rows[rows["scope"] == "step"],
 }
 
 
@@ -233,7 +230,7 @@ def test_whatever_is_left(place: int, runs: dict[str, pd.DataFrame]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_whatever_filters_leave(seed: int, runs: dict[str, pd.DataFrame]) -> None:
     same_however_stored(kept(runs[RUNS[seed % len(RUNS)]], seed), "categories" if seed else "Python's")
 
