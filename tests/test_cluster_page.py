@@ -61,6 +61,7 @@ def bash(script: str, here: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: "-".join(re.findall(r"[a-z]+", block)[:9]))
 def test_commands_run(block: str, here: Path) -> None:
     engines = re.findall(r"--engine (\w+)", block)

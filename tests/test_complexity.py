@@ -44,6 +44,9 @@ def rows_of(problem: Problem, probe: Probe) -> list[dict]:
     return [cell | vars(row) for row in (*flop_rows(stepper), *state_rows(stepper))]
 
 
+pytestmark = pytest.mark.long  # the sweep takes a minute
+
+
 @pytest.fixture(scope="module")
 def found() -> list[Growth]:
     return growth(pd.DataFrame([row for cell in cells(SUITE.presets["default"]) for row in rows_of(*cell)]))
@@ -53,7 +56,6 @@ def name(row: Growth) -> str:
     return row.probe.partition("[")[0]
 
 
-@pytest.mark.slow
 def test_counted_over_modelled_is_a_constant_and_exponents_match(found: list[Growth]) -> None:
     wrong = [f"{tuple(row)}" for row in found if name(row) not in UNPUBLISHED and not row.agrees]
     assert not wrong, "\n".join(wrong)

@@ -11,7 +11,7 @@ import pytest
 SOAK = Path(__file__).parents[1] / "scripts" / "soak"
 
 
-@pytest.mark.soak
+@pytest.mark.long
 def test_a_short_soak() -> None:
     command = [sys.executable, str(SOAK), "--cells", "55", "--kills", "2", "--quick"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200)

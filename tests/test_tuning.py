@@ -180,7 +180,7 @@ def test_failed_trials_have_one_command_which_is_the_run_itself(
     assert again == [command]
 
 
-@pytest.mark.parametrize("extra", ["", "--force"])
+@pytest.mark.parametrize("extra", ["", pytest.param("--force", marks=pytest.mark.long)])
 def test_rounds_learn_from_each_other_and_go_on_where_they_were_stopped(
     extra: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

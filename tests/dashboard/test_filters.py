@@ -75,7 +75,7 @@ def walk(at: Any, together: int = 1) -> None:
         look(at)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_filter_of_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     """In one session: what it has read and fitted is read and fitted once."""
     monkeypatch.delenv("CURVBENCH_RESULTS", raising=False)

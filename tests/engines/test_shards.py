@@ -114,6 +114,7 @@ def ancestors(pid: int) -> Iterator[int]:
         yield pid
 
 
+@pytest.mark.long
 def test_a_cell_whose_worker_of_dask_dies_is_begun_on_another(tmp_path: Path) -> None:
     pytest.importorskip("distributed", reason="needs pip install 'curvbench[dask]'")
     asked = work(tmp_path, cells("hang", "raise", "kill"), timeout=10.0, jobs=2)
@@ -172,7 +173,7 @@ def on_slurm(tmp_path: Path, wanted: dict[str, Cell], **settings: object) -> Wor
 def test_every_end_on_a_real_slurm(tmp_path: Path) -> None:
     """Twenty cells in a few jobs, most of which misbehave; no shard ends another."""
     several = cells(*ENDS, *DEATHS, "hang") | cells("ok", seeds=range(1, 7))
-    asked = on_slurm(tmp_path, several, timeout=20.0)
+    asked = on_slurm(tmp_path, several, timeout=10.0)
     events: list[Event] = []
     SlurmEngine(SMALL).run(asked, events.append)
     found = ends(store.load(asked.folder))
