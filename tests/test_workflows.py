@@ -33,7 +33,7 @@ def github() -> ModuleType:
     return script("try_workflow")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_gate_of_a_package_passes_and_fails_as_it_has_to(
     github: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
