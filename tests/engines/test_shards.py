@@ -159,7 +159,7 @@ def test_an_address_where_nothing_answers_is_one_line(
         engine("127.0.0.1:9").run(work(tmp_path, cells("ok")), lambda event: None)
 
 
-SMALL = Resources(memory=1.0, cells=20)
+SMALL = Resources(memory=2.0, cells=20)  # Slurm adds up what the processes of a cell share
 
 
 def on_slurm(tmp_path: Path, wanted: dict[str, Cell], **settings: object) -> Work:
