@@ -118,6 +118,7 @@ def test_a_run_from_beginning_to_end(here: Path) -> None:
     assert "[1/1] error" in out
 
 
+@pytest.mark.long
 def test_a_run_that_goes_on_has_a_copy_of_its_rows(here: Path) -> None:
     process = start(here, "run", "suites/toys", "--preset", "good", "--seed", "0-63", "--jobs", "2")
     assert process.stdout is not None
@@ -130,6 +131,7 @@ def test_a_run_that_goes_on_has_a_copy_of_its_rows(here: Path) -> None:
     assert list(folder.glob("*.copy")) and 50 <= len(store.cell_statuses(folder)) <= 64
 
 
+@pytest.mark.long
 def test_good_cells_and_more_of_them(here: Path) -> None:
     code, _, _ = curvbench(here, "run", "suites/toys", "--preset", "good")
     assert code == 0
@@ -149,6 +151,7 @@ def test_deaths_and_nothing_but_failures(here: Path) -> None:
     assert "crashed: died of SIGSEGV, see logs/" in out
 
 
+@pytest.mark.long
 def test_a_missing_data_set_succeeds_at_nothing(here: Path) -> None:
     code, out, _ = curvbench(here, "run", "suites/toys", "--preset", "skip")
     assert code == 4
@@ -245,6 +248,7 @@ def test_parameters_decide_the_cell_and_stand_in_title_row_and_command(here: Pat
     assert frame["run_id"].nunique() == 2 and frame["cell_id"].nunique() == 6
 
 
+@pytest.mark.long
 def test_a_truncated_cell_is_named_and_run_again(here: Path) -> None:
     curvbench(here, "run", "suites/toys", "--preset", "good")
     (fragment,) = (run_folder(here) / "cells").iterdir()

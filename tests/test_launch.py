@@ -136,6 +136,7 @@ def test_no_rank_outlives_the_process_that_began_it() -> None:
     assert all(map(gone, ranks))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_ranks_that_were_killed_go_on_from_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To the numbers of a training that nobody ends, dropout of each rank and running averages included."""

@@ -159,6 +159,7 @@ def test_results_that_cannot_be_written_are_one_line(arguments: tuple[str, ...],
     assert err.startswith("curvbench: ") and err.count("\n") == 1
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="mounts a small disk")
 def test_a_full_disk_is_one_line_and_keeps_what_is_there(here: Path) -> None:
     disk = here / "results"
@@ -179,6 +180,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_there(here: Path) -> None:
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
+@pytest.mark.long
 def test_two_runs_into_the_same_folder_lose_nothing(here: Path) -> None:
     curvbench(here, "run", "suites/toys", "--preset", "good")
     both = [start(here, "run", "suites/toys", "--preset", preset) for preset in ("seeds", "slow")]

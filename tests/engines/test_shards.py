@@ -171,14 +171,14 @@ def on_slurm(tmp_path: Path, wanted: dict[str, Cell], **settings: object) -> Wor
 @pytest.mark.slurm
 @slurm
 def test_every_end_on_a_real_slurm(tmp_path: Path) -> None:
-    """Twenty cells in a few jobs, most of which misbehave; no shard ends another."""
-    several = cells(*ENDS, *DEATHS, "hang") | cells("ok", seeds=range(1, 7))
+    """All ends in a few jobs, most of which misbehave; no shard ends another."""
+    several = cells(*ENDS, *DEATHS, "hang") | cells("ok", seeds=range(1, 3))
     asked = on_slurm(tmp_path, several, timeout=10.0)
     events: list[Event] = []
     SlurmEngine(SMALL).run(asked, events.append)
     found = ends(store.load(asked.folder))
     expected = {f"{does}0": status for does, (status, _) in (ENDS | DEATHS).items()} | {"hang0": "timeout"}
-    assert {cell: status for cell, (status, _) in found.items()} == expected | {f"ok{k}": "ok" for k in range(1, 7)}
+    assert {cell: status for cell, (status, _) in found.items()} == expected | {f"ok{k}": "ok" for k in range(1, 3)}
     assert len(events) == len(several)
 
 
