@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from cases import ROWS, Case, Truth, instance_of, truth
 from torch.nn import functional
 
 import curvbench as cb
+from curvbench.cli.app import main
 
 collect_ignore = ["plugin"]  # a package as others install it, broken parts included
 torch.set_num_threads(1)
@@ -51,3 +54,21 @@ def judge(case: Case) -> Truth:
 def instance(case: Case) -> cb.Instance:
     """``case`` as an instance, shared: no test may change its model."""
     return instance_of(case.name)
+
+
+@pytest.fixture
+def curvbench(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str, str]]:
+    """The command line in a folder of its own: exit code, output, errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def typed(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        captured = capsys.readouterr()
+        assert captured.err.count("\n") <= 1, "an error is one line"
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, captured.out, captured.err
+
+    return typed

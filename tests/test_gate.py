@@ -26,22 +26,6 @@ Typed = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def curvbench(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Typed:
-    """The command line in a folder of its own: exit code, output, errors."""
-    monkeypatch.chdir(tmp_path)
-
-    def typed(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(list(arguments))
-        captured = capsys.readouterr()
-        assert captured.err.count("\n") <= 1, "an error is one line"
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, captured.out, captured.err
-
-    return typed
-
-
-@pytest.fixture
 def baseline(curvbench: Typed) -> str:
     """The folder of a baseline that a first run has become."""
     run(Path("results"), "r1")

@@ -13,7 +13,6 @@ import pytest
 import yaml
 
 from curvbench.cli import project
-from curvbench.cli.app import main
 from curvbench.registry import load_file
 
 SUITE = """
@@ -26,19 +25,6 @@ PACKAGE = '[build-system]\nrequires = ["setuptools"]\n'
 NAMED = '[project]\nname = "mine"\nversion = "1"\ndependencies = ["numpy>=1"]\n'
 WORKFLOW = Path(".github/workflows/curvbench.yml")
 Typed = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def curvbench(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Typed:
-    """The command line in a folder of its own: exit code, output, errors."""
-    monkeypatch.chdir(tmp_path)
-
-    def typed(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(list(arguments))
-        return ended.value.code, *capsys.readouterr()  # type: ignore[return-value]
-
-    return typed
 
 
 def folder(files: Mapping[str, str], at: str = ".", presets: str = "") -> Path:
