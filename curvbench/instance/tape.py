@@ -20,6 +20,7 @@ from curvbench.instance.passes import network_pass
 from curvbench.instance.placing import Used, as_real, densified, formed_scores, role_gradient, role_inputs
 from curvbench.spec.geometry import Layer
 from curvbench.uses.blocks import Plan
+from curvbench.uses.owners import Order
 from curvbench.uses.tracer import Tracer
 
 _ROUNDING = 16  # units in the last place by which two computations of one gradient at the outputs may differ
@@ -140,6 +141,59 @@ class Tape:
         scores = self._formed(at_calls) if formed else {}
         scores |= self._generic(generic, cotangent)
         return {name: self._of_role(name, at_calls, scores) for name in names}
+
+    @property
+    def head(self) -> str | None:
+        """The role of a linear layer that is called once, and whose outputs are the model's own; None without one."""
+        ends = [name for name, numbers in self.used.items() if len(numbers) == 1 and self._is_end(numbers[0])]
+        return ends[0] if ends and self.roles[ends[0]].kind == "linear" else None
+
+    def _is_end(self, number: int) -> bool:
+        call, use = self.calls[number]
+        is_plain = call.key.operation == "linear" and use.layout == Order(0)
+        return is_plain and call.shape == self.outputs.shape and call.edge.node is self.outputs.grad_fn
+
+    def has_batched_passes(self, names: Collection[str]) -> bool:
+        """Whether several cotangents may pass at once, which gains nothing where convolutions do the work."""
+        generic_or_formed = {*self.plan.generic, *self.plan.formed}
+        return generic_or_formed.isdisjoint(names) and all(call.window is None for call, _ in self.calls)
+
+    @network_pass()
+    def pull_block(self, cotangents: Tensor, layers: Collection[str]) -> dict[str, Tensor]:
+        """``pull`` for cotangents (K, N, ..., C) in one backward pass: gradients (K N, ...) of the roles ``layers``.
+
+        None of the roles is generic or formed. The graph stays.
+        """
+        numbers = [n for name in layers for n in self.used.get(name, [])]
+        edges = [self.calls[number][0].edge for number in numbers]
+        gradients: Iterable[Tensor | None] = [None] * len(edges)
+        if edges and self.outputs.requires_grad:
+            try:
+                gradients = torch.autograd.grad(
+                    self.outputs, edges, cotangents, retain_graph=True, allow_unused=True, is_grads_batched=True
+                )
+            except RuntimeError as error:  # some operations have no batched derivative
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
+                parts = [self.pull(cotangent, True, layers) for cotangent in cotangents]
+                return {name: torch.cat([part[name] for part in parts]) for name in layers}
+        at_calls = {
+            n: cotangents.new_zeros(len(cotangents), *self.calls[n][0].shape) if g is None else g
+            for n, g in zip(numbers, gradients, strict=True)
+        }
+        return {name: self._block_of_role(name, at_calls, len(cotangents)) for name in layers}
+
+    def _block_of_role(self, name: str, at_calls: Mapping[int, Tensor], count: int) -> Tensor:
+        numbers = self.used.get(name, [])
+        if not numbers:
+            shape = self.shape(name)
+            return self.outputs.new_zeros(count * shape[0], *shape[1:])
+        layer, used = self.roles[name], [self.calls[number] for number in numbers]
+        if all(call.key.operation != "scale" and use.layout == Order(0) for call, use in used):
+            # a sample of a cotangent counts as a sample of its own, because only gradients are placed
+            return role_gradient(layer, used, [at_calls[n].flatten(0, 1) for n in numbers], count * self.samples)
+        by_cotangent = ([at_calls[n][k] for n in numbers] for k in range(count))
+        return torch.cat([role_gradient(layer, used, gradients, self.samples) for gradients in by_cotangent])
 
     @network_pass()
     def at_calls(self, numbers: Sequence[int], cotangent: Tensor) -> dict[int, Tensor]:

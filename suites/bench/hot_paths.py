@@ -67,6 +67,24 @@ class Step:
         self.probe.precondition(state, self.gradient)
 
 
+class ManyOutputs:
+    """Statistics of a layer with 1,000 outputs."""
+
+    version = "1"
+    param_names = ("probe",)
+    params = (("diag", "ekfac", "kfac", "thor", "tkfac"),)
+
+    def setup(self, probe: str) -> None:
+        torch.set_num_threads(1)
+        torch.manual_seed(0)
+        model = torch.nn.Linear(128, 1000)
+        self.instance = cb.Instance(model, torch.randn(8, 128), torch.zeros(8, dtype=torch.int64))
+        self.probe = cb.probe(probe)
+
+    def time_statistics(self, probe: str) -> None:
+        self.probe.update(None, self.instance)
+
+
 class Load:
     """Reading the shipped sample."""
 

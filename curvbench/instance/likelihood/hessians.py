@@ -1,0 +1,75 @@
+"""The Hessians of the terms' losses at their outputs in closed form, (C, C) each, of which none is stored.
+
+A method that sums them needs no cotangent per output: a last linear layer has them for its output gradients' moments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from curvbench.instance.likelihood.sums import others
+
+
+class Hessians(Protocol):
+    """The Hessians H_t of n loss terms, in the order of the samples."""
+
+    def weighted(self, weights: Tensor) -> Hessians:
+        """The Hessians times weights (n,), which are not negative."""
+
+    def total(self, rows: slice = slice(None)) -> Tensor:
+        """The sum over terms of the block of some rows and the same columns, (C', C')."""
+
+    def diagonals(self, basis: Tensor | None = None) -> Tensor:
+        """The diagonals of Q^T H_t Q for a basis Q (C, K), (n, K); None is the identity."""
+
+
+@dataclass(frozen=True, eq=False)
+class SoftmaxHessians:
+    """w_t (diag(p_t) - p_t p_t^T) for probabilities p (n, C) and weights w (n,).
+
+    The entry 1 - p_c is the sum of the other probabilities, and a variance is a sum of squares of differences from the
+    most probable class: no digit is lost where one probability is nearly 1.
+    """
+
+    p: Tensor
+    weights: Tensor
+
+    def weighted(self, weights: Tensor) -> SoftmaxHessians:
+        return replace(self, weights=self.weights * weights.to(self.weights))
+
+    def total(self, rows: slice = slice(None)) -> Tensor:
+        some = self.p[:, rows]
+        total = -(self.weights[:, None] * some).mT @ some
+        total.diagonal().copy_(self.diagonals()[:, rows].sum(0))
+        return total
+
+    def diagonals(self, basis: Tensor | None = None) -> Tensor:
+        if basis is None:
+            return self.weights[:, None] * self.p * others(self.p)
+        return self.weights[:, None] * torch.stack([_variances(p, basis) for p in self.p])
+
+
+def _variances(p: Tensor, X: Tensor) -> Tensor:
+    """The variances (K,) of the columns of X (C, K) under probabilities p (C,)."""
+    differences = X - X[p.argmax()]
+    return p @ differences.sub_(p @ differences).square_()
+
+
+@dataclass(frozen=True, eq=False)
+class DiagonalHessians:
+    """diag(h_t) for entries h (n, C)."""
+
+    entries: Tensor
+
+    def weighted(self, weights: Tensor) -> DiagonalHessians:
+        return DiagonalHessians(self.entries * weights[:, None].to(self.entries))
+
+    def total(self, rows: slice = slice(None)) -> Tensor:
+        return self.entries[:, rows].sum(0).diag()
+
+    def diagonals(self, basis: Tensor | None = None) -> Tensor:
+        return self.entries if basis is None else self.entries @ basis.square()

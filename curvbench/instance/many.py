@@ -1,0 +1,80 @@
+"""Many cotangents: their passes in blocks, and a last linear layer whose moments take no cotangents at all.
+
+Both begin at ``MANY`` cotangents, above which the calls of the passes take longer than their work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from itertools import islice
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from curvbench.instance import layers as geometry
+from curvbench.instance.instance import Instance
+from curvbench.instance.likelihood.hessians import Hessians
+from curvbench.instance.tape import Tape
+from curvbench.numerics import widened
+from curvbench.spec.geometry import canonical_type
+
+MANY = 128
+BLOCK_BYTES = 2**24  # output gradients of a block: a small part of the memory of the pass itself
+_COPIES = 3  # of them in a pass: as autograd gives them, as the layer before reads them, and as they are used
+
+
+class Head(NamedTuple):
+    """A last linear layer with many outputs: its role, and the Hessians of the loss terms at its outputs."""
+
+    role: str
+    hessians: Hessians
+
+
+def head(instance: Instance, tape: Tape, fisher_type: str) -> Head | None:
+    """The linear layer whose outputs are the model's, if it has many and the loss has Hessians in closed form."""
+    if canonical_type(fisher_type) != "type-2" or instance.likelihood.rank(instance.classes) < MANY:
+        return None
+    role = tape.head
+    hessians = None if role is None else hessians_at(instance, tape.outputs.detach())
+    return None if role is None or hessians is None else Head(role, hessians)
+
+
+def hessians_at(instance: Instance, outputs: Tensor, samples: slice = slice(None)) -> Hessians | None:
+    """The Hessians of the loss terms of some samples at their outputs (N, ..., C); None without a closed form."""
+    return instance.likelihood.hessians(widened(outputs), instance.targets[samples])
+
+
+def blocks(
+    instance: Instance, tape: Tape, fisher_type: str, mc_samples: int, seed: int, leave: Collection[str] = ()
+) -> Iterator[dict[str, Tensor]]:
+    """Block by block of K cotangents the output gradients (K, N, G, M, S) of all recorded roles but those to ``leave``.
+
+    A block is one backward pass. It has a single cotangent if there are few, or if the pass has no batched derivative.
+    """
+    if names := [name for name in tape.roles if name not in leave]:
+        size = _block_size(instance, tape, names, instance.columns_per_sample(canonical_type(fisher_type), mc_samples))
+        yield from pulled(tape, instance.cotangents(tape.outputs, fisher_type, mc_samples, seed), names, size)
+
+
+def pulled(tape: Tape, cotangents: Iterator[Tensor], names: Collection[str], size: int) -> Iterator[dict[str, Tensor]]:
+    """The blocks for cotangents (N, ..., C) that come one by one, ``size`` at a time; the last pass frees the graph."""
+    block = list(islice(cotangents, size))
+    while block:
+        following = list(islice(cotangents, size))
+        if len(block) == 1:
+            gradients = tape.pull(block[0], bool(following), names)
+        else:
+            gradients = tape.pull_block(torch.stack(block), names)
+        roles = {name: tape.roles[name] for name in names}
+        yield {
+            name: geometry.slopes(role, gradients[name]).unflatten(0, (len(block), -1)) for name, role in roles.items()
+        }
+        block = following
+
+
+def _block_size(instance: Instance, tape: Tape, names: Collection[str], cotangents: int) -> int:
+    if cotangents < MANY or not tape.has_batched_passes(names):
+        return 1
+    numbers = tape.outputs.numel() + sum(tape.shape(name).numel() for name in names)
+    return max(1, BLOCK_BYTES // (_COPIES * numbers * tape.outputs.element_size()))
