@@ -3,26 +3,40 @@
     python scripts/outputs_cost.py
 
 Statistics of a network with 1,000 outputs stand over the product V V^T of all its columns V at the outputs, which is
-made before the clock starts. All are taken in turn, and medians are printed.
+made before the clock starts. All are taken in turn, and medians are printed. Cells of a network with few parameters and
+many columns follow, with `pip install -e '.[hf]'`.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from statistics import median
 
 import torch
 from torch import Tensor, nn
 
 import curvbench as cb
+from curvbench.cells.measure import measure, prepare
 from curvbench.meters.clock import take_turns
 from curvbench.meters.memory import peak_memory
+from curvbench.spec import Cell
 
 PROBES = ("kfac", "ekfac", "diag", "tkfac", "thor")
 OUTPUTS, MOST_OUTPUTS = 1000, 3072
+CELLS = ("identity", "diag", "kfac")
+LLAMA = {
+    "architecture": "LlamaForCausalLM",
+    "config": "hidden_size=8 intermediate_size=16 num_hidden_layers=2 num_attention_heads=2 max_position_embeddings=16",
+    "vocabulary": 30,
+    "samples": 16,
+}
 CPU = torch.device("cpu")
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "one layer": lambda outputs: nn.Linear(128, outputs),
@@ -64,6 +78,25 @@ def memory() -> str:
     return f"diag, {MOST_OUTPUTS:,} outputs, two layers, 8 samples: {peak / 1e6:.0f} MB live above the start"
 
 
+def cells() -> Iterator[str]:
+    """CPU seconds of the reference and of the cells of a Llama with 3,712 columns."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for probe in CELLS:
+            cell = Cell("outputs", cb.problem("hf", **LLAMA), cb.probe(probe), 0)
+            start = time.process_time()
+            prepare(cell, folder, None, _silent)
+            middle = time.process_time()
+            measure(cell, folder, None, _silent)
+            seconds = time.process_time() - middle
+            made = f", after {middle - start:.2f} s of the reference" if probe == CELLS[0] else ""
+            yield f"cell of {probe}, few parameters and 3,712 columns: {seconds:.2f} s{made}"
+
+
+def _silent(text: str) -> None:
+    """A report that nobody reads."""
+
+
 def main() -> int:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -75,6 +108,9 @@ def main() -> int:
         print(line, flush=True)
     print()
     print(memory())
+    if importlib.util.find_spec("transformers"):
+        for line in cells():
+            print(line, flush=True)
     return 0
 
 

@@ -85,6 +85,23 @@ class ManyOutputs:
         self.probe.update(None, self.instance)
 
 
+class FewParameters:
+    """The exact Fisher of a layer with 90 parameters and 1,800 columns."""
+
+    version = "1"
+
+    def setup(self) -> None:
+        torch.set_num_threads(1)
+        torch.manual_seed(0)
+        model = torch.nn.Linear(8, 10)
+        self.instance = cb.Instance(model, torch.randn(200, 8), torch.zeros(200, dtype=torch.int64))
+
+    def time_spectrum(self) -> None:
+        fisher = cb.exact_fisher(self.instance)
+        fisher.frobenius_norm()
+        fisher.eigenvalues(10)
+
+
 class Load:
     """Reading the shipped sample."""
 
