@@ -68,9 +68,17 @@ def most_draws(sizes: Sequence[LayerSize], samples: int, itemsize: int, availabl
 
 
 def refuse_oversized(
-    sizes: Sequence[LayerSize], samples: int, R: int, itemsize: int, device: torch.device, has_gram: bool = True
+    sizes: Sequence[LayerSize],
+    samples: int,
+    R: int,
+    itemsize: int,
+    device: torch.device,
+    has_gram: bool = True,
+    other: str = "",
 ) -> None:
     """Raise an out-of-memory error before anything is computed; the text says what would fit.
+
+    ``other``: a remedy besides fewer samples and Monte-Carlo draws.
 
     Raises:
         MemoryError, torch.OutOfMemoryError: the planned bytes are more than the free bytes of the device.
@@ -83,6 +91,7 @@ def refuse_oversized(
     advice = f"{most} samples would fit" if most else "not even one sample would fit"
     if draws := most_draws(sizes, samples, itemsize, free):
         advice += f", or a Monte-Carlo Fisher of all {samples}, with mc_samples of at most {draws}"
+    advice += f", or {other}" if other else ""
     text = f"{samples} samples of {R} columns need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
     raise (MemoryError if device.type == "cpu" else torch.OutOfMemoryError)(f"{text}; {advice}")
 

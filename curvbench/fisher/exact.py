@@ -22,10 +22,12 @@ from curvbench.fisher import budget
 from curvbench.fisher.columns import Columns
 from curvbench.fisher.contraction import Order, cross_gram, gram
 from curvbench.fisher.inner import inner
+from curvbench.fisher.scores import Scores
 from curvbench.fisher.stream import Stream, columns_within, with_outputs
 from curvbench.instance import Instance
 from curvbench.instance.extent import Extent
 from curvbench.instance.likelihood import gradient_coefficients
+from curvbench.instance.many import compressible
 from curvbench.instance.passes import full_precision
 from curvbench.operators import Operator
 from curvbench.operators.base import largest
@@ -430,7 +432,9 @@ def _solve_small(factor: Tensor, right: Tensor) -> Tensor:
 
 
 @inner.register(ExactFisher)
-def _(operator: ExactFisher, fisher: ExactFisher) -> float:
+def _(operator: ExactFisher, fisher: Scores) -> float:
+    if not isinstance(fisher, ExactFisher):
+        return inner.dispatch(object)(operator, fisher)
     if operator is fisher:
         return fisher.frobenius_norm() ** 2
     if operator.has_few_parameters and fisher.has_few_parameters:
@@ -439,8 +443,10 @@ def _(operator: ExactFisher, fisher: ExactFisher) -> float:
 
 
 @inner.register(FisherInverse)
-def _(operator: FisherInverse, fisher: ExactFisher) -> float:
+def _(operator: FisherInverse, fisher: Scores) -> float:
     """By Woodbury (tr F - |L^-1 V^T W|^2) / damping for the columns W of F and the operator's V, over their terms."""
+    if not isinstance(fisher, ExactFisher):
+        return inner.dispatch(object)(operator, fisher)
     if operator.fisher._is_of_parameters(operator.factor):
         return numerics.inner(fisher.outer, torch.cholesky_inverse(operator.factor)) / fisher.terms
     solved = torch.linalg.solve_triangular(operator.factor, _overlaps(operator.fisher, fisher), upper=False)
@@ -511,9 +517,19 @@ def exact_fisher(
     passed = instance if precision == "native" else instance.to(torch.float64)
     stored = torch.float64 if precision == "float64" else instance.dtype
     R, sizes = instance.columns_per_sample(fisher_type, mc_samples), list(instance.sizes.values())
-    budget.refuse_oversized(sizes, instance.samples, R, stored.itemsize, instance.device, has_gram=False)
+    other = _compressed(instance) if fisher_type == "type-2" else ""
+    budget.refuse_oversized(sizes, instance.samples, R, stored.itemsize, instance.device, has_gram=False, other=other)
     columns = columns_within(passed, fisher_type, mc_samples, seed, stored, memory)
     return ExactFisher(columns, instance.terms, coefficients(passed, fisher_type), contraction, instance.extent)
+
+
+def _compressed(instance: Instance) -> str:
+    """The remedy of compressed columns, where the shapes of the layers allow it."""
+    last = compressible(instance)
+    if last is None:
+        return ""
+    count = instance.terms_per_sample * last.inputs
+    return f"curvbench.fisher.compressed_fisher with {count} columns per sample"
 
 
 def batch_fisher(instance: Instance, fisher_type: str, mc_samples: int = 1, seed: int = 0) -> ExactFisher:

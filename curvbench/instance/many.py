@@ -40,6 +40,22 @@ def head(instance: Instance, tape: Tape, fisher_type: str) -> Head | None:
     return None if role is None or hessians is None else Head(role, hessians)
 
 
+class Compressible(NamedTuple):
+    """A layer with more outputs than inputs at the end of a network: its name, and the number of its inputs."""
+
+    name: str
+    inputs: int
+
+
+def compressible(instance: Instance) -> Compressible | None:
+    """The layer whose columns ``fisher.compressed`` may compress, as shapes tell before any pass."""
+    ends = [la for la in instance.layers if la.outputs == instance.classes and la.kind in ("linear", "tied")]
+    if not ends or len(instance.layers) == 1:
+        return None
+    inputs = ends[-1].inputs - ends[-1].bias
+    return Compressible(ends[-1].name, inputs) if inputs < instance.likelihood.rank(instance.classes) else None
+
+
 def hessians_at(instance: Instance, outputs: Tensor, samples: slice = slice(None)) -> Hessians | None:
     """The Hessians of the loss terms of some samples at their outputs (N, ..., C); None without a closed form."""
     return instance.likelihood.hessians(widened(outputs), instance.targets[samples])
@@ -55,6 +71,30 @@ def blocks(
     if names := [name for name in tape.roles if name not in leave]:
         size = _block_size(instance, tape, names, instance.columns_per_sample(canonical_type(fisher_type), mc_samples))
         yield from pulled(tape, instance.cotangents(tape.outputs, fisher_type, mc_samples, seed), names, size)
+
+
+def below(
+    instance: Instance, tape: Tape, role: str, at_inputs: Tensor, names: Collection[str], dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """The slopes (R, N, G, M, S) of some roles for cotangents at the input of the last layer ``role``.
+
+    ``at_inputs`` (N, T, D, K): K cotangents of each term, which are zero at the other terms' positions; R = T K.
+    """
+    if made_alone := sorted({*tape.plan.formed, *tape.plan.generic}.intersection(names)):
+        raise ValueError(f"columns of {made_alone[0]!r} are made one by one: take exact_fisher with fisher_type='mc'")
+    N, T, D, K = at_inputs.shape
+    size = _block_size(instance, tape, names, max(T * K, MANY))
+    parts: dict[str, list[Tensor]] = {name: [] for name in names}
+    for t in range(T):
+        for first in range(0, K, size):
+            some = at_inputs[:, t, :, first : first + size].permute(2, 0, 1)
+            cotangents = at_inputs.new_zeros(len(some), N, T, D)
+            cotangents[:, :, t] = some
+            gradients = tape.pull_block(cotangents, names, role)
+            for name in names:
+                slopes = geometry.slopes(tape.roles[name], gradients[name]).unflatten(0, (len(some), -1))
+                parts[name].append(slopes.to(dtype))
+    return {name: torch.cat(parts.pop(name)) for name in names}
 
 
 def pulled(tape: Tape, cotangents: Iterator[Tensor], names: Collection[str], size: int) -> Iterator[dict[str, Tensor]]:

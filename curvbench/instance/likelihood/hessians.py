@@ -17,6 +17,10 @@ from curvbench.instance.likelihood.sums import others
 class Hessians(Protocol):
     """The Hessians H_t of n loss terms, in the order of the samples."""
 
+    @property
+    def count(self) -> int:
+        """The number of terms, n."""
+
     def weighted(self, weights: Tensor) -> Hessians:
         """The Hessians times weights (n,), which are not negative."""
 
@@ -25,6 +29,18 @@ class Hessians(Protocol):
 
     def diagonals(self, basis: Tensor | None = None) -> Tensor:
         """The diagonals of Q^T H_t Q for a basis Q (C, K), (n, K); None is the identity."""
+
+    def applied(self, Y: Tensor) -> Tensor:
+        """The products H_t Y_t for Y (n, C, K)."""
+
+    def traces_of_products(self) -> Tensor:
+        """tr(H_t H_t') for every two terms, (n, n)."""
+
+    def compressed(self, term: int, W: Tensor) -> tuple[Tensor, Tensor]:
+        """Cotangents M (C, d) of a term, and W^T M (d, d), for the weight W (C, d) of the layer that gives the outputs.
+
+        H_t - M M^T vanishes on W from both sides: behind that layer the d cotangents stand for all.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +53,10 @@ class SoftmaxHessians:
 
     p: Tensor
     weights: Tensor
+
+    @property
+    def count(self) -> int:
+        return len(self.p)
 
     def weighted(self, weights: Tensor) -> SoftmaxHessians:
         return replace(self, weights=self.weights * weights.to(self.weights))
@@ -52,6 +72,29 @@ class SoftmaxHessians:
             return self.weights[:, None] * self.p * others(self.p)
         return self.weights[:, None] * torch.stack([_variances(p, basis) for p in self.p])
 
+    def applied(self, Y: Tensor) -> Tensor:
+        differences = Y - Y.gather(1, self.p.argmax(1)[:, None, None].expand(-1, -1, Y.shape[2]))
+        means = torch.einsum("nc,nck->nk", self.p, differences)
+        return (self.weights[:, None] * self.p)[..., None] * (differences - means[:, None])
+
+    def traces_of_products(self) -> Tensor:
+        diagonals = self.p * others(self.p)
+        traces = diagonals @ diagonals.mT
+        for term, p in enumerate(self.p):
+            pairs = p * self.p
+            traces[term] += (pairs * others(pairs)).sum(1)
+        return self.weights[:, None] * traces * self.weights
+
+    def compressed(self, term: int, W: Tensor) -> tuple[Tensor, Tensor]:
+        p, most = self.p[term], self.p[term].argmax()
+        differences = W - W[most]
+        root, scale = p.sqrt(), self.weights[term].sqrt()
+        U, R = torch.linalg.qr(root[:, None] * (differences - p @ differences))
+        M = root[:, None] * (U - root[:, None] * (root @ U))
+        M[most] = 0
+        M[most] = -M.sum(0)  # the entries of a cotangent sum to zero
+        return scale * M, scale * R.mT
+
 
 def _variances(p: Tensor, X: Tensor) -> Tensor:
     """The variances (K,) of the columns of X (C, K) under probabilities p (C,)."""
@@ -65,6 +108,10 @@ class DiagonalHessians:
 
     entries: Tensor
 
+    @property
+    def count(self) -> int:
+        return len(self.entries)
+
     def weighted(self, weights: Tensor) -> DiagonalHessians:
         return DiagonalHessians(self.entries * weights[:, None].to(self.entries))
 
@@ -73,3 +120,14 @@ class DiagonalHessians:
 
     def diagonals(self, basis: Tensor | None = None) -> Tensor:
         return self.entries if basis is None else self.entries @ basis.square()
+
+    def applied(self, Y: Tensor) -> Tensor:
+        return self.entries[..., None] * Y
+
+    def traces_of_products(self) -> Tensor:
+        return self.entries @ self.entries.mT
+
+    def compressed(self, term: int, W: Tensor) -> tuple[Tensor, Tensor]:
+        root = self.entries[term].sqrt()[:, None]
+        U, R = torch.linalg.qr(root * W)
+        return root * U, R.mT
