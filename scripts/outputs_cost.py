@@ -4,13 +4,16 @@
 
 Statistics of a network with 1,000 outputs stand over the product V V^T of all its columns V at the outputs, which is
 made before the clock starts. All are taken in turn, and medians are printed. Cells of a network with few parameters and
-many columns follow, with `pip install -e '.[hf]'`.
+many columns follow, with `pip install -e '.[hf]'`, and the exact Fisher of language models with many words, each
+in a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -23,13 +26,17 @@ import torch
 from torch import Tensor, nn
 
 import curvbench as cb
+from curvbench import identity
 from curvbench.cells.measure import measure, prepare
+from curvbench.fisher import compressed_fisher
 from curvbench.meters.clock import take_turns
+from curvbench.meters.exact import matmul_peak
 from curvbench.meters.memory import peak_memory
 from curvbench.spec import Cell
 
 PROBES = ("kfac", "ekfac", "diag", "tkfac", "thor")
 OUTPUTS, MOST_OUTPUTS = 1000, 3072
+VOCABULARIES = (5_000, 50_000)
 CELLS = ("identity", "diag", "kfac")
 LLAMA = {
     "architecture": "LlamaForCausalLM",
@@ -93,6 +100,43 @@ def cells() -> Iterator[str]:
             yield f"cell of {probe}, few parameters and 3,712 columns: {seconds:.2f} s{made}"
 
 
+class Language(nn.Module):
+    """A residual block of width 32 on tokens that see those before them."""
+
+    def __init__(self, words: int) -> None:
+        super().__init__()
+        self.words, self.wide, self.narrow = nn.Embedding(words, 32), nn.Linear(32, 128), nn.Linear(128, 32)
+        self.norm, self.head = nn.LayerNorm(32), nn.Linear(32, words)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (N, T) to logits (N, T, C)."""
+        hidden = self.words(tokens).cumsum(1) / 16
+        logits: Tensor = self.head(self.norm(hidden + self.narrow(torch.relu(self.wide(hidden)))))
+        return logits
+
+
+def vocabulary(words: int) -> str:
+    """Norm, trace and layers of the exact Fisher of 4 samples of 16 tokens, and how the form in all columns refuses."""
+    torch.manual_seed(0)
+    tokens, targets = torch.randint(words, (2, 4, 16))
+    batch = cb.Instance(Language(words), tokens, targets)
+    start = time.perf_counter()
+    try:
+        cb.exact_fisher(batch).gram()
+    except MemoryError as error:
+        refusal = f"all columns are refused in {time.perf_counter() - start:.2f} s ({error})"
+    else:
+        refusal = "all columns fit"
+    start = time.process_time()
+    fisher = compressed_fisher(batch)
+    for part in (fisher, *(fisher.layer(layer.name) for layer in fisher.layers)):
+        part.trace()
+        part.frobenius_norm()
+    seconds = time.process_time() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return f"{words:,} words: {seconds:.1f} s, {peak / 1e9:.2f} GB for the whole process; {refusal}"
+
+
 def _silent(text: str) -> None:
     """A report that nobody reads."""
 
@@ -101,9 +145,15 @@ def main() -> int:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--vocabulary", type=int, help="only the exact Fisher of a model with this many words")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{OUTPUTS:,} outputs, torch {torch.__version__}, one thread: CPU seconds over those of the product\n")
+    if options.vocabulary:
+        print(vocabulary(options.vocabulary))
+        return 0
+    peaks = ", ".join(f"{str(t)[6:]} {matmul_peak(t, CPU) / 1e9:.0f} GF/s" for t in (torch.float32, torch.float64))
+    print(f"torch {torch.__version__}, {identity.device_name('cpu')}, one thread, peaks of a matrix product: {peaks}")
+    print(f"{OUTPUTS:,} outputs: CPU seconds over those of the product\n")
     for line in statistics(options.turns):
         print(line, flush=True)
     print()
@@ -111,6 +161,8 @@ def main() -> int:
     if importlib.util.find_spec("transformers"):
         for line in cells():
             print(line, flush=True)
+    for words in VOCABULARIES:
+        subprocess.run([sys.executable, __file__, "--vocabulary", str(words)], check=True)
     return 0
 
 

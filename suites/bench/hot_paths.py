@@ -8,6 +8,7 @@ import torch
 
 import curvbench as cb
 from curvbench import training
+from curvbench.fisher import compressed_fisher
 from curvbench.shipped import DATA
 
 SAMPLE = DATA / "sample"
@@ -100,6 +101,24 @@ class FewParameters:
         fisher = cb.exact_fisher(self.instance)
         fisher.frobenius_norm()
         fisher.eigenvalues(10)
+
+
+class CompressedFisher:
+    """The exact Fisher of two layers with 2,000 outputs of 16 inputs."""
+
+    version = "1"
+
+    def setup(self) -> None:
+        torch.set_num_threads(1)
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 2000))
+        self.instance = cb.Instance(model, torch.randn(16, 8), torch.zeros(16, dtype=torch.int64))
+
+    def time_norm(self) -> None:
+        compressed_fisher(self.instance).frobenius_norm()
+
+    def peakmem_norm(self) -> None:
+        compressed_fisher(self.instance).frobenius_norm()
 
 
 class Load:
