@@ -184,10 +184,18 @@ def compressed_fisher(instance: Instance) -> CompressedFisher:
     layers = [la for la in instance.layers if ends.isdisjoint(r.name for r in la.roles or (la,))]
     if not layers:
         raise ValueError("the last layer is the only one: there is nothing to compress")
-    M, at_inputs = _compressed(hessians, W, instance.dtype)
     roles = {r.name: r for layer in layers for r in layer.roles or (layer,)}
-    slopes = below(passed, tape, role, at_inputs.unflatten(0, (instance.samples, -1)), roles, instance.dtype)
-    made = {name: columns_of(r, stored(tape.inputs[name], instance.dtype), slopes[name]) for name, r in roles.items()}
+    if not tape.can_begin_below(role, roles):
+        raise ValueError("some columns are made one by one, which are not compressed: take fisher_type='mc'")
+    M, at_inputs = _compressed(hessians, W, instance.dtype)
+    slopes: dict[str, list[Tensor]] = {name: [] for name in roles}
+    for block in below(passed, tape, role, at_inputs, roles):
+        for name, B in block.items():
+            slopes[name].append(B.to(instance.dtype))
+    made = {
+        name: columns_of(r, stored(tape.inputs[name], instance.dtype), torch.cat(slopes.pop(name)))
+        for name, r in roles.items()
+    }
     others = ExactFisher([joined_roles(layer, made) for layer in _placed(layers)], instance.terms)
     is_layer = role in (layer.name for layer in instance.layers)
     head = HeadFisher(HeadScores(tape.roles[role], tape.inputs[role], hessians), instance.terms) if is_layer else None

@@ -192,8 +192,7 @@ def _passes(
         last = head(some, tape, fisher_type) if closed else None
         last = last if last is not None and last.role in names else None  # a role of a tied block is no layer
         if cotangents is None:
-            leave = () if last is None else (last.role,)
-            yield some, tape, last, blocks(some, tape, fisher_type, mc_samples, seed, leave)
+            yield some, tape, last, blocks(some, tape, fisher_type, mc_samples, seed, last)
         else:
             yield some, tape, None, pulled(tape, iter(cotangents[:, part]), tape.roles, 1)
 

@@ -62,39 +62,45 @@ def hessians_at(instance: Instance, outputs: Tensor, samples: slice = slice(None
 
 
 def blocks(
-    instance: Instance, tape: Tape, fisher_type: str, mc_samples: int, seed: int, leave: Collection[str] = ()
+    instance: Instance, tape: Tape, fisher_type: str, mc_samples: int, seed: int, last: Head | None = None
 ) -> Iterator[dict[str, Tensor]]:
-    """Block by block of K cotangents the output gradients (K, N, G, M, S) of all recorded roles but those to ``leave``.
+    """Block by block of K cotangents the output gradients (K, N, G, M, S) of all recorded roles but that of ``last``.
 
     A block is one backward pass. It has a single cotangent if there are few, or if the pass has no batched derivative.
+    With a last layer of D inputs, fewer than the cotangents of a term, D mixtures of these stand for all: sums of their
+    squares and products stay the same.
     """
-    if names := [name for name in tape.roles if name not in leave]:
-        size = _block_size(instance, tape, names, instance.columns_per_sample(canonical_type(fisher_type), mc_samples))
-        yield from pulled(tape, instance.cotangents(tape.outputs, fisher_type, mc_samples, seed), names, size)
+    names = [name for name in tape.roles if last is None or name != last.role]
+    if not names:
+        return
+    if last is not None and tape.can_begin_below(last.role, names):
+        W = tape.weight(last.role, instance.parameters)
+        if W.shape[1] < instance.likelihood.rank(instance.classes):
+            at_inputs = [last.hessians.compressed(term, W)[1] for term in range(last.hessians.count)]
+            yield from below(instance, tape, last.role, torch.stack(at_inputs), names)
+            return
+    size = _block_size(instance, tape, names, instance.columns_per_sample(canonical_type(fisher_type), mc_samples))
+    yield from pulled(tape, instance.cotangents(tape.outputs, fisher_type, mc_samples, seed), names, size)
 
 
 def below(
-    instance: Instance, tape: Tape, role: str, at_inputs: Tensor, names: Collection[str], dtype: torch.dtype
-) -> dict[str, Tensor]:
-    """The slopes (R, N, G, M, S) of some roles for cotangents at the input of the last layer ``role``.
+    instance: Instance, tape: Tape, role: str, at_inputs: Tensor, names: Collection[str]
+) -> Iterator[dict[str, Tensor]]:
+    """The blocks of some roles for cotangents at the input of the last layer ``role``.
 
-    ``at_inputs`` (N, T, D, K): K cotangents of each term, which are zero at the other terms' positions; R = T K.
+    ``at_inputs`` (n, D, K): K cotangents of each term, which are zero at the other terms' positions.
     """
-    if made_alone := sorted({*tape.plan.formed, *tape.plan.generic}.intersection(names)):
-        raise ValueError(f"columns of {made_alone[0]!r} are made one by one: take exact_fisher with fisher_type='mc'")
-    N, T, D, K = at_inputs.shape
+    by_sample = at_inputs.to(tape.outputs.dtype).unflatten(0, (instance.samples, -1))
+    N, T, D, K = by_sample.shape
     size = _block_size(instance, tape, names, max(T * K, MANY))
-    parts: dict[str, list[Tensor]] = {name: [] for name in names}
     for t in range(T):
-        for first in range(0, K, size):
-            some = at_inputs[:, t, :, first : first + size].permute(2, 0, 1)
-            cotangents = at_inputs.new_zeros(len(some), N, T, D)
+        for some in by_sample[:, t].permute(2, 0, 1).split(size):
+            cotangents = some.new_zeros(len(some), N, T, D)
             cotangents[:, :, t] = some
             gradients = tape.pull_block(cotangents, names, role)
-            for name in names:
-                slopes = geometry.slopes(tape.roles[name], gradients[name]).unflatten(0, (len(some), -1))
-                parts[name].append(slopes.to(dtype))
-    return {name: torch.cat(parts.pop(name)) for name in names}
+            yield {
+                name: geometry.slopes(tape.roles[name], gradients[name]).unflatten(0, (len(some), -1)) for name in names
+            }
 
 
 def pulled(tape: Tape, cotangents: Iterator[Tensor], names: Collection[str], size: int) -> Iterator[dict[str, Tensor]]:

@@ -160,6 +160,10 @@ class Tape:
         ends = (use.role for call, use in self.calls if call.edge.node is self.outputs.grad_fn and not call.is_matrix)
         return {role for role in ends if role is not None}
 
+    def can_begin_below(self, role: str, names: Collection[str]) -> bool:
+        """Whether passes that begin at the input of the head ``role`` reach all that the roles ``names`` read."""
+        return {*self.plan.generic, *self.plan.formed, *self.shifts_of_head}.isdisjoint(names)
+
     def weight(self, role: str, parameters: Mapping[str, Tensor]) -> Tensor:
         """The weight (M, D) that the one call of a linear role reads, without its bias, among some parameters."""
         view = self.calls[self.used[role][0]][0].key.weight

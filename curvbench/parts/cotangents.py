@@ -32,6 +32,6 @@ def add_all(sums: Mapping[str, Sum], batch: Instance, tape: Tape, fisher_type: s
     last = head(batch, tape, fisher_type)
     if last is not None:
         sums[last.role].add_hessians(last.hessians, batch.terms_per_sample)  # type: ignore[attr-defined]
-    for block in blocks(batch, tape, fisher_type, mc_samples, seed, leave=() if last is None else (last.role,)):
+    for block in blocks(batch, tape, fisher_type, mc_samples, seed, last):
         for name, B_KNGMS in block.items():
             sums[name].add(B_KNGMS.flatten(0, 1))

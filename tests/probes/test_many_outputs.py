@@ -10,6 +10,7 @@ from typing import Any
 import likelihoods
 import pytest
 import torch
+import wide
 from cases import ROWS, instance_of, weights_of
 from judging import cases_with_regular_factors, near
 from likelihoods import drawn
@@ -74,6 +75,24 @@ def test_a_last_layer_takes_no_pass_of_its_own(many_outputs: list[int]) -> None:
     for name in ("kfac", "ekfac", "diag", "tkfac", "thor"):
         matrix(name, instance)
     assert not many_outputs
+
+
+@pytest.mark.parametrize(("name", "options"), [*PROBES, ("ekfac", {})], ids=str)
+def test_layers_below_take_a_pass_per_input_of_the_last_one(
+    name: str, options: dict[str, Any], many_outputs: list[int]
+) -> None:
+    """Fewer than a pass per output, for images and for tokens, with one class nearly certain."""
+    for case in [*wide.CASES][: 4 if name == "ekfac" else None]:  # squares have no eigenbasis of their own
+        instance = wide.instance_of(case)
+        many_outputs.clear()
+        found = matrix(name, instance, **options)
+        passes = sum(many_outputs)
+        many.MANY = 10**9
+        many_outputs.clear()
+        expected = matrix(name, instance, **options)
+        many.MANY = 1
+        assert near(found, expected, 1e-9 if name == "ekfac" else 1e-12), case
+        assert passes < sum(many_outputs) or name == "tnt", "tnt takes all columns of the last layer"
 
 
 def test_an_operation_without_a_batched_derivative_takes_one_cotangent_after_the_other(many_outputs: list[int]) -> None:
