@@ -255,6 +255,18 @@ def test_errors_take_no_product_per_column(probe: Probe, name: str, monkeypatch:
     assert cb.errors(cb.fit(probe, instance), fisher)["relative"] >= 0
 
 
+def test_no_tensor_is_made_on_the_default_device(probe: Probe) -> None:
+    """On a GPU a factory without a device makes a tensor on the host, which fails late or not at all here."""
+    instance = instance_of("nasty_cnn")
+    if reason := probe.unsupported(instance):
+        pytest.skip(reason)
+    with torch.device("meta"):
+        instance = cb.Instance(instance.model, instance.inputs, instance.targets, instance.loss)
+        state = state_of(probe, instance)
+        found = [probe.precondition(state, instance.gradient()), probe.operator(state).matvec(instance.gradient())]
+    assert not any(tensor.is_meta for tensor in found)
+
+
 @on_some
 def test_precondition_changes_neither_state_nor_gradient(probe: Probe, supported: cb.Instance) -> None:
     state, vector = state_of(probe, supported), vector_for(supported)
