@@ -86,19 +86,19 @@ class SoftmaxHessians:
         return self.weights[:, None] * traces * self.weights
 
     def compressed(self, term: int, W: Tensor) -> tuple[Tensor, Tensor]:
-        p, most = self.p[term], self.p[term].argmax()
-        differences = W - W[most]
+        p, most = self.p[term], self.p[term].argmax()[None]
+        differences = W - W.index_select(0, most)
         root, scale = p.sqrt(), self.weights[term].sqrt()
         U, R = torch.linalg.qr(root[:, None] * (differences - p @ differences))
         M = root[:, None] * (U - root[:, None] * (root @ U))
-        M[most] = 0
-        M[most] = -M.sum(0)  # the entries of a cotangent sum to zero
+        M.index_fill_(0, most, 0)
+        M.index_add_(0, most, M.sum(0, keepdim=True), alpha=-1)  # because the entries of a cotangent sum to zero
         return scale * M, scale * R.mT
 
 
 def _variances(p: Tensor, X: Tensor) -> Tensor:
     """The variances (K,) of the columns of X (C, K) under probabilities p (C,)."""
-    differences = X - X[p.argmax()]
+    differences = X - X.index_select(0, p.argmax()[None])
     return p @ differences.sub_(p @ differences).square_()
 
 
