@@ -11,7 +11,7 @@ from typing import Any
 import oracles
 import pytest
 import torch
-from cases import CASES, Case, instance_of, truth, weights_of
+from cases import CASES, Case, few, instance_of, truth, weights_of
 from torch import Tensor
 
 import curvbench as cb
@@ -23,7 +23,6 @@ from curvbench.spec import PHASES, Probe
 NAMES = sorted(registry.probes())
 
 FISHERS = {name: getattr(kind, "fisher_types", ()) for name, kind in registry.probes().items()}
-FEW = 3  # updates of a probe that learns over steps: every property below holds after any number of them
 
 VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     *((name, {}) for name in NAMES),
@@ -96,8 +95,7 @@ def probe_id(variant: tuple[str, dict[str, Any]]) -> str:
 @pytest.fixture
 def probe(request: pytest.FixtureRequest) -> Probe:
     name, hyperparameters = request.param
-    learns = "updates" in cb.probe(name).hyperparameters
-    return cb.probe(name, **({"updates": FEW} if learns else {}), **hyperparameters)
+    return few(name, **hyperparameters)
 
 
 @pytest.fixture
