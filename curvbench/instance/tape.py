@@ -82,10 +82,15 @@ class Tape:
         return torch.Size((self.samples, *self.plan.shapes[role][1]))
 
     def watch(self, act: Callable[[int, Tensor], None]) -> list[RemovableHandle]:
-        """Call ``act(number, gradient)`` for the gradient at every call's edge in each later backward pass."""
+        """Call ``act(number, gradient)`` for the gradient at every call's edge in each later backward pass.
+
+        The nodes of the graph hold ``act``, which must therefore hold none of them, or only the garbage collector frees
+        the pass.
+        """
 
         def watched(number: int, edge: GradientEdge) -> RemovableHandle:
-            return edge.node.register_prehook(lambda gradients: act(number, gradients[edge.output_nr]))
+            output = edge.output_nr
+            return edge.node.register_prehook(lambda gradients: act(number, gradients[output]))
 
         return [watched(number, call.edge) for number, (call, _) in enumerate(self.calls)]
 
