@@ -54,6 +54,7 @@ METHODS: dict[str, Probe] = {
     "kfac, mc": probe("kfac", fisher_type="mc", damping_rule="pi"),
     "kfac, empirical": probe("kfac", fisher_type="empirical", damping_rule="pi"),
     "lngd without layer rate": probe("lngd"),
+    "lngd without layer rate, one weight per sample": probe("lngd", positions="mean", phi="elementwise"),
     "lngd": probe("lngd", layer_rate="corrected"),
     "eva": probe("eva"),
 }
@@ -79,11 +80,12 @@ class Workload(NamedTuple):
         return lambda: self.step(optimizer)
 
     def natural(self, chosen: Probe, stat_every: int, refresh_every: int) -> Callable[[], None]:
-        """A method's step."""
+        """A method's step, on a copy of the network."""
+        own = self._replace(model=copy.deepcopy(self.model))
         optimizer = NaturalGradient(
-            self.model, chosen, 1e-3, 0.9, parameters="weights", stat_every=stat_every, refresh_every=refresh_every
+            own.model, chosen, 1e-3, 0.9, parameters="weights", stat_every=stat_every, refresh_every=refresh_every
         )
-        return lambda: self.step(optimizer, lambda: optimizer.forward(self.x, self.y))
+        return lambda: own.step(optimizer, lambda: optimizer.forward(own.x, own.y))
 
     def stepper(self, chosen: Probe) -> Stepper:
         """A method's phases on the batch, with the network in evaluation mode."""

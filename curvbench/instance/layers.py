@@ -43,7 +43,7 @@ def output_size(layer: Layer, planes: Tensor, padding: tuple[int, int] = (0, 0))
     return height, width
 
 
-def _windows(layer: Layer, planes: Tensor) -> Tensor:
+def windows(layer: Layer, planes: Tensor) -> Tensor:
     """A view (N, C, k_h, k_w, H', W') of padded planes (N, C, H, W): the pixels that every kernel entry reads.
 
     A copy of the view equals the result of ``F.unfold`` and takes a third of the time.
@@ -66,7 +66,7 @@ def patches(layer: Layer, x: Tensor) -> Tensor:
     if layer.kind == "linear":
         entries = x.reshape(x.shape[0], -1, x.shape[-1]).mT[:, None]
     else:
-        entries = _windows(layer, padded(layer, x)).reshape(x.shape[0], layer.groups, layer.inputs - layer.bias, -1)
+        entries = windows(layer, padded(layer, x)).reshape(x.shape[0], layer.groups, layer.inputs - layer.bias, -1)
     return _with_ones(entries, 2) if layer.bias else entries
 
 
@@ -78,8 +78,8 @@ def joined_patches(layer: Layer, x: Tensor) -> Tensor:
         entries = x.reshape(x.shape[0], -1, x.shape[-1]).permute(2, 1, 0)[None]
     else:
         planes = padded(layer, x).permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2)
-        windows = _windows(layer, planes).permute(1, 2, 3, 4, 5, 0)
-        entries = windows.reshape(layer.groups, layer.inputs - layer.bias, -1, x.shape[0])
+        pixels = windows(layer, planes).permute(1, 2, 3, 4, 5, 0)
+        entries = pixels.reshape(layer.groups, layer.inputs - layer.bias, -1, x.shape[0])
     return _with_ones(entries, 1) if layer.bias else entries
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
@@ -135,6 +136,26 @@ def weighted_sum(columns: Columns, weights: Tensor, accelerated: bool = True) ->
         return weighted_gradient(columns.layer, columns.inputs, columns.slopes[0], weights[0]).flatten()
     mixed = torch.einsum("rn,rngms->ngms", weights, columns.slopes)
     return weighted_gradient(columns.layer, columns.inputs, mixed, torch.ones_like(weights[0])).flatten()
+
+
+def responses(columns: Columns, v: Tensor) -> Tensor:
+    """Inner products of a layer's score columns with a vector (P,), (R, N).
+
+    The layer's forward product with ``v`` for its weights, which all columns of a sample share, times the slopes.
+    """
+    layer, x = columns.layer, columns.inputs
+    if layer.kind not in ("linear", "conv1d", "conv2d") or x.dtype == torch.float64:  # torch's own would be slower
+        return columns.project(v[:, None])[..., 0]
+    matrix = v.to(x.dtype).reshape(layer.shape)
+    weight, bias = (matrix[..., :-1], matrix[..., -1].flatten()) if layer.bias else (matrix, None)
+    if layer.kind == "linear":
+        outputs = F.linear(x.reshape(len(x), -1, x.shape[-1]), weight[0], bias).mT[:, None]
+    else:
+        planes, padding = geometry.own_padding(layer, geometry.as_plane(layer, x))
+        weight = weight.reshape(-1, planes.shape[1] // layer.groups, *layer.kernel)
+        made = F.conv2d(planes, weight, bias, layer.stride, padding, layer.dilation, layer.groups)
+        outputs = made.reshape(len(x), layer.groups, layer.outputs, -1)
+    return (columns.slopes * outputs).sum((2, 3, 4))
 
 
 def first_steps(
