@@ -67,7 +67,7 @@ def with_outputs(
     slopes: dict[str, list[Tensor]] = {name: [] for name in roles}
     names = {layer.name for layer in layers}
     for _, tape, pulled in _passes(instance, fisher_type, mc_samples, seed, names, samples, graph_bytes):
-        outputs.append(tape.outputs.detach())
+        outputs.append(tape.values)
         of_part: dict[str, list[Tensor]] = {name: [] for name in roles}
         for by_role in pulled:
             for name, slope in by_role.items():
@@ -118,7 +118,7 @@ def _passes(
         some = instance if outputs is None else instance.part(part)
         tape = some.tape(names)
         if outputs is not None:
-            refuse_other_outputs(tape.outputs, outputs[part])
+            refuse_other_outputs(tape.values, outputs[part])
         if cotangents is None:
             yield some, tape, some.slopes(tape, fisher_type, mc_samples, seed)
         else:
@@ -194,13 +194,16 @@ class Stream(Sequence[Columns]):
 
 def columns_within(
     instance: Instance, fisher_type: str, mc_samples: int, seed: int, dtype: torch.dtype, memory: int | None = None
-) -> Sequence[Columns]:
-    """All columns if they take at most ``memory`` bytes, else a stream; None means the bytes of ``column_memory``."""
+) -> tuple[Sequence[Columns], Tensor | None]:
+    """All columns if they take at most ``memory`` bytes, else a stream; None means the bytes of ``column_memory``.
+
+    With them come the outputs (N, ..., C) of the passes that made all columns; None for a stream, which has made none.
+    """
     budget = column_memory(instance.device) if memory is None else memory
     parts = segments(instance, instance.columns_per_sample(fisher_type, mc_samples), dtype.itemsize, budget)
     if len(parts) == 1:
-        return collect(instance, fisher_type, mc_samples, seed, dtype)
-    return Stream(Source(instance, fisher_type, mc_samples, seed, dtype, parts), instance.layers)
+        return with_outputs(instance, fisher_type, mc_samples, seed, dtype)
+    return Stream(Source(instance, fisher_type, mc_samples, seed, dtype, parts), instance.layers), None
 
 
 def segments(instance: Instance, R: int, itemsize: int, budget: int) -> list[list[Layer]]:
