@@ -45,7 +45,10 @@ class Tape:
     alone: Sequence[tuple[Tensor, Mapping[str, Tensor]]] | None = None
     fits: bool = True
     passed: dict[int, Tensor] = field(default_factory=dict)
-    """The gradients of the last backward pass through ``leaf``, by number of the call; the outputs' has -1."""
+    """The gradients of the survey, or of the last backward pass through ``leaf``, by number of the call.
+
+    The gradient at the outputs has the number -1.
+    """
 
     @property
     def samples(self) -> int:
