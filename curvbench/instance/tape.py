@@ -49,7 +49,10 @@ class Tape:
     fits: bool = True
     shadow: Tensor | None = None
     passed: dict[int, Tensor] = field(default_factory=dict)
-    """The gradients of the last backward pass through ``leaf``, by number of the call; the outputs' has -1."""
+    """The gradients of the survey, or of the last backward pass through ``leaf``, by number of the call.
+
+    The gradient at the outputs has the number -1.
+    """
 
     @property
     def samples(self) -> int:
