@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
@@ -16,6 +17,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+import turns
 from curvbench import store
 from curvbench.analysis import frames, scaling
 from curvbench.analysis.verdict import sentences
@@ -33,7 +35,6 @@ LONGEST = 200  # letters of a text on a page of many cells; the page of a cell h
 HOLDS = 5.0  # seconds after which a window that follows the folder looks again, at the earliest
 AGED = 6.0  # times as old a look is too old for a page that someone has asked for
 READING = 0.1  # the share of the time that may go into looking and reading
-RESTING = 4.0  # of windows that follow by themselves: how long they wait, in units of the time that the last page took
 State = tuple[int, int, int]
 NOTHING: State = (0, 0, 0)
 _one_at_a_time = threading.RLock()  # Python records warnings per process, and sessions are threads
@@ -68,7 +69,6 @@ class View:
 
 _view: View | None = None
 _looking = threading.Lock()
-_turn = 0.0  # the time from which on a window may follow changes by itself
 
 
 def results() -> Path:
@@ -95,29 +95,28 @@ def lost() -> list[str]:
 
 @contextmanager
 def at_work() -> Iterator[None]:
-    """Within, a page is made; for a while after it no window follows by itself, so that clicks are answered first."""
-    global _turn
-    begun = time.monotonic()
+    """Within, a page is made."""
     try:
-        yield
+        with turns.at_work():
+            yield
     finally:
-        st.session_state["frames"] = {}  # so that nothing holds what other sessions have replaced
-        _turn = time.monotonic() + RESTING * (time.monotonic() - begun)
+        st.session_state["has_rows"] = bool(st.session_state.pop("frames", {}))  # other sessions may replace them
+        gc.collect()  # figures are circles of references, and hold large tables
 
 
 def changed() -> bool:
-    """Whether a run came or went since the last ``look``, or cells of one that it showed; one window after another."""
-    global _turn
-    if st.session_state.pop("is_new", False) or time.monotonic() < _turn:
+    """Whether to show the folder again: a run came or went since the last ``look``, or cells of one that it showed.
+
+    Windows with rows take turns.
+    """
+    if st.session_state.pop("is_new", False):
         return False
-    view, newest = st.session_state["view"], _newest()
-    states = st.session_state["states"]
+    view, newest, states = st.session_state["view"], _newest(), st.session_state["states"]
     has_changed = (newest.runs, newest.fault) != (view.runs, view.fault) or any(
         newest.state(run) != state for run, state in states.items()
     )
-    if has_changed:
-        _turn = time.monotonic() + HOLDS  # until this window is at work
-    return has_changed
+    window = st.session_state.setdefault("window", object())
+    return has_changed and (not st.session_state["has_rows"] or turns.has_come(window))
 
 
 def runs() -> dict[str, Path]:

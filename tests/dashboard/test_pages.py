@@ -151,6 +151,16 @@ def test_damaged_fragments_are_named(page: str, results: Path) -> None:
     assert any("set aside" in warning.value and "c1" in warning.value for warning in at.warning)
 
 
+def test_much_damage_leaves_the_page_in_sight(results: Path) -> None:
+    cells = write_run(results, "r1", [(Fake(), Toy(), fisher_cell())]) / "cells"
+    for k in range(5):
+        (cells / f"bad{k}.parquet").write_bytes(b"x")
+    at = show("cells")
+    assert len(at.warning) == 3
+    (rest,) = [expander for expander in at.expander if expander.label == "2 more warnings"]
+    assert rest.code[0].value.count("set aside") == 2
+
+
 def test_nothing_but_damage(results: Path) -> None:
     cells = write_run(results, "r1", [(Fake(), Toy(), fisher_cell())]) / "cells"
     (cells / "c0.parquet").write_bytes(b"x")
@@ -287,6 +297,7 @@ def test_windows_share_a_look_at_the_files_and_what_was_read(results: Path, monk
 
 def test_windows_follow_changes_one_after_another(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import source
+    import turns
 
     run = write_run(results, "r1", [(Fake(), Toy(), fisher_cell())])
     windows: list[dict[str, Any]] = [{}, {}]
@@ -301,21 +312,40 @@ def test_windows_follow_changes_one_after_another(results: Path, monkeypatch: py
             source.look()
             source.rows(run)
 
+    def at_rest() -> None:
+        monkeypatch.setattr(turns, "_next", 0.0)
+        source._view.born -= 100
+
     for window in windows:
         work(window)
         assert not changed(window)
-    monkeypatch.setattr(source, "_turn", 0.0)
+    at_rest()
     assert not any(map(changed, windows)), "nothing has changed"
     store.write_cell(run / "cells", pq.read_table(run / "cells" / "c0.parquet").slice(1))
-    source._view.born -= 100
+    at_rest()
     assert list(map(changed, windows)) == [True, False], "the second one waits"
     work(windows[0])
-    monkeypatch.setattr(source, "_turn", 0.0)
+    at_rest()
     assert list(map(changed, windows)) == [False, True], "the first one is up to date"
+    work(windows[1])
     shutil.rmtree(results)
     source._view.born -= 100
-    monkeypatch.setattr(source, "_turn", 0.0)
-    assert changed(windows[0]), "the page says what is wrong"
+    windows[0]["has_rows"] = False
+    assert list(map(changed, windows)) == [True, False], "a page that shows nothing does not wait"
+
+
+def test_every_window_has_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that always asks just after others, as all of them find changes again and again."""
+    import turns
+
+    monkeypatch.setattr(turns, "_waiting", {"closed": -1e9})
+    monkeypatch.setattr(turns, "_served", set())
+    turned = dict.fromkeys("abcdef", 0)
+    for _ in range(30):
+        monkeypatch.setattr(turns, "_next", 0.0)
+        for window in turned:
+            turned[window] += turns.has_come(window)
+    assert min(turned.values()) >= 3
 
 
 @pytest.mark.parametrize("page", ["cells", "claims", "compare", "history", "overview"])

@@ -40,6 +40,7 @@ def dashboard(results: Path | None, port: int | None) -> None:
     options |= {
         "client.toolbarMode": "viewer",
         "server.fileWatcherType": "none",
+        "runner.postScriptGC": "false",  # it would follow each look at the folder; pages collect their own garbage
         **{name: str(value).lower() for name, value in guard.FLAGS.items()},
         **({"server.port": str(port)} if port else {}),
     }
