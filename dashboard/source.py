@@ -116,7 +116,7 @@ def changed() -> bool:
         newest.state(run) != state for run, state in states.items()
     )
     window = st.session_state.setdefault("window", object())
-    return has_changed and (not st.session_state["has_rows"] or turns.has_come(window))
+    return has_changed and (not st.session_state.get("has_rows") or turns.has_come(window))
 
 
 def runs() -> dict[str, Path]:

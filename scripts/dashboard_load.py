@@ -83,9 +83,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = generate(folder, wanted.rows)
-        with served(folder) as (address, server), changing(folder) as changes:
+        with served(folder) as (address, server, printed), changing(folder) as changes:
             seen = asyncio.run(look(address, chromium, wanted.windows))
             memory, seconds = peak_memory(server), processor_seconds(server)
+    seen.faults["tracebacks printed"] = Counter(line.strip() for line in printed if "Traceback" in line)
     print(f"{rows} rows, {wanted.windows} windows, {sum(changes.values())} changes: {dict(changes)}")
     print(
         f"first table: median {statistics.median(seen.first):.2f} s, worst {max(seen.first):.2f} s, limit {FIRST:g} s"

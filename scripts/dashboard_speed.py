@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,7 +54,7 @@ def main() -> None:
         slow = 0
         for page in PAGES:
             begun = time.perf_counter()
-            with served(Path(folder)) as (address, server):
+            with served(Path(folder)) as (address, server, _):
                 show(page, "start", time.perf_counter() - begun, processor_seconds(server), 0.0)
                 for what, *seconds in timed_steps(f"{address}/{page}", chromium, server):
                     show(page, what, *seconds)
@@ -88,17 +89,20 @@ def generate(folder: Path) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def served(folder: Path) -> Iterator[tuple[str, int]]:
-    """Address and process of a dashboard on ``folder``."""
+def served(folder: Path) -> Iterator[tuple[str, int, list[str]]]:
+    """Address and process of a dashboard on ``folder``, and the lines that it has printed since."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "curvbench", "dashboard", str(folder), "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
     assert process.stdout is not None
+    lines: list[str] = []
     try:
         next(line for line in process.stdout if "URL:" in line)
-        yield f"http://127.0.0.1:{port}", process.pid
+        reader = threading.Thread(target=lines.extend, args=(process.stdout,))  # a full pipe would stop the server
+        reader.start()
+        yield f"http://127.0.0.1:{port}", process.pid, lines
     finally:
         process.terminate()
         process.wait()
