@@ -34,7 +34,7 @@ COLUMNS = (
 LONGEST = 200  # letters of a text on a page of many cells; the page of a cell has the whole text
 HOLDS = 5.0  # seconds after which a window that follows the folder looks again, at the earliest
 AGED = 6.0  # times as old a look is too old for a page that someone has asked for
-READING = 0.1  # the share of the time that may go into looking and reading
+READING = 0.2  # the share of the time that may go into looking and reading
 State = tuple[int, int, int]
 NOTHING: State = (0, 0, 0)
 _one_at_a_time = threading.RLock()  # Python records warnings per process, and sessions are threads
@@ -107,16 +107,17 @@ def at_work() -> Iterator[None]:
 def changed() -> bool:
     """Whether to show the folder again: a run came or went since the last ``look``, or cells of one that it showed.
 
-    Windows with rows take turns.
+    Windows with rows take turns; those without show what comes at once.
     """
     if st.session_state.pop("is_new", False):
         return False
-    view, newest, states = st.session_state["view"], _newest(), st.session_state["states"]
+    has_rows = st.session_state.get("has_rows", True)
+    view, newest = st.session_state["view"], _newest(1.0 if has_rows else 0.0)
     has_changed = (newest.runs, newest.fault) != (view.runs, view.fault) or any(
-        newest.state(run) != state for run, state in states.items()
+        newest.state(run) != state for run, state in st.session_state["states"].items()
     )
     window = st.session_state.setdefault("window", object())
-    return has_changed and (not st.session_state.get("has_rows") or turns.has_come(window))
+    return has_changed and (not has_rows or turns.has_come(window))
 
 
 def runs() -> dict[str, Path]:
@@ -304,14 +305,14 @@ def _read_cell(run: Path, cell_id: str, state: State) -> pd.DataFrame:
 
 @contextmanager
 def _heard() -> Iterator[list[str]]:
-    """The texts of the warnings within, each once, when it has ended."""
+    """The texts of the warnings of the store within, each once, when it has ended."""
     texts: list[str] = []
     with _one_at_a_time, warnings.catch_warnings(record=True) as messages:
         warnings.simplefilter("always")
         try:
             yield texts
         finally:
-            texts += dict.fromkeys(str(warning.message) for warning in messages)
+            texts += dict.fromkeys(str(said.message) for said in messages if said.category is store.SetAside)
 
 
 @st.cache_resource(max_entries=256, show_spinner=False)
