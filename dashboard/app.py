@@ -71,6 +71,8 @@ def _rows(run: Path) -> pd.DataFrame | None:
     try:
         frame, damaged = source.rows_and_damage(run)
     except (ValueError, OSError) as error:
+        if not run.exists() and run not in source.list_again().runs.values():
+            st.rerun()  # with the runs that are there
         st.error(show.plain(error))
         st.stop()
     show.warnings([*source.lost(), *damaged, *source.record_and_damage(run)[1]])

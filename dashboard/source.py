@@ -6,7 +6,6 @@ import gc
 import os
 import threading
 import time
-import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -37,7 +36,7 @@ AGED = 6.0  # times as old a look is too old for a page that someone has asked f
 READING = 0.2  # the share of the time that may go into looking and reading
 State = tuple[int, int, int]
 NOTHING: State = (0, 0, 0)
-_one_at_a_time = threading.RLock()  # Python records warnings per process, and sessions are threads
+_reading = threading.Lock()  # one run at a time, because reading takes several times the memory of what is read
 
 
 @dataclass
@@ -100,7 +99,8 @@ def at_work() -> Iterator[None]:
         with turns.at_work():
             yield
     finally:
-        st.session_state["has_rows"] = bool(st.session_state.pop("frames", {}))  # other sessions may replace them
+        frames = st.session_state.pop("frames", {})  # which other sessions may replace
+        st.session_state["has_rows"] = any(len(frame) for frame, _ in frames.values())
         gc.collect()  # figures are circles of references, and hold large tables
 
 
@@ -112,7 +112,7 @@ def changed() -> bool:
     if st.session_state.pop("is_new", False):
         return False
     has_rows = st.session_state.get("has_rows", True)
-    view, newest = st.session_state["view"], _newest(1.0 if has_rows else 0.0)
+    view, newest = st.session_state["view"], _newest() if has_rows else list_again()
     has_changed = (newest.runs, newest.fault) != (view.runs, view.fault) or any(
         newest.state(run) != state for run, state in st.session_state["states"].items()
     )
@@ -141,12 +141,7 @@ def _newest(times: float = 1.0) -> View:
 
 
 def _renewed(old: View | None) -> View:
-    folder, begun = results(), time.monotonic()
-    try:
-        with _heard() as lost:
-            view = View(folder, _runs(folder), lost)
-    except (ValueError, OSError) as error:
-        view = View(folder, {}, [], str(error))
+    view = _listed()
     for run, state in list(old.states.items()) if old else ():
         if run not in view.runs.values():
             _read.clear(run, state)
@@ -154,7 +149,28 @@ def _renewed(old: View | None) -> View:
             with suppress(ValueError, OSError):  # which the page of the run will say
                 _read(run, view.state(run))  # before the others need it
             _read.clear(run, state)  # rather than until many more runs were read
-    view.reading = time.monotonic() - begun
+    view.reading = time.monotonic() - view.born
+    return view
+
+
+def list_again() -> View:
+    """The runs that are there now, with cells as all sessions see them: for pages that have nothing to show."""
+    global _view
+    old, view = _view, _listed()
+    if old is not None and old.folder == view.folder:
+        view.born, view.reading = old.born, old.reading
+        view.states = {run: state for run, state in list(old.states.items()) if run in view.runs.values() and state[0]}
+    _view = view
+    return view
+
+
+def _listed() -> View:
+    view = View(results(), {}, [])
+    try:
+        with store.noting() as view.lost:
+            view.runs = _runs(view.folder)
+    except (ValueError, OSError) as error:
+        view.fault = str(error)
     return view
 
 
@@ -246,7 +262,7 @@ def record_and_damage(run: Path) -> tuple[dict[str, Any], list[str]]:
 
 def log(run: Path, cell_id: str) -> tuple[str | None, list[str]]:
     """What a cell printed, and the warning on a log that was set aside."""
-    with _heard() as damaged:
+    with store.noting() as damaged:
         return store.read_log(run, cell_id), damaged
 
 
@@ -262,7 +278,7 @@ def trains(run: Path) -> bool:
 
 @st.cache_resource(max_entries=64, show_spinner=False)
 def _read(run: Path, state: State) -> tuple[pd.DataFrame, list[str]]:
-    with _heard() as damaged:
+    with _reading, store.noting() as damaged:
         return categorical(store.load_run(run, COLUMNS)), damaged
 
 
@@ -288,7 +304,7 @@ def _legible(text: str) -> str:
 
 @st.cache_resource(max_entries=256, show_spinner=False)
 def _read_record(run: Path, stamp: store.Stamp) -> tuple[dict[str, Any], list[str]]:
-    with _heard() as damaged:
+    with store.noting() as damaged:
         return store.read_run(run), damaged
 
 
@@ -298,21 +314,9 @@ def _read_cell(run: Path, cell_id: str, state: State) -> pd.DataFrame:
         fragment = store.cell_file(run / "cells", cell_id)
     except ValueError:  # an id from a file that anyone may have written
         fragment = run
-    with _heard():  # the page of every run names them already
+    with store.noting():  # the page of every run names them already
         frame = store.load(fragment if fragment.is_file() else run)
     return frame[frame["cell_id"].map(_legible) == cell_id]
-
-
-@contextmanager
-def _heard() -> Iterator[list[str]]:
-    """The texts of the warnings of the store within, each once, when it has ended."""
-    texts: list[str] = []
-    with _one_at_a_time, warnings.catch_warnings(record=True) as messages:
-        warnings.simplefilter("always")
-        try:
-            yield texts
-        finally:
-            texts += dict.fromkeys(str(said.message) for said in messages if said.category is store.SetAside)
 
 
 @st.cache_resource(max_entries=256, show_spinner=False)
