@@ -512,6 +512,10 @@ def exact_fisher(
     fisher_type = canonical_type(fisher_type)
     _refuse_choice("contraction", contraction, (None, "direct", "kernel"))
     _refuse_choice("precision", precision, get_args(Precision))
+    stored = torch.float64 if precision == "float64" else instance.dtype
+    R, sizes = instance.columns_per_sample(fisher_type, mc_samples), list(instance.sizes.values())
+    other = _compressed(instance) if fisher_type == "type-2" else ""
+    budget.refuse_oversized(sizes, instance.samples, R, stored.itemsize, instance.device, has_gram=False, other=other)
     if precision == "mixed" and not instance.has_float64_values():
         raise ValueError(
             "the model runs neither in float64 nor on float64 values, which precision='mixed' needs: use "
@@ -523,10 +527,6 @@ def exact_fisher(
             "precision='native'"
         )
     passed = _passed(instance, precision)
-    stored = torch.float64 if precision == "float64" else instance.dtype
-    R, sizes = instance.columns_per_sample(fisher_type, mc_samples), list(instance.sizes.values())
-    other = _compressed(instance) if fisher_type == "type-2" else ""
-    budget.refuse_oversized(sizes, instance.samples, R, stored.itemsize, instance.device, has_gram=False, other=other)
     columns, outputs = columns_within(passed, fisher_type, mc_samples, seed, stored, memory)
     return ExactFisher(
         columns, instance.terms, coefficients(passed, fisher_type, outputs), contraction, instance.extent
