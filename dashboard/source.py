@@ -156,10 +156,9 @@ def _renewed(old: View | None) -> View:
 def list_again() -> View:
     """The runs that are there now, with cells as all sessions see them: for pages that have nothing to show."""
     global _view
-    old, view = _view, _listed()
-    if old is not None and old.folder == view.folder:
-        view.born, view.reading = old.born, old.reading
-        view.states = {run: state for run, state in list(old.states.items()) if run in view.runs.values() and state[0]}
+    old, view = _newest(AGED), _listed()
+    view.born, view.reading = old.born, old.reading
+    view.states = {run: state for run, state in list(old.states.items()) if run in view.runs.values() and state[0]}
     _view = view
     return view
 
