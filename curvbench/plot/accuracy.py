@@ -78,7 +78,7 @@ def sweep_figure(table: pd.DataFrame, parameter: str, quantity: Quantity) -> go.
     notes = axes.at_the_edge(table.drop_duplicates("probe"), "median", floor)
     title = f"{quantity.metric} against {axes.escaped(parameter)}"
     figure = axes.new_figure(title, notes, names=drawn["name"].unique())
-    dash_of = dict(zip(dict.fromkeys(drawn["problem"]), itertools.cycle(DASHES)))
+    dash_of = dict(zip(dict.fromkeys(drawn["problem"]), itertools.cycle(("solid", *DASHES))))
     for probe, look in looks(drawn["probe"].unique()).items():
         for problem, rows in drawn[drawn["probe"] == probe].groupby("problem", sort=False):
             if rows[parameter].nunique() > 1:

@@ -16,9 +16,11 @@ pytest.importorskip("plotly", reason="figures need the extra `dashboard`")
 import curvbench as cb
 from curvbench import plot, registry
 from curvbench.analysis.views import Quantity
+from curvbench.planning.selection import select
 from curvbench.plot import axes
-from curvbench.plot.look import COLORS, FAMILIES, Look, by_family, looks
+from curvbench.plot.look import COLORS, FAMILIES, OTHERS, WORDS, by_family, look, looks, method
 from curvbench.plot.phases import PARTS
+from curvbench.registry.suites import load_suite, suite_files
 
 ERROR = Quantity("error.relative", "network")
 SAMPLE = Path(__file__).parents[2] / "data" / "sample"
@@ -47,31 +49,42 @@ def subtitle(figure: Any) -> str:
     return (figure.layout.title.subtitle.text or "").replace("<br>", " ")
 
 
-def look(probe: str) -> Look:
-    return looks([probe])[probe]
-
-
 def test_every_shipped_probe_has_a_look_of_its_own() -> None:
     found = looks(registry.probes())
     assert len(set(found.values())) == len(found) == len(list(registry.probes()))
-    assert not [name for name, seen in found.items() if seen.symbol.startswith("star")]
+    assert not [name for name, seen in found.items() if seen.symbol in OTHERS]
     assert {seen.color for seen in found.values()} <= set(COLORS.values())
 
 
-def test_looks_are_for_good() -> None:
+def test_a_look_depends_on_the_label_alone() -> None:
     assert look("kfac") == looks(registry.probes())["kfac"] == ("#2878D0", "circle", "solid")
-    assert look("kfac[damping=1.0]") == ("#2878D0", "circle-open", "solid")
-    assert look("MyProbe") == look("MyProbe")
-    assert look("MyProbe").symbol == "star"
+    variants = [f"kfac[{argument}]" for argument in (*WORDS, "damping=1.0", "rank=4")]
+    for probe in variants:
+        assert look(probe) == looks([probe])[probe] == looks(["kfac", probe])[probe]
+        assert look(probe) != look("kfac") and method(probe) == "kfac"
+    assert look("kfac[damping=1.0] {lr=0.1}") != look("kfac[damping=1.0]")
+    assert look("MyProbe").symbol in OTHERS and look("MyProbe") != look("HisProbe")
 
 
-def test_variants_of_a_method_differ_within_their_symbol_and_in_their_dash() -> None:
-    found = looks([*(f"kfac[damping={d}]" for d in range(4)), "kfac", "skfac"])
-    assert len({seen.color for probe, seen in found.items() if probe != "skfac"}) == 1
-    assert len({seen.symbol for seen in found.values()}) == len(found)
-    assert [seen.dash for seen in found.values()][:2] == ["solid", "dot"]
-    for seen in looks(f"{name}[x={k}]" for name in registry.probes() for k in range(5)).values():
-        axes.graph_objects().Scatter(marker_symbol=seen.symbol)  # raises at one that plotly does not know
+def test_no_two_variants_of_a_shipped_suite_look_alike() -> None:
+    """Nor do their labels need to know of each other, so that no filter changes a mark.
+
+    Left out are suites of more variants of a method than marks, which are drawn as curves.
+    """
+    for file in [*suite_files("suites"), *suite_files("suites/papers")]:
+        name, suite = load_suite(file)
+        if name in ("convergence", "optimizers", "scaling", "ginger_t3_t4_sensitivity"):
+            continue
+        for preset in suite.presets.values():
+            probes = {cell.probe.label for cell in select(name, preset)}
+            assert len({look(probe)[:2] for probe in probes}) == len(probes), name
+
+
+def test_variants_that_no_suite_has_are_told_apart() -> None:
+    seen = looks([*(f"kfac[word={k}]" for k in range(20)), "kfac", "skfac"]).values()
+    assert len({one[:2] for one in seen}) == 22
+    for one in looks(f"{name}[x={k}]" for name in registry.probes() for k in range(5)).values():
+        axes.graph_objects().Scatter(marker_symbol=one.symbol)  # raises at one that plotly does not know
 
 
 def lab(color: str, sees: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -464,5 +477,5 @@ def test_settings_of_one_training_are_lines_of_their_own() -> None:
         "kfac {lr=0.1}": [0.1, 0.2],
         "kfac {lr=0.3}": [0.3, 0.6],
     }
-    assert len({trace.line.dash for trace in figure.data}) == 2
+    assert len({trace.marker.symbol for trace in figure.data}) == 2
     assert {trace.line.color for trace in figure.data} == {look("kfac").color}
