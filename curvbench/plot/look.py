@@ -111,7 +111,7 @@ def _place(argument: str) -> int:
         return WORDS[argument]
     try:
         number = float(argument.partition("=")[2])
-        return 1 + round(PER_DECADE * math.log10(1 - number if 0.5 < number < 1 else number))  # decays are close to 1
+        return 3 + round(PER_DECADE * math.log10(1 - number if 0.5 < number < 1 else number))  # decays are close to 1
     except (ValueError, OverflowError):
         return zlib.crc32(argument.encode())
 

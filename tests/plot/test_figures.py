@@ -478,4 +478,6 @@ def test_settings_of_one_training_are_lines_of_their_own() -> None:
         "kfac {lr=0.3}": [0.3, 0.6],
     }
     assert len({trace.marker.symbol for trace in figure.data}) == 2
-    assert {trace.line.color for trace in figure.data} == {look("kfac").color}
+    assert {trace.line.color for trace in figure.data} == {
+        look(name).color for name in ("kfac {lr=0.1}", "kfac {lr=0.3}")
+    }
