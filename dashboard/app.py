@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
+import address
 import controls
 import guard
 import show
@@ -51,6 +52,7 @@ def main() -> None:
         st.header("Nothing has been run yet")
         show.empty(f"{show.plain(source.results())} holds no run. This command makes one in about a minute:", RUN)
         return
+    address.read(page.url_path)
     with st.sidebar:
         run = controls.pick_run()
     frame = _rows(run)
@@ -61,10 +63,14 @@ def main() -> None:
             controls.pick_one("Camera button saves", show.IMAGES, "image")
         st.caption(f"{'Shipped sample' if source.is_sample() else 'Results'}: {show.plain(source.results())}")
         _follow()
+    address.say_gone()
     if frame is None:
         show.empty("This run has no cell yet. Finished cells appear here by themselves.", RUN)
-    else:
+        return
+    try:
         page.run()
+    finally:  # also of a page that has stopped early
+        address.write()
 
 
 def _rows(run: Path) -> pd.DataFrame | None:

@@ -1,4 +1,4 @@
-"""Widgets whose values are part of the address, so that a view can be sent as a link."""
+"""Widgets whose values stand in the address of the view."""
 
 from __future__ import annotations
 
@@ -10,21 +10,18 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+import address
 import show
 import source
 from curvbench.analysis import frames, views
 from curvbench.analysis.views import Quantity
 from curvbench.plot.look import by_family, method
 
-LINKED: dict[str, Any] = {"bind": "query-params"}
-
 
 def pick_run(label: str = "Run", key: str = "run", place: int = 0) -> Path:
     """One of the runs, the latest first."""
     runs = source.runs()
-    names = list(runs)
-    _warn_of_unknown(label, key, names)
-    return runs[st.selectbox(label, names, index=min(place, len(names) - 1), key=key, **LINKED)]
+    return runs[pick(label, list(runs), key, min(place, len(runs) - 1))]
 
 
 def pick_problem(frame: pd.DataFrame) -> str:
@@ -34,14 +31,14 @@ def pick_problem(frame: pd.DataFrame) -> str:
     def label(name: str) -> str:
         return f"{name} (surrogate)" if name in surrogates else name
 
-    return pick("Problem", frames.problems(frame), "problem", format_func=label)
+    return str(pick("Problem", frames.problems(frame), "problem", format_func=label))
 
 
 def pick_probes(frame: pd.DataFrame) -> list[str]:
     """Some of the probes; an empty choice means all."""
     probes = by_family(dict.fromkeys(frames.labels(frame, "probe")))
-    _warn_of_unknown("Probes", "probes", probes)
-    return st.multiselect("Probes", probes, key="probes", placeholder="All", **LINKED)
+    address.begin("Probes", "probes", probes, [])
+    return st.multiselect("Probes", probes, key="probes", placeholder="All")
 
 
 def pick_cell(labels: Sequence[str]) -> str:
@@ -53,23 +50,14 @@ def pick_seed(seeds: Sequence[int]) -> int:
     """One of the seeds; a single seed needs no widget."""
     if len(seeds) > 1:
         return int(pick("Seed", seeds, "seed"))
-    _warn_of_unknown("Seed", "seed", seeds)
+    address.begin("Seed", "seed", seeds, seeds[0])
     return int(seeds[0])
 
 
 def pick(label: str, options: Sequence[Any], key: str, place: int = 0, **settings: Any) -> Any:
-    """One of some options, by default the option at ``place``; a link to an unknown option gets a warning."""
-    as_text = settings.get("format_func", str)
-    _warn_of_unknown(label, key, [as_text(option) for option in options])
-    return st.selectbox(label, options, index=place, key=key, **settings, **LINKED)
-
-
-def _warn_of_unknown(label: str, key: str, options: Sequence[Any]) -> None:
-    """Warn of values in the address that a widget does not have, because Streamlit ignores them in silence."""
-    unknown = [value for value in st.query_params.get_all(key) if value not in set(map(str, options))]
-    if unknown:
-        what, names = label.partition(",")[0], ", ".join(map(show.plain, unknown))
-        st.warning(f"{what}: the link asks for {names}, which is not here.", icon=":material/link_off:")
+    """One of some options, by default the option at ``place``."""
+    address.begin(label, key, options, options[place])
+    return st.selectbox(label, options, key=key, **settings)
 
 
 def run() -> Path:
@@ -140,16 +128,18 @@ def pick_metric(label: str, options: Sequence[str], key: str) -> str:
 
 def pick_one(label: str, options: Sequence[str], key: str) -> Any:
     """One of a few words, by default the first."""
-    _warn_of_unknown(label, key, options)
-    return st.segmented_control(label, options, default=options[0], key=key, required=True, **LINKED)
+    address.begin(label, key, options, options[0])
+    return st.segmented_control(label, options, key=key, required=True)
 
 
 def pick_number(label: str, usual: float, key: str, meaning: str) -> float:
     """A number to type."""
     step = 10 ** (math.floor(math.log10(abs(usual))) - 1) if usual else 0.01
-    return float(st.number_input(label, value=usual, step=step, format="%.4g", key=key, help=meaning, **LINKED))
+    address.begin_number(label, key, usual)
+    return float(st.number_input(label, step=step, format="%.4g", key=key, help=meaning))
 
 
 def switch(label: str, key: str, usual: bool = True) -> bool:
     """On or off."""
-    return st.toggle(label, value=usual, key=key, **LINKED)
+    address.begin(label, key, [True, False], usual)
+    return st.toggle(label, key=key)
