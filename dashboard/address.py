@@ -81,7 +81,7 @@ def write() -> None:
     choices = {}
     for key, usual in st.session_state["usual"].items():
         value = st.session_state.get(key, usual)
-        if value != usual or key in ALWAYS:
+        if value is not None and (value != usual or key in ALWAYS):
             choices[key] = [_text(part) for part in value] if isinstance(value, list) else _text(value)
     query = urlencode(choices, doseq=True, safe="/:,=[]()")  # no sign is left in it that ends a script
     target = json.dumps(f"?{query}")

@@ -18,10 +18,25 @@ from curvbench.analysis.views import Quantity
 from curvbench.plot.look import by_family, method
 
 
-def pick_run(label: str = "Run", key: str = "run", place: int = 0) -> Path:
+def pick_run() -> Path:
     """One of the runs, the latest first."""
     runs = source.runs()
-    return runs[pick(label, list(runs), key, min(place, len(runs) - 1))]
+    return runs[pick("Run", list(runs), "run")]
+
+
+def pick_baseline(label: str) -> Path | None:
+    """A run to compare with, by default the latest one of the same suite before the chosen run, else after it.
+
+    None means that no run is chosen, because the suite has no other.
+    """
+    runs = source.runs()
+    names, chosen = list(runs), st.session_state["run"]
+    place = names.index(chosen)
+    others = [*names[place + 1 :], *reversed(names[:place])]
+    usual = next((name for name in others if runs[name].parent == runs[chosen].parent), None)
+    address.begin(label, "baseline", others, usual)
+    name = st.selectbox(label, others, index=None, key="baseline", placeholder="Choose a run")
+    return None if name is None else runs[name]
 
 
 def pick_problem(frame: pd.DataFrame) -> str:
@@ -63,17 +78,6 @@ def pick(label: str, options: Sequence[Any], key: str, place: int = 0, **setting
 def run() -> Path:
     """The run that the sidebar shows."""
     return source.runs()[st.session_state["run"]]
-
-
-def place_of_baseline() -> int:
-    """The place of the run to compare with: of the same suite, else of the same kind; an earlier run if possible."""
-    runs = source.runs()
-    names, chosen = list(runs), st.session_state["run"]
-    place = names.index(chosen)
-    others = [*range(place + 1, len(names)), *reversed(range(place))]
-    same = [k for k in others if runs[names[k]].parent == runs[chosen].parent]
-    alike = [k for k in others if source.trains(runs[names[k]]) == source.trains(runs[chosen])]
-    return (same or alike or others)[0]
 
 
 def problem() -> str:

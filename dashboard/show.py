@@ -21,7 +21,8 @@ IMAGES = ("svg", "png")
 TALLEST = 12  # rows that are shown without scrolling, so that the figure below stays in sight
 NUMBER = 92  # pixels of the longest number
 WIDEST = 60  # letters of a column that is as wide as its texts
-STYLED = 2000  # rows: formatting the numbers of a longer table takes too long
+STYLED = 2000  # rows: the browser formats the numbers of a longer table, for here it takes too long
+CHANGE = "change"  # the column that holds relative changes
 LETTER, PADDING = 7, 20  # pixels of a column of texts: per letter, and beside the text
 TABLES_FIRST = 1.0  # seconds in which a browser draws the tables that it was sent
 SHORT = {f"{c.metric} ({c.scope})": " ".join(c.heading.split()) for c in (*summary.COLUMNS, *summary.TRAINED)}
@@ -66,13 +67,21 @@ def _let_tables_be_drawn() -> None:
 
 def table(data: pd.DataFrame, name: str, colours: Mapping[str, str] | None = None, **settings: Any) -> None:
     """A sortable table with its meaning in the headings and a download as CSV; ``colours`` by text."""
-    floats: dict[Any, Any] = {column: summary.digits for column in data.select_dtypes("float")}
+    floats: dict[Any, Any] = {column: _format(column) for column in data.select_dtypes("float")}
     styled: Any = data.style.format(floats, na_rep="") if len(data) <= STYLED else data
     if colours and len(data) <= STYLED:
         styled = styled.map(lambda text: f"color: {colours[text]}" if text in colours else "")
     settings |= {"placeholder": "", "height": "content" if len(data) <= TALLEST else "auto"}
     st.dataframe(styled, hide_index=True, column_config=columns(data), key=f"table {name}", **settings)
     _download("Table (CSV)", lambda: _csv(data), f"{name}.csv", "text/csv")
+
+
+def _format(column: str) -> Callable[[float], str]:
+    return _percent if column == CHANGE else summary.digits
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:+.3g} %"
 
 
 def columns(data: pd.DataFrame) -> dict[str, Any]:
@@ -86,6 +95,9 @@ def columns(data: pd.DataFrame) -> dict[str, Any]:
         if pd.api.types.is_string_dtype(data[name]) and widest <= WIDEST:
             width = int(max(widest, len(name))) * LETTER + PADDING
             configs[name] = st.column_config.Column(pinned=name == pinned, width=width)
+        elif len(data) > STYLED and pd.api.types.is_float_dtype(data[name]):
+            digits = "percent" if name == CHANGE else "%.3g"
+            configs[name] = st.column_config.NumberColumn(SHORT.get(name, name), help=help, format=digits)
         elif name == "value":
             configs[name] = st.column_config.Column(width=NUMBER)
         elif name in SHORT or help:

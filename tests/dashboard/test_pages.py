@@ -391,12 +391,24 @@ def test_two_runs_are_compared(results: Path) -> None:
     at = show("compare")
     assert at.selectbox(key="baseline").value == "s/r1"
     assert "A: r1, B: r2" in at.main.caption[0].value.replace("\\", "")
-    changes = at.dataframe[-1].value.set_index(["metric", "scope"])
+    changes, times = (element.value.set_index(["metric", "scope"]) for element in at.dataframe)
+    assert set(times.index.get_level_values(0)) == {"time.wall", "time.ratio"} and "verdict" not in times
+    assert not set(times.index) & set(changes.index)
     row = changes.loc[("error.relative", "network")]
     assert (row["a"], row["b"], row["verdict"]) == (0.5, 0.25, "better"), "A is the earlier one"
     assert not {"seed", "problem", "epoch"} & set(changes), "the same in all rows"
     at = show("history")
     assert at.dataframe[0].value["change"].tolist() == [-0.5]
+
+
+def test_no_run_of_another_suite_is_compared_unasked(results: Path) -> None:
+    write_run(results, "r1", [(Fake(), Toy(), fisher_cell())])
+    (results / "s").rename(results / "other")
+    write_run(results, "r2", [(Fake(), Toy(), fisher_cell(0.1))])
+    at = show("compare", run="s/r2")
+    assert at.selectbox(key="baseline").value is None and "No other run of this suite" in at.info[0].value
+    at.selectbox(key="baseline").set_value("other/r1").run()
+    assert len(at.dataframe)
 
 
 def test_history_names_what_has_no_value_any_more(results: Path) -> None:
@@ -410,7 +422,7 @@ def test_the_baseline_stands_in_the_link(results: Path) -> None:
     for k, error in enumerate((0.5, 0.25, 0.1)):
         write_run(results, f"r{k}", [(Fake(), Toy(), fisher_cell(error))])
     at = show("compare", run="s/r1", baseline="s/r2")
-    row = at.dataframe[-1].value.set_index(["metric", "scope"]).loc[("error.relative", "network")]
+    row = at.dataframe[0].value.set_index(["metric", "scope"]).loc[("error.relative", "network")]
     assert (row["a"], row["b"]) == (0.1, 0.25)
     assert show("compare", run="s/r2").selectbox(key="baseline").value == "s/r1"
 
