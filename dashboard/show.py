@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 
-from curvbench.analysis import summary, tables, views
+from curvbench.analysis import exact, summary, tables, views
+from curvbench.plot.axes import has_values
+from curvbench.words import one_line
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -33,12 +34,13 @@ def plain(text: object) -> str:
     return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", str(text))  # Markdown escapes signs of ASCII alone
 
 
-def figure(drawn: go.Figure, data: Callable[[], pd.DataFrame], name: str) -> None:
+def figure(drawn: go.Figure, data: Callable[[], pd.DataFrame], name: str, **facts: str) -> None:
     """A figure with downloads of its data as CSV and of itself as HTML; its camera button saves SVG or PNG.
 
-    A figure without a single value is replaced by a sentence with the figure's notes.
+    ``facts``: what the data are of, such as their metric, as further columns of the CSV. A figure without a single
+    value is replaced by a sentence with the figure's notes.
     """
-    if not any(map(_has_values, drawn.data)):
+    if not has_values(drawn):
         notes = html.unescape((drawn.layout.title.subtitle.text or "").replace("<br>", " "))
         nothing(f"No finite value is left to draw under these filters. {plain(notes)}".strip())
         return
@@ -47,15 +49,8 @@ def figure(drawn: go.Figure, data: Callable[[], pd.DataFrame], name: str) -> Non
     config = {"toImageButtonOptions": image, "displaylogo": False}
     st.plotly_chart(drawn, key=f"figure {name}", config=config)
     with st.container(horizontal=True):
-        _download("Data (CSV)", lambda: _csv(data()), f"{name}.csv", "text/csv")
+        _download("Data (CSV)", lambda: _csv(data().assign(**facts)), f"{name}.csv", "text/csv")
         _download("Figure (HTML)", lambda: drawn.to_html().encode(), f"{name}.html", "text/html")
-
-
-def _has_values(trace: Any) -> bool:
-    """Whether a trace has a finite value: in a heat map a colour, elsewhere a place."""
-    parts = (trace.z,) if trace.type == "heatmap" else (trace.x, trace.y)
-    are_known = [pd.notna(np.ravel(part)) if part is not None else np.array([], bool) for part in parts]
-    return bool(np.logical_and.reduce(are_known).any())
 
 
 def _let_tables_be_drawn() -> None:
@@ -76,7 +71,13 @@ def table(data: pd.DataFrame, name: str, colours: Mapping[str, str] | None = Non
     _download("Table (CSV)", lambda: _csv(data), f"{name}.csv", "text/csv")
 
 
-def _format(column: str) -> Callable[[float], str]:
+def exact_cost(frame: pd.DataFrame) -> None:
+    """The table of what the exact Fisher costs, one row per problem."""
+    costs = exact.table(frame).rename(columns=one_line).dropna(axis=1, how="all")
+    table(costs.rename_axis("problem").reset_index(), "exact")
+
+
+def _format(column: Any) -> Callable[[float], str]:
     return _percent if column == CHANGE else summary.digits
 
 

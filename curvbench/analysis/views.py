@@ -23,6 +23,7 @@ CURVE = "damping="  # how the scopes of a curve over dampings begin
 GRADIENT = "gradient"
 FAMILIES = ("error", "direction", "damping", "health", "flops", "memory", "time")
 Settings = Mapping[str, Mapping[str, Any]]
+FLAT = 1e-3  # relative difference that no figure shows
 ROUNDING = 1e-14  # a cosine of equal vectors differs from 1 by less
 
 
@@ -140,6 +141,13 @@ def tradeoff(frame: pd.DataFrame, problem: str, x: Quantity, y: Quantity) -> pd.
     return table.rename_axis("probe").reset_index()
 
 
+def headed(table: pd.DataFrame, x: Quantity, y: Quantity) -> pd.DataFrame:
+    """``tradeoff`` with the names of its quantities in place of x and y."""
+    names = {axis: quantity.heading for axis, quantity in (("x", x), ("y", y))}
+    ends = {f"{axis}{end}": f"{name}{end}" for axis, name in names.items() for end in ("", " min", " max")}
+    return table.rename(columns=ends)
+
+
 def pareto(x: pd.Series, y: pd.Series) -> pd.Series:
     """Which points no other point dominates, lower being better; points that are not finite never are."""
     a, b = x.to_numpy("float64"), y.to_numpy("float64")
@@ -218,6 +226,16 @@ def sweep(frame: pd.DataFrame, settings: Settings, parameter: str, quantity: Qua
     by = {name: _without(rows, name, dropped) for name, dropped in without.items()}
     groups = values.groupby([by["probe"].rename("probe"), by["problem"].rename("problem"), at.rename(parameter)])
     return groups.agg(["median", "min", "max"]).reset_index()
+
+
+def moving(frame: pd.DataFrame, settings: Settings, parameter: str, candidates: Sequence[Quantity]) -> Quantity:
+    """The first of some quantities that differs along a line of ``sweep``; the first of all if none does."""
+    for quantity in candidates:
+        table = sweep(frame, settings, parameter, quantity)
+        lines = table.groupby(["probe", "problem"])["median"]
+        if ((lines.max() - lines.min()) > FLAT * lines.max().abs()).any():
+            return quantity
+    return candidates[0]
 
 
 def phases(frame: pd.DataFrame, problem: str, metric: str) -> pd.DataFrame:

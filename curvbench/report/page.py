@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from curvbench import __version__, plot
+from curvbench import __version__
 from curvbench.analysis import frames, matrices, scaling, summary, tables, targets, views
 from curvbench.analysis.views import ERROR, FLOPS, Quantity
 from curvbench.plot.accuracy import heatmap_figure, sweep_figure
 from curvbench.plot.axes import graph_objects
+from curvbench.plot.blockwise import matrices_figure, spectra_figure
+from curvbench.plot.exponents import growth_figure
 from curvbench.plot.frontier import tradeoff_figure
 from curvbench.plot.overview import status_figure
 from curvbench.plot.phases import cost_figure
@@ -148,13 +150,13 @@ def _matrices(run: Run, problem: str) -> Iterator[Drawn]:
     for probe in matrices.nearest(blocks_of)[:few]:
         blocks = _in_single(matrices.fitted(blocks_of[probe]))
         name = f"{summary.digits(matrices.fitting_scale(blocks_of[probe]))} x {probe}"
-        figure = plot.matrices(blocks.exact, blocks.approximation, blocks.layer, name, blocks.inputs)
+        figure = matrices_figure(blocks.exact, blocks.approximation, blocks.layer, name, blocks.inputs)
         yield f"matrices-{probe}", figure, matrices.entries(blocks)
     stored = blocks_of.values()
     layers = [layer for blocks in stored for layer in (blocks.layer, *blocks.spectra) if layer in blocks.spectra]
     if layers:
         spectra = matrices.spectra(blocks_of, layers[0])
-        yield "spectra", plot.spectra(spectra, layers[0]), spectra
+        yield "spectra", spectra_figure(spectra, layers[0]), spectra
 
 
 def _in_single(blocks: Blocks) -> Blocks:
@@ -174,7 +176,7 @@ def _sweeps(run: Run) -> Iterator[Drawn]:
 def _growth(run: Run) -> Iterator[Drawn]:
     table = scaling.growing(run.frame)
     for problem, rows in table.groupby("problem", sort=False):
-        yield f"growth-{problem}", plot.growth(rows, str(problem)), rows
+        yield f"growth-{problem}", growth_figure(rows, str(problem)), rows
 
 
 def _figure(name: str, figure: go.Figure, data: pd.DataFrame) -> str:

@@ -172,7 +172,7 @@ def _width(column: Column) -> int:
 ENDINGS: Mapping[str, Ending] = {  # by ``Suite.summary``
     "errors": Ending(error_tables, summary.legend, has_verdict=True),
     "growth": Ending(growth_tables, lambda frame: scaling.LEGEND),
-    "exact": Ending(exact_tables, lambda frame: exact.LEGEND),
+    "exact": Ending(exact_tables, lambda frame: exact.LEGEND, has_verdict=True),
     "samples": Ending(samples_tables, lambda frame: held.SAMPLES_LEGEND),
     "staleness": Ending(staleness_tables, lambda frame: held.AGES_LEGEND),
 }

@@ -8,7 +8,7 @@ import controls
 import show
 import source
 from curvbench.analysis import frames, views
-from curvbench.analysis.views import ERROR
+from curvbench.analysis.views import ERROR, GAP_CLOSED
 from curvbench.plot.accuracy import heatmap_figure, sweep_figure
 from curvbench.spec import METRICS
 
@@ -25,7 +25,9 @@ table = views.layers(rows, problem, metric)
 layers = table.reset_index()
 show.table(layers, "per layer")
 name = frames.shown_problem(rows, problem)
-show.figure(heatmap_figure(table, views.endings(rows), name, metric), lambda: layers, "layers")
+show.figure(
+    heatmap_figure(table, views.endings(rows), name, metric), lambda: layers, "layers", metric=metric, problem=problem
+)
 
 st.subheader("Against a hyperparameter")
 settings = views.settings(frame, source.record(controls.run()))
@@ -37,11 +39,12 @@ if not parameters or not qualities:
     )
     st.stop()
 left, right = st.columns(2)
-with left:
-    quantity = controls.pick_quantity("Quality", qualities, "quality", ERROR)
 with right:
     parameter = controls.pick("Against", parameters, "against")
+with left:
+    usual = views.moving(frame, settings, parameter, [ERROR, GAP_CLOSED, *qualities])
+    quantity = controls.pick_quantity("Quality", qualities, "quality", usual)
 swept = views.sweep(frame, settings, parameter, quantity)
 ranges = [end for end in ("min", "max") if swept[end].equals(swept["median"])]
 show.table(views.differing(swept.drop(columns=ranges), ["probe", parameter, "median"]), "swept")
-show.figure(sweep_figure(swept, parameter, quantity), lambda: swept, "sweep")
+show.figure(sweep_figure(swept, parameter, quantity), lambda: swept, "sweep", metric=quantity.heading)

@@ -8,7 +8,7 @@ import streamlit as st
 import controls
 import show
 import source
-from curvbench.analysis import frames, summary, views
+from curvbench.analysis import exact, frames, summary, views
 from curvbench.analysis.roles import COMPARED
 from curvbench.analysis.views import FLOPS, GAP_CLOSED
 from curvbench.plot.frontier import tradeoff_figure
@@ -36,7 +36,10 @@ if len(failed):
     st.warning(f"{len(failed)} of {planned} cells have no value; they are listed at the end.", icon=":material/error:")
 figure_place = st.container()
 
-if not rows.empty:
+if exact.is_measured(rows):
+    st.caption(show.plain(f"{exact.title(rows)}. {exact.LEGEND}"))
+    show.exact_cost(frame)
+elif not rows.empty:
     medians = summary.table(rows, problem)
     table = medians.dropna(axis=1, how="all").rename_axis("probe").reset_index()
     table.insert(1, "status", table["probe"].map(summary.statuses(rows, problem)))
@@ -74,4 +77,4 @@ with figure_place:  # drawn last, because the tables need not wait for it
     points = views.tradeoff(compared, problem, FLOPS, GAP_CLOSED) if len(rows) else pd.DataFrame({"x": [], "y": []})
     if points[["x", "y"]].notna().all(axis=1).any():
         drawn = tradeoff_figure(points, frames.shown_problem(rows, problem), FLOPS, GAP_CLOSED, all_named=True)
-        show.figure(drawn, lambda: points, "compared")
+        show.figure(drawn, lambda: views.headed(points, FLOPS, GAP_CLOSED), "compared", problem=problem)

@@ -36,7 +36,7 @@ show.table(views.differing(last, [str(name) for name in last if name != "status"
 curves = views.curves(rows, problem, metric)
 name = frames.shown_problem(rows, problem)
 figure = curves_figure(curves, views.endings(rows), name, metric, against)
-show.figure(figure, lambda: curves, "training")
+show.figure(figure, lambda: curves, "training", metric=metric, problem=problem)
 
 usual = targets.usual_target(rows, metric)
 st.subheader("Time to a target")
@@ -58,6 +58,9 @@ st.caption("In medians over seeds a miss is later than any hit; ranges are of th
 show.table(views.differing(reached.drop(columns="problem"), ["probe", "reached", "of", "epochs", "seconds"]), "targets")
 is_surrogate = bool(frames.surrogates(frame))
 show.figure(
-    profiles_figure(trials, metric, target, cost, is_surrogate), lambda: targets.profile(trials, cost), "profiles"
+    profiles_figure(trials, metric, target, cost, is_surrogate),
+    lambda: targets.profile(trials, cost),
+    "profiles",
+    metric=metric,
 )
 st.caption("Performance profile over every problem and seed of the run, each against the best of the same two.")

@@ -18,6 +18,8 @@ from curvbench import plot, registry
 from curvbench.analysis.views import Quantity
 from curvbench.planning.selection import select
 from curvbench.plot import axes
+from curvbench.plot.blockwise import matrices_figure, spectra_figure, units_figure
+from curvbench.plot.exponents import growth_figure
 from curvbench.plot.look import COLORS, FAMILIES, OTHERS, WORDS, by_family, look, looks, method
 from curvbench.plot.phases import PARTS
 from curvbench.registry.suites import load_suite, suite_files
@@ -360,7 +362,7 @@ def test_history() -> None:
 
 def test_matrices() -> None:
     exact, diagonal = np.array([[4.0, 1.0], [1.0, 4.0]]), np.diag([4.0, 4.0])
-    figure = plot.matrices(exact, diagonal, "fc1", "diag")
+    figure = matrices_figure(exact, diagonal, "fc1", "diag")
     assert [heat.customdata.tolist() for heat in figure.data] == [
         exact.tolist(),
         diagonal.tolist(),
@@ -369,14 +371,14 @@ def test_matrices() -> None:
     assert len({(heat.zmin, heat.zmax) for heat in figure.data}) == 1
     assert figure.layout.yaxis2.matches == "y"
     with pytest.raises(ValueError, match="two matrices of one size"):
-        plot.matrices(exact, np.eye(3))
+        matrices_figure(exact, np.eye(3))
 
 
 def test_units_are_parted_by_lines_and_their_norms_are_shown() -> None:
     exact = np.arange(16.0).reshape(4, 4)
-    figure = plot.matrices(exact, exact, "fc1", "full", inputs=2)
+    figure = matrices_figure(exact, exact, "fc1", "full", inputs=2)
     assert [(line.x0, line.x1) for line in figure.layout.shapes if line.x0 == line.x1] == [(1.5, 1.5)] * 3
-    norms = plot.units(exact, 2 * exact, 2, "fc1", "kfac")
+    norms = units_figure(exact, 2 * exact, 2, "fc1", "kfac")
     assert [text.text for text in norms.layout.annotations] == ["exact Fisher", "kfac", "|difference|"]
     assert norms.data[0].customdata[0][0] == pytest.approx(np.linalg.norm(exact[:2, :2]))
     assert norms.data[1].customdata[1][0] == pytest.approx(2 * np.linalg.norm(exact[2:, :2]))
@@ -385,13 +387,13 @@ def test_units_are_parted_by_lines_and_their_norms_are_shown() -> None:
 def test_matrices_that_are_zero_or_not_finite() -> None:
     for matrix in (np.zeros((2, 2)), np.full((2, 2), math.nan), np.full((2, 2), math.inf)):
         with np.errstate(invalid="ignore"):
-            figure = plot.matrices(matrix, matrix)
+            figure = matrices_figure(matrix, matrix)
         assert math.isfinite(figure.data[0].zmax)
 
 
 def test_spectra() -> None:
     table = pd.DataFrame({"index": [1, 2], "exact": [3.0, 1.0], "kfac": [3.0, 2.0], "ginger": [3.0, 0.0]})
-    figure = plot.spectra(table, "fc1")
+    figure = spectra_figure(table, "fc1")
     drawn = traces(figure)
     assert list(drawn["exact Fisher"].y) == [3.0, 1.0]
     assert list(drawn["kfac"].y) == [3.0, 2.0]
@@ -399,7 +401,7 @@ def test_spectra() -> None:
     assert "ginger" in subtitle(figure)
     assert drawn["ginger"].y[1] == 0.5, "at the edge"
     assert drawn["ginger"].text[1] == "0"
-    assert plot.spectra(table.head(0)).layout.title.text
+    assert spectra_figure(table.head(0)).layout.title.text
 
 
 def test_growth() -> None:
@@ -412,7 +414,7 @@ def test_growth() -> None:
         ],
         columns=columns,
     )
-    figure = plot.growth(table, "chain[width=1..4]")
+    figure = growth_figure(table, "chain[width=1..4]")
     drawn = traces(figure)
     assert set(drawn) == {"invert, counted", "invert, published"}
     assert list(drawn["invert, counted"].x) == [3.0, 3.0]
@@ -420,7 +422,7 @@ def test_growth() -> None:
     assert list(drawn["invert, published"].y) == ["kfac"]
     assert drawn["invert, published"].marker.symbol.endswith("-open")
     assert "lower is better" in figure.layout.xaxis.title.text
-    assert plot.growth(table.head(0), "x").layout.title.text
+    assert growth_figure(table.head(0), "x").layout.title.text
 
 
 def test_profiles() -> None:
@@ -481,3 +483,21 @@ def test_settings_of_one_training_are_lines_of_their_own() -> None:
     assert {trace.line.color for trace in figure.data} == {
         look(name).color for name in ("kfac {lr=0.1}", "kfac {lr=0.3}")
     }
+
+
+def test_a_figure_with_nothing_to_draw_says_so() -> None:
+    rows = frame(*measured("kfac", 0.5, 2.0))
+    for figure, what in ((plot.curves(rows), "train.loss per epoch"), (plot.sweep(rows), "epoch or more")):
+        text = figure.layout.annotations[0].text.replace("<br>", " ")
+        assert what in text and "error.relative" in text
+    assert not plot.tradeoff(rows).layout.annotations
+
+
+def test_matrices_of_a_folder_of_a_run() -> None:
+    (run,) = (SAMPLE / "mlp").iterdir()
+    assert "kfac" in plot.matrices(run, "kfac").layout.annotations[1].text
+    assert plot.spectra(run, "fc1").layout.title.text == "Layer fc1: largest eigenvalues"
+    with pytest.raises(ValueError, match=r"no block of 'kfak' is stored: .*kfac"):
+        plot.units(run, "kfak")
+    with pytest.raises(ValueError, match="no problem 'x'"):
+        plot.spectra(run, problem="x")
