@@ -196,17 +196,18 @@ def failures(frame: pd.DataFrame) -> pd.DataFrame:
 def digest(frame: pd.DataFrame, commands: Mapping[str, str]) -> list[str]:
     """Lines on the cells that did not succeed, grouped by reason, and the commands that run them again.
 
-    Each command follows the cells that it runs. Cells with one label, such as trainings that differ in their settings
-    alone, are a line with their number.
+    A command that runs all of them comes last; each other one follows the cells that it runs. Cells with one label,
+    such as trainings that differ in their settings alone, are a line with their number.
     """
+    together = commands if len(commands) > 1 and len(set(commands.values())) == 1 else {}
     lines: list[str] = []
     for (status, reason), cells in failures(frame).groupby(["status", "reason"], sort=False):
         lines.append(f"{status}: {reason}")
         for command, alike in groupby(cells.itertuples(), lambda cell: commands.get(str(cell.cell_id), "")):
             counts = Counter(str(cell.label) for cell in alike)
             lines += [f"    {label}{f', {count} cells' if count > 1 else ''}" for label, count in counts.items()]
-            lines += [f"      {command}"] if command else []
-    return lines
+            lines += [f"      {command}"] if command and not together else []
+    return lines + [f"all of these again: {command}" for command in dict.fromkeys(together.values())]
 
 
 def _named_metrics(names: pd.Series) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 ROW_HEIGHT = 23
-SLANTED = 36  # pixels for names of layers that a narrow window slants
+SLANTED, LETTER = 36, 5.5  # pixels for names of layers that a narrow window slants; of a slanted letter
 SCALE = 70  # pixels for the scale of colours
 WIDEST_WITH_NUMBERS = 14  # columns
 # Where a scale of colours is dark, as a share of it: numbers are white there.
@@ -58,9 +58,13 @@ def heatmap_figure(table: pd.DataFrame, statuses: pd.Series, problem: str, metri
             **scale,
         )
     figure.update_traces(showscale=False, selector=1)
-    figure.update_xaxes(side="top", title=None, tickangle=None if table.shape[1] <= WIDEST_WITH_NUMBERS else -60)
+    is_wide = table.shape[1] > WIDEST_WITH_NUMBERS
+    above = max([SLANTED, *(LETTER * len(scope) for scope in table if is_wide)])
+    figure.update_xaxes(side="top", title=None, dtick=1, tickangle=-60 if is_wide else None, tickfont_size=11)
     figure.update_yaxes(automargin=True, title=None, dtick=1)
-    figure.update_layout(margin_b=SCALE, margin_t=figure.layout.margin.t + SLANTED)
+    figure.update_layout(
+        margin_b=SCALE, margin_t=figure.layout.margin.t + above, height=figure.layout.height + above - SLANTED
+    )
     if len(table.columns) > 2:
         figure.add_vline(x=sum(scope in views.WHOLES for scope in table) - 0.5, line_width=2)
     return figure
