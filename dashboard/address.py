@@ -15,7 +15,7 @@ import streamlit as st
 
 import show
 
-SHARED = ("run", "problem", "probes", "image")  # choices that go along from page to page
+SHARED = ("run", "problem", "probes", "pins", "image")  # choices that go along from page to page
 ALWAYS = ("run", "problem", "baseline")  # written also where they are the usual ones, which new results may change
 
 
@@ -43,10 +43,11 @@ def begin(label: str, key: str, options: Sequence[Any], usual: Any) -> None:
     by_text = {_text(option): option for option in options}
     if gone := [text for text in asked if text not in by_text]:
         _say_gone(key, label.partition(",")[0], f"{', '.join(map(show.plain, gone))}, which is not here")
-    chosen = [by_text[text] for text in asked if text in by_text] or ([] if several else [usual])
+    chosen = [by_text[text] for text in asked if text in by_text] or (usual if several else [usual])
     current = state.get(key)
     if several and not asked and current is not None:
-        state[key] = [option for option in current if option in options]
+        kept = [option for option in current if option in options]
+        state[key] = kept if kept or not current else usual
     elif asked or current is None or (not several and current not in options):
         state[key] = chosen if several else chosen[0]
 

@@ -23,11 +23,12 @@ PAGES = {
     "page/accuracy.py": "Accuracy",
     "page/matrices.py": "Matrices",
     "page/cost.py": "Cost",
-    "page/cells.py": "Cells",
+    "page/cells.py": "Measurements",
     "page/training.py": "Training",
     "page/compare.py": "Compare",
     "page/history.py": "History",
     "page/claims.py": "Claims",
+    "page/methods.py": "Methods and words",
 }
 RUN = "curvbench run suites/mlp"
 
@@ -60,12 +61,13 @@ def main() -> None:
         if frame is not None:
             controls.pick_problem(frame)
             controls.pick_probes(frame)
+            controls.pick_pins(frame)
             controls.pick_one("Camera button saves", show.IMAGES, "image")
         st.caption(f"{'Shipped sample' if source.is_sample() else 'Results'}: {show.plain(source.results())}")
         _follow()
     address.say_gone()
     if frame is None:
-        show.empty("This run has no cell yet. Finished cells appear here by themselves.", RUN)
+        show.empty("This run has no measurement yet. Finished ones appear here by themselves.", RUN)
         return
     try:
         page.run()

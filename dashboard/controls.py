@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ import address
 import show
 import source
 from curvbench.analysis import frames, views
+from curvbench.analysis.roles import COMPARED
 from curvbench.analysis.views import Quantity
+from curvbench.plot.emphasis import MOST
 from curvbench.plot.look import by_family, method
 
 
@@ -51,14 +53,26 @@ def pick_problem(frame: pd.DataFrame) -> str:
 
 def pick_probes(frame: pd.DataFrame) -> list[str]:
     """Some of the probes; an empty choice means all."""
-    probes = by_family(dict.fromkeys(frames.labels(frame, "probe")))
-    address.begin("Probes", "probes", probes, [])
-    return st.multiselect("Probes", probes, key="probes", placeholder="All")
+    probes = sorted(dict.fromkeys(frames.labels(frame, "probe")), key=len)  # what is typed in full comes first
+    address.begin("Methods", "probes", probes, [])
+    return st.multiselect("Methods", probes, key="probes", placeholder="All", filter_mode="contains")
+
+
+def pick_pins(frame: pd.DataFrame) -> None:
+    """The methods that figures draw in colour; without a choice those that a person compares first."""
+    probes = by_family(dict.fromkeys(frames.labels(of_probes(frame), "probe")))
+    st.session_state["labels"] = probes
+    if len(probes) <= MOST:
+        st.session_state["pins"] = probes
+        return
+    usual = [probe for probe in probes if probe in COMPARED]
+    address.begin("In colour", "pins", probes, usual if len(usual) > 1 else probes[:MOST])
+    st.multiselect("In colour", probes, key="pins", placeholder="None", filter_mode="contains")
 
 
 def pick_cell(labels: Sequence[str]) -> str:
     """A cell by its label."""
-    return str(pick("Cell, also by a click at the left of its row", labels, "cell"))
+    return str(pick("Measurement, also by a click at the left of its row", labels, "cell"))
 
 
 def pick_seed(seeds: Sequence[int]) -> int:
@@ -108,7 +122,7 @@ def problem_rows() -> pd.DataFrame:
 def say_not_run() -> None:
     """Say that the chosen probes were not run on the problem."""
     chosen = show.plain(", ".join(st.session_state["probes"]))
-    show.nothing(f"No cell of {chosen} was run on {show.plain(problem())}: choose another problem, or other probes.")
+    show.nothing(f"{chosen} was run on no {show.plain(problem())}: choose another problem, or other methods.")
 
 
 def of_methods(table: pd.DataFrame) -> pd.DataFrame:
@@ -118,16 +132,26 @@ def of_methods(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def pick_quantity(label: str, options: Sequence[Quantity], key: str, default: Quantity) -> Quantity:
-    """A metric in a scope; the help shows its meaning."""
+    """A metric of the network, a layer or a phase; the help shows its meaning."""
     index = options.index(default) if default in options else 0
-    meaning = "  \n".join(f"`{name}`: {views.meaning(name).text}" for name in dict.fromkeys(q.metric for q in options))
-    return Quantity.parse(pick(label, list(map(str, options)), key, index, help=meaning))
+    chosen = pick(label, list(map(str, options)), key, index, format_func=_label, help=_meanings(options))
+    return Quantity.parse(chosen)
 
 
 def pick_metric(label: str, options: Sequence[str], key: str) -> str:
-    """A metric by name; the help shows its meaning."""
-    meaning = "  \n".join(f"`{name}`: {views.meaning(name).text}" for name in options)
-    return str(pick(label, options, key, help=meaning))
+    """A metric; the help shows its meaning."""
+    return str(pick(label, options, key, format_func=views.plain, help=_meanings(Quantity(o, "") for o in options)))
+
+
+def _label(text: str) -> str:
+    return Quantity.parse(text).label
+
+
+def _meanings(quantities: Iterable[Quantity]) -> str:
+    metrics = dict.fromkeys(quantity.metric for quantity in quantities)
+    return "  \n".join(
+        f"**{views.plain(name)}** (`{name}`): {show.plain(views.meaning(name).text)}" for name in metrics
+    )
 
 
 def pick_one(label: str, options: Sequence[str], key: str) -> Any:

@@ -13,6 +13,7 @@ import streamlit as st
 
 from curvbench.analysis import exact, summary, tables, views
 from curvbench.plot.axes import has_values
+from curvbench.plot.emphasis import emphasize
 from curvbench.words import one_line
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ STYLED = 2000  # rows: the browser formats the numbers of a longer table, for he
 CHANGE = "change"  # the column that holds relative changes
 LETTER, PADDING = 7, 20  # pixels of a column of texts: per letter, and beside the text
 TABLES_FIRST = 1.0  # seconds in which a browser draws the tables that it was sent
+WORDS = {"probe": "method", "scope": "layer or phase", "cell_id": "measurement"}  # on screen; files keep their names
 SHORT = {f"{c.metric} ({c.scope})": " ".join(c.heading.split()) for c in (*summary.COLUMNS, *summary.TRAINED)}
 
 
@@ -44,6 +46,7 @@ def figure(drawn: go.Figure, data: Callable[[], pd.DataFrame], name: str, **fact
         notes = html.unescape((drawn.layout.title.subtitle.text or "").replace("<br>", " "))
         nothing(f"No finite value is left to draw under these filters. {plain(notes)}".strip())
         return
+    emphasize(drawn, st.session_state["labels"], st.session_state["pins"])
     _let_tables_be_drawn()
     image = {"format": st.session_state.get("image") or IMAGES[0], "filename": name, "scale": 2}
     config = {"toImageButtonOptions": image, "displaylogo": False}
@@ -62,13 +65,19 @@ def _let_tables_be_drawn() -> None:
 
 def table(data: pd.DataFrame, name: str, colours: Mapping[str, str] | None = None, **settings: Any) -> None:
     """A sortable table with its meaning in the headings and a download as CSV; ``colours`` by text."""
+    data_of_file, data = data, _in_words(data)
     floats: dict[Any, Any] = {column: _format(column) for column in data.select_dtypes("float")}
     styled: Any = data.style.format(floats, na_rep="") if len(data) <= STYLED else data
     if colours and len(data) <= STYLED:
         styled = styled.map(lambda text: f"color: {colours[text]}" if text in colours else "")
     settings |= {"placeholder": "", "height": "content" if len(data) <= TALLEST else "auto"}
     st.dataframe(styled, hide_index=True, column_config=columns(data), key=f"table {name}", **settings)
-    _download("Table (CSV)", lambda: _csv(data), f"{name}.csv", "text/csv")
+    _download("Table (CSV)", lambda: _csv(data_of_file), f"{name}.csv", "text/csv")
+
+
+def _in_words(data: pd.DataFrame) -> pd.DataFrame:
+    """A table as people read it: metrics by their names."""
+    return data.assign(metric=data["metric"].astype(object).map(views.plain)) if "metric" in data else data
 
 
 def exact_cost(frame: pd.DataFrame) -> None:
@@ -95,7 +104,7 @@ def columns(data: pd.DataFrame) -> dict[str, Any]:
         widest = data[name].astype(str).str.len().max()
         if pd.api.types.is_string_dtype(data[name]) and widest <= WIDEST:
             width = int(max(widest, len(name))) * LETTER + PADDING
-            configs[name] = st.column_config.Column(pinned=name == pinned, width=width)
+            configs[name] = st.column_config.Column(WORDS.get(name), pinned=name == pinned, width=width)
         elif len(data) > STYLED and pd.api.types.is_float_dtype(data[name]):
             digits = "percent" if name == CHANGE else "%.3g"
             configs[name] = st.column_config.NumberColumn(SHORT.get(name, name), help=help, format=digits)

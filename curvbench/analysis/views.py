@@ -48,6 +48,11 @@ class Quantity(NamedTuple):
         """The heading of a column with the values that the axis shows."""
         return f"1 - {self}" if self.is_gap else str(self)
 
+    @property
+    def label(self) -> str:
+        """The name for people: ``relative error, layer blocks``."""
+        return f"{plain(self.metric)}, {self.scope}"
+
     def __str__(self) -> str:
         return f"{self.metric} ({self.scope})"
 
@@ -66,6 +71,11 @@ GAP_CLOSED = Quantity("direction.gap_closed", "network")
 def meaning(metric: str) -> Metric:
     """The entry of a metric; a metric of a later version has neither unit nor direction."""
     return METRICS.get(metric, Metric("", ""))
+
+
+def plain(metric: str) -> str:
+    """The name of a metric for people; that of a later version has none and keeps its own."""
+    return meaning(metric).label or metric
 
 
 def quantities(frame: pd.DataFrame, families: Sequence[str]) -> list[Quantity]:

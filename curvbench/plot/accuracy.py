@@ -36,7 +36,7 @@ def heatmap_figure(table: pd.DataFrame, statuses: pd.Series, problem: str, metri
     greatest = {"probe": table.index, "value": table.max(axis=1).to_numpy()}
     ends = pd.DataFrame(greatest | {"status": statuses.reindex(table.index).to_numpy()})
     figure = axes.new_figure(
-        axes.problem_title(metric, problem),
+        axes.problem_title(views.plain(metric), problem),
         axes.not_drawn(ends, "value"),
         height=120 + SCALE + ROW_HEIGHT * max(len(table), 3),
     )
@@ -51,7 +51,7 @@ def heatmap_figure(table: pd.DataFrame, statuses: pd.Series, problem: str, metri
             text=np.where(part, texts, blanks),
             texttemplate="%{text}" if table.shape[1] <= WIDEST_WITH_NUMBERS else None,
             textfont={"color": color},
-            hovertemplate="%{y}, %{x}<br>" + f"{metric}: " + "%{text}<extra></extra>",
+            hovertemplate="%{y}, %{x}<br>" + f"{views.plain(metric)}: " + "%{text}<extra></extra>",
             hoverongaps=False,
             xgap=1,
             ygap=1,
@@ -59,7 +59,7 @@ def heatmap_figure(table: pd.DataFrame, statuses: pd.Series, problem: str, metri
         )
     figure.update_traces(showscale=False, selector=1)
     is_wide = table.shape[1] > WIDEST_WITH_NUMBERS
-    above = max([SLANTED, *(LETTER * len(scope) for scope in table if is_wide)])
+    above = max([SLANTED, *(LETTER * len(str(scope)) for scope in table if is_wide)])
     figure.update_xaxes(side="top", title=None, dtick=1, tickangle=-60 if is_wide else None, tickfont_size=11)
     figure.update_yaxes(automargin=True, title=None, dtick=1)
     figure.update_layout(
@@ -80,7 +80,7 @@ def sweep_figure(table: pd.DataFrame, parameter: str, quantity: Quantity) -> go.
     several = drawn["problem"].nunique() > 1
     drawn["name"] = drawn["probe"] + " on " + drawn["problem"] if several else drawn["probe"]
     notes = axes.at_the_edge(table.drop_duplicates("probe"), "median", floor)
-    title = f"{quantity.metric} against {axes.escaped(parameter)}"
+    title = f"{views.plain(quantity.metric)} against {axes.escaped(parameter)}"
     figure = axes.new_figure(title, notes, names=drawn["name"].unique())
     dash_of = dict(zip(dict.fromkeys(drawn["problem"]), itertools.cycle(("solid", *DASHES))))
     for probe, look in looks(drawn["probe"].unique()).items():

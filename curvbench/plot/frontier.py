@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 
 
 def tradeoff_figure(
-    table: pd.DataFrame, problem: str, x: Quantity, y: Quantity, log: bool = True, all_named: bool = False
+    table: pd.DataFrame, problem: str, x: Quantity, y: Quantity, log: bool = True, named: Collection[str] = ()
 ) -> go.Figure:
     """One point per probe, ranges over seeds as bars, the Pareto front as a line with its probes named.
 
-    ``all_named``: name the other probes too, where there is room. ``table`` as ``analysis.views.tradeoff`` gives it. A
-    metric that is best at 1 is shown as its distance from 1. A logarithmic axis turns linear if a value is negative.
+    ``named``: labels of other probes that are named too, where there is room. ``table`` as ``analysis.views.tradeoff``
+    gives it. A metric that is best at 1 is shown as its distance from 1. A logarithmic axis turns linear if a value is
+    negative.
     """
     floors = {axis: axes.logarithmic(table[axis]) if log else None for axis in ("x", "y")}
     notes = [note for axis in ("x", "y") for note in axes.at_the_edge(table, axis, floors[axis])]
@@ -37,7 +38,11 @@ def tradeoff_figure(
     drawn = table[np.isfinite(table[["x", "y"]]).all(axis=1)].set_index("probe", drop=False)
     drawn = drawn.assign(**{f"{axis} shown": axes.clipped(drawn[axis], floors[axis]) for axis in ("x", "y")})
     _front(figure, drawn[drawn["front"]].sort_values(["x", "y"], ascending=[True, False]))
-    sides = _sides(drawn, drawn["front"] | all_named, {axis: floor is not None for axis, floor in floors.items()})
+    sides = _sides(
+        drawn,
+        drawn["front"] | drawn["probe"].isin(list(named)),
+        {axis: floor is not None for axis, floor in floors.items()},
+    )
     rows = {row["probe"]: row for row in drawn.to_dict("records")}
     for probe, look in looks(table["probe"]).items():
         if probe in rows:

@@ -17,7 +17,7 @@ frame, problem, rows = controls.frame(), controls.problem(), controls.problem_ro
 in_layers = set(rows.loc[~rows["scope"].isin(views.WHOLES), "metric"])
 per_layer = [name for name in METRICS if name.startswith(("error.", "direction.")) and name in in_layers]
 if not per_layer:
-    show.empty("No probe of this problem has an error.", "curvbench run suites/mlp")
+    show.empty("No method has an error on this problem.", "curvbench run suites/mlp")
     st.stop()
 st.subheader("Per layer")
 metric = controls.pick_metric("Metric", per_layer, "layers")
@@ -34,7 +34,7 @@ settings = views.settings(frame, source.record(controls.run()))
 parameters, qualities = views.parameters(frame, settings), views.quantities(frame, ["error", "direction"])
 if not parameters or not qualities:
     show.empty(
-        "In this run no probe was measured with two values of a hyperparameter. For example:",
+        "In this run no method was measured with two values of a hyperparameter. For example:",
         "curvbench run suites/mlp -p 'ginger[rank=4]' -p 'ginger[rank=8]' -p 'ginger[rank=16]'",
     )
     st.stop()

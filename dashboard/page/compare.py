@@ -25,7 +25,7 @@ if baseline is None:
 a, b = controls.of_probes(source.rows(baseline)), controls.frame()
 st.caption(show.plain(f"A: {baseline.name}, B: {controls.run().name}"))
 if a.empty:
-    show.nothing("The baseline has none of the chosen probes: choose another one, or other probes.")
+    show.nothing("The baseline has none of the chosen methods: choose another one, or other methods.")
     st.stop()
 shared = [q for q in views.quantities(a, views.FAMILIES) if q in views.quantities(b, views.FAMILIES)]
 if not shared:
@@ -61,4 +61,4 @@ data = pairs.of_quantity(all_changes, quantity)
 if data[["a", "b"]].notna().all(axis=1).any():
     show.figure(comparison_figure(data, quantity), lambda: data, "comparison")
 else:
-    show.empty("No cell of these two runs is the same probe on the same problem with the same seed:", AGAIN)
+    show.empty("These two runs have no method on the same problem with the same seed in common:", AGAIN)

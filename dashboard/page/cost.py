@@ -20,7 +20,7 @@ if exact.is_measured(rows):
 in_steps = set(rows.loc[rows["scope"] == "step", "metric"])
 metrics = [name for name in ("flops.counted", "time.wall", "memory.peak") if name in in_steps]
 if not metrics:
-    show.empty("No probe of this problem has a cost.", "curvbench run suites/mlp")
+    show.empty("No method has a cost on this problem.", "curvbench run suites/mlp")
     st.stop()
 metric = controls.pick_metric("Metric", metrics, "cost")
 with st.container(horizontal=True):

@@ -23,7 +23,7 @@ without = ends[~ends["cell_id"].isin(list(stored))]
 ends = ends[ends["cell_id"].isin(list(stored))]
 if ends.empty:
     show.empty(
-        "No cell of this problem and these probes stored a block of its matrix. Cells that are compared with the exact "
+        "No measurement of these methods on this problem stored a block of its matrix. Those compared with the exact "
         "Fisher store one, unless an earlier version measured them or they have no layer blocks in closed form. "
         "Measure again:",
         "curvbench run suites/mlp --force",
@@ -50,7 +50,7 @@ st.caption(
 drawn = (blocks.exact, blocks.approximation)
 if len(without):
     names = without["probe"].where(without["status"] == "ok", without["probe"] + " (" + without["status"] + ")")
-    st.caption(show.plain(f"Cells without a stored block: {', '.join(names)}."))
+    st.caption(show.plain(f"Without a stored block: {', '.join(names)}."))
 show.figure(
     matrices_figure(*drawn, blocks.layer, name, blocks.inputs),
     lambda: matrices.entries(blocks),

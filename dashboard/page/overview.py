@@ -33,7 +33,9 @@ else:
 
 failed = summary.failures(frame)
 if len(failed):
-    st.warning(f"{len(failed)} of {planned} cells have no value; they are listed at the end.", icon=":material/error:")
+    st.warning(
+        f"{len(failed)} of {planned} measurements have no value; they are listed at the end.", icon=":material/error:"
+    )
 figure_place = st.container()
 
 if exact.is_measured(rows):
@@ -59,7 +61,7 @@ if len(failed):
 
 st.subheader("What was run")
 with st.container(horizontal=True, gap="medium"):
-    st.metric("Cells with rows", f"{len(ends)} of {planned}", width="content")
+    st.metric("Measurements", f"{len(ends)} of {planned}", width="content")
     st.metric("Succeeded", int((ends["status"] == "ok").sum()), width="content")
     st.metric("Without a value", int((ends["status"] != "ok").sum()), width="content")
     st.metric("Rows", f"{len(frame):,}", width="content")
@@ -76,5 +78,5 @@ with figure_place:  # drawn last, because the tables need not wait for it
     compared = first if first["cell_id"].nunique() > 1 else rows
     points = views.tradeoff(compared, problem, FLOPS, GAP_CLOSED) if len(rows) else pd.DataFrame({"x": [], "y": []})
     if points[["x", "y"]].notna().all(axis=1).any():
-        drawn = tradeoff_figure(points, frames.shown_problem(rows, problem), FLOPS, GAP_CLOSED, all_named=True)
+        drawn = tradeoff_figure(points, frames.shown_problem(rows, problem), FLOPS, GAP_CLOSED, named=points["probe"])
         show.figure(drawn, lambda: views.headed(points, FLOPS, GAP_CLOSED), "compared", problem=problem)

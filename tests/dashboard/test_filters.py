@@ -103,7 +103,7 @@ def test_a_link_to_what_is_not_there_is_answered(page: str, monkeypatch: pytest.
     monkeypatch.delenv("CURVBENCH_RESULTS", raising=False)
     (mlp,) = (run for run in SAMPLES if run.startswith("mlp/"))
     at = session(page, run="x/y", problem="gone", probes=["gone", "kfac"])
-    assert [line.value.partition(":")[0] for line in at.main.warning[:3]] == ["Run", "Problem", "Probes"]
+    assert [line.value.partition(":")[0] for line in at.main.warning[:3]] == ["Run", "Problem", "Methods"]
     assert all("is not here" in line.value for line in at.main.warning[:3])
     if page in ELSEWHERE:
         at = session(page, **{"run": mlp, ELSEWHERE[page]: "99"})

@@ -174,6 +174,6 @@ def test_what_the_exact_fisher_costs() -> None:
     }
     rows = frame(*(row("full", metric, value, scope) for (metric, scope), value in values.items()))
     assert sentences(rows) == [
-        "The exact Fisher of 16 samples takes 0.750 s, 2.00 GFLOP and 18.4 MB; an estimate of its norm to 1% would take "
-        "169 times the work."
+        "The exact Fisher of 16 samples takes 0.750 s, 2.00 GFLOP and 18.4 MB; an estimate of its norm to 1% would "
+        "take 169 times the work."
     ]
