@@ -21,6 +21,8 @@ PAGES = {
     "page/overview.py": "Overview",
     "page/tradeoff.py": "Trade-off",
     "page/accuracy.py": "Accuracy",
+    "page/layers.py": "Layers with the error",
+    "page/settings.py": "Damping, samples, age, digits",
     "page/matrices.py": "Matrices",
     "page/cost.py": "Cost",
     "page/cells.py": "Measurements",
@@ -36,7 +38,7 @@ RUN = "curvbench run suites/mlp"
 def main() -> None:
     """Show the navigation, the filters that all pages share, and the page."""
     st.set_page_config("curvbench", layout="wide")
-    page = st.navigation([st.Page(path, title=title) for path, title in PAGES.items()])
+    page = st.navigation([st.Page(path, title=title) for path, title in PAGES.items()], expanded=True)
     if weak := guard.switched_off():
         st.error(f"The protection against other sites is switched off: {', '.join(weak)}.")
         show.empty(

@@ -65,7 +65,9 @@ def pick_pins(frame: pd.DataFrame) -> None:
     if len(probes) <= MOST:
         st.session_state["pins"] = probes
         return
-    usual = [probe for probe in probes if probe in COMPARED]
+    shortest = sorted(probes, key=len)
+    first = [next((probe for probe in shortest if method(probe) == name), None) for name in COMPARED]
+    usual = [probe for probe in probes if probe in first]
     address.begin("In colour", "pins", probes, usual if len(usual) > 1 else probes[:MOST])
     st.multiselect("In colour", probes, key="pins", placeholder="None", filter_mode="contains")
 
@@ -122,7 +124,7 @@ def problem_rows() -> pd.DataFrame:
 def say_not_run() -> None:
     """Say that the chosen probes were not run on the problem."""
     chosen = show.plain(", ".join(st.session_state["probes"]))
-    show.nothing(f"{chosen} was run on no {show.plain(problem())}: choose another problem, or other methods.")
+    show.nothing(f"None of {chosen} was run on {show.plain(problem())}: choose another problem, or other methods.")
 
 
 def of_methods(table: pd.DataFrame) -> pd.DataFrame:
@@ -144,7 +146,7 @@ def pick_metric(label: str, options: Sequence[str], key: str) -> str:
 
 
 def _label(text: str) -> str:
-    return Quantity.parse(text).label
+    return Quantity.parse(text).label if text.endswith(")") else text  # a name stays itself
 
 
 def _meanings(quantities: Iterable[Quantity]) -> str:

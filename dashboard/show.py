@@ -107,12 +107,20 @@ def columns(data: pd.DataFrame) -> dict[str, Any]:
             configs[name] = st.column_config.Column(WORDS.get(name), pinned=name == pinned, width=width)
         elif len(data) > STYLED and pd.api.types.is_float_dtype(data[name]):
             digits = "percent" if name == CHANGE else "%.3g"
-            configs[name] = st.column_config.NumberColumn(SHORT.get(name, name), help=help, format=digits)
+            configs[name] = st.column_config.NumberColumn(_heading(name), help=help, format=digits)
         elif name == "value":
             configs[name] = st.column_config.Column(width=NUMBER)
         elif name in SHORT or help:
-            configs[name] = st.column_config.Column(SHORT.get(name, name), help=help)
+            configs[name] = st.column_config.Column(_heading(name), help=help)
     return configs
+
+
+def _heading(name: str) -> str:
+    """The heading of a column of a metric: that of the summary, else the metric's name for people."""
+    base, _, scope = name.removeprefix("1 - ").partition(" (")
+    return SHORT.get(name) or name.replace(
+        f"{base} (" if scope else base, f"{views.plain(base)} (" if scope else views.plain(base)
+    )
 
 
 def empty(what: str, command: str) -> None:

@@ -24,7 +24,7 @@ SAMPLE = DATA / "sample"
 # The columns that the pages need of every row; the other columns of a cell are read when it is opened.
 COLUMNS = (
     "suite run_id cell_id problem problem_args probe probe_args seed status reason metric scope epoch value method "
-    "started_at device dtype threads parameters"
+    "started_at device dtype threads parameters step device_name"
 ).split()
 # Columns of few texts that many rows repeat; as categories they are compared as numbers.
 REPEATED = ("problem", "problem_args", "probe", "probe_args", "metric", "scope", "cell_id", "method", "suite")

@@ -23,6 +23,7 @@ LEGEND_WIDTH, LETTER = 128, 4.3  # pixels of an entry: two fit in a narrow windo
 LEGEND_COLUMNS = 3  # in a window of middle width
 ABOVE, BELOW = 52, 60  # pixels for the title, and for the axis below the plot
 LEFT, RIGHT = 72, 20  # pixels beside the plot: the left side has the ticks and the title of the axis
+LONG = 1e5  # numbers from here on have a prefix: 2M, 3G
 MOST = 6  # metrics that a figure without values names
 LEGEND_LINE, NOTE_LINE = 20, 16  # pixels of a line
 
@@ -134,7 +135,7 @@ def scale(values: pd.Series, floor: float | None) -> dict[str, Any]:
         return {"type": "linear"}
     finite = values[np.isfinite(values)]
     decades = math.log10(finite.max() / finite.min())
-    return {"type": "log", "dtick": 1 if decades > 2 else "D2", "tickformat": "~g"}
+    return {"type": "log", "dtick": 1 if decades > 2 else "D2", "tickformat": "~s" if finite.max() >= LONG else "~g"}
 
 
 def not_drawn(table: pd.DataFrame, *columns: str) -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from curvbench.plot.axes import LEGEND_COLUMNS, LEGEND_LINE
+from curvbench.plot.look import method
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -28,15 +29,17 @@ def emphasize(figure: go.Figure, labels: Collection[str], chosen: Collection[str
     instead of a legend, points that are named need none. Pointing at a grey one still tells its name.
     """
     before = _entries(figure)
-    of_methods = [trace for trace in figure.data if trace.type == "scatter" and _label(trace) in labels]
+    known = {*labels, *map(method, labels)}
+    of_methods = [trace for trace in figure.data if trace.type == "scatter" and not known.isdisjoint(_names(trace))]
+    is_chosen = {id(trace): _is_among(trace, labels, chosen) for trace in of_methods}
     for trace in of_methods:
-        if _label(trace) not in chosen:
+        if not is_chosen[id(trace)]:
             _fade(trace)
         elif "text" in (trace.mode or "").split("+"):
             trace.showlegend = False
-    behind = [trace for trace in of_methods if _label(trace) not in chosen]
+    behind = [trace for trace in of_methods if not is_chosen[id(trace)]]
     figure.data = [*behind, *(trace for trace in figure.data if trace not in behind)]
-    _name_lines(figure, [trace for trace in of_methods if _label(trace) in chosen])
+    _name_lines(figure, [trace for trace in of_methods if is_chosen[id(trace)] and trace.name])
     gone = LEGEND_LINE * (math.ceil(before / LEGEND_COLUMNS) - math.ceil(_entries(figure) / LEGEND_COLUMNS))
     figure.update_layout(height=figure.layout.height - gone, margin_b=figure.layout.margin.b - gone)
 
@@ -45,6 +48,16 @@ def _label(trace: Any) -> str:
     """The method of a trace such as ``kfac {lr=0.1} on mlp``."""
     name = html.unescape(trace.name or trace.legendgroup or "")
     return name.partition(" on ")[0].partition(" {")[0]
+
+
+def _names(trace: Any) -> set[str]:
+    return {_label(trace), method(_label(trace))}
+
+
+def _is_among(trace: Any, labels: Collection[str], chosen: Collection[str]) -> bool:
+    """Whether a trace is of a chosen method; a line over a hyperparameter is of every variant of its method."""
+    label = _label(trace)
+    return label in chosen if label in labels else method(label) in map(method, chosen)
 
 
 def _fade(trace: Any) -> None:

@@ -30,7 +30,7 @@ def curves_figure(
     drawn = table.dropna(subset=[against, "median"]).sort_values(against, kind="stable")
     for probe, look in looks(table["probe"].unique()).items():
         _draw(figure, probe, drawn[drawn["probe"] == probe], against, look)
-    figure.update_xaxes(title="epoch" if against == "epoch" else "seconds of training alone")
+    figure.update_xaxes(title="epoch" if against == "epoch" else "seconds of training alone [s]")
     if against == "epoch" and 0 < len(drawn) and drawn["epoch"].max() - drawn["epoch"].min() < FEW:
         figure.update_xaxes(dtick=1)
     positive = len(table) > 0 and bool((table["median"].dropna() > 0).all())

@@ -243,13 +243,12 @@ def test_heatmap() -> None:
     assert dark.colorbar.ticktext[-1] != str(dark.colorbar.tickvals[-1]), "ticks are values, not logarithms"
     assert (dark.showscale, heat.showscale) == (True, False)
     assert np.isnan(heat.z[list(heat.y).index("ginger")]).all()
-    zero = dark.z[list(dark.y).index("full")]
-    assert np.isfinite(zero).all()
+    assert heat.zmin == -heat.zmax, "an error of 1 is that of no approximation at all"
     assert (np.isfinite(dark.z) ^ np.isfinite(heat.z))[list(heat.y).index("kfac")].all(), "each value in one of the two"
     assert (dark.textfont.color, heat.textfont.color) == ("white", "black")
     assert (dark.zmin, dark.zmax, dark.colorscale) == (heat.zmin, heat.zmax, heat.colorscale)
     assert "not drawn: ginger (timeout)" in subtitle(figure)
-    assert figure.layout.title.text == "error.relative on toy"
+    assert figure.layout.title.text == "relative error on toy"
     assert dark.colorbar.title.text == "relative error, lower is better"
 
 
@@ -257,7 +256,9 @@ def test_a_ratio_is_right_at_one() -> None:
     rows = frame(*(row(p, "error.trace_ratio", v) for p, v in (("kfac", 0.01), ("full", 1.0), ("adam", 10.0))))
     heat, _ = plot.heatmap(rows, metric="error.trace_ratio").data
     assert heat.zmin == pytest.approx(-heat.zmax)
-    assert heat.colorscale != plot.heatmap(ROWS).data[0].colorscale
+    shares = frame(*(row(p, "error.share", v, "fc1") for p, v in (("kfac", 0.001), ("adam", 0.9))))
+    heat, _ = plot.heatmap(shares, metric="error.share").data
+    assert heat.zmin == 0 and heat.zmax <= 1, "shares are no decades"
 
 
 def test_sweep() -> None:
@@ -284,7 +285,7 @@ def test_cost() -> None:
     assert drawn["gradient"].x[at] == pytest.approx(1.0)
     assert list(drawn["gradient"].y) == ["identity", "sgdm", "kfac", "full"]
     assert figure.layout.barmode == "stack"
-    assert figure.layout.xaxis.title.text == "flops.counted, x SGD, lower is better"
+    assert figure.layout.xaxis.title.text == "FLOPs, x SGD, lower is better"
     assert "8.00 x SGD" in figure.data[-1].text[2]
     assert "ginger (timeout)" in subtitle(figure)
 
@@ -437,7 +438,7 @@ def test_profiles() -> None:
     drawn = traces(figure)
     assert (list(drawn["kfac"].x)[:2], list(drawn["kfac"].y)[:2]) == ([1.0, 1.0], [0.5, 1.0])
     assert (drawn["eva"].x[0], list(drawn["eva"].y)) == (1.5, [0.5, 0.5])
-    assert figure.layout.title.text == "seconds to test.accuracy 0.900"
+    assert figure.layout.title.text == "seconds to a test accuracy of 0.900"
     assert "never reached by: diag" in subtitle(figure)
     assert "higher is better" in figure.layout.yaxis.title.text
     assert plot.profiles(rows.head(0)).layout.title.text

@@ -155,7 +155,7 @@ def test_a_run_that_trained_has_the_columns_of_trainings(format: str, tmp_path: 
     assert "step cosine" not in text
     assert "0.900" in text
     if format == "html":
-        assert "seconds to test.accuracy" in text
+        assert "seconds to a test accuracy" in text
 
 
 def test_the_page_shows_the_nearest_matrices_and_their_spectra(tmp_path: Path) -> None:
