@@ -34,7 +34,7 @@ def matrices_figure(
     Raises:
         ValueError: sizes differ.
     """
-    title = f"Layer {axes.escaped(layer)}: entries by size"
+    title = f"Layer {axes.escaped(layer)}: entries by size{axes.escaped(probe and f', {probe}')}"
     figure = _side_by_side(_panels(exact, approximation, probe), title, "|entry|")
     if inputs is not None:
         for edge in range(inputs, len(exact), inputs):

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from curvbench.analysis.summary import digits
-from curvbench.analysis.views import Quantity
+from curvbench.analysis.views import Quantity, plain
 from curvbench.plot import axes
 from curvbench.plot.look import Look, looks
 
@@ -30,7 +30,7 @@ def tradeoff_figure(
     floors = {axis: axes.logarithmic(table[axis]) if log else None for axis in ("x", "y")}
     notes = [note for axis in ("x", "y") for note in axes.at_the_edge(table, axis, floors[axis])]
     figure = axes.new_figure(
-        axes.problem_title("Trade-off", problem),
+        axes.problem_title(f"{plain(y.metric)} against {plain(x.metric)}", problem),
         [*notes, *axes.not_drawn(table, "x", "y")],
         height=460,
         names=["Pareto front", *table["probe"]],

@@ -38,7 +38,7 @@ def cost_figure(
         phases = [views.GRADIENT, *PHASES]
         drawn[phases] = drawn[phases].div(drawn[views.GRADIENT], axis=0)
     figure = axes.new_figure(
-        axes.problem_title("Cost of a step", problem),
+        axes.problem_title(f"{views.plain(metric)} of a step", problem),
         notes,
         height=110 + ROW_HEIGHT * max(len(drawn), 3),
         names=PARTS,

@@ -143,7 +143,10 @@ def test_navigation_keeps_the_filters_and_a_link_gives_the_view(address: str, br
     with Reader(browser, color_scheme="dark", viewport={"width": 800, "height": 900}) as friend:
         friend.open(link)
         titles = friend.tab.locator(".js-plotly-plot .gtitle, .js-plotly-plot .ytitle").all_text_contents()
-        assert titles == ["Trade-off on mlp[epochs=10]", "1 - cosine with the exact step, networklower is better"]
+        assert titles == [
+            "cosine with the exact step against FLOPs over SGD's on mlp[epochs=10]",
+            "1 - cosine with the exact step, networklower is better",
+        ]
         assert friend.tab.url == link
         assert friend.errors == []
 
