@@ -130,6 +130,28 @@ def ranking(medians: pd.DataFrame, chosen: Iterable[Column], places: int = 3) ->
     return pd.DataFrame(rows)
 
 
+def ranked(medians: pd.DataFrame, chosen: Sequence[Column]) -> pd.DataFrame:
+    """``summary.table`` by its first column, the best first; what is not ranked, such as references, comes last."""
+    if not chosen or medians.empty:
+        return medians
+    first, better = medians.iloc[:, 0], chosen[0].better
+    rivals = are_ranked(medians.index, chosen[0].metric)
+    parts = [first[mask].sort_values(ascending=better == "lower", kind="stable") for mask in (rivals, ~rivals)]
+    return medians.loc[[*parts[0].index, *parts[1].index]]
+
+
+def with_ranges(medians: pd.DataFrame, low: pd.DataFrame, high: pd.DataFrame) -> pd.DataFrame:
+    """The columns of ``summary.table`` that have values, each with seeds followed by their range as text."""
+    columns: dict[str, pd.Series] = {}
+    for name in medians.dropna(axis=1, how="all"):
+        columns[str(name)] = medians[name]
+        if low[name].notna().any():
+            ends = zip(low[name].reindex(medians.index), high[name].reindex(medians.index), strict=True)
+            texts = [f"{digits(least)} to {digits(most)}" if least == least else "" for least, most in ends]
+            columns[f"{name} range"] = pd.Series(texts, medians.index)
+    return pd.DataFrame(columns, index=medians.index)
+
+
 def ordinal(k: int) -> str:
     """``1st``, ``2nd``, ``3rd``, ``4th``."""
     return f"{k}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(k, 'th') }"

@@ -74,7 +74,7 @@ def _fade(trace: Any) -> None:
 
 def _name_lines(figure: go.Figure, traces: list[Any]) -> None:
     """Names at the ends of lines over numbers, moved apart where they would cover each other."""
-    lines = [trace for trace in traces if "lines" in (trace.mode or "") and not trace.fill and trace.line.shape != "hv"]
+    lines = [trace for trace in traces if _is_open_line(trace)]
     ends = [end for end in map(_end, lines) if end is not None]
     if not ends or figure.layout.xaxis.type == "category":
         return
@@ -97,6 +97,12 @@ def _name_lines(figure: go.Figure, traces: list[Any]) -> None:
         )
     longest = max(len(_short(html.unescape(trace.name))) for *_, trace in ends)
     figure.update_layout(margin_r=max(figure.layout.margin.r, 16 + LETTER * longest))
+
+
+def _is_open_line(trace: Any) -> bool:
+    """Whether a trace is a line whose end no name or fill or step of its own takes."""
+    parts = (trace.mode or "").split("+")
+    return "lines" in parts and "text" not in parts and not trace.fill and trace.line.shape != "hv"
 
 
 def _end(trace: Any) -> tuple[float, float, Any] | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from curvbench.analysis.roles import are_methods, is_method
 from curvbench.analysis.summary import digits
 from curvbench.analysis.views import Quantity, plain
 from curvbench.plot import axes
@@ -38,14 +39,18 @@ def tradeoff_figure(
     drawn = table[np.isfinite(table[["x", "y"]]).all(axis=1)].set_index("probe", drop=False)
     drawn = drawn.assign(**{f"{axis} shown": axes.clipped(drawn[axis], floors[axis]) for axis in ("x", "y")})
     _front(figure, drawn[drawn["front"]].sort_values(["x", "y"], ascending=[True, False]))
+    are_rivals = are_methods(drawn["probe"])
+    across = drawn.loc[are_rivals if are_rivals.any() else ~are_rivals, "x shown"]
     sides = _sides(
         drawn,
-        drawn["front"] | drawn["probe"].isin(list(named)),
+        drawn["front"] | (drawn["probe"].isin(list(named)) & are_rivals),
         {axis: floor is not None for axis, floor in floors.items()},
     )
     rows = {row["probe"]: row for row in drawn.to_dict("records")}
     for probe, look in looks(table["probe"]).items():
-        if probe in rows:
+        if probe in rows and not is_method(probe):
+            figure.add_trace(_reference(rows[probe], across, y))
+        elif probe in rows:
             figure.add_trace(_point(rows[probe], look, x, y, sides.get(probe)))
     for axis, quantity in (("x", x), ("y", y)):
         title = axes.axis_title(quantity)
@@ -65,6 +70,23 @@ def _front(figure: go.Figure, front: pd.DataFrame) -> None:
             name="Pareto front",
             hoverinfo="skip",
         )
+
+
+def _reference(row: Mapping[Any, Any], across: pd.Series, y: Quantity) -> Any:
+    """A reference or bound: a line at its quality, whatever it costs, because no method competes with it."""
+    name = axes.escaped(row["probe"])
+    return axes.graph_objects().Scatter(
+        x=[across.min(), across.max()],
+        y=[row["y shown"]] * 2,
+        mode="lines+text",
+        line={"color": "#808080", "dash": "dash", "width": 1},
+        text=["", name],
+        textposition="top left",
+        textfont={"size": 10},
+        name=name,
+        showlegend=False,
+        hovertemplate=f"<b>{name}</b>, a reference<br>{axes.axis_title(y)}: {digits(row['y'])}<extra></extra>",
+    )
 
 
 def _point(row: Mapping[Any, Any], look: Look, x: Quantity, y: Quantity, side: str | None) -> Any:

@@ -45,7 +45,8 @@ st.text(f"Of {len(changes):,} measurements other than times: {listed}.")
 ordered = pairs.largest_first(differing if controls.switch("Only what differs", "differs") else changes)
 st.caption("Verdicts are on B; change is B / A - 1. Rounding is no difference. FLOPs and bytes repeat exactly.")
 shown = ["probe", "metric", "scope", "a", "b", "change", "verdict"]
-show.table(views.differing(ordered, shown), "changes")
+if len(ordered):
+    show.table(views.differing(ordered, shown), "changes")
 if len(times):
     with st.expander(f"Times, not judged ({len(times):,})"):
         st.text(

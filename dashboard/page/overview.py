@@ -13,6 +13,7 @@ from curvbench.analysis.roles import COMPARED
 from curvbench.analysis.views import FLOPS, GAP_CLOSED
 from curvbench.plot.frontier import tradeoff_figure
 from curvbench.plot.overview import status_figure
+from curvbench.plot.training import curves_figure
 
 FACTS = ("device_name", "torch_version", "python_version", "git_sha", "platform")
 LONGEST = 24  # letters of a fact
@@ -42,8 +43,8 @@ if exact.is_measured(rows):
     st.caption(show.plain(f"{exact.title(rows)}. {exact.LEGEND}"))
     show.exact_cost(frame)
 elif not rows.empty:
-    medians = summary.table(rows, problem)
-    table = medians.dropna(axis=1, how="all").rename_axis("probe").reset_index()
+    medians = views.ranked(summary.table(rows, problem), summary.columns(rows, problem))
+    table = views.with_ranges(medians, *summary.ranges(rows, problem)).rename_axis("probe").reset_index()
     table.insert(1, "status", table["probe"].map(summary.statuses(rows, problem)))
     st.caption(show.plain(summary.legend(rows).partition("; *")[0]))
     show.table(table if (table["status"] != "ok").any() else table.drop(columns="status"), "summary")
@@ -80,3 +81,8 @@ with figure_place:  # drawn last, because the tables need not wait for it
     if points[["x", "y"]].notna().all(axis=1).any():
         drawn = tradeoff_figure(points, frames.shown_problem(rows, problem), FLOPS, GAP_CLOSED, named=points["probe"])
         show.figure(drawn, lambda: views.headed(points, FLOPS, GAP_CLOSED), "compared", problem=problem)
+    elif summary.is_trained(rows):
+        metric = summary.columns(rows, problem)[0].metric
+        curves = views.curves(rows, problem, metric)
+        drawn = curves_figure(curves, views.endings(rows), frames.shown_problem(rows, problem), metric)
+        show.figure(drawn, lambda: curves, "course", metric=metric, problem=problem)
