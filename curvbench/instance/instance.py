@@ -537,7 +537,7 @@ class Instance:
         if not 1 <= count <= self.samples:
             raise ValueError(f"cannot draw {count} of {self.samples} samples: take between 1 and {self.samples}")
         self._refuse_coupled()
-        order = torch.randperm(self.samples, generator=torch.Generator().manual_seed(seed))
+        order = torch.randperm(self.samples, device="cpu", generator=torch.Generator().manual_seed(seed))
         drawn = self._own(self._take(order[:count].to(self.device)))
         drawn._take_terms()
         if drawn.terms == 0:

@@ -77,7 +77,7 @@ def _owned(traced: Traced, samples: int) -> tuple[dict[Key, Layout], frozenset[K
     if not outputs.requires_grad:
         return {}, frozenset(), frozenset()
     weights = sample_weights(samples).to(outputs.device)
-    u = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(0)).to(outputs)
+    u = torch.randn(outputs.shape, device="cpu", generator=torch.Generator().manual_seed(0)).to(outputs)
     ends: Any = [call.edge for call in calls] + [traced.leaves[name] for name in names]
     along = weights.to(outputs).reshape(-1, *[1] * (outputs.ndim - 1))
 

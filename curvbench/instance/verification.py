@@ -118,10 +118,10 @@ def pairwise_coupled(instance: Passes, first: Tensor) -> bool:
 def _changes(
     instance: Passes, first: Tensor, leave: str | None, splits: Iterable[tuple[Tensor, Tensor]] | None = None
 ) -> bool:
-    rows = torch.arange(instance.samples)
+    rows = torch.arange(instance.samples, device="cpu")
     for staying, replaced in splits or _splits(instance.samples, every_pair=instance.samples <= _FEW):
         mixed = rows.clone()
-        mixed[replaced] = staying[torch.arange(len(replaced)) % len(staying)]
+        mixed[replaced] = staying[torch.arange(len(replaced), device="cpu") % len(staying)]
         in_order = staying.sort().values
         neighbours = in_order[(torch.searchsorted(in_order, rows, right=True) - 1).clamp_min(0)]
         orders = [mixed.to(instance.device), neighbours.to(instance.device)]
@@ -132,7 +132,7 @@ def _changes(
 
 def _splits(samples: int, every_pair: bool) -> Iterator[tuple[Tensor, Tensor]]:
     """A random half of the samples and the other one, in both roles; for ``every_pair`` one split per bit."""
-    order = torch.randperm(samples, generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(samples, device="cpu", generator=torch.Generator().manual_seed(0))
     for digit in range((samples - 1).bit_length() if every_pair else 1):
         side = (order >> digit) % 2
         halves = (side == 0).nonzero()[:, 0], (side == 1).nonzero()[:, 0]
@@ -164,7 +164,7 @@ def wrong_layers(instance: Passes, tape: Tape | None = None) -> dict[str, str]:
         names = dict.fromkeys(n for layer in part.layers for n in layer.parameters)
         outputs, parameters = part.graph([*names, *sorted(part.unused - names.keys())])
         u = _cotangent(outputs)
-        weights = 0.5 + torch.rand(part.samples, generator=torch.Generator().manual_seed(1)).to(u)
+        weights = 0.5 + torch.rand(part.samples, device="cpu", generator=torch.Generator().manual_seed(1)).to(u)
         along = u * weights.reshape(-1, *[1] * (u.ndim - 1))
         gradients = _gradients(outputs, parameters, along)
         columns, vector = weighted_columns(part, tape or part.tape(), u, weights), part.pack(gradients)
@@ -198,7 +198,7 @@ def _largest(vectors: Iterable[Tensor]) -> float:
 
 
 def _cotangent(outputs: Tensor) -> Tensor:
-    return torch.randn(outputs.shape, generator=torch.Generator().manual_seed(0)).to(outputs)
+    return torch.randn(outputs.shape, device="cpu", generator=torch.Generator().manual_seed(0)).to(outputs)
 
 
 def _gradients(outputs: Tensor, parameters: Mapping[str, Tensor], cotangent: Tensor) -> dict[str, Tensor]:

@@ -33,7 +33,11 @@ def squared_means(columns: Columns, left: Tensor | None, right: Tensor | None, t
     ``drawn``: the labels are drawn, so that every draw has a mean score, and the result is the sum over the draws.
     """
     R, N = columns.slopes.shape[:2]
-    weights = (torch.eye(R) if drawn else torch.ones(R, 1)).to(columns.slopes)[:, None].expand(R, N, -1)
+    weights = (
+        (torch.eye(R, device="cpu") if drawn else torch.ones(R, 1, device="cpu"))
+        .to(columns.slopes)[:, None]
+        .expand(R, N, -1)
+    )
     means = columns.combine(weights).T.reshape(-1, *columns.layer.shape) / terms
     rotated = sides.from_right(sides.from_left(sides.transposed(left), means), right)
     return (terms * rotated.square().sum(0)).to(columns.slopes.dtype)

@@ -50,7 +50,7 @@ class LocalMap:
         -j k (w_j - w_k)^2, which is zero only if j k is zero.
         """
         generator = torch.Generator().manual_seed(0)
-        w = 1 + torch.rand(self.target.shape[1:], generator=generator, dtype=torch.float64)
+        w = 1 + torch.rand(self.target.shape[1:], device="cpu", generator=generator, dtype=torch.float64)
         w = w.to(self.target.device, self.target.dtype).expand_as(self.target)
         product, square = self.ones * self.pull(w.square()), self.pull(w).square()
         scale = torch.maximum(product.abs(), square)
@@ -78,7 +78,7 @@ class LocalMap:
     def _signs(self, draws: int, seed: int) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(seed)
         for _ in range(draws):
-            signs = 2 * torch.randint(2, self.target.shape, generator=generator) - 1
+            signs = 2 * torch.randint(2, self.target.shape, device="cpu", generator=generator) - 1
             yield signs.to(self.target.device, self.target.dtype)
 
 
@@ -148,7 +148,7 @@ def _sampled(tape: Tape, draws: int, seed: int, likelihood_at_ends: bool) -> dic
         total = tape.outputs.new_zeros(shape)
         shape = shape if between is None else between.target.shape
         for _ in range(draws):
-            e = torch.randn(shape, generator=generator, dtype=torch.float64).to(total.device, total.dtype)
+            e = torch.randn(shape, device="cpu", generator=generator, dtype=torch.float64).to(total.device, total.dtype)
             total += (e if between is None else between.pull(e)).square()
         squares[number] = total / draws
     return squares

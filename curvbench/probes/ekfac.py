@@ -11,13 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor
 
 from curvbench import states
 from curvbench.fisher import collect
 from curvbench.fisher.columns import Columns
 from curvbench.instance import Instance
+from curvbench.numerics import checked_together
 from curvbench.operators import BlockDiagonal, RotatedDiagonal
 from curvbench.parts.eigenbasis import Followed, squared_means, squared_scores
 from curvbench.parts.factors import Held
@@ -94,8 +94,9 @@ class Ekfac(FisherProbe):
         taken = state.taken if state else 0
         olds = state.layers if state else [None] * len(columns)
         is_new = taken % self.basis_every == 0
-        pairs = zip(columns, olds, strict=True)
-        return State([self._update(is_new, c, batch.terms, old) for c, old in pairs], taken + 1)
+        pairs = [*zip(columns, olds, strict=True)]
+        layers = checked_together(lambda: [self._update(is_new, c, batch.terms, old) for c, old in pairs])
+        return State(layers, taken + 1)
 
     def _update(self, is_new: bool, columns: Columns, terms: int, old: Followed | None) -> Followed:
         """The next matrix of a layer; ``is_new``: in a new basis."""
@@ -142,9 +143,7 @@ class Ekfac(FisherProbe):
         return RotatedDiagonal(left, right, entries if before is None else states.blend(before, entries, self.ema))
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
-        parts = gradient.split([layer.rotated.size for layer in state.layers])
-        pairs = zip(state.layers, parts, strict=True)
-        return torch.cat([layer.rotated.solve(part, self.damping) for layer, part in pairs])
+        return self.operator(state).solve(gradient, self.damping)
 
     def operator(self, state: State) -> BlockDiagonal:
         return BlockDiagonal([layer.rotated for layer in state.layers])

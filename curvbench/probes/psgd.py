@@ -105,7 +105,7 @@ class Psgd(GradientsProbe):
     def update(self, state: State, batch: Instance) -> State:
         mean = mean_gradient(batch, self.statistic, self.seed, state.taken)
         generator = torch.Generator().manual_seed(draw_seed(self.seed, state.taken) ^ _NOISE)
-        draws = torch.randn(2, len(mean), dtype=torch.float64, generator=generator).to(mean)
+        draws = torch.randn(2, len(mean), dtype=torch.float64, device="cpu", generator=generator).to(mean)
         noisy, Z = mean + self.noise * draws[0], draws[1]
         roots = []
         for layer, pair in zip(batch.layers, state.roots, strict=True):

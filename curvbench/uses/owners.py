@@ -56,7 +56,7 @@ _NOISE = 64  # units in the last place of the largest gradient: a difference of 
 
 def sample_weights(samples: int) -> Tensor:
     """Weights w_n between 1/2 and 3/2, all different and in random order, (N,) in float64."""
-    order = torch.randperm(samples, generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(samples, device="cpu", generator=torch.Generator().manual_seed(0))
     return 0.5 + (order.double() + 0.5) / samples
 
 
@@ -71,7 +71,7 @@ def layout(call: Call, plain: Tensor, weighted: Tensor, weights: Tensor, toleran
         tolerance: the largest relative difference that is rounding.
     """
     if not plain.numel():
-        return Gather(torch.zeros(len(weights), 1, dtype=torch.int64))
+        return Gather(torch.zeros(len(weights), 1, dtype=torch.int64, device="cpu"))
     b = _rows(call, weighted)
     largest = b.abs().amax(1)
     noise = _NOISE * torch.finfo(b.dtype).eps * largest.max()

@@ -103,7 +103,9 @@ class Bernoulli(Diagonal):
 
     def sample(self, outputs: Tensor, targets: Tensor, draws: int, generator: torch.Generator) -> Tensor:
         of_ones, of_zeros = self._weights(outputs, targets)
-        uniform = torch.rand(draws, *outputs.shape, generator=generator, dtype=torch.float64).to(outputs.device)
+        uniform = torch.rand(draws, *outputs.shape, device="cpu", generator=generator, dtype=torch.float64).to(
+            outputs.device
+        )
         ones = uniform < torch.sigmoid(outputs.double())
         return torch.where(ones, -torch.sigmoid(-outputs), torch.sigmoid(outputs)) * (of_ones + of_zeros).sqrt()
 
@@ -181,7 +183,7 @@ def units(outputs: Tensor, rows: range) -> Tensor:
 
 def noise(outputs: Tensor, draws: int, generator: torch.Generator) -> Tensor:
     """Standard normal numbers (draws, N, ..., C); the generator's are the same on every device and in every dtype."""
-    numbers = torch.randn(draws, *outputs.shape, generator=generator, dtype=torch.float64)
+    numbers = torch.randn(draws, *outputs.shape, device="cpu", generator=generator, dtype=torch.float64)
     return numbers.to(outputs.device, outputs.dtype)
 
 
