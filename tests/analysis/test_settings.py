@@ -12,7 +12,7 @@ from curvbench.analysis import dampings, digits, views
 from curvbench.analysis.summary import Column
 from curvbench.analysis.views import FLOPS, GAP_CLOSED, Quantity
 
-TOY = "toy[epochs=2]"
+TOY = "toy"
 QUALITY = Quantity("damping.quality", "network")
 
 
