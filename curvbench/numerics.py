@@ -219,6 +219,12 @@ def cholesky_solve(right: Tensor, factor: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(factor.mT, halfway, upper=True)
 
 
+def orthonormal(matrix: Tensor) -> Tensor:
+    """Q of the QR decomposition of square matrices (..., n, n); R, which takes a tenth of the time, is not formed."""
+    reflectors, scales = torch.geqrf(matrix)
+    return torch.linalg.householder_product(reflectors, scales, out=reflectors)
+
+
 def log_determinant(factor: Tensor) -> float:
     """The logarithm of the determinant of a matrix, or of all of a batch, from the Cholesky factors (..., n, n)."""
     return 2 * float(factor.diagonal(dim1=-2, dim2=-1).double().log().sum())

@@ -106,6 +106,15 @@ def frame() -> pd.DataFrame:
     return of_probes(source.rows(run()))
 
 
+def rows(of: Path) -> pd.DataFrame:
+    """The rows of any run; none, with a warning, if they cannot be read."""
+    try:
+        return source.rows(of)
+    except (ValueError, OSError) as error:
+        st.warning(show.plain(error))
+        return source.rows(run())[:0]
+
+
 def of_probes(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of the chosen probes."""
     chosen = st.session_state["probes"]
@@ -152,7 +161,7 @@ def _label(text: str) -> str:
 def _meanings(quantities: Iterable[Quantity]) -> str:
     metrics = dict.fromkeys(quantity.metric for quantity in quantities)
     return "  \n".join(
-        f"**{views.plain(name)}** (`{name}`): {show.plain(views.meaning(name).text)}" for name in metrics
+        f"**{views.plain(name)}** ({show.plain(name)}): {show.plain(views.meaning(name).text)}" for name in metrics
     )
 
 
@@ -166,7 +175,7 @@ def pick_number(label: str, usual: float, key: str, meaning: str) -> float:
     """A number to type."""
     step = 10 ** (math.floor(math.log10(abs(usual))) - 1) if usual else 0.01
     address.begin_number(label, key, usual)
-    return float(st.number_input(label, step=step, format="%.4g", key=key, help=meaning))
+    return float(st.number_input(show.plain(label), step=step, format="%.4g", key=key, help=meaning))
 
 
 def switch(label: str, key: str, usual: bool = True) -> bool:

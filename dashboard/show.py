@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import html
+import math
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -25,6 +26,8 @@ NUMBER = 92  # pixels of the longest number
 WIDEST = 60  # letters of a column that is as wide as its texts
 STYLED = 2000  # rows: the browser formats the numbers of a longer table, for here it takes too long
 CHANGE = "change"  # the column that holds relative changes
+WARNINGS = 3  # that are in sight
+MOST = 5000  # rows of a table and marks of a figure that a browser is sent
 LETTER, PADDING = 7, 20  # pixels of a column of texts: per letter, and beside the text
 TABLES_FIRST = 1.0  # seconds in which a browser draws the tables that it was sent
 WORDS = {"probe": "method", "scope": "layer or phase", "cell_id": "measurement"}  # on screen; files keep their names
@@ -65,14 +68,16 @@ def _let_tables_be_drawn() -> None:
 
 def table(data: pd.DataFrame, name: str, colours: Mapping[str, str] | None = None, **settings: Any) -> None:
     """A sortable table with its meaning in the headings and a download as CSV; ``colours`` by text."""
-    data_of_file, data = data, _in_words(data)
+    shown = _in_words(data.head(MOST))
+    if len(shown) < len(data):
+        st.caption(f"The first {MOST:,} of {len(data):,} rows; the file below has all of them.")
     floats: dict[Any, Any] = {column: _format(column) for column in data.select_dtypes("float")}
-    styled: Any = data.style.format(floats, na_rep="") if len(data) <= STYLED else data
+    styled: Any = shown.style.format(floats, na_rep="") if len(data) <= STYLED else shown
     if colours and len(data) <= STYLED:
         styled = styled.map(lambda text: f"color: {colours[text]}" if text in colours else "")
     settings |= {"placeholder": "", "height": "content" if len(data) <= TALLEST else "auto"}
-    st.dataframe(styled, hide_index=True, column_config=columns(data), key=f"table {name}", **settings)
-    _download("Table (CSV)", lambda: _csv(data_of_file), f"{name}.csv", "text/csv")
+    st.dataframe(styled, hide_index=True, column_config=columns(shown), key=f"table {name}", **settings)
+    _download("Table (CSV)", lambda: _csv(data), f"{name}.csv", "text/csv")
 
 
 def _in_words(data: pd.DataFrame) -> pd.DataFrame:
@@ -94,13 +99,21 @@ def _percent(share: float) -> str:
     return f"{100 * share:+.3g} %"
 
 
+def thinned(points: pd.DataFrame) -> pd.DataFrame:
+    """Points for a figure: every so many of them if a browser could not draw all, which the page then says."""
+    step = math.ceil(len(points) / MOST)
+    if step > 1:
+        st.caption(f"Every {views.ordinal(step)} of {len(points):,} points is drawn; the data below has all of them.")
+    return points.iloc[:: max(step, 1)]
+
+
 def columns(data: pd.DataFrame) -> dict[str, Any]:
     """Settings of the columns of a table: short headings, and the meaning of a metric as help."""
     configs: dict[str, Any] = {}
     pinned = "probe" if "probe" in data else str(next(iter(data), ""))
     for name in map(str, data):
         meaning = views.meaning(name.removeprefix("1 - ").partition(" (")[0])
-        help = f"{name}: {meaning.text} ({meaning.better or 'neither way'} is better)" if meaning.text else None
+        help = plain(f"{name}: {meaning.text} ({meaning.better or 'neither way'} is better)") if meaning.text else None
         widest = data[name].astype(str).str.len().max()
         if pd.api.types.is_string_dtype(data[name]) and widest <= WIDEST:
             width = int(max(widest, len(name))) * LETTER + PADDING
@@ -127,6 +140,15 @@ def empty(what: str, command: str) -> None:
     """Say what is missing, and show the command that makes it."""
     st.info(what, icon=":material/info:")
     st.code(command, language="sh")
+
+
+def warnings(texts: Sequence[str]) -> None:
+    """A warning for each text; behind the first few, the others are in one that opens, so that the page is in sight."""
+    for text in texts[:WARNINGS]:
+        st.warning(plain(text))
+    if rest := texts[WARNINGS:]:
+        with st.expander(f"{len(rest)} more warnings", icon=":material/warning:"):
+            st.code("\n".join(rest), language=None, height=300)
 
 
 def nothing(why: str) -> None:

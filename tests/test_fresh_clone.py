@@ -18,7 +18,7 @@ from curvbench.spec import PHASES
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
-NAMES = ("sgdm", "muon", "kfac", "layer", "full")
+NAMES = ("sgdm", "muon", "kfac[fisher_type=mc]", "layer", "full")
 MAIN = ("run", "suites/resnet", "--preset", "quick", *(word for name in NAMES for word in ("-p", name)))
 PROBE = '''
 from dataclasses import dataclass

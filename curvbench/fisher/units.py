@@ -37,7 +37,7 @@ class UnitFisher(Operator):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.columns.slopes.dtype
+        return self.columns.dtype
 
     @property
     def device(self) -> torch.device:

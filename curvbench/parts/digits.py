@@ -230,7 +230,7 @@ _PRODUCTS = frozenset(
 _FACTORIZATIONS = frozenset(
     {
         *(torch.linalg.eigh, torch.linalg.qr, torch.linalg.svd, torch.linalg.pinv, torch.linalg.solve),
-        *(torch.linalg.solve_triangular, torch.cholesky_inverse),
+        *(torch.linalg.solve_triangular, torch.cholesky_inverse, torch.geqrf),
     }
 )
 

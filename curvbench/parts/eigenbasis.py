@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from curvbench.fisher.columns import Columns
+from curvbench.fisher.head import LayerScores
 from curvbench.operators import RotatedDiagonal, sides
 from curvbench.parts.factors import Held
 
@@ -22,9 +23,9 @@ class Followed(NamedTuple):
     factors: Held | None
 
 
-def squared_scores(columns: Columns, left: Tensor | None, right: Tensor | None, terms: int) -> Tensor:
+def squared_scores(columns: LayerScores, left: Tensor | None, right: Tensor | None, terms: int) -> Tensor:
     """The mean over loss terms of (Q_l^T W Q_r)^2, (G, M, D); a basis of None is the identity."""
-    return (columns.squares(left, right) / terms).to(columns.slopes.dtype)
+    return (columns.squares(left, right) / terms).to(columns.dtype)
 
 
 def squared_means(columns: Columns, left: Tensor | None, right: Tensor | None, terms: int, drawn: bool) -> Tensor:

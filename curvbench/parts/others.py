@@ -61,7 +61,7 @@ class OtherMoment:
         self._order, self._sum = block_order(layer, others), torch.zeros((), device="cpu")
 
     def add(self, B_N1MD: Tensor) -> None:
-        """Add the slopes of one more cotangent."""
+        """Add the slopes of some more cotangents, one after the other."""
         self._sum = moments(B_N1MD, self._order) + self._sum.to(B_N1MD)
 
     def mean(self, terms: int) -> Other:

@@ -22,7 +22,7 @@ baseline = controls.pick_baseline("Baseline (A), for the run of the sidebar (B)"
 if baseline is None:
     show.empty("No other run of this suite is here: choose a run of another suite above, or measure again:", AGAIN)
     st.stop()
-a, b = controls.of_probes(source.rows(baseline)), controls.frame()
+a, b = controls.of_probes(controls.rows(baseline)), controls.frame()
 st.caption(show.plain(f"A: {baseline.name}, B: {controls.run().name}"))
 if a.empty:
     show.nothing("The baseline has none of the chosen methods: choose another one, or other methods.")
@@ -33,7 +33,8 @@ if not shared:
     st.stop()
 
 if choices := compare.differences(a, b).get("parameters"):
-    st.warning(f"A covers parameters = {choices[0]}, B parameters = {choices[1]}: they are of different matrices.")
+    covers = f"A covers parameters = {choices[0]}, B parameters = {choices[1]}: they are of different matrices."
+    st.warning(show.plain(covers))
 all_changes = pairs.pairs(a, b)
 are_times = all_changes["metric"].isin([name for name in set(all_changes["metric"]) if limit_of(name).sampled])
 changes, times = all_changes[~are_times], all_changes[are_times]
@@ -60,6 +61,6 @@ st.subheader("One metric")
 quantity = controls.pick_quantity("Metric", shared, "compared", ERROR)
 data = pairs.of_quantity(all_changes, quantity)
 if data[["a", "b"]].notna().all(axis=1).any():
-    show.figure(comparison_figure(data, quantity), lambda: data, "comparison")
+    show.figure(comparison_figure(show.thinned(data), quantity), lambda: data, "comparison")
 else:
     show.empty("These two runs have no method on the same problem with the same seed in common:", AGAIN)

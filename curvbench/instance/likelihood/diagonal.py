@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from curvbench.instance.likelihood.base import Likelihood
+from curvbench.instance.likelihood.hessians import DiagonalHessians
 from curvbench.instance.likelihood.softmax import bounded, ranges
 
 
@@ -37,6 +38,9 @@ class Gaussian(Likelihood):
     def factor_parts(self, outputs: Tensor, targets: Tensor) -> Iterator[Tensor]:
         return (units(outputs, rows) for rows in ranges(outputs.shape[-1], outputs.numel()))
 
+    def hessians(self, outputs: Tensor, targets: Tensor) -> DiagonalHessians:
+        return DiagonalHessians(torch.ones_like(outputs).flatten(0, -2))
+
     def sample(self, outputs: Tensor, targets: Tensor, draws: int, generator: torch.Generator) -> Tensor:
         return noise(outputs, draws, generator)
 
@@ -59,6 +63,9 @@ class Diagonal(Likelihood):
     def factor_parts(self, outputs: Tensor, targets: Tensor) -> Iterator[Tensor]:
         root = self.curvature(outputs, targets).sqrt()
         return (units(outputs, rows) * root for rows in ranges(outputs.shape[-1], outputs.numel()))
+
+    def hessians(self, outputs: Tensor, targets: Tensor) -> DiagonalHessians:
+        return DiagonalHessians((self.curvature(outputs, targets) * self.valid(targets)[..., None]).flatten(0, -2))
 
     def coefficients(self, outputs: Tensor, targets: Tensor) -> Tensor:
         roots = self.curvature(outputs, targets).sqrt()
