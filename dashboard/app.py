@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
+import address
 import controls
 import guard
 import show
@@ -20,13 +21,16 @@ PAGES = {
     "page/overview.py": "Overview",
     "page/tradeoff.py": "Trade-off",
     "page/accuracy.py": "Accuracy",
+    "page/layers.py": "Layers with the error",
+    "page/settings.py": "Damping, samples, age, digits",
     "page/matrices.py": "Matrices",
     "page/cost.py": "Cost",
-    "page/cells.py": "Cells",
+    "page/cells.py": "Measurements",
     "page/training.py": "Training",
     "page/compare.py": "Compare",
     "page/history.py": "History",
     "page/claims.py": "Claims",
+    "page/methods.py": "Methods and words",
 }
 RUN = "curvbench run suites/mlp"
 
@@ -34,7 +38,7 @@ RUN = "curvbench run suites/mlp"
 def main() -> None:
     """Show the navigation, the filters that all pages share, and the page."""
     st.set_page_config("curvbench", layout="wide")
-    page = st.navigation([st.Page(path, title=title) for path, title in PAGES.items()])
+    page = st.navigation([st.Page(path, title=title) for path, title in PAGES.items()], expanded=True)
     if weak := guard.switched_off():
         st.error(f"The protection against other sites is switched off: {', '.join(weak)}.")
         show.empty(
@@ -51,6 +55,7 @@ def main() -> None:
         show.empty(f"{show.plain(source.results())} holds no run. This command makes one in about a minute:", RUN)
     if not view.runs:
         return
+    address.read(page.url_path)
     with st.sidebar:
         run = controls.pick_run()
     frame = _rows(run)
@@ -58,12 +63,17 @@ def main() -> None:
         if frame is not None:
             controls.pick_problem(frame)
             controls.pick_probes(frame)
+            controls.pick_pins(frame)
             controls.pick_one("Camera button saves", show.IMAGES, "image")
         st.caption(f"{'Shipped sample' if source.is_sample() else 'Results'}: {show.plain(source.results())}")
+    address.say_gone()
     if frame is None:
-        show.empty("This run has no cell yet. Finished cells appear here by themselves.", RUN)
-    else:
+        show.empty("This run has no measurement yet. Finished ones appear here by themselves.", RUN)
+        return
+    try:
         page.run()
+    finally:  # also of a page that has stopped early
+        address.write()
 
 
 def _rows(run: Path) -> pd.DataFrame | None:

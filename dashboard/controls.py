@@ -1,4 +1,4 @@
-"""Widgets whose values are part of the address, so that a view can be sent as a link."""
+"""Widgets whose values stand in the address of the view."""
 
 from __future__ import annotations
 
@@ -10,21 +10,35 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+import address
 import show
 import source
 from curvbench.analysis import frames, views
+from curvbench.analysis.roles import COMPARED
 from curvbench.analysis.views import Quantity
+from curvbench.plot.emphasis import MOST
 from curvbench.plot.look import by_family, method
 
-LINKED: dict[str, Any] = {"bind": "query-params"}
 
-
-def pick_run(label: str = "Run", key: str = "run", place: int = 0) -> Path:
+def pick_run() -> Path:
     """One of the runs, the latest first."""
     runs = source.runs()
-    names = list(runs)
-    _warn_of_unknown(label, key, names)
-    return runs[st.selectbox(label, names, index=min(place, len(names) - 1), key=key, **LINKED)]
+    return runs[pick("Run", list(runs), "run")]
+
+
+def pick_baseline(label: str) -> Path | None:
+    """A run to compare with, by default the latest one of the same suite before the chosen run, else after it.
+
+    None means that no run is chosen, because the suite has no other.
+    """
+    runs = source.runs()
+    names, chosen = list(runs), st.session_state["run"]
+    place = names.index(chosen)
+    others = [*names[place + 1 :], *reversed(names[:place])]
+    usual = next((name for name in others if runs[name].parent == runs[chosen].parent), None)
+    address.begin(label, "baseline", others, usual)
+    name = st.selectbox(label, others, index=None, key="baseline", placeholder="Choose a run")
+    return None if name is None else runs[name]
 
 
 def pick_problem(frame: pd.DataFrame) -> str:
@@ -34,58 +48,52 @@ def pick_problem(frame: pd.DataFrame) -> str:
     def label(name: str) -> str:
         return f"{name} (surrogate)" if name in surrogates else name
 
-    return pick("Problem", frames.problems(frame), "problem", format_func=label)
+    return str(pick("Problem", frames.problems(frame), "problem", format_func=label))
 
 
 def pick_probes(frame: pd.DataFrame) -> list[str]:
     """Some of the probes; an empty choice means all."""
-    probes = by_family(dict.fromkeys(frames.labels(frame, "probe")))
-    _warn_of_unknown("Probes", "probes", probes)
-    return st.multiselect("Probes", probes, key="probes", placeholder="All", **LINKED)
+    probes = sorted(dict.fromkeys(frames.labels(frame, "probe")), key=len)  # what is typed in full comes first
+    address.begin("Methods", "probes", probes, [])
+    return st.multiselect("Methods", probes, key="probes", placeholder="All", filter_mode="contains")
+
+
+def pick_pins(frame: pd.DataFrame) -> None:
+    """The methods that figures draw in colour; without a choice those that a person compares first."""
+    probes = by_family(dict.fromkeys(frames.labels(of_probes(frame), "probe")))
+    st.session_state["labels"] = probes
+    if len(probes) <= MOST:
+        st.session_state["pins"] = probes
+        return
+    shortest = sorted(probes, key=len)
+    first = [next((probe for probe in shortest if method(probe) == name), None) for name in COMPARED]
+    usual = [probe for probe in probes if probe in first]
+    address.begin("In colour", "pins", probes, usual if len(usual) > 1 else probes[:MOST])
+    st.multiselect("In colour", probes, key="pins", placeholder="None", filter_mode="contains")
 
 
 def pick_cell(labels: Sequence[str]) -> str:
     """A cell by its label."""
-    return str(pick("Cell, also by a click at the left of its row", labels, "cell"))
+    return str(pick("Measurement, also by a click at the left of its row", labels, "cell"))
 
 
 def pick_seed(seeds: Sequence[int]) -> int:
     """One of the seeds; a single seed needs no widget."""
     if len(seeds) > 1:
         return int(pick("Seed", seeds, "seed"))
-    _warn_of_unknown("Seed", "seed", seeds)
+    address.begin("Seed", "seed", seeds, seeds[0])
     return int(seeds[0])
 
 
 def pick(label: str, options: Sequence[Any], key: str, place: int = 0, **settings: Any) -> Any:
-    """One of some options, by default the option at ``place``; a link to an unknown option gets a warning."""
-    as_text = settings.get("format_func", str)
-    _warn_of_unknown(label, key, [as_text(option) for option in options])
-    return st.selectbox(label, options, index=place, key=key, **settings, **LINKED)
-
-
-def _warn_of_unknown(label: str, key: str, options: Sequence[Any]) -> None:
-    """Warn of values in the address that a widget does not have, because Streamlit ignores them in silence."""
-    unknown = [value for value in st.query_params.get_all(key) if value not in set(map(str, options))]
-    if unknown:
-        what, names = label.partition(",")[0], ", ".join(map(show.plain, unknown))
-        st.warning(f"{what}: the link asks for {names}, which is not here.", icon=":material/link_off:")
+    """One of some options, by default the option at ``place``."""
+    address.begin(label, key, options, options[place])
+    return st.selectbox(label, options, key=key, **settings)
 
 
 def run() -> Path:
     """The run that the sidebar shows."""
     return source.runs()[st.session_state["run"]]
-
-
-def place_of_baseline() -> int:
-    """The place of the run to compare with: of the same suite, else of the same kind; an earlier run if possible."""
-    runs = source.runs()
-    names, chosen = list(runs), st.session_state["run"]
-    place = names.index(chosen)
-    others = [*range(place + 1, len(names)), *reversed(range(place))]
-    same = [k for k in others if runs[names[k]].parent == runs[chosen].parent]
-    alike = [k for k in others if source.trains(runs[names[k]]) == source.trains(runs[chosen])]
-    return (same or alike or others)[0]
 
 
 def problem() -> str:
@@ -125,7 +133,7 @@ def problem_rows() -> pd.DataFrame:
 def say_not_run() -> None:
     """Say that the chosen probes were not run on the problem."""
     chosen = show.plain(", ".join(st.session_state["probes"]))
-    show.nothing(f"No cell of {chosen} was run on {show.plain(problem())}: choose another problem, or other probes.")
+    show.nothing(f"None of {chosen} was run on {show.plain(problem())}: choose another problem, or other methods.")
 
 
 def of_methods(table: pd.DataFrame) -> pd.DataFrame:
@@ -135,35 +143,42 @@ def of_methods(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def pick_quantity(label: str, options: Sequence[Quantity], key: str, default: Quantity) -> Quantity:
-    """A metric in a scope; the help shows its meaning."""
+    """A metric of the network, a layer or a phase; the help shows its meaning."""
     index = options.index(default) if default in options else 0
-    meanings = _meanings(dict.fromkeys(q.metric for q in options))
-    return Quantity.parse(pick(label, list(map(str, options)), key, index, help=meanings))
+    chosen = pick(label, list(map(str, options)), key, index, format_func=_label, help=_meanings(options))
+    return Quantity.parse(chosen)
 
 
 def pick_metric(label: str, options: Sequence[str], key: str) -> str:
-    """A metric by name; the help shows its meaning."""
-    return str(pick(label, options, key, help=_meanings(options)))
+    """A metric; the help shows its meaning."""
+    return str(pick(label, options, key, format_func=views.plain, help=_meanings(Quantity(o, "") for o in options)))
 
 
-def _meanings(metrics: Iterable[str]) -> str:
-    """A line for each metric, in Markdown."""
-    return "  \n".join(f"{show.plain(name)}: {views.meaning(name).text}" for name in metrics)
+def _label(text: str) -> str:
+    return Quantity.parse(text).label if text.endswith(")") else text  # a name stays itself
+
+
+def _meanings(quantities: Iterable[Quantity]) -> str:
+    metrics = dict.fromkeys(quantity.metric for quantity in quantities)
+    return "  \n".join(
+        f"**{views.plain(name)}** ({show.plain(name)}): {show.plain(views.meaning(name).text)}" for name in metrics
+    )
 
 
 def pick_one(label: str, options: Sequence[str], key: str) -> Any:
     """One of a few words, by default the first."""
-    _warn_of_unknown(label, key, options)
-    return st.segmented_control(label, options, default=options[0], key=key, required=True, **LINKED)
+    address.begin(label, key, options, options[0])
+    return st.segmented_control(label, options, key=key, required=True)
 
 
 def pick_number(label: str, usual: float, key: str, meaning: str) -> float:
     """A number to type."""
     step = 10 ** (math.floor(math.log10(abs(usual))) - 1) if usual else 0.01
-    label = show.plain(label)
-    return float(st.number_input(label, value=usual, step=step, format="%.4g", key=key, help=meaning, **LINKED))
+    address.begin_number(label, key, usual)
+    return float(st.number_input(show.plain(label), step=step, format="%.4g", key=key, help=meaning))
 
 
 def switch(label: str, key: str, usual: bool = True) -> bool:
     """On or off."""
-    return st.toggle(label, value=usual, key=key, **LINKED)
+    address.begin(label, key, [True, False], usual)
+    return st.toggle(label, key=key)

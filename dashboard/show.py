@@ -9,11 +9,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 
-from curvbench.analysis import summary, tables, views
+from curvbench.analysis import exact, summary, tables, views
+from curvbench.plot.axes import has_values
+from curvbench.plot.emphasis import emphasize
+from curvbench.words import one_line
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -22,11 +24,13 @@ IMAGES = ("svg", "png")
 TALLEST = 12  # rows that are shown without scrolling, so that the figure below stays in sight
 NUMBER = 92  # pixels of the longest number
 WIDEST = 60  # letters of a column that is as wide as its texts
+STYLED = 2000  # rows: the browser formats the numbers of a longer table, for here it takes too long
+CHANGE = "change"  # the column that holds relative changes
 WARNINGS = 3  # that are in sight
-STYLED = 2000  # rows: formatting the numbers of a longer table takes too long
 MOST = 5000  # rows of a table and marks of a figure that a browser is sent
 LETTER, PADDING = 7, 20  # pixels of a column of texts: per letter, and beside the text
 TABLES_FIRST = 1.0  # seconds in which a browser draws the tables that it was sent
+WORDS = {"probe": "method", "scope": "layer or phase", "cell_id": "measurement"}  # on screen; files keep their names
 SHORT = {f"{c.metric} ({c.scope})": " ".join(c.heading.split()) for c in (*summary.COLUMNS, *summary.TRAINED)}
 
 
@@ -35,29 +39,24 @@ def plain(text: object) -> str:
     return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", str(text))  # Markdown escapes signs of ASCII alone
 
 
-def figure(drawn: go.Figure, data: Callable[[], pd.DataFrame], name: str) -> None:
+def figure(drawn: go.Figure, data: Callable[[], pd.DataFrame], name: str, **facts: str) -> None:
     """A figure with downloads of its data as CSV and of itself as HTML; its camera button saves SVG or PNG.
 
-    A figure without a single value is replaced by a sentence with the figure's notes.
+    ``facts``: what the data are of, such as their metric, as further columns of the CSV. A figure without a single
+    value is replaced by a sentence with the figure's notes.
     """
-    if not any(map(_has_values, drawn.data)):
+    if not has_values(drawn):
         notes = html.unescape((drawn.layout.title.subtitle.text or "").replace("<br>", " "))
         nothing(f"No finite value is left to draw under these filters. {plain(notes)}".strip())
         return
+    emphasize(drawn, st.session_state["labels"], st.session_state["pins"])
     _let_tables_be_drawn()
     image = {"format": st.session_state.get("image") or IMAGES[0], "filename": name, "scale": 2}
     config = {"toImageButtonOptions": image, "displaylogo": False}
     st.plotly_chart(drawn, key=f"figure {name}", config=config)
     with st.container(horizontal=True):
-        _download("Data (CSV)", lambda: _csv(data()), f"{name}.csv", "text/csv")
+        _download("Data (CSV)", lambda: _csv(data().assign(**facts)), f"{name}.csv", "text/csv")
         _download("Figure (HTML)", lambda: drawn.to_html().encode(), f"{name}.html", "text/html")
-
-
-def _has_values(trace: Any) -> bool:
-    """Whether a trace has a finite value: in a heat map a colour, elsewhere a place."""
-    parts = (trace.z,) if trace.type == "heatmap" else (trace.x, trace.y)
-    are_known = [pd.notna(np.ravel(part)) if part is not None else np.array([], bool) for part in parts]
-    return bool(np.logical_and.reduce(are_known).any())
 
 
 def _let_tables_be_drawn() -> None:
@@ -69,16 +68,35 @@ def _let_tables_be_drawn() -> None:
 
 def table(data: pd.DataFrame, name: str, colours: Mapping[str, str] | None = None, **settings: Any) -> None:
     """A sortable table with its meaning in the headings and a download as CSV; ``colours`` by text."""
-    shown = data.head(MOST)
+    shown = _in_words(data.head(MOST))
     if len(shown) < len(data):
         st.caption(f"The first {MOST:,} of {len(data):,} rows; the file below has all of them.")
-    floats: dict[Any, Any] = {column: summary.digits for column in data.select_dtypes("float")}
+    floats: dict[Any, Any] = {column: _format(column) for column in data.select_dtypes("float")}
     styled: Any = shown.style.format(floats, na_rep="") if len(data) <= STYLED else shown
     if colours and len(data) <= STYLED:
         styled = styled.map(lambda text: f"color: {colours[text]}" if text in colours else "")
     settings |= {"placeholder": "", "height": "content" if len(data) <= TALLEST else "auto"}
     st.dataframe(styled, hide_index=True, column_config=columns(shown), key=f"table {name}", **settings)
     _download("Table (CSV)", lambda: _csv(data), f"{name}.csv", "text/csv")
+
+
+def _in_words(data: pd.DataFrame) -> pd.DataFrame:
+    """A table as people read it: metrics by their names."""
+    return data.assign(metric=data["metric"].astype(object).map(views.plain)) if "metric" in data else data
+
+
+def exact_cost(frame: pd.DataFrame) -> None:
+    """The table of what the exact Fisher costs, one row per problem."""
+    costs = exact.table(frame).rename(columns=one_line).dropna(axis=1, how="all")
+    table(costs.rename_axis("problem").reset_index(), "exact")
+
+
+def _format(column: Any) -> Callable[[float], str]:
+    return _percent if column == CHANGE else summary.digits
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:+.3g} %"
 
 
 def thinned(points: pd.DataFrame) -> pd.DataFrame:
@@ -99,12 +117,23 @@ def columns(data: pd.DataFrame) -> dict[str, Any]:
         widest = data[name].astype(str).str.len().max()
         if pd.api.types.is_string_dtype(data[name]) and widest <= WIDEST:
             width = int(max(widest, len(name))) * LETTER + PADDING
-            configs[name] = st.column_config.Column(pinned=name == pinned, width=width)
+            configs[name] = st.column_config.Column(WORDS.get(name), pinned=name == pinned, width=width)
+        elif len(data) > STYLED and pd.api.types.is_float_dtype(data[name]):
+            digits = "percent" if name == CHANGE else "%.3g"
+            configs[name] = st.column_config.NumberColumn(_heading(name), help=help, format=digits)
         elif name == "value":
             configs[name] = st.column_config.Column(width=NUMBER)
         elif name in SHORT or help:
-            configs[name] = st.column_config.Column(SHORT.get(name, name), help=help)
+            configs[name] = st.column_config.Column(_heading(name), help=help)
     return configs
+
+
+def _heading(name: str) -> str:
+    """The heading of a column of a metric: that of the summary, else the metric's name for people."""
+    base, _, scope = name.removeprefix("1 - ").partition(" (")
+    return SHORT.get(name) or name.replace(
+        f"{base} (" if scope else base, f"{views.plain(base)} (" if scope else views.plain(base)
+    )
 
 
 def empty(what: str, command: str) -> None:

@@ -28,7 +28,7 @@ SAMPLE = DATA / "sample"
 # The columns that the pages need of every row; the other columns of a cell are read when it is opened.
 COLUMNS = (
     "suite run_id cell_id problem problem_args probe probe_args seed status reason metric scope epoch value method "
-    "started_at device dtype threads parameters"
+    "started_at device dtype threads parameters step device_name"
 ).split()
 LONGEST = 200  # letters of a text on a page of many cells; the page of a cell has the whole text
 HOLDS = 5.0  # seconds after which a window that follows the folder looks again, at the earliest

@@ -15,6 +15,7 @@ from test_cli import SUITE, curvbench, run_folder, start
 from curvbench import registry, store
 from curvbench.cli import doctor
 from curvbench.cli.app import main
+from curvbench.cli.verbs.dashboard import has_screen
 from curvbench.identity import content
 from curvbench.planning import fate
 from curvbench.spec import Status
@@ -190,3 +191,18 @@ def test_two_runs_into_the_same_folder_lose_nothing(here: Path) -> None:
     folder = run_folder(here)
     assert len(store.cell_statuses(folder)) == 15, "twelve of one, three more of the other"
     assert set(store.cell_statuses(folder)) == {cell["id"] for cell in store.read_run(folder)["cells"]}
+
+
+@pytest.mark.parametrize(
+    ("environment", "platform", "expected"),
+    [
+        ({"DISPLAY": ":0"}, "linux", True),
+        ({"WAYLAND_DISPLAY": "wayland-0"}, "linux", True),
+        ({}, "linux", False),
+        ({"DISPLAY": ":10", "SSH_CONNECTION": "1.2.3.4 5 6.7.8.9 22"}, "linux", False),
+        ({}, "darwin", True),
+        ({"SSH_TTY": "/dev/ttys001"}, "darwin", False),
+    ],
+)
+def test_a_browser_is_opened_where_its_user_sees_it(environment: dict[str, str], platform: str, expected: bool) -> None:
+    assert has_screen(environment, platform) is expected

@@ -31,6 +31,11 @@ LEGEND = (
 )
 
 
+def is_measured(frame: pd.DataFrame) -> bool:
+    """Whether the rows have costs of the exact Fisher, which no probe has."""
+    return bool(frame["scope"].eq("contraction").any())
+
+
 def table(frame: pd.DataFrame) -> pd.DataFrame:
     """Medians over seeds: one row per problem, with the columns of ``COLUMNS``; a missing value is NaN."""
     rows = frame[frame["status"] == Status.OK]

@@ -38,6 +38,7 @@ def _columns(*kinds: str) -> tuple[Column, ...]:
     return tuple(Column(name, scope, heading) for name, metric in entries for scope, heading in metric.columns.items())
 
 
+SPREAD = "± half the range"  # what a terminal has room for
 FIRST = "direction.gap_closed"  # what a step is worth, which the verdict begins with
 COLUMNS = tuple(sorted(_columns("error.", "direction.", "flops.", "memory.", "time."), key=lambda c: c.metric != FIRST))
 RATED = Column("direction.quality_rates", "network", "quality\nby rates")
@@ -95,8 +96,14 @@ def table(frame: pd.DataFrame, problem: str) -> pd.DataFrame:
 
 def spread(frame: pd.DataFrame, problem: str) -> pd.DataFrame:
     """Half the range over seeds, in the shape of ``table``; NaN for a single value."""
-    high, low = _aggregate(frame, problem, "max"), _aggregate(frame, problem, "min")
-    return ((high - low) / 2).where(_aggregate(frame, problem, "count") > 1)
+    low, high = ranges(frame, problem)
+    return (high - low) / 2
+
+
+def ranges(frame: pd.DataFrame, problem: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The least and the greatest value over seeds, each in the shape of ``table``; NaN for a single value."""
+    several = _aggregate(frame, problem, "count") > 1
+    return _aggregate(frame, problem, "min").where(several), _aggregate(frame, problem, "max").where(several)
 
 
 def statuses(frame: pd.DataFrame, problem: str) -> pd.Series:
@@ -162,7 +169,7 @@ def title(frame: pd.DataFrame, problem: str) -> str:
     parts += [f"damping {damping}" for damping in _dampings(cells)]
     parts += [f"outside layer blocks = {share:.1%} of |F|^2" for share in _facts(cells, "error.off_block")]
     seeds = cells["seed"].nunique()
-    parts += [f"median of {seeds} seeds ± half the range"] if seeds > 1 else []
+    parts += [f"median of {seeds} seeds {SPREAD}"] if seeds > 1 else []
     return ", ".join(parts)
 
 
@@ -196,17 +203,18 @@ def failures(frame: pd.DataFrame) -> pd.DataFrame:
 def digest(frame: pd.DataFrame, commands: Mapping[str, str]) -> list[str]:
     """Lines on the cells that did not succeed, grouped by reason, and the commands that run them again.
 
-    Each command follows the cells that it runs. Cells with one label, such as trainings that differ in their settings
-    alone, are a line with their number.
+    A command that runs all of them comes last; each other one follows the cells that it runs. Cells with one label,
+    such as trainings that differ in their settings alone, are a line with their number.
     """
+    together = commands if len(commands) > 1 and len(set(commands.values())) == 1 else {}
     lines: list[str] = []
     for (status, reason), cells in failures(frame).groupby(["status", "reason"], sort=False):
         lines.append(f"{status}: {reason}")
         for command, alike in groupby(cells.itertuples(), lambda cell: commands.get(str(cell.cell_id), "")):
             counts = Counter(str(cell.label) for cell in alike)
             lines += [f"    {label}{f', {count} cells' if count > 1 else ''}" for label, count in counts.items()]
-            lines += [f"      {command}"] if command else []
-    return lines
+            lines += [f"      {command}"] if command and not together else []
+    return lines + [f"all of these again: {command}" for command in dict.fromkeys(together.values())]
 
 
 def _named_metrics(names: pd.Series) -> str:

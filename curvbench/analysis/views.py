@@ -23,6 +23,7 @@ CURVE = "damping="  # how the scopes of a curve over dampings begin
 GRADIENT = "gradient"
 FAMILIES = ("error", "direction", "damping", "health", "flops", "memory", "time")
 Settings = Mapping[str, Mapping[str, Any]]
+FLAT = 1e-3  # relative difference that no figure shows
 ROUNDING = 1e-14  # a cosine of equal vectors differs from 1 by less
 
 
@@ -47,6 +48,11 @@ class Quantity(NamedTuple):
         """The heading of a column with the values that the axis shows."""
         return f"1 - {self}" if self.is_gap else str(self)
 
+    @property
+    def label(self) -> str:
+        """The name for people: ``relative error, layer blocks``."""
+        return f"{plain(self.metric)}, {self.scope}"
+
     def __str__(self) -> str:
         return f"{self.metric} ({self.scope})"
 
@@ -65,6 +71,11 @@ GAP_CLOSED = Quantity("direction.gap_closed", "network")
 def meaning(metric: str) -> Metric:
     """The entry of a metric; a metric of a later version has neither unit nor direction."""
     return METRICS.get(metric, Metric("", ""))
+
+
+def plain(metric: str) -> str:
+    """The name of a metric for people; that of a later version has none and keeps its own."""
+    return meaning(metric).label or metric
 
 
 def quantities(frame: pd.DataFrame, families: Sequence[str]) -> list[Quantity]:
@@ -119,6 +130,28 @@ def ranking(medians: pd.DataFrame, chosen: Iterable[Column], places: int = 3) ->
     return pd.DataFrame(rows)
 
 
+def ranked(medians: pd.DataFrame, chosen: Sequence[Column]) -> pd.DataFrame:
+    """``summary.table`` by its first column, the best first; what is not ranked, such as references, comes last."""
+    if not chosen or medians.empty:
+        return medians
+    first, better = medians.iloc[:, 0], chosen[0].better
+    rivals = are_ranked(medians.index, chosen[0].metric)
+    parts = [first[mask].sort_values(ascending=better == "lower", kind="stable") for mask in (rivals, ~rivals)]
+    return medians.loc[[*parts[0].index, *parts[1].index]]
+
+
+def with_ranges(medians: pd.DataFrame, low: pd.DataFrame, high: pd.DataFrame) -> pd.DataFrame:
+    """The columns of ``summary.table`` that have values, each with seeds followed by their range as text."""
+    columns: dict[str, pd.Series] = {}
+    for name in medians.dropna(axis=1, how="all"):
+        columns[str(name)] = medians[name]
+        if low[name].notna().any():
+            ends = zip(low[name].reindex(medians.index), high[name].reindex(medians.index), strict=True)
+            texts = [f"{digits(least)} to {digits(most)}" if least == least else "" for least, most in ends]
+            columns[f"{name} range"] = pd.Series(texts, medians.index)
+    return pd.DataFrame(columns, index=medians.index)
+
+
 def ordinal(k: int) -> str:
     """``1st``, ``2nd``, ``3rd``, ``4th``."""
     return f"{k}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(k, 'th') }"
@@ -138,6 +171,13 @@ def tradeoff(frame: pd.DataFrame, problem: str, x: Quantity, y: Quantity) -> pd.
     ranked = are_ranked(table.index, x.metric, y.metric)
     table["front"] = pareto((table["x"] * signs[0]).where(ranked), table["y"] * signs[1])
     return table.rename_axis("probe").reset_index()
+
+
+def headed(table: pd.DataFrame, x: Quantity, y: Quantity) -> pd.DataFrame:
+    """``tradeoff`` with the names of its quantities in place of x and y."""
+    names = {axis: quantity.heading for axis, quantity in (("x", x), ("y", y))}
+    ends = {f"{axis}{end}": f"{name}{end}" for axis, name in names.items() for end in ("", " min", " max")}
+    return table.rename(columns=ends)
 
 
 def pareto(x: pd.Series, y: pd.Series) -> pd.Series:
@@ -218,6 +258,16 @@ def sweep(frame: pd.DataFrame, settings: Settings, parameter: str, quantity: Qua
     by = {name: _without(rows, name, dropped) for name, dropped in without.items()}
     groups = values.groupby([by["probe"].rename("probe"), by["problem"].rename("problem"), at.rename(parameter)])
     return groups.agg(["median", "min", "max"]).reset_index()
+
+
+def moving(frame: pd.DataFrame, settings: Settings, parameter: str, candidates: Sequence[Quantity]) -> Quantity:
+    """The first of some quantities that differs along a line of ``sweep``; the first of all if none does."""
+    for quantity in candidates:
+        table = sweep(frame, settings, parameter, quantity)
+        lines = table.groupby(["probe", "problem"])["median"]
+        if ((lines.max() - lines.min()) > FLAT * lines.max().abs()).any():
+            return quantity
+    return candidates[0]
 
 
 def phases(frame: pd.DataFrame, problem: str, metric: str) -> pd.DataFrame:

@@ -119,6 +119,12 @@ def _say(console: Console, text: str = "") -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
+def _filled(console: Console, text: str, **indents: str) -> str:
+    """A text in lines of whole words: as wide as a terminal, and of ``LEGEND_WIDTH`` in a file."""
+    width = min(console.width, LEGEND_WIDTH) if console.is_terminal else LEGEND_WIDTH
+    return textwrap.fill(text, width, break_on_hyphens=False, break_long_words=False, **indents)
+
+
 def _display(job: Job, work: Work, console: Console) -> Display:
     tally = Tally(len(work.cells), len(set(map(work.reference, work.cells.values()))))
     if job.options.log_json:
@@ -146,13 +152,13 @@ def _report(job: Job, folder: Path, frame: pd.DataFrame, statuses: Mapping[str, 
     selected = {cell.problem.label for cell in job.plan.cells.values()}
     ending = terminal.ENDINGS[job.suite.summary]
     for line in terminal.verdicts(frame, selected, provisional=not_run > 0) if ending.has_verdict else ():
-        _say(console, textwrap.fill(line, LEGEND_WIDTH, subsequent_indent="  ", break_on_hyphens=False))
+        _say(console, _filled(console, line, subsequent_indent="  "))
     for title, table in ending.tables(frame, selected):
         _say(console)
-        _say(console, title)
+        _say(console, _filled(console, title))
         terminal.show(console, table)
     _say(console)
-    _say(console, textwrap.fill(ending.legend(frame), LEGEND_WIDTH))
+    _say(console, _filled(console, ending.legend(frame)))
     rows = frame[frame["cell_id"].isin(list(job.plan.cells))]
     for line in summary.digest(rows, _commands(job, statuses)):
         _say(console, line)
@@ -170,9 +176,11 @@ def _why_not(job: Job) -> str:
 def _commands(job: Job, statuses: Mapping[str, Status]) -> dict[str, str]:
     again = plan.FAILED | plan.AGAIN
     failed = {i: cell for i, cell in job.plan.cells.items() if statuses.get(i) in again}
-    return {i: _repeated(job.options.command) if job.waiting else job.rerun_command(cell) for i, cell in failed.items()}
+    if job.waiting or len(failed) > 1:
+        return dict.fromkeys(failed, _repeated(job.options.command))
+    return {i: job.rerun_command(cell) for i, cell in failed.items()}
 
 
 def _repeated(command: str) -> str:
-    """The command that runs failed trials again: the whole run, because the search chooses among all trials."""
+    """The command that runs all failed cells again: that of the run, which takes up what has succeeded."""
     return command if "--rerun-failed" in command else f"{command} --rerun-failed"

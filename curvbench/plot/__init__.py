@@ -4,18 +4,18 @@
 >>> sorted(name for name in cb.plot.__all__ if name.startswith("c"))
 ['comparison', 'cost', 'curves']
 
-``from_rows`` makes the table of a figure and draws it; every other file is pure functions from a table to a figure,
-whose names end in ``_figure``. Plotly comes with ``pip install 'curvbench[dashboard]'``. A method keeps its colour and
-its symbol in all figures, and every figure names the probes that it could not draw.
+``from_rows`` makes the table of a figure and draws it, ``from_runs`` draws what a run's folder holds; every other file
+is pure functions from a table to a figure, whose names end in ``_figure``. Plotly comes with
+``pip install 'curvbench[dashboard]'``. A method keeps its colour and its symbol in all figures, every figure names the
+probes that it could not draw, and a figure with nothing to draw says so.
 """
 
-from curvbench.plot.blockwise import matrices, spectra, units
-from curvbench.plot.exponents import growth
 from curvbench.plot.from_rows import (
     aging,
     comparison,
     cost,
     curves,
+    growth,
     heatmap,
     history,
     profiles,
@@ -24,6 +24,7 @@ from curvbench.plot.from_rows import (
     sweep,
     tradeoff,
 )
+from curvbench.plot.from_runs import matrices, spectra, units
 
 __all__ = [
     "aging",

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 ROW_HEIGHT = 23
-SLANTED = 36  # pixels for names of layers that a narrow window slants
+FARTHEST = 2.0  # decades from 1 that colours tell apart
+SLANTED, LETTER = 36, 5.5  # pixels for names of layers that a narrow window slants; of a slanted letter
 SCALE = 70  # pixels for the scale of colours
 WIDEST_WITH_NUMBERS = 14  # columns
 # Where a scale of colours is dark, as a share of it: numbers are white there.
@@ -27,20 +28,20 @@ DARK = {"Viridis": lambda share: share < 0.45, "PuOr_r": lambda share: abs(share
 
 
 def heatmap_figure(table: pd.DataFrame, statuses: pd.Series, problem: str, metric: str) -> go.Figure:
-    """Probe by layer: medians over seeds, dark where they are least; the network and its layer blocks stand first.
+    """Probe by layer: medians over seeds; the network and its layer blocks stand first.
 
     ``table`` as ``analysis.views.layers`` gives it, ``statuses`` by probe. Metrics that span decades are coloured by
-    their logarithm, from two decades below the median to one above it.
+    their logarithm.
     """
     table = table.loc[by_family(table.index)[::-1]]
     greatest = {"probe": table.index, "value": table.max(axis=1).to_numpy()}
     ends = pd.DataFrame(greatest | {"status": statuses.reindex(table.index).to_numpy()})
     figure = axes.new_figure(
-        axes.problem_title(metric, problem),
+        axes.problem_title(views.plain(metric), problem),
         axes.not_drawn(ends, "value"),
         height=120 + SCALE + ROW_HEIGHT * max(len(table), 3),
     )
-    colored, scale, texts = _colored(table), _scale(table, metric), table.map(digits)
+    colored, scale, texts = _colored(table, metric), _scale(table, metric), table.map(digits)
     blanks = texts.map(lambda text: "\u2007" * len(text))  # as wide as digits: both parts get letters of one size
     dark = _is_dark(colored, scale)
     for part, color in ((dark, "white"), (~dark, "black")):
@@ -51,16 +52,20 @@ def heatmap_figure(table: pd.DataFrame, statuses: pd.Series, problem: str, metri
             text=np.where(part, texts, blanks),
             texttemplate="%{text}" if table.shape[1] <= WIDEST_WITH_NUMBERS else None,
             textfont={"color": color},
-            hovertemplate="%{y}, %{x}<br>" + f"{metric}: " + "%{text}<extra></extra>",
+            hovertemplate="%{y}, %{x}<br>" + f"{views.plain(metric)}: " + "%{text}<extra></extra>",
             hoverongaps=False,
             xgap=1,
             ygap=1,
             **scale,
         )
     figure.update_traces(showscale=False, selector=1)
-    figure.update_xaxes(side="top", title=None, tickangle=None if table.shape[1] <= WIDEST_WITH_NUMBERS else -60)
+    is_wide = table.shape[1] > WIDEST_WITH_NUMBERS
+    above = max([SLANTED, *(LETTER * len(str(scope)) for scope in table if is_wide)])
+    figure.update_xaxes(side="top", title=None, dtick=1, tickangle=-60 if is_wide else None, tickfont_size=11)
     figure.update_yaxes(automargin=True, title=None, dtick=1)
-    figure.update_layout(margin_b=SCALE, margin_t=figure.layout.margin.t + SLANTED)
+    figure.update_layout(
+        margin_b=SCALE, margin_t=figure.layout.margin.t + above, height=figure.layout.height + above - SLANTED
+    )
     if len(table.columns) > 2:
         figure.add_vline(x=sum(scope in views.WHOLES for scope in table) - 0.5, line_width=2)
     return figure
@@ -76,9 +81,9 @@ def sweep_figure(table: pd.DataFrame, parameter: str, quantity: Quantity) -> go.
     several = drawn["problem"].nunique() > 1
     drawn["name"] = drawn["probe"] + " on " + drawn["problem"] if several else drawn["probe"]
     notes = axes.at_the_edge(table.drop_duplicates("probe"), "median", floor)
-    title = f"{quantity.metric} against {axes.escaped(parameter)}"
+    title = f"{views.plain(quantity.metric)} against {axes.escaped(parameter)}"
     figure = axes.new_figure(title, notes, names=drawn["name"].unique())
-    dash_of = dict(zip(dict.fromkeys(drawn["problem"]), itertools.cycle(DASHES)))
+    dash_of = dict(zip(dict.fromkeys(drawn["problem"]), itertools.cycle(("solid", *DASHES))))
     for probe, look in looks(drawn["probe"].unique()).items():
         for problem, rows in drawn[drawn["probe"] == probe].groupby("problem", sort=False):
             if rows[parameter].nunique() > 1:
@@ -106,21 +111,28 @@ def _line(rows: pd.DataFrame, parameter: str, look: Look) -> Any:
     )
 
 
-def _colored(table: pd.DataFrame) -> np.ndarray[Any, Any]:
+def _colored(table: pd.DataFrame, metric: str) -> np.ndarray[Any, Any]:
     """The values, or their logarithms if they are positive and span more than a decade."""
     values = table.to_numpy("float64").copy()
     values[~np.isfinite(values)] = np.nan
-    if not _by_decades(table):
+    if not _by_decades(table, metric):
         return values
     values[values == 0] = values[values > 0].min()
     return np.log10(values)
 
 
-def _by_decades(table: pd.DataFrame) -> bool:
+def _by_decades(table: pd.DataFrame, metric: str) -> bool:
+    if _is_share(metric):
+        return False
     values = table.to_numpy("float64").ravel()
     finite = values[np.isfinite(values)]
     positive = finite[finite > 0]
     return bool(positive.size and not (finite < 0).any() and positive.max() > 10 * positive.min())
+
+
+def _is_share(metric: str) -> bool:
+    """Whether a metric is a part of the squared error, which 0 and 1 bound."""
+    return views.plain(metric).startswith("share of the squared error")
 
 
 def _is_dark(colored: np.ndarray[Any, Any], scale: Mapping[str, Any]) -> np.ndarray[Any, Any]:
@@ -131,23 +143,35 @@ def _is_dark(colored: np.ndarray[Any, Any], scale: Mapping[str, Any]) -> np.ndar
 
 
 def _scale(table: pd.DataFrame, metric: str) -> dict[str, Any]:
-    """Colours, range and ticks of the bar. A metric without a direction is right at 1: blue below, brown above."""
-    colored = _colored(table)
+    """Colours, range and ticks of the bar.
+
+    Errors are those of the zero matrix at 1, and a metric without a direction is right there: blue below, brown above.
+    The bar's ends say where colours are clipped.
+    """
+    colored = _colored(table, metric)
     values = colored[np.isfinite(colored) & (table.to_numpy() != 0)]
     if values.size == 0:
         return {"showscale": False}
     low, high = np.percentile(values, [5, 95])
-    better = views.meaning(metric).better
-    if not better:
-        centre = 0.0 if _by_decades(table) else 1.0
-        reach = max(abs(low - centre), abs(high - centre), 1e-3)
+    meaning = views.meaning(metric)
+    is_share = _is_share(metric)
+    diverges = not is_share and (not meaning.better or (metric.startswith("error.") and meaning.better == "lower"))
+    if is_share:
+        low = 0.0
+    elif diverges:
+        centre = 0.0 if _by_decades(table, metric) else 1.0
+        reach = min(
+            max(abs(low - centre), abs(high - centre), 1e-3), FARTHEST if _by_decades(table, metric) else np.inf
+        )
         low, high = centre - reach, centre + reach
-    elif _by_decades(table):
+    elif _by_decades(table, metric):
         low, high = max(low, np.median(values) - 2), min(high, np.median(values) + 1)
     ticks = np.linspace(low, high, 5)
-    tick_values = 10**ticks if _by_decades(table) else ticks
-    bar = {"tickvals": ticks, "ticktext": [digits(float(value)) for value in tick_values], "thickness": 12, "len": 0.8}
+    texts = [digits(float(value)) for value in (10**ticks if _by_decades(table, metric) else ticks)]
+    texts[0] = "≤ " * bool((values < low).any()) + texts[0]
+    texts[-1] = "≥ " * bool((values > high).any()) + texts[-1]
+    bar = {"tickvals": ticks, "ticktext": texts, "thickness": 12, "len": 0.8}
     bar |= {"orientation": "h", "y": 0, "yanchor": "top", "ypad": 6}
     bar |= {"title": {"text": axes.metric_title(metric), "side": "bottom", "font": {"size": 12}}}
-    colors = "Viridis" if better else "PuOr_r"
+    colors = "PuOr_r" if diverges else "Viridis"
     return {"showscale": True, "colorscale": colors, "zmin": low, "zmax": max(high, low + 1e-9), "colorbar": bar}

@@ -23,6 +23,8 @@ LEGEND_WIDTH, LETTER = 128, 4.3  # pixels of an entry: two fit in a narrow windo
 LEGEND_COLUMNS = 3  # in a window of middle width
 ABOVE, BELOW = 52, 60  # pixels for the title, and for the axis below the plot
 LEFT, RIGHT = 72, 20  # pixels beside the plot: the left side has the ticks and the title of the axis
+LONG = 1e5  # numbers from here on have a prefix: 2M, 3G
+MOST = 6  # metrics that a figure without values names
 LEGEND_LINE, NOTE_LINE = 20, 16  # pixels of a line
 
 
@@ -83,6 +85,29 @@ def new_figure(title: str, notes: Iterable[str] = (), height: int = 420, names: 
     return figure
 
 
+def has_values(figure: go.Figure) -> bool:
+    """Whether any trace has a finite value: in a heat map a colour, elsewhere a place."""
+    return any(map(_has_values, figure.data))
+
+
+def _has_values(trace: Any) -> bool:
+    parts = (trace.z,) if trace.type == "heatmap" else (trace.x, trace.y)
+    are_known = [pd.notna(np.ravel(part)) if part is not None else np.array([], bool) for part in parts]
+    return bool(np.logical_and.reduce(are_known).any())
+
+
+def or_why(figure: go.Figure, what: str, rows: pd.DataFrame) -> go.Figure:
+    """The figure, with a sentence in its middle if the rows have no finite value of ``what`` to draw."""
+    if not has_values(figure):
+        metrics = [name for name in rows["metric"].dropna().unique() if name]
+        has = f"; they have {', '.join(metrics[:MOST])}{' and others' * (len(metrics) > MOST)}" * bool(metrics)
+        lines = textwrap.wrap(f"Nothing to draw: no value of {what} in these rows{has}.", 60)
+        text = "<br>".join(map(escaped, lines))
+        figure.add_annotation(text=text, x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False, font_size=14)
+        figure.update_xaxes(visible=False).update_yaxes(visible=False)
+    return figure
+
+
 def logarithmic(values: pd.Series) -> float | None:
     """The least value that a logarithmic axis shows. None means that the axis has to be linear: a value is negative.
 
@@ -110,7 +135,7 @@ def scale(values: pd.Series, floor: float | None) -> dict[str, Any]:
         return {"type": "linear"}
     finite = values[np.isfinite(values)]
     decades = math.log10(finite.max() / finite.min())
-    return {"type": "log", "dtick": 1 if decades > 2 else "D2", "tickformat": "~g"}
+    return {"type": "log", "dtick": 1 if decades > 2 else "D2", "tickformat": "~s" if finite.max() >= LONG else "~g"}
 
 
 def not_drawn(table: pd.DataFrame, *columns: str) -> list[str]:

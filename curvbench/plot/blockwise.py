@@ -24,7 +24,7 @@ FEW = 9  # rows: each has its number
 GREY = "#808080"
 
 
-def matrices(
+def matrices_figure(
     exact: Array, approximation: Array, layer: str = "", probe: str = "", inputs: int | None = None
 ) -> go.Figure:
     """|F|, |F^| and |F^ - F| of one layer side by side, zoomed together, on one colour scale of four decades.
@@ -34,7 +34,7 @@ def matrices(
     Raises:
         ValueError: sizes differ.
     """
-    title = f"Layer {axes.escaped(layer)}: entries by size"
+    title = f"Layer {axes.escaped(layer)}: entries by size{axes.escaped(probe and f', {probe}')}"
     figure = _side_by_side(_panels(exact, approximation, probe), title, "|entry|")
     if inputs is not None:
         for edge in range(inputs, len(exact), inputs):
@@ -43,7 +43,7 @@ def matrices(
     return figure
 
 
-def units(exact: Array, approximation: Array, inputs: int, layer: str = "", probe: str = "") -> go.Figure:
+def units_figure(exact: Array, approximation: Array, inputs: int, layer: str = "", probe: str = "") -> go.Figure:
     """Frobenius norms of the blocks between units, of the same three matrices.
 
     Raises:
@@ -54,7 +54,7 @@ def units(exact: Array, approximation: Array, inputs: int, layer: str = "", prob
     return _side_by_side(panels, title, "norm of a block", "unit of ")
 
 
-def spectra(table: pd.DataFrame, layer: str = "") -> go.Figure:
+def spectra_figure(table: pd.DataFrame, layer: str = "") -> go.Figure:
     """The largest eigenvalues of one layer, exact and of each probe, as ``analysis.matrices.spectra`` gives them."""
     probes = by_family(str(name) for name in table if name not in ("index", "exact"))
     values = pd.Series(table[["exact", *probes]].to_numpy().ravel() if len(table) else [], dtype="float64")

@@ -19,7 +19,7 @@ COLORS = {**PARTS, "memory": RED}
 MARKS = {**SYMBOLS, "memory": "diamond"}
 
 
-def growth(table: pd.DataFrame, problem: str) -> go.Figure:
+def growth_figure(table: pd.DataFrame, problem: str) -> go.Figure:
     """Exponents of one sweep, as ``analysis.scaling.growing`` gives them.
 
     Counted exponents are filled and have intervals; published exponents are open. If two of one colour lie apart, the

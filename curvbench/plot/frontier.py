@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from curvbench.analysis.roles import are_methods, is_method
 from curvbench.analysis.summary import digits
-from curvbench.analysis.views import Quantity
+from curvbench.analysis.views import Quantity, plain
 from curvbench.plot import axes
 from curvbench.plot.look import Look, looks
 
@@ -19,17 +20,18 @@ if TYPE_CHECKING:
 
 
 def tradeoff_figure(
-    table: pd.DataFrame, problem: str, x: Quantity, y: Quantity, log: bool = True, all_named: bool = False
+    table: pd.DataFrame, problem: str, x: Quantity, y: Quantity, log: bool = True, named: Collection[str] = ()
 ) -> go.Figure:
     """One point per probe, ranges over seeds as bars, the Pareto front as a line with its probes named.
 
-    ``all_named``: name the other probes too, where there is room. ``table`` as ``analysis.views.tradeoff`` gives it. A
-    metric that is best at 1 is shown as its distance from 1. A logarithmic axis turns linear if a value is negative.
+    ``named``: labels of other probes that are named too, where there is room. ``table`` as ``analysis.views.tradeoff``
+    gives it. A metric that is best at 1 is shown as its distance from 1. A logarithmic axis turns linear if a value is
+    negative.
     """
     floors = {axis: axes.logarithmic(table[axis]) if log else None for axis in ("x", "y")}
     notes = [note for axis in ("x", "y") for note in axes.at_the_edge(table, axis, floors[axis])]
     figure = axes.new_figure(
-        axes.problem_title("Trade-off", problem),
+        axes.problem_title(f"{plain(y.metric)} against {plain(x.metric)}", problem),
         [*notes, *axes.not_drawn(table, "x", "y")],
         height=460,
         names=["Pareto front", *table["probe"]],
@@ -37,10 +39,18 @@ def tradeoff_figure(
     drawn = table[np.isfinite(table[["x", "y"]]).all(axis=1)].set_index("probe", drop=False)
     drawn = drawn.assign(**{f"{axis} shown": axes.clipped(drawn[axis], floors[axis]) for axis in ("x", "y")})
     _front(figure, drawn[drawn["front"]].sort_values(["x", "y"], ascending=[True, False]))
-    sides = _sides(drawn, drawn["front"] | all_named, {axis: floor is not None for axis, floor in floors.items()})
+    are_rivals = are_methods(drawn["probe"])
+    across = drawn.loc[are_rivals if are_rivals.any() else ~are_rivals, "x shown"]
+    sides = _sides(
+        drawn,
+        drawn["front"] | (drawn["probe"].isin(list(named)) & are_rivals),
+        {axis: floor is not None for axis, floor in floors.items()},
+    )
     rows = {row["probe"]: row for row in drawn.to_dict("records")}
     for probe, look in looks(table["probe"]).items():
-        if probe in rows:
+        if probe in rows and not is_method(probe):
+            figure.add_trace(_reference(rows[probe], across, y))
+        elif probe in rows:
             figure.add_trace(_point(rows[probe], look, x, y, sides.get(probe)))
     for axis, quantity in (("x", x), ("y", y)):
         title = axes.axis_title(quantity)
@@ -60,6 +70,23 @@ def _front(figure: go.Figure, front: pd.DataFrame) -> None:
             name="Pareto front",
             hoverinfo="skip",
         )
+
+
+def _reference(row: Mapping[Any, Any], across: pd.Series, y: Quantity) -> Any:
+    """A reference or bound: a line at its quality, whatever it costs, because no method competes with it."""
+    name = axes.escaped(row["probe"])
+    return axes.graph_objects().Scatter(
+        x=[across.min(), across.max()],
+        y=[row["y shown"]] * 2,
+        mode="lines+text",
+        line={"color": "#808080", "dash": "dash", "width": 1},
+        text=["", name],
+        textposition="top left",
+        textfont={"size": 10},
+        name=name,
+        showlegend=False,
+        hovertemplate=f"<b>{name}</b>, a reference<br>{axes.axis_title(y)}: {digits(row['y'])}<extra></extra>",
+    )
 
 
 def _point(row: Mapping[Any, Any], look: Look, x: Quantity, y: Quantity, side: str | None) -> Any:

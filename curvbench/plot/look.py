@@ -2,18 +2,22 @@
 
 Colours are those of Okabe and Ito (2008) without yellow and black, which vanish on white and on dark paper, with a
 lighter blue for dark paper, a grey and a brown. A symbol belongs to a family, and within a family no two colours are
-alike. Variants of a method have its colour and open symbols.
+alike. A variant of a method has its colour or a shade of it and a mark in its symbol, which its label alone decides: no
+mark changes with what else is drawn.
 """
 
 from __future__ import annotations
 
 import functools
+import math
+import re
 import zlib
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from curvbench import registry
 from curvbench.spec import About
+from curvbench.spec.labels import split_arguments
 
 BLUE, ORANGE, GREEN, RED, PINK, SKY = "#2878D0", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 GREY, BROWN = "#808080", "#9A6B3F"
@@ -21,10 +25,18 @@ COLORS = {
     **{"blue": BLUE, "orange": ORANGE, "green": GREEN, "red": RED},
     **{"pink": PINK, "sky": SKY, "grey": GREY, "brown": BROWN},
 }
-DASHES = ("solid", "dot", "dash", "dashdot", "longdash", "longdashdot")
-OPEN = ("-open", "-open-dot")
-CROSSED = (*OPEN, "-x-open", "-cross-open")
-MARKS = {"circle": CROSSED, "square": CROSSED, "diamond": CROSSED}  # what plotly draws inside of a symbol
+DASHES = ("dot", "dash", "dashdot", "longdash", "longdashdot")  # of variants; a method itself is solid
+MARKS = ("-open", "-open-dot", "-dot")
+CROSSED = ("-open", "-x-open", "-open-dot", "-cross-open", "-x", "-cross", "-dot")
+CROSSES = ("circle", "square", "diamond")  # the symbols inside of which plotly draws crosses
+SHADES = {"": 0.0, "dark": 0.3, "light": 0.4}  # how much black or white is mixed in
+WORDS = {  # the places of the variants that suites have side by side
+    **{"fisher_type=mc": 0, "fisher_type=empirical": 1, "fisher_type=forward-only": 2},
+    **{"damping_rule=pi": 3, "damping_rule=factored": 4, "kfac_approx=reduce": 5, "bias=separate": 6},
+    **{"statistics_dtype=bfloat16": 0, "statistics_dtype=float16": 1, "statistics_dtype=float32": 2},
+    **{"statistics_dtype=float64": 3, "factor_dtype=float64": 4},
+}
+PER_DECADE = 11  # places from a number to its tenfold: powers of two and of ten differ
 FAMILIES = {  # the symbol of each, in the order of legends
     "exact in part": "diamond",
     "Kronecker": "circle",
@@ -36,11 +48,11 @@ FAMILIES = {  # the symbol of each, in the order of legends
     "solvers": "triangle-down",
     "first order": "cross",
 }
-OTHER = "star"  # the symbol of methods without a family, such as a user's
+OTHERS = ("star", "star-square", "star-diamond", "star-triangle-up", "hourglass", "bowtie")  # of methods of users
 
 
 class Look(NamedTuple):
-    """Colour, symbol and dash; the symbol of a method with other than its default hyperparameters is open."""
+    """Colour, symbol and dash; the symbol of a method with other than its default hyperparameters has a mark."""
 
     color: str
     symbol: str
@@ -56,24 +68,58 @@ class Look(NamedTuple):
         }
 
 
+def look(label: str) -> Look:
+    """The look of a probe by its label alone: that of its method, which a variant has with a mark, shade and dash.
+
+    The name of a user's method decides its colour and which of ``OTHERS`` it gets.
+    """
+    return _look(label, 0)
+
+
 def looks(probes: Iterable[str]) -> dict[str, Look]:
     """The looks of the probes of a figure by their labels, in the order of ``by_family``.
 
-    A user's method gets a star in a colour that its name decides. Of one method's variants each has a dash of its own,
-    and a mark within its symbol as long as there are some.
+    Two variants whose labels give them one look are told apart as long as there are others.
     """
-    found: dict[str, Look] = {}
+    looks: dict[str, Look] = {}
+    taken: set[tuple[str, str]] = set()  # points have no dash
     for probe in by_family(probes):
-        name = method(probe)
-        alike = [one.symbol for other, one in found.items() if method(other) == name]
-        about = _about(name)
-        symbol = FAMILIES.get(about.family, OTHER)
-        marks = MARKS.get(symbol, OPEN)
-        if alike or "[" in probe:
-            symbol += marks[(len(alike) - alike.count(symbol)) % len(marks)]
-        color = COLORS.get(about.color) or list(COLORS.values())[zlib.crc32(name.encode()) % len(COLORS)]
-        found[probe] = Look(color, symbol, DASHES[len(alike) % len(DASHES)])
-    return found
+        places = [_look(probe, further) for further in range(len(CROSSED) * len(SHADES))]
+        looks[probe] = next((free for free in places if free[:2] not in taken), places[0])
+        taken.add(looks[probe][:2])
+    return looks
+
+
+def _look(label: str, further: int) -> Look:
+    name = method(label)
+    about = _about(name)
+    by_name = zlib.crc32(name.encode())
+    color = COLORS.get(about.color) or list(COLORS.values())[by_name % len(COLORS)]
+    symbol = FAMILIES.get(about.family) or OTHERS[by_name // len(COLORS) % len(OTHERS)]
+    arguments = label.removeprefix(name).strip(" []{}")
+    if not arguments and not further:
+        return Look(color, symbol, "solid")
+    marks = CROSSED if symbol in CROSSES else MARKS
+    place = further + sum(map(_place, split_arguments(re.sub(r"\] \{", ",", arguments))))
+    shade = list(SHADES)[place // len(marks) % len(SHADES)]
+    return Look(_shaded(color, shade), symbol + marks[place % len(marks)], DASHES[place % len(DASHES)])
+
+
+def _place(argument: str) -> int:
+    """The place of ``key=value`` among the looks of variants: a word's stands in the table, a number's by its size."""
+    if argument in WORDS:
+        return WORDS[argument]
+    try:
+        number = float(argument.partition("=")[2])
+        return 3 + round(PER_DECADE * math.log10(1 - number if 0.5 < number < 1 else number))  # decays are close to 1
+    except (ValueError, OverflowError):
+        return zlib.crc32(argument.encode())
+
+
+def _shaded(color: str, shade: str) -> str:
+    share, end = SHADES[shade], 255 * (shade == "light")
+    parts = [int(color[at : at + 2], 16) for at in (1, 3, 5)]
+    return "#" + "".join(f"{round(part + share * (end - part)):02X}" for part in parts)
 
 
 def method(probe: str) -> str:

@@ -38,7 +38,7 @@ def cost_figure(
         phases = [views.GRADIENT, *PHASES]
         drawn[phases] = drawn[phases].div(drawn[views.GRADIENT], axis=0)
     figure = axes.new_figure(
-        axes.problem_title("Cost of a step", problem),
+        axes.problem_title(f"{views.plain(metric)} of a step", problem),
         notes,
         height=110 + ROW_HEIGHT * max(len(drawn), 3),
         names=PARTS,
@@ -49,8 +49,8 @@ def cost_figure(
         _bars(figure, drawn, names, edge)
     else:
         _points(figure, drawn, names)
-    unit = f"{metric}, x SGD, lower is better" if relative else axes.metric_title(metric)
-    figure.update_xaxes(title=unit + (f", cut at {digits(edge)}" if edge is not None else ""))
+    unit = f"{views.plain(metric)}, x SGD, lower is better" if relative else axes.metric_title(metric)
+    figure.update_xaxes(title=unit + (f"; bars that end in // are cut at {digits(edge)}" if edge is not None else ""))
     rows = {"categoryorder": "array", "categoryarray": names, "range": [-0.6, max(len(names), 1) - 0.4]}
     figure.update_yaxes(automargin=True, dtick=1, title=None, **rows)
     return figure
@@ -79,7 +79,10 @@ def _bars(figure: go.Figure, drawn: pd.DataFrame, names: list[str], edge: float 
         x=ends,
         y=names,
         mode="text",
-        text=[f" {digits(ratio)} x SGD" for ratio in drawn["x SGD"]],
+        text=[
+            f"{' //' * (edge is not None and length > edge)} {digits(ratio)} x SGD"
+            for ratio, length in zip(drawn["x SGD"], drawn[list(PARTS)].sum(axis=1), strict=True)
+        ],
         textposition="middle right",
         textfont={"size": 11},
         cliponaxis=False,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from curvbench.analysis.summary import digits
-from curvbench.analysis.views import Quantity
+from curvbench.analysis.views import Quantity, plain
 from curvbench.plot import axes
 from curvbench.plot.look import RED, looks
 
@@ -28,7 +28,7 @@ def history_figure(table: pd.DataFrame, problem: str, quantity: Quantity) -> go.
     latest = table.drop_duplicates("probe", keep="last")
     notes = [*axes.not_drawn(latest, "value"), *axes.at_the_edge(latest, "value", floor)]
     figure = axes.new_figure(
-        axes.problem_title(quantity.metric, problem), notes, names=[*table["probe"].unique(), STEPPED]
+        axes.problem_title(plain(quantity.metric), problem), notes, names=[*table["probe"].unique(), STEPPED]
     )
     runs = [_tick(run) for run in table["run"].unique()]
     for probe, look in looks(table["probe"].unique()).items():

@@ -8,6 +8,7 @@ import pandas as pd
 
 from curvbench.analysis import targets
 from curvbench.analysis.summary import digits
+from curvbench.analysis.views import plain
 from curvbench.plot import axes
 from curvbench.plot.look import Look, by_family, looks
 
@@ -24,12 +25,12 @@ def curves_figure(
 
     ``table`` as ``analysis.views.curves`` gives it, ``statuses`` by probe.
     """
-    title, notes = axes.problem_title(metric, problem), _missing(table, statuses)
+    title, notes = axes.problem_title(plain(metric), problem), _missing(table, statuses)
     figure = axes.new_figure(title, notes, names=table["probe"].unique())
     drawn = table.dropna(subset=[against, "median"]).sort_values(against, kind="stable")
     for probe, look in looks(table["probe"].unique()).items():
         _draw(figure, probe, drawn[drawn["probe"] == probe], against, look)
-    figure.update_xaxes(title="epoch" if against == "epoch" else "train.seconds [s], training alone")
+    figure.update_xaxes(title="epoch" if against == "epoch" else "seconds of training alone [s]")
     if against == "epoch" and 0 < len(drawn) and drawn["epoch"].max() - drawn["epoch"].min() < FEW:
         figure.update_xaxes(dtick=1)
     positive = len(table) > 0 and bool((table["median"].dropna() > 0).all())
@@ -49,7 +50,7 @@ def profiles_figure(
     table = targets.profile(trials, cost)
     missed = [probe for probe in trials["probe"].unique() if probe not in set(table["probe"])]
     notes = [f"never reached by: {', '.join(by_family(missed))}"] if missed else []
-    title = f"{cost} to {metric} {digits(target)}{' (surrogate)' if is_surrogate else ''}"
+    title = f"{cost} to a {plain(metric)} of {digits(target)}{' (surrogate)' if is_surrogate else ''}"
     figure = axes.new_figure(title, notes, height=380, names=table["probe"].unique())
     end = 1.1 * float(table["ratio"].max()) if len(table) else 2.0
     for probe, (color, symbol, dash) in looks(trials["probe"].unique()).items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -71,30 +72,35 @@ class Run:
         return sentences(rows, provisional=not planned <= set(self.frame["cell_id"]))
 
     def title(self, problem: str) -> str:
-        """``summary.title``, which calls a surrogate one."""
-        return summary.title(self.frame, problem)
+        """``summary.title``, which calls a surrogate one; the report gives ranges in brackets."""
+        return summary.title(self.frame, problem).replace(summary.SPREAD, "[least, greatest]")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A cell of a table: three digits, half the range over seeds, and whether it is the best of its column."""
+    """A cell of a table: three digits, the range over seeds in brackets, and whether it is the best of its column."""
 
     text: str
-    spread: str
+    range: str
     best: bool
 
 
 def entries(frame: pd.DataFrame, problem: str) -> dict[str, list[Entry]]:
     """The summary of a problem as text, by probe; a probe without any value has its status in the name."""
-    values, spreads = summary.table(frame, problem), summary.spread(frame, problem)
+    values, (low, high) = summary.table(frame, problem), summary.ranges(frame, problem)
     marks, ends = summary.best(values), summary.statuses(frame, problem)
     return {
         probe if ends[probe] == "ok" else f"{probe} ({ends[probe]})": [
-            Entry(summary.digits(value), summary.digits(spread), bool(mark))
-            for value, spread, mark in zip(values.loc[probe], spreads.loc[probe], marks.loc[probe], strict=True)
+            Entry(summary.digits(value), _range(*ends), bool(mark))
+            for value, mark, *ends in zip(*(part.loc[probe] for part in (values, marks, low, high)), strict=True)
         ]
         for probe in values.index
     }
+
+
+def _range(low: float, high: float) -> str:
+    """``[0.961, 0.975]``; empty for a single value."""
+    return "" if math.isnan(low) else f"[{summary.digits(low)}, {summary.digits(high)}]"
 
 
 def headings(frame: pd.DataFrame, problem: str) -> dict[str, str]:

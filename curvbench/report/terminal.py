@@ -73,7 +73,7 @@ def summary_table(frame: pd.DataFrame, problem: str) -> Table:
     values, spreads = summary.table(frame, problem), summary.spread(frame, problem)
     statuses, marks = summary.statuses(frame, problem), summary.best(values)
     table = Table(box=None, padding=(0, 1, 0, 0), show_edge=False)
-    table.add_column("probe", overflow="fold", min_width=NARROWEST_LABEL, vertical="bottom")
+    table.add_column("probe", overflow="fold", min_width=NARROWEST_LABEL)
     for column in summary.columns(frame, problem):
         table.add_column(column.heading, justify="right", no_wrap=True)
     for probe, *row in zip(values.index, values.to_numpy(), spreads.to_numpy(), marks.to_numpy(), strict=True):
@@ -172,7 +172,7 @@ def _width(column: Column) -> int:
 ENDINGS: Mapping[str, Ending] = {  # by ``Suite.summary``
     "errors": Ending(error_tables, summary.legend, has_verdict=True),
     "growth": Ending(growth_tables, lambda frame: scaling.LEGEND),
-    "exact": Ending(exact_tables, lambda frame: exact.LEGEND),
+    "exact": Ending(exact_tables, lambda frame: exact.LEGEND, has_verdict=True),
     "samples": Ending(samples_tables, lambda frame: held.SAMPLES_LEGEND),
     "staleness": Ending(staleness_tables, lambda frame: held.AGES_LEGEND),
 }

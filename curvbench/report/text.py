@@ -21,7 +21,7 @@ def markdown(runs: Sequence[Run]) -> str:
     for run in runs:
         parts.append(f"## {escaped(run.suite)}, {escaped(run.name)}")
         for problem in frames.problems(run.frame):
-            rows = [[escaped(name), *(_entry(e, _md_bold, " ± ") for e in row)] for name, row in _rows(run, problem)]
+            rows = [[escaped(name), *(_entry(e, _md_bold) for e in row)] for name, row in _rows(run, problem)]
             head = ["probe", *map(escaped, headings(run.frame, problem))]
             right = [name != "probe" for name in head]
             said = "\n".join(f"- {escaped(sentence)}" for sentence in run.verdict(problem))
@@ -52,9 +52,9 @@ def _rows(run: Run, problem: str) -> list[tuple[str, list[Entry]]]:
     return list(entries(run.frame, problem).items())
 
 
-def _entry(entry: Entry, bold: Callable[[str], str], between: str) -> str:
+def _entry(entry: Entry, bold: Callable[[str], str]) -> str:
     text = bold(entry.text) if entry.best else entry.text
-    return f"{text}{between}{entry.spread}" if entry.spread else text
+    return f"{text} {entry.range}" if entry.range else text
 
 
 def _md_bold(text: str) -> str:
@@ -73,7 +73,7 @@ def _latex_table(run: Run, problem: str) -> str:
         return rf"\textbf{{{text}}}"
 
     body = [
-        " & ".join([_tex(name), *(_entry(e, bold, r" $\pm$ ").replace("-", "$-$") for e in row)]) + r" \\"
+        " & ".join([_tex(name), *(_entry(e, bold).replace("-", "$-$") for e in row)]) + r" \\"
         for name, row in _rows(run, problem)
     ]
     named = headings(run.frame, problem)

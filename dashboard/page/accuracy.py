@@ -8,7 +8,7 @@ import controls
 import show
 import source
 from curvbench.analysis import frames, views
-from curvbench.analysis.views import ERROR
+from curvbench.analysis.views import ERROR, GAP_CLOSED
 from curvbench.plot.accuracy import heatmap_figure, sweep_figure
 from curvbench.spec import METRICS
 
@@ -17,7 +17,7 @@ frame, problem, rows = controls.frame(), controls.problem(), controls.problem_ro
 in_layers = set(rows.loc[~rows["scope"].isin(views.WHOLES), "metric"])
 per_layer = [name for name in METRICS if name.startswith(("error.", "direction.")) and name in in_layers]
 if not per_layer:
-    show.empty("No probe of this problem has an error.", "curvbench run suites/mlp")
+    show.empty("No method has an error on this problem.", "curvbench run suites/mlp")
     st.stop()
 st.subheader("Per layer")
 metric = controls.pick_metric("Metric", per_layer, "layers")
@@ -25,23 +25,26 @@ table = views.layers(rows, problem, metric)
 layers = table.reset_index()
 show.table(layers, "per layer")
 name = frames.shown_problem(rows, problem)
-show.figure(heatmap_figure(table, views.endings(rows), name, metric), lambda: layers, "layers")
+show.figure(
+    heatmap_figure(table, views.endings(rows), name, metric), lambda: layers, "layers", metric=metric, problem=problem
+)
 
 st.subheader("Against a hyperparameter")
 settings = views.settings(frame, source.record(controls.run()))
 parameters, qualities = views.parameters(frame, settings), views.quantities(frame, ["error", "direction"])
 if not parameters or not qualities:
     show.empty(
-        "In this run no probe was measured with two values of a hyperparameter. For example:",
+        "In this run no method was measured with two values of a hyperparameter. For example:",
         "curvbench run suites/mlp -p 'ginger[rank=4]' -p 'ginger[rank=8]' -p 'ginger[rank=16]'",
     )
     st.stop()
 left, right = st.columns(2)
-with left:
-    quantity = controls.pick_quantity("Quality", qualities, "quality", ERROR)
 with right:
     parameter = controls.pick("Against", parameters, "against")
+with left:
+    usual = views.moving(frame, settings, parameter, [ERROR, GAP_CLOSED, *qualities])
+    quantity = controls.pick_quantity("Quality", qualities, "quality", usual)
 swept = views.sweep(frame, settings, parameter, quantity)
 ranges = [end for end in ("min", "max") if swept[end].equals(swept["median"])]
 show.table(views.differing(swept.drop(columns=ranges), ["probe", parameter, "median"]), "swept")
-show.figure(sweep_figure(swept, parameter, quantity), lambda: swept, "sweep")
+show.figure(sweep_figure(swept, parameter, quantity), lambda: swept, "sweep", metric=quantity.heading)

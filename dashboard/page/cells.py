@@ -1,4 +1,4 @@
-"""Any cell: its rows, its log, and the command that measures it again."""
+"""Any cell, on screen a measurement: its rows, its log, and the command that measures it again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from curvbench.analysis import commands, frames, views
 frame, run = controls.frame(), controls.run()
 ends = views.cells(frame)
 
-st.header("Cells")
+st.header("Measurements")
 labels = ends["probe"] + " on " + ends["problem"] + ", seed " + ends["seed"].astype(str) + " (" + ends["cell_id"] + ")"
 
 
@@ -32,14 +32,14 @@ label = controls.pick_cell(labels.tolist())
 end = ends[labels == label].iloc[0]
 rows = source.cell(run, end["cell_id"])
 if rows.empty:
-    show.nothing("The file of this cell was removed after the page was opened.")
+    show.nothing("The file of this measurement was removed after the page was opened.")
     st.stop()
 first: dict[Any, Any] = rows.iloc[0].to_dict()
 
 st.subheader(show.plain(label))
 if end["status"] != "ok":
     st.error(show.plain(f"{end['status']}: {end['reason']}"))
-st.text("This command measures the cell again, in a new run:")
+st.text("This command measures it again, in a new run:")
 st.code(commands.repeat(first, source.suite(run), source.record(run)), language="sh")
 texts = rows.assign(samples=rows["samples"].map(lambda raw: [] if raw is None else [float(f"{x:.4g}") for x in raw]))
 facts = [name for name in rows if texts[name].astype(str).nunique() == 1]
@@ -55,4 +55,4 @@ show.warnings(damaged)
 if log:
     st.code(log, language=None)
 else:
-    st.text("The cell printed nothing, or its log is not here.")
+    st.text("It printed nothing, or its log is not here.")

@@ -7,15 +7,20 @@ import streamlit as st
 import controls
 import show
 import source
-from curvbench import plot
-from curvbench.analysis import frames, scaling, views
+from curvbench.analysis import exact, frames, scaling, views
+from curvbench.plot.exponents import growth_figure
 from curvbench.plot.phases import ADDITIVE, cost_figure
 
 st.header("Cost")
 problem, rows = controls.problem(), controls.problem_rows()
-metrics = [name for name in ("flops.counted", "time.wall", "memory.peak") if name in set(rows["metric"])]
+if exact.is_measured(rows):
+    st.caption(show.plain(f"{exact.title(rows)}. {exact.LEGEND}"))
+    show.exact_cost(source.rows(controls.run()))
+    st.stop()
+in_steps = set(rows.loc[rows["scope"] == "step", "metric"])
+metrics = [name for name in ("flops.counted", "time.wall", "memory.peak") if name in in_steps]
 if not metrics:
-    show.empty("No probe of this problem has a cost.", "curvbench run suites/mlp")
+    show.empty("No method has a cost on this problem.", "curvbench run suites/mlp")
     st.stop()
 metric = controls.pick_metric("Metric", metrics, "cost")
 with st.container(horizontal=True):
@@ -28,7 +33,7 @@ st.caption(
 )
 show.table(views.differing(data, ["probe"]), "phases")
 name = frames.shown_problem(rows, problem)
-show.figure(cost_figure(data, name, metric, relative, stacked), lambda: data, "cost")
+show.figure(cost_figure(data, name, metric, relative, stacked), lambda: data, "cost", metric=metric, problem=problem)
 
 counts = views.published(rows, problem)
 if len(counts):
@@ -47,4 +52,4 @@ if len(all_growth):
     exponents = growth[growth["problem"] == sweep]
     st.caption(show.plain(scaling.LEGEND.partition("; !")[0]))
     show.table(exponents.drop(columns="problem"), "exponents")
-    show.figure(plot.growth(growth, sweep), lambda: exponents, "growth")
+    show.figure(growth_figure(growth, sweep), lambda: exponents, "growth")

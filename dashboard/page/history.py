@@ -45,4 +45,10 @@ if len(steps):
     show.table(steps, "steps")
 else:
     st.text("No step.")
-show.figure(history_figure(data, frames.shown_problem(joined, problem), quantity), lambda: data, "history")
+show.figure(
+    history_figure(data, frames.shown_problem(joined, problem), quantity),
+    lambda: data,
+    "history",
+    metric=str(quantity),
+    problem=problem,
+)

@@ -7,9 +7,9 @@ import streamlit as st
 import controls
 import show
 import source
-from curvbench import plot
 from curvbench.analysis import matrices, views
 from curvbench.analysis.summary import digits
+from curvbench.plot.blockwise import matrices_figure, spectra_figure, units_figure
 from curvbench.plot.look import by_family
 
 st.header("The matrices")
@@ -22,7 +22,7 @@ without = ends[~ends["cell_id"].isin(list(stored))]
 ends = ends[ends["cell_id"].isin(list(stored))]
 if ends.empty:
     show.empty(
-        "No cell of this problem and these probes stored a block of its matrix. Cells that are compared with the exact "
+        "No measurement of these methods on this problem stored a block of its matrix. Those compared with the exact "
         "Fisher store one, unless an earlier version measured them or they have no layer blocks in closed form. "
         "Measure again:",
         "curvbench run suites/mlp --force",
@@ -49,14 +49,22 @@ st.caption(
 drawn = (blocks.exact, blocks.approximation)
 if len(without):
     names = without["probe"].where(without["status"] == "ok", without["probe"] + " (" + without["status"] + ")")
-    st.caption(show.plain(f"Cells without a stored block: {', '.join(names)}."))
-show.figure(plot.matrices(*drawn, blocks.layer, name, blocks.inputs), lambda: matrices.entries(blocks), "matrices")
+    st.caption(show.plain(f"Without a stored block: {', '.join(names)}."))
+show.figure(
+    matrices_figure(*drawn, blocks.layer, name, blocks.inputs),
+    lambda: matrices.entries(blocks),
+    "matrices",
+    probe=name,
+    layer=blocks.layer,
+)
 
 st.subheader("Structure of units")
 structure = matrices.structure(blocks)
 st.caption("Shares of the squared norm within the blocks of single units, and on the diagonal.")
 show.table(structure, "structure")
-show.figure(plot.units(*drawn, blocks.inputs, blocks.layer, name), lambda: structure, "units")
+show.figure(
+    units_figure(*drawn, blocks.inputs, blocks.layer, name), lambda: structure, "units", probe=name, layer=blocks.layer
+)
 
 st.subheader("Spectra")
 layers = list(dict.fromkeys(name for blocks in blocks_of.values() for name in blocks.spectra))
@@ -64,7 +72,7 @@ if layers:
     layer = controls.pick("Layer", layers, "layer")
     spectra = matrices.spectra(blocks_of, layer)
     show.table(spectra, "eigenvalues")
-    show.figure(plot.spectra(spectra, layer), lambda: spectra, "spectra")
+    show.figure(spectra_figure(spectra, layer), lambda: spectra, "spectra", layer=layer)
 else:
     show.empty(
         "Every layer is too large for its spectrum to be stored. A suite with smaller layers:",

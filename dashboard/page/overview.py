@@ -8,11 +8,12 @@ import streamlit as st
 import controls
 import show
 import source
-from curvbench.analysis import frames, summary, views
+from curvbench.analysis import exact, frames, summary, views
 from curvbench.analysis.roles import COMPARED
 from curvbench.analysis.views import FLOPS, GAP_CLOSED
 from curvbench.plot.frontier import tradeoff_figure
 from curvbench.plot.overview import status_figure
+from curvbench.plot.training import curves_figure
 
 FACTS = ("device_name", "torch_version", "python_version", "git_sha", "platform")
 LONGEST = 24  # letters of a fact
@@ -33,12 +34,17 @@ else:
 
 failed = summary.failures(frame)
 if len(failed):
-    st.warning(f"{len(failed)} of {planned} cells have no value; they are listed at the end.", icon=":material/error:")
+    st.warning(
+        f"{len(failed)} of {planned} measurements have no value; they are listed at the end.", icon=":material/error:"
+    )
 figure_place = st.container()
 
-if not rows.empty:
-    medians = summary.table(rows, problem)
-    table = medians.dropna(axis=1, how="all").rename_axis("probe").reset_index()
+if exact.is_measured(rows):
+    st.caption(show.plain(f"{exact.title(rows)}. {exact.LEGEND}"))
+    show.exact_cost(frame)
+elif not rows.empty:
+    medians = views.ranked(summary.table(rows, problem), summary.columns(rows, problem))
+    table = views.with_ranges(medians, *summary.ranges(rows, problem)).rename_axis("probe").reset_index()
     table.insert(1, "status", table["probe"].map(summary.statuses(rows, problem)))
     st.caption(show.plain(summary.legend(rows).partition("; *")[0]))
     show.table(table if (table["status"] != "ok").any() else table.drop(columns="status"), "summary")
@@ -56,7 +62,7 @@ if len(failed):
 
 st.subheader("What was run")
 with st.container(horizontal=True, gap="medium"):
-    st.metric("Cells with rows", f"{len(ends)} of {planned}", width="content")
+    st.metric("Measurements", f"{len(ends)} of {planned}", width="content")
     st.metric("Succeeded", int((ends["status"] == "ok").sum()), width="content")
     st.metric("Without a value", int((ends["status"] != "ok").sum()), width="content")
     st.metric("Rows", f"{len(frame):,}", width="content")
@@ -73,5 +79,10 @@ with figure_place:  # drawn last, because the tables need not wait for it
     compared = first if first["cell_id"].nunique() > 1 else rows
     points = views.tradeoff(compared, problem, FLOPS, GAP_CLOSED) if len(rows) else pd.DataFrame({"x": [], "y": []})
     if points[["x", "y"]].notna().all(axis=1).any():
-        drawn = tradeoff_figure(points, frames.shown_problem(rows, problem), FLOPS, GAP_CLOSED, all_named=True)
-        show.figure(drawn, lambda: points, "compared")
+        drawn = tradeoff_figure(points, frames.shown_problem(rows, problem), FLOPS, GAP_CLOSED, named=points["probe"])
+        show.figure(drawn, lambda: views.headed(points, FLOPS, GAP_CLOSED), "compared", problem=problem)
+    elif summary.is_trained(rows):
+        metric = summary.columns(rows, problem)[0].metric
+        curves = views.curves(rows, problem, metric)
+        drawn = curves_figure(curves, views.endings(rows), frames.shown_problem(rows, problem), metric)
+        show.figure(drawn, lambda: curves, "course", metric=metric, problem=problem)

@@ -15,7 +15,7 @@ problem, rows = controls.problem(), controls.problem_rows()
 costs = views.quantities(rows, ["flops", "memory", "time"])
 qualities = views.quantities(rows, ["error", "direction", "health"])
 if not costs or not qualities:
-    show.empty("No probe of this problem has both an error and a cost.", "curvbench run suites/mlp")
+    show.empty("No method has both an error and a cost on this problem.", "curvbench run suites/mlp")
     st.stop()
 left, right = st.columns(2)
 with left:
@@ -26,7 +26,12 @@ log = controls.switch("Logarithmic axes", "log")
 data = views.tradeoff(rows, problem, x, y)
 st.caption("A method is on the Pareto front if no other method is at least as good in both and better in one.")
 ranges = [f"{axis} {end}" for axis in "xy" for end in ("min", "max") if data[f"{axis} {end}"].equals(data[axis])]
-table = data.drop(columns=ranges).rename(columns={"x": x.heading, "y": y.heading})
+table = views.headed(data.drop(columns=ranges), x, y)
 show.table(views.differing(table, ["probe", x.heading, y.heading, "front"]), "points")
 name = frames.shown_problem(rows, problem)
-show.figure(tradeoff_figure(data, name, x, y, log), lambda: data, "tradeoff")
+show.figure(
+    tradeoff_figure(data, name, x, y, log, st.session_state["pins"]),
+    lambda: views.headed(data, x, y),
+    "tradeoff",
+    problem=problem,
+)

@@ -17,8 +17,8 @@ frame, problem, rows = controls.frame(), controls.problem(), controls.problem_ro
 metrics = views.trained(rows)
 if not metrics:
     show.empty(
-        "Nothing was trained with these probes in this run. A suite that trains writes `train.loss`, `test.accuracy` "
-        "and `train.seconds` per epoch:",
+        "Nothing was trained with these methods in this run. A suite that trains writes losses, accuracies and seconds "
+        "per epoch:",
         "curvbench run suites/training --preset quick",
     )
     st.stop()
@@ -36,20 +36,20 @@ show.table(views.differing(last, [str(name) for name in last if name != "status"
 curves = views.curves(rows, problem, metric)
 name = frames.shown_problem(rows, problem)
 figure = curves_figure(curves, views.endings(rows), name, metric, against)
-show.figure(figure, lambda: curves, "training")
+show.figure(figure, lambda: curves, "training", metric=metric, problem=problem)
 
 usual = targets.usual_target(rows, metric)
 st.subheader("Time to a target")
 if math.isnan(usual):
     show.empty(
-        f"No training of this problem has come to the end of an epoch with a value of {metric}. Again:",
+        f"No training of this problem has come to the end of an epoch with a {views.plain(metric)}. Again:",
         f"curvbench run {source.suite(controls.run())} --rerun-failed",
     )
     st.stop()
 left, right = st.columns(2)
 with left:
     meaning = "Half of the trainings reach the default."
-    target = controls.pick_number(f"Target of {metric}", usual, f"target {metric}", meaning)
+    target = controls.pick_number(f"Target of the {views.plain(metric)}", usual, f"target {metric}", meaning)
 with right:
     cost = controls.pick_one("Cost", targets.COSTS[::-1], "to_target")
 trials = targets.trials(frame, metric, target)
@@ -58,6 +58,9 @@ st.caption("In medians over seeds a miss is later than any hit; ranges are of th
 show.table(views.differing(reached.drop(columns="problem"), ["probe", "reached", "of", "epochs", "seconds"]), "targets")
 is_surrogate = bool(frames.surrogates(frame))
 show.figure(
-    profiles_figure(trials, metric, target, cost, is_surrogate), lambda: targets.profile(trials, cost), "profiles"
+    profiles_figure(trials, metric, target, cost, is_surrogate),
+    lambda: targets.profile(trials, cost),
+    "profiles",
+    metric=metric,
 )
 st.caption("Performance profile over every problem and seed of the run, each against the best of the same two.")

@@ -99,7 +99,7 @@ def of_rows(rows: pd.DataFrame) -> Answers:
     yield "claims.efforts", claims.efforts(rows, CLAIMED[0])
     yield "claims.newest", claims.newest([rows])
     yield "plot.status", plot.status(rows)
-    yield "plot.growth", plot.growth(scaling.growing(rows), "chain")
+    yield "plot.growth", plot.growth(rows, "chain")
 
 
 def of_first_problem(rows: pd.DataFrame) -> Answers:

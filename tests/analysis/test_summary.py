@@ -167,15 +167,18 @@ def test_the_digest_gives_reason_and_command() -> None:
     assert summary.digest(rows[:1], {}) == []
 
 
-def test_a_command_that_several_cells_share_comes_once() -> None:
-    rows = frame(*(row(name, "", None, "", status="error", reason="boom") for name in "abc"))
-    assert summary.digest(rows, {"a": "all", "b": "all", "c": "c alone"}) == [
+def test_a_command_that_all_cells_share_comes_once() -> None:
+    rows = frame(
+        *(row(name, "", None, "", status="error", reason="boom") for name in "ab"),
+        row("c", "", None, "", status="timeout", reason="late"),
+    )
+    assert summary.digest(rows, dict.fromkeys("abc", "all")) == [
         "error: boom",
         "    a on toy[epochs=2], seed 0",
         "    b on toy[epochs=2], seed 0",
-        "      all",
+        "timeout: late",
         "    c on toy[epochs=2], seed 0",
-        "      c alone",
+        "all of these again: all",
     ]
 
 

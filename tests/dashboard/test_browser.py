@@ -123,19 +123,31 @@ def test_navigation_keeps_the_filters_and_a_link_gives_the_view(address: str, br
     with Reader(browser) as reader:
         reader.open(address)
         reader.choose("^Problem", "mlp[epochs=10]")
-        assert "problem=mlp" in reader.tab.url
+        reader.tab.wait_for_url(re.compile(r"\?run=mlp/\w+-\w+&problem=mlp\[epochs=10\]$"))
         reader.tab.get_by_role("link", name="Trade-off").click()
         reader.tab.get_by_role("heading", name="Trade-off", exact=True).wait_for()
         reader.settle()
-        reader.choose("^Quality", "direction.cosine (network)")
+        reader.choose("^Quality", "cosine with the exact step, network")
+        reader.tab.wait_for_url(re.compile("y=direction.cosine"))
         link = reader.tab.url
+        reader.tab.get_by_role("link", name="Cost").click()
+        reader.tab.get_by_role("heading", name="Cost", exact=True).wait_for()
+        reader.settle()
+        reader.tab.go_back()
+        reader.tab.get_by_role("heading", name="Trade-off", exact=True).wait_for()
+        reader.settle()
+        reader.tab.wait_for_url(link)  # one step back
+        assert reader.tab.get_by_role("combobox", name=re.compile("^Quality")).input_value().startswith("cosine")
         assert reader.errors == []
     assert "/tradeoff?" in link and "problem=mlp" in link and "y=direction.cosine" in link
 
     with Reader(browser, color_scheme="dark", viewport={"width": 800, "height": 900}) as friend:
         friend.open(link)
         titles = friend.tab.locator(".js-plotly-plot .gtitle, .js-plotly-plot .ytitle").all_text_contents()
-        assert titles == ["Trade-off on mlp[epochs=10]", "1 - cosine with the exact step, networklower is better"]
+        assert titles == [
+            "cosine with the exact step against FLOPs over SGD's on mlp[epochs=10]",
+            "1 - cosine with the exact step, networklower is better",
+        ]
         assert friend.tab.url == link
         assert friend.errors == []
 

@@ -16,6 +16,7 @@ from fake_measure import Fake, Toy
 from frames import failed_cell, fisher_cell, write_run
 
 from curvbench import store
+from curvbench.cli.app import main
 from curvbench.plot.look import method
 from curvbench.spec import Row, Status
 
@@ -84,6 +85,18 @@ def test_every_filter_of_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
             walk(session(page, run=run), together=1 if page in BY_METHOD else 4)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("suite", ["samples", "staleness", "precision", "exact_cost", "training", "resnet"])
+def test_every_filter_of_a_run_of_every_kind(
+    suite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", f"suites/{suite}", "--preset", "quick", "--jobs", "1", "--results", str(tmp_path)])
+    monkeypatch.setenv("CURVBENCH_RESULTS", str(tmp_path))
+    for page in PAGES:
+        walk(session(page), together=4)
+
+
 def test_one_method_on_the_page_of_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the method was not swept, and where it was."""
     monkeypatch.delenv("CURVBENCH_RESULTS", raising=False)
@@ -103,8 +116,8 @@ def test_a_link_to_what_is_not_there_is_answered(page: str, monkeypatch: pytest.
     monkeypatch.delenv("CURVBENCH_RESULTS", raising=False)
     (mlp,) = (run for run in SAMPLES if run.startswith("mlp/"))
     at = session(page, run="x/y", problem="gone", probes=["gone", "kfac"])
-    assert [line.value.partition(":")[0] for line in at.sidebar.warning] == ["Run", "Problem", "Probes"]
-    assert all("is not here" in line.value for line in at.sidebar.warning)
+    assert [line.value.partition(":")[0] for line in at.main.warning[:3]] == ["Run", "Problem", "Methods"]
+    assert all("is not here" in line.value for line in at.main.warning[:3])
     if page in ELSEWHERE:
         at = session(page, **{"run": mlp, ELSEWHERE[page]: "99"})
         assert "99, which is not here" in at.main.warning[0].value
@@ -117,6 +130,30 @@ def trained(seconds: float, epochs: int = 2) -> list[Row]:
 
 BAD = [Row(r.metric, scope=r.scope, status=Status.ERROR, reason="not a number") for r in fisher_cell()]
 SLOW = failed_cell()
+EXACT = [
+    Row("problem.samples", 16.0),
+    Row("machine.peak", 1e9, "1024"),
+    *(Row("time.wall", 0.5, scope) for scope in ("passes", "contraction", "spectrum", "total")),
+    *(Row("time.floor", 2.0, scope) for scope in ("passes", "contraction", "total")),
+    *(Row(metric, 1e6, "total") for metric in ("flops.counted", "memory.peak", "flops.hutchinson")),
+]
+DAMPED = [
+    *fisher_cell(),
+    *(Row(f"damping.{name}", 0.1) for name in ("best", "plateau", "decrease", "quality", "gap_closed")),
+    *(Row(f"damping.{name}", 0.2, f"damping={d:.0e}") for name in ("decrease", "quality") for d in (1e-3, 1e-2)),
+    Row("damping.quality", 0.1, "damping=1e-03 target=1e-05"),
+    Row("error.share", 0.9, "fc1"),
+]
+AGED = [
+    Row(metric, 0.5, f"{scope}, age {age}")
+    for age in (0, 2)
+    for metric, scope in (("stale.quality", "network"), ("stale.error", "layer blocks"), ("stale.cost", "step"))
+]
+HELD = [
+    Row("problem.samples", 16.0),
+    *(Row(f"error.{name}", 0.5, "layer blocks") for name in ("population", "unbiased", "floor")),
+    Row("direction.population", 0.5),
+]
 LEFT: dict[str, list[tuple[Fake, Toy, list[Row]]]] = {
     "one cell": [(Fake(), Toy(), fisher_cell())],
     "failed cells": [(Fake(), Toy(), SLOW), (Fake(damping=0.5), Toy(), SLOW), (Fake(), Toy("b"), SLOW)],
@@ -125,6 +162,10 @@ LEFT: dict[str, list[tuple[Fake, Toy, list[Row]]]] = {
     "no value of one": [(Fake(), Toy(), fisher_cell()), (Fake("b"), Toy(), BAD), (Fake("c"), Toy("b"), fisher_cell())],
     "still going": [(Fake(), Toy(), trained(1.0, 1)), (Fake("b"), Toy(), fisher_cell()[:9]), (Fake("c"), Toy(), SLOW)],
     "metrics of layers": [(Fake(), Toy(), [Row("error.relative", 0.5, "fc1")])],
+    "exact cost": [(Fake(), Toy(), EXACT)],
+    "dampings": [(Fake(), Toy(), DAMPED), (Fake("b"), Toy(), DAMPED), (Fake("c"), Toy(), SLOW)],
+    "ages": [(Fake(), Toy(), AGED), (Fake("b"), Toy(), AGED[:2])],
+    "samples": [(Fake(), Toy(), HELD), (Fake(), Toy("b"), HELD)],
     "sizes and a word": [(Fake(does), Toy(), fisher_cell()) for does in ("1", "2", "auto")],
 }
 
@@ -136,7 +177,7 @@ def test_runs_of_which_little_is_left(left: str, tmp_path: Path, monkeypatch: py
         write_run(tmp_path, name, LEFT[left], planned=3 if left == "still going" else 0)
     for page in PAGES:
         at = session(page, run="s/r2")
-        if left == "still going":
+        if left == "still going" or page == "settings":
             walk(at)
 
 

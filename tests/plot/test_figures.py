@@ -16,9 +16,13 @@ pytest.importorskip("plotly", reason="figures need the extra `dashboard`")
 import curvbench as cb
 from curvbench import plot, registry
 from curvbench.analysis.views import Quantity
+from curvbench.planning.selection import select
 from curvbench.plot import axes
-from curvbench.plot.look import COLORS, FAMILIES, Look, by_family, looks
+from curvbench.plot.blockwise import matrices_figure, spectra_figure, units_figure
+from curvbench.plot.exponents import growth_figure
+from curvbench.plot.look import COLORS, FAMILIES, OTHERS, WORDS, by_family, look, looks, method
 from curvbench.plot.phases import PARTS
+from curvbench.registry.suites import load_suite, suite_files
 
 ERROR = Quantity("error.relative", "network")
 SAMPLE = Path(__file__).parents[2] / "data" / "sample"
@@ -47,31 +51,42 @@ def subtitle(figure: Any) -> str:
     return (figure.layout.title.subtitle.text or "").replace("<br>", " ")
 
 
-def look(probe: str) -> Look:
-    return looks([probe])[probe]
-
-
 def test_every_shipped_probe_has_a_look_of_its_own() -> None:
     found = looks(registry.probes())
     assert len(set(found.values())) == len(found) == len(list(registry.probes()))
-    assert not [name for name, seen in found.items() if seen.symbol.startswith("star")]
+    assert not [name for name, seen in found.items() if seen.symbol in OTHERS]
     assert {seen.color for seen in found.values()} <= set(COLORS.values())
 
 
-def test_looks_are_for_good() -> None:
+def test_a_look_depends_on_the_label_alone() -> None:
     assert look("kfac") == looks(registry.probes())["kfac"] == ("#2878D0", "circle", "solid")
-    assert look("kfac[damping=1.0]") == ("#2878D0", "circle-open", "solid")
-    assert look("MyProbe") == look("MyProbe")
-    assert look("MyProbe").symbol == "star"
+    variants = [f"kfac[{argument}]" for argument in (*WORDS, "damping=1.0", "rank=4")]
+    for probe in variants:
+        assert look(probe) == looks([probe])[probe] == looks(["kfac", probe])[probe]
+        assert look(probe) != look("kfac") and method(probe) == "kfac"
+    assert look("kfac[damping=1.0] {lr=0.1}") != look("kfac[damping=1.0]")
+    assert look("MyProbe").symbol in OTHERS and look("MyProbe") != look("HisProbe")
 
 
-def test_variants_of_a_method_differ_within_their_symbol_and_in_their_dash() -> None:
-    found = looks([*(f"kfac[damping={d}]" for d in range(4)), "kfac", "skfac"])
-    assert len({seen.color for probe, seen in found.items() if probe != "skfac"}) == 1
-    assert len({seen.symbol for seen in found.values()}) == len(found)
-    assert [seen.dash for seen in found.values()][:2] == ["solid", "dot"]
-    for seen in looks(f"{name}[x={k}]" for name in registry.probes() for k in range(5)).values():
-        axes.graph_objects().Scatter(marker_symbol=seen.symbol)  # raises at one that plotly does not know
+def test_no_two_variants_of_a_shipped_suite_look_alike() -> None:
+    """Nor do their labels need to know of each other, so that no filter changes a mark.
+
+    Left out are suites of more variants of a method than marks, which are drawn as curves.
+    """
+    for file in [*suite_files("suites"), *suite_files("suites/papers")]:
+        name, suite = load_suite(file)
+        if name in ("convergence", "optimizers", "scaling", "ginger_t3_t4_sensitivity"):
+            continue
+        for preset in suite.presets.values():
+            probes = {cell.probe.label for cell in select(name, preset)}
+            assert len({look(probe)[:2] for probe in probes}) == len(probes), name
+
+
+def test_variants_that_no_suite_has_are_told_apart() -> None:
+    seen = looks([*(f"kfac[word={k}]" for k in range(20)), "kfac", "skfac"]).values()
+    assert len({one[:2] for one in seen}) == 22
+    for one in looks(f"{name}[x={k}]" for name in registry.probes() for k in range(5)).values():
+        axes.graph_objects().Scatter(marker_symbol=one.symbol)  # raises at one that plotly does not know
 
 
 def lab(color: str, sees: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -228,13 +243,12 @@ def test_heatmap() -> None:
     assert dark.colorbar.ticktext[-1] != str(dark.colorbar.tickvals[-1]), "ticks are values, not logarithms"
     assert (dark.showscale, heat.showscale) == (True, False)
     assert np.isnan(heat.z[list(heat.y).index("ginger")]).all()
-    zero = dark.z[list(dark.y).index("full")]
-    assert np.isfinite(zero).all()
+    assert heat.zmin == -heat.zmax, "an error of 1 is that of no approximation at all"
     assert (np.isfinite(dark.z) ^ np.isfinite(heat.z))[list(heat.y).index("kfac")].all(), "each value in one of the two"
     assert (dark.textfont.color, heat.textfont.color) == ("white", "black")
     assert (dark.zmin, dark.zmax, dark.colorscale) == (heat.zmin, heat.zmax, heat.colorscale)
     assert "not drawn: ginger (timeout)" in subtitle(figure)
-    assert figure.layout.title.text == "error.relative on toy"
+    assert figure.layout.title.text == "relative error on toy"
     assert dark.colorbar.title.text == "relative error, lower is better"
 
 
@@ -242,7 +256,9 @@ def test_a_ratio_is_right_at_one() -> None:
     rows = frame(*(row(p, "error.trace_ratio", v) for p, v in (("kfac", 0.01), ("full", 1.0), ("adam", 10.0))))
     heat, _ = plot.heatmap(rows, metric="error.trace_ratio").data
     assert heat.zmin == pytest.approx(-heat.zmax)
-    assert heat.colorscale != plot.heatmap(ROWS).data[0].colorscale
+    shares = frame(*(row(p, "error.share", v, "fc1") for p, v in (("kfac", 0.001), ("adam", 0.9))))
+    heat, _ = plot.heatmap(shares, metric="error.share").data
+    assert heat.zmin == 0 and heat.zmax <= 1, "shares are no decades"
 
 
 def test_sweep() -> None:
@@ -269,7 +285,7 @@ def test_cost() -> None:
     assert drawn["gradient"].x[at] == pytest.approx(1.0)
     assert list(drawn["gradient"].y) == ["identity", "sgdm", "kfac", "full"]
     assert figure.layout.barmode == "stack"
-    assert figure.layout.xaxis.title.text == "flops.counted, x SGD, lower is better"
+    assert figure.layout.xaxis.title.text == "FLOPs, x SGD, lower is better"
     assert "8.00 x SGD" in figure.data[-1].text[2]
     assert "ginger (timeout)" in subtitle(figure)
 
@@ -347,7 +363,7 @@ def test_history() -> None:
 
 def test_matrices() -> None:
     exact, diagonal = np.array([[4.0, 1.0], [1.0, 4.0]]), np.diag([4.0, 4.0])
-    figure = plot.matrices(exact, diagonal, "fc1", "diag")
+    figure = matrices_figure(exact, diagonal, "fc1", "diag")
     assert [heat.customdata.tolist() for heat in figure.data] == [
         exact.tolist(),
         diagonal.tolist(),
@@ -356,14 +372,14 @@ def test_matrices() -> None:
     assert len({(heat.zmin, heat.zmax) for heat in figure.data}) == 1
     assert figure.layout.yaxis2.matches == "y"
     with pytest.raises(ValueError, match="two matrices of one size"):
-        plot.matrices(exact, np.eye(3))
+        matrices_figure(exact, np.eye(3))
 
 
 def test_units_are_parted_by_lines_and_their_norms_are_shown() -> None:
     exact = np.arange(16.0).reshape(4, 4)
-    figure = plot.matrices(exact, exact, "fc1", "full", inputs=2)
+    figure = matrices_figure(exact, exact, "fc1", "full", inputs=2)
     assert [(line.x0, line.x1) for line in figure.layout.shapes if line.x0 == line.x1] == [(1.5, 1.5)] * 3
-    norms = plot.units(exact, 2 * exact, 2, "fc1", "kfac")
+    norms = units_figure(exact, 2 * exact, 2, "fc1", "kfac")
     assert [text.text for text in norms.layout.annotations] == ["exact Fisher", "kfac", "|difference|"]
     assert norms.data[0].customdata[0][0] == pytest.approx(np.linalg.norm(exact[:2, :2]))
     assert norms.data[1].customdata[1][0] == pytest.approx(2 * np.linalg.norm(exact[2:, :2]))
@@ -372,13 +388,13 @@ def test_units_are_parted_by_lines_and_their_norms_are_shown() -> None:
 def test_matrices_that_are_zero_or_not_finite() -> None:
     for matrix in (np.zeros((2, 2)), np.full((2, 2), math.nan), np.full((2, 2), math.inf)):
         with np.errstate(invalid="ignore"):
-            figure = plot.matrices(matrix, matrix)
+            figure = matrices_figure(matrix, matrix)
         assert math.isfinite(figure.data[0].zmax)
 
 
 def test_spectra() -> None:
     table = pd.DataFrame({"index": [1, 2], "exact": [3.0, 1.0], "kfac": [3.0, 2.0], "ginger": [3.0, 0.0]})
-    figure = plot.spectra(table, "fc1")
+    figure = spectra_figure(table, "fc1")
     drawn = traces(figure)
     assert list(drawn["exact Fisher"].y) == [3.0, 1.0]
     assert list(drawn["kfac"].y) == [3.0, 2.0]
@@ -386,7 +402,7 @@ def test_spectra() -> None:
     assert "ginger" in subtitle(figure)
     assert drawn["ginger"].y[1] == 0.5, "at the edge"
     assert drawn["ginger"].text[1] == "0"
-    assert plot.spectra(table.head(0)).layout.title.text
+    assert spectra_figure(table.head(0)).layout.title.text
 
 
 def test_growth() -> None:
@@ -399,7 +415,7 @@ def test_growth() -> None:
         ],
         columns=columns,
     )
-    figure = plot.growth(table, "chain[width=1..4]")
+    figure = growth_figure(table, "chain[width=1..4]")
     drawn = traces(figure)
     assert set(drawn) == {"invert, counted", "invert, published"}
     assert list(drawn["invert, counted"].x) == [3.0, 3.0]
@@ -407,7 +423,7 @@ def test_growth() -> None:
     assert list(drawn["invert, published"].y) == ["kfac"]
     assert drawn["invert, published"].marker.symbol.endswith("-open")
     assert "lower is better" in figure.layout.xaxis.title.text
-    assert plot.growth(table.head(0), "x").layout.title.text
+    assert growth_figure(table.head(0), "x").layout.title.text
 
 
 def test_profiles() -> None:
@@ -422,7 +438,7 @@ def test_profiles() -> None:
     drawn = traces(figure)
     assert (list(drawn["kfac"].x)[:2], list(drawn["kfac"].y)[:2]) == ([1.0, 1.0], [0.5, 1.0])
     assert (drawn["eva"].x[0], list(drawn["eva"].y)) == (1.5, [0.5, 0.5])
-    assert figure.layout.title.text == "seconds to test.accuracy 0.900"
+    assert figure.layout.title.text == "seconds to a test accuracy of 0.900"
     assert "never reached by: diag" in subtitle(figure)
     assert "higher is better" in figure.layout.yaxis.title.text
     assert plot.profiles(rows.head(0)).layout.title.text
@@ -464,5 +480,25 @@ def test_settings_of_one_training_are_lines_of_their_own() -> None:
         "kfac {lr=0.1}": [0.1, 0.2],
         "kfac {lr=0.3}": [0.3, 0.6],
     }
-    assert len({trace.line.dash for trace in figure.data}) == 2
-    assert {trace.line.color for trace in figure.data} == {look("kfac").color}
+    assert len({trace.marker.symbol for trace in figure.data}) == 2
+    assert {trace.line.color for trace in figure.data} == {
+        look(name).color for name in ("kfac {lr=0.1}", "kfac {lr=0.3}")
+    }
+
+
+def test_a_figure_with_nothing_to_draw_says_so() -> None:
+    rows = frame(*measured("kfac", 0.5, 2.0))
+    for figure, what in ((plot.curves(rows), "train.loss per epoch"), (plot.sweep(rows), "epoch or more")):
+        text = figure.layout.annotations[0].text.replace("<br>", " ")
+        assert what in text and "error.relative" in text
+    assert not plot.tradeoff(rows).layout.annotations
+
+
+def test_matrices_of_a_folder_of_a_run() -> None:
+    (run,) = (SAMPLE / "mlp").iterdir()
+    assert "kfac" in plot.matrices(run, "kfac").layout.annotations[1].text
+    assert plot.spectra(run, "fc1").layout.title.text == "Layer fc1: largest eigenvalues"
+    with pytest.raises(ValueError, match=r"no block of 'kfak' is stored: .*kfac"):
+        plot.units(run, "kfak")
+    with pytest.raises(ValueError, match="no problem 'x'"):
+        plot.spectra(run, problem="x")

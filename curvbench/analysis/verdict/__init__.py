@@ -1,7 +1,7 @@
 """What a run has found, in sentences with numbers: each sentence a pure function of rows.
 
-``comparison`` is on methods held against the exact Fisher; ``trainings``, ``searches``, ``sweeps`` and ``gates`` are on
-other runs.
+``comparison`` is on methods held against the exact Fisher; ``trainings``, ``searches``, ``sweeps``, ``exacts`` and
+``gates`` are on other runs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pandas as pd
 from curvbench.analysis import sweep
 from curvbench.analysis.frames import is_cell_ending, problems, texts
 from curvbench.analysis.summary import is_trained
-from curvbench.analysis.verdict import comparison, searches, sweeps, trainings
+from curvbench.analysis.verdict import comparison, exacts, searches, sweeps, trainings
 from curvbench.analysis.verdict.alike import cases
 from curvbench.analysis.verdict.methods import Budget, budget
 from curvbench.spec import TRIALS
@@ -48,6 +48,8 @@ def _made(rows: pd.DataFrame, limits: Budget) -> list[str]:
         return _said(sentence(rows) for sentence in searches.SENTENCES)
     if is_trained(rows):
         return _said(sentence(rows) for sentence in trainings.SENTENCES)
+    if (cost := exacts.cost_of_the_exact(rows)) is not None:
+        return [cost]
     made = []
     for name, case in cases(_decisive(rows)).items():
         may_be_swept = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -16,7 +17,8 @@ from curvbench.shipped import DASHBOARD
 @click.command()
 @click.argument("results", type=Folder(path_type=Path), required=False)
 @option("--port", type=click.IntRange(1, 65535), help="Port on loopback; without it, the first free one from 8501 on.")
-def dashboard(results: Path | None, port: int | None) -> None:
+@option("--no-browser", is_flag=True, help="Only print the address, as over SSH and without a display.")
+def dashboard(results: Path | None, port: int | None, no_browser: bool) -> None:
     """Look at RESULTS in a browser on this machine; without RESULTS at ./results, or else at the shipped sample."""
     if results is not None and not results.is_dir():
         raise BadInput(f"no results at {str(results)!r}: expected a folder that `curvbench run` has written")
@@ -36,8 +38,9 @@ def dashboard(results: Path | None, port: int | None) -> None:
     importlib.import_module("warm").main()
     # A hundred small files make a page, and pages in the making shall not delay each of them by the usual 5 ms.
     sys.setswitchinterval(0.0005)
-    options = {"server.address": "127.0.0.1", "server.headless": "true", "browser.gatherUsageStats": "false"}
+    options = {"server.address": "127.0.0.1", "browser.gatherUsageStats": "false", "server.showEmailPrompt": "false"}
     options |= {
+        "server.headless": str(no_browser or not has_screen(os.environ, sys.platform)).lower(),
         "client.toolbarMode": "viewer",
         "server.fileWatcherType": "none",
         "runner.postScriptGC": "false",  # it would follow each look at the folder; pages collect their own garbage
@@ -45,3 +48,10 @@ def dashboard(results: Path | None, port: int | None) -> None:
         **({"server.port": str(port)} if port else {}),
     }
     streamlit(["run", str(app), *(word for key, value in options.items() for word in (f"--{key}", value))])
+
+
+def has_screen(environment: Mapping[str, str], platform: str) -> bool:
+    """Whether a browser that is started here appears before the user: not over SSH, nor on Linux without a display."""
+    if any(environment.get(name) for name in ("SSH_CONNECTION", "SSH_CLIENT", "SSH_TTY")):
+        return False
+    return not platform.startswith("linux") or any(map(environment.get, ("DISPLAY", "WAYLAND_DISPLAY")))

@@ -161,3 +161,19 @@ def test_a_gate() -> None:
 @pytest.mark.parametrize("rows", [TRAINED, TRAINED.astype({"probe": "category", "metric": "category"})])
 def test_sentences_on_trainings_end(rows: pd.DataFrame) -> None:
     assert all(sentence.endswith(".") for sentence in sentences(rows)) and len(sentences(rows)) == 4
+
+
+def test_what_the_exact_fisher_costs() -> None:
+    values = {
+        ("problem.samples", "network"): 16.0,
+        ("time.wall", "contraction"): 0.5,
+        ("time.wall", "total"): 0.75,
+        ("flops.counted", "total"): 2e9,
+        ("memory.peak", "total"): 18.4e6,
+        ("flops.hutchinson", "total"): 169.0,
+    }
+    rows = frame(*(row("full", metric, value, scope) for (metric, scope), value in values.items()))
+    assert sentences(rows) == [
+        "The exact Fisher of 16 samples takes 0.750 s, 2.00 GFLOP and 18.4 MB; an estimate of its norm to 1% would "
+        "take 169 times the work."
+    ]
