@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from curvbench.parts.factors import is_cut
+from curvbench.parts.local_factors import bands
 from curvbench.prediction.products import CHOLESKY, EIGH, INVERSE, POWER, Case, half
 from curvbench.prediction.work import Work, draws_of, slopes_of
 
@@ -259,7 +260,7 @@ def lngd(c: Case) -> Work:
         return Work(0, 0, 2.0 * c.entries, 2.0 * G * (M + D) + rate)
     N, width = c.N, 1 if c.is_lookup else D
     squares = 3.0 * c.R if c.R else 25 + 2.0 * draws_of(c.of) * c.of["mixes"]
-    weighted = 2.0 * N * S * G * width * c.columns * bands(c.columns) + N * S * G * width
+    weighted = 2.0 * N * S * G * width * c.columns * _banded(c.columns) + N * S * G * width
     moment = c.input_moment() if c.of["positions"] == "mean" and not c.has_diagonal_inputs else weighted
     made = moment + N * S * G * (3.0 * width / max(k, 1) + squares * M)
     inverse = INVERSE * D * c.columns**2 * G if c.columns > 1 else 2.0 * G * D
@@ -267,9 +268,9 @@ def lngd(c: Case) -> Work:
     return Work(made, inverse, steps, 2.0 * G * (D * c.columns + M) + rate, 0, 2 * N * S * G * M)
 
 
-def bands(order: int) -> float:
-    """The share of a product R R^T that is computed in three bands."""
-    return 1.0 if order < 3 else 1 / 3 + half(order // 3) / 3
+def _banded(order: int) -> float:
+    """The share of a product R R^T that is computed in its bands of rows."""
+    return 1.0 if bands(order) == 1 else 1 / 3 + half(order // 3) / 3
 
 
 def eva(c: Case) -> Work:
