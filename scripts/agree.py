@@ -46,6 +46,11 @@ PAIRS = (  # a new pair is one entry; the path of a file is relative to the chec
     Pair("sgdm", "torch.optim.SGD[momentum=0.9]"),
     Pair("sgdm[momentum=0.5]", "torch.optim.SGD[momentum=0.5]"),
     Pair("shampoo[epsilon=1e-06]", "pytorch_optimizer.Shampoo[matrix_eps=1e-06]", "the paper's exponent, -1/4"),
+    Pair(
+        "shampoo[decay=0.9,epsilon=1e-12]",
+        f"distributed_shampoo.DistributedShampoo[betas=0.0/0.9,max_preconditioner_dim={ORDER}]",
+        "Meta's, with PYTHONPATH at a checkout; roots in float32 there, and a smaller matrix would be merged to a vector",
+    ),
     Pair("soap", "pytorch_optimizer.SOAP[weight_decay=0.0]", "later bases are made in float32 there"),
     Pair("muon[polar_by=newton-schulz]", "torch.optim.Muon[weight_decay=0.0]", "rounds in bfloat16 there"),
     Pair("psgd", "pytorch_optimizer.Kron[weight_decay=0.0]", "both draw at random and whiten other vectors: no digits"),

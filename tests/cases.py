@@ -286,6 +286,12 @@ def weights_of(model: nn.Module, inputs: Any, targets: Tensor, loss: str = "cros
     return cb.Instance(model, inputs, targets, loss, parameters="weights")
 
 
+def few(name: str, **hyperparameters: Any) -> cb.Probe:
+    """A probe; one that learns over steps makes few of them, where a test's property holds after any number."""
+    learns = "updates" in cb.probe(name).hyperparameters
+    return cb.probe(name, **{**({"updates": 3} if learns else {}), **hyperparameters})
+
+
 @functools.cache
 def instance_of(name: str) -> cb.Instance:
     """The case as an instance of its weights, made once; no test may change its model."""

@@ -27,6 +27,10 @@ with warnings.catch_warnings():  # torch says once per process that an even kern
     functional.conv2d(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 2, 2), padding="same")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cuda", choices=["cuda", "cpu"], help="where tests/test_gpu.py runs")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Slow tests first: what is stolen at the end is short."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)

@@ -18,6 +18,8 @@ from curvbench.spec import PHASES
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
+NAMES = ("sgdm", "muon", "kfac[fisher_type=mc]", "layer", "full")
+MAIN = ("run", "suites/resnet", "--preset", "quick", *(word for name in NAMES for word in ("-p", name)))
 PROBE = '''
 from dataclasses import dataclass
 
@@ -68,7 +70,7 @@ def curvbench(clone: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def run(clone: Path) -> subprocess.CompletedProcess[str]:
-    return curvbench(clone, "run", "suites/resnet", "--preset", "quick")
+    return curvbench(clone, *MAIN)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +115,7 @@ def test_run_json_names_every_cell(clone: Path, rows: pd.DataFrame) -> None:
 
 def test_same_command_again_does_nothing(clone: Path, rows: pd.DataFrame) -> None:
     before = {path: path.stat().st_mtime_ns for path in (clone / "results").rglob("*.parquet")}
-    again = curvbench(clone, "run", "suites/resnet", "--preset", "quick")
+    again = curvbench(clone, *MAIN)
     assert again.returncode == 0
     assert "nothing to do" in again.stdout
     assert {path: path.stat().st_mtime_ns for path in (clone / "results").rglob("*.parquet")} == before

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
+from waits import waits
 
 from curvbench import numerics
 from curvbench.meters.flops import FlopMeter
@@ -223,3 +225,27 @@ def test_a_zero_a_negative_and_a_nan_are_three_reasons() -> None:
 
 def test_sums_of_squares_beyond_all_numbers_are_infinite() -> None:
     assert numerics.sum_squares(torch.tensor([1e200], dtype=torch.float64)) == math.inf
+
+
+def test_checks_of_many_matrices_wait_once() -> None:
+    with waits() as found:
+        numerics.checked_together(lambda: [numerics.eigh(torch.eye(3)) for _ in range(5)])
+    assert found.count == 1
+
+
+def test_where_a_check_fails_all_is_done_anew_and_counted_once() -> None:
+    matrices = [torch.eye(3), almost_singular(), torch.eye(3)]
+    with numerics.count_retries() as retries:
+        factors = numerics.checked_together(lambda: [numerics.cholesky(matrix) for matrix in matrices])
+    assert retries.count == 1
+    assert [factor.dtype for factor in factors] == [torch.float32, torch.float64, torch.float32]
+
+
+@pytest.mark.parametrize("act", [numerics.cholesky, numerics.eigh, lambda m: numerics.damped_inverse(m, 0.0)])
+def test_checks_together_say_what_each_would_say(act: Callable[[torch.Tensor], object]) -> None:
+    bad = torch.full((2, 2), float("nan"))
+    with pytest.raises(ValueError, match="NaN") as alone:
+        act(bad)
+    with pytest.raises(ValueError, match="NaN") as together:
+        numerics.checked_together(lambda: numerics.checked_together(lambda: act(bad)))
+    assert str(together.value) == str(alone.value)

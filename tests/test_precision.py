@@ -11,10 +11,12 @@ import oracles
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import few
 from torch import Tensor, nn
 
 import curvbench as cb
 from curvbench.fisher import collect, groups
+from curvbench.instance.passes import full_precision, tf32
 from curvbench.meters.direction import step_of
 from curvbench.meters.memory import peak_memory
 from curvbench.parts.factors import MomentSum, kfac_factors, second_moment
@@ -87,11 +89,14 @@ def test_fisher_and_gradient_are_those_of_the_rounded_weights(dtype: torch.dtype
     assert bound == pytest.approx(float(values[5:].norm() / values.norm()), abs=rounding**0.5 * 1e-2)
 
 
+# Few gradients have a null space: soap divides its rounding by epsilon, klshampoo's basis of it is what rounding makes.
+CONDITIONED: dict[str, dict[str, Any]] = {"soap": {"epsilon": 1e-3}, "klshampoo": {"statistic": "columns"}}
+
+
 @pytest.mark.parametrize("dtype", HALVES)
-@pytest.mark.parametrize("probe", cb.every_probe(), ids=lambda probe: probe.name)
-def test_every_probe_is_that_of_the_rounded_weights(probe: cb.Probe, dtype: torch.dtype) -> None:
-    if probe.name == "soap":  # one repeated gradient has a null space, whose rounding is divided by epsilon
-        probe = cb.probe("soap", epsilon=1e-3)
+@pytest.mark.parametrize("name", sorted(cb.registry.probes()))
+def test_every_probe_is_that_of_the_rounded_weights(name: str, dtype: torch.dtype) -> None:
+    probe = few(name, **CONDITIONED.get(name, {}))
     found, exact = instance(dtype), cb.Instance(network(dtype).double(), batch(dtype).double(), TARGETS)
     steps = [step_of(probe, one, one.gradient()) for one in (found, exact)]
     assert steps[0].dtype == torch.float32
@@ -313,3 +318,33 @@ def test_the_diagonal_never_holds_all_columns() -> None:
     )
     peak, _ = peak_memory(lambda: cb.fit(cb.probe("diag"), found), "cpu")
     assert peak < 4 * samples * outputs**2
+
+
+def roundings() -> tuple[str, ...]:
+    return torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
+
+
+@pytest.mark.parametrize("wanted", ["highest", "high"])
+def test_tf32_is_off_where_numbers_are_made_unless_a_method_asks(wanted: str) -> None:
+    """Torch rounds convolutions on its own, and products where ``set_float32_matmul_precision`` says so."""
+    seen: list[tuple[str, ...]] = []
+
+    class Seeing(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(roundings())
+            return super().forward(x)
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(wanted)
+    try:
+        outside = roundings()
+        instance = cb.Instance(Seeing(6, 4), torch.randn(12, 6), TARGETS)
+        cb.errors(cb.fit(cb.probe("kfac"), instance), cb.exact_fisher(instance))
+        assert set(seen) == {("ieee", "ieee")}
+        with tf32(True), full_precision():
+            assert roundings() == ("tf32", "tf32")
+            with tf32(False):
+                assert roundings() == ("ieee", "ieee")
+        assert roundings() == outside != ("ieee", "ieee")
+    finally:
+        torch.set_float32_matmul_precision(before)

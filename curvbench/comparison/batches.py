@@ -61,7 +61,7 @@ def _shifted(labels: Tensor) -> Tensor:
 
 def _placed(model: nn.Module, inputs: Any, targets: Any) -> Batch:
     """Tensors on the model's device; labels in int64, and numbers of numpy in the model's dtype."""
-    some = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    some = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros((), device="cpu"))
 
     def tensor(value: Any) -> Any:
         if isinstance(value, np.ndarray):

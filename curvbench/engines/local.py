@@ -235,7 +235,7 @@ class _Child:
 
     def look(self, share: float, remedy: str) -> None:
         """Note if the child takes more than ``share`` bytes, with the ``remedy``, and keep its log short."""
-        if (bytes_used := usage.used_below(self.process.pid)) > share:
+        if bytes_used := usage.excess_below(self.process.pid, share):
             self._excess = f"took {bytes_used / 1e9:.2f} GB, more than its share of {share / 1e9:.2f} GB{remedy}"
         store.shorten_log(self.task.log)
 

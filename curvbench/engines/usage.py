@@ -23,6 +23,7 @@ class _Names(NamedTuple):
 V1 = _Names("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 V2 = _Names("memory.max", "memory.current", "inactive_file")
 _UNSHARED = re.compile(r"Rss(?:Anon|Shmem):\s*(\d+) kB")
+_PARTS = re.compile(r"Pss_(?:Anon|Shmem):\s*(\d+) kB")
 
 
 def available() -> float:
@@ -35,9 +36,16 @@ def used(pid: int) -> int:
     return sum(_kilobytes(process) for process in _family(pid)) * 1024
 
 
-def used_below(pid: int) -> int:
-    """Bytes of the descendants of a process that no file backs."""
-    return sum(map(used, _children(pid)))
+def excess_below(pid: int, share: float) -> int:
+    """Bytes of the descendants of a process that no file backs, if they are more than ``share``; else 0.
+
+    A page that processes share, as after a fork, counts once. The system adds that up slowly, so it is asked only where
+    the processes seem to take too much.
+    """
+    if sum(map(used, _children(pid))) <= share:
+        return 0
+    found = sum(map(_proportional, (process for child in _children(pid) for process in _family(child)))) * 1024
+    return found if found > share else 0
 
 
 def _machine() -> float:
@@ -97,6 +105,12 @@ def _names(folder: Path) -> list[str]:
 
 def _kilobytes(pid: int) -> int:
     return sum(map(int, _UNSHARED.findall(_text(PROC / str(pid) / "status"))))
+
+
+def _proportional(pid: int) -> int:
+    """Kilobytes of a process, with its part of each page that others share; with all of it where that is unknown."""
+    parts = _PARTS.findall(_text(PROC / str(pid) / "smaps_rollup"))
+    return sum(map(int, parts)) if parts else _kilobytes(pid)
 
 
 def _text(path: Path) -> str:

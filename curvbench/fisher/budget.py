@@ -34,7 +34,8 @@ def planned_bytes(sizes: Sequence[LayerSize], samples: int, R: int, itemsize: in
     The sum counts the slopes (R, N, G, M, S) and the inputs of the largest layer, because the other layers' can be made
     when they are read, and the largest of the network pass, the contraction and the leading eigenvectors. The
     contraction holds the Gram matrices (R N, R N) of the layers and their sum, the patches of the largest layer, the
-    diagonal and tiles. Every convolution counts as one of stride 1; tensors inside attention are not counted.
+    diagonal and tiles. With fewer parameters than columns it holds V and V V^T instead. Every convolution counts as one
+    of stride 1; tensors inside attention are not counted.
     """
     outputs = sum(size.groups * size.outputs * size.positions for size in sizes)
     patches = max(size.groups * size.inputs * size.positions for size in sizes)
@@ -42,11 +43,18 @@ def planned_bytes(sizes: Sequence[LayerSize], samples: int, R: int, itemsize: in
     per_layer = [
         size.groups * size.positions * (R * size.outputs + size.inputs // max(size.kernel, 1)) for size in sizes
     ]
-    grams = (len(sizes) + 1) * GRAM_ITEMSIZE * (samples * R) ** 2 if has_gram else 0
+    grams = _square_bytes(len(sizes), parameters, samples * R, itemsize) if has_gram else 0
     contraction = grams + samples * patches * itemsize + parameters * DIAGONAL_ITEMSIZE + SCRATCH
     leading = grams + parameters * LEADING * itemsize if has_gram else 0
     recorded = min(samples * outputs * PASS_ITEMSIZE, GRAPH_BYTES + outputs * PASS_ITEMSIZE)
     return samples * max(per_layer) * itemsize + max(recorded, contraction, leading)
+
+
+def _square_bytes(layers: int, parameters: int, columns: int, itemsize: int) -> int:
+    """Bytes of the layers' Gram matrices and their sum; with few parameters, of V in both precisions and V V^T."""
+    if parameters < columns:
+        return parameters * (columns * (itemsize + GRAM_ITEMSIZE) + parameters * GRAM_ITEMSIZE)
+    return (layers + 1) * GRAM_ITEMSIZE * columns**2
 
 
 def largest_batch(sizes: Sequence[LayerSize], R: int, itemsize: int, available: int, most: int) -> int:
@@ -60,9 +68,17 @@ def most_draws(sizes: Sequence[LayerSize], samples: int, itemsize: int, availabl
 
 
 def refuse_oversized(
-    sizes: Sequence[LayerSize], samples: int, R: int, itemsize: int, device: torch.device, has_gram: bool = True
+    sizes: Sequence[LayerSize],
+    samples: int,
+    R: int,
+    itemsize: int,
+    device: torch.device,
+    has_gram: bool = True,
+    other: str = "",
 ) -> None:
     """Raise an out-of-memory error before anything is computed; the text says what would fit.
+
+    ``other``: a remedy besides fewer samples and Monte-Carlo draws.
 
     Raises:
         MemoryError, torch.OutOfMemoryError: the planned bytes are more than the free bytes of the device.
@@ -75,6 +91,7 @@ def refuse_oversized(
     advice = f"{most} samples would fit" if most else "not even one sample would fit"
     if draws := most_draws(sizes, samples, itemsize, free):
         advice += f", or a Monte-Carlo Fisher of all {samples}, with mc_samples of at most {draws}"
+    advice += f", or {other}" if other else ""
     text = f"{samples} samples of {R} columns need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
     raise (MemoryError if device.type == "cpu" else torch.OutOfMemoryError)(f"{text}; {advice}")
 

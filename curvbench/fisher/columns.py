@@ -85,6 +85,11 @@ class Columns:
         """Number of columns, R N."""
         return self.slopes.shape[0] * self.slopes.shape[1]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the slopes, in which products come."""
+        return self.slopes.dtype
+
     def to(self, dtype: torch.dtype) -> Columns:
         """The columns with inputs (N, ...) and slopes (R, N, G, M, S) in another dtype; the same object if equal."""
         if self.slopes.dtype == dtype:

@@ -1,7 +1,8 @@
-"""The exact Fisher as an operator that never forms a P x P matrix, because the Gram matrix of its columns suffices.
+"""The exact Fisher as an operator by the smaller one of two matrices: the Gram matrix of its columns, or F itself.
 
 F = (1/terms) V V^T with R N score columns. |F| = |G| / terms, tr F = tr G / terms, and the nonzero eigenvalues of F
-are those of G / terms, with G = V^T V (Pearlmutter-type products and the push-through identity do the rest).
+are those of G / terms, with G = V^T V (Pearlmutter-type products and the push-through identity do the rest). Where
+there are fewer parameters than columns, V V^T stands for G.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from curvbench.fisher import budget
 from curvbench.fisher.columns import Columns
 from curvbench.fisher.contraction import Order, cross_gram, gram
 from curvbench.fisher.inner import inner
+from curvbench.fisher.scores import Scores
 from curvbench.fisher.stream import Stream, columns_within, with_outputs
 from curvbench.instance import Instance
 from curvbench.instance.extent import Extent
 from curvbench.instance.likelihood import gradient_coefficients
+from curvbench.instance.many import compressible
 from curvbench.instance.passes import full_precision
 from curvbench.operators import Operator
 from curvbench.operators.base import largest
@@ -104,25 +107,36 @@ class ExactFisher(Operator):
         total = first.clone() if others else first
         for other in others:
             total += other
-        if not math.isfinite(total.trace()):
-            raise ValueError("the score columns' squares are not finite: scale the inputs, or use precision='float64'")
+        _refuse_not_finite(total)
         return total
 
     def gram(self) -> Tensor:
         """V^T V, (R N, R N) in float64, index r N + n."""
         return self._gram
 
+    @property
+    def has_few_parameters(self) -> bool:
+        """Whether V V^T is smaller than the Gram matrix."""
+        return self.size < math.prod(self.grid)
+
+    @cached_property
+    def outer(self) -> Tensor:
+        """V V^T, (P, P) in float64, which is F times its terms; for few parameters."""
+        rows = [c.matrices().transpose(1, 2).flatten(0, 1).flatten(1) for c in self.columns]
+        V = torch.cat(rows, dim=1).T.double()
+        total = V @ V.mT
+        _refuse_not_finite(total)
+        return total
+
+    @property
+    def _squares(self) -> Tensor:
+        """The smaller one of V V^T and V^T V; the Gram matrix if it is there, as a probe's statistics make it."""
+        return self.outer if self.has_few_parameters and "_gram" not in self.__dict__ else self.gram()
+
     @cached_property
     def spectrum(self) -> Tensor:
         """The min(P, R N) largest eigenvalues, descending, because all others are zero."""
-        if self.size >= math.prod(self.grid):
-            return numerics.eigvalsh(self.gram()).flip(0) / self.terms
-        V = self._formed().double()
-        return numerics.eigvalsh(V @ V.mT).flip(0) / self.terms
-
-    def _formed(self) -> Tensor:
-        """All columns side by side, (P, R N), which fit where there are few parameters."""
-        return torch.cat([c.matrices().transpose(1, 2).flatten(0, 1).flatten(1) for c in self.columns], dim=1).T
+        return numerics.eigvalsh(self.outer if self.has_few_parameters else self.gram()).flip(0) / self.terms
 
     @cached_property
     def layer_spectra(self) -> list[Tensor]:
@@ -134,6 +148,8 @@ class ExactFisher(Operator):
         """The ``budget.LEADING`` largest eigenvalues, (K,) in float64, and their eigenvectors (P, K), without zeros."""
         values = self.spectrum[: budget.LEADING]
         values = values[values > len(self.spectrum) * torch.finfo(self.dtype).eps * values[0]]
+        if self.has_few_parameters:
+            return values, numerics.eigh(self.outer)[1].flip(1)[:, : len(values)].to(self.dtype)
         mixtures = numerics.eigh(self.gram())[1].flip(1)[:, : len(values)] / (self.terms * values).sqrt()
         vectors = self.combine(mixtures.reshape(*self.grid, -1))
         # Rounding leaves a part along larger eigenvectors in a smaller one, which a triangle takes away.
@@ -159,20 +175,26 @@ class ExactFisher(Operator):
         return self.combine(self.project(V)) / self.terms
 
     def factorize(self, damping: float) -> Tensor:
-        """The Cholesky factor of G / terms + damping I in float64, for ``solve_factorized``.
+        """The Cholesky factor of G / terms + damping I in float64, or of F + damping I, for ``solve_factorized``.
 
         Raises:
             ValueError: damping not above zero.
         """
         if not damping > 0:
             raise ValueError("the exact Fisher of a batch is singular: give a damping above zero")
-        return numerics.damped_cholesky(self.gram() / self.terms, damping)
+        return numerics.damped_cholesky(self._squares / self.terms, damping)
+
+    def _is_of_parameters(self, factor: Tensor) -> bool:
+        """Whether a result of ``factorize`` is the factor of F + damping I itself."""
+        return self.has_few_parameters and len(factor) == self.size
 
     def solve_factorized(self, V: Tensor, damping: float, factor: Tensor) -> Tensor:
-        """(F + damping I)^-1 V for a stack (P, K) by Woodbury.
+        """(F + damping I)^-1 V for a stack (P, K), by Woodbury where there are more parameters than columns.
 
         ``natural_gradient`` loses fewer digits for the batch's own gradient.
         """
+        if self._is_of_parameters(factor):
+            return numerics.cholesky_solve(V.double(), factor).to(V.dtype)
         return (V - self.combine(_solve_small(factor, self.project(V) / self.terms))) / damping
 
     def _solve(self, V: Tensor, damping: float) -> Tensor:
@@ -194,7 +216,7 @@ class ExactFisher(Operator):
             ValueError: damping not above zero.
         """
         factor = self.factorize(damping) if factor is None else factor
-        if self.coefficients is None:
+        if self.coefficients is None or self._is_of_parameters(factor):
             return self.solve_factorized(gradient[:, None], damping, factor)[:, 0]
         a = self.coefficients[..., None].double()
         batch_gradient = self.combine(a)[:, 0]
@@ -211,6 +233,9 @@ class ExactFisher(Operator):
             ValueError: a damping not above zero.
         """
         factors = [self.factorize(damping) for damping in dampings]
+        if self._is_of_parameters(factors[0]):
+            pairs = zip(dampings, factors, strict=True)
+            return torch.cat([self.solve_factorized(gradient[:, None], *pair) for pair in pairs], dim=1)
         a, rest = self._split(gradient)
         along = self.project(rest[:, None]).double() / self.terms
         solved = [_solve_small(factor, a - along / damping) for factor, damping in zip(factors, dampings, strict=True)]
@@ -260,11 +285,11 @@ class ExactFisher(Operator):
 
     @cached_property
     def _trace(self) -> float:
-        return float(self.gram().trace()) / self.terms
+        return float(self._squares.trace()) / self.terms
 
     @cached_property
     def _norm(self) -> float:
-        return numerics.sum_squares(self.gram()) ** 0.5 / self.terms
+        return numerics.sum_squares(self._squares) ** 0.5 / self.terms
 
     def trace(self) -> float:
         return self._trace
@@ -300,7 +325,8 @@ class ExactFisher(Operator):
 
     def cache(self) -> dict[str, Any]:
         """The tensors that take long to compute, for ``restore``."""
-        names = ("layer_grams", "layer_spectra", "_diagonal", "spectrum", "leading")
+        squares = "outer" if self.has_few_parameters else "layer_grams"
+        names = (squares, "layer_spectra", "_diagonal", "spectrum", "leading")
         return {name: getattr(self, name) for name in names}
 
     def restore(self, cache: dict[str, Any]) -> None:
@@ -310,13 +336,16 @@ class ExactFisher(Operator):
     def _single(self, index: int) -> ExactFisher:
         extent = self.extent and self.extent.part(self.layers[index].size)
         single = replace(self, columns=self.columns[index : index + 1], extent=extent)
+        layer = self.layers[index]
         if "layer_grams" in self.__dict__:
             single.__dict__["layer_grams"] = [self.layer_grams[index]]
         if "layer_spectra" in self.__dict__:
             single.__dict__["spectrum"] = self.layer_spectra[index]
+        own = slice(layer.start - self.layers[0].start, layer.start - self.layers[0].start + layer.size)
         if "_diagonal" in self.__dict__:
-            layer = self.layers[index]
-            single.__dict__["_diagonal"] = self._diagonal[layer.start - self.layers[0].start :][: layer.size]
+            single.__dict__["_diagonal"] = self._diagonal[own]
+        if "outer" in self.__dict__:
+            single.__dict__["outer"] = self.outer[own, own]
         return single
 
     def _block(self, start: int, stop: int) -> Operator:
@@ -381,6 +410,8 @@ class FisherInverse(Operator):
         return (numerics.sum_squares(self._values) + self._rest / self.damping**2) ** 0.5
 
     def diagonal(self) -> Tensor:
+        if self.fisher._is_of_parameters(self.factor):
+            return torch.cholesky_inverse(self.factor).diagonal().to(self.dtype)
         eye = torch.eye(len(self.factor), dtype=self.factor.dtype, device=self.device)
         mixtures = torch.linalg.solve_triangular(self.factor.mT, eye, upper=True).reshape(*self.fisher.grid, -1)
         taken = torch.zeros(self.size, dtype=self.dtype, device=self.device)
@@ -401,15 +432,23 @@ def _solve_small(factor: Tensor, right: Tensor) -> Tensor:
 
 
 @inner.register(ExactFisher)
-def _(operator: ExactFisher, fisher: ExactFisher) -> float:
+def _(operator: ExactFisher, fisher: Scores) -> float:
+    if not isinstance(fisher, ExactFisher):
+        return inner.dispatch(object)(operator, fisher)
     if operator is fisher:
         return fisher.frobenius_norm() ** 2
+    if operator.has_few_parameters and fisher.has_few_parameters:
+        return numerics.inner(operator.outer, fisher.outer) / (operator.terms * fisher.terms)
     return numerics.sum_squares(_overlaps(operator, fisher))
 
 
 @inner.register(FisherInverse)
-def _(operator: FisherInverse, fisher: ExactFisher) -> float:
+def _(operator: FisherInverse, fisher: Scores) -> float:
     """By Woodbury (tr F - |L^-1 V^T W|^2) / damping for the columns W of F and the operator's V, over their terms."""
+    if not isinstance(fisher, ExactFisher):
+        return inner.dispatch(object)(operator, fisher)
+    if operator.fisher._is_of_parameters(operator.factor):
+        return numerics.inner(fisher.outer, torch.cholesky_inverse(operator.factor)) / fisher.terms
     solved = torch.linalg.solve_triangular(operator.factor, _overlaps(operator.fisher, fisher), upper=False)
     return (fisher.trace() - numerics.sum_squares(solved)) / operator.damping
 
@@ -486,7 +525,8 @@ def exact_fisher(
     passed = _passed(instance, precision)
     stored = torch.float64 if precision == "float64" else instance.dtype
     R, sizes = instance.columns_per_sample(fisher_type, mc_samples), list(instance.sizes.values())
-    budget.refuse_oversized(sizes, instance.samples, R, stored.itemsize, instance.device, has_gram=False)
+    other = _compressed(instance) if fisher_type == "type-2" else ""
+    budget.refuse_oversized(sizes, instance.samples, R, stored.itemsize, instance.device, has_gram=False, other=other)
     columns, outputs = columns_within(passed, fisher_type, mc_samples, seed, stored, memory)
     return ExactFisher(
         columns, instance.terms, coefficients(passed, fisher_type, outputs), contraction, instance.extent
@@ -498,6 +538,15 @@ def _passed(instance: Instance, precision: Precision) -> Instance:
     if precision == "native":
         return instance
     return instance.in_float64_values() if precision == "mixed" else instance.to(torch.float64)
+
+
+def _compressed(instance: Instance) -> str:
+    """The remedy of compressed columns, where the shapes of the layers allow it."""
+    last = compressible(instance)
+    if last is None:
+        return ""
+    count = instance.terms_per_sample * last.inputs
+    return f"curvbench.fisher.compressed_fisher with {count} columns per sample"
 
 
 def batch_fisher(instance: Instance, fisher_type: str, mc_samples: int = 1, seed: int = 0) -> ExactFisher:
@@ -515,6 +564,11 @@ def coefficients(instance: Instance, fisher_type: str, outputs: Tensor | None = 
         shape = (instance.terms_per_sample, instance.samples)
         return torch.full(shape, 1 / instance.terms, dtype=instance.dtype, device=instance.device)
     return None
+
+
+def _refuse_not_finite(squares: Tensor) -> None:
+    if not math.isfinite(squares.trace()):
+        raise ValueError("the score columns' squares are not finite: scale the inputs, or use precision='float64'")
 
 
 def _refuse_choice(name: str, value: object, choices: tuple[object, ...]) -> None:

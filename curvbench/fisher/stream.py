@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import overload
 
 import torch
@@ -15,8 +14,10 @@ from torch import Tensor
 
 from curvbench.fisher.budget import GRAPH_BYTES, column_memory
 from curvbench.fisher.columns import Columns, stored
+from curvbench.fisher.head import HeadScores, LayerScores
 from curvbench.fisher.tied import columns_of, joined_roles
 from curvbench.instance import Instance
+from curvbench.instance.many import Head, blocks, head, hessians_at, pulled
 from curvbench.instance.refusals import refuse_other_outputs
 from curvbench.instance.survey import roles_of
 from curvbench.instance.tape import Tape
@@ -46,6 +47,11 @@ def collect(
     return with_outputs(instance, fisher_type, mc_samples, seed, dtype, layers, samples, graph_bytes)[0]
 
 
+def collect_closed(instance: Instance, fisher_type: str, mc_samples: int = 1, seed: int = 0) -> tuple[LayerScores, ...]:
+    """``collect`` for all layers and samples, but a last linear layer with many outputs has no columns."""
+    return _collected(instance, fisher_type, mc_samples, seed, instance.dtype, instance.layers, closed=True)[0]
+
+
 def with_outputs(
     instance: Instance,
     fisher_type: str,
@@ -61,23 +67,51 @@ def with_outputs(
     if instance.coupled and samples != slice(None):  # scores of coupled samples exist in their batch alone
         columns, joint = with_outputs(instance, fisher_type, mc_samples, seed, dtype, layers, slice(None), graph_bytes)
         return tuple(c.part(samples) for c in columns), joint[samples]
+    found, outputs = _collected(instance, fisher_type, mc_samples, seed, dtype, layers, samples, graph_bytes)
+    return tuple(c for c in found if isinstance(c, Columns)), outputs
+
+
+def _collected(
+    instance: Instance,
+    fisher_type: str,
+    mc_samples: int,
+    seed: int,
+    dtype: torch.dtype,
+    layers: Sequence[Layer],
+    samples: slice = slice(None),
+    graph_bytes: int = GRAPH_BYTES,
+    closed: bool = False,
+) -> tuple[tuple[LayerScores, ...], Tensor]:
+    """The columns and the outputs of ``with_outputs``; ``closed``: those of a last layer as ``collect_closed`` says."""
     outputs: list[Tensor] = []
-    roles = roles_of(layers)
+    roles, last = roles_of(layers), None
     inputs: dict[str, list[Tensor]] = {name: [] for name in roles}
     slopes: dict[str, list[Tensor]] = {name: [] for name in roles}
     names = {layer.name for layer in layers}
-    for _, tape, pulled in _passes(instance, fisher_type, mc_samples, seed, names, samples, graph_bytes):
+    for _, tape, head_here, passed in _passes(
+        instance, fisher_type, mc_samples, seed, names, samples, graph_bytes, closed
+    ):
+        last = head_here
         outputs.append(tape.values)
         of_part: dict[str, list[Tensor]] = {name: [] for name in roles}
-        for by_role in pulled:
-            for name, slope in by_role.items():
+        for block in passed:
+            for name, slope in block.items():
                 of_part[name].append(slope.to(dtype, copy=True))
         for name in roles:
             inputs[name].append(stored(tape.inputs[name], dtype))
-            slopes[name].append(torch.stack(of_part.pop(name)))
-    made = {name: columns_of(role, _joined(inputs, role, 0), _joined(slopes, role, 1)) for name, role in roles.items()}
-    columns = tuple(joined_roles(layer, made) for layer in layers)
-    return columns, outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+            if parts := of_part.pop(name):
+                slopes[name].append(torch.cat(parts))
+    joint = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    made: dict[str, Columns] = {}
+    for name, role in roles.items():
+        if last is None or name != last.role:
+            made[name] = columns_of(role, _joined(inputs, role, 0), _joined(slopes, role, 1))
+    if last is None:
+        return tuple(joined_roles(layer, made) for layer in layers), joint
+    hessians = hessians_at(instance, joint, samples)
+    assert hessians is not None, "a part of the batch had them"
+    scores = HeadScores(roles[last.role], _joined(inputs, roles[last.role], 0), hessians)
+    return tuple(scores if layer.name == last.role else joined_roles(layer, made) for layer in layers), joint
 
 
 def groups(
@@ -87,15 +121,47 @@ def groups(
 
     Sums over columns need no more memory that way, where all columns would take R times as much.
     """
+    for group in _groups(instance, fisher_type, mc_samples, seed, group_bytes, closed=False):
+        yield tuple(c for c in group if isinstance(c, Columns))
+
+
+def closed_groups(
+    instance: Instance, fisher_type: str, mc_samples: int = 1, seed: int = 0
+) -> Iterator[tuple[LayerScores, ...]]:
+    """``groups`` in which a last linear layer with many outputs comes once for its samples, without columns."""
+    return _groups(instance, fisher_type, mc_samples, seed, GROUP_BYTES, closed=True)
+
+
+def _groups(
+    instance: Instance, fisher_type: str, mc_samples: int, seed: int, group_bytes: int, closed: bool
+) -> Iterator[tuple[LayerScores, ...]]:
     names = {layer.name for layer in instance.layers}
-    for some, tape, pulled in _passes(instance, fisher_type, mc_samples, seed, names, slice(None), GRAPH_BYTES):
+    passes = _passes(instance, fisher_type, mc_samples, seed, names, slice(None), GRAPH_BYTES, closed)
+    for some, tape, last, passed in passes:
+        if last is not None:
+            yield (HeadScores(tape.roles[last.role], tape.inputs[last.role], last.hessians),)
         one = some.samples * _outputs(instance) * instance.dtype.itemsize
-        while group := list(islice(pulled, max(_LEAST_GROUP, group_bytes // one))):
-            made = {
-                name: columns_of(role, tape.inputs[name], torch.stack([values.pop(name) for values in group]))
-                for name, role in tape.roles.items()
-            }
-            yield tuple(joined_roles(layer, made) for layer in instance.layers)
+        for group in _joined_blocks(passed, max(_LEAST_GROUP, group_bytes // one)):
+            made = {name: columns_of(tape.roles[name], tape.inputs[name], slopes) for name, slopes in group.items()}
+            yield tuple(
+                joined_roles(layer, made) for layer in instance.layers if last is None or layer.name != last.role
+            )
+
+
+def _joined_blocks(blocks: Iterator[dict[str, Tensor]], count: int) -> Iterator[dict[str, Tensor]]:
+    """Blocks (K, N, G, M, S) by role, joined to blocks of at least ``count`` cotangents but for the last one."""
+    waiting: list[dict[str, Tensor]] = []
+    for block in blocks:
+        waiting.append(block)
+        if sum(len(next(iter(b.values()))) for b in waiting) >= count:
+            yield _one_block(waiting)
+            waiting = []
+    if waiting:
+        yield _one_block(waiting)
+
+
+def _one_block(blocks: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([block.pop(name) for block in blocks]) for name in list(blocks[0])}
 
 
 def _passes(
@@ -106,8 +172,12 @@ def _passes(
     names: set[str],
     samples: slice,
     graph_bytes: int,
-) -> Iterator[tuple[Instance, Tape, Iterator[dict[str, Tensor]]]]:
-    """Part by part of the samples: the instance, its recorded pass, and the slopes per cotangent and layer."""
+    closed: bool,
+) -> Iterator[tuple[Instance, Tape, Head | None, Iterator[dict[str, Tensor]]]]:
+    """Part by part of the samples: the instance, its recorded pass, and the slopes by role, blocks of cotangents.
+
+    ``closed``: the last layer comes as a ``Head`` where it has one, and has no slopes then.
+    """
     parts = _parts(instance, samples, graph_bytes)
     cotangents = outputs = None
     if parts != [slice(0, instance.samples)]:
@@ -119,10 +189,12 @@ def _passes(
         tape = some.tape(names)
         if outputs is not None:
             refuse_other_outputs(tape.values, outputs[part])
+        last = head(some, tape, fisher_type) if closed else None
+        last = last if last is not None and last.role in names else None  # a role of a tied block is no layer
         if cotangents is None:
-            yield some, tape, some.slopes(tape, fisher_type, mc_samples, seed)
+            yield some, tape, last, blocks(some, tape, fisher_type, mc_samples, seed, last)
         else:
-            yield some, tape, some.pull(tape, iter(cotangents[:, part]))
+            yield some, tape, None, pulled(tape, iter(cotangents[:, part]), tape.roles, 1)
 
 
 def _outputs(instance: Instance) -> int:

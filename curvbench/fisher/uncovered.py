@@ -46,7 +46,7 @@ def _alone(instance: Instance, fisher_type: str, mc_samples: int, seed: int) -> 
     """
     if instance.coupled:
         return None
-    squares, firsts, sums = 0.0, [], torch.zeros(())
+    squares, firsts, sums = 0.0, [], torch.zeros((), device="cpu")
     for n in range(instance.samples):
         sample = _only(instance, n)
         try:

@@ -37,7 +37,7 @@ class UnitFisher(Operator):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.columns.slopes.dtype
+        return self.columns.dtype
 
     @property
     def device(self) -> torch.device:
@@ -175,14 +175,14 @@ class UnitInverse(Operator):
     @cached_property
     def _numbers(self) -> Tensor:
         """Trace, log-determinant and squared norm, from one pass over the blocks."""
-        total = torch.zeros(3, dtype=torch.float64)
+        total = torch.zeros(3, dtype=torch.float64, device="cpu")
         for factor in self.units.factorize(self.damping):
             small = torch.cholesky_inverse(factor)
             numbers = small.diagonal(dim1=-2, dim2=-1).sum(), -numerics.log_determinant(factor), small.square().sum()
-            total += torch.tensor([float(number) for number in numbers], dtype=torch.float64)
+            total += torch.tensor([float(number) for number in numbers], dtype=torch.float64, device="cpu")
         rest = self.size - self.size // self.units.columns.layer.inputs * self.units.small
         alone = [1 / self.damping, -math.log(self.damping), 1 / self.damping**2]
-        return total + rest * torch.tensor(alone, dtype=torch.float64)
+        return total + rest * torch.tensor(alone, dtype=torch.float64, device="cpu")
 
     def trace(self) -> float:
         return float(self._numbers[0])

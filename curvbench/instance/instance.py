@@ -228,7 +228,7 @@ class Instance:
             if some is not self and not plan.is_plain:
                 return self._surveyed(self)
             self._take_plan(plan)
-            tape = self._with_alone(self._tape(*traced, self.layers)) if some is self else None
+            tape = self._with_alone(self._surveyed_tape(traced)) if some is self else None
             found = wrong_layers(self, tape)
             if found and some is not self:
                 return self._surveyed(self)
@@ -240,6 +240,15 @@ class Instance:
             if wrong.keys() <= uncut:
                 return wrong
             uncut |= wrong.keys()
+
+    def _surveyed_tape(self, traced: Traced) -> Tape:
+        """The survey's pass with the gradients that it has taken."""
+        tape = self._tape(traced.tracer, traced.outputs, traced.leaves, self.layers)
+        if traced.cotangent is not None:
+            gradients = {number: traced.gradients.get(call.key) for number, (call, _) in enumerate(tape.calls)}
+            tape.passed.update({number: g for number, g in gradients.items() if g is not None})
+            tape.passed[-1] = traced.cotangent
+        return tape
 
     def _take_plan(self, plan: Plan) -> None:
         self.plan = plan
@@ -540,7 +549,7 @@ class Instance:
         if not 1 <= count <= self.samples:
             raise ValueError(f"cannot draw {count} of {self.samples} samples: take between 1 and {self.samples}")
         self._refuse_coupled()
-        order = torch.randperm(self.samples, generator=torch.Generator().manual_seed(seed))
+        order = torch.randperm(self.samples, device="cpu", generator=torch.Generator().manual_seed(seed))
         drawn = self._own(self._take(order[:count].to(self.device)))
         drawn._take_terms()
         if drawn.terms == 0:

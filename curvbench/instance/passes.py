@@ -1,8 +1,8 @@
-"""Passes through the network: with other tensors, marked for meters, and without autocast."""
+"""Passes through the network: with other tensors, marked for meters, and in their full precision."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -43,10 +43,46 @@ def autocasts() -> bool:
     return any(map(torch.is_autocast_enabled, _KINDS))
 
 
+# Whether TF32 was asked for, by whoever opened ``tf32``; a global for the reason of ``_depth``.
+_in_tf32 = False
+
+
+def _places() -> Sequence[tuple[Any, str, tuple[Any, Any]]]:
+    """Where torch keeps whether float32 on CUDA is rounded to TF32, by which name, and the words for no and yes.
+
+    Since torch 2.9 each kind of operation has a precision; its older flags raise where the two kinds were mixed.
+    """
+    products, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    if not hasattr(cudnn, "conv"):
+        return [(place, "allow_tf32", (False, True)) for place in (products, cudnn)]
+    return [(place, "fp32_precision", ("ieee", "tf32")) for place in (products, cudnn.conv, cudnn.rnn)]
+
+
+@contextmanager
+def tf32(asked: bool) -> Iterator[None]:
+    """Inside, float32 products and convolutions on CUDA round their factors to 11 bits, or none of them does.
+
+    Outside, torch does so in convolutions unless its user says otherwise.
+    """
+    global _in_tf32
+    places, before = _places(), _in_tf32
+    settings = [getattr(place, name) for place, name, _ in places]
+    try:
+        _in_tf32 = asked
+        for place, name, words in places:
+            setattr(place, name, words[asked])
+        yield
+    finally:
+        _in_tf32 = before
+        for (place, name, _), setting in zip(places, settings, strict=True):
+            setattr(place, name, setting)
+
+
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """``torch.autocast`` is off inside the block, or inside the decorated function."""
+    """Autocast, and TF32 unless ``tf32`` asks for it, are off inside the block or inside the decorated function."""
     with ExitStack() as off:
+        off.enter_context(tf32(_in_tf32))
         for kind in filter(torch.is_autocast_enabled, _KINDS):
             off.enter_context(torch.autocast(kind, enabled=False))
         yield

@@ -113,8 +113,8 @@ def agree(a: Tensor, b: Tensor) -> bool:
     if not (a.is_floating_point() or a.is_complex()) or not a.numel():
         return torch.equal(a, b)
     a, b = a.detach(), b.detach()
-    scale = max(float(b.abs().max()), float(a.abs().max()))
-    return float((a - b).abs().max()) <= deep_rounding(a.dtype) * scale
+    difference, *sizes = torch.stack([x.abs().max() for x in (a - b, a, b)]).tolist()  # a GPU is waited for once
+    return bool(difference <= deep_rounding(a.dtype) * max(sizes))
 
 
 def deep_rounding(dtype: torch.dtype) -> float:

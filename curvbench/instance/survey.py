@@ -19,7 +19,7 @@ from curvbench.instance.refusals import deep_rounding
 from curvbench.spec.geometry import Layer, LayerSize
 from curvbench.uses.blocks import Builder, Plan
 from curvbench.uses.calls import Call, Computed, Key, View
-from curvbench.uses.owners import Layout, first_order, layout, sample_weights
+from curvbench.uses.owners import Layout, first_order, layout, random_cotangent, sample_weights
 from curvbench.uses.tracer import Tracer
 
 VETOES = 6  # rounds of tracing in which shared rows become computed weights; models need 3 at most
@@ -27,11 +27,16 @@ _FARTHEST = 0.05  # of the distance between two samples' weights: a larger round
 
 
 class Traced(NamedTuple):
-    """One traced pass: what was noted, the outputs (N, ..., C), and the parameters that it read."""
+    """One traced pass: what was noted, the outputs (N, ..., C), and the parameters that it read.
+
+    ``gradients``: at calls, for the ``cotangent``, so that the verification needs no pass of its own.
+    """
 
     tracer: Tracer
     outputs: Tensor
     leaves: Mapping[str, Tensor]
+    cotangent: Tensor | None = None
+    gradients: Mapping[Key, Tensor] = {}
 
 
 class Traceable(Protocol):
@@ -55,7 +60,7 @@ def survey(instance: Traceable, uncut: Collection[str] = ()) -> tuple[Plan, Trac
         if overwritten := traced.tracer.overwritten() - cloned:
             cloned |= overwritten
             continue
-        layouts, shared, alive = _owned(traced, instance.samples)
+        traced, layouts, shared, alive = _owned(traced, instance.samples)
         is_mixed |= any(first_order(c, instance.samples) is not None for c in traced.tracer.calls if c.key in shared)
         if alive - uncut:
             uncut |= alive
@@ -71,13 +76,13 @@ def survey(instance: Traceable, uncut: Collection[str] = ()) -> tuple[Plan, Trac
             return _planned(traced, layouts, empty, instance.samples)
 
 
-def _owned(traced: Traced, samples: int) -> tuple[dict[Key, Layout], frozenset[Key], frozenset[str]]:
-    """The layouts of all calls, the calls with shared rows, and the parameters that something unknown reads."""
+def _owned(traced: Traced, samples: int) -> tuple[Traced, dict[Key, Layout], frozenset[Key], frozenset[str]]:
+    """The pass with gradients, all layouts, the calls with shared rows, and parameters that something unknown reads."""
     outputs, calls, names = traced.outputs, traced.tracer.calls, list(traced.leaves)
     if not outputs.requires_grad:
-        return {}, frozenset(), frozenset()
+        return traced, {}, frozenset(), frozenset()
     weights = sample_weights(samples).to(outputs.device)
-    u = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(0)).to(outputs)
+    u = random_cotangent(outputs)
     ends: Any = [call.edge for call in calls] + [traced.leaves[name] for name in names]
     along = weights.to(outputs).reshape(-1, *[1] * (outputs.ndim - 1))
 
@@ -99,7 +104,8 @@ def _owned(traced: Traced, samples: int) -> tuple[dict[Key, Layout], frozenset[K
             layouts[call.key] = found
         elif a is not None:
             shared.add(call.key)
-    return layouts, frozenset(shared), alive
+    gradients = {call.key: a for call, a in zip(calls, plain, strict=False) if a is not None}
+    return traced._replace(cotangent=u, gradients=gradients), layouts, frozenset(shared), alive
 
 
 def _tolerance(plain: Tensor, tripled: Tensor | None, weights: Tensor) -> float:

@@ -20,6 +20,8 @@ from curvbench.instance.passes import network_pass
 from curvbench.instance.placing import Used, as_real, densified, formed_scores, role_gradient, role_inputs
 from curvbench.spec.geometry import Layer
 from curvbench.uses.blocks import Plan
+from curvbench.uses.calls import View
+from curvbench.uses.owners import Order
 from curvbench.uses.tracer import Tracer
 
 _ROUNDING = 16  # units in the last place by which two computations of one gradient at the outputs may differ
@@ -47,7 +49,10 @@ class Tape:
     fits: bool = True
     shadow: Tensor | None = None
     passed: dict[int, Tensor] = field(default_factory=dict)
-    """The gradients of the last backward pass through ``leaf``, by number of the call; the outputs' has -1."""
+    """The gradients of the survey, or of the last backward pass through ``leaf``, by number of the call.
+
+    The gradient at the outputs has the number -1.
+    """
 
     @property
     def samples(self) -> int:
@@ -153,6 +158,73 @@ class Tape:
         scores |= self._generic(generic, cotangent)
         return {name: self._of_role(name, at_calls, scores) for name in names}
 
+    @property
+    def head(self) -> str | None:
+        """The role of a linear layer that is called once, and whose outputs are the model's own; None without one."""
+        ends = [name for name, numbers in self.used.items() if len(numbers) == 1 and self._is_end(numbers[0])]
+        return ends[0] if ends and self.roles[ends[0]].kind == "linear" else None
+
+    def _is_end(self, number: int) -> bool:
+        call, use = self.calls[number]
+        is_plain = call.key.operation == "linear" and use.layout == Order(0)
+        return is_plain and call.shape == self.outputs.shape and call.edge.node is self.outputs.grad_fn
+
+    @property
+    def shifts_of_head(self) -> set[str]:
+        """The roles of biases that the head adds, but that are no column of its matrix."""
+        ends = (use.role for call, use in self.calls if call.edge.node is self.outputs.grad_fn and not call.is_matrix)
+        return {role for role in ends if role is not None}
+
+    def can_begin_below(self, role: str, names: Collection[str]) -> bool:
+        """Whether passes that begin at the input of the head ``role`` reach all that the roles ``names`` read."""
+        return {*self.plan.generic, *self.plan.formed, *self.shifts_of_head}.isdisjoint(names)
+
+    def weight(self, role: str, parameters: Mapping[str, Tensor]) -> Tensor:
+        """The weight (M, D) that the one call of a linear role reads, without its bias, among some parameters."""
+        view = self.calls[self.used[role][0]][0].key.weight
+        assert isinstance(view, View), "a computed weight has no role"
+        return parameters[view.name].detach().contiguous().as_strided(view.size, view.stride, view.offset)
+
+    def has_batched_passes(self, names: Collection[str]) -> bool:
+        """Whether several cotangents may pass at once, which gains nothing where convolutions do the work."""
+        generic_or_formed = {*self.plan.generic, *self.plan.formed}
+        return generic_or_formed.isdisjoint(names) and all(call.window is None for call, _ in self.calls)
+
+    @network_pass()
+    def pull_block(self, cotangents: Tensor, layers: Collection[str], below: str | None = None) -> dict[str, Tensor]:
+        """``pull`` for cotangents (K, N, ..., C) in one backward pass: gradients (K N, ...) of the roles ``layers``.
+
+        None of the roles is generic or formed. The graph stays. ``below``: the cotangents, of any shape with as many
+        numbers, are at the input of the one call of this role. None means that they are at the outputs.
+        """
+        numbers = [n for name in layers for n in self.used.get(name, [])]
+        edges = [self.calls[number][0].edge for number in numbers]
+        root: Tensor | GradientEdge | None = self.outputs
+        if below is not None:
+            call, _ = self.calls[self.used[below][0]]
+            assert call.x is not None
+            root, cotangents = call.source, cotangents.reshape(-1, *call.x.shape)
+        gradients: Iterable[Tensor | None] = [None] * len(edges)
+        if edges and self.outputs.requires_grad and root is not None:
+            gradients = _batched(root, edges, cotangents)
+        at_calls = {
+            n: cotangents.new_zeros(len(cotangents), *self.calls[n][0].shape) if g is None else g
+            for n, g in zip(numbers, gradients, strict=True)
+        }
+        return {name: self._block_of_role(name, at_calls, len(cotangents)) for name in layers}
+
+    def _block_of_role(self, name: str, at_calls: Mapping[int, Tensor], count: int) -> Tensor:
+        numbers = self.used.get(name, [])
+        if not numbers:
+            shape = self.shape(name)
+            return self.outputs.new_zeros(count * shape[0], *shape[1:])
+        layer, used = self.roles[name], [self.calls[number] for number in numbers]
+        if all(call.key.operation != "scale" and use.layout == Order(0) for call, use in used):
+            # a sample of a cotangent counts as a sample of its own, because only gradients are placed
+            return role_gradient(layer, used, [at_calls[n].flatten(0, 1) for n in numbers], count * self.samples)
+        by_cotangent = ([at_calls[n][k] for n in numbers] for k in range(count))
+        return torch.cat([role_gradient(layer, used, gradients, self.samples) for gradients in by_cotangent])
+
     @network_pass()
     def at_calls(self, numbers: Sequence[int], cotangent: Tensor) -> dict[int, Tensor]:
         """The gradients at the edges of some calls, by number, each in the call's own shape; the graph stays."""
@@ -235,6 +307,32 @@ class Tape:
             return None
         ends = [source], [self.calls[call][0].edge]
         return torch.autograd.grad(*ends, [cotangent], retain_graph=True, allow_unused=True)[0]
+
+
+def _batched(root: Tensor | GradientEdge, edges: Sequence[GradientEdge], cotangents: Tensor) -> list[Tensor | None]:
+    """The gradients at edges for each of K cotangents at a root, (K, ...); the graph stays."""
+
+    def pulled(along: Tensor, is_batched: bool) -> Sequence[Tensor | None]:
+        return torch.autograd.grad(
+            (root,),  # type: ignore[arg-type]  # one of either kind
+            edges,
+            (along,),
+            retain_graph=True,
+            allow_unused=True,
+            is_grads_batched=is_batched,
+        )
+
+    try:
+        return list(pulled(cotangents, True)) if len(cotangents) > 1 else _with_one(pulled(cotangents[0], False))
+    except RuntimeError as error:  # some operations have no batched derivative
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+    columns = [pulled(cotangent, False) for cotangent in cotangents]
+    return [None if at[0] is None else torch.stack(at) for at in zip(*columns, strict=True)]
+
+
+def _with_one(gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+    return [None if gradient is None else gradient[None] for gradient in gradients]
 
 
 def _gradients(outputs: Tensor, leaves: Sequence[Tensor], cotangent: Tensor) -> Sequence[Tensor]:

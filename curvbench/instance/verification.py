@@ -22,11 +22,12 @@ from curvbench.instance.placing import densified
 from curvbench.instance.refusals import agree, deep_rounding, refuse_random
 from curvbench.instance.tape import Tape
 from curvbench.spec.geometry import Layer, LayerSize
+from curvbench.uses.owners import random_cotangent
 
 GRAPH_BYTES = 2**32  # that one verifying pass may keep: a larger batch is verified in parts
 _TENSORS_PER_OUTPUT = 6  # a pass keeps activations, normalizations and gradients beside a layer's output
 _FEW = 8  # samples, of which any two may be coupled: a larger batch is split once
-_TILE_BYTES = 2**26  # of patches that are formed at the same time
+_TILE_BYTES = 2**22  # of patches that are formed at the same time, and that stay in cache until they are multiplied
 # A model may compute in fewer digits inside. What three times the cotangents add to three times the gradient is its own
 # rounding; a difference of that size explains itself, up to a share of the layer's gradient, or of the largest one.
 _FACTOR, _COARSEST, _FAINTEST = 30.0, 1e-3, 1e-6
@@ -87,7 +88,7 @@ def refuse_random_passes(instance: Passes, first: Tensor, names: Sequence[str]) 
             outputs, parameters = instance.graph(names)
             if not agree(first, outputs):
                 refuse_random()
-            gradients.append(_gradients(outputs, parameters, _cotangent(outputs)))
+            gradients.append(_gradients(outputs, parameters, random_cotangent(outputs)))
     finally:
         before.restore(instance.device)
     if not all(agree(gradients[0][name], gradients[1][name]) for name in gradients[0]):
@@ -118,10 +119,10 @@ def pairwise_coupled(instance: Passes, first: Tensor) -> bool:
 def _changes(
     instance: Passes, first: Tensor, leave: str | None, splits: Iterable[tuple[Tensor, Tensor]] | None = None
 ) -> bool:
-    rows = torch.arange(instance.samples)
+    rows = torch.arange(instance.samples, device="cpu")
     for staying, replaced in splits or _splits(instance.samples, every_pair=instance.samples <= _FEW):
         mixed = rows.clone()
-        mixed[replaced] = staying[torch.arange(len(replaced)) % len(staying)]
+        mixed[replaced] = staying[torch.arange(len(replaced), device="cpu") % len(staying)]
         in_order = staying.sort().values
         neighbours = in_order[(torch.searchsorted(in_order, rows, right=True) - 1).clamp_min(0)]
         orders = [mixed.to(instance.device), neighbours.to(instance.device)]
@@ -132,7 +133,7 @@ def _changes(
 
 def _splits(samples: int, every_pair: bool) -> Iterator[tuple[Tensor, Tensor]]:
     """A random half of the samples and the other one, in both roles; for ``every_pair`` one split per bit."""
-    order = torch.randperm(samples, generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(samples, device="cpu", generator=torch.Generator().manual_seed(0))
     for digit in range((samples - 1).bit_length() if every_pair else 1):
         side = (order >> digit) % 2
         halves = (side == 0).nonzero()[:, 0], (side == 1).nonzero()[:, 0]
@@ -163,8 +164,8 @@ def wrong_layers(instance: Passes, tape: Tape | None = None) -> dict[str, str]:
     for part in _parts(instance) if tape is None else [instance]:
         names = dict.fromkeys(n for layer in part.layers for n in layer.parameters)
         outputs, parameters = part.graph([*names, *sorted(part.unused - names.keys())])
-        u = _cotangent(outputs)
-        weights = 0.5 + torch.rand(part.samples, generator=torch.Generator().manual_seed(1)).to(u)
+        u = random_cotangent(outputs)
+        weights = 0.5 + torch.rand(part.samples, device="cpu", generator=torch.Generator().manual_seed(1)).to(u)
         along = u * weights.reshape(-1, *[1] * (u.ndim - 1))
         gradients = _gradients(outputs, parameters, along)
         columns, vector = weighted_columns(part, tape or part.tape(), u, weights), part.pack(gradients)
@@ -195,10 +196,6 @@ _OTHER_SUM = "its score columns do not sum to its gradient"
 def _largest(vectors: Iterable[Tensor]) -> float:
     """The largest norm among the finite vectors; 0 if none is finite."""
     return max((norm for v in vectors if math.isfinite(norm := float(v.norm()))), default=0.0)
-
-
-def _cotangent(outputs: Tensor) -> Tensor:
-    return torch.randn(outputs.shape, generator=torch.Generator().manual_seed(0)).to(outputs)
 
 
 def _gradients(outputs: Tensor, parameters: Mapping[str, Tensor], cotangent: Tensor) -> dict[str, Tensor]:

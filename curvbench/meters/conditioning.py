@@ -65,7 +65,7 @@ def condition(damped: Operator, fisher: ExactFisher, damping: float) -> float:
     """
     exact = fisher.damped(damping)
     inverse, exact_inverse = damped.inverse(0.0), fisher.inverse(damping)
-    start = torch.randn(fisher.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    start = torch.randn(fisher.size, device="cpu", generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     start = start.to(fisher.device, fisher.dtype)
     most = largest_quotient(exact.matvec, _in(fisher.dtype, damped), _in(fisher.dtype, inverse), start)
     return most * largest_quotient(_in(fisher.dtype, damped), exact.matvec, exact_inverse.matvec, start)

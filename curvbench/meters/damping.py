@@ -158,10 +158,12 @@ def curve(
     """Qualities and decreases of steps (P,) by their places in the grid; ``before``: the loss without a step."""
     units = [_unit(step)[0] for step in steps.values()]
     profiles = profiles_of(lambda layer: torch.stack([u[layer.slice] for u in units], dim=1), fisher, gradient)
-    qualities = torch.full((len(TARGETS), len(GRID), 1 + len(fisher.layers)), math.nan, dtype=torch.float64)
+    qualities = torch.full(
+        (len(TARGETS), len(GRID), 1 + len(fisher.layers)), math.nan, dtype=torch.float64, device="cpu"
+    )
     qualities[:, list(steps)] = qualities_of(profiles, targets).cpu()
     lengths = profiles.along[:, 0].abs() / profiles.damped(targets.dampings[TABLE])[:, 0]
-    decreases = torch.full((len(GRID),), math.nan, dtype=torch.float64)
+    decreases = torch.full((len(GRID),), math.nan, dtype=torch.float64, device="cpu")
     ratio = 1.0  # of the best length to the quadratic model's, with which the next damping begins
     for k, unit, length in zip(steps, units, lengths.tolist(), strict=True):
         best = _best(unit, ratio * length, before, descent)

@@ -135,7 +135,7 @@ def best_products(fisher: ExactFisher, gradient: Tensor, damping: float) -> Tens
     network = fisher.natural_gradient(gradient, damping)
     _refuse_flaws({f"exact step at damping {damping:g}": torch.cat([network, *steps])})
     each = [numerics.inner(part, step) for (_, part), step in zip(parts, steps, strict=True)]
-    along = torch.tensor(each, dtype=torch.float64)
+    along = torch.tensor(each, dtype=torch.float64, device="cpu")
     return _with_totals(along, along.new_tensor(numerics.inner(gradient, network)))
 
 

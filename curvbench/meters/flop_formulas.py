@@ -293,6 +293,16 @@ def layer_norm_backward(a: Arguments, out: Any) -> int:
     return a["input"].numel() * (2 + mask[0] * (7 + scaled) + 2 * mask[1] + mask[2])
 
 
+def weight_norm(a: Arguments, out: Any) -> int:
+    """Norms 2; v times g over them."""
+    return 3 * numel(a["v"]) + numel(a["g"])
+
+
+def weight_norm_backward(a: Arguments, out: Any) -> int:
+    """Inner products with v 2, which over the norms are the gradient of g; that of v 3, and 3 quotients per norm."""
+    return 5 * numel(a["saved_v"]) + 4 * numel(a["saved_g"])
+
+
 # Elementwise operations and optimizers with options.
 
 

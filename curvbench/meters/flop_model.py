@@ -131,6 +131,8 @@ FORMULAS: dict[str, f.Formula] = {
     "native_group_norm": f.layer_norm,
     "native_layer_norm_backward": f.layer_norm_backward,
     "native_group_norm_backward": f.layer_norm_backward,
+    "_weight_norm_interface": f.weight_norm,
+    "_weight_norm_interface_backward": f.weight_norm_backward,
     "add": f.add,
     "sub": f.add,
     "rsub": f.add,

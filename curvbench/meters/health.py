@@ -23,7 +23,9 @@ def condition(operator: Operator, damping: float) -> float:
 def asymmetry(operator: Operator, seed: int = 0) -> float:
     """|v^T F w - w^T F v| / (|v| |F w|) for standard normal v and w; 0 for the zero operator."""
     generator = torch.Generator().manual_seed(seed)
-    V = torch.randn(operator.size, 2, generator=generator, dtype=torch.float64).to(operator.device, operator.dtype)
+    V = torch.randn(operator.size, 2, device="cpu", generator=generator, dtype=torch.float64).to(
+        operator.device, operator.dtype
+    )
     FV = operator.matmat(V)
     scale = (numerics.sum_squares(V[:, 0]) * numerics.sum_squares(FV[:, 1])) ** 0.5
     difference = abs(numerics.inner(V[:, 0], FV[:, 1]) - numerics.inner(V[:, 1], FV[:, 0]))

@@ -9,6 +9,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from curvbench.numerics import checked_together
 from curvbench.operators.base import Operator, largest
 
 
@@ -35,8 +36,8 @@ class BlockDiagonal(Operator):
         return self.blocks[0].device
 
     def _each(self, V: Tensor, act: Callable[[Operator, Tensor], Tensor]) -> Tensor:
-        parts = V.split([block.size for block in self.blocks])
-        return torch.cat([act(block, part) for block, part in zip(self.blocks, parts, strict=True)])
+        pairs = [*zip(self.blocks, V.split([block.size for block in self.blocks]), strict=True)]
+        return torch.cat(checked_together(lambda: [act(block, part) for block, part in pairs]))
 
     def _matmat(self, V: Tensor) -> Tensor:
         return self._each(V, lambda block, part: block._matmat(part))  # the split gives each block its own length
@@ -48,7 +49,7 @@ class BlockDiagonal(Operator):
         return self._each(V, lambda block, part: block.solve(part, damping))
 
     def _inverse(self, damping: float) -> Operator:
-        return BlockDiagonal([block.inverse(damping) for block in self.blocks])
+        return BlockDiagonal(checked_together(lambda: [block.inverse(damping) for block in self.blocks]))
 
     def log_determinant(self) -> float:
         return sum(block.log_determinant() for block in self.blocks)

@@ -69,7 +69,7 @@ class KroneckerSum(Operator):
             return next(self.products()).solve(V, damping)
         if len(self.lefts) == 2 and damping == 0:
             return self._solve_two(V)
-        numerics.positive(torch.tensor(self.smallest_eigenvalue() + damping, dtype=torch.float64))
+        numerics.positive(torch.tensor(self.smallest_eigenvalue() + damping, dtype=torch.float64, device="cpu"))
         near = next(self.products()).rotated.inverse(damping or float(self.eigenvalues(1)))
         columns = [_conjugate_gradients(lambda p: self._matvec(p) + damping * p, near.matvec, v) for v in V.T]
         return torch.stack(columns, dim=1)
@@ -109,8 +109,8 @@ class KroneckerSum(Operator):
 
     def _lanczos_values(self) -> Tensor:
         """The eigenvalues of the projection on a Krylov space, with full orthogonalization, from a random start."""
-        start = torch.randn(self.size, generator=torch.Generator().manual_seed(0)).to(self.lefts)
-        basis, projected = (start / start.norm())[None], torch.zeros(0, 0, dtype=torch.float64)
+        start = torch.randn(self.size, device="cpu", generator=torch.Generator().manual_seed(0)).to(self.lefts)
+        basis, projected = (start / start.norm())[None], torch.zeros(0, 0, dtype=torch.float64, device="cpu")
         for _ in range(min(_ROUNDS, self.size)):
             projected = torch.nn.functional.pad(projected, (0, 1, 0, 1))
             direction = image = self._matvec(basis[-1])
@@ -163,7 +163,7 @@ def _conjugate_gradients(product: Callable[[Tensor], Tensor], near: Callable[[Te
             return x
         image = product(direction)
         curvature = float(direction @ image)
-        numerics.positive(torch.tensor(curvature, dtype=torch.float64))
+        numerics.positive(torch.tensor(curvature, dtype=torch.float64, device="cpu"))
         x, residual = x + along / curvature * direction, residual - along / curvature * image
         z = near(residual)
         along, before = float(residual @ z), along

@@ -120,9 +120,8 @@ def rotated(turned: Turned, sample: Sample, V: Tensor) -> Tensor:
 
 def power_step(turned: Turned) -> Turned:
     """The bases after one power step each, Q <- qr(S Q)."""
-    (S, T), (Q, P) = turned.moments, turned.bases
-    left = None if S is None or Q is None else torch.linalg.qr(S @ Q).Q
-    right = None if T is None or P is None else torch.linalg.qr(T @ P).Q
+    pairs = zip(turned.moments, turned.bases, strict=True)
+    left, right = (None if S is None or Q is None else numerics.orthonormal(_powers(S, Q).mT) for S, Q in pairs)
     return turned._replace(bases=(left, right))
 
 
@@ -133,9 +132,15 @@ def sorted_step(turned: Turned, entries: Tensor) -> tuple[Turned, Tensor]:
         if S is None or Q is None:
             bases.append(None)
             continue
-        power = S @ Q
-        order = (Q * power).sum(1).argsort(-1, descending=True)
-        bases.append(torch.linalg.qr(power.gather(2, order[:, None].expand_as(power))).Q)
+        powers = _powers(S, Q)
+        order = (Q.mT * powers).sum(2).argsort(-1, descending=True)
+        groups = torch.arange(len(order), device=order.device)[:, None]
+        bases.append(numerics.orthonormal(powers[groups, order].mT))
         places = order[:, :, None] if dim == 1 else order[:, None]
         entries = entries.gather(dim, places.expand_as(entries))
     return turned._replace(bases=(bases[0], bases[1])), entries
+
+
+def _powers(S: Tensor, Q: Tensor) -> Tensor:
+    """(S Q)^T for symmetric S, because rows are sorted at once and their transpose has LAPACK's order of entries."""
+    return Q.mT @ S

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from curvbench.instance import layers as geometry
+from curvbench.instance.likelihood.hessians import Hessians
 from curvbench.operators import Kronecker, sides
 from curvbench.parts.factors import MomentSum, has_diagonal_inputs, is_cut, second_moment
 from curvbench.parts.nearest import nearest_blocks
@@ -94,10 +95,16 @@ class CutMoment:
         self._moments = [MomentSum() for _ in range(0, layer.outputs, self._formed)]
 
     def add(self, B_NGMS: Tensor) -> None:
-        """Add the slopes of one more cotangent."""
+        """Add the slopes of some more cotangents, one after the other."""
         self._positions = B_NGMS.shape[-1]
         for moment, part in zip(self._moments, B_NGMS.split(self._formed, dim=2), strict=True):
             moment.add(part)
+
+    def add_hessians(self, hessians: Hessians, positions: int) -> None:
+        """Add all cotangents of a last layer that is applied at ``positions``, each of which has a loss term."""
+        self._positions = positions
+        for number, moment in enumerate(self._moments):
+            moment.add_hessians(hessians, slice(number * self._formed, (number + 1) * self._formed))
 
     def mean(self, terms: int) -> Split:
         """The factor for a batch of ``terms`` loss terms."""

@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from curvbench import numerics, states
 from curvbench.instance import Instance
-from curvbench.instance.passes import in_network_pass
+from curvbench.instance.passes import in_network_pass, tf32
 from curvbench.operators import Operator
 from curvbench.parts.overflow import Watch, overflow, pass_overflow
 from curvbench.spec import DIGITS, Diverged, FactorDtype, Follows, Probe, StatisticsDtype, Unsupported, Weighs
@@ -171,7 +171,7 @@ class Digits(Probe, ABC):
         with ExitStack() as inside:
             inside.enter_context(numerics.factorized_in(change))
             inside.enter_context(Promoting(change) if mixed else nullcontext())
-            inside.enter_context(_tf32(self.statistics_dtype == "tf32") if self.statistics_dtype else nullcontext())
+            inside.enter_context(tf32(self.statistics_dtype == "tf32") if self.statistics_dtype else nullcontext())
             try:
                 yield
             except ValueError as error:
@@ -219,21 +219,6 @@ def _dtype(name: str) -> torch.dtype:
     return dtype
 
 
-@contextmanager
-def _tf32(allowed: bool) -> Iterator[None]:
-    """Inside, float32 products and convolutions on CUDA round their factors to 11 bits, or none of them does.
-
-    Outside, torch allows it for convolutions alone.
-    """
-    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = products.allow_tf32, convolutions.allow_tf32
-    products.allow_tf32 = convolutions.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        products.allow_tf32, convolutions.allow_tf32 = before
-
-
 _PRODUCTS = frozenset(
     {
         *(torch.matmul, torch.mm, torch.bmm, torch.mv, torch.dot, torch.einsum, torch.addmm, torch.baddbmm),
@@ -245,7 +230,7 @@ _PRODUCTS = frozenset(
 _FACTORIZATIONS = frozenset(
     {
         *(torch.linalg.eigh, torch.linalg.qr, torch.linalg.svd, torch.linalg.pinv, torch.linalg.solve),
-        *(torch.linalg.solve_triangular, torch.cholesky_inverse),
+        *(torch.linalg.solve_triangular, torch.cholesky_inverse, torch.geqrf),
     }
 )
 

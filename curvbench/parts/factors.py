@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from curvbench import numerics
-from curvbench.fisher.columns import Columns
+from curvbench.fisher.head import HeadScores, LayerScores
 from curvbench.instance import Instance
+from curvbench.instance.likelihood.hessians import Hessians
 from curvbench.operators import BlockDiagonal, Kronecker, Operator, sides
 from curvbench.parts import others
 from curvbench.parts.patch_sums import mean_patch, patch_moment, patch_squares
@@ -98,10 +99,17 @@ class MomentSum:
         if is_cut(T.shape[2]) or sum(len(t) for t in self._waiting) * T.shape[3] >= T.shape[2]:
             self._multiply()
 
+    def add_hessians(self, hessians: Hessians, rows: slice = slice(None)) -> None:
+        """Add the moment of all cotangents at some outputs of the model, (1, n, n), or its diagonal if n ``is_cut``."""
+        diagonals = hessians.diagonals()[:, rows]
+        self._include((diagonals.sum(0) if is_cut(diagonals.shape[1]) else hessians.total(rows))[None])
+
     def _multiply(self) -> None:
-        moment = second_moment(self._waiting[0] if len(self._waiting) == 1 else torch.cat(self._waiting))
-        self._sum = moment if self._sum is None else self._sum.add_(moment)
+        self._include(second_moment(self._waiting[0] if len(self._waiting) == 1 else torch.cat(self._waiting)))
         self._waiting = []
+
+    def _include(self, moment: Tensor) -> None:
+        self._sum = moment if self._sum is None else self._sum.add_(moment)
 
     def total(self) -> Tensor:
         """The sum over all tensors so far, (G, n, n) or (G, n); at least one tensor has come."""
@@ -122,20 +130,28 @@ class OutputFactor:
         self._reduces, self._positions, self._moment = approx == "reduce", 1, MomentSum()
 
     def add(self, B_NGMS: Tensor) -> None:
-        """Add the slopes of one more cotangent."""
+        """Add the slopes of some more cotangents, one after the other."""
         self._positions = 1 if self._reduces else B_NGMS.shape[-1]
         self._moment.add(B_NGMS.sum(-1, keepdim=True) if self._reduces else B_NGMS)
+
+    def add_hessians(self, hessians: Hessians, positions: int) -> None:
+        """Add all cotangents of a last layer that is applied at ``positions``, each of which has a loss term."""
+        self._positions = 1 if self._reduces else positions
+        self._moment.add_hessians(hessians)
 
     def mean(self, terms: int) -> Tensor:
         """The factor for a batch of ``terms`` loss terms, (G, M, M) or (G, M)."""
         return self._moment.total() / (terms * self._positions)
 
 
-def kfac_factors(columns: Columns, terms: int, approx: KfacApprox = "expand") -> Kronecker:
+def kfac_factors(columns: LayerScores, terms: int, approx: KfacApprox = "expand") -> Kronecker:
     """K-FAC's Kronecker product for a layer, from its columns."""
     outputs = OutputFactor(approx)
-    for B_NGMS in columns.slopes:
-        outputs.add(B_NGMS)
+    if isinstance(columns, HeadScores):
+        outputs.add_hessians(columns.hessians, columns.positions)
+    else:
+        for B_NGMS in columns.slopes:
+            outputs.add(B_NGMS)
     return product(outputs.mean(terms), input_factor(columns.layer, columns.inputs, approx))
 
 

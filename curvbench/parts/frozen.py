@@ -206,13 +206,15 @@ def attempt(factory: Factory, options: Mapping[str, Any]) -> Trial:
 def _depends(factory: Factory, options: Mapping[str, Any], shapes: Sequence[Any], dtype: torch.dtype) -> bool:
     """Whether steps depend on the parameters; raises ValueError if the state holds copies of them."""
     draws = torch.Generator().manual_seed(0)
-    _step_of_leaves(factory, options, [torch.ones(shape, dtype=dtype) for shape in shapes])
-    points, shifts = ([torch.randn(shape, generator=draws).to(dtype) for shape in shapes] for _ in range(2))
+    _step_of_leaves(factory, options, [torch.ones(shape, dtype=dtype, device="cpu") for shape in shapes])
+    points, shifts = (
+        [torch.randn(shape, device="cpu", generator=draws).to(dtype) for shape in shapes] for _ in range(2)
+    )
     places = [points, [point + shift for point, shift in zip(points, shifts, strict=True)]]
     here, there = (Thawed(begin(factory, options, place, 0), place) for place in places)
     steps: list[Tensor] = []
     for count in range(TRIED):
-        gradients = [torch.randn(shape, generator=draws).to(dtype) for shape in shapes]
+        gradients = [torch.randn(shape, device="cpu", generator=draws).to(dtype) for shape in shapes]
         steps = [torch.cat([step.flatten() for step in of.step(gradients).steps()]) for of in (here, there)]
         if count in (0, TRIED - 1) and (name := _copied(here.freeze(), there.freeze(), shifts)):
             raise ValueError(f"its state holds copies of the parameters ({name}), which a step at fixed ones belies")

@@ -17,7 +17,7 @@ _STRIDE = 2**20  # draws per seed: seeds share no draws as long as no training t
 def signs(instance: Instance, seed: int, number: int) -> Tensor:
     """A vector (P,) of random signs; every number of a draw has its own."""
     generator = torch.Generator().manual_seed((seed * _STRIDE + number) % 2**63)
-    drawn = torch.randint(2, (instance.size,), generator=generator)
+    drawn = torch.randint(2, (instance.size,), device="cpu", generator=generator)
     return (2 * drawn - 1).to(instance.device, instance.dtype)
 
 

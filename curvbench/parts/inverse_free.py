@@ -72,7 +72,10 @@ def start(statistic: Tensor) -> Root:
     """The identity, without momentum, in the structure of a statistic."""
     if statistic.ndim == 2:
         return Root(torch.ones_like(statistic), torch.zeros_like(statistic))
-    return Root(torch.eye(statistic.shape[1]).to(statistic).repeat(len(statistic), 1, 1), torch.zeros_like(statistic))
+    return Root(
+        torch.eye(statistic.shape[1], dtype=statistic.dtype, device=statistic.device).repeat(len(statistic), 1, 1),
+        torch.zeros_like(statistic),
+    )
 
 
 def pull(root: Root, statistic: Tensor) -> Pull:

@@ -66,7 +66,7 @@ class LocalMap:
         of 64 (of 8 in float16).
         """
         generator, dtype = torch.Generator().manual_seed(0), self.target.dtype
-        powers = torch.randint(_largest_power(dtype) // 2, self.target.shape[1:], generator=generator)
+        powers = torch.randint(_largest_power(dtype) // 2, self.target.shape[1:], device="cpu", generator=generator)
         weights = torch.pow(2.0, powers.double()).to(self.target.device, dtype)
         weighted = self.pull(weights.expand_as(self.target))
         differs = _other_digits(weighted, self.ones)
@@ -97,7 +97,7 @@ class LocalMap:
     def _signs(self, draws: int, seed: int) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(seed)
         for _ in range(draws):
-            signs = 2 * torch.randint(2, self.target.shape, generator=generator) - 1
+            signs = 2 * torch.randint(2, self.target.shape, device="cpu", generator=generator) - 1
             yield signs.to(self.target.device, self.target.dtype)
 
 
@@ -167,7 +167,7 @@ def _sampled(tape: Tape, draws: int, seed: int, likelihood_at_ends: bool) -> dic
         total = tape.outputs.new_zeros(shape)
         shape = shape if between is None else between.target.shape
         for _ in range(draws):
-            e = torch.randn(shape, generator=generator, dtype=torch.float64).to(total.device, total.dtype)
+            e = torch.randn(shape, device="cpu", generator=generator, dtype=torch.float64).to(total.device, total.dtype)
             total += (e if between is None else between.pull(e)).square()
         squares[number] = total / draws
     return squares

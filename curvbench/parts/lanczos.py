@@ -116,7 +116,9 @@ class Search(NamedTuple):
 
 def _random(like: Tensor, seed: int, sign: int) -> Tensor:
     """Normal matrices (G, m, m), symmetric for the sign 1, skew for -1."""
-    draws = torch.randn(like.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(like)
+    draws = torch.randn(
+        like.shape, device="cpu", generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).to(like)
     return draws + sign * draws.mT
 
 

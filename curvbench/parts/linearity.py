@@ -151,7 +151,7 @@ def _is_definite(map_: Map, like: Tensor, scale: float) -> bool:
 def _pair(like: Tensor, scale: float, seed: int) -> tuple[Tensor, Tensor]:
     """Two random vectors like another one, with entries of about ``scale``."""
     draws = torch.Generator().manual_seed(seed)
-    x, y = scale * torch.randn(2, *like.shape, generator=draws, dtype=torch.float64).to(like)
+    x, y = scale * torch.randn(2, *like.shape, device="cpu", generator=draws, dtype=torch.float64).to(like)
     return x, y
 
 
@@ -166,6 +166,8 @@ def inverse(map_: Map, like: Tensor, scale: float) -> Operator | None:
         return Diagonal(1 / entries)
     if len(like) > MOST_COLUMNS:
         return None
-    matrix = torch.stack([map_(scale * unit) / scale for unit in torch.eye(len(like)).to(like)])
+    matrix = torch.stack(
+        [map_(scale * unit) / scale for unit in torch.eye(len(like), dtype=like.dtype, device=like.device)]
+    )
     inverted = torch.linalg.inv((matrix + matrix.mT) / 2)
     return Dense((inverted + inverted.mT) / 2)

@@ -58,10 +58,10 @@ class OtherMoment:
     """The block of a vector from the slopes of one cotangent after the other."""
 
     def __init__(self, layer: Layer, others: Others) -> None:
-        self._order, self._sum = block_order(layer, others), torch.zeros(())
+        self._order, self._sum = block_order(layer, others), torch.zeros((), device="cpu")
 
     def add(self, B_N1MD: Tensor) -> None:
-        """Add the slopes of one more cotangent."""
+        """Add the slopes of some more cotangents, one after the other."""
         self._sum = moments(B_N1MD, self._order) + self._sum.to(B_N1MD)
 
     def mean(self, terms: int) -> Other:

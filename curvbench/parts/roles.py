@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from curvbench.fisher.columns import Columns
+from curvbench.fisher.head import LayerScores
 from curvbench.fisher.tied import TiedColumns
 from curvbench.operators import Dense, Diagonal, Kronecker, sides
 from curvbench.parts.factors import Block, Held, kfac_factors
@@ -66,7 +66,7 @@ def _over_root(factor: Kronecker) -> Kronecker:
     return Kronecker.batched(*(side / sides.per_group(root, side) for side in (factor.left, factor.right)))
 
 
-def kfac_products(columns: Columns, terms: int) -> Kronecker | tuple[Kronecker, ...]:
+def kfac_products(columns: LayerScores, terms: int) -> Kronecker | tuple[Kronecker, ...]:
     """K-FAC's product of a layer, or the products of a tied block's roles, from its columns."""
     if not isinstance(columns, TiedColumns):
         return kfac_factors(columns, terms)

@@ -107,7 +107,9 @@ class Cutting:
         def of(side: Tensor) -> Tensor:
             return torch.ones_like(side) if self.keeps(side.shape[-1]) else power(scale * side, epsilon, exponent)
 
-        return [tuple(Kronecker.batched(of(L), of(R)) for L, R in pairs) for pairs in sums]
+        return numerics.checked_together(
+            lambda: [tuple(Kronecker.batched(of(L), of(R)) for L, R in pairs) for pairs in sums]
+        )
 
 
 def scaled(product: Kronecker, factor: float, over_trace: bool) -> Kronecker:

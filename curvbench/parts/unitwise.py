@@ -24,7 +24,8 @@ def damped_factors(blocks: Sequence[UnitBlocks], damping: float) -> Sequence[Uni
     """The factors of every layer's damped blocks, where all layers are stored or all are formed in tiles."""
     tiled = [block for block in blocks if isinstance(block, UnitFisher)]
     stored = [block for block in blocks if isinstance(block, Tensor)]
-    return [numerics.damped_cholesky(_small(block), damping) for block in stored] or _tiled_factors(tiled, damping)
+    factors = numerics.checked_together(lambda: [numerics.damped_cholesky(_small(block), damping) for block in stored])
+    return factors or _tiled_factors(tiled, damping)
 
 
 def _small(block: Tensor) -> Tensor:

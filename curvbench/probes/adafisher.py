@@ -83,7 +83,7 @@ class Squares:
     """The mean over terms and positions of squared slopes, (G, M), from the slopes of one cotangent after the other."""
 
     def __init__(self) -> None:
-        self._sum, self._positions = torch.zeros(()), 1
+        self._sum, self._positions = torch.zeros((), device="cpu"), 1
 
     def add(self, B_NGMS: Tensor) -> None:
         """Add the slopes of one more cotangent."""

@@ -11,13 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor
 
 from curvbench import states
-from curvbench.fisher import collect
 from curvbench.fisher.columns import Columns
+from curvbench.fisher.head import HeadScores, LayerScores
+from curvbench.fisher.stream import collect_closed
 from curvbench.instance import Instance
+from curvbench.numerics import checked_together
 from curvbench.operators import BlockDiagonal, RotatedDiagonal
 from curvbench.parts.eigenbasis import Followed, squared_means, squared_scores
 from curvbench.parts.factors import Held
@@ -90,16 +91,17 @@ class Ekfac(FisherProbe):
         fraction(self, "ema", zero=True)
 
     def update(self, state: State | None, batch: Instance) -> State:
-        columns = collect(batch, self.fisher_type, self.mc_samples, self.seed)
+        columns = collect_closed(batch, self.fisher_type, self.mc_samples, self.seed)
         taken = state.taken if state else 0
         olds = state.layers if state else [None] * len(columns)
         is_new = taken % self.basis_every == 0
-        pairs = zip(columns, olds, strict=True)
-        return State([self._update(is_new, c, batch.terms, old) for c, old in pairs], taken + 1)
+        pairs = [*zip(columns, olds, strict=True)]
+        layers = checked_together(lambda: [self._update(is_new, c, batch.terms, old) for c, old in pairs])
+        return State(layers, taken + 1)
 
-    def _update(self, is_new: bool, columns: Columns, terms: int, old: Followed | None) -> Followed:
+    def _update(self, is_new: bool, columns: LayerScores, terms: int, old: Followed | None) -> Followed:
         """The next matrix of a layer; ``is_new``: in a new basis."""
-        if columns.layer.kind == "vector":
+        if columns.layer.kind == "vector" and isinstance(columns, Columns):
             return self._of_vector(columns, terms, old)
         return (self._with_new_basis if is_new else self._with_old_basis)(columns, terms, old)
 
@@ -111,20 +113,20 @@ class Ekfac(FisherProbe):
         block = states.blend(old.factors, block, self.ema) if old else block
         return Followed(rotated(block, columns.layer), block)
 
-    def _with_new_basis(self, columns: Columns, terms: int, old: Followed | None) -> Followed:
+    def _with_new_basis(self, columns: LayerScores, terms: int, old: Followed | None) -> Followed:
         """The layer in the basis of this batch's factors, or of their running average."""
         basis, factors = self._basis(columns, terms, old)
         left, right = basis.left_basis, basis.right_basis
         before = old.rotated.entries_in(left, right) if old and self.ema else None
         return Followed(self._scaled(columns, terms, left, right, before), factors)
 
-    def _basis(self, columns: Columns, terms: int, old: Followed | None) -> tuple[RotatedDiagonal, Held | None]:
+    def _basis(self, columns: LayerScores, terms: int, old: Followed | None) -> tuple[RotatedDiagonal, Held | None]:
         factors = kfac_products(columns, terms)
         if self.ema and old:
             factors = states.blend(old.factors, factors, self.ema)
         return nearest_of(factors).rotated, factors if self.ema else None
 
-    def _with_old_basis(self, columns: Columns, terms: int, old: Followed | None) -> Followed:
+    def _with_old_basis(self, columns: LayerScores, terms: int, old: Followed | None) -> Followed:
         """The layer in the basis of an earlier update."""
         assert old is not None, "the first update makes a basis"
         rotated = old.rotated
@@ -132,19 +134,17 @@ class Ekfac(FisherProbe):
         return Followed(self._scaled(columns, terms, rotated.left_basis, rotated.right_basis, before), old.factors)
 
     def _scaled(
-        self, columns: Columns, terms: int, left: Tensor | None, right: Tensor | None, before: Tensor | None
+        self, columns: LayerScores, terms: int, left: Tensor | None, right: Tensor | None, before: Tensor | None
     ) -> RotatedDiagonal:
         """The batch's eigenvalues in a basis, averaged with the eigenvalues ``before``. None means no average."""
-        if self.scalings == "exact":
+        if self.scalings == "exact" or isinstance(columns, HeadScores):  # which type-2 alone has
             entries = squared_scores(columns, left, right, terms)
         else:
             entries = squared_means(columns, left, right, terms, drawn=self.fisher_type == "mc")
         return RotatedDiagonal(left, right, entries if before is None else states.blend(before, entries, self.ema))
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
-        parts = gradient.split([layer.rotated.size for layer in state.layers])
-        pairs = zip(state.layers, parts, strict=True)
-        return torch.cat([layer.rotated.solve(part, self.damping) for layer, part in pairs])
+        return self.operator(state).solve(gradient, self.damping)
 
     def operator(self, state: State) -> BlockDiagonal:
         return BlockDiagonal([layer.rotated for layer in state.layers])

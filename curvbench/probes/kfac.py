@@ -15,6 +15,7 @@ from torch import Tensor
 from curvbench.instance import Instance
 from curvbench.instance.tape import Tape
 from curvbench.operators import BlockDiagonal, Diagonal, Operator
+from curvbench.parts.cotangents import add_all
 from curvbench.parts.factors import (
     DampingRule,
     Factored,
@@ -87,9 +88,7 @@ class Kfac(TakesPolar, FisherProbe):
         if self.fisher_type == "forward-only":
             return {name: _one(role, batch) for name, role in tape.roles.items()}
         sums = {name: self._sum(role) for name, role in tape.roles.items()}
-        for slopes in batch.slopes(tape, self.fisher_type, self.mc_samples, self.seed):
-            for name, B_NGMS in slopes.items():
-                sums[name].add(B_NGMS)
+        add_all(sums, batch, tape, self.fisher_type, self.mc_samples, self.seed)
         return {name: moment.mean(batch.terms) for name, moment in sums.items()}
 
     def _sum(self, role: Layer) -> OtherMoment | OutputFactor:

@@ -88,6 +88,8 @@ class Klshampoo(GradientsProbe):
             "The average needs more than M / D + D / M different gradients of full rank: one batch with the data's "
             "labels is one gradient, so that drawn labels are the default of a measurement. Training by the authors' "
             "code is statistic=bg_data.",
+            "The first basis of a null space, into which later gradients reach, is what the rounding of a processor "
+            "makes: numbers of drawn labels differ by about a percent between processors.",
             "A side longer than max_precond_dim, and both sides of a bias alone or of a norm's scale and shift, have "
             "eigenvalues on the coordinates. A bias is the last column of its weight's matrix, and a convolution is a "
             "matrix M x D. Digits are those of the network, where public code rounds to bfloat16.",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from curvbench.fisher import ExactFisher, batch_fisher
 from curvbench.instance import Instance
+from curvbench.numerics import checked_together
 from curvbench.operators import BlockDiagonal
 from curvbench.spec import About, FisherProbe
 
@@ -52,7 +53,8 @@ class LayerProbe(FisherProbe):
         return State(blocks, [])
 
     def refresh(self, state: State) -> State:
-        return state._replace(factors=[block.factorize(self.damping) for block in state.blocks])
+        factors = checked_together(lambda: [block.factorize(self.damping) for block in state.blocks])
+        return state._replace(factors=factors)
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
         parts = gradient.split([block.size for block in state.blocks])

@@ -16,6 +16,7 @@ from torch import Tensor
 from curvbench.fisher import collect
 from curvbench.fisher.columns import Columns
 from curvbench.instance import Instance
+from curvbench.numerics import checked_together
 from curvbench.operators import BlockDiagonal
 from curvbench.parts.miniblocks import MiniBlocks, kernel_blocks
 from curvbench.parts.storage import too_large
@@ -90,7 +91,7 @@ class Mbf(FisherProbe):
         return MiniBlocks(rows, per_row, blocks.mean(0, keepdim=True), mean_bias)
 
     def refresh(self, state: list[MiniBlocks]) -> list[MiniBlocks]:
-        return [mini.factorized(self.damping) for mini in state]
+        return checked_together(lambda: [mini.factorized(self.damping) for mini in state])
 
     def precondition(self, state: list[MiniBlocks], gradient: Tensor) -> Tensor:
         parts = gradient.split([mini.size for mini in state])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from curvbench.instance import Instance
+from curvbench.numerics import checked_together
 from curvbench.operators import BlockDiagonal, Kronecker
 from curvbench.parts.matrix_moments import matrices, shapes
 from curvbench.parts.polar import newton_schulz, polar_factor
@@ -108,7 +109,7 @@ class Muon(Probe):
         return [(self.momentum * m).add(V, alpha=1 - self.momentum) for m, V in zip(old, new, strict=True)]
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
-        return torch.cat([self._step(U).flatten() for U in state.matrices])
+        return torch.cat(checked_together(lambda: [self._step(U).flatten() for U in state.matrices]))
 
     def _step(self, U: Tensor) -> Tensor:
         polar = polar_factor(U) if self.polar_by == "exact" else newton_schulz(U, self.ns_steps)

@@ -17,6 +17,7 @@ from torch import Tensor
 from curvbench.fisher import collect
 from curvbench.fisher.stochastic import mean_gradient
 from curvbench.instance import Instance
+from curvbench.numerics import checked_together
 from curvbench.operators import BlockDiagonal, Kronecker, Operator, sides
 from curvbench.parts.mean_gradients import SourcedProbe, matrices
 from curvbench.parts.one_sided import Moment, Side, mean_moment, moment
@@ -113,8 +114,10 @@ class Ngplus(SourcedProbe):
         return State(averages, unit, taken + 1, momentum)
 
     def refresh(self, state: State) -> State:
-        made = [m.product(sides.damped_inverse(*self._damping(m, state.unit))) for m in state.moments]
-        return state._replace(inverses=made)
+        def inverse(moment: Moment) -> Kronecker:
+            return moment.product(sides.damped_inverse(*self._damping(moment, state.unit)))
+
+        return state._replace(inverses=checked_together(lambda: [inverse(moment) for moment in state.moments]))
 
     def _damping(self, moment: Moment, unit: float) -> tuple[Tensor, Tensor | float]:
         """The moment in the unit in which it is damped, and its damping."""
@@ -140,5 +143,9 @@ class Ngplus(SourcedProbe):
 
 def _multiple(factor: float, like: Tensor) -> Tensor:
     """A multiple of the identity of the shape of a matrix (G, n, n), or of a diagonal (G, n)."""
-    one = torch.ones_like(like) if like.ndim == 2 else torch.eye(like.shape[1]).to(like).expand_as(like)
+    one = (
+        torch.ones_like(like)
+        if like.ndim == 2
+        else torch.eye(like.shape[1], dtype=like.dtype, device=like.device).expand_as(like)
+    )
     return factor * one

@@ -83,7 +83,9 @@ class Nystrom(FisherProbe):
     def update(self, state: Sketch | Pairs | None, batch: Instance) -> Sketch:
         fisher = ExactFisher(collect(batch, self.fisher_type, self.mc_samples, self.seed), batch.terms)
         generator = torch.Generator().manual_seed(self.seed)  # of the CPU, so that devices have the same vectors
-        image = torch.randn(fisher.size, self.rank, generator=generator, dtype=torch.float64).to(batch.device)
+        image = torch.randn(fisher.size, self.rank, device="cpu", generator=generator, dtype=torch.float64).to(
+            batch.device
+        )
         image = image.to(fisher.dtype)
         for _ in range(self.power + 1):
             test = torch.linalg.qr(image)[0]

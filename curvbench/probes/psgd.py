@@ -105,17 +105,22 @@ class Psgd(GradientsProbe):
     def update(self, state: State, batch: Instance) -> State:
         mean = mean_gradient(batch, self.statistic, self.seed, state.taken)
         generator = torch.Generator().manual_seed(draw_seed(self.seed, state.taken) ^ _NOISE)
-        draws = torch.randn(2, len(mean), dtype=torch.float64, generator=generator).to(mean)
-        noisy, Z = mean + self.noise * draws[0], draws[1]
+        draws = torch.randn(self._draws, len(mean), dtype=torch.float64, device="cpu", generator=generator).to(mean)
+        vectors = (mean + self.noise * draws[0], *draws[1:])
         roots = []
         for layer, pair in zip(batch.layers, state.roots, strict=True):
-            V, W = (vector[layer.slice].reshape(own_matrix(layer, batch)) for vector in (noisy, Z))
-            roots.append(self._moved(pair, V, W))
+            parts = (vector[layer.slice].reshape(own_matrix(layer, batch)) for vector in vectors)
+            roots.append(self._moved(pair, *parts))
         return State(roots, state.taken + 1, batch.terms)
 
-    def _moved(self, roots: Pair, V: Tensor, Z: Tensor) -> Pair:
+    @property
+    def _draws(self) -> int:
+        """The normal vectors of an update: noise, and for EQ also Z."""
+        return 2 if self.criterion == "EQ" else 1
+
+    def _moved(self, roots: Pair, V: Tensor, *Z: Tensor) -> Pair:
         is_eq = self.criterion == "EQ"
-        left, right = whitening.eq_terms(roots, V, Z) if is_eq else whitening.qeq_terms(roots, V)
+        left, right = whitening.eq_terms(roots, V, *Z) if is_eq else whitening.qeq_terms(roots, V)
         step = whitening.eq_step if is_eq else whitening.qeq_step
         return step(roots[0], left, self.rate), step(roots[1], right, self.rate)
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from curvbench.instance import Instance
+from curvbench.numerics import checked_together
 from curvbench.operators import BlockDiagonal, Operator
 from curvbench.parts.factors import Block, KroneckerDamping, has_diagonal_inputs, is_cut
 from curvbench.parts.others import NOTE, Other, OtherMoment, Others, damped_inverse
@@ -79,7 +80,7 @@ class Skfac(FisherProbe):
     def refresh(self, state: State) -> State:
         if not self.damping > 0:
             raise ValueError("a factor with fewer samples than entries is singular: give a damping above zero")
-        return state._replace(inverses=[self._inverse(block) for block in state.layers])
+        return state._replace(inverses=checked_together(lambda: [self._inverse(block) for block in state.layers]))
 
     def _inverse(self, block: Roots | Other) -> RootsInverse | Other:
         return block.inverse(self.damping**0.5) if isinstance(block, Roots) else damped_inverse(block, self.damping)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from curvbench.instance import Instance
+from curvbench.numerics import checked_together
 from curvbench.operators import BlockDiagonal, RotatedDiagonal
 from curvbench.parts import bases
 from curvbench.parts.bases import Turned
@@ -112,8 +113,9 @@ class Soap(GradientsProbe):
     def update(self, state: State, batch: Instance) -> State:
         reader, steps = read(batch, self.statistic, self.seed, state.calls), state.calls - 1
         if steps < 0:
-            firsts = zip(bases.sided(batch, self.statistic, self.max_precond_dim), state.layers, strict=True)
-            layers = [self._first(reader.of(i), has, old.squares) for i, (has, old) in enumerate(firsts)]
+            has_sides = bases.sided(batch, self.statistic, self.max_precond_dim)
+            firsts = [*enumerate(zip(has_sides, state.layers, strict=True))]
+            layers = checked_together(lambda: [self._first(reader.of(i), has, old.squares) for i, (has, old) in firsts])
             return State(layers, 1, batch.terms)
         is_due = steps > 0 and steps % self.basis_every == 0
         current = [self._rebased(layer) for layer in state.layers] if is_due else state.layers

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Dense, Diagonal, Operator
+from curvbench.parts.cotangents import add_all
 from curvbench.parts.cut import Cut, CutMoment, cut_inputs, nearest_cut
 from curvbench.parts.factors import LARGEST_SIDE, Block, KroneckerDamping, is_cut
 from curvbench.parts.others import NOTE, Other, OtherMoment, Others, damped_inverse
@@ -74,9 +75,7 @@ class Thor(FisherProbe):
     def update(self, state: State | None, batch: Instance) -> State:
         tape = batch.tape()
         sums = {name: self._sum(role) for name, role in tape.roles.items()}
-        for slopes in batch.slopes(tape, self.fisher_type, self.mc_samples, self.seed):
-            for name, B_NGMS in slopes.items():
-                sums[name].add(B_NGMS)
+        add_all(sums, batch, tape, self.fisher_type, self.mc_samples, self.seed)
         made: dict[str, Any] = {name: moment.mean(batch.terms) for name, moment in sums.items()}
         for name, role in tape.roles.items():
             if role.kind != "vector":

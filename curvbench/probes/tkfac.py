@@ -14,7 +14,9 @@ from torch import Tensor
 
 from curvbench.instance import Instance
 from curvbench.instance import layers as geometry
+from curvbench.instance.likelihood.hessians import Hessians
 from curvbench.operators import BlockDiagonal, Kronecker, Operator
+from curvbench.parts.cotangents import add_all
 from curvbench.parts.factors import Factored, KroneckerDamping, MomentSum, second_moment
 from curvbench.parts.others import NOTE, OtherMoment, Others
 from curvbench.parts.patch_sums import index_sums
@@ -61,9 +63,7 @@ class Tkfac(TakesPolar, FisherProbe):
     def update(self, state: Factored | None, batch: Instance) -> Factored:
         tape = batch.tape()
         sums = {name: self._sum(role, tape.inputs[name]) for name, role in tape.roles.items()}
-        for slopes in batch.slopes(tape, self.fisher_type, self.mc_samples, self.seed):
-            for name, B_NGMS in slopes.items():
-                sums[name].add(B_NGMS)
+        add_all(sums, batch, tape, self.fisher_type, self.mc_samples, self.seed)
         made = {name: partial.mean(batch.terms) for name, partial in sums.items()}
         return Factored([of_roles(layer, made) for layer in batch.layers])
 
@@ -100,9 +100,15 @@ class PartialTraces:
         self._outputs, self._weights = MomentSum(), torch.zeros((), device=inputs.device)
 
     def add(self, B_NGMS: Tensor) -> None:
-        """Add the slopes of one more cotangent."""
-        self._outputs.add(B_NGMS * self._roots.to(B_NGMS.dtype))
-        self._weights = B_NGMS.square().sum(2, keepdim=True) + self._weights.to(B_NGMS.dtype)
+        """Add the slopes of some more cotangents, one after the other."""
+        B_RNGMS = B_NGMS.unflatten(0, (-1, len(self._roots)))
+        self._outputs.add((B_RNGMS * self._roots.to(B_NGMS.dtype)).flatten(0, 1))
+        self._weights = B_RNGMS.square().sum((0, 3))[:, :, None] + self._weights.to(B_NGMS.dtype)
+
+    def add_hessians(self, hessians: Hessians, positions: int) -> None:
+        """Add all cotangents of a last layer that is applied at ``positions``, each of which has a loss term."""
+        self._outputs.add_hessians(hessians.weighted(self._roots.flatten().square()))
+        self._weights = hessians.diagonals().sum(1).reshape(-1, 1, 1, positions)
 
     def mean(self, terms: int) -> Kronecker:
         """E[|a|^2 g g^T] (x) E[|g|^2 a a^T] for a batch of ``terms`` loss terms."""

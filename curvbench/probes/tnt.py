@@ -90,7 +90,7 @@ class Contractions:
 
     def __init__(self, layer: Layer) -> None:
         self._left_is_cut, self._right_is_cut = is_cut(layer.outputs), has_diagonal_inputs(layer)
-        self._left = self._right = torch.zeros(())
+        self._left = self._right = torch.zeros((), device="cpu")
 
     def add(self, columns: Columns) -> None:
         """Add the columns of some samples or cotangents."""

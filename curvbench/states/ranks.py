@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from curvbench import states
+from curvbench import numerics, states
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -112,12 +112,12 @@ class Ranks:
             ValueError: on every rank, the error that ``function`` raised on one rank.
         """
         owners = _owners([_factorization_cost(item) for item in items], self.count)
+        own = [i for i, owner in enumerate(owners) if owner == self.rank]
         computed: dict[int, Any] = {}
         reason = ""
         try:
-            for i, item in enumerate(items):
-                if owners[i] == self.rank:
-                    computed[i] = states.mapped(function(item), Tensor.contiguous)
+            results = numerics.checked_together(lambda: [function(items[i]) for i in own])
+            computed = {i: states.mapped(result, Tensor.contiguous) for i, result in zip(own, results, strict=True)}
         except (ValueError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             reason = str(error)
         gathered = self._gathered((reason, {i: states.mapped(result, _outline) for i, result in computed.items()}))
@@ -125,13 +125,13 @@ class Ranks:
             raise ValueError(reasons[0])
         device = next(t.device for item in items for t in states.tensors(item))
         outlines = {i: outline for _, outlines_of_rank in gathered for i, outline in outlines_of_rank.items()}
-        results = [
+        everywhere = [
             computed[i] if i in computed else states.mapped(outlines[i], lambda t: torch.empty_like(t, device=device))
             for i in range(len(items))
         ]
-        for owner, result in zip(owners, results, strict=True):
+        for owner, result in zip(owners, everywhere, strict=True):
             self._together(states.tensors(result), partial(dist.broadcast, src=owner, async_op=True))
-        return results
+        return everywhere
 
     def _gathered(self, message: Any) -> list[Any]:
         """The messages of all ranks, in the order of the ranks."""
@@ -182,7 +182,9 @@ _sharing: ContextVar[Ranks] = ContextVar("sharing", default=ALONE)
 def shared_map(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     """``function`` of every item; inside ``Ranks.sharing`` every rank computes some of them."""
     ranks = _sharing.get()
-    return [function(item) for item in items] if ranks.count == 1 else ranks.map(function, items)
+    if ranks.count == 1:
+        return numerics.checked_together(lambda: [function(item) for item in items])
+    return ranks.map(function, items)
 
 
 def _outline(tensor: Tensor) -> Tensor:

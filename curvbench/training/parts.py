@@ -49,7 +49,7 @@ def held_out(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, tuple[
 
 def _drawn(count: int, seed: int) -> Tensor:
     """The training samples in random order: the first of them are measured, the last of them are held out."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return torch.randperm(count, device="cpu", generator=torch.Generator().manual_seed(seed))
 
 
 def placed(

@@ -48,7 +48,9 @@ def snapshot(
             _train(model, problem, _train_part(problem.data(root), device), progress)
         elif fresh:
             inputs, _ = _train_part(problem.data(root), device)
-            chosen = _batches(torch.randperm(len(inputs)).to(device), problem.recipe.batch)[:CALIBRATION_BATCHES]
+            chosen = _batches(torch.randperm(len(inputs), device="cpu").to(device), problem.recipe.batch)[
+                :CALIBRATION_BATCHES
+            ]
             _calibrate(model, fresh, (_read(inputs[rows]) for rows in chosen))
     return model.eval().to(dtype)
 

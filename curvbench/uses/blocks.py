@@ -104,7 +104,7 @@ class Place(NamedTuple):
 
     def entries(self, numel: int) -> Tensor:
         """The numbers of the entries in the parameter, flat."""
-        return torch.arange(numel).as_strided(self.shape, self.strides, self.offset).flatten()
+        return torch.arange(numel, device="cpu").as_strided(self.shape, self.strides, self.offset).flatten()
 
 
 def place(call: Call) -> Place | None:

@@ -56,8 +56,13 @@ _NOISE = 64  # units in the last place of the largest gradient: a difference of 
 
 def sample_weights(samples: int) -> Tensor:
     """Weights w_n between 1/2 and 3/2, all different and in random order, (N,) in float64."""
-    order = torch.randperm(samples, generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(samples, device="cpu", generator=torch.Generator().manual_seed(0))
     return 0.5 + (order.double() + 0.5) / samples
+
+
+def random_cotangent(outputs: Tensor) -> Tensor:
+    """Random numbers for the outputs (N, ..., C), always the same ones."""
+    return torch.randn(outputs.shape, device="cpu", generator=torch.Generator().manual_seed(0)).to(outputs)
 
 
 def layout(call: Call, plain: Tensor, weighted: Tensor, weights: Tensor, tolerance: float) -> Layout | None:
@@ -71,16 +76,21 @@ def layout(call: Call, plain: Tensor, weighted: Tensor, weights: Tensor, toleran
         tolerance: the largest relative difference that is rounding.
     """
     if not plain.numel():
-        return Gather(torch.zeros(len(weights), 1, dtype=torch.int64))
-    b = _rows(call, weighted)
-    largest = b.abs().amax(1)
-    noise = _NOISE * torch.finfo(b.dtype).eps * largest.max()
+        return Gather(torch.zeros(len(weights), 1, dtype=torch.int64, device="cpu"))
+    largest = _largest(call, weighted.abs())
+    noise = _NOISE * torch.finfo(weighted.dtype).eps * largest.max()
     limits = torch.maximum(tolerance * largest, noise)
     for order in _orders(call, len(weights)):
         expected = plain * _along(order, weights.to(plain), plain)
-        if bool(((b - _rows(call, expected)).abs().amax(1) <= limits).all()):
+        if bool((_largest(call, expected.sub_(weighted).abs()) <= limits).all()):
             return order
-    return _gathered(call, _rows(call, plain), b, weights.to(plain), limits)
+    by_row = limits.permute(*call.rows, *call.kept).flatten()
+    return _gathered(call, _rows(call, plain), _rows(call, weighted), weights.to(plain), by_row)
+
+
+def _largest(call: Call, sizes: Tensor) -> Tensor:
+    """The largest entry of every row, with 1 in place of the weight's dimensions; without a copy row by row."""
+    return sizes.amax(call.kept, keepdim=True) if call.kept else sizes
 
 
 def _rows(call: Call, gradient: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 
 import curvbench as cb
 from curvbench import training
+from curvbench.fisher import compressed_fisher
 from curvbench.shipped import DATA
 
 SAMPLE = DATA / "sample"
@@ -65,6 +66,59 @@ class Step:
     def peakmem_step(self, probe: str) -> None:
         state = self.probe.refresh(self.probe.update(self.state, self.instance))
         self.probe.precondition(state, self.gradient)
+
+
+class ManyOutputs:
+    """Statistics of a layer with 1,000 outputs."""
+
+    version = "1"
+    param_names = ("probe",)
+    params = (("diag", "ekfac", "kfac", "thor", "tkfac"),)
+
+    def setup(self, probe: str) -> None:
+        torch.set_num_threads(1)
+        torch.manual_seed(0)
+        model = torch.nn.Linear(128, 1000)
+        self.instance = cb.Instance(model, torch.randn(8, 128), torch.zeros(8, dtype=torch.int64))
+        self.probe = cb.probe(probe)
+
+    def time_statistics(self, probe: str) -> None:
+        self.probe.update(None, self.instance)
+
+
+class FewParameters:
+    """The exact Fisher of a layer with 90 parameters and 1,800 columns."""
+
+    version = "1"
+
+    def setup(self) -> None:
+        torch.set_num_threads(1)
+        torch.manual_seed(0)
+        model = torch.nn.Linear(8, 10)
+        self.instance = cb.Instance(model, torch.randn(200, 8), torch.zeros(200, dtype=torch.int64))
+
+    def time_spectrum(self) -> None:
+        fisher = cb.exact_fisher(self.instance)
+        fisher.frobenius_norm()
+        fisher.eigenvalues(10)
+
+
+class CompressedFisher:
+    """The exact Fisher of two layers with 2,000 outputs of 16 inputs."""
+
+    version = "1"
+
+    def setup(self) -> None:
+        torch.set_num_threads(1)
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 2000))
+        self.instance = cb.Instance(model, torch.randn(16, 8), torch.zeros(16, dtype=torch.int64))
+
+    def time_norm(self) -> None:
+        compressed_fisher(self.instance).frobenius_norm()
+
+    def peakmem_norm(self) -> None:
+        compressed_fisher(self.instance).frobenius_norm()
 
 
 class Training:

@@ -235,6 +235,22 @@ def test_memory_of_a_process_is_its_own_and_its_childrens() -> None:
     assert 0 < usage.available() < float("inf")
 
 
+def test_pages_that_a_fork_shares_count_once() -> None:
+    program = """if 1:
+        import os, sys
+        x = bytearray(os.urandom(1000)) * 80000
+        if os.fork() and os.fork():
+            print(1, flush=True)
+        sys.stdin.read()
+        """
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", program], **pipes) as parent:  # type: ignore[call-overload]
+        assert parent.stdout.readline()
+        within, beyond = (usage.excess_below(parent.pid, share) for share in (1.2e8, 1e7))
+    assert within == 0
+    assert 3e7 < beyond < 9e7  # two thirds of what three processes share
+
+
 def test_memory_of_a_process_that_ends_meanwhile_is_no_error() -> None:
     for _ in range(100):
         with subprocess.Popen(["true"]) as child:

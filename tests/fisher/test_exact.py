@@ -293,6 +293,32 @@ def test_never_forms_the_matrix() -> None:
     assert_close(solved, vector)
 
 
+def test_few_parameters_need_no_gram_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are more columns than parameters, V V^T serves every number of the whole and of its layers."""
+    judge, eye = truth("mlp_many_samples"), torch.eye(truth("mlp_many_samples").size, dtype=torch.float64)
+    monkeypatch.setattr("curvbench.fisher.exact.gram", None)
+    fisher, drawn = (cb.exact_fisher(instance_of("mlp_many_samples"), kind, 3) for kind in ("type-2", "mc"))
+    expected, gradient = judge.fisher(), judge.gradient
+    values, vectors = fisher.leading
+    assert_close(expected @ vectors, vectors * values)
+    assert_close(values, torch.linalg.eigvalsh(expected).flip(0)[: len(values)])
+    assert_close(fisher.trace(), expected.trace())
+    assert_close(fisher.frobenius_norm(), expected.norm())
+    again = cb.exact_fisher(instance_of("mlp_many_samples"))
+    again.restore(fisher.cache())
+    for damping in (1e-2, 1e-7):
+        inverse = torch.linalg.inv(expected + damping * eye)
+        for one in (fisher, again):
+            assert_close(one.natural_gradient(gradient, damping), inverse @ gradient, 1e-8)
+            assert_close(one.natural_gradients(gradient, [damping, 1.0])[:, 0], inverse @ gradient, 1e-8)
+            assert_close(one.inverse(damping).diagonal(), inverse.diagonal(), 1e-8)
+            assert_close(drawn.inner(one.inverse(damping)), (drawn.to_dense() * inverse).sum(), 1e-8)
+    assert_close(drawn.inner(fisher), (drawn.to_dense() * expected).sum())
+    for la, part in zip(fisher.layers, oracles.layer_slices(judge.model).values(), strict=True):
+        assert_close(again.layer(la.name).outer / fisher.terms, expected[part, part])
+        assert_close(again.layer(la.name).eigenvalues(3), torch.linalg.eigvalsh(expected[part, part]).flip(0)[:3])
+
+
 @pytest.fixture(scope="module")
 def larger() -> tuple[cb.Instance, Tensor]:
     """A network whose Gram matrix needs several tiles, and sqrt(tr F_n F_m) for every pair of its samples."""

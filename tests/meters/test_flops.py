@@ -322,6 +322,20 @@ def test_ungrouped_convolutions_agree_with_torch(conv: Conv) -> None:
     assert ours.by_op["convolution"] + ours.by_op["convolution_backward"] == theirs.get_total_flops()
 
 
+def test_weight_norm_costs_what_its_operations_cost() -> None:
+    """Forward and backward, written out: v g / |v|, (w - v <w, v> / |v|^2) g / |v| for v, and <w, v> / |v| for g."""
+    v, g, w = _randn(3, 4).requires_grad_(), _randn(3, 1).requires_grad_(), _randn(3, 4).cos()
+    with FlopMeter() as fused:
+        found = torch.autograd.grad(torch._weight_norm(v, g), [v, g], w)
+    with FlopMeter() as written, torch.no_grad():
+        norms = torch.linalg.vector_norm(v, dim=1, keepdim=True)
+        v * (g / norms)
+        along = (w * v).sum(1, keepdim=True)
+        expected = (w - v * (along / (norms * norms))) * (g / norms), along / norms
+    assert all(torch.allclose(*pair) for pair in zip(found, expected, strict=True))
+    assert (fused.total, fused.uncounted) == (written.total, ())
+
+
 def _backward_of(make: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> FlopMeter:
     inputs = _randn(*shape).requires_grad_()
     output = make(inputs)

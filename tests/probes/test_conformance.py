@@ -11,7 +11,7 @@ from typing import Any
 import oracles
 import pytest
 import torch
-from cases import CASES, Case, instance_of, truth, weights_of
+from cases import CASES, Case, few, instance_of, truth, weights_of
 from torch import Tensor
 
 import curvbench as cb
@@ -23,7 +23,6 @@ from curvbench.spec import PHASES, Probe
 NAMES = sorted(registry.probes())
 
 FISHERS = {name: getattr(kind, "fisher_types", ()) for name, kind in registry.probes().items()}
-FEW = 3  # updates of a probe that learns over steps: every property below holds after any number of them
 
 VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     *((name, {}) for name in NAMES),
@@ -97,8 +96,7 @@ def probe_id(variant: tuple[str, dict[str, Any]]) -> str:
 @pytest.fixture
 def probe(request: pytest.FixtureRequest) -> Probe:
     name, hyperparameters = request.param
-    learns = "updates" in cb.probe(name).hyperparameters
-    return cb.probe(name, **({"updates": FEW} if learns else {}), **hyperparameters)
+    return few(name, **hyperparameters)
 
 
 @pytest.fixture
@@ -254,6 +252,18 @@ def test_errors_take_no_product_per_column(probe: Probe, name: str, monkeypatch:
     fisher = cb.exact_fisher(instance)
     monkeypatch.delattr(type(fisher), "stacks")
     assert cb.errors(cb.fit(probe, instance), fisher)["relative"] >= 0
+
+
+def test_no_tensor_is_made_on_the_default_device(probe: Probe) -> None:
+    """On a GPU a factory without a device makes a tensor on the host, which fails late or not at all here."""
+    instance = instance_of("nasty_cnn")
+    if reason := probe.unsupported(instance):
+        pytest.skip(reason)
+    with torch.device("meta"):
+        instance = cb.Instance(instance.model, instance.inputs, instance.targets, instance.loss)
+        state = state_of(probe, instance)
+        found = [probe.precondition(state, instance.gradient()), probe.operator(state).matvec(instance.gradient())]
+    assert not any(tensor.is_meta for tensor in found)
 
 
 @on_some

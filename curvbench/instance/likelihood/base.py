@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from curvbench.instance.likelihood.hessians import Hessians
+
 IGNORED = -100
 
 
@@ -92,6 +94,10 @@ class Likelihood(ABC):
                 "correct factor, or define rank"
             )
         yield factor
+
+    def hessians(self, outputs: Tensor, targets: Tensor) -> Hessians | None:
+        """What ``factor`` is a factor of, for every term (zero for one that is not valid); None without closed form."""
+        return None
 
     def residual(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The gradient of each term's loss at its outputs, shaped like the outputs; ``valid`` says which ones count."""

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from curvbench.instance.likelihood.base import Likelihood
+from curvbench.instance.likelihood.hessians import DiagonalHessians
 from curvbench.instance.likelihood.softmax import bounded, ranges
 
 
@@ -37,6 +38,9 @@ class Gaussian(Likelihood):
     def factor_parts(self, outputs: Tensor, targets: Tensor) -> Iterator[Tensor]:
         return (units(outputs, rows) for rows in ranges(outputs.shape[-1], outputs.numel()))
 
+    def hessians(self, outputs: Tensor, targets: Tensor) -> DiagonalHessians:
+        return DiagonalHessians(torch.ones_like(outputs).flatten(0, -2))
+
     def sample(self, outputs: Tensor, targets: Tensor, draws: int, generator: torch.Generator) -> Tensor:
         return noise(outputs, draws, generator)
 
@@ -59,6 +63,9 @@ class Diagonal(Likelihood):
     def factor_parts(self, outputs: Tensor, targets: Tensor) -> Iterator[Tensor]:
         root = self.curvature(outputs, targets).sqrt()
         return (units(outputs, rows) * root for rows in ranges(outputs.shape[-1], outputs.numel()))
+
+    def hessians(self, outputs: Tensor, targets: Tensor) -> DiagonalHessians:
+        return DiagonalHessians((self.curvature(outputs, targets) * self.valid(targets)[..., None]).flatten(0, -2))
 
     def coefficients(self, outputs: Tensor, targets: Tensor) -> Tensor:
         roots = self.curvature(outputs, targets).sqrt()
@@ -103,7 +110,9 @@ class Bernoulli(Diagonal):
 
     def sample(self, outputs: Tensor, targets: Tensor, draws: int, generator: torch.Generator) -> Tensor:
         of_ones, of_zeros = self._weights(outputs, targets)
-        uniform = torch.rand(draws, *outputs.shape, generator=generator, dtype=torch.float64).to(outputs.device)
+        uniform = torch.rand(draws, *outputs.shape, device="cpu", generator=generator, dtype=torch.float64).to(
+            outputs.device
+        )
         ones = uniform < torch.sigmoid(outputs.double())
         return torch.where(ones, -torch.sigmoid(-outputs), torch.sigmoid(outputs)) * (of_ones + of_zeros).sqrt()
 
@@ -181,7 +190,7 @@ def units(outputs: Tensor, rows: range) -> Tensor:
 
 def noise(outputs: Tensor, draws: int, generator: torch.Generator) -> Tensor:
     """Standard normal numbers (draws, N, ..., C); the generator's are the same on every device and in every dtype."""
-    numbers = torch.randn(draws, *outputs.shape, generator=generator, dtype=torch.float64)
+    numbers = torch.randn(draws, *outputs.shape, device="cpu", generator=generator, dtype=torch.float64)
     return numbers.to(outputs.device, outputs.dtype)
 
 

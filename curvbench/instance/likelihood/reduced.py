@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from curvbench.instance.likelihood.base import Likelihood
+from curvbench.instance.likelihood.hessians import Hessians
 
 
 class Reduced(Likelihood):
@@ -49,6 +50,10 @@ class Reduced(Likelihood):
     def factor_parts(self, outputs: Tensor, targets: Tensor) -> Iterator[Tensor]:
         root = self._of(targets) ** 0.5
         return (root * part for part in self.inner.factor_parts(outputs, targets))
+
+    def hessians(self, outputs: Tensor, targets: Tensor) -> Hessians | None:
+        hessians = self.inner.hessians(outputs, targets)
+        return hessians and hessians.weighted(outputs.new_tensor([self._of(targets)]))
 
     def sample(self, outputs: Tensor, targets: Tensor, draws: int, generator: torch.Generator) -> Tensor:
         return self._of(targets) ** 0.5 * self.inner.sample(outputs, targets, draws, generator)

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from curvbench.instance.likelihood.base import IGNORED, Likelihood
+from curvbench.instance.likelihood.hessians import SoftmaxHessians
+from curvbench.instance.likelihood.sums import tails
 
 _ENTRIES = 2**20  # numbers of a factor that exist at the same time: 8 MiB in float64
 
@@ -39,6 +41,9 @@ class CrossEntropy(Likelihood):
 
     def factor_parts(self, outputs: Tensor, targets: Tensor) -> Iterator[Tensor]:
         return (cholesky_columns(outputs, rows) for rows in ranges(self.rank(outputs.shape[-1]), outputs.numel()))
+
+    def hessians(self, outputs: Tensor, targets: Tensor) -> SoftmaxHessians:
+        return softmax_hessians(outputs, self.valid(targets))
 
     def sample(self, outputs: Tensor, targets: Tensor, draws: int, generator: torch.Generator) -> Tensor:
         return drawn_scores(outputs, draws, generator)
@@ -80,6 +85,12 @@ def cholesky_columns(outputs: Tensor, rows: range) -> Tensor:
     return cotangents.movedim(-2, 0)
 
 
+def softmax_hessians(outputs: Tensor, weights: Tensor) -> SoftmaxHessians:
+    """The Hessians of a softmax under weights of the terms, (N, ...)."""
+    p = torch.softmax(outputs, -1)
+    return SoftmaxHessians(p.flatten(0, -2), weights.flatten().to(p))
+
+
 def drawn_scores(outputs: Tensor, draws: int, generator: torch.Generator) -> Tensor:
     """The vectors p - e_y at classes y drawn from p, (draws, N, ..., C)."""
     p = torch.softmax(outputs.double(), -1).flatten(0, -2).cpu()
@@ -111,11 +122,6 @@ def slopes(outputs: Tensor) -> tuple[Tensor, Tensor]:
 def bounded(a: Tensor) -> Tensor:
     """The coefficients, 0 where one exceeds 1 / eps or does not exist."""
     return torch.where(a.abs() <= 1 / torch.finfo(a.dtype).eps, a, 0.0)
-
-
-def tails(p: Tensor) -> Tensor:
-    """The sums Q (..., C) of p (..., C) from each class on."""
-    return p.flip(-1).cumsum(-1).flip(-1)
 
 
 def refuse_one_class(outputs: Tensor) -> None:

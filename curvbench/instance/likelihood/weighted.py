@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from curvbench.instance.likelihood.base import IGNORED, Likelihood
+from curvbench.instance.likelihood.hessians import SoftmaxHessians
 from curvbench.instance.likelihood.softmax import (
     bounded,
     cholesky_columns,
@@ -18,8 +19,9 @@ from curvbench.instance.likelihood.softmax import (
     refuse_no_labels,
     refuse_one_class,
     slopes,
-    tails,
+    softmax_hessians,
 )
+from curvbench.instance.likelihood.sums import others, tails
 
 
 class WeightedCrossEntropy(Likelihood):
@@ -83,7 +85,7 @@ class WeightedCrossEntropy(Likelihood):
     def residual(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """(sum_c t_c) p - t, as products of p_c with the other classes' mass and of t_c with their probability."""
         p, mass = torch.softmax(outputs, -1), self._mass(outputs, targets)
-        return p * _others(mass) - mass * _others(p)
+        return p * others(mass) - mass * others(p)
 
     def rank(self, classes: int) -> int:
         return classes - 1
@@ -95,6 +97,9 @@ class WeightedCrossEntropy(Likelihood):
         root = self._roots(outputs, targets)
         for rows in ranges(self.rank(outputs.shape[-1]), outputs.numel()):
             yield cholesky_columns(outputs, rows) * root
+
+    def hessians(self, outputs: Tensor, targets: Tensor) -> SoftmaxHessians:
+        return softmax_hessians(outputs, self._mass(outputs, targets).sum(-1) * self.valid(targets))
 
     def sample(self, outputs: Tensor, targets: Tensor, draws: int, generator: torch.Generator) -> Tensor:
         return drawn_scores(outputs, draws, generator) * self._roots(outputs, targets)
@@ -136,11 +141,6 @@ def terms_per_weight(weight: Tensor | None, ignored: int, targets: Tensor) -> fl
 def _products(slopes: Tensor, mass: Tensor) -> Tensor:
     """The products, 0 without mass even where a slope is infinite."""
     return torch.where(mass > 0, slopes * mass, 0.0)
-
-
-def _others(p: Tensor) -> Tensor:
-    """The sum of p (..., C) over all classes but one, for each class, without a difference that would lose digits."""
-    return F.pad(p.cumsum(-1)[..., :-1], (1, 0)) + F.pad(tails(p)[..., 1:], (0, 1))
 
 
 def refuse_no_probabilities(name: str, outputs: Tensor, targets: Tensor) -> None:
