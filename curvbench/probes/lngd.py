@@ -2,9 +2,8 @@
 
 The Fisher ``lg`` takes for the gradient at a layer's output J^T e, with e ~ N(0, I) and J the Jacobian of the next
 layer's input in this layer's output; for the output layer J = I, or ``output=likelihood`` the type-2 Fisher. Only
-squares of J^T e are used, whose expectation is known: nothing needs to be sampled. Positions count as samples, ignored
-tokens included. Corrected here: Eq. 13 is a mean of squares, Eq. 14 weighs the old value. The whole method has
-``layer_rate=corrected``, a rate from every step's own batch, however old the factors are (Algorithm 1).
+squares of J^T e are used, whose expectation is known. Positions count as samples, ignored tokens included. Corrected:
+Eq. 13 is a mean of squares, Eq. 14 weighs the old value. The whole method has the rate of each step's batch (Alg. 1).
 """
 
 from __future__ import annotations
@@ -134,8 +133,7 @@ class Lngd(Follows, Probe):
         draws, at_ends = self.draws if self.phi == "local_vjp" else None, self.output == "likelihood"
         squares = energies(batch, tape, self.fisher_type, self.mc_samples, self.seed, draws, at_ends)
         make = partial(local.local_factors, tape=tape, terms=batch.terms, positions=self.positions)
-        pairs = [make(layer, energy=squares.get(layer.name)) for layer in batch.layers]
-        phis, psis = map(list, zip(*pairs, strict=True))
+        phis, psis = map(list, zip(*(make(la, energy=squares.get(la.name)) for la in batch.layers), strict=True))
         if state is not None:
             weight = self.ema if self.ema_rule == "corrected" else 1 - self.ema
             phis, psis = states.blend([state.phis, state.psis], [phis, psis], weight)
