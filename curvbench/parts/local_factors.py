@@ -69,16 +69,11 @@ def _weighted_moment(layer: Layer, x: Tensor, weights: Tensor) -> Tensor:
     if layer.kind in ("conv1d", "conv2d"):
         moments = (_moment(T) for T in _weighted_patches(layer, x, weights.sqrt()))
         return reduce(torch.add, moments)
-    return second_moment(geometry.patches(layer, x) * weights.sqrt()[:, :, None], bands(layer.inputs))
-
-
-def bands(order: int) -> int:
-    """The bands of rows in which a moment of this order is computed: with three, products below 200 are too small."""
-    return 3 if order >= 200 else 1
+    return second_moment(geometry.patches(layer, x) * weights.sqrt()[:, :, None], bands=3)
 
 
 def _moment(T: Tensor) -> Tensor:
-    return T.square().sum(2) if is_cut(T.shape[1]) else numerics.self_product(T, bands(T.shape[1]))
+    return T.square().sum(2) if is_cut(T.shape[1]) else numerics.self_product(T, bands=3)
 
 
 def _samples_per_tile(column_bytes: int, order: int, positions: int) -> int:

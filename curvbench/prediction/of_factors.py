@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from curvbench.parts.factors import is_cut
-from curvbench.parts.local_factors import bands
 from curvbench.prediction.products import CHOLESKY, EIGH, INVERSE, POWER, Case, half
 from curvbench.prediction.work import Work, draws_of, slopes_of
 
@@ -269,8 +268,8 @@ def lngd(c: Case) -> Work:
 
 
 def _banded(order: int) -> float:
-    """The share of a product R R^T that is computed in its bands of rows."""
-    return 1.0 if bands(order) == 1 else 1 / 3 + half(order // 3) / 3
+    """The share of a product R R^T that is computed in three bands."""
+    return 1.0 if order < 3 else 1 / 3 + half(order // 3) / 3
 
 
 def eva(c: Case) -> Work:
