@@ -25,11 +25,12 @@ def _largest_power(dtype: torch.dtype) -> int:
     return math.frexp(torch.finfo(dtype).max)[1]
 
 
-def _digits(tensor: Tensor) -> Tensor:
-    """The bits of floating-point numbers without those of the exponent."""
-    fraction = round(-math.log2(torch.finfo(tensor.dtype).eps))
-    exponent = (2 * _largest_power(tensor.dtype) - 1) << fraction
-    return tensor.view(_INTEGERS[tensor.element_size()]).bitwise_and(~exponent)
+def _other_digits(a: Tensor, b: Tensor) -> Tensor:
+    """Where two tensors differ in more than the exponent, as integers."""
+    fraction = round(-math.log2(torch.finfo(a.dtype).eps))
+    exponent = (2 * _largest_power(a.dtype) - 1) << fraction
+    bits = (tensor.view(_INTEGERS[a.element_size()]) for tensor in (a, b))
+    return torch.bitwise_xor(*bits).bitwise_and_(~exponent)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,11 +69,11 @@ class LocalMap:
         powers = torch.randint(_largest_power(dtype) // 2, self.target.shape[1:], device="cpu", generator=generator)
         weights = torch.pow(2.0, powers.double()).to(self.target.device, dtype)
         weighted = self.pull(weights.expand_as(self.target))
-        differs = _digits(weighted) != _digits(self.ones)
+        differs = _other_digits(weighted, self.ones)
         if not differs.any():
             return True
         size = self.ones.abs()  # a number below the smallest normal one has more digits when it is multiplied
-        return not bool((differs & ~((size > 0) & (size < torch.finfo(dtype).tiny))).any())
+        return not bool(((differs != 0) & ~((size > 0) & (size < torch.finfo(dtype).tiny))).any())
 
     def energy(self, draws: int, seed: int = 0) -> Tensor:
         """E[(J^T e)^2] for e of mean 0 and covariance I, shaped like the output: sums of squares over the rows of J.

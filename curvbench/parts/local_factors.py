@@ -26,7 +26,7 @@ from curvbench.spec import Layer
 
 Positions = Literal["exact", "mean"]
 
-_TILE_BYTES = 2**20  # of weighted patches, which the product then finds in the cache
+_TILE_BYTES = 2**22  # of weighted patches, which the product then finds in the cache
 
 
 def local_factors(

@@ -2,10 +2,8 @@
 
 The Fisher ``lg`` takes for the gradient at a layer's output J^T e, with e ~ N(0, I) and J the Jacobian of the next
 layer's input in this layer's output; for the output layer J = I, or ``output=likelihood`` the type-2 Fisher. Only
-squares of J^T e are used, whose expectation is known: nothing needs to be sampled. Positions count as samples, ignored
-tokens included. Corrected here: Eq. 13 is a mean of squares, Eq. 14 weighs the old value. The whole method has
-``layer_rate=corrected``. Without a layer rate it is the paper's LNGD-sample, with the rate and ``type-2`` LNGD-lr. The
-rate is computed from every step's own batch, however old the factors are (Algorithm 1). It bounds <p, g> by 1, not |p|.
+squares of J^T e are used, whose expectation is known. Positions count as samples, ignored tokens included. Corrected:
+Eq. 13 is a mean of squares, Eq. 14 weighs the old value. The whole method has the rate of each step's batch (Alg. 1).
 """
 
 from __future__ import annotations
@@ -22,15 +20,9 @@ from curvbench import states
 from curvbench.fisher import ExactFisher, collect
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
+from curvbench.parts import local_factors as local
 from curvbench.parts.jacobian import energies, mixed_layer
-from curvbench.parts.local_factors import (
-    Positions,
-    damped_inverses,
-    damped_product,
-    local_factors,
-    rated,
-    scaled_step,
-)
+from curvbench.parts.ranges import at_least_one
 from curvbench.spec import About, Follows, Probe
 from curvbench.spec.geometry import canonical_type
 
@@ -40,9 +32,9 @@ LocalFisher = Literal["lg", "lg_mc", "mc", "empirical", "type-2"]
 class State(NamedTuple):
     """Per layer Phi (G, D, D) and psi (G, M), and what the step needs of them.
 
-    ``inverses``: of the damped Phi. ``scales``: 1 / the damped psi. ``scores``: the step's own scores of the data's
-    labels, for the layer rate. ``terms``: the number of loss terms in these scores. Where the paper is silent, zeros
-    (G, D) and (G, M) stand for a block, whose step is the plain gradient.
+    ``inverses``: of the damped Phi. ``scales``: 1 / the damped psi. ``scores``: the step's scores of the data's labels,
+    for the layer rate. ``terms``: their loss terms. Where the paper is silent, zeros (G, D) and (G, M) stand for a
+    block, whose step is the plain gradient.
     """
 
     phis: list[Tensor]
@@ -61,13 +53,13 @@ class Lngd(Follows, Probe):
     the other types take back-propagated ones. ``mc_samples``: the number of label or noise draws per sample. ``seed``:
     the seed of the draws. ``phi``: how the local Jacobian is squared. ``elementwise`` takes one local product and
     demands that an output feeds one input at most; ``local_vjp`` takes more products where an output feeds several.
-    ``draws``: the largest number of these products. ``output``: the curvature at the network's outputs. ``identity``
-    takes the identity, ``likelihood`` the type-2 Fisher. ``positions``: the weights |g|^2 of a sample's positions in
-    Phi. ``exact`` weighs each by its own; ``mean`` weighs all by their mean, and forms no patches. ``nu1``: the
-    smallest damping of a factor. ``nu2``: the largest damping of a factor. ``ema``: the weight of the old factors.
-    ``ema_rule``: the factors that ``ema`` weighs. ``printed`` weighs the new ones, as Eq. 14 has it. ``layer_rate``:
-    whether each layer has a rate by Eq. 12, with Eq. 13 ``corrected`` or as ``printed``. ``mu``: a number added to that
-    rate's denominator. Where the sum is 0 the rate is 0.
+    ``draws``: the largest number of these products. ``output``: the curvature at the network's outputs, the
+    ``identity`` or the type-2 Fisher of the ``likelihood``. ``positions``: the weights |g|^2 of a sample's positions in
+    Phi: their own (``exact``) or their ``mean``, which needs no patches. ``nu1``: the smallest damping of a factor.
+    ``nu2``: the largest damping of a factor. ``ema``: the weight of the old factors. ``ema_rule``: the factors that
+    ``ema`` weighs. ``printed`` weighs the new ones, as Eq. 14 has it. ``layer_rate``: whether each layer has a rate by
+    Eq. 12, with Eq. 13 ``corrected`` or as ``printed``. ``mu``: a number added to that rate's denominator; where the
+    sum is 0 the rate is 0.
     """
 
     fisher_type: LocalFisher = "lg"
@@ -76,7 +68,7 @@ class Lngd(Follows, Probe):
     phi: Literal["local_vjp", "elementwise"] = "local_vjp"
     draws: int = 32
     output: Literal["identity", "likelihood"] = "identity"
-    positions: Positions = "exact"
+    positions: local.Positions = "exact"
     nu1: float = 1e-5
     nu2: float = 1e-2
     ema: float = 0.95
@@ -122,8 +114,7 @@ class Lngd(Follows, Probe):
     def __post_init__(self) -> None:
         object.__setattr__(self, "fisher_type", canonical_type(self.fisher_type))
         super().__post_init__()
-        if min(self.mc_samples, self.draws) < 1:
-            raise ValueError(f"mc_samples and draws must be at least 1, got {self.mc_samples} and {self.draws}")
+        at_least_one(self, "mc_samples", "draws")
         if not 0 < self.nu1 <= self.nu2 < float("inf"):
             raise ValueError(f"nu1 and nu2 must satisfy 0 < nu1 <= nu2 and be finite, got {self.nu1} and {self.nu2}")
         if not 0 <= self.ema < 1 or not 0 <= self.mu < float("inf"):
@@ -139,13 +130,10 @@ class Lngd(Follows, Probe):
 
     def update(self, state: State | None, batch: Instance) -> State:
         tape = batch.tape()
-        draws = self.draws if self.phi == "local_vjp" else None
-        at_ends = self.output == "likelihood"
+        draws, at_ends = self.draws if self.phi == "local_vjp" else None, self.output == "likelihood"
         squares = energies(batch, tape, self.fisher_type, self.mc_samples, self.seed, draws, at_ends)
-        pairs = [
-            local_factors(layer, tape, squares.get(layer.name), batch.terms, self.positions) for layer in batch.layers
-        ]
-        phis, psis = [phi for phi, _ in pairs], [psi for _, psi in pairs]
+        make = partial(local.local_factors, tape=tape, terms=batch.terms, positions=self.positions)
+        phis, psis = map(list, zip(*(make(la, energy=squares.get(la.name)) for la in batch.layers), strict=True))
         if state is not None:
             weight = self.ema if self.ema_rule == "corrected" else 1 - self.ema
             phis, psis = states.blend([state.phis, state.psis], [phis, psis], weight)
@@ -156,19 +144,20 @@ class Lngd(Follows, Probe):
         return state._replace(scores=[ExactFisher((c,), batch.terms) for c in columns], terms=batch.terms)
 
     def refresh(self, state: State) -> State:
-        pairs = map(partial(damped_inverses, least=self.nu1, most=self.nu2), state.phis, state.psis)
+        pairs = map(partial(local.damped_inverses, least=self.nu1, most=self.nu2), state.phis, state.psis)
         inverses, scales = zip(*pairs, strict=True)
         return state._replace(inverses=list(inverses), scales=list(scales))
 
     def precondition(self, state: State, gradient: Tensor) -> Tensor:
         parts = gradient.split([psi.numel() * phi.shape[-1] for phi, psi in zip(state.phis, state.psis, strict=True)])
-        steps = list(map(scaled_step, parts, state.inverses, state.scales))
-        has_rate = self.layer_rate != "none"
-        return torch.cat(rated(state.psis, steps, parts, state.scores, state.terms, self.mu) if has_rate else steps)
+        steps = list(map(local.scaled_step, parts, state.inverses, state.scales))
+        if self.layer_rate != "none":
+            steps = local.rated(state.psis, steps, parts, state.scores, state.terms, self.mu)
+        return torch.cat(steps)
 
     def operator(self, state: State) -> BlockDiagonal:
         return BlockDiagonal([Kronecker.batched(psi, phi) for psi, phi in zip(state.psis, state.phis, strict=True)])
 
     def damped(self, state: State) -> BlockDiagonal | None:
-        products = map(partial(damped_product, least=self.nu1, most=self.nu2), state.psis, state.phis)
+        products = map(partial(local.damped_product, least=self.nu1, most=self.nu2), state.psis, state.phis)
         return BlockDiagonal(list(products)) if self.layer_rate == "none" else None
