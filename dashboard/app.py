@@ -41,15 +41,15 @@ def main() -> None:
             "Remove these settings from `.streamlit/config.toml`, or start it by its own verb.", "curvbench dashboard"
         )
         return
-    try:
-        runs = source.look()
-    except (ValueError, OSError) as error:
-        st.error(show.plain(error))
+    view = source.look()
+    _follow()  # first, so that a page that ends here appears when it can
+    if view.fault:
+        st.error(show.plain(view.fault))
         show.empty("Name a folder that `curvbench run` has written.", "curvbench dashboard results")
-        return
-    if not runs:
+    elif not view.runs:
         st.header("Nothing has been run yet")
         show.empty(f"{show.plain(source.results())} holds no run. This command makes one in about a minute:", RUN)
+    if not view.runs:
         return
     with st.sidebar:
         run = controls.pick_run()
@@ -60,7 +60,6 @@ def main() -> None:
             controls.pick_probes(frame)
             controls.pick_one("Camera button saves", show.IMAGES, "image")
         st.caption(f"{'Shipped sample' if source.is_sample() else 'Results'}: {show.plain(source.results())}")
-        _follow()
     if frame is None:
         show.empty("This run has no cell yet. Finished cells appear here by themselves.", RUN)
     else:
@@ -72,10 +71,11 @@ def _rows(run: Path) -> pd.DataFrame | None:
     try:
         frame, damaged = source.rows_and_damage(run)
     except (ValueError, OSError) as error:
+        if not run.exists() and run not in source.list_again().runs.values():
+            st.rerun()  # with the runs that are there
         st.error(show.plain(error))
         st.stop()
-    for text in [*source.lost(), *damaged, *source.record_and_damage(run)[1]]:
-        st.warning(show.plain(text))
+    show.warnings([*source.lost(), *damaged, *source.record_and_damage(run)[1]])
     return None if frame.empty else frame
 
 
@@ -86,4 +86,5 @@ def _follow() -> None:
         st.rerun()
 
 
-main()
+with source.at_work():
+    main()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,15 @@ def frame() -> pd.DataFrame:
     return of_probes(source.rows(run()))
 
 
+def rows(of: Path) -> pd.DataFrame:
+    """The rows of any run; none, with a warning, if they cannot be read."""
+    try:
+        return source.rows(of)
+    except (ValueError, OSError) as error:
+        st.warning(show.plain(error))
+        return source.rows(run())[:0]
+
+
 def of_probes(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of the chosen probes."""
     chosen = st.session_state["probes"]
@@ -128,14 +137,18 @@ def of_methods(table: pd.DataFrame) -> pd.DataFrame:
 def pick_quantity(label: str, options: Sequence[Quantity], key: str, default: Quantity) -> Quantity:
     """A metric in a scope; the help shows its meaning."""
     index = options.index(default) if default in options else 0
-    meaning = "  \n".join(f"`{name}`: {views.meaning(name).text}" for name in dict.fromkeys(q.metric for q in options))
-    return Quantity.parse(pick(label, list(map(str, options)), key, index, help=meaning))
+    meanings = _meanings(dict.fromkeys(q.metric for q in options))
+    return Quantity.parse(pick(label, list(map(str, options)), key, index, help=meanings))
 
 
 def pick_metric(label: str, options: Sequence[str], key: str) -> str:
     """A metric by name; the help shows its meaning."""
-    meaning = "  \n".join(f"`{name}`: {views.meaning(name).text}" for name in options)
-    return str(pick(label, options, key, help=meaning))
+    return str(pick(label, options, key, help=_meanings(options)))
+
+
+def _meanings(metrics: Iterable[str]) -> str:
+    """A line for each metric, in Markdown."""
+    return "  \n".join(f"{show.plain(name)}: {views.meaning(name).text}" for name in metrics)
 
 
 def pick_one(label: str, options: Sequence[str], key: str) -> Any:
@@ -147,6 +160,7 @@ def pick_one(label: str, options: Sequence[str], key: str) -> Any:
 def pick_number(label: str, usual: float, key: str, meaning: str) -> float:
     """A number to type."""
     step = 10 ** (math.floor(math.log10(abs(usual))) - 1) if usual else 0.01
+    label = show.plain(label)
     return float(st.number_input(label, value=usual, step=step, format="%.4g", key=key, help=meaning, **LINKED))
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import html
+import math
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,9 @@ IMAGES = ("svg", "png")
 TALLEST = 12  # rows that are shown without scrolling, so that the figure below stays in sight
 NUMBER = 92  # pixels of the longest number
 WIDEST = 60  # letters of a column that is as wide as its texts
+WARNINGS = 3  # that are in sight
 STYLED = 2000  # rows: formatting the numbers of a longer table takes too long
+MOST = 5000  # rows of a table and marks of a figure that a browser is sent
 LETTER, PADDING = 7, 20  # pixels of a column of texts: per letter, and beside the text
 TABLES_FIRST = 1.0  # seconds in which a browser draws the tables that it was sent
 SHORT = {f"{c.metric} ({c.scope})": " ".join(c.heading.split()) for c in (*summary.COLUMNS, *summary.TRAINED)}
@@ -66,13 +69,24 @@ def _let_tables_be_drawn() -> None:
 
 def table(data: pd.DataFrame, name: str, colours: Mapping[str, str] | None = None, **settings: Any) -> None:
     """A sortable table with its meaning in the headings and a download as CSV; ``colours`` by text."""
+    shown = data.head(MOST)
+    if len(shown) < len(data):
+        st.caption(f"The first {MOST:,} of {len(data):,} rows; the file below has all of them.")
     floats: dict[Any, Any] = {column: summary.digits for column in data.select_dtypes("float")}
-    styled: Any = data.style.format(floats, na_rep="") if len(data) <= STYLED else data
+    styled: Any = shown.style.format(floats, na_rep="") if len(data) <= STYLED else shown
     if colours and len(data) <= STYLED:
         styled = styled.map(lambda text: f"color: {colours[text]}" if text in colours else "")
     settings |= {"placeholder": "", "height": "content" if len(data) <= TALLEST else "auto"}
-    st.dataframe(styled, hide_index=True, column_config=columns(data), key=f"table {name}", **settings)
+    st.dataframe(styled, hide_index=True, column_config=columns(shown), key=f"table {name}", **settings)
     _download("Table (CSV)", lambda: _csv(data), f"{name}.csv", "text/csv")
+
+
+def thinned(points: pd.DataFrame) -> pd.DataFrame:
+    """Points for a figure: every so many of them if a browser could not draw all, which the page then says."""
+    step = math.ceil(len(points) / MOST)
+    if step > 1:
+        st.caption(f"Every {views.ordinal(step)} of {len(points):,} points is drawn; the data below has all of them.")
+    return points.iloc[:: max(step, 1)]
 
 
 def columns(data: pd.DataFrame) -> dict[str, Any]:
@@ -81,7 +95,7 @@ def columns(data: pd.DataFrame) -> dict[str, Any]:
     pinned = "probe" if "probe" in data else str(next(iter(data), ""))
     for name in map(str, data):
         meaning = views.meaning(name.removeprefix("1 - ").partition(" (")[0])
-        help = f"{name}: {meaning.text} ({meaning.better or 'neither way'} is better)" if meaning.text else None
+        help = plain(f"{name}: {meaning.text} ({meaning.better or 'neither way'} is better)") if meaning.text else None
         widest = data[name].astype(str).str.len().max()
         if pd.api.types.is_string_dtype(data[name]) and widest <= WIDEST:
             width = int(max(widest, len(name))) * LETTER + PADDING
@@ -97,6 +111,15 @@ def empty(what: str, command: str) -> None:
     """Say what is missing, and show the command that makes it."""
     st.info(what, icon=":material/info:")
     st.code(command, language="sh")
+
+
+def warnings(texts: Sequence[str]) -> None:
+    """A warning for each text; behind the first few, the others are in one that opens, so that the page is in sight."""
+    for text in texts[:WARNINGS]:
+        st.warning(plain(text))
+    if rest := texts[WARNINGS:]:
+        with st.expander(f"{len(rest)} more warnings", icon=":material/warning:"):
+            st.code("\n".join(rest), language=None, height=300)
 
 
 def nothing(why: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
-import warnings
+import time
+import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,13 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+import turns
 from curvbench import store
 from curvbench.analysis import frames, scaling
 from curvbench.analysis.verdict import sentences
 from curvbench.shipped import DATA
 from curvbench.spec.pictures import Blocks
+from curvbench.words import printable
 
 SAMPLE = DATA / "sample"
 # The columns that the pages need of every row; the other columns of a cell are read when it is opened.
@@ -26,20 +30,44 @@ COLUMNS = (
     "suite run_id cell_id problem problem_args probe probe_args seed status reason metric scope epoch value method "
     "started_at device dtype threads parameters"
 ).split()
-# Columns of few texts that many rows repeat; as categories they are compared as numbers.
-REPEATED = ("problem", "problem_args", "probe", "probe_args", "metric", "scope", "cell_id", "method", "suite")
+LONGEST = 200  # letters of a text on a page of many cells; the page of a cell has the whole text
+HOLDS = 5.0  # seconds after which a window that follows the folder looks again, at the earliest
+AGED = 6.0  # times as old a look is too old for a page that someone has asked for
+READING = 0.2  # the share of the time that may go into looking and reading
 State = tuple[int, int, int]
-_one_at_a_time = threading.Lock()  # Python records warnings per process, and sessions are threads
+NOTHING: State = (0, 0, 0)
+_reading = threading.Lock()  # one run at a time, because reading takes several times the memory of what is read
 
 
 @dataclass
 class View:
-    """The folder as one run of the script sees it, because a second look at thousands of files takes too long."""
+    """The folder as all sessions see it for a while, because looking at thousands of files takes long."""
 
+    folder: Path
     runs: dict[str, Path]
-    lost: list[str] = field(default_factory=list)
-    states: dict[Path, State] = field(default_factory=dict)
-    is_new: bool = True
+    lost: list[str]
+    fault: str = ""
+    born: float = field(default_factory=time.monotonic)
+    states: dict[Path, State] = field(default_factory=dict)  # of the runs that a page has shown
+    reading: float = 0.0  # seconds that looking took, and reading what had changed
+
+    def holds(self, times: float = 1.0) -> bool:
+        """Whether sessions need not look again."""
+        age = time.monotonic() - self.born
+        return self.folder == results() and age < times * max(HOLDS, self.reading / READING)
+
+    def state(self, run: Path) -> State:
+        """``store.state`` of a run when a page first asked; ``NOTHING`` if the run cannot be listed."""
+        if run not in self.states:
+            try:
+                self.states[run] = store.state(run)
+            except (ValueError, OSError):
+                self.states[run] = NOTHING
+        return self.states[run]
+
+
+_view: View | None = None
+_looking = threading.Lock()
 
 
 def results() -> Path:
@@ -52,17 +80,11 @@ def is_sample() -> bool:
     return results() == SAMPLE
 
 
-def look() -> dict[str, Path]:
-    """Look at the folder again, once per run of the script, and return ``runs``.
-
-    Raises:
-        ValueError: there is no such folder.
-        OSError: the folder cannot be read.
-    """
-    with _heard() as lost:
-        found = _runs()
-    st.session_state["view"] = View(found, lost)
-    return found
+def look() -> View:
+    """The folder for one run of the script; faults are in the view. Windows that follow look again for all others."""
+    st.session_state["view"] = view = _newest(AGED)
+    st.session_state["states"], st.session_state["frames"], st.session_state["is_new"] = {}, {}, True
+    return view
 
 
 def lost() -> list[str]:
@@ -70,13 +92,32 @@ def lost() -> list[str]:
     return st.session_state["view"].lost
 
 
+@contextmanager
+def at_work() -> Iterator[None]:
+    """Within, a page is made."""
+    try:
+        with turns.at_work():
+            yield
+    finally:
+        frames = st.session_state.pop("frames", {})  # which other sessions may replace
+        st.session_state["has_rows"] = any(len(frame) for frame, _ in frames.values())
+        gc.collect()  # figures are circles of references, and hold large tables
+
+
 def changed() -> bool:
-    """Whether a run came or went since the last ``look``, or cells of one that it showed."""
-    view: View = st.session_state["view"]
-    if view.is_new:
-        view.is_new = False
+    """Whether to show the folder again: a run came or went since the last ``look``, or cells of one that it showed.
+
+    Windows with rows take turns; those without show what comes at once.
+    """
+    if st.session_state.pop("is_new", False):
         return False
-    return _runs() != view.runs or any(store.state(run) != state for run, state in view.states.items())
+    has_rows = st.session_state.get("has_rows", True)
+    view, newest = st.session_state["view"], _newest() if has_rows else list_again()
+    has_changed = (newest.runs, newest.fault) != (view.runs, view.fault) or any(
+        newest.state(run) != state for run, state in st.session_state["states"].items()
+    )
+    window = st.session_state.setdefault("window", object())
+    return has_changed and (not has_rows or turns.has_come(window))
 
 
 def runs() -> dict[str, Path]:
@@ -84,8 +125,56 @@ def runs() -> dict[str, Path]:
     return st.session_state["view"].runs
 
 
-def _runs() -> dict[str, Path]:
-    folder = results()
+def _newest(times: float = 1.0) -> View:
+    """The view that all sessions share, made again if it holds no longer."""
+    global _view
+    view = _view
+    if view is not None and view.holds(times):
+        return view
+    if view is not None and view.folder == results() and _looking.locked():
+        return view  # another session is at it
+    with _looking:
+        if _view is view:
+            _view = _renewed(view)
+        assert _view is not None
+        return _view
+
+
+def _renewed(old: View | None) -> View:
+    view = _listed()
+    for run, state in list(old.states.items()) if old else ():
+        if run not in view.runs.values():
+            _read.clear(run, state)
+        elif view.state(run) != state:
+            with suppress(ValueError, OSError):  # which the page of the run will say
+                _read(run, view.state(run))  # before the others need it
+            _read.clear(run, state)  # rather than until many more runs were read
+    view.reading = time.monotonic() - view.born
+    return view
+
+
+def list_again() -> View:
+    """The runs that are there now, with cells as all sessions see them: for pages that have nothing to show."""
+    global _view
+    old, view = _view, _listed()
+    if old is not None and old.folder == view.folder:
+        view.born, view.reading = old.born, old.reading
+        view.states = {run: state for run, state in list(old.states.items()) if run in view.runs.values() and state[0]}
+    _view = view
+    return view
+
+
+def _listed() -> View:
+    view = View(results(), {}, [])
+    try:
+        with store.noting() as view.lost:
+            view.runs = _runs(view.folder)
+    except (ValueError, OSError) as error:
+        view.fault = str(error)
+    return view
+
+
+def _runs(folder: Path) -> dict[str, Path]:
     runs = {str(run.relative_to(folder)): run for run in reversed(store.runs_below(folder))}
     if not runs and store.state(folder)[0]:
         return {folder.name: folder}
@@ -96,14 +185,17 @@ def rows(run: Path) -> pd.DataFrame:
     """The rows of a run in ``COLUMNS``, shared by all sessions: not to be changed.
 
     Raises:
-        ValueError: a fragment is of a later version.
+        ValueError, OSError: a fragment is of a later version, or the run was removed.
     """
     return rows_and_damage(run)[0]
 
 
 def rows_and_damage(run: Path) -> tuple[pd.DataFrame, list[str]]:
-    """``rows``, and the warnings on fragments of the run that were set aside."""
-    return _read(run, _state(run))
+    """``rows``, and the warnings on fragments of the run that were set aside; once per run of the script."""
+    frames = st.session_state["frames"]
+    if run not in frames:
+        frames[run] = _read(run, _state(run))
+    return frames[run]
 
 
 def latest() -> pd.DataFrame | None:
@@ -112,16 +204,17 @@ def latest() -> pd.DataFrame | None:
     Raises:
         ValueError, OSError: the folder or a fragment cannot be read.
     """
-    run = next(iter(_runs().values()), None)
-    frame = None if run is None else _read(run, store.state(run))[0]
+    view = _newest()
+    run = next(iter(view.runs.values()), None)
+    frame = None if run is None else _read(run, view.state(run))[0]
     return None if frame is None or frame.empty else frame
 
 
 def _state(run: Path) -> State:
-    """``store.state`` at the first look of this run of the script."""
-    states: dict[Path, State] = st.session_state["view"].states
+    """The state of a run in the view of this run of the script."""
+    states: dict[Path, State] = st.session_state["states"]
     if run not in states:
-        states[run] = store.state(run)
+        states[run] = st.session_state["view"].state(run)
     return states[run]
 
 
@@ -131,14 +224,11 @@ def verdict(run: Path, problem: str, probes: tuple[str, ...], is_provisional: bo
 
 
 def cell(run: Path, cell_id: str) -> pd.DataFrame:
-    """Every column of the rows of one cell."""
+    """Every column of the rows of one cell; no rows if its file was removed."""
     try:
-        fragment = store.cell_file(run / "cells", cell_id)
-    except ValueError:  # an id from a file that anyone may have written
-        fragment = run
-    with _heard():  # the page of every run names them already
-        frame = store.load(fragment if fragment.is_file() else run)
-    return frame[frame["cell_id"] == cell_id]
+        return _read_cell(run, cell_id, _state(run))
+    except (ValueError, OSError):
+        return pd.DataFrame()
 
 
 def blocks(run: Path, cell_ids: Iterable[str]) -> tuple[dict[str, Blocks], list[str]]:
@@ -164,15 +254,15 @@ def record(run: Path) -> dict[str, Any]:
 
 def record_and_damage(run: Path) -> tuple[dict[str, Any], list[str]]:
     """``record``, and the warnings on the parts that were set aside; a folder of fragments alone has no record."""
-    if not (run / "run.json").exists() and not (run / "cells").exists():
+    stamp = store.stamp(run / "run.json")
+    if stamp is None and not (run / "cells").exists():
         return {}, []
-    with _heard() as damaged:
-        return store.read_run(run), damaged
+    return _read_record(run, stamp)
 
 
 def log(run: Path, cell_id: str) -> tuple[str | None, list[str]]:
     """What a cell printed, and the warning on a log that was set aside."""
-    with _heard() as damaged:
+    with store.noting() as damaged:
         return store.read_log(run, cell_id), damaged
 
 
@@ -188,21 +278,45 @@ def trains(run: Path) -> bool:
 
 @st.cache_resource(max_entries=64, show_spinner=False)
 def _read(run: Path, state: State) -> tuple[pd.DataFrame, list[str]]:
-    with _heard() as damaged:
-        frame = store.load_run(run, COLUMNS)
-    return frame.astype(dict.fromkeys(REPEATED, "category")), damaged
+    with _reading, store.noting() as damaged:
+        return categorical(store.load_run(run, COLUMNS)), damaged
 
 
-@contextmanager
-def _heard() -> Iterator[list[str]]:
-    """The texts of the warnings within, each once, when it has ended."""
-    texts: list[str] = []
-    with _one_at_a_time, warnings.catch_warnings(record=True) as messages:
-        warnings.simplefilter("always")
-        try:
-            yield texts
-        finally:
-            texts += dict.fromkeys(str(warning.message) for warning in messages)
+def categorical(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows with their texts as categories, which take little memory and are compared as numbers.
+
+    Texts that nobody can read are replaced: control characters by escapes, and what is longer than ``LONGEST`` by its
+    beginning and a number, in which no two such texts are alike.
+    """
+    texts: dict[str, pd.Series] = {}
+    for name in (str(name) for name in frame if isinstance(frame[name].dtype, pd.StringDtype)):
+        column = frame[name].astype("category")
+        shown = {text: _legible(text) for text in column.cat.categories}
+        is_sound = all(text == legible for text, legible in shown.items())
+        texts[name] = column if is_sound else column.map(shown).astype("category")
+    return frame.assign(**texts)
+
+
+def _legible(text: str) -> str:
+    shown = printable(text)
+    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}... ({zlib.crc32(text.encode()):08x})"
+
+
+@st.cache_resource(max_entries=256, show_spinner=False)
+def _read_record(run: Path, stamp: store.Stamp) -> tuple[dict[str, Any], list[str]]:
+    with store.noting() as damaged:
+        return store.read_run(run), damaged
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _read_cell(run: Path, cell_id: str, state: State) -> pd.DataFrame:
+    try:
+        fragment = store.cell_file(run / "cells", cell_id)
+    except ValueError:  # an id from a file that anyone may have written
+        fragment = run
+    with store.noting():  # the page of every run names them already
+        frame = store.load(fragment if fragment.is_file() else run)
+    return frame[frame["cell_id"].map(_legible) == cell_id]
 
 
 @st.cache_resource(max_entries=256, show_spinner=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 
 import source
@@ -19,3 +20,5 @@ def main() -> None:
         if frame is not None:
             plot.status(frame).to_json()
             views.cells(frame).head(1).style.to_html()
+    gc.collect()
+    gc.freeze()  # what is here by now is no garbage, and the end of every page need not look through it

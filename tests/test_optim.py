@@ -19,6 +19,7 @@ import curvbench as cb
 from curvbench import registry
 from curvbench.instance import Instance
 from curvbench.meters.flops import FlopMeter
+from curvbench.meters.memory import peak_memory
 from curvbench.operators import Identity
 from curvbench.optim import NaturalGradient
 from curvbench.optim.curvature import Checks
@@ -308,6 +309,30 @@ def test_fngd_s_later_step_weighs_the_samples_of_the_training_pass() -> None:
     for name, parameter in model.named_parameters():
         moved = (before[name] - parameter.detach()) / 0.1
         assert oracles.relative(moved, expected[name]) <= 1e-9 or float(expected[name].norm()) <= 1e-12, name
+
+
+def test_fngd_s_later_steps_leave_nothing_in_memory() -> None:
+    """The nodes of a pass hold what weighs their samples; a node that held itself would wait for the collector."""
+    optimizer = NaturalGradient(nasty_cnn().double().train(), cb.probe("fngd", stage="shared"), 0.1)
+    naturally(optimizer, images(9))  # the ninth step is the last before the seventeenth in which the model is verified
+    few, many = (peak_memory(lambda n=n: naturally(optimizer, images(1) * n), "cpu")[0] for n in (2, 5))
+    assert few == many
+
+
+def test_a_kept_graph_is_weighed_again() -> None:
+    """Two backward passes through one graph give twice the gradient, and a freed graph is autograd's own error."""
+    model, (batch, (x, y)) = nasty_cnn().double().train(), images(2)
+    optimizer = NaturalGradient(model, cb.probe("fngd", stage="shared"), 0.1)
+    naturally(optimizer, [batch])
+    optimizer.zero_grad()
+    outputs = optimizer.forward(x, y)
+    F.cross_entropy(outputs, y).backward(retain_graph=True)
+    once = [p.grad.clone() for p in model.parameters()]
+    F.cross_entropy(outputs, y).backward()
+    for p, grad in zip(model.parameters(), once, strict=True):
+        assert oracles.relative(p.grad, 2 * grad) <= 1e-12 or float(grad.norm()) <= 1e-12
+    with pytest.raises(RuntimeError, match="second time"):
+        F.cross_entropy(outputs, y).backward()
 
 
 def gradients(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:

@@ -187,7 +187,7 @@ def cells_of(
             dtype=str(instance.dtype).removeprefix("torch."),
             threads=torch.get_num_threads(),
             meters=(*METERS, "damping"),
-            precision="mixed" if instance.runs_in_float64() else "native",
+            precision="mixed" if instance.has_float64_values() else "native",
             damping=DAMPING if damping is None else damping,
             parameters=parameters,
         )
@@ -211,7 +211,7 @@ def suite_of(problem: Problem, probes: Probes, memory: float | None, parameters:
         settings |= {
             "seeds": range(len(held.batches)),
             "dtype": str(instance.dtype).removeprefix("torch."),
-            "precision": "mixed" if instance.runs_in_float64() else "native",
+            "precision": "mixed" if instance.has_float64_values() else "native",
         }
     return Suite(f"Methods on {problem.label}", {"default": Preset([problem], chosen, **settings)})
 

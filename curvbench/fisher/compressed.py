@@ -174,7 +174,7 @@ def compressed_fisher(instance: Instance) -> CompressedFisher:
     role = tape.head
     if role is None:
         raise ValueError("columns are compressed only where a linear layer, called once, gives the outputs themselves")
-    hessians = hessians_at(passed, tape.outputs.detach())
+    hessians = hessians_at(passed, tape.values)
     if hessians is None:
         raise ValueError(f"columns are compressed only for losses with a closed form, which {instance.loss} has not")
     W = tape.weight(role, passed.parameters)

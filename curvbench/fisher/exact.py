@@ -495,9 +495,11 @@ def exact_fisher(
         mc_samples: label draws per sample for ``mc``.
         seed: seed of the draws.
         contraction: ``direct`` or ``kernel`` for every layer; None means the order with fewer FLOPs in each layer.
-        precision: ``mixed`` runs the network in float64, stores in the instance's dtype and sums in float64;
-            ``native`` runs the network in the instance's dtype too (a float32 pass flips the sign of a few ReLU units,
-            which is nearly the whole error of a float32 Fisher); ``float64`` also stores and multiplies in float64.
+        precision: ``mixed`` runs the network on float64 values, stores in the instance's dtype and sums in float64; the
+            graph of a float32 instance, and with it the backward passes, stay in float32 where they can
+            (``curvbench.instance.shadow``). ``native`` runs the network in the instance's dtype too (a float32 pass
+            flips the sign of a few ReLU units, which is nearly the whole error of a float32 Fisher); ``float64`` runs,
+            stores and multiplies in float64.
         memory: bytes that stored columns may take; None means a third of the device's free bytes. Columns that need
             more are made again, a segment of layers at a time, whenever they are read: passes are repeated, and only
             the Gram matrices bound the number of samples.
@@ -510,17 +512,32 @@ def exact_fisher(
     fisher_type = canonical_type(fisher_type)
     _refuse_choice("contraction", contraction, (None, "direct", "kernel"))
     _refuse_choice("precision", precision, get_args(Precision))
-    if precision != "native" and not instance.runs_in_float64():
-        raise ValueError(
-            f"the model cannot run in float64, which precision={precision!r} needs: use precision='native'"
-        )
-    passed = instance if precision == "native" else instance.to(torch.float64)
     stored = torch.float64 if precision == "float64" else instance.dtype
     R, sizes = instance.columns_per_sample(fisher_type, mc_samples), list(instance.sizes.values())
     other = _compressed(instance) if fisher_type == "type-2" else ""
     budget.refuse_oversized(sizes, instance.samples, R, stored.itemsize, instance.device, has_gram=False, other=other)
-    columns = columns_within(passed, fisher_type, mc_samples, seed, stored, memory)
-    return ExactFisher(columns, instance.terms, coefficients(passed, fisher_type), contraction, instance.extent)
+    if precision == "mixed" and not instance.has_float64_values():
+        raise ValueError(
+            "the model runs neither in float64 nor on float64 values, which precision='mixed' needs: use "
+            "precision='native'"
+        )
+    if precision == "float64" and not instance.runs_in_float64():
+        raise ValueError(
+            "the model cannot run in float64, which precision='float64' needs: use precision='mixed' or "
+            "precision='native'"
+        )
+    passed = _passed(instance, precision)
+    columns, outputs = columns_within(passed, fisher_type, mc_samples, seed, stored, memory)
+    return ExactFisher(
+        columns, instance.terms, coefficients(passed, fisher_type, outputs), contraction, instance.extent
+    )
+
+
+def _passed(instance: Instance, precision: Precision) -> Instance:
+    """The instance whose passes a precision has."""
+    if precision == "native":
+        return instance
+    return instance.in_float64_values() if precision == "mixed" else instance.to(torch.float64)
 
 
 def _compressed(instance: Instance) -> str:

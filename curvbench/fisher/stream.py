@@ -92,7 +92,7 @@ def _collected(
         instance, fisher_type, mc_samples, seed, names, samples, graph_bytes, closed
     ):
         last = head_here
-        outputs.append(tape.outputs.detach())
+        outputs.append(tape.values)
         of_part: dict[str, list[Tensor]] = {name: [] for name in roles}
         for block in passed:
             for name, slope in block.items():
@@ -188,7 +188,7 @@ def _passes(
         some = instance if outputs is None else instance.part(part)
         tape = some.tape(names)
         if outputs is not None:
-            refuse_other_outputs(tape.outputs, outputs[part])
+            refuse_other_outputs(tape.values, outputs[part])
         last = head(some, tape, fisher_type) if closed else None
         last = last if last is not None and last.role in names else None  # a role of a tied block is no layer
         if cotangents is None:
@@ -266,13 +266,16 @@ class Stream(Sequence[Columns]):
 
 def columns_within(
     instance: Instance, fisher_type: str, mc_samples: int, seed: int, dtype: torch.dtype, memory: int | None = None
-) -> Sequence[Columns]:
-    """All columns if they take at most ``memory`` bytes, else a stream; None means the bytes of ``column_memory``."""
+) -> tuple[Sequence[Columns], Tensor | None]:
+    """All columns if they take at most ``memory`` bytes, else a stream; None means the bytes of ``column_memory``.
+
+    With them come the outputs (N, ..., C) of the passes that made all columns; None for a stream, which has made none.
+    """
     budget = column_memory(instance.device) if memory is None else memory
     parts = segments(instance, instance.columns_per_sample(fisher_type, mc_samples), dtype.itemsize, budget)
     if len(parts) == 1:
-        return collect(instance, fisher_type, mc_samples, seed, dtype)
-    return Stream(Source(instance, fisher_type, mc_samples, seed, dtype, parts), instance.layers)
+        return with_outputs(instance, fisher_type, mc_samples, seed, dtype)
+    return Stream(Source(instance, fisher_type, mc_samples, seed, dtype, parts), instance.layers), None
 
 
 def segments(instance: Instance, R: int, itemsize: int, budget: int) -> list[list[Layer]]:

@@ -111,6 +111,27 @@ def convolve_transposed(
     return out
 
 
+def convolution_in_float64(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """``aten.convolution`` of float64 tensors without a graph, by ``convolve`` where it applies."""
+    if transposed or groups > 1 or x.ndim != 4 or x.device.type != "cpu":
+        other: Tensor = torch.ops.aten.convolution(
+            x, weight, bias, stride, padding, dilation, transposed, output_padding, groups
+        )
+        return other
+    result: Tensor = torch.ops.curvbench.convolution(x, weight, bias, stride, padding, dilation)
+    return result
+
+
 _GEOMETRY = "int[2] stride, int[2] padding, int[2] dilation"
 # torch.library.custom_op would import the compiler at its first call, which takes a second in every process.
 _LIBRARY = torch.library.Library("curvbench", "DEF")

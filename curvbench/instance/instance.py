@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any
@@ -47,6 +47,7 @@ from curvbench.instance.refusals import (
     refuse_untracked,
     refuse_written,
 )
+from curvbench.instance.shadow import Shadows
 from curvbench.instance.survey import Traced, roles_of, sizes_of, survey
 from curvbench.instance.tape import Recording, Tape, evaluation, uncompiled, unfused_attention
 from curvbench.instance.verification import coupling, pairwise_coupled, refuse_random_passes, wrong_layers
@@ -153,6 +154,8 @@ class Instance:
         self._needs_verification = False
         self._passes_alone = True
         self._states: RandomStates | None = None
+        self._is_shadowed = False
+        self._can_be_shadowed: bool | None = None
         self.reached: set[str] = set()
         self._first_outputs: Tensor | None = None
         first = self._try()
@@ -615,6 +618,45 @@ class Instance:
         other.targets = widened(_rounded(self.targets, dtype))
         return other
 
+    def has_float64_values(self) -> bool:
+        """Whether the model runs on float64 values: in float64, or in a float32 graph with shadows."""
+        return self.runs_in_float64() or self._follows_shadows()
+
+    def in_float64_values(self) -> Instance:
+        """The same instance with passes on float64 values: in a float32 graph, or in float64 altogether.
+
+        The graph is float32, whose backward passes take less time, if the instance is and ``Shadows`` can follow the
+        model. Call it if ``has_float64_values``.
+        """
+        return self._shadowed() if self._follows_shadows() else self.to(torch.float64)
+
+    def _shadowed(self) -> Instance:
+        if self._needs_verification:  # here, because a comparison with a pass in fewer digits would tell less
+            self._needs_verification = False
+            self.verify()
+        other = self._copy()
+        other._is_shadowed = True
+        return other
+
+    def _follows_shadows(self) -> bool:
+        if self._can_be_shadowed is None:
+            self._can_be_shadowed = self.dtype == torch.float32 and not self.plan.generic and self._try_shadows()
+        return self._can_be_shadowed
+
+    def _try_shadows(self) -> bool:
+        """Whether passes with shadows run, on the values of a float64 pass where there is one; tried on two samples."""
+        some = self if self.coupled or not self.plan.is_plain else self.part(slice(2))
+        try:
+            tape = some._shadowed().tape()
+            tape.pull(torch.ones_like(tape.outputs))
+            if not self.runs_in_float64():
+                return agree(tape.outputs, some.outputs())
+            return agree(tape.values, some.to(torch.float64).outputs())
+        except (RuntimeError, ValueError, IndexError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            return False
+
     def in_dtype(self, dtype: torch.dtype) -> Instance:
         """The same instance with passes, gradients and parameter vectors in another real dtype; itself in its own.
 
@@ -647,10 +689,14 @@ class Instance:
         """The network's outputs, (N, ..., C), without a graph."""
         if self._recorded is not None:
             return self._recorded.outputs.detach()
+        shadows = self._shadows()
         with torch.no_grad(), FrozenConvolutions():
-            outputs = self._forward()
+            outputs = self._forward(shadows=shadows)
         self._refuse_another_model(outputs)
-        return outputs
+        return outputs if shadows is None else shadows.take(outputs)
+
+    def _shadows(self) -> Shadows | None:
+        return Shadows() if self._is_shadowed else None
 
     def _refuse_another_model(self, outputs: Tensor) -> None:
         """Raise ValueError if a part of the model that is no tensor has changed: an attribute, or a module."""
@@ -681,10 +727,12 @@ class Instance:
         followed = self._trainable if self.plan.is_numbered else held
         leaves = self._leaves([name for name in self.parameters if name in followed])
         tracer = Tracer(self._followed(leaves, self.plan.uncut), self.samples, self.plan.vetoed, self.plan.cloned)
+        shadows = self._shadows()
         with torch.enable_grad(), FrozenConvolutions():
-            outputs = self._forward(tracer, as_parameters(leaves, self.parameters))
+            outputs = self._forward(tracer, as_parameters(leaves, self.parameters), shadows)
         self._refuse_another_model(outputs)
-        return self._tape(tracer, outputs, {name: leaves[name] for name in leaves if name in held}, chosen)
+        tape = self._tape(tracer, outputs, {name: leaves[name] for name in leaves if name in held}, chosen)
+        return tape if shadows is None else replace(tape, shadow=shadows.take(outputs))
 
     def _with_alone(self, tape: Tape) -> Tape:
         """The tape with every sample's own pass, if plain autograd follows parameters and such passes are right."""
@@ -719,14 +767,14 @@ class Instance:
 
     def slopes(self, tape: Tape, fisher_type: str, mc_samples: int = 1, seed: int = 0) -> Iterator[dict[str, Tensor]]:
         """``pull`` for every cotangent of a Fisher type."""
-        return self.pull(tape, self.cotangents(tape.outputs, fisher_type, mc_samples, seed))
+        return self.pull(tape, self.cotangents(tape.values, fisher_type, mc_samples, seed))
 
     def pull(self, tape: Tape, cotangents: Iterator[Tensor]) -> Iterator[dict[str, Tensor]]:
         """Per cotangent the output gradients (N, G, M, S) of the recorded roles; the last pass frees the graph."""
         current = next(cotangents, None)
         while current is not None:
             following = next(cotangents, None)
-            pulled = tape.pull(current, keep=following is not None)
+            pulled = tape.pull(current.to(tape.outputs.dtype), keep=following is not None)
             yield {name: geometry.slopes(role, pulled[name]) for name, role in tape.roles.items()}
             current = following
 
@@ -864,7 +912,12 @@ class Instance:
             self._original.refuse_changed()
 
     @network_pass()
-    def _forward(self, tracer: Tracer | None = None, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
+    def _forward(
+        self,
+        tracer: Tracer | None = None,
+        parameters: Mapping[str, Tensor] | None = None,
+        shadows: Shadows | None = None,
+    ) -> Tensor:
         if torch.is_inference_mode_enabled():
             raise ValueError("inside torch.inference_mode() nothing can be differentiated: leave it first")
         if autocasts():
@@ -879,7 +932,12 @@ class Instance:
         followed = nullcontext() if tracer is None else tracer
         if tracer is not None:
             tracer.take_constants(value for value in state.values() if not value.requires_grad)
-        with one_thread(), mode, uncompiled(), unfused_attention(), uncast, followed:
+        with ExitStack() as stack:
+            for context in (one_thread(), mode, uncompiled(), unfused_attention(), uncast, followed):
+                stack.enter_context(context)
+            if shadows is not None:  # other kernels of attention compute the softmax again in the backward pass
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+                stack.enter_context(shadows)
             try:
                 if self._states is not None:
                     self._states.restore(self.device)

@@ -16,25 +16,34 @@ from torch import Tensor
 from curvbench.spec.geometry import Layer
 
 
-def _as_plane(layer: Layer, x: Tensor) -> Tensor:
+def as_plane(layer: Layer, x: Tensor) -> Tensor:
     """(N, C, length) -> (N, C, 1, length) for a Conv1d."""
     return x.unsqueeze(-2) if layer.kind == "conv1d" else x
 
 
 def padded(layer: Layer, x: Tensor) -> Tensor:
     """The input of a convolution as padded planes (N, channels, height, width), of height 1 for a Conv1d."""
-    plane = _as_plane(layer, x)
+    plane = as_plane(layer, x)
     return F.pad(plane, layer.padding) if any(layer.padding) else plane
 
 
-def output_size(layer: Layer, planes: Tensor) -> tuple[int, int]:
-    """Height and width of a convolution's output for its padded planes (..., height, width)."""
-    sizes = zip(planes.shape[-2:], layer.kernel, layer.stride, layer.dilation, strict=True)
-    height, width = ((size - d * (k - 1) - 1) // s + 1 for size, k, s, d in sizes)
+def own_padding(layer: Layer, planes: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """Planes (N, channels, height, width) and the padding that torch's convolution adds to them by itself.
+
+    Only a padding that differs from side to side is copied.
+    """
+    left, right, top, bottom = layer.padding
+    return (planes, (top, left)) if (left, top) == (right, bottom) else (F.pad(planes, layer.padding), (0, 0))
+
+
+def output_size(layer: Layer, planes: Tensor, padding: tuple[int, int] = (0, 0)) -> tuple[int, int]:
+    """Height and width of a convolution's output for its planes (..., height, width) with a ``padding`` to come."""
+    sizes = zip(planes.shape[-2:], padding, layer.kernel, layer.stride, layer.dilation, strict=True)
+    height, width = ((size + 2 * p - d * (k - 1) - 1) // s + 1 for size, p, k, s, d in sizes)
     return height, width
 
 
-def _windows(layer: Layer, planes: Tensor) -> Tensor:
+def windows(layer: Layer, planes: Tensor) -> Tensor:
     """A view (N, C, k_h, k_w, H', W') of padded planes (N, C, H, W): the pixels that every kernel entry reads.
 
     A copy of the view equals the result of ``F.unfold`` and takes a third of the time.
@@ -57,7 +66,7 @@ def patches(layer: Layer, x: Tensor) -> Tensor:
     if layer.kind == "linear":
         entries = x.reshape(x.shape[0], -1, x.shape[-1]).mT[:, None]
     else:
-        entries = _windows(layer, padded(layer, x)).reshape(x.shape[0], layer.groups, layer.inputs - layer.bias, -1)
+        entries = windows(layer, padded(layer, x)).reshape(x.shape[0], layer.groups, layer.inputs - layer.bias, -1)
     return _with_ones(entries, 2) if layer.bias else entries
 
 
@@ -69,8 +78,8 @@ def joined_patches(layer: Layer, x: Tensor) -> Tensor:
         entries = x.reshape(x.shape[0], -1, x.shape[-1]).permute(2, 1, 0)[None]
     else:
         planes = padded(layer, x).permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2)
-        windows = _windows(layer, planes).permute(1, 2, 3, 4, 5, 0)
-        entries = windows.reshape(layer.groups, layer.inputs - layer.bias, -1, x.shape[0])
+        pixels = windows(layer, planes).permute(1, 2, 3, 4, 5, 0)
+        entries = pixels.reshape(layer.groups, layer.inputs - layer.bias, -1, x.shape[0])
     return _with_ones(entries, 1) if layer.bias else entries
 
 

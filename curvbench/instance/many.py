@@ -36,7 +36,7 @@ def head(instance: Instance, tape: Tape, fisher_type: str) -> Head | None:
     if canonical_type(fisher_type) != "type-2" or instance.likelihood.rank(instance.classes) < MANY:
         return None
     role = tape.head
-    hessians = None if role is None else hessians_at(instance, tape.outputs.detach())
+    hessians = None if role is None else hessians_at(instance, tape.values)
     return None if role is None or hessians is None else Head(role, hessians)
 
 
@@ -80,7 +80,7 @@ def blocks(
             yield from below(instance, tape, last.role, torch.stack(at_inputs), names)
             return
     size = _block_size(instance, tape, names, instance.columns_per_sample(canonical_type(fisher_type), mc_samples))
-    yield from pulled(tape, instance.cotangents(tape.outputs, fisher_type, mc_samples, seed), names, size)
+    yield from pulled(tape, instance.cotangents(tape.values, fisher_type, mc_samples, seed), names, size)
 
 
 def below(
@@ -109,9 +109,9 @@ def pulled(tape: Tape, cotangents: Iterator[Tensor], names: Collection[str], siz
     while block:
         following = list(islice(cotangents, size))
         if len(block) == 1:
-            gradients = tape.pull(block[0], bool(following), names)
+            gradients = tape.pull(block[0].to(tape.outputs.dtype), bool(following), names)
         else:
-            gradients = tape.pull_block(torch.stack(block), names)
+            gradients = tape.pull_block(torch.stack(block).to(tape.outputs.dtype), names)
         roles = {name: tape.roles[name] for name in names}
         yield {
             name: geometry.slopes(role, gradients[name]).unflatten(0, (len(block), -1)) for name, role in roles.items()

@@ -32,6 +32,12 @@ def in_network_pass() -> bool:
     return _depth > 0
 
 
+def keeps_graph() -> bool:
+    """Whether the backward pass that runs keeps its graph, so that another one can follow."""
+    keeps: bool = torch._C._autograd._get_current_graph_task_keep_graph()
+    return keeps
+
+
 def autocasts() -> bool:
     """Whether ``torch.autocast``, which rounds float32 products to 8 or 11 bits, is on for a kind of device."""
     return any(map(torch.is_autocast_enabled, _KINDS))

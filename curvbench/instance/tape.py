@@ -35,7 +35,8 @@ class Tape:
     zeros. ``leaves``: the parameters as the pass read them, with the graphs of computed weights. ``keeps_graph``: no
     pull frees the graph, because the training step owns it. ``alone``: the outputs and the leaves of every sample's own
     pass, for parameters that plain autograd follows; None means that the whole batch passes for each sample. ``fits``:
-    whether the pass used the parameters as the plan has it; if not, nothing can be read from the tape.
+    whether the pass used the parameters as the plan has it; if not, nothing can be read from the tape. ``shadow``: the
+    float64 values of the outputs, whose graph is float32; None means that the outputs are their own values.
     """
 
     outputs: Tensor
@@ -46,6 +47,7 @@ class Tape:
     keeps_graph: bool = False
     alone: Sequence[tuple[Tensor, Mapping[str, Tensor]]] | None = None
     fits: bool = True
+    shadow: Tensor | None = None
     passed: dict[int, Tensor] = field(default_factory=dict)
     """The gradients of the survey, or of the last backward pass through ``leaf``, by number of the call.
 
@@ -56,6 +58,11 @@ class Tape:
     def samples(self) -> int:
         """The number of samples, N."""
         return len(self.outputs)
+
+    @property
+    def values(self) -> Tensor:
+        """The outputs (N, ..., C) without a graph, of which cotangents are made."""
+        return self.outputs.detach() if self.shadow is None else self.shadow
 
     @cached_property
     def used(self) -> dict[str, list[int]]:
@@ -87,10 +94,15 @@ class Tape:
         return torch.Size((self.samples, *self.plan.shapes[role][1]))
 
     def watch(self, act: Callable[[int, Tensor], None]) -> list[RemovableHandle]:
-        """Call ``act(number, gradient)`` for the gradient at every call's edge in each later backward pass."""
+        """Call ``act(number, gradient)`` for the gradient at every call's edge in each later backward pass.
+
+        The nodes of the graph hold ``act``, which must therefore hold none of them, or only the garbage collector frees
+        the pass.
+        """
 
         def watched(number: int, edge: GradientEdge) -> RemovableHandle:
-            return edge.node.register_prehook(lambda gradients: act(number, gradients[edge.output_nr]))
+            output = edge.output_nr
+            return edge.node.register_prehook(lambda gradients: act(number, gradients[output]))
 
         return [watched(number, call.edge) for number, (call, _) in enumerate(self.calls)]
 

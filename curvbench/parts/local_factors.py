@@ -6,7 +6,9 @@ which the paper is silent: its step is the plain gradient.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import reduce
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,41 +18,90 @@ from curvbench.fisher import ExactFisher
 from curvbench.instance import layers as geometry
 from curvbench.instance.tape import Tape
 from curvbench.operators import Identity, Kronecker, sides
-from curvbench.parts.factors import second_moment
-from curvbench.parts.patch_sums import index_sums
+from curvbench.parts.factors import has_diagonal_inputs, is_cut, second_moment
+from curvbench.parts.patch_sums import index_sums, patch_lengths, patch_moment
 from curvbench.parts.silence import is_product
+from curvbench.parts.weighted import responses
 from curvbench.spec import Layer
 
+Positions = Literal["exact", "mean"]
 
-def local_factors(layer: Layer, tape: Tape, energy: Tensor | None, terms: int) -> tuple[Tensor, Tensor]:
+_TILE_BYTES = 2**20  # of weighted patches, which the product then finds in the cache
+
+
+def local_factors(
+    layer: Layer, tape: Tape, energy: Tensor | None, terms: int, positions: Positions = "exact"
+) -> tuple[Tensor, Tensor]:
     """Phi and psi of a layer from its g^2, ``energy`` (N, G, M, S); zeros where the paper is silent."""
     if is_product(layer):
         assert energy is not None, "a product has local gradients"
-        return factors(layer, tape.inputs[layer.name], energy, terms)
+        return factors(layer, tape.inputs[layer.name], energy, terms, positions)
     groups, outputs, inputs = layer.shape
     return tape.outputs.new_zeros(groups, inputs), tape.outputs.new_zeros(groups, outputs)
 
 
-def factors(layer: Layer, x: Tensor, energy: Tensor, terms: int) -> tuple[Tensor, Tensor]:
+def factors(
+    layer: Layer, x: Tensor, energy: Tensor, terms: int, positions: Positions = "exact"
+) -> tuple[Tensor, Tensor]:
     """Phi (G, D, D) = sum |g|^2 a a^T / terms and psi (G, M) = sum |a|^2 g^2, scaled to sum 1, over all positions.
 
     ``x`` is the layer's input (N, ...), ``energy`` (N, G, M, S) holds g^2. If every g or a is zero, psi is uniform. If
-    D is cut (``second_moment``), or the layer is a lookup, Phi is its diagonal (G, D).
+    D is cut (``is_cut``), or the layer is a lookup, Phi is its diagonal (G, D). ``positions``: the weights |g|^2 of a
+    sample's positions in Phi, ``exact`` or their ``mean``.
     """
-    moment, lengths = _weighted_moment(layer, x, energy.sum(2, keepdim=True))
-    shares = torch.einsum("ngms,ngs->gm", energy, lengths)
+    weights = energy.sum(2)
+    if positions == "mean" and not has_diagonal_inputs(layer):
+        moment = patch_moment(layer, x, weights.mean(-1))
+    elif positions == "mean":
+        moment = _weighted_moment(layer, x, weights.mean(-1, keepdim=True).expand_as(weights))
+    else:
+        moment = _weighted_moment(layer, x, weights)
+    shares = (energy @ patch_lengths(layer, x).to(energy.dtype)[..., None]).sum(0)[..., 0]
     total = shares.sum(-1, keepdim=True)
     psi = torch.where(total > 0, shares / total, torch.full_like(shares, 1 / layer.outputs))
     return moment / terms, psi
 
 
-def _weighted_moment(layer: Layer, x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """The sum of w a a^T over positions for weights w (N, G, 1, S), and |a|^2 (N, G, S)."""
+def _weighted_moment(layer: Layer, x: Tensor, weights: Tensor) -> Tensor:
+    """The sum of w a a^T over positions for weights w (N, G, S), (G, D, D) or a diagonal (G, D)."""
     if layer.kind == "lookup":
-        return index_sums(layer, x, weights[:, 0, 0]).sum(0), (x >= 0)[:, None].to(weights.dtype)
-    X = geometry.patches(layer, x)
-    # ``patch_moment`` would need equal weights
-    return second_moment(X * weights.sqrt(), bands=3), X.square().sum(2)
+        return index_sums(layer, x, weights[:, 0]).sum(0)
+    if layer.kind in ("conv1d", "conv2d"):
+        moments = (_moment(T) for T in _weighted_patches(layer, x, weights.sqrt()))
+        return reduce(torch.add, moments)
+    return second_moment(geometry.patches(layer, x) * weights.sqrt()[:, :, None], bands=3)
+
+
+def _moment(T: Tensor) -> Tensor:
+    return T.square().sum(2) if is_cut(T.shape[1]) else numerics.self_product(T, bands=3)
+
+
+def _samples_per_tile(column_bytes: int, order: int, positions: int) -> int:
+    """Samples whose patches stay in the cache until they are multiplied, but at least as many columns as rows.
+
+    A product of fewer columns takes less time than adding it to the others.
+    """
+    return max(1, max(order, _TILE_BYTES // column_bytes) // positions)
+
+
+def _weighted_patches(layer: Layer, x: Tensor, roots: Tensor) -> Iterator[Tensor]:
+    """The patches of a convolution times ``roots`` (N, G, S), of some samples at a time, (G, D, n S).
+
+    A tile is valid until the next one.
+    """
+    (G, _, D), S = layer.shape, roots.shape[2]
+    samples = min(len(x), _samples_per_tile(G * D * x.element_size(), D, S))
+    scratch = x.new_empty(G * D * samples * S)
+    for part, root in zip(x.split(samples), roots.split(samples), strict=True):
+        windows = geometry.windows(layer, geometry.padded(layer, part)).unflatten(1, (G, -1))
+        places = windows.shape[-2:]
+        tile = scratch[: G * D * len(part) * S].view(G, D, len(part), *places)
+        weights = root.movedim(0, 1).unflatten(2, places)
+        entries = tile[:, : D - layer.bias].unflatten(1, windows.shape[2:5])
+        torch.mul(windows.permute(1, 2, 3, 4, 0, 5, 6), weights[:, None, None, None], out=entries)
+        if layer.bias:
+            tile[:, -1] = weights
+        yield tile.flatten(2)
 
 
 def mean_within(diagonal: Tensor, least: float, most: float) -> Tensor:
@@ -99,6 +150,11 @@ def rated(
     """
     gains = [numerics.inner(p, g) for p, g in zip(steps, gradients, strict=True)]
     estimates = [gain**2 / terms for gain in gains]
-    curvatures = [f.quadratic(p) for f, p in zip(scores, steps, strict=True)] if scores else estimates
+    curvatures = [_curvature(f, p) for f, p in zip(scores, steps, strict=True)] if scores else estimates
     rates = [g / (c + mu) if c + mu > 0 else 0.0 for g, c in zip(gains, curvatures, strict=True)]
     return [p if _is_silent(psi) else rate * p for psi, p, rate in zip(psis, steps, rates, strict=True)]
+
+
+def _curvature(block: ExactFisher, step: Tensor) -> float:
+    """p^T F p for a layer's step p (P,)."""
+    return numerics.sum_squares(responses(block.columns[0], step)) / block.terms

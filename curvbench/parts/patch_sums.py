@@ -7,6 +7,7 @@ Only the shifts along a row are copied, because a shift along a column is an off
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -15,14 +16,17 @@ from curvbench.instance import layers as geometry
 from curvbench.spec import Layer
 
 
-def patch_moment(layer: Layer, x: Tensor) -> Tensor:
-    """The sum of a a^T over the patches a of all samples and positions, (N, ...) -> (G, D, D); the bias comes last."""
+def patch_moment(layer: Layer, x: Tensor, weights: Tensor | None = None) -> Tensor:
+    """The sum of a a^T over the patches a of all samples and positions, (N, ...) -> (G, D, D); the bias comes last.
+
+    ``weights``: of each sample's patches, (N, G), not negative; None means 1. A lookup has none.
+    """
     if layer.kind == "lookup":
         return patch_squares(layer, x).diag_embed()
     if layer.kind in ("matrix", "vector"):
-        patches = geometry.patches(layer, x).permute(1, 2, 0, 3).flatten(2)
+        patches = _scaled(geometry.patches(layer, x), weights).permute(1, 2, 0, 3).flatten(2)
         return patches @ patches.mT
-    rows, height = _shifted(layer, _planes(layer, x))
+    rows, height = _shifted(layer, _scaled(_planes(layer, x), weights))
     k_h, (G, R, *_) = layer.kernel[0], rows.shape
     blocks = rows.new_empty(G, k_h, R, k_h, R)
     for lower, upper, product in _slab_products(layer, rows, height):
@@ -34,8 +38,34 @@ def patch_moment(layer: Layer, x: Tensor) -> Tensor:
         return moment
     mean = mean_patch(layer, x)
     positions = rows.shape[-1] // len(x) * height
-    sums = mean.sum(0)[..., None] * positions  # the last entry belongs to the bias: N times the positions
+    sums = mean if weights is None else mean * weights[..., None]
+    sums = sums.sum(0)[..., None] * positions  # the last entry belongs to the bias: N times the positions
     return torch.cat([torch.cat([moment, sums[:, :-1]], 2), sums.mT], 1)
+
+
+def _scaled(tensor: Tensor, weights: Tensor | None) -> Tensor:
+    """A tensor (N, G, ...) times the roots of weights (N, G)."""
+    return tensor if weights is None else tensor * weights.sqrt().reshape(*weights.shape, *[1] * (tensor.ndim - 2))
+
+
+def patch_lengths(layer: Layer, x: Tensor) -> Tensor:
+    """|a|^2 of every patch a, the bias's 1 included, (N, ...) -> (N, G, S)."""
+    if layer.kind == "lookup":
+        return (x >= 0)[:, None]
+    if layer.kind in ("matrix", "vector"):
+        return geometry.patches(layer, x).square().sum(2)
+    planes = _planes(layer, x)
+    height, width = geometry.output_size(layer, planes)
+    squares = _box_sums(layer, planes.square().sum(2), height, width)
+    return squares.flatten(2) + 1 if layer.bias else squares.flatten(2)
+
+
+def _box_sums(layer: Layer, planes: Tensor, height: int, width: int) -> Tensor:
+    """The sums of planes (..., H, W) over the kernel at every position, (..., height, width)."""
+    (k_h, k_w), (s_h, s_w), (d_h, d_w) = layer.kernel, layer.stride, layer.dilation
+    along = [planes[..., j * d_w :][..., : s_w * width : s_w] for j in range(k_w)]
+    lines = reduce(torch.add, along)
+    return reduce(torch.add, [lines[..., i * d_h :, :][..., : s_h * height : s_h, :] for i in range(k_h)])
 
 
 def patch_squares(layer: Layer, x: Tensor) -> Tensor:

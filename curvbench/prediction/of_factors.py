@@ -252,14 +252,16 @@ def _of_bases(c: Case, orders: tuple[int, ...]) -> float:
 
 def lngd(c: Case) -> Work:
     """An input factor with weights, and a diagonal; the scores too, if the layer's rate needs them."""
-    G, M, D, S, _ = c.block.size
+    G, M, D, S, k = c.block.size
     has_rate = c.of["layer_rate"] == "corrected"
     rate = replace(c, R=c.of["terms"]).stored_columns() if has_rate else 0.0
     if c.block.kind in ("vector", "tied"):
         return Work(0, 0, 2.0 * c.entries, 2.0 * G * (M + D) + rate)
     N, width = c.N, 1 if c.is_lookup else D
     squares = 3.0 * c.R if c.R else 25 + 2.0 * draws_of(c.of) * c.of["mixes"]
-    made = 2.0 * N * S * G * width * c.columns * bands(c.columns) + N * S * G * (4.0 * width + squares * M)
+    weighted = 2.0 * N * S * G * width * c.columns * bands(c.columns) + N * S * G * width
+    moment = c.input_moment() if c.of["positions"] == "mean" and not c.has_diagonal_inputs else weighted
+    made = moment + N * S * G * (3.0 * width / max(k, 1) + squares * M)
     inverse = INVERSE * D * c.columns**2 * G if c.columns > 1 else 2.0 * G * D
     steps = 2.0 * G * M * D * c.columns + (1 + 4 * has_rate) * c.entries + has_rate * c.project()
     return Work(made, inverse, steps, 2.0 * G * (D * c.columns + M) + rate, 0, 2 * N * S * G * M)

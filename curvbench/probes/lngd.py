@@ -23,7 +23,14 @@ from curvbench.fisher import ExactFisher, collect
 from curvbench.instance import Instance
 from curvbench.operators import BlockDiagonal, Kronecker
 from curvbench.parts.jacobian import energies, mixed_layer
-from curvbench.parts.local_factors import damped_inverses, damped_product, local_factors, rated, scaled_step
+from curvbench.parts.local_factors import (
+    Positions,
+    damped_inverses,
+    damped_product,
+    local_factors,
+    rated,
+    scaled_step,
+)
 from curvbench.spec import About, Follows, Probe
 from curvbench.spec.geometry import canonical_type
 
@@ -55,11 +62,12 @@ class Lngd(Follows, Probe):
     the seed of the draws. ``phi``: how the local Jacobian is squared. ``elementwise`` takes one local product and
     demands that an output feeds one input at most; ``local_vjp`` takes more products where an output feeds several.
     ``draws``: the largest number of these products. ``output``: the curvature at the network's outputs. ``identity``
-    takes the identity, ``likelihood`` the type-2 Fisher. ``nu1``: the smallest damping of a factor. ``nu2``: the
-    largest damping of a factor. ``ema``: the weight of the old factors. ``ema_rule``: the factors that ``ema`` weighs.
-    ``printed`` weighs the new ones, as Eq. 14 has it. ``layer_rate``: whether each layer has a rate by Eq. 12,
-    with Eq. 13 ``corrected`` or as ``printed``. ``mu``: a number added to that rate's denominator. Where the sum is 0
-    the rate is 0.
+    takes the identity, ``likelihood`` the type-2 Fisher. ``positions``: the weights |g|^2 of a sample's positions in
+    Phi. ``exact`` weighs each by its own; ``mean`` weighs all by their mean, and forms no patches. ``nu1``: the
+    smallest damping of a factor. ``nu2``: the largest damping of a factor. ``ema``: the weight of the old factors.
+    ``ema_rule``: the factors that ``ema`` weighs. ``printed`` weighs the new ones, as Eq. 14 has it. ``layer_rate``:
+    whether each layer has a rate by Eq. 12, with Eq. 13 ``corrected`` or as ``printed``. ``mu``: a number added to that
+    rate's denominator. Where the sum is 0 the rate is 0.
     """
 
     fisher_type: LocalFisher = "lg"
@@ -68,6 +76,7 @@ class Lngd(Follows, Probe):
     phi: Literal["local_vjp", "elementwise"] = "local_vjp"
     draws: int = 32
     output: Literal["identity", "likelihood"] = "identity"
+    positions: Positions = "exact"
     nu1: float = 1e-5
     nu2: float = 1e-2
     ema: float = 0.95
@@ -100,6 +109,10 @@ class Lngd(Follows, Probe):
             "vector, and a weight that is tied in two orientations take the plain gradient, without a rate, and the "
             "represented matrix is zero there. Local maps go through norms and end at the next product, in a recurrent "
             "layer at its first step that they reach.",
+            "positions=mean takes one weight per sample, as KFC's assumption of spatial homogeneity has it; the paper "
+            "does not mention positions. It changes Phi alone, in Frobenius norm by 5 % (median over the layers; at "
+            "most 26 %) on a ResNet-20 for digits at its initialization, by 7 % (11 %) after two epochs, and by 8 % "
+            "(87 %) on a vision Transformer after two. Layers without positions stay as they are.",
         ),
         errata=("E-L",),
         family="rescaled layers",
@@ -129,7 +142,9 @@ class Lngd(Follows, Probe):
         draws = self.draws if self.phi == "local_vjp" else None
         at_ends = self.output == "likelihood"
         squares = energies(batch, tape, self.fisher_type, self.mc_samples, self.seed, draws, at_ends)
-        pairs = [local_factors(layer, tape, squares.get(layer.name), batch.terms) for layer in batch.layers]
+        pairs = [
+            local_factors(layer, tape, squares.get(layer.name), batch.terms, self.positions) for layer in batch.layers
+        ]
         phis, psis = [phi for phi, _ in pairs], [psi for _, psi in pairs]
         if state is not None:
             weight = self.ema if self.ema_rule == "corrected" else 1 - self.ema

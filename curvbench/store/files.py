@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 
 Stamp = tuple[int, int] | None
@@ -109,9 +110,27 @@ class SetAside(UserWarning):
     """Something in a folder of results could not be read, and everything else was read without it."""
 
 
+_noted: ContextVar[list[str] | None] = ContextVar("noted", default=None)
+
+
+@contextmanager
+def noting() -> Iterator[list[str]]:
+    """Within, this thread notes what it leaves out in the list, and warns of nothing."""
+    texts: list[str] = []
+    token = _noted.set(texts)
+    try:
+        yield texts
+    finally:
+        _noted.reset(token)
+
+
 def set_aside(path: Path, fault: object) -> None:
-    """Warn that something was left out, and why."""
-    warnings.warn(f"{path} set aside: {fault}", SetAside, stacklevel=3)
+    """Warn that something was left out, and why; within ``noting`` note it."""
+    text, noted = f"{path} set aside: {fault}", _noted.get()
+    if noted is None:
+        warnings.warn(text, SetAside, stacklevel=3)
+    elif text not in noted:
+        noted.append(text)
 
 
 def name_lost_folder(path: Path) -> None:

@@ -64,7 +64,8 @@ def is_run(folder: str | Path) -> bool:
     if os.path.lexists(Path(folder, "run.json")):
         return os.path.isdir(folder)
     try:
-        return any(file.name.endswith(".parquet") for file in os.scandir(cells))
+        with os.scandir(cells) as files_in_cells:
+            return any(file.name.endswith(".parquet") for file in files_in_cells)
     except OSError:
         return False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -90,6 +90,10 @@ class Call:
     host: Key | None = None
     tensor: Tensor | None = None
     padded: Tensor | None = None
+
+    def without_graph(self) -> Call:
+        """The call without its places in the graph, for those whom the graph itself holds."""
+        return replace(self, edge=GradientEdge(None, 0), source=None)  # type: ignore[arg-type]
 
     @property
     def read(self) -> Tensor | None:

@@ -51,8 +51,7 @@ with st.expander("Columns that are equal in all rows"):
 
 st.subheader("Log")
 log, damaged = source.log(run, end["cell_id"])
-for text in damaged:
-    st.warning(show.plain(text))
+show.warnings(damaged)
 if log:
     st.code(log, language=None)
 else:

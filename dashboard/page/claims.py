@@ -28,7 +28,7 @@ published = {experiment.id: experiment for experiment in experiments()}
 runs: dict[str, list[pd.DataFrame]] = {}
 for run in source.runs().values():  # the latest first
     if run.parent.name in published:
-        runs.setdefault(run.parent.name, []).append(source.rows(run))
+        runs.setdefault(run.parent.name, []).append(controls.rows(run))
 latest = {name: newest(frames[::-1]) for name, frames in runs.items()}
 
 

@@ -18,7 +18,7 @@ if len(source.runs()) < 2:
     show.empty("There is only one run. After a change, measure again in a new run:", AGAIN)
     st.stop()
 baseline = controls.pick_run("Baseline (A), for the run of the sidebar (B)", "baseline", controls.place_of_baseline())
-a, b = controls.of_probes(source.rows(baseline)), controls.frame()
+a, b = controls.of_probes(controls.rows(baseline)), controls.frame()
 st.caption(show.plain(f"A: {baseline.name}, B: {controls.run().name}"))
 if a.empty:
     show.nothing("The baseline has none of the chosen probes: choose another one, or other probes.")
@@ -29,7 +29,8 @@ if not shared:
     st.stop()
 
 if choices := compare.differences(a, b).get("parameters"):
-    st.warning(f"A covers parameters = {choices[0]}, B parameters = {choices[1]}: they are of different matrices.")
+    covers = f"A covers parameters = {choices[0]}, B parameters = {choices[1]}: they are of different matrices."
+    st.warning(show.plain(covers))
 st.subheader("What changed")
 changes = pairs.pairs(a, b)
 ordered = pairs.largest_first(changes)
@@ -45,6 +46,6 @@ st.subheader("One metric")
 quantity = controls.pick_quantity("Metric", shared, "compared", ERROR)
 data = pairs.of_quantity(changes, quantity)
 if data[["a", "b"]].notna().all(axis=1).any():
-    show.figure(comparison_figure(data, quantity), lambda: data, "comparison")
+    show.figure(comparison_figure(show.thinned(data), quantity), lambda: data, "comparison")
 else:
     show.empty("No cell of these two runs is the same probe on the same problem with the same seed:", AGAIN)

@@ -31,7 +31,7 @@ if not quantities:
 quantity = controls.pick_quantity("Metric", quantities, "followed", ERROR)
 parts = []
 for run in runs:
-    rows = frames.covering_alike(source.rows(run), frame)
+    rows = frames.covering_alike(controls.rows(run), frame)
     asked = (rows["metric"] == quantity.metric) & (rows["scope"] == quantity.scope)
     rows = rows[asked | frames.is_cell_ending(rows)]  # the figure names cells without a value
     parts.append(rows.assign(run_id=run.name))

@@ -17,8 +17,7 @@ run, ends = controls.run(), views.cells(controls.problem_rows())
 seed = controls.pick_seed(sorted(ends["seed"].unique()))
 ends = ends[ends["seed"] == seed]
 stored, damaged = source.blocks(run, ends["cell_id"])
-for text in damaged:
-    st.warning(show.plain(f"{text}: set aside"))
+show.warnings([f"{text}: set aside" for text in damaged])
 without = ends[~ends["cell_id"].isin(list(stored))]
 ends = ends[ends["cell_id"].isin(list(stored))]
 if ends.empty:

@@ -12,7 +12,7 @@ from curvbench.fisher import compressed_fisher
 from curvbench.shipped import DATA
 
 SAMPLE = DATA / "sample"
-PROBES = ("ekfac", "eva", "ginger", "kfac", "mbf", "shampoo")
+PROBES = ("ekfac", "eva", "ginger", "kfac", "lngd", "mbf", "shampoo")
 
 
 def _instance() -> cb.Instance:
@@ -119,6 +119,36 @@ class CompressedFisher:
 
     def peakmem_norm(self) -> None:
         compressed_fisher(self.instance).frobenius_norm()
+
+
+class Training:
+    """A training step of SGD, and FNGD's after its first epoch, which is to cost the same."""
+
+    version = "1"
+    param_names = ("method",)
+    params = (("sgd", "fngd"),)
+
+    def setup(self, method: str) -> None:
+        torch.set_num_threads(1)
+        instance = _instance()
+        self.model, self.x, self.y = instance.model.train(), instance.inputs, instance.targets
+        if method == "sgd":
+            self.optimizer = torch.optim.SGD(self.model.parameters(), 0.01)
+            self.forward = lambda: self.model(self.x)
+        else:
+            optimizer = self.optimizer = cb.NaturalGradient(self.model, cb.probe("fngd", stage="shared"), 0.01)
+            self.forward = lambda: optimizer.forward(self.x, self.y)
+        for _ in range(6):  # the first steps have the first epoch and verify the model
+            self.time_step(method)
+        gc.collect()
+
+    def time_step(self, method: str) -> None:
+        self.optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(self.forward(), self.y).backward()
+        self.optimizer.step()
+
+    def peakmem_step(self, method: str) -> None:
+        self.time_step(method)
 
 
 class Load:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import re
+import shutil
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -146,6 +151,16 @@ def test_damaged_fragments_are_named(page: str, results: Path) -> None:
     assert any("set aside" in warning.value and "c1" in warning.value for warning in at.warning)
 
 
+def test_much_damage_leaves_the_page_in_sight(results: Path) -> None:
+    cells = write_run(results, "r1", [(Fake(), Toy(), fisher_cell())]) / "cells"
+    for k in range(5):
+        (cells / f"bad{k}.parquet").write_bytes(b"x")
+    at = show("cells")
+    assert len(at.warning) == 3
+    (rest,) = [expander for expander in at.expander if expander.label == "2 more warnings"]
+    assert rest.code[0].value.count("set aside") == 2
+
+
 def test_nothing_but_damage(results: Path) -> None:
     cells = write_run(results, "r1", [(Fake(), Toy(), fisher_cell())]) / "cells"
     (cells / "c0.parquet").write_bytes(b"x")
@@ -188,13 +203,22 @@ def test_names_are_shown_letter_by_letter(page: str, results: Path) -> None:
         (Fake(), problem, failed_cell(reason=HOSTILE)),
         (Fake(), Toy(), fisher_cell()),
     ]
-    write_run(results, "r1", cells)
-    write_run(results, "r2", cells)
+    for k, name in enumerate(("r1", "r2")):
+        for path in (write_run(results, name, cells) / "cells").glob("c[02]*"):
+            rows = pq.read_table(path).to_pandas()
+            half = {
+                column: rows[column].where(rows.index % 2 == 0, HOSTILE) for column in ("metric", "scope", "method")
+            }
+            whole = dict.fromkeys(("device", "dtype", "parameters", "device_name", "suite"), f"{HOSTILE} {k}")
+            store.write_cell(path.parent, pa.Table.from_pandas(rows.assign(**half, **whole), schema=store.SCHEMA))
     at = show(page)
-    read_as_markdown = [*at.markdown, *at.header, *at.subheader, *at.caption, *at.info, *at.warning, *at.error]
-    for element in read_as_markdown:
+    widgets = [*at.selectbox, *at.multiselect, *at.toggle, *at.number_input]
+    texts = [text for widget in widgets for text in (widget.label, widget.help)]
+    for element in [*at.markdown, *at.header, *at.subheader, *at.caption, *at.info, *at.warning, *at.error]:
         assert not getattr(element, "allow_html", False)
-        assert not re.search(r"(?<!\\)(<img|\*\*b|\[a\]\(|:red|\$d)", element.value), element.value
+        texts.append(element.value)
+    for text in texts:
+        assert not re.search(r"(?<!\\)(<img|\*\*b|\[a\]\(|:red|\$d)", text), text
 
 
 def test_no_page_asks_for_html() -> None:
@@ -229,7 +253,16 @@ def test_a_link_to_what_is_not_there_shows_what_is() -> None:
     assert at.selectbox(key="y").value == "error.relative (layer blocks)"
 
 
-def test_new_cells_appear(results: Path) -> None:
+@pytest.fixture
+def every_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run of the script looks at the folder again."""
+    import source
+
+    monkeypatch.setattr(source, "HOLDS", 0.0)
+    monkeypatch.setattr(source, "READING", math.inf)
+
+
+def test_new_cells_appear(results: Path, every_look: None) -> None:
     folder = write_run(results, "r1", [(Fake(), Toy(), fisher_cell())], planned=1)
     at = show("overview")
     assert at.metric[0].value == "1 of 2"
@@ -241,12 +274,122 @@ def test_new_cells_appear(results: Path) -> None:
     assert at.metric[0].value == "2 of 2"
 
 
-def test_a_view_looks_once_at_the_files_of_a_run(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_run(results, "r1", [(Fake(), Toy(), fisher_cell())])
-    at, asked, state = show("overview"), [], store.state
+def test_windows_share_a_look_at_the_files_and_what_was_read(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import source
+
+    run = write_run(results, "r1", [(Fake(), Toy(), fisher_cell())])
+    asked, state = [], store.state
     monkeypatch.setattr(store, "state", lambda run: asked.append(run) or state(run))
-    at.run()
-    assert asked == [results / "s" / "r1"]
+    for _ in range(3):
+        show("overview").run()
+    assert asked == [run]
+    before = source.latest()
+    assert before is source.latest() and len(before) > 1
+    store.write_cell(run / "cells", pq.read_table(run / "cells" / "c0.parquet").slice(1))
+    monkeypatch.setattr(source, "HOLDS", 0.0)
+    monkeypatch.setattr(source, "READING", math.inf)
+    assert len(source.latest()) == len(before) - 1
+    replaced = weakref.ref(before)
+    del before
+    gc.collect()
+    assert replaced() is None, "runs that grow would fill the memory"
+
+
+def test_windows_follow_changes_one_after_another(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import source
+    import turns
+
+    run = write_run(results, "r1", [(Fake(), Toy(), fisher_cell())])
+    windows: list[dict[str, Any]] = [{}, {}]
+
+    def changed(window: dict[str, Any]) -> bool:
+        monkeypatch.setattr(source, "st", SimpleNamespace(session_state=window))
+        return source.changed()
+
+    def work(window: dict[str, Any]) -> None:
+        monkeypatch.setattr(source, "st", SimpleNamespace(session_state=window))
+        with source.at_work():
+            source.look()
+            source.rows(run)
+
+    def at_rest() -> None:
+        monkeypatch.setattr(turns, "_next", 0.0)
+        source._view.born -= 100
+
+    for window in windows:
+        work(window)
+        assert not changed(window)
+    at_rest()
+    assert not any(map(changed, windows)), "nothing has changed"
+    store.write_cell(run / "cells", pq.read_table(run / "cells" / "c0.parquet").slice(1))
+    at_rest()
+    assert list(map(changed, windows)) == [True, False], "the second one waits"
+    work(windows[0])
+    at_rest()
+    assert list(map(changed, windows)) == [False, True], "the first one is up to date"
+    work(windows[1])
+    shutil.rmtree(results)
+    source._view.born -= 100
+    windows[0]["has_rows"] = False
+    assert list(map(changed, windows)) == [True, False], "a page that shows nothing does not wait"
+
+
+def test_every_window_has_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that always asks just after others, as all of them find changes again and again."""
+    import turns
+
+    monkeypatch.setattr(turns, "_waiting", {"closed": -1e9})
+    monkeypatch.setattr(turns, "_served", set())
+    turned = dict.fromkeys("abcdef", 0)
+    for _ in range(30):
+        monkeypatch.setattr(turns, "_next", 0.0)
+        for window in turned:
+            turned[window] += turns.has_come(window)
+    assert min(turned.values()) >= 3
+
+
+@pytest.mark.parametrize("page", ["cells", "claims", "compare", "history", "overview"])
+def test_runs_that_vanish_after_the_look(page: str, results: Path) -> None:
+    write_claims(results, "r0", [("kfac", 0.5, 0)], False)
+    runs = [write_run(results, name, [(Fake(), Toy(), fisher_cell())]) for name in ("r1", "r2")]
+    at = show("overview", run="s/r2")
+    for run in (*runs, results / "cwngd_t1_mnist" / "r0"):
+        shutil.rmtree(run)
+    at.switch_page(f"page/{page}.py").run()
+    assert not at.exception, at.exception[0].stack_trace
+    said = " ".join(element.value.replace("\\", "") for element in [*at.warning, *at.info])
+    assert {"cells": "was removed", "overview": ""}.get(page, "no results at") in said
+
+
+def test_texts_on_pages_are_short_legible_and_as_different_as_in_the_files() -> None:
+    import source
+
+    long, other = "a" * 10_000, "a" * 9_999
+    rows = pd.DataFrame({"probe": ["kfac", long, other, "\x1b[31m", None], "seed": range(5)})
+    shown = source.categorical(rows)
+    assert isinstance(shown["probe"].dtype, pd.CategoricalDtype)
+    assert shown["probe"].nunique() == 4 and shown["probe"].isna().tolist() == [False] * 4 + [True]
+    assert shown["probe"][0] == "kfac" and shown["probe"][3] == r"\x1b[31m"
+    assert shown["probe"].dropna().astype(str).str.len().max() < 1.2 * source.LONGEST
+    assert rows["probe"][1] == long
+
+
+def test_a_browser_gets_part_of_what_is_too_much_and_the_file_has_all(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import show as shown
+
+    monkeypatch.setattr(shown, "MOST", 3)
+    cells = [(Fake(str(k)), Toy(), fisher_cell()) for k in range(8)]
+    for name in ("r1", "r2"):
+        write_run(results, name, cells)
+    at = show("compare", differs="false")
+    assert len(at.dataframe[0].value) == 3
+    captions = [caption.value for caption in at.caption]
+    assert any(re.match(r"The first 3 of \d+ rows; the file below has all", text) for text in captions)
+    assert any(re.match("Every 3rd of 8 points is drawn; the data below has all", text) for text in captions)
+    (chart,) = at.get("plotly_chart")
+    assert sum(trace["mode"] == "markers" for trace in json.loads(chart.proto.spec)["data"]) == 3
 
 
 def test_what_is_read_ahead_is_what_the_first_page_shows(results: Path) -> None:

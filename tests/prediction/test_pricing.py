@@ -35,6 +35,7 @@ VARIANTS = (
     *("ginger[rank=4]", "ginger[scope=per_tensor]", "qng[memory=4]", "eigen[rank=4]", "sgdm[weight_decay=0.1]"),
     *("cwngd[scaling=mean]", "unit[fisher_type=mc]", "mbf[fc=all]", "mbf[conv=avg]", "diag[fisher_type=empirical]"),
     *("full[fisher_type=mc]", "layer[fisher_type=empirical]", "fngd[stage=shared]", "lngd[layer_rate=corrected]"),
+    "lngd[positions=mean]",
     *("hylo[rank=0.5]", "hylo[variant=kis]", "hylo[variant=kid_public]", "hylo[fisher_type=type-2]"),
     *("lngd[fisher_type=type-2]", "eva[positions=sum]", "adamw[weight_decay=0.1]"),
     *("adafactor[source=gradients]", "adafisher[norm=none]", "adahessian[curvature=fisher]", "hutchinson[draws=3]"),

@@ -61,6 +61,7 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("lbfgs", {"memory": 2}),
     *(("lngd", {"fisher_type": t}) for t in ("lg_mc", "mc", "empirical", "type-2")),
     ("lngd", {"phi": "elementwise"}),
+    ("lngd", {"positions": "mean"}),
     ("lngd", {"output": "likelihood"}),
     ("cwngd", {"scaling": "mean"}),
     ("fngd", {"damping_rule": "constant"}),

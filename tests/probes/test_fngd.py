@@ -15,6 +15,7 @@ from torch import Tensor
 import curvbench as cb
 from curvbench.fisher import collect
 from curvbench.meters.cost import Stepper, flop_rows
+from curvbench.parts import weighted
 from curvbench.parts.weighted import coefficients, weighted_gradient, weighted_sum
 
 NAMES = ("mlp_tanh", "mlp_gaussian", "nasty_cnn", "conv1d", "padded_cnn", "tokens", "linear_4d")
@@ -117,6 +118,20 @@ def test_weighted_sums_are_sums_of_per_sample_gradients(
         scores = oracles.layer_scores(factors[columns.layer.name])
         expected = torch.stack([weights[pair] for pair in kept]) @ scores
         assert near(weighted_sum(columns, weights, accelerated), expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tiles_of_samples_add_up(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two samples at a time, and a rest; float32 loses no digits by it."""
+    for columns in collect(instance_of(name), "empirical"):
+        layer, x, slopes = columns.layer, columns.inputs, columns.slopes[0]
+        weights = torch.randn(len(x)).double()
+        expected = torch.einsum("n,ngms,ngds->gmd", weights, slopes, columns.patches())
+        for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
+            x_, slopes_, weights_ = (t.to(dtype) for t in (x, slopes, weights))
+            smaller = min(x_[0].numel(), slopes_[0].numel()) * x_.element_size()
+            monkeypatch.setattr(weighted, "_TILE_BYTES", 2 * smaller)
+            assert near(weighted_gradient(layer, x_, slopes_, weights_).double(), expected, tolerance)
 
 
 def test_every_layer_has_coefficients_of_its_own() -> None:

@@ -11,8 +11,11 @@ from cases import CASES, Case, instance_of, truth
 from torch import Tensor, nn
 
 import curvbench as cb
+from curvbench.fisher import collect
 from curvbench.meters.cost import Stepper, flop_rows
+from curvbench.parts import local_factors as local
 from curvbench.parts.jacobian import local_map
+from curvbench.parts.weighted import responses
 from curvbench.spec import Unsupported
 
 SOURCES = ("lg", "lg_mc", "mc", "empirical", "type-2")
@@ -71,13 +74,14 @@ def local_factors(case: Case) -> dict[str, list[tuple[list[Tensor], list[Tensor]
     return result
 
 
-def lngd_block(inputs: list[Tensor], energies: list[Tensor], terms: int) -> Tensor:
+def lngd_block(inputs: list[Tensor], energies: list[Tensor], terms: int, positions: str = "exact") -> Tensor:
     """diag(psi) (x) Phi by loops over samples and positions."""
     phi = torch.zeros(inputs[0].shape[1], inputs[0].shape[1], dtype=torch.float64)
     psi = torch.zeros(energies[0].shape[1], dtype=torch.float64)
     for x, e in zip(inputs, energies, strict=True):
         for a, g2 in zip(x, e, strict=True):
-            phi += g2.sum() * torch.outer(a, a) / terms
+            weight = g2.sum() if positions == "exact" else e.sum(1).mean()
+            phi += weight * torch.outer(a, a) / terms
             psi += a.dot(a) * g2
     psi = psi / psi.sum() if psi.sum() > 0 else torch.ones_like(psi) / len(psi)
     return torch.kron(torch.diag(psi), phi)
@@ -105,6 +109,36 @@ def test_closed_form_is_the_sum_over_jacobian_rows(case: Case) -> None:
     terms = instance_of(case.name).terms
     expected = torch.block_diag(*[lngd_block(x, e, terms) for x, e in blocks_of(case.name)])
     assert near(dense(case.name), expected)
+
+
+@pytest.mark.parametrize("name", ["nasty_cnn", "conv1d", "padded_cnn", "tokens", "embedding"])
+def test_positions_of_a_sample_can_share_their_mean_weight(name: str) -> None:
+    """``positions=mean``, biases, groups and lookups too; the option changes Phi, and psi not."""
+    instance, blocks = instance_of(name), blocks_of(name)
+    expected = torch.block_diag(*[lngd_block(x, e, instance.terms, "mean") for x, e in blocks])
+    assert near(dense(name, positions="mean"), expected)
+    assert oracles.relative(dense(name), expected) > 1e-3
+    exact, mean = (cb.fit(cb.probe("lngd", positions=p), instance) for p in ("exact", "mean"))
+    assert all(torch.equal(a.left, b.left) for a, b in zip(exact.blocks, mean.blocks, strict=True))
+
+
+@pytest.mark.parametrize("name", ["nasty_cnn", "conv1d", "padded_cnn"])
+def test_weighted_patches_come_in_tiles(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two samples at a time, and a rest, give the factor of all; float32 has the digits of float64 but the last."""
+    whole = dense(name)
+    monkeypatch.setattr(local, "_samples_per_tile", lambda *_: 2)
+    assert near(dense(name), whole, 1e-13)
+    single = instance_of(name).to(torch.float32)
+    assert near(cb.fit(cb.probe("lngd"), single).to_dense().double(), whole, 1e-6)
+
+
+@pytest.mark.parametrize("name", ["nasty_cnn", "conv1d", "tokens", "linear_4d"])
+def test_responses_in_float32_are_those_of_the_columns(name: str) -> None:
+    """The layer rate's p^T F p by a forward product; in float64 the columns themselves are asked."""
+    for columns in collect(instance_of(name), "empirical"):
+        v = torch.randn(columns.layer.size).double()
+        expected = columns.project(v[:, None])[..., 0]
+        assert near(responses(columns.to(torch.float32), v).double(), expected, 1e-5)
 
 
 @pytest.mark.parametrize("name", ["mlp_tanh", "nasty_cnn", "conv1d", "tokens"])
@@ -204,6 +238,13 @@ def test_elementwise_is_the_same_where_it_applies_and_says_where_not() -> None:
         cb.fit(probe, instance_of("tokens"))
 
 
+class Twice(nn.Module):
+    """Every number feeds two, whose derivatives are opposite."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, -x], 1)
+
+
 @pytest.mark.parametrize(
     "between, one_to_one",
     [
@@ -212,6 +253,7 @@ def test_elementwise_is_the_same_where_it_applies_and_says_where_not() -> None:
         (nn.MaxPool2d(3, stride=1), False),
         (nn.AvgPool2d(3, stride=1), False),
         (nn.Sequential(nn.Flatten(2), nn.Softmax(-1), nn.Unflatten(2, (4, 4))), False),
+        (Twice(), False),
     ],
 )
 def test_one_to_one_is_recognised(between: nn.Module, one_to_one: bool) -> None:
