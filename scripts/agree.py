@@ -49,7 +49,7 @@ PAIRS = (  # a new pair is one entry; the path of a file is relative to the chec
     Pair(
         "shampoo[decay=0.9,epsilon=1e-12]",
         f"distributed_shampoo.DistributedShampoo[betas=0.0/0.9,max_preconditioner_dim={ORDER}]",
-        "Meta's, with PYTHONPATH at a checkout; roots in float32 there, and a smaller matrix would be merged to a vector",
+        "Meta's code, with PYTHONPATH at a checkout: roots are float32, and the limit keeps the matrix whole",
     ),
     Pair("soap", "pytorch_optimizer.SOAP[weight_decay=0.0]", "later bases are made in float32 there"),
     Pair("muon[polar_by=newton-schulz]", "torch.optim.Muon[weight_decay=0.0]", "rounds in bfloat16 there"),

@@ -119,10 +119,17 @@ def _say(console: Console, text: str = "") -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _filled(console: Console, text: str, **indents: str) -> str:
+def _filled(console: Console, text: str, initial_indent: str = "", subsequent_indent: str = "") -> str:
     """A text in lines of whole words: as wide as a terminal, and of ``LEGEND_WIDTH`` in a file."""
     width = min(console.width, LEGEND_WIDTH) if console.is_terminal else LEGEND_WIDTH
-    return textwrap.fill(text, width, break_on_hyphens=False, break_long_words=False, **indents)
+    return textwrap.fill(
+        text,
+        width,
+        initial_indent=initial_indent,
+        subsequent_indent=subsequent_indent,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
 
 
 def _display(job: Job, work: Work, console: Console) -> Display:

@@ -42,8 +42,9 @@ def _all_equal(pairs: Sequence[tuple[Tensor, Tensor]]) -> bool:
     """Whether all pairs have the same numbers, none of them NaN."""
     if any(a.layout != torch.strided or not _alike(a, b) for a, b in pairs):
         return False
-    by_device = {a.device: [(x == y).all() for x, y in pairs if x.device == a.device] for a, _ in pairs}
-    return all(bool(torch.stack(flags).all()) for flags in by_device.values())
+    devices = {a.device for a, _ in pairs}
+    by_device = [[(a == b).all() for a, b in pairs if a.device == device] for device in devices]
+    return all(bool(torch.stack(flags).all()) for flags in by_device)
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:
