@@ -13,6 +13,7 @@ import streamlit as st
 import address
 import controls
 import guard
+import menu
 import show
 import source
 
@@ -38,14 +39,15 @@ RUN = "curvbench run suites/mlp"
 def main() -> None:
     """Show the navigation, the filters that all pages share, and the page."""
     st.set_page_config("curvbench", layout="wide")
-    page = st.navigation([st.Page(path, title=title) for path, title in PAGES.items()], expanded=True)
-    if weak := guard.switched_off():
+    weak = guard.switched_off()
+    view = None if weak else source.look()
+    page = st.navigation(_pages(menu.coming_run() if view else None), expanded=True)
+    if view is None:
         st.error(f"The protection against other sites is switched off: {', '.join(weak)}.")
         show.empty(
             "Remove these settings from `.streamlit/config.toml`, or start it by its own verb.", "curvbench dashboard"
         )
         return
-    view = source.look()
     _follow()  # first, so that a page that ends here appears when it can
     if view.fault:
         st.error(show.plain(view.fault))
@@ -74,6 +76,15 @@ def main() -> None:
         page.run()
     finally:  # also of a page that has stopped early
         address.write()
+
+
+def _pages(run: Path | None) -> list[st.Page]:
+    """Every page; the menu leaves out those that the run cannot fill, which answer links all the same."""
+    hidden = menu.unfilled(run) if run else set()
+    return [
+        st.Page(path, title=title, visibility="hidden" if Path(path).stem in hidden else "visible")
+        for path, title in PAGES.items()
+    ]
 
 
 def _rows(run: Path) -> pd.DataFrame | None:

@@ -23,7 +23,8 @@ from curvbench.plot.look import by_family, method
 def pick_run() -> Path:
     """One of the runs, the latest first."""
     runs = source.runs()
-    return runs[pick("Run", list(runs), "run")]
+    st.session_state["last run"] = name = pick("Run", list(runs), "run")
+    return runs[name]
 
 
 def pick_baseline(label: str) -> Path | None:

@@ -24,6 +24,7 @@ IMAGES = ("svg", "png")
 TALLEST = 12  # rows that are shown without scrolling, so that the figure below stays in sight
 NUMBER = 92  # pixels of the longest number
 WIDEST = 60  # letters of a column that is as wide as its texts
+LONGEST_WHOLE = 1e5  # numbers of epochs or samples that are below it need no decimals
 STYLED = 2000  # rows: the browser formats the numbers of a longer table, for here it takes too long
 CHANGE = "change"  # the column that holds relative changes
 WARNINGS = 3  # that are in sight
@@ -31,7 +32,9 @@ MOST = 5000  # rows of a table and marks of a figure that a browser is sent
 LETTER, PADDING = 7, 20  # pixels of a column of texts: per letter, and beside the text
 TABLES_FIRST = 1.0  # seconds in which a browser draws the tables that it was sent
 WORDS = {"probe": "method", "scope": "layer or phase", "cell_id": "measurement"}  # on screen; files keep their names
-SHORT = {f"{c.metric} ({c.scope})": " ".join(c.heading.split()) for c in (*summary.COLUMNS, *summary.TRAINED)}
+RANGE = " range"  # ends the name of the column behind its metric's
+COLUMNS = (*summary.COLUMNS, summary.RATED, *summary.TRAINED)
+SHORT = {f"{column.metric} ({column.scope})": one_line(column.heading) for column in COLUMNS}
 
 
 def plain(text: object) -> str:
@@ -71,7 +74,7 @@ def table(data: pd.DataFrame, name: str, colours: Mapping[str, str] | None = Non
     shown = _in_words(data.head(MOST))
     if len(shown) < len(data):
         st.caption(f"The first {MOST:,} of {len(data):,} rows; the file below has all of them.")
-    floats: dict[Any, Any] = {column: _format(column) for column in data.select_dtypes("float")}
+    floats: dict[Any, Any] = {column: _format(data[column]) for column in data.select_dtypes("float")}
     styled: Any = shown.style.format(floats, na_rep="") if len(data) <= STYLED else shown
     if colours and len(data) <= STYLED:
         styled = styled.map(lambda text: f"color: {colours[text]}" if text in colours else "")
@@ -91,8 +94,15 @@ def exact_cost(frame: pd.DataFrame) -> None:
     table(costs.rename_axis("problem").reset_index(), "exact")
 
 
-def _format(column: Any) -> Callable[[float], str]:
-    return _percent if column == CHANGE else summary.digits
+def _format(column: pd.Series) -> Callable[[float], str]:
+    known = column[column.notna()]
+    if len(known) and (known % 1 == 0).all() and known.abs().max() < LONGEST_WHOLE:
+        return _whole
+    return _percent if column.name == CHANGE else summary.digits
+
+
+def _whole(number: float) -> str:
+    return f"{number:.0f}"
 
 
 def _percent(share: float) -> str:
@@ -116,8 +126,9 @@ def columns(data: pd.DataFrame) -> dict[str, Any]:
         help = plain(f"{name}: {meaning.text} ({meaning.better or 'neither way'} is better)") if meaning.text else None
         widest = data[name].astype(str).str.len().max()
         if pd.api.types.is_string_dtype(data[name]) and widest <= WIDEST:
-            width = int(max(widest, len(name))) * LETTER + PADDING
-            configs[name] = st.column_config.Column(WORDS.get(name), pinned=name == pinned, width=width)
+            heading = RANGE.strip() if name.endswith(RANGE) else WORDS.get(name, name)
+            width = int(max(widest, len(heading))) * LETTER + PADDING
+            configs[name] = st.column_config.Column(heading, help=help, pinned=name == pinned, width=width)
         elif len(data) > STYLED and pd.api.types.is_float_dtype(data[name]):
             digits = "percent" if name == CHANGE else "%.3g"
             configs[name] = st.column_config.NumberColumn(_heading(name), help=help, format=digits)
@@ -139,7 +150,7 @@ def _heading(name: str) -> str:
 def empty(what: str, command: str) -> None:
     """Say what is missing, and show the command that makes it."""
     st.info(what, icon=":material/info:")
-    st.code(command, language="sh")
+    st.code(command, language="sh", wrap_lines=True)
 
 
 def warnings(texts: Sequence[str]) -> None:

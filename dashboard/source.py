@@ -197,6 +197,12 @@ def rows_and_damage(run: Path) -> tuple[pd.DataFrame, list[str]]:
     return frames[run]
 
 
+def metrics(run: Path) -> frozenset[tuple[str, str]]:
+    """Every metric of a run that has a value, with its scope, shared by all sessions; raises as ``rows`` does."""
+    rows(run)
+    return _metrics(run, _state(run))
+
+
 def latest() -> pd.DataFrame | None:
     """The rows of the latest run, cached for all sessions. None means that there are none.
 
@@ -239,6 +245,11 @@ def blocks(run: Path, cell_ids: Iterable[str]) -> tuple[dict[str, Blocks], list[
         except ValueError as error:
             faults.append(str(error))
     return {cell_id: blocks for cell_id, blocks in stored.items() if blocks is not None}, faults
+
+
+def has_blocks(run: Path) -> bool:
+    """Whether any cell of a run has stored blocks."""
+    return (run / "blocks").is_dir()
 
 
 def growth(run: Path) -> pd.DataFrame:
@@ -323,6 +334,13 @@ def _judge(run: Path, state: State, problem: str, probes: tuple[str, ...], is_pr
     frame = frames.of_problem(_read(run, state)[0], problem)
     chosen = frame[frames.labels(frame, "probe").isin(probes)] if probes else frame
     return sentences(chosen, provisional=is_provisional)
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _metrics(run: Path, state: State) -> frozenset[tuple[str, str]]:
+    frame = _read(run, state)[0]
+    pairs = frame.loc[frame["value"].notna(), ["metric", "scope"]].drop_duplicates()
+    return frozenset((str(metric), str(scope)) for metric, scope in pairs.itertuples(index=False))
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)

@@ -17,8 +17,8 @@ COLUMNS = {
     "passes\nx floor": ("time.floor", "passes", 1.0),
     "contraction\nx floor": ("time.floor", "contraction", 1.0),
     "total\nx floor": ("time.floor", "total", 1.0),
-    "work\nTFLOP": ("flops.counted", "total", 1e-12),
-    "memory\nGB": ("memory.peak", "total", 1e-9),
+    "work\nGFLOP": ("flops.counted", "total", 1e-9),
+    "memory\nMB": ("memory.peak", "total", 1e-6),
     "sampling\nx work": ("flops.hutchinson", "total", 1.0),
 }
 """Heading: metric, scope and the factor to the shown unit."""

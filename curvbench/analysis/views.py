@@ -24,6 +24,7 @@ GRADIENT = "gradient"
 FAMILIES = ("error", "direction", "damping", "health", "flops", "memory", "time")
 Settings = Mapping[str, Mapping[str, Any]]
 FLAT = 1e-3  # relative difference that no figure shows
+PREFIXES = {-3: "n", -2: "µ", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T", 5: "P"}  # by the power of 1000
 ROUNDING = 1e-14  # a cosine of equal vectors differs from 1 by less
 
 
@@ -150,6 +151,17 @@ def with_ranges(medians: pd.DataFrame, low: pd.DataFrame, high: pd.DataFrame) ->
             texts = [f"{digits(least)} to {digits(most)}" if least == least else "" for least, most in ends]
             columns[f"{name} range"] = pd.Series(texts, medians.index)
     return pd.DataFrame(columns, index=medians.index)
+
+
+def with_unit(table: pd.DataFrame, columns: Iterable[str], unit: str) -> pd.DataFrame:
+    """Some columns of a table in a unit with the one prefix that fits most of their values, which their names tell."""
+    names = [name for name in columns if name in table]
+    values = table[names].to_numpy("float64")
+    sizes = values[np.isfinite(values) & (values > 0)]
+    place = math.floor(math.log10(np.median(sizes)) / 3) if sizes.size else 0
+    place = min(max(place, min(PREFIXES)), max(PREFIXES))
+    scaled = table.assign(**{name: table[name] / 1000.0**place for name in names})
+    return scaled.rename(columns={name: f"{name} [{PREFIXES[place]}{unit}]" for name in names})
 
 
 def ordinal(k: int) -> str:

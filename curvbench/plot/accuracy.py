@@ -66,8 +66,9 @@ def heatmap_figure(table: pd.DataFrame, statuses: pd.Series, problem: str, metri
     figure.update_layout(
         margin_b=SCALE, margin_t=figure.layout.margin.t + above, height=figure.layout.height + above - SLANTED
     )
-    if len(table.columns) > 2:
-        figure.add_vline(x=sum(scope in views.WHOLES for scope in table) - 0.5, line_width=2)
+    wholes = sum(scope in views.WHOLES for scope in table)
+    if 0 < wholes < len(table.columns):
+        figure.add_vline(x=wholes - 0.5, line_width=2)
     return figure
 
 

@@ -17,6 +17,7 @@ from curvbench.analysis.views import Quantity, meaning
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+TITLE_WIDTH = 52  # characters of a title's line beside it
 NOTE_WIDTH = 88  # characters that fit beside the navigation of a narrow window
 DECADES = 2.5  # a wider gap below the other values is left out of a logarithmic axis
 LEGEND_WIDTH, LETTER = 128, 4.3  # pixels of an entry: two fit in a narrow window
@@ -25,7 +26,7 @@ ABOVE, BELOW = 52, 60  # pixels for the title, and for the axis below the plot
 LEFT, RIGHT = 72, 20  # pixels beside the plot: the left side has the ticks and the title of the axis
 LONG = 1e5  # numbers from here on have a prefix: 2M, 3G
 MOST = 6  # metrics that a figure without values names
-LEGEND_LINE, NOTE_LINE = 20, 16  # pixels of a line
+TITLE_LINE, LEGEND_LINE, NOTE_LINE = 22, 20, 16  # pixels of a line
 
 
 def graph_objects() -> Any:
@@ -64,18 +65,25 @@ def problem_title(what: str, problem: str) -> str:
 
 
 def new_figure(title: str, notes: Iterable[str] = (), height: int = 420, names: Iterable[str] = ()) -> go.Figure:
-    """An empty figure with a title, notes below it, which are wrapped, and room for a legend."""
+    """An empty figure with a title, notes below it, both of which are wrapped, and room for a legend."""
+    titles = textwrap.wrap(title, TITLE_WIDTH, break_long_words=False, break_on_hyphens=False)
     lines = [line for note in notes for line in textwrap.wrap(note, NOTE_WIDTH)]
     figure = graph_objects().Figure()
     subtitle = {"text": "<br>".join(map(escaped, lines))} if lines else {}
     entries = list(names)
     legend = LEGEND_LINE * math.ceil(len(entries) / LEGEND_COLUMNS)
+    above = ABOVE + TITLE_LINE * max(len(titles) - 1, 0) + NOTE_LINE * len(lines)
+    whole = height + legend + above - ABOVE
+    top = 0.99 - TITLE_LINE * max(len(titles) - 1, 0) / whole  # of the title's last line, as plotly counts
     widest = max(LEGEND_WIDTH, LETTER * max(map(len, entries), default=0))
     figure.update_layout(
         template="plotly_white",
-        title={"text": title, "subtitle": subtitle, "x": 0, "xanchor": "left", "y": 0.99, "yanchor": "top"},
-        height=height + legend + NOTE_LINE * len(lines),
-        margin={"l": LEFT, "r": RIGHT, "t": ABOVE + NOTE_LINE * len(lines), "b": BELOW + legend},
+        title={
+            **{"text": "<br>".join(titles), "subtitle": subtitle},
+            **{"x": 0, "xanchor": "left", "y": top, "yanchor": "top"},
+        },
+        height=whole,
+        margin={"l": LEFT, "r": RIGHT, "t": above, "b": BELOW + legend},
         legend={
             **{"orientation": "h", "yanchor": "top", "y": -BELOW / (height - ABOVE - BELOW)},
             **{"x": 0, "font": {"size": 10}, "entrywidth": widest, "entrywidthmode": "pixels"},

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 FAINT = "#B9B9B9"
 MOST = 8  # methods that colours alone tell apart
 LETTER, LINE = 6.2, 13  # pixels of a letter and of a line of a name
+ROOM = 0.05  # of an axis, left free at each end
 LONGEST = 30  # letters of a name beside a line
 
 
@@ -79,24 +80,54 @@ def _name_lines(figure: go.Figure, traces: list[Any]) -> None:
     if not ends or figure.layout.xaxis.type == "category":
         return
     height = figure.layout.height - figure.layout.margin.t - figure.layout.margin.b
-    values = np.concatenate([np.asarray(trace.y, dtype=float) for trace in figure.data if trace.y is not None])
     is_log = {axis: figure.layout[f"{axis}axis"].type == "log" for axis in "xy"}
-    places = np.log10(values[values > 0]) if is_log["y"] else values[np.isfinite(values)]
-    pixel = max(float(np.ptp(places[np.isfinite(places)])), 1e-12) / height
-    above = -math.inf
-    for x, y, trace in sorted(ends, key=lambda end: end[1]):
-        at = (math.log10(y) if is_log["y"] else y) / pixel
-        above = max(at, above + LINE)
+    for axis in "xy":  # set, because plotly would stretch the axes to the names
+        figure.layout[f"{axis}axis"].range = _range(figure, axis, is_log[axis])
+    low, high = figure.layout.yaxis.range
+    ends.sort(key=lambda end: end[1])
+    at = [((math.log10(y) if is_log["y"] else y) - low) / (high - low) * height for _, y, _ in ends]
+    for (x, y, trace), place, free in zip(ends, at, _apart(at, height), strict=True):
         trace.showlegend = False
         figure.add_annotation(
             x=math.log10(x) if is_log["x"] else x,
             y=math.log10(y) if is_log["y"] else y,
             text=html.escape(_short(html.unescape(trace.name)), quote=False),
             font={"size": 11, "color": trace.line.color},
-            **{"xanchor": "left", "xshift": 8, "yshift": above - at, "showarrow": False},
+            **{"xanchor": "left", "xshift": 8, "yshift": free - place, "showarrow": False},
         )
     longest = max(len(_short(html.unescape(trace.name))) for *_, trace in ends)
     figure.update_layout(margin_r=max(figure.layout.margin.r, 16 + LETTER * longest))
+
+
+def _range(figure: go.Figure, axis: str, is_log: bool) -> tuple[float, float]:
+    """The ends of an axis: those of everything that is drawn, with room beside it."""
+    ends: list[float] = []
+    for trace in (trace for trace in figure.data if trace[axis] is not None):
+        values, bars = np.asarray(trace[axis], dtype=float), trace[f"error_{axis}"]
+        ends += [*values]
+        if bars.array is not None:
+            below = bars.array if bars.arrayminus is None else bars.arrayminus
+            ends += [*(values + bars.array), *(values - below)]
+    known = np.array([end for end in ends if math.isfinite(end) and (end > 0 or not is_log)])
+    places = np.log10(known) if is_log else known
+    room = ROOM * float(np.ptp(places)) or 0.5
+    return float(places.min()) - room, float(places.max()) + room
+
+
+def _apart(places: list[float], height: float) -> list[float]:
+    """Ordered places, moved as little as keeps them ``LINE`` apart and, as far as there is room, within the plot."""
+    groups: list[tuple[float, int]] = []  # the middle of each, and how many names it holds
+    for place in places:
+        groups.append((place, 1))
+        while len(groups) > 1 and groups[-1][0] - groups[-2][0] < LINE * (groups[-1][1] + groups[-2][1]) / 2:
+            (upper, above), (lower, below) = groups.pop(), groups.pop()
+            groups.append(((upper * above + lower * below) / (above + below), above + below))
+    free = [middle + LINE * (k - (count - 1) / 2) for middle, count in groups for k in range(count)]
+    for k in range(len(free)):  # from below, then from above
+        free[k] = max(free[k], LINE * k)
+    for k in reversed(range(len(free))):
+        free[k] = min(free[k], height - LINE * (len(free) - 1 - k))
+    return free
 
 
 def _is_open_line(trace: Any) -> bool:

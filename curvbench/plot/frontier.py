@@ -47,9 +47,12 @@ def tradeoff_figure(
         {axis: floor is not None for axis, floor in floors.items()},
     )
     rows = {row["probe"]: row for row in drawn.to_dict("records")}
+    texts = _reference_names(drawn[~are_rivals], floors["y"] is not None, drawn["y shown"])
+    longest = max(map(len, texts.values()), default=0)
+    figure.update_layout(margin_r=figure.layout.margin.r + LETTER * longest)
     for probe, look in looks(table["probe"]).items():
         if probe in rows and not is_method(probe):
-            figure.add_trace(_reference(rows[probe], across, y))
+            figure.add_trace(_reference(rows[probe], across, y, texts[probe]))
         elif probe in rows:
             figure.add_trace(_point(rows[probe], look, x, y, sides.get(probe)))
     for axis, quantity in (("x", x), ("y", y)):
@@ -72,7 +75,23 @@ def _front(figure: go.Figure, front: pd.DataFrame) -> None:
         )
 
 
-def _reference(row: Mapping[Any, Any], across: pd.Series, y: Quantity) -> Any:
+def _reference_names(references: pd.DataFrame, log: bool, of_all: pd.Series) -> dict[str, str]:
+    """The text at the line of each reference: lines whose texts would cover each other have one, at the highest."""
+    if references.empty:
+        return {}
+    places = dict(zip(of_all.index, _pixels(of_all, log, HEIGHT), strict=True))
+    texts: dict[str, str] = {}
+    leader = ""
+    for probe in sorted(references["probe"], key=lambda probe: -places[probe]):
+        if leader and places[leader] - places[probe] < LETTER_HEIGHT:
+            texts[leader] += f", {axes.escaped(probe)}"
+            texts[probe] = ""
+        else:
+            leader, texts[probe] = probe, axes.escaped(probe)
+    return texts
+
+
+def _reference(row: Mapping[Any, Any], across: pd.Series, y: Quantity, text: str) -> Any:
     """A reference or bound: a line at its quality, whatever it costs, because no method competes with it."""
     name = axes.escaped(row["probe"])
     return axes.graph_objects().Scatter(
@@ -80,9 +99,10 @@ def _reference(row: Mapping[Any, Any], across: pd.Series, y: Quantity) -> Any:
         y=[row["y shown"]] * 2,
         mode="lines+text",
         line={"color": "#808080", "dash": "dash", "width": 1},
-        text=["", name],
-        textposition="top left",
+        text=["", f"\u2002{text}"],  # a space, because a point may lie on the line's end
+        textposition="middle right",
         textfont={"size": 10},
+        cliponaxis=False,
         name=name,
         showlegend=False,
         hovertemplate=f"<b>{name}</b>, a reference<br>{axes.axis_title(y)}: {digits(row['y'])}<extra></extra>",

@@ -32,7 +32,7 @@ def status_figure(table: pd.DataFrame, surrogates: Collection[str]) -> go.Figure
     names = [axes.escaped(name) + (" (surrogate)" if name in surrogates else "") for name in problems]
     slanted = sum(map(len, names)) > FLAT
     height = 110 + (min(6 * max(map(len, names)), TALLEST) if slanted else 0) + ROW_HEIGHT * max(len(probes), 3)
-    figure = axes.new_figure("How the cells ended", [NOTE], height=height)
+    figure = axes.new_figure("How the measurements ended", [NOTE], height=height)
     table = table.assign(kind=table["status"].map(kind))
     table["hover"] = table["reason"].map(lambda reason: f"<br>{axes.escaped(reason)}" if reason else "")
     grid = {

@@ -143,7 +143,7 @@ def _run(run: Run, drawn: Sequence[Drawn], first: int) -> Iterator[str]:
 
 
 def _title(figure: go.Figure) -> str:
-    return unescape(figure.layout.title.text or "")
+    return unescape((figure.layout.title.text or "").replace("<br>", " "))
 
 
 def _summary(run: Run, problem: str) -> str:
@@ -154,7 +154,7 @@ def _summary(run: Run, problem: str) -> str:
         for name, of_probe in entries(run.frame, problem).items()
     )
     note = escape(run.legend)
-    return f'<div class="wide"><table><tr><th>probe</th>{head}</tr>{rows}</table></div><p><small>{note}</small></p>'
+    return f'<div class="wide"><table><tr><th>method</th>{head}</tr>{rows}</table></div><p><small>{note}</small></p>'
 
 
 def _cell(entry: Entry) -> str:

@@ -61,7 +61,7 @@ def error_tables(frame: pd.DataFrame, selected: Collection[str]) -> Iterator[tup
     curves = [problem for problem in sweep.swept(frame) if problem in selected]
     for problem in frames.problems(frame):
         if problem in selected:
-            note = ", every probe after its most updates" if problem in curves else ""
+            note = ", every method after its most updates" if problem in curves else ""
             yield summary.title(frame, problem) + note, summary_table(sweep.last(frame), problem)
     for problem in curves:
         for metric in sweep.METRICS_SHOWN:
@@ -73,7 +73,7 @@ def summary_table(frame: pd.DataFrame, problem: str) -> Table:
     values, spreads = summary.table(frame, problem), summary.spread(frame, problem)
     statuses, marks = summary.statuses(frame, problem), summary.best(values)
     table = Table(box=None, padding=(0, 1, 0, 0), show_edge=False)
-    table.add_column("probe", overflow="fold", min_width=NARROWEST_LABEL)
+    table.add_column("method", overflow="fold", min_width=NARROWEST_LABEL)
     for column in summary.columns(frame, problem):
         table.add_column(column.heading, justify="right", no_wrap=True)
     for probe, *row in zip(values.index, values.to_numpy(), spreads.to_numpy(), marks.to_numpy(), strict=True):
@@ -129,7 +129,7 @@ def growth_tables(frame: pd.DataFrame, selected: Collection[str]) -> Iterator[tu
 
 def _growth_table(rows: Sequence[Growth]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, min_width=GROWTH_WIDTH)
-    for heading in ("probe", "cost"):
+    for heading in ("method", "cost"):
         table.add_column(heading, no_wrap=True)
     for heading in ("counted", "published", "ratio", "drift", ""):
         table.add_column(heading, justify="right", no_wrap=True)

@@ -22,13 +22,13 @@ def markdown(runs: Sequence[Run]) -> str:
         parts.append(f"## {escaped(run.suite)}, {escaped(run.name)}")
         for problem in frames.problems(run.frame):
             rows = [[escaped(name), *(_entry(e, _md_bold) for e in row)] for name, row in _rows(run, problem)]
-            head = ["probe", *map(escaped, headings(run.frame, problem))]
-            right = [name != "probe" for name in head]
+            head = ["method", *map(escaped, headings(run.frame, problem))]
+            right = [name != "method" for name in head]
             said = "\n".join(f"- {escaped(sentence)}" for sentence in run.verdict(problem))
             parts += [f"### {escaped(run.title(problem))}", said, tables.markdown(head, rows, right)]
         parts.append(escaped(run.legend))
         if len(run.failures):
-            failures = run.failures[["label", "status", "reason"]].rename(columns={"label": "cell"})
+            failures = run.failures[["label", "status", "reason"]].rename(columns={"label": "measurement"})
             parts += ["### Without a value", tables.text(failures, "markdown").rstrip()]
             parts.append(_md_code(run.failures["command"].drop_duplicates()))
         parts.append("\n".join(f"- {key}: {escaped(value)}" for key, value in run.environment.items()))
@@ -84,7 +84,7 @@ def _latex_table(run: Run, problem: str) -> str:
             rf"\caption{{{_tex(run.title(problem))}. {_tex(run.legend)}.}}",
             rf"\begin{{tabular}}{{l{'r' * len(named)}}}",
             r"\toprule",
-            " & ".join(["probe", *map(_tex, named)]) + r" \\",
+            " & ".join(["method", *map(_tex, named)]) + r" \\",
             r"\midrule",
             *body,
             r"\bottomrule",

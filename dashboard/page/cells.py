@@ -40,7 +40,7 @@ st.subheader(show.plain(label))
 if end["status"] != "ok":
     st.error(show.plain(f"{end['status']}: {end['reason']}"))
 st.text("This command measures it again, in a new run:")
-st.code(commands.repeat(first, source.suite(run), source.record(run)), language="sh")
+st.code(commands.repeat(first, source.suite(run), source.record(run)), language="sh", wrap_lines=True)
 texts = rows.assign(samples=rows["samples"].map(lambda raw: [] if raw is None else [float(f"{x:.4g}") for x in raw]))
 facts = [name for name in rows if texts[name].astype(str).nunique() == 1]
 of_a_row = ["metric", "scope", "value", "unit", "better", "status", "reason", "samples", "method"]

@@ -10,6 +10,7 @@ import source
 from curvbench.analysis import exact, frames, scaling, views
 from curvbench.plot.exponents import growth_figure
 from curvbench.plot.phases import ADDITIVE, cost_figure
+from curvbench.spec import PHASES
 
 st.header("Cost")
 problem, rows = controls.problem(), controls.problem_rows()
@@ -28,18 +29,20 @@ with st.container(horizontal=True):
     stacked = metric in ADDITIVE and controls.switch("Stacked", "stacked")
 data = views.phases(rows, problem, metric)
 st.caption(
-    f"A step in which nothing is amortized: statistics and inverse are computed at every step. Columns are in "
-    f"{views.meaning(metric).unit}, {views.meaning(metric).better} is better."
+    f"A step in which nothing is amortized: statistics and inverse are computed at every step. "
+    f"{views.meaning(metric).better.capitalize()} is better."
 )
-show.table(views.differing(data, ["probe"]), "phases")
+costs = [views.GRADIENT, *PHASES]
+listed = views.differing(data, ["probe", *costs])
+show.table(views.with_unit(listed, costs, views.meaning(metric).unit), "phases")
 name = frames.shown_problem(rows, problem)
 show.figure(cost_figure(data, name, metric, relative, stacked), lambda: data, "cost", metric=metric, problem=problem)
 
 counts = views.published(rows, problem)
 if len(counts):
     st.subheader("Counted against published")
-    st.caption("In FLOP. Published complexities leave out the backward passes; the counted FLOPs include them.")
-    show.table(counts, "published")
+    st.caption("Published complexities leave out the backward passes; the counted FLOPs include them.")
+    show.table(views.with_unit(counts, ["counted", "published"], "FLOP"), "published")
 
 all_growth = source.growth(controls.run())
 growth = controls.of_methods(all_growth)

@@ -15,8 +15,11 @@ from curvbench.plot.frontier import tradeoff_figure
 from curvbench.plot.overview import status_figure
 from curvbench.plot.training import curves_figure
 
-FACTS = ("device_name", "torch_version", "python_version", "git_sha", "platform")
-LONGEST = 24  # letters of a fact
+FACTS = {  # of the record, in words
+    **{"device_name": "machine", "torch_version": "PyTorch", "python_version": "Python"},
+    **{"git_sha": "commit", "platform": "system"},
+}
+LONGEST = 60  # letters of a fact
 
 frame, record = controls.frame(), source.record(controls.run())
 problem = controls.problem()
@@ -28,7 +31,8 @@ st.header(show.plain(frames.shown_problem(frame, problem)))
 if rows.empty:
     controls.say_not_run()
 else:
-    st.caption(show.plain(summary.title(rows, problem).partition(" ±")[0]))
+    facts_of_problem = summary.title(rows, problem).removeprefix(f"{problem}, ").partition(" ±")[0]
+    st.caption(show.plain(facts_of_problem))
     verdict = source.verdict(controls.run(), problem, tuple(st.session_state["probes"]), len(ends) < planned)
     st.markdown("\n".join(f"- {show.plain(sentence)}" for sentence in verdict))
 
@@ -67,10 +71,11 @@ with st.container(horizontal=True, gap="medium"):
     st.metric("Without a value", int((ends["status"] != "ok").sum()), width="content")
     st.metric("Rows", f"{len(frame):,}", width="content")
 environment = record.get("environment", {})
-facts = {key: str(environment[key])[:LONGEST] for key in FACTS if environment.get(key)}
+facts = {name: str(environment[key])[:LONGEST] for key, name in FACTS.items() if environment.get(key)}
 facts |= {key: ", ".join(map(str, ends[key].unique())) for key in ("dtype", "threads", "parameters")}
 facts = {"started": str(ends["started_at"].min())[:19]} | facts | {"run": controls.run().name}
-st.dataframe(pd.DataFrame([facts]), hide_index=True, key="table facts")
+listed = pd.DataFrame(facts.items(), columns=["fact", "of this run"])
+st.dataframe(listed, hide_index=True, key="table facts", height="content")
 for entry in record.get("commands", []):
     st.code(entry.get("command"), language="sh", wrap_lines=True)
 

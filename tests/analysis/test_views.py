@@ -107,6 +107,14 @@ def test_a_step_is_the_sum_of_its_parts() -> None:
         assert table["x SGD"] == 5.0
 
 
+def test_one_unit_fits_the_values_of_a_table() -> None:
+    table = pd.DataFrame({"probe": ["a", "b"], "step": [2e6, 5e9], "invert": [0.0, 4e6], "x SGD": [1.0, 2.0]})
+    shown = views.with_unit(table, ["invert", "step", "absent"], "FLOP")
+    assert list(shown) == ["probe", "step [MFLOP]", "invert [MFLOP]", "x SGD"]
+    assert shown["step [MFLOP]"].tolist() == [2.0, 5000.0] and shown["x SGD"].tolist() == [1.0, 2.0]
+    assert list(views.with_unit(table.head(0), ["step"], "B")) == ["probe", "step [B]", "invert", "x SGD"]
+
+
 def test_published_beside_counted() -> None:
     rows = frame(*(row("a", r.metric, r.value, r.scope) for r in fisher_cell(cost=3.0)))
     rows = pd.concat([rows, frame(row("b", "flops.counted", 5.0, "invert"), row("b", "flops.model", 0.0, "invert"))])

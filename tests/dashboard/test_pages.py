@@ -76,7 +76,26 @@ def test_the_shipped_sample(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
         figure = json.loads(chart.spec)
         assert untitled(figure) == []
         said = [text for text in titles(figure) if re.search("is (better|best)", text)]
-        assert said or re.match("How the cells|Layer .*(entries|norms)", figure["layout"]["title"]["text"])
+        assert said or re.match("How the measurements|Layer .*(entries|norms)", figure["layout"]["title"]["text"])
+
+
+@pytest.mark.parametrize("suite", ["mlp", "training"])
+def test_the_menu_has_the_pages_that_the_run_fills(suite: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import menu  # of the dashboard
+
+    monkeypatch.delenv("CURVBENCH_RESULTS", raising=False)
+    left_out: list[set[str]] = []
+    unfilled = menu.unfilled
+    monkeypatch.setattr(menu, "unfilled", lambda run: left_out.append(unfilled(run)) or left_out[-1])
+    (run,) = store.runs_below(SAMPLE / suite)
+    at, empty = show("overview", run=f"{suite}/{run.name}"), set()
+    for page in PAGES:
+        at.switch_page(f"page/{page}.py").run()
+        assert not at.exception
+        assert left_out[-1] == left_out[0]
+        if at.main.info and not at.main.dataframe and not at.get("plotly_chart"):
+            empty.add(page)
+    assert left_out[0] | {"compare"} == empty | {"compare"}, "with two runs Compare asks for the other one"
 
 
 def titles(figure: dict[str, Any]) -> list[str]:

@@ -156,6 +156,12 @@ def test_tradeoff() -> None:
     assert "not drawn: ginger (timeout)" in subtitle(figure)
 
 
+def test_references_of_one_quality_share_a_name() -> None:
+    rows = [r for name in ("full", "layer") for r in measured(name, 0.2, 9.0)]
+    drawn = traces(cb.plot.tradeoff(frame(*rows, *measured("kfac", 0.5, 8.0), *measured("sgdm", 60.0, 1.0))))
+    assert sorted(drawn[name].text[1].strip() for name in ("full", "layer")) == ["", "full, layer"]
+
+
 @pytest.mark.parametrize("width", [350, 600, 900])
 def test_names_on_the_front_cover_no_other_name(width: int) -> None:
     rows = cb.load(SAMPLE / "mlp")

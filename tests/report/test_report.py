@@ -76,7 +76,7 @@ def test_one_page_that_loads_nothing(run: Path) -> None:
 def test_markdown(run: Path) -> None:
     text = report.write(report.read([run]), "markdown")
     assert "| Fake\\[damping=0.5\\] |  | **0.250** | **0.250** | **0.125** |" in text
-    assert "| probe | gap closed | error network | error blocks |" in text
+    assert "| method | gap closed | error network | error blocks |" in text
     outside = re.sub(r"```sh\n.*?\n```", "", text, flags=re.DOTALL)
     assert "<img" not in outside
     assert "--seed 0 --dtype float64 --parameters all --force" in text
@@ -109,7 +109,7 @@ def test_the_verdict_comes_first(tmp_path: Path) -> None:
     cells = [(Fake(), Toy(), [*fisher_cell(), raw("direction.gap_closed", 0.5)])]
     folder = write_run(tmp_path, "r1", cells)
     said = "Fake closes most of the gap between a plain gradient step"
-    for form, table in {"html": "<table", "markdown": "| probe", "latex": r"\begin{tabular}"}.items():
+    for form, table in {"html": "<table", "markdown": "| method", "latex": r"\begin{tabular}"}.items():
         text = re.sub(r"\n%? *", " ", report.write(report.read([folder]), form))
         assert "Provisional: " not in text
         assert text.index(said) < text.index(table), "before the numbers"

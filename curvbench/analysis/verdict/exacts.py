@@ -15,7 +15,7 @@ def cost_of_the_exact(rows: pd.DataFrame) -> str | None:
         return None
     (row,) = exact.table(rows).rename(columns=one_line).to_dict("records")
     text = f"The exact Fisher of {row['N']:,.0f} samples takes {digits(row['total s'])} s"
-    text += f", {digits(1e3 * row['work TFLOP'])} GFLOP and {digits(1e3 * row['memory GB'])} MB"
+    text += f", {digits(row['work GFLOP'])} GFLOP and {digits(row['memory MB'])} MB"
     if pd.notna(row["total x floor"]):
         text += f", {digits(row['total x floor'])} times as long as its FLOPs at the peak of the machine"
     if pd.notna(row["sampling x work"]):
