@@ -147,10 +147,13 @@ def with_ranges(medians: pd.DataFrame, low: pd.DataFrame, high: pd.DataFrame) ->
     for name in medians.dropna(axis=1, how="all"):
         columns[str(name)] = medians[name]
         if low[name].notna().any():
-            ends = zip(low[name].reindex(medians.index), high[name].reindex(medians.index), strict=True)
-            texts = [f"{digits(least)} to {digits(most)}" if least == least else "" for least, most in ends]
-            columns[f"{name} range"] = pd.Series(texts, medians.index)
+            columns[f"{name} range"] = _range_texts(low[name].reindex(medians.index), high[name].reindex(medians.index))
     return pd.DataFrame(columns, index=medians.index)
+
+
+def _range_texts(low: pd.Series, high: pd.Series) -> pd.Series:
+    texts = [f"{digits(a)} to {digits(b)}" if a == a else "" for a, b in zip(low, high, strict=True)]
+    return pd.Series(texts, low.index)
 
 
 def with_unit(table: pd.DataFrame, columns: Iterable[str], unit: str) -> pd.DataFrame:
@@ -285,14 +288,18 @@ def moving(frame: pd.DataFrame, settings: Settings, parameter: str, candidates: 
 def phases(frame: pd.DataFrame, problem: str, metric: str) -> pd.DataFrame:
     """The cost of a step: one row per probe, with columns ``gradient`` (plain SGD), the phases, ``step`` and ``x SGD``.
 
-    FLOPs and seconds of ``step`` are the sum of the four columns before it; a memory peak is no sum.
+    FLOPs and seconds of ``step`` are the sum of the four columns before it; a memory peak is no sum. If seeds differ,
+    ``x SGD range`` is their range as text.
     """
     rows = of_problem(frame, problem)
     table = pd.DataFrame({phase: values(rows, Quantity(metric, phase))["median"] for phase in PHASES})
-    ratio = values(rows, Quantity(f"{metric.split('.')[0]}.ratio", "step"))["median"]
+    ratios = values(rows, Quantity(f"{metric.split('.')[0]}.ratio", "step"))
+    ratio = ratios["median"]
     of_sgd = values(rows, Quantity(metric, "sgd"))["median"]
     table.insert(0, GRADIENT, of_sgd.fillna(table["step"] / ratio))
     table["x SGD"] = ratio
+    if (differ := ratios["min"] < ratios["max"]).any():
+        table["x SGD range"] = _range_texts(ratios["min"].where(differ), ratios["max"])
     table["status"] = statuses(frame, problem).reindex(table.index)
     return table.rename_axis("probe").reset_index()
 
@@ -335,7 +342,8 @@ def trained(frame: pd.DataFrame) -> list[str]:
 def final(frame: pd.DataFrame, problem: str, metrics: Sequence[str]) -> pd.DataFrame:
     """Medians over seeds per probe: the last value of each metric, epochs and seconds to the suite's target, status.
 
-    A training that reached its target has ended, so that its last value is the one of its own last epoch.
+    With seeds each is followed by its range, as in ``with_ranges``. A training that reached its target has ended, so
+    that its last value is the one of its own last epoch.
     """
     cells = of_problem(frame, problem)
     cells = cells.assign(probe=contenders(cells))
@@ -343,8 +351,12 @@ def final(frame: pd.DataFrame, problem: str, metrics: Sequence[str]) -> pd.DataF
     rows = cells[cells["metric"].isin(columns) & (cells["status"] == Status.OK)]
     rows = rows.assign(metric=texts(rows, "metric"))
     last = rows.sort_values("epoch", kind="stable").drop_duplicates(["cell_id", "metric"], keep="last")
-    table = last.pivot_table("value", "probe", "metric", "median")
-    table = table.reindex(index=cells["probe"].unique(), columns=[name for name in columns if name in table])
+    parts = {how: last.pivot_table("value", "probe", "metric", how) for how in ("median", "min", "max", "count")}
+    names = [name for name in columns if name in parts["median"]]
+    median, low, high, count = (
+        part.reindex(index=cells["probe"].unique(), columns=names).astype("float64") for part in parts.values()
+    )
+    table = with_ranges(median, low.where(count > 1), high.where(count > 1))
     table["status"] = statuses(frame, problem).reindex(table.index)
     return table.rename_axis(index="probe", columns=None).reset_index()
 

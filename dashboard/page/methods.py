@@ -47,7 +47,7 @@ table = pd.DataFrame(
 show.table(table, "methods")
 
 st.subheader("Words")
-show.table(pd.DataFrame(WORDS.items(), columns=["word", "meaning"]), "words")
+st.table(pd.DataFrame({"meaning": map(show.plain, WORDS.values())}, index=list(WORDS)))  # wraps long texts
 
 st.subheader("Metrics")
 metrics = [

@@ -56,7 +56,9 @@ elif not rows.empty:
     ranked = views.ranking(medians, summary.columns(rows, problem))
     if len(ranked):
         st.subheader("Best of each column")
-        show.table(ranked, "ranking")
+        names = [views.Quantity(*pair).label for pair in zip(ranked["metric"], ranked["scope"], strict=True)]
+        listed = ranked.assign(metric=names).drop(columns="scope")
+        show.table(listed[[name for name in listed if name != "better"] + ["better"]], "ranking")
 
 if len(failed):
     st.subheader("Without a value")

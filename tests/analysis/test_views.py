@@ -105,6 +105,8 @@ def test_a_step_is_the_sum_of_its_parts() -> None:
         assert sum(parts) == pytest.approx(table["step"])
         assert table[views.GRADIENT] == pytest.approx(unit)
         assert table["x SGD"] == 5.0
+    slower = frame(*(row("a", r.metric, r.value, r.scope, seed=1) for r in fisher_cell(cost=6.0)))
+    assert views.phases(pd.concat([rows, slower]), "toy", "time.wall")["x SGD range"].tolist() == ["5.00 to 6.00"]
 
 
 def test_one_unit_fits_the_values_of_a_table() -> None:
@@ -194,6 +196,7 @@ def test_what_a_training_ended_with_is_of_its_own_last_epoch() -> None:
     failed = row("b", "", None, "", status="timeout", reason="late")
     final = views.final(frame(*rows, failed), "toy", ["test.accuracy"]).set_index("probe")
     assert final.loc["a", "test.accuracy"] == 0.8
+    assert final.loc["a", "test.accuracy range"] == "0.700 to 0.900"
     assert np.isnan(final.loc["b", "test.accuracy"])
     assert final.loc["b", "status"] == "timeout"
 
