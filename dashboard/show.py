@@ -29,9 +29,12 @@ STYLED = 2000  # rows: the browser formats the numbers of a longer table, for he
 CHANGE = "change"  # the column that holds relative changes
 WARNINGS = 3  # that are in sight
 MOST = 5000  # rows of a table and marks of a figure that a browser is sent
-LETTER, PADDING = 7, 20  # pixels of a column of texts: per letter, and beside the text
+LETTER, PADDING = 6, 20  # pixels of a column of texts: per letter, and beside the text
 TABLES_FIRST = 1.0  # seconds in which a browser draws the tables that it was sent
-WORDS = {"probe": "method", "scope": "layer or phase", "cell_id": "measurement"}  # on screen; files keep their names
+WORDS = {  # on screen; files keep their names
+    **{"probe": "method", "scope": "layer or phase"},
+    **{"cell_id": "measurement", "started_at": "started"},
+}
 RANGE = " range"  # ends the name of the column behind its metric's
 COLUMNS = (*summary.COLUMNS, summary.RATED, *summary.TRAINED)
 SHORT = {f"{column.metric} ({column.scope})": one_line(column.heading) for column in COLUMNS}

@@ -147,11 +147,12 @@ def with_ranges(medians: pd.DataFrame, low: pd.DataFrame, high: pd.DataFrame) ->
     for name in medians.dropna(axis=1, how="all"):
         columns[str(name)] = medians[name]
         if low[name].notna().any():
-            columns[f"{name} range"] = _range_texts(low[name].reindex(medians.index), high[name].reindex(medians.index))
+            columns[f"{name} range"] = range_texts(low[name].reindex(medians.index), high[name].reindex(medians.index))
     return pd.DataFrame(columns, index=medians.index)
 
 
-def _range_texts(low: pd.Series, high: pd.Series) -> pd.Series:
+def range_texts(low: pd.Series, high: pd.Series) -> pd.Series:
+    """``0.961 to 0.975`` of each pair; empty for NaN."""
     texts = [f"{digits(a)} to {digits(b)}" if a == a else "" for a, b in zip(low, high, strict=True)]
     return pd.Series(texts, low.index)
 
@@ -299,7 +300,7 @@ def phases(frame: pd.DataFrame, problem: str, metric: str) -> pd.DataFrame:
     table.insert(0, GRADIENT, of_sgd.fillna(table["step"] / ratio))
     table["x SGD"] = ratio
     if (differ := ratios["min"] < ratios["max"]).any():
-        table["x SGD range"] = _range_texts(ratios["min"].where(differ), ratios["max"])
+        table["x SGD range"] = range_texts(ratios["min"].where(differ), ratios["max"])
     table["status"] = statuses(frame, problem).reindex(table.index)
     return table.rename_axis("probe").reset_index()
 

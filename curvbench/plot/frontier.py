@@ -99,7 +99,7 @@ def _reference(row: Mapping[Any, Any], across: pd.Series, y: Quantity, text: str
         y=[row["y shown"]] * 2,
         mode="lines+text",
         line={"color": "#808080", "dash": "dash", "width": 1},
-        text=["", f"\u2002{text}"],  # a space, because a point may lie on the line's end
+        text=["", f"\u2003{text}"],  # a space, because a point may lie on the line's end
         textposition="middle right",
         textfont={"size": 10},
         cliponaxis=False,

@@ -42,7 +42,7 @@ differing = changes[pairs.is_change(changes)]
 st.subheader("What changed")
 counts = differing["verdict"].value_counts()
 listed = ", ".join(f"{count:,} {verdict}" for verdict, count in counts.items()) or "none differs"
-st.text(f"Of {len(changes):,} measurements other than times: {listed}.")
+st.text(f"Of {len(changes):,} values other than times: {listed}.")
 ordered = pairs.largest_first(differing if controls.switch("Only what differs", "differs") else changes)
 st.caption("Verdicts are on B; change is B / A - 1. Rounding is no difference. FLOPs and bytes repeat exactly.")
 shown = ["probe", "metric", "scope", "a", "b", "change", "verdict"]

@@ -51,7 +51,7 @@ st.table(pd.DataFrame({"meaning": map(show.plain, WORDS.values())}, index=list(W
 
 st.subheader("Metrics")
 metrics = [
-    {"name": metric.label, "in files": name, "unit": metric.unit, "better": metric.better, "meaning": metric.text}
+    {"name": metric.label, "meaning": metric.text, "better": metric.better, "unit": metric.unit, "in files": name}
     for name, metric in METRICS.items()
 ]
 show.table(pd.DataFrame(metrics), "metrics")

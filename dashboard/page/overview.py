@@ -19,7 +19,7 @@ FACTS = {  # of the record, in words
     **{"device_name": "machine", "torch_version": "PyTorch", "python_version": "Python"},
     **{"git_sha": "commit", "platform": "system"},
 }
-LONGEST = 60  # letters of a fact
+LONGEST = 28  # letters of a fact
 
 frame, record = controls.frame(), source.record(controls.run())
 problem = controls.problem()

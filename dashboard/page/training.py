@@ -55,7 +55,11 @@ with right:
 trials = targets.trials(frame, metric, target)
 reached = targets.to_target(trials[trials["problem"] == problem])
 st.caption("In medians over seeds a miss is later than any hit; ranges are of the trainings that reached the target.")
-show.table(views.differing(reached.drop(columns="problem"), ["probe", "reached", "of", "epochs", "seconds"]), "targets")
+listed = reached[["probe", "reached", "of"]].copy()
+for name in ("epochs", "seconds"):
+    listed[name] = reached[name]
+    listed[f"{name} range"] = views.range_texts(reached[f"{name} min"], reached[f"{name} max"])
+show.table(listed, "targets")
 is_surrogate = bool(frames.surrogates(frame))
 show.figure(
     profiles_figure(trials, metric, target, cost, is_surrogate),
