@@ -98,7 +98,8 @@ class Fngd(Weighs, Probe):
         shared = state.shared if state else None
         terms = batch.terms if self.formula == "corrected" else 1
         columns = collect(batch, "empirical")
-        blocks = [ExactFisher((c,), terms, order=None if self.accelerated else "direct") for c in columns]
+        order = None if self.accelerated else "direct"
+        blocks = [ExactFisher((c,), terms, order=order, by_columns=True) for c in columns]
         exact = self.stage == "first" or shared is None or shared.seen < self.batches
         dampings = [self._damping(block, batch.terms) for block in blocks] if exact else []
         if self.stage == "first":
