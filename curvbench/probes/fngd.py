@@ -97,8 +97,7 @@ class Fngd(Weighs, Probe):
     def update(self, state: State | None, batch: Instance) -> State:
         shared = state.shared if state else None
         terms = batch.terms if self.formula == "corrected" else 1
-        columns = collect(batch, "empirical")
-        of_layers = (ExactFisher((c,), terms, by_columns=True) for c in columns)
+        of_layers = (ExactFisher((c,), terms, by_columns=True) for c in collect(batch, "empirical"))
         blocks = [b if self.accelerated else replace(b, order="direct") for b in of_layers]
         exact = self.stage == "first" or shared is None or shared.seen < self.batches
         dampings = [self._damping(block, batch.terms) for block in blocks] if exact else []
