@@ -336,7 +336,7 @@ def resolve(factory: str) -> Factory:
 
 @functools.cache
 def _tried(factory: str, options: tuple[tuple[str, Any], ...]) -> Trial:
-    """The trial of an optimizer; raises ValueError if the optimizer cannot be frozen, ends the process or takes long."""
+    """The trial of an optimizer; raises ValueError if it cannot be frozen, ends the process or takes too long."""
     maker = resolve(factory)
     try:
         with patience.limited():

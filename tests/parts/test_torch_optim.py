@@ -298,7 +298,7 @@ REFUSED = {
     "torch_optim:torch.optim.AdamW[lr=-1]": "Invalid learning rate: -1",
     "torch_optim:torch.optim.AdamW[learning_rate=1]": "has no hyperparameter 'learning_rate'; it has lr, betas",
     "torch_optim:torch.optim.AdamW[lr]": "expected key=value",
-    "torch_optim:torch.optim.AdamW[betas=(0.9,0.99)]": "expected key=value, got '0.99)': a tuple is written as 0.9/0.99",
+    "torch_optim:torch.optim.AdamW[betas=(0.9,0.99)]": "got '0.99)': a tuple is written as 0.9/0.99",
     "torch_optim:torch.optim.AdamW[updates=0]": "updates must be at least 1",
     "torch_optim:torch.optim.AdamW[updates=x]": "updates must be an integer",
     "torch_optim:torch.optim.AdamW[statistics_dtype=float64]": "has no hyperparameter 'statistics_dtype'",
