@@ -392,3 +392,12 @@ def test_in_a_folder_of_suites_a_bad_one_stops_no_other(here: Path) -> None:
     assert code == 2
     assert err.startswith("curvbench: awry: ") and len(err.splitlines()) == 1
     assert "[1/1] ok" in out
+
+
+def test_of_a_folder_suites_without_the_preset_are_skipped(here: Path) -> None:
+    (here / "suites" / "other.py").write_text(SUITE.replace('"good"', '"better"'))
+    code, out, err = curvbench(here, "run", "suites", "--preset", "better", "--dry-run")
+    assert code == 0 and "1 of 1 cells would be run" in out
+    assert re.fullmatch(r"curvbench: toys skipped: no preset 'better' in this suite; its presets are .*\n", err)
+    code, _, err = curvbench(here, "run", "suites", "--preset", "best", "--dry-run")
+    assert code == 2 and "no preset 'best'" in err.splitlines()[-1]

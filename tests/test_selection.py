@@ -85,14 +85,14 @@ def test_an_empty_selection_is_refused() -> None:
 
 def test_what_is_no_cell_of_the_original_is_a_surrogate() -> None:
     original = Preset([Toy(), Toy(samples=4)], [Fake()], pairs=[(Toy(), Fake("pair"))], training=Training(5, 0.1))
-    same = selection.select("s", original, seed="0-4", original=original)
+    same = selection.select("s", original, seed="0-4", originals=[original])
     assert len(same) == 15 and not any(cell.surrogate for cell in same)
     for other in (
-        selection.select("s", original, training="epochs=4", original=original),
-        selection.select("s", original, ["kfac"], original=original),
-        selection.select("s", original, problems=["mlp"], original=original),
-        selection.select("s", Preset([Toy(samples=5)], [Fake()], training=Training(5, 0.1)), original=original),
-        selection.select("s", Preset([Toy()], [Fake()]), original=original),
+        selection.select("s", original, training="epochs=4", originals=[original]),
+        selection.select("s", original, ["kfac"], originals=[original]),
+        selection.select("s", original, problems=["mlp"], originals=[original]),
+        selection.select("s", Preset([Toy(samples=5)], [Fake()], training=Training(5, 0.1)), originals=[original]),
+        selection.select("s", Preset([Toy()], [Fake()]), originals=[original]),
     ):
         assert other and all(cell.surrogate for cell in other)
     assert not any(cell.surrogate for cell in selection.select("s", original, training="epochs=4"))
@@ -101,6 +101,19 @@ def test_what_is_no_cell_of_the_original_is_a_surrogate() -> None:
 def test_the_original_is_one_of_the_presets() -> None:
     with pytest.raises(ValueError, match="the original of a suite is one of its presets, got 'paper'"):
         Suite("t", {"default": PRESET}, original="paper")
+    with pytest.raises(ValueError, match="got 'steps'"):
+        Suite("t", {"default": PRESET, "paper": PRESET}, original=("paper", "steps"))
+
+
+def test_a_published_experiment_may_be_several_presets() -> None:
+    suite = Suite(
+        "t",
+        {name: Preset([Toy(samples=n)], [Fake()]) for n, name in ((1, "default"), (2, "paper"), (3, "steps"))},
+        original=("paper", "steps"),
+    )
+    for name, preset in suite.presets.items():
+        (cell,) = selection.select("s", preset, originals=suite.originals)
+        assert cell.surrogate == (name == "default")
 
 
 def test_pairs_are_measured_besides_but_not_where_options_choose() -> None:

@@ -140,6 +140,22 @@ def test_sgd_by_hand_gives_the_same_numbers(tmp_path: Path) -> None:
     assert values(rows, "test.accuracy")[3] == pytest.approx(share, rel=1e-12)
 
 
+def test_steps_end_a_training_within_an_epoch(tmp_path: Path) -> None:
+    """The rows are those of the same steps of the whole training: batches and schedules are the same."""
+    whole, cut = (
+        {(row.metric, row.step): row.value for row in rows if "seconds" not in row.metric}
+        for rows in (
+            trained(cell(cb.probe("adam"), epochs=2, schedule="cosine", max_steps=most), tmp_path / str(most))
+            for most in (None, 30)
+        )
+    )
+    assert {step for _, step in whole} == {0, 23, 46} and {step for _, step in cut} == {0, 23, 30}
+    shared = whole.keys() & cut.keys()
+    assert {step for _, step in shared} == {0, 23} and all(whole[key] == cut[key] for key in shared)
+    with pytest.raises(ValueError, match="max_steps must be at least 1, or none, got 0"):
+        replace(TRAINING, max_steps=0)
+
+
 def test_all_probes_of_a_seed_see_the_same_batches_and_start(tmp_path: Path) -> None:
     first = trained(cell(cb.probe("identity"), momentum=0.5), tmp_path)
     second = trained(cell(cb.probe("sgdm", momentum=0.5)), tmp_path)

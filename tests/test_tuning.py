@@ -174,7 +174,8 @@ def test_failed_trials_have_one_command_which_is_the_run_itself(
     with pytest.raises(SystemExit):
         main(["run", str(tmp_path / "two"), "--engine", "inline", "--results", str(tmp_path / "results")])
     lines = capsys.readouterr().out.splitlines()
-    again = [line.strip() for line in lines if line.startswith("      curvbench run")]
+    start = "all of these again: "
+    again = [line.removeprefix(start) for line in lines if line.startswith(start)]
     command = f"curvbench run {tmp_path / 'two'} --engine inline --results {tmp_path / 'results'} --rerun-failed"
     assert lines.count("    kfac[damping=0.0] on mlp[depth=1], seed 0, 3 cells") == 1
     assert again == [command]

@@ -53,7 +53,8 @@ class Trial:
         self.test = placed(dataset.test_inputs, dataset.test_targets, self.device, dtype)
         self.valid = placed(*validation, self.device, dtype) if validation else None
         self.ranks = Ranks.here()
-        self.course = Course(*data, loss, self.training.batch, self.training.epochs, self.training.augment, self.ranks)
+        t = self.training
+        self.course = Course(*data, loss, t.batch, t.epochs, t.augment, self.ranks, t.max_steps)
         self._refuse_empty_parts()
         self.optimizer = self._optimizer()
         rate = schedules.factor(self.training, self.course.steps)
@@ -142,14 +143,14 @@ class Trial:
     def _inspected(self) -> Sequence[Row]:
         """The rows of a measurement, or a row with its reason if it fails, because the training goes on."""
         try:
-            steps = self.done * self.course.steps
+            steps = self.course.steps_until(self.done)
             return self.inspect(decayed(self.cell.probe, self.training.probe_decay, steps))
         except (ValueError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             return [Row("error.relative", status=Status.ERROR, reason=one_line(error))]
 
     def _add(self, rows: Iterable[Row], epoch: int) -> None:
         """Add rows with epoch and step: epochs include those of the snapshot, steps begin with this training."""
-        count, step = self.cell.problem.epochs + epoch, epoch * self.course.steps
+        count, step = self.cell.problem.epochs + epoch, self.course.steps_until(epoch)
         method = self.training.arguments
         self.rows += [dataclasses.replace(row, epoch=count, step=step, method=row.method or method) for row in rows]
 

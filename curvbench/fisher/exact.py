@@ -44,7 +44,8 @@ class ExactFisher(Operator):
     """The exact Fisher of all covered layers, or of one of them as ``layer(name)`` gives it.
 
     ``coefficients`` (R, N) combine the columns to the batch's mean gradient; None means that no coefficients are known.
-    ``extent``: what of the model's parameters is covered; None means that it is unknown.
+    ``extent``: what of the model's parameters is covered; None means that it is unknown. ``by_columns``: whether solves
+    and spectra take the Gram matrix even where F itself is smaller, as in methods that are defined by it.
     """
 
     columns: Sequence[Columns]
@@ -52,6 +53,7 @@ class ExactFisher(Operator):
     coefficients: Tensor | None = None
     order: Order | None = None
     extent: Extent | None = None
+    by_columns: bool = False
 
     def __repr__(self) -> str:
         covered = f"; {self.extent}" if self.extent else ""
@@ -116,6 +118,11 @@ class ExactFisher(Operator):
 
     @property
     def has_few_parameters(self) -> bool:
+        """Whether V V^T takes the place of the Gram matrix, because it is smaller."""
+        return not self.by_columns and self._is_smaller
+
+    @property
+    def _is_smaller(self) -> bool:
         """Whether V V^T is smaller than the Gram matrix."""
         return self.size < math.prod(self.grid)
 
@@ -130,8 +137,8 @@ class ExactFisher(Operator):
 
     @property
     def _squares(self) -> Tensor:
-        """The smaller one of V V^T and V^T V; the Gram matrix if it is there, as a probe's statistics make it."""
-        return self.outer if self.has_few_parameters and "_gram" not in self.__dict__ else self.gram()
+        """The smaller one of V V^T and V^T V, or the Gram matrix ``by_columns``."""
+        return self.outer if self.has_few_parameters else self.gram()
 
     @cached_property
     def spectrum(self) -> Tensor:
@@ -437,7 +444,7 @@ def _(operator: ExactFisher, fisher: Scores) -> float:
         return inner.dispatch(object)(operator, fisher)
     if operator is fisher:
         return fisher.frobenius_norm() ** 2
-    if operator.has_few_parameters and fisher.has_few_parameters:
+    if operator._is_smaller and fisher._is_smaller:
         return numerics.inner(operator.outer, fisher.outer) / (operator.terms * fisher.terms)
     return numerics.sum_squares(_overlaps(operator, fisher))
 
@@ -550,9 +557,13 @@ def _compressed(instance: Instance) -> str:
 
 
 def batch_fisher(instance: Instance, fisher_type: str, mc_samples: int = 1, seed: int = 0) -> ExactFisher:
-    """The Fisher of a training step's batch: passes and columns in the instance's dtype, all columns stored."""
+    """The Fisher of a training step's batch: passes and columns in the instance's dtype, all columns stored.
+
+    Methods solve with its Gram matrix, also where there are fewer parameters than columns.
+    """
     columns, outputs = with_outputs(instance, fisher_type, mc_samples, seed, instance.dtype)
-    return ExactFisher(columns, instance.terms, coefficients(instance, fisher_type, outputs), extent=instance.extent)
+    weights = coefficients(instance, fisher_type, outputs)
+    return ExactFisher(columns, instance.terms, weights, extent=instance.extent, by_columns=True)
 
 
 def coefficients(instance: Instance, fisher_type: str, outputs: Tensor | None = None) -> Tensor | None:

@@ -253,7 +253,7 @@ def _cells(options: Options, name: str, suite: Suite) -> list[Cell]:
         options.dtype,
         options.threads,
         options.train,
-        suite.presets.get(suite.original),
+        suite.originals,
         options.retrain,
         options.damping,
         options.parameters,

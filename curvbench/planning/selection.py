@@ -61,10 +61,14 @@ def _number(count: int, name: str) -> str:
     return f"{count} {name}{'s' * (count != 1)}"
 
 
+class NoPreset(ValueError):
+    """A suite has no preset of a name."""
+
+
 def preset(suite: Suite, name: str) -> Preset:
-    """A preset of a suite; raises ValueError for an unknown one."""
+    """A preset of a suite; raises NoPreset for an unknown one."""
     if name not in suite.presets:
-        raise ValueError(f"no preset {name!r} in this suite; its presets are {', '.join(suite.presets)}")
+        raise NoPreset(f"no preset {name!r} in this suite; its presets are {', '.join(suite.presets)}")
     return suite.presets[name]
 
 
@@ -78,15 +82,15 @@ def select(
     dtype: str | None = None,
     threads: int = 1,
     training: str | None = None,
-    original: Preset | None = None,
+    originals: Sequence[Preset] = (),
     retrain: bool = False,
     damping: float | None = None,
     parameters: Parameters | None = None,
 ) -> list[Cell]:
     """The cells of a preset. Given probes, problems, seeds, dtype, damping and parameters replace the preset's.
 
-    ``training``: hyperparameters ``key=value,...`` that replace those of the training, or of the drift. ``original``:
-    the preset of a published experiment; every cell that is none of its cells is a surrogate. ``retrain``: shipped
+    ``training``: hyperparameters ``key=value,...`` that replace those of the training, or of the drift. ``originals``:
+    the presets of a published experiment; every cell that is in none of them is a surrogate. ``retrain``: shipped
     snapshots are not used.
 
     Raises:
@@ -105,7 +109,7 @@ def select(
         raise ValueError("this preset measures and trains nothing: leave out --train")
     trainings = {probe: preset.training_of(probe) for *_, probe in places}
     trained = {probe: usual and parse_training(training or "", usual) for probe, usual in trainings.items()}
-    published = _published(original) if original else None
+    published = set().union(*map(_published, originals))
     starts = {(problem, s) for problem, s, _ in places}
     weights = {(problem, s): "" if retrain else shipped.shipped(problem, s) for problem, s in starts}
     cells = [
@@ -115,7 +119,7 @@ def select(
             precision=preset.precision,
             damping=preset.damping if damping is None else damping,
             parameters=parameters or preset.parameters,
-            surrogate=published is not None and (problem, probe, trained[probe]) not in published,
+            surrogate=bool(originals) and (problem, probe, trained[probe]) not in published,
             weights=weights[problem, s],
             population=preset.population,
             drift=drift,

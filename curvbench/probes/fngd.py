@@ -9,7 +9,7 @@ a layer without scores is its gradient.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -98,7 +98,8 @@ class Fngd(Weighs, Probe):
         shared = state.shared if state else None
         terms = batch.terms if self.formula == "corrected" else 1
         columns = collect(batch, "empirical")
-        blocks = [ExactFisher((c,), terms, order=None if self.accelerated else "direct") for c in columns]
+        of_layers = (ExactFisher((c,), terms, by_columns=True) for c in columns)
+        blocks = [b if self.accelerated else replace(b, order="direct") for b in of_layers]
         exact = self.stage == "first" or shared is None or shared.seen < self.batches
         dampings = [self._damping(block, batch.terms) for block in blocks] if exact else []
         if self.stage == "first":

@@ -81,7 +81,8 @@ class Ief(Probe):
         share = coefficients(batch, "empirical")
         assert share is not None, "data labels"
         scaled = [_scaled(c, scales) for c in columns]
-        fisher = ExactFisher(scaled, batch.terms, share * norms.to(batch.dtype), extent=batch.extent)
+        weights = share * norms.to(batch.dtype)
+        fisher = ExactFisher(scaled, batch.terms, weights, extent=batch.extent, by_columns=True)
         fisher.gram()  # cached: the Gram matrix belongs to the statistics
         return State(fisher, norms, None)
 

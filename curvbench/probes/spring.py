@@ -68,7 +68,6 @@ class Spring(FisherProbe):
 
     def update(self, state: State | None, batch: Instance) -> State:
         fisher, right = batch_fisher(batch, self.fisher_type, self.mc_samples, self.seed), batch.gradient()
-        fisher.gram()  # with which the method solves, even where there are fewer parameters than columns
         if state is not None:
             right = right + self.damping * self.momentum * state.step
         return State(fisher, fisher.natural_gradient(right, self.damping))

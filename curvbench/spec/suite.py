@@ -143,14 +143,14 @@ class Suite:
     ``title``: the heading of its tables. ``presets``: its presets by name. ``summary``: the table at the end of a run:
     ``errors`` and costs per problem, the ``growth`` of costs per sweep, the costs of the ``exact`` Fisher, errors and
     quality against the number of ``samples``, or against age (``staleness``).
-    ``original``: the preset with a published experiment's own settings. A cell that this preset lacks, seeds apart, is
-    a surrogate, and its rows say so. ``resources``: what a cluster gives to each job.
+    ``original``: the preset, or the presets, with a published experiment's own settings. A cell that none of them has,
+    seeds apart, is a surrogate, and its rows say so. ``resources``: what a cluster gives to each job.
     """
 
     title: str
     presets: Mapping[str, Preset]
     summary: Summary = "errors"
-    original: str = ""
+    original: str | tuple[str, ...] = ""
     resources: Resources = Resources()
 
     def __post_init__(self) -> None:
@@ -164,8 +164,18 @@ class Suite:
             raise ValueError(f"a suite needs a preset named 'default', got {sorted(self.presets)}")
         if self.summary not in get_args(Summary):
             raise ValueError(f"the summary of a suite is one of {', '.join(get_args(Summary))}, got {self.summary!r}")
-        if self.original and self.original not in self.presets:
-            raise ValueError(f"the original of a suite is one of its presets, got {self.original!r}")
+        if unknown := [name for name in self._originals if name not in self.presets]:
+            raise ValueError(f"the original of a suite is one of its presets, got {unknown[0]!r}")
+
+    @property
+    def _originals(self) -> tuple[str, ...]:
+        names = (self.original,) if isinstance(self.original, str) else self.original
+        return tuple(filter(None, names))
+
+    @property
+    def originals(self) -> tuple[Preset, ...]:
+        """The presets of the published experiment; none if the suite has no original."""
+        return tuple(self.presets[name] for name in self._originals)
 
 
 @dataclass(frozen=True)

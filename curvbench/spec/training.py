@@ -78,25 +78,27 @@ def refuse_decays(probe: Probe, decays: Sequence[Decay]) -> None:
 class Training(Component):
     """How a cell trains with its probe, and what is measured on the way.
 
-    ``epochs``: the number of epochs. ``lr``: the learning rate. ``batch``: the number of samples per step.
-    ``momentum``: the momentum of ``NaturalGradient``. ``weight_decay``: the decoupled weight decay. ``schedule``: how
-    the rate falls over the steps, t from 0 to 1. ``step`` multiplies it by ``factor`` at each share ``at``; ``cosine``
-    falls to 0; ``cosine-variant`` is 0.001 + (lr - 0.001) (1 + cos(0.94 pi t)) / 2 and ``polynomial`` is lr (1 -
-    t)^power, both of LNGD's paper. ``warmup``: the number of first epochs over which the rate grows linearly.
-    ``factor``: the factor of ``schedule=step``. ``at``: the shares of the training at which ``schedule=step``
-    multiplies. ``power``: the exponent of ``schedule=polynomial``. ``decay``: what falls exponentially with every step,
-    the rate (``lr``) or numbers of the probe, as in ``lr:0.9994:1e-4/epsilon:0.9998:1e-8``. ``stat_every``: the number
-    of steps from one update of the statistics to the next. ``refresh_every``: the number of steps from one
-    factorization to the next. ``ema``: the weight of the old statistics in their running average. ``kl_clip``: the
-    bound of lr^2 <p, g>, above which a step is shortened. None means that no step is shortened. ``augment``: how
-    training images change. ``crop`` moves them by up to an eighth of their size, ``crop-flip`` also mirrors them.
-    ``share``: the share of the training part, chosen by the seed, that is used at all. ``valid``: the share of the used
-    part that is not trained on but judged after each epoch; hyperparameters are chosen by it. ``target``: the value of
-    ``metric`` at which the training ends. None means that it runs all epochs. ``metric``: the metric that has the
-    target. ``measure_at``: the epochs after which the probe is held against the exact Fisher; 0 is the start.
-    ``devices``: the number of processes on this machine that share every batch, each on a GPU of its own, or on the CPU
-    with the cell's threads. ``others_lr``: AdamW's learning rate on the parameters that the probe does not cover, which
-    changes with lr. None means lr if the method leaves these parameters to AdamW, and otherwise no AdamW.
+    ``epochs``: the number of epochs. ``max_steps``: the number of steps after which the training ends, in the midst
+    of an epoch, while schedules go by the epochs; None means after all epochs. ``lr``: the learning rate.
+    ``batch``: the number of samples per step. ``momentum``: the momentum of ``NaturalGradient``. ``weight_decay``:
+    the decoupled weight decay. ``schedule``: how the rate falls over the steps, t from 0 to 1. ``step`` multiplies
+    it by ``factor`` at each share ``at``; ``cosine`` falls to 0; ``cosine-variant`` is 0.001 + (lr - 0.001) (1 +
+    cos(0.94 pi t)) / 2 and ``polynomial`` is lr (1 - t)^power, both of LNGD's paper. ``warmup``: the number of
+    first epochs over which the rate grows linearly. ``factor``: the factor of ``schedule=step``. ``at``: the shares
+    of the training at which ``schedule=step`` multiplies. ``power``: the exponent of ``schedule=polynomial``.
+    ``decay``: what falls exponentially with every step, the rate (``lr``) or numbers of the probe, as in
+    ``lr:0.9994:1e-4/epsilon:0.9998:1e-8``. ``stat_every``: the number of steps from one update of the statistics to
+    the next. ``refresh_every``: the number of steps from one factorization to the next. ``ema``: the weight of the
+    old statistics in their running average. ``kl_clip``: the bound of lr^2 <p, g>, above which a step is shortened.
+    None means that no step is shortened. ``augment``: how training images change. ``crop`` moves them by up to an
+    eighth of their size, ``crop-flip`` also mirrors them. ``share``: the share of the training part, chosen by the
+    seed, that is used at all. ``valid``: the share of the used part that is not trained on but judged after each
+    epoch; hyperparameters are chosen by it. ``target``: the value of ``metric`` at which the training ends. None
+    means that it runs all epochs. ``metric``: the metric that has the target. ``measure_at``: the epochs after
+    which the probe is held against the exact Fisher; 0 is the start. ``devices``: the number of processes on this
+    machine that share every batch, each on a GPU of its own, or on the CPU with the cell's threads. ``others_lr``:
+    AdamW's learning rate on the parameters that the probe does not cover, which changes with lr. None means lr if
+    the method leaves these parameters to AdamW, and otherwise no AdamW.
     """
 
     epochs: int
@@ -122,9 +124,12 @@ class Training(Component):
     measure_at: tuple[int, ...] = ()
     devices: int = 1
     others_lr: float | None = None
+    max_steps: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ValueError(f"training: max_steps must be at least 1, or none, got {self.max_steps}")
         for name in ("epochs", "batch", "stat_every", "refresh_every", "devices"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training: {name} must be at least 1, got {getattr(self, name)}")

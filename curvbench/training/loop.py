@@ -75,7 +75,8 @@ class Epoch(NamedTuple):
 class Course:
     """A training's data, loss, batches and epochs. Batches are shuffled, nearly equal and at most ``batch`` samples.
 
-    Each of the ``ranks`` takes its part of every batch.
+    Each of the ``ranks`` takes its part of every batch. ``max_steps``: the last step, if it comes before the end of all
+    epochs.
     """
 
     inputs: StoredInputs
@@ -85,11 +86,16 @@ class Course:
     epochs: int
     augment: Augmentation = "none"
     ranks: Ranks = ALONE
+    max_steps: int | None = None
 
     @property
     def steps(self) -> int:
         """The number of batches in an epoch."""
         return math.ceil(len(self.inputs) / self.batch)
+
+    def steps_until(self, epoch: int) -> int:
+        """The number of steps from the beginning to the end of an epoch, which is the last if there are no more."""
+        return min(epoch * self.steps, self.max_steps or epoch * self.steps)
 
 
 def train(
@@ -110,6 +116,8 @@ def train(
     """
     refuse_targets(model, course.inputs, course.targets, course.loss)
     for number in range(done + 1, course.epochs + 1):
+        if course.steps_until(number) == course.steps_until(number - 1):
+            return
         model.train()
         try:
             epoch = _epoch(number, course, optimizer, schedule, forward or (lambda x, y: model(x)))
@@ -133,7 +141,8 @@ def _epoch(
     losses, terms, right = [], [], []
     with clock.running():
         order = ranks.first(lambda: torch.randperm(len(course.inputs)))
-        for batch in _batches(order.to(device), course.batch):
+        count = course.steps_until(number) - course.steps_until(number - 1)
+        for batch in _batches(order.to(device), course.batch)[:count]:
             rows = batch.tensor_split(ranks.count)[ranks.rank]
             x, y = augmented(_read(course.inputs[rows]), course.augment), course.targets[rows]
             optimizer.zero_grad()
@@ -147,7 +156,8 @@ def _epoch(
             right.append(hits(outputs, y))
     mean = ranks.mean(torch.stack(losses), torch.stack(terms)).mean().item()
     hit_count = int(ranks.total(torch.stack(right).sum()))
-    accuracy = None if course.targets.is_floating_point() else hit_count / int(criterion.valid(course.targets).sum())
+    term_count = int(ranks.total(torch.stack(terms).sum()))
+    accuracy = None if course.targets.is_floating_point() else hit_count / term_count
     return Epoch(number, mean, accuracy, clock.seconds)
 
 

@@ -87,8 +87,8 @@ def test_rows_name_probes_and_columns_name_metrics(experiment: Experiment) -> No
 @pytest.mark.parametrize("experiment", MEASURED, ids=[e.id for e in MEASURED])
 def test_every_row_is_one_contender_of_the_papers_preset(experiment: Experiment) -> None:
     suite = load_suite(SUITES / experiment.id)[1]
-    original = suite.presets[suite.original]
-    cells = select(experiment.id, original, original=original)
+    original = suite.presets["paper"]
+    cells = select(experiment.id, original, originals=[original])
     assert not any(cell.surrogate for cell in cells)
     names = {m.rpartition(".")[0] for claim in experiment.claims for m in claim.chain if isinstance(m, str)}
     names |= {row for name in names for row in experiment.rows[name].of}
@@ -109,13 +109,13 @@ def test_every_row_is_one_contender_of_the_papers_preset(experiment: Experiment)
 @pytest.mark.parametrize("experiment", MEASURED, ids=[e.id for e in MEASURED])
 def test_other_presets_and_settings_are_surrogates(experiment: Experiment) -> None:
     suite = load_suite(SUITES / experiment.id)[1]
-    original = suite.presets[suite.original]
+    original = suite.presets["paper"]
     assert suite.original == "paper"
-    default = select(experiment.id, suite.presets["default"], original=original)
+    default = select(experiment.id, suite.presets["default"], originals=[original])
     is_model = suite.summary == "growth"  # a table of exponents has no sizes that a smaller one would stand in for
     assert {cell.surrogate for cell in default} == {not is_model}
     if original.training:
-        changed = select(experiment.id, original, training="epochs=2", original=original)
+        changed = select(experiment.id, original, training="epochs=2", originals=[original])
         assert all(cell.surrogate for cell in changed)
 
 
@@ -138,7 +138,7 @@ def test_the_papers_preset_trains_as_long_as_the_paper(experiment: Experiment) -
     suite = load_suite(SUITES / experiment.id)[1]
     for entry in experiment.rows.values():
         if entry.probe:
-            training = suite.presets[suite.original].training_of(parse_probe(entry.probe))
+            training = suite.presets["paper"].training_of(parse_probe(entry.probe))
             assert training is not None and training.epochs == math.ceil(entry.budget or experiment.budget)
 
 

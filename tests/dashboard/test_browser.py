@@ -155,7 +155,7 @@ def test_navigation_keeps_the_filters_and_a_link_gives_the_view(address: str, br
 def test_the_data_and_the_figure_can_be_taken_away(address: str, browser: Any) -> None:
     with Reader(browser) as reader:
         reader.open(f"{address}/tradeoff")
-        for label, start in (("Data (CSV)", "probe,x,"), ("Figure (HTML)", "<!doctype html>")):
+        for label, start in (("Data (CSV)", "probe,flops"), ("Figure (HTML)", "<!doctype html>")):
             button = reader.tab.get_by_role("button", name=label).first
             assert start in _taken(reader, button).lower()[: len(start)]
         assert reader.errors == []

@@ -170,7 +170,10 @@ LEFT: dict[str, list[tuple[Fake, Toy, list[Row]]]] = {
 }
 
 
-@pytest.mark.parametrize("left", LEFT)
+QUICK = ("one cell", "failed cells", "trainings", "exact cost", "dampings")
+
+
+@pytest.mark.parametrize("left", [n if n in QUICK else pytest.param(n, marks=pytest.mark.long) for n in LEFT])
 def test_runs_of_which_little_is_left(left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CURVBENCH_RESULTS", str(tmp_path))
     for name in ("r1", "r2"):

@@ -123,6 +123,9 @@ def test_rates_per_layer_repair_steps_that_differ_by_them_alone() -> None:
     assert abs(rated["quality"] - plain["quality"]) > 1e-3
 
 
+ALIGNED = 1e-12  # on some processors a sum's rounding depends on where its numbers lie in memory
+
+
 @FEW
 @given(st.integers(0, 10**6), st.integers(-900, 900))
 def test_a_positive_factor_changes_the_length_alone(seed: int, exponent: int) -> None:
@@ -131,10 +134,10 @@ def test_a_positive_factor_changes_the_length_alone(seed: int, exponent: int) ->
     scopes, scaled = judged(p), judged(p * 2.0**exponent)
     for one, other in zip(scopes, scaled, strict=True):
         for name in ("quality", "gap_closed"):
-            assert one.values[name] == other.values[name]
+            assert one.values[name] == pytest.approx(other.values[name], rel=ALIGNED)
         assert other.values["length"] * 2.0**exponent == pytest.approx(one.values["length"], rel=1e-14)
-    assert scopes[0].values["quality_rates"] == scaled[0].values["quality_rates"]
-    assert scopes[0].values["cosine"] == scaled[0].values["cosine"]
+    for name in ("quality_rates", "cosine"):
+        assert scopes[0].values[name] == pytest.approx(scaled[0].values[name], rel=ALIGNED)
 
 
 @FEW
@@ -146,7 +149,8 @@ def test_what_holds_for_any_step(seed: int, damping: float) -> None:
         assert -1 <= values["quality"] <= 1 and math.copysign(1, values["length"]) == math.copysign(
             1, values["quality"]
         )
-        assert (back.values["quality"], back.values["length"]) == (-values["quality"], -values["length"])
+        for name in ("quality", "length"):
+            assert back.values[name] == pytest.approx(-values[name], rel=ALIGNED)
         if "quality_rates" in values:
             assert values["quality_rates"] >= abs(values["quality"]) - 1e-12
         if "decrease" in values:  # s19: at the length that the step has

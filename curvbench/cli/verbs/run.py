@@ -52,19 +52,22 @@ def run(arguments: list[str], /, **given: Any) -> int:
     """
     from curvbench import registry
     from curvbench.planning import job
+    from curvbench.planning.selection import NoPreset
 
     command = shlex.join(["curvbench", *arguments])
     with users_fault():
         files = registry.suite_files(given.pop("suite"))
-    code = OK  # exit codes rise with severity
+    code, skipped = OK, 0  # exit codes rise with severity
     for file in files:
         try:
             code = max(code, _run(job.Options(command=command, suite=file, **given)))
         except BadInput as error:  # the other suites of a folder may still run
-            if len(files) == 1:
+            lacks_preset = isinstance(error.__cause__, NoPreset)
+            skipped += lacks_preset
+            if skipped == len(files) or len(files) == 1:
                 raise
-            click.echo(f"curvbench: {file.stem}: {error.format_message()}", err=True)
-            code = max(code, USAGE)
+            click.echo(f"curvbench: {file.stem}{' skipped' * lacks_preset}: {error.format_message()}", err=True)
+            code = max(code, OK if lacks_preset else USAGE)
         if code == INTERRUPTED:
             break
     return code
