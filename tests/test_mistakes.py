@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import os
 import re
@@ -174,6 +175,17 @@ def test_no_text_of_a_csv_is_a_formula() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes there alone")
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), OSError(errno.EAGAIN, "no process")])
+def test_what_the_system_has_no_more_of_is_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("curvbench.cli.app.cli.main", fail)
+    assert "raise the limits of memory, processes and files" in line(capsys, "status", ".")
+
+
 def test_names_that_are_not_utf8_in_a_locale_of_ascii(tmp_path: Path) -> None:
     run = write_run(tmp_path / "results", "r1", [(Fake("\u00e9"), Toy(), fisher_cell())])
     folder = os.fsencode(tmp_path) + b"/\xff\xc3\xa9"

@@ -50,6 +50,20 @@ def test_reference_is_made_once(tmp_path: Path) -> None:
     assert len(before) == 1
 
 
+@pytest.mark.parametrize("damage", [b"", b"x", b"text\n" * 1000, None], ids=["empty", "a sign", "text", "cut"])
+def test_a_damaged_reference_is_made_again(damage: bytes | None, tmp_path: Path) -> None:
+    one = cell(cb.probe("identity"))
+    reference.prepare(one, tmp_path, None, silent)
+    (path,) = tmp_path.iterdir()
+    whole, norm = path.read_bytes(), reference.load(one, tmp_path).fisher.frobenius_norm()
+    path.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
+    reference.prepare(one, tmp_path, None, silent)
+    assert reference.load(one, tmp_path).fisher.frobenius_norm() == norm
+    torch.save([1], path)
+    reference.prepare(one, tmp_path, None, silent)
+    assert reference.load(one, tmp_path).fisher.frobenius_norm() == norm
+
+
 def test_share_of_the_trace_is_that_of_the_stored_reference(tmp_path: Path) -> None:
     network = cb.problem("layers", network="batchnorm")
     normed = replace(cell(cb.probe("identity")), problem=network, parameters="weights")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import torch
@@ -71,14 +72,14 @@ def prepare(cell: Cell, folder: Path, data: Path | None, report: Report) -> None
     """Store the problem's snapshot and its batch's reference Fisher in ``folder``, completely or not at all.
 
     A cell that trains needs the snapshot alone, from which its training begins. A stored reference is kept unless other
-    libraries have made it.
+    libraries have made it or its file is damaged.
 
     Raises:
         MemoryError, torch.OutOfMemoryError: the Fisher would not fit; the text says how many samples would fit.
         ValueError: the shipped snapshot that the cell names cannot be used.
     """
     path = folder / _FILE
-    if path.exists() and not libraries.changes(_stored(path, cell)["libraries"]):
+    if path.exists() and _is_current(path, cell):
         return
     dtype = getattr(torch, cell.dtype)
     problem = cell.problem
@@ -190,6 +191,14 @@ def instance_of(cell: Cell, model: nn.Module, inputs: Inputs, targets: Tensor) -
 def _stored(path: Path, cell: Cell) -> dict[str, Any]:
     stored: dict[str, Any] = torch.load(path, map_location=cell.device, mmap=cell.device == "cpu", weights_only=True)
     return stored
+
+
+def _is_current(path: Path, cell: Cell) -> bool:
+    """Whether a stored reference can be read, and the libraries of this process have made it."""
+    try:
+        return not libraries.changes(_stored(path, cell)["libraries"])
+    except (RuntimeError, ValueError, LookupError, TypeError, EOFError, UnpicklingError):
+        return False
 
 
 def fisher_of(cell: Cell, instance: Instance, stream: int = STREAM) -> ExactFisher:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import importlib
 import io
 import os
@@ -58,6 +59,10 @@ def cli() -> None:
     """Measure curvature approximations of neural networks against the exact Fisher matrix."""
 
 
+_SCARCE = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)  # of processes, memory and files
+_RAISE = "free memory, or raise the limits of memory, processes and files (ulimit -a); the same command continues"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point ``curvbench``: run a verb and exit with its code."""
     warnings.showwarning = _show_warning
@@ -76,13 +81,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = OK
     except OSError as error:
-        code = _complain(str(error), USAGE)
+        code = _complain(f"{error}: {_RAISE}" if error.errno in _SCARCE else str(error), USAGE)
+    except RuntimeError as error:
+        if str(error) != "can't start new thread":
+            raise
+        code = _complain(f"{error}: {_RAISE}", USAGE)
     except MemoryError:
         code = _complain("out of memory: free some, or raise the limit (ulimit -v)", USAGE)
     except ImportError as error:
         if not re.search("failed to map segment|annot allocate memory|Too many open files", str(error)):
             raise
-        code = _complain(f"{error}: free memory, or raise the limits of memory and files (ulimit -a)", USAGE)
+        code = _complain(f"{error}: {_RAISE}", USAGE)
     sys.exit(code if isinstance(code, int) else OK)
 
 

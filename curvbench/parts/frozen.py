@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -116,8 +117,9 @@ def begin(factory: Factory, options: Mapping[str, Any], points: Sequence[Tensor]
         for group in optimizer.param_groups:
             if "weight_decay" in group:
                 group["weight_decay"] = 0.0
-            if not float(group.get("lr", 1.0)) > 0:
-                raise ValueError(f"lr must be above 0, because steps are read per unit of it, got {group['lr']}")
+            if not 0 < float(group.get("lr", 1.0)) < math.inf:
+                rate = group["lr"]
+                raise ValueError(f"lr must be above 0 and finite, because steps are read per unit of it, got {rate}")
         return Frozen.of(optimizer, parameters)
 
 
@@ -128,16 +130,20 @@ class Thawed:
         self.points = list(points)
         self.parameters = [nn.Parameter(point.clone(), requires_grad=False) for point in points]
         self.optimizer = frozen.thaw(self.parameters)
+        self._gradients: list[Tensor] = []
         self._random: RandomStates = frozen.random.held
 
     def put(self, gradients: Sequence[Tensor]) -> None:
-        """Set the parameters to the points, and their gradients."""
-        for parameter, point, gradient in zip(self.parameters, self.points, gradients, strict=True):
+        """Set the parameters to the points, and note the gradients of the steps that follow."""
+        for parameter, point in zip(self.parameters, self.points, strict=True):
             parameter.copy_(point)
-            parameter.grad = gradient.to(parameter.dtype).clone(memory_format=torch.contiguous_format)
+        pairs = zip(gradients, self.parameters, strict=True)
+        self._gradients = [g.to(p.dtype).clone(memory_format=torch.contiguous_format) for g, p in pairs]
 
     def go(self) -> None:
         """One step from where the parameters are."""
+        for parameter, gradient in zip(self.parameters, self._gradients, strict=True):
+            parameter.grad = gradient  # some optimizers take it away in their step
         with _quiet():
             self.optimizer.step()
 

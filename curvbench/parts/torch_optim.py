@@ -27,9 +27,10 @@ from curvbench.parts import frozen
 from curvbench.parts.frozen import Aside, Factory, Frozen, Moved, Thawed, Trial
 from curvbench.parts.linearity import MOST_COLUMNS, Character, Map, Reading, character, inverse, read
 from curvbench.parts.ranges import at_least_one
+from curvbench.registry import patience
 from curvbench.registry.fields import literal, refuse_unknown
 from curvbench.registry.fields import read as read_field
-from curvbench.registry.files import OPTIMIZER, load_file, loaded_by_path
+from curvbench.registry.files import OPTIMIZER, load_file, loaded_by_path, on_one_line
 from curvbench.spec import About, NoMatrix, Probe, Row, Unsupported
 from curvbench.spec.components import as_text
 from curvbench.spec.fields import types_of
@@ -335,11 +336,17 @@ def resolve(factory: str) -> Factory:
 
 @functools.cache
 def _tried(factory: str, options: tuple[tuple[str, Any], ...]) -> Trial:
-    """The trial of an optimizer; raises ValueError if the optimizer cannot be frozen."""
+    """The trial of an optimizer; raises ValueError if it cannot be frozen, ends the process or takes too long."""
+    maker = resolve(factory)
     try:
-        return frozen.attempt(resolve(factory), dict(options))
-    except ValueError as error:
-        raise ValueError(f"{factory} cannot be measured: {error}") from error
+        with patience.limited():
+            return frozen.attempt(maker, dict(options))
+    except BaseException as error:
+        if patience.is_of_user(error):
+            raise
+        given = f" with {', '.join(f'{name}={value!r}' for name, value in options)}" if options else ""
+        reason = str(error) if isinstance(error, ValueError) else on_one_line(error)
+        raise ValueError(f"{factory} cannot be measured{given}: {reason}") from error
 
 
 def _option_names(factory: Factory) -> list[str] | None:

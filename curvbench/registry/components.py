@@ -220,7 +220,8 @@ def _texts(name: str, text: str) -> dict[str, str]:
     for part in split_arguments(text):
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals:
-            raise ValueError(f"{name}[{text}]: expected key=value, got {part!r}")
+            hint = ": a tuple is written as 0.9/0.99" if "(" in text else ""
+            raise ValueError(f"{name}[{text}]: expected key=value, got {part!r}{hint}")
         if key in texts:
             raise ValueError(f"{name}[{text}]: {key} is given twice")
         texts[key] = value

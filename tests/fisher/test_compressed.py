@@ -52,6 +52,17 @@ def test_float32_loses_what_storing_loses(name: str) -> None:
     assert fisher.dtype == torch.float32 and exact.dtype == torch.float64
 
 
+@pytest.mark.parametrize("name", ["tokens", "nearly certain", "squares"])
+def test_vectors_of_either_precision_are_multiplied(name: str) -> None:
+    fisher, expected = compressed_fisher(instance_of(name, torch.float32)), compressed_fisher(instance_of(name))
+    V = drawn(fisher.size, 2)
+    for dtype in (torch.float32, torch.float64):
+        product = fisher.matmat(V.to(dtype))
+        assert product.dtype == dtype and near(product.double(), expected.matmat(V), 1e-5)
+        last = fisher.layer("last")
+        assert near(last.matmat(V[: last.size].to(dtype)).double(), expected.layer("last").matmat(V[: last.size]), 1e-5)
+
+
 @pytest.mark.parametrize("probe", ["identity", "diag", "kfac", "ekfac", "tkfac", "unit", "kpsvd", "eigen", "adafisher"])
 def test_inner_products_are_those_with_all_columns(probe: str) -> None:
     instance = instance_of("tokens")

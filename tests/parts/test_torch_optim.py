@@ -24,6 +24,7 @@ from curvbench.meters.cost import Stepper, clock_rows, flop_rows, period_clock, 
 from curvbench.meters.memory import state_bytes
 from curvbench.parts.torch_optim import TorchOptim
 from curvbench.planning import selection
+from curvbench.registry import patience
 from curvbench.spec import NoMatrix, Preset, Row, Status
 
 OWN = '''
@@ -89,6 +90,25 @@ class Trusting(Base):
 
     def change(self, p, state):
         return p.grad * p.norm() / p.grad.norm()
+
+
+class Clearing(Base):
+    """Takes the gradients away, as optimizers that save memory do."""
+
+    def change(self, p, state):
+        gradient, p.grad = p.grad, None
+        return gradient
+
+
+class Ending(Base):
+    def change(self, p, state):
+        raise SystemExit(3)
+
+
+class Looping(Base):
+    def change(self, p, state):
+        while True:
+            pass
 
 
 class Single(Base):
@@ -271,10 +291,14 @@ REFUSED = {
     "FILE:Wrapper": "it wraps another optimizer, SGD: give that one",
     "FILE:no_optimizer": "it gives no torch.optim.Optimizer but NoneType",
     "FILE:number": "no probe 'number'",
+    "FILE:Ending": "SystemExit: 3",
+    "torch_optim:torch.optim.SGD[lr=x]": "cannot be measured with lr='x': ",
+    "torch_optim:torch.optim.SGD[lr=1e999]": "lr must be above 0 and finite",
     "torch_optim:torch.optim.AdamW[lr=0.0]": "lr must be above 0",
     "torch_optim:torch.optim.AdamW[lr=-1]": "Invalid learning rate: -1",
     "torch_optim:torch.optim.AdamW[learning_rate=1]": "has no hyperparameter 'learning_rate'; it has lr, betas",
     "torch_optim:torch.optim.AdamW[lr]": "expected key=value",
+    "torch_optim:torch.optim.AdamW[betas=(0.9,0.99)]": "got '0.99)': a tuple is written as 0.9/0.99",
     "torch_optim:torch.optim.AdamW[updates=0]": "updates must be at least 1",
     "torch_optim:torch.optim.AdamW[updates=x]": "updates must be an integer",
     "torch_optim:torch.optim.AdamW[statistics_dtype=float64]": "has no hyperparameter 'statistics_dtype'",
@@ -291,6 +315,13 @@ def test_refusals_are_one_line_that_names_the_optimizer(own: Path, text: str, re
         registry.parse_probe(text.replace("FILE", str(own)))
     message = str(refusal.value)
     assert "\n" not in message and text.partition(":")[2].partition("[")[0] in message
+
+
+def test_an_optimizer_that_does_not_return_is_refused(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry.parse_probe(f"{own}:Sign")  # the file is imported
+    monkeypatch.setenv(patience.SETTING, "0.2")
+    with pytest.raises(ValueError, match=r"Looping cannot be measured: TooSlow: it takes longer than 0\.2 s"):
+        registry.parse_probe(f"{own}:Looping")
 
 
 def test_factories_without_a_name_are_refused() -> None:
@@ -438,6 +469,14 @@ def test_the_clock_runs_steps_in_place(instance: cb.Instance, monkeypatch: pytes
     assert stepper.updated is not None and stepper.refreshed is not None
     monkeypatch.setattr(TorchOptim, "update", None)
     assert {"statistics", "step"} <= {row.scope for row in clock_rows(stepper) if row.metric == "time.ratio"}
+
+
+def test_a_step_may_take_its_gradients_away(own: Path, instance: cb.Instance) -> None:
+    probe = registry.parse_probe(f"{own}:Clearing[updates=2]")
+    again = probe.in_place(probe.fit(instance), instance)
+    again()
+    again()
+    assert near(step(probe, instance), instance.gradient())
 
 
 @pytest.mark.parametrize(("name", "sizes"), [("SGD", 0), ("Adam", 2), ("RMSprop", 1), ("Adadelta", 2)])

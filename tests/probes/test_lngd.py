@@ -273,6 +273,34 @@ def test_one_to_one_is_recognised(between: nn.Module, one_to_one: bool) -> None:
         assert oracles.relative(found.ones.square(), expected) > 0.1, "one product of ones is not enough"
 
 
+class Mixed(nn.Module):
+    """Numbers that feed two with derivatives whose sum has no other digits: equal, opposite, or one half the other."""
+
+    def __init__(self, width: int, kind: str) -> None:
+        super().__init__()
+        self.kind, self.inner, self.outer = kind, nn.Linear(3, width), nn.LazyLinear(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.inner(x)
+        mixed = {
+            "repeated": lambda: h.repeat(1, 2),
+            "reversed": lambda: h + h.flip(1),
+            "differences": lambda: h - h.roll(1, 1),
+            "halves": lambda: torch.cat([h, -h / 2], 1),
+        }
+        return self.outer(mixed[self.kind]())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["repeated", "reversed", "differences", "halves"])
+def test_a_layer_of_few_numbers_is_not_taken_for_one_to_one(kind: str, dtype: torch.dtype) -> None:
+    for width in (2, 3, 4, 5):
+        model, x = Mixed(width, kind).to(dtype), torch.randn(2, 3, dtype=dtype)
+        model(x)
+        found = local_map(cb.Instance(model, x, torch.tensor([0, 1])).tape(), 0)
+        assert found is not None and not found.is_one_to_one(), width
+
+
 def test_residual_branches_take_the_nearest_reader() -> None:
     """A layer that is skipped over, and two layers that read one sum."""
 

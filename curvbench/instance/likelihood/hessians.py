@@ -31,7 +31,7 @@ class Hessians(Protocol):
         """The diagonals of Q^T H_t Q for a basis Q (C, K), (n, K); None is the identity."""
 
     def applied(self, Y: Tensor) -> Tensor:
-        """The products H_t Y_t for Y (n, C, K)."""
+        """The products H_t Y_t for Y (n, C, K), in the dtype of Y."""
 
     def traces_of_products(self) -> Tensor:
         """tr(H_t H_t') for every two terms, (n, n)."""
@@ -74,8 +74,8 @@ class SoftmaxHessians:
 
     def applied(self, Y: Tensor) -> Tensor:
         differences = Y - Y.gather(1, self.p.argmax(1)[:, None, None].expand(-1, -1, Y.shape[2]))
-        means = torch.einsum("nc,nck->nk", self.p, differences)
-        return (self.weights[:, None] * self.p)[..., None] * (differences - means[:, None])
+        means = torch.einsum("nc,nck->nk", self.p.to(Y), differences)
+        return (self.weights[:, None] * self.p)[..., None].to(Y) * (differences - means[:, None])
 
     def traces_of_products(self) -> Tensor:
         diagonals = self.p * others(self.p)
@@ -122,7 +122,7 @@ class DiagonalHessians:
         return self.entries if basis is None else self.entries @ basis.square()
 
     def applied(self, Y: Tensor) -> Tensor:
-        return self.entries[..., None] * Y
+        return self.entries[..., None].to(Y) * Y
 
     def traces_of_products(self) -> Tensor:
         return self.entries @ self.entries.mT
