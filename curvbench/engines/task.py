@@ -157,6 +157,7 @@ def run_cell(task: Task, report: Report, tidy: Callable[[], None] = lambda: None
     except BaseException as error:
         tidy()
         if isinstance(error, OSError) and error.errno in _DISK:
+            store.shorten_log(task.log)  # which may be what has filled the disk, and is then the cell's own fault
             store.check_writable(task.folder)  # the cell may have met the full disk of the results first
         with contextlib.suppress(OSError, ValueError):  # the cell may have closed its standard error
             traceback.print_exc()

@@ -22,7 +22,7 @@ from curvbench.engines.family import watched
 from curvbench.engines.guard import Guard
 from curvbench.engines.inline import InlineEngine
 from curvbench.engines.local import LocalEngine
-from curvbench.engines.task import Outcome
+from curvbench.engines.task import Outcome, run_cell
 from curvbench.spec import Cell, Status
 
 pytestmark = pytest.mark.slow
@@ -452,6 +452,25 @@ def test_a_flood_of_words_leaves_a_short_log(tmp_path: Path) -> None:
     log = asked.folder / "logs" / "flood0.log"
     assert log.stat().st_size < 2**21
     assert log.read_text().endswith("the last words\n")
+
+
+def test_a_cell_that_fills_the_disk_with_its_own_words_ends_with_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be interrupted at every resume: the disk is full as long as its log is."""
+    asked = work(tmp_path, cells("full"))
+    reference, task = sorted(asked.tasks(), key=lambda task: task.kind, reverse=True)
+    run_cell(reference, lambda text: None)
+    task.log.write_bytes(b"x" * 2**22)
+
+    def check(folder: Path) -> None:
+        if task.log.stat().st_size > 2**21:
+            raise store.Unwritable(28, "No space left on device", str(folder))
+
+    monkeypatch.setattr(store, "check_writable", check)
+    outcome = run_cell(task, lambda text: None)
+    assert outcome.status is Status.ERROR and "a small disk of my own" in outcome.reason
+    assert store.fragment_status(task.fragment) is Status.ERROR
 
 
 def test_what_is_measured_is_never_overwritten_by_a_failure(tmp_path: Path) -> None:
