@@ -1,6 +1,7 @@
 """Paces: what the steps of a training cost, by kind and by part."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -23,10 +24,11 @@ def rows(chosen: Probe, training: Training) -> dict[tuple[str, str], Row]:
     return {(row.metric, row.scope): row for row in found}
 
 
-def flops(chosen: Probe, **settings: int) -> list[float]:
-    """FLOPs of the second and later steps of a training loop in plain PyTorch."""
+def flops(chosen: Probe, **settings: Any) -> list[float]:
+    """FLOPs of the second to fifth step of a training loop in plain PyTorch."""
     torch.manual_seed(0)
     model, dataset = RESNET.model().train(), RESNET.data(None)
+    assert isinstance(dataset.train_inputs, torch.Tensor)
     optimizer = NaturalGradient(model, chosen, 1e-3, 0.9, parameters="weights", **settings)
     counts = []
     for k in range(5):
@@ -76,13 +78,13 @@ def test_samples_are_turn_by_turn_and_the_clock_sees_every_kind(monkeypatch: pyt
 
     monkeypatch.setattr(pace, "seconds", clock)
     found = rows(probe("kfac", fisher_type="mc"), replace(SPARSE, paced=8))
-    assert list(found["pace.seconds", "sgd"].samples) == [1.0, 6.0]
-    assert list(found["pace.seconds", "plain"].samples) == [3.0, 8.0]  # the mean of the second and the fourth step
-    assert list(found["pace.seconds", "statistics"].samples) == [3.0, 8.0]
-    assert list(found["pace.seconds", "invert"].samples) == [5.0, 10.0]
-    steps = [3.0 + 2.0 / 50, 8.0 + 2.0 / 50]
+    assert list(found["pace.seconds", "sgd"].samples) == [4.0, 12.0]  # 1, 3, 5 and 7, then 9, 11, 13 and 15
+    assert list(found["pace.seconds", "invert"].samples) == [2.0, 10.0]
+    assert list(found["pace.seconds", "plain"].samples) == [6.0, 14.0]  # 4 and 8, then 12 and 16
+    assert list(found["pace.seconds", "statistics"].samples) == [6.0, 14.0]
+    steps = [6.0 - 4.0 / 50, 14.0 - 4.0 / 50]
     assert list(found["pace.seconds", "step"].samples) == pytest.approx(steps)
-    assert list(found["pace.ratio", "step"].samples) == pytest.approx([steps[0] / 1.0, steps[1] / 6.0])
+    assert list(found["pace.ratio", "step"].samples) == pytest.approx([steps[0] / 4.0, steps[1] / 12.0])
 
 
 def test_parts_of_a_step_make_up_the_step_and_none_counts_twice() -> None:

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, repeat
-from statistics import mean, median
+from statistics import median
 from typing import Any
 
 import torch
@@ -93,11 +93,12 @@ def paced(cell: Cell, model: nn.Module, dataset: Dataset, report: Report) -> lis
         baseline = Runner(plain, sgd, lambda x, y: plain(x), course)
         optimizer = optimizer_of(cell, often, model, course.loss)
         runner = Runner(model, optimizer, optimizer.forward, course)
-        turns = _turns(runner, baseline, kinds, device)
-        report("warm-up")
-        for each in (baseline, runner):
-            each.prepared()()
+        report("FLOPs")
+        baseline.prepared()()
+        runner.forward(*next(runner.batches))  # the optimizer compares its first batch with plain autograd
         optimizer.rest_checks()
+        if len(kinds) == 1:
+            runner.prepared()()
         counts = {kind: _counted(runner.prepared()) for kind in kinds}
         sgd_count = _counted(baseline.prepared())
         gc.freeze()
@@ -105,7 +106,7 @@ def paced(cell: Cell, model: nn.Module, dataset: Dataset, report: Report) -> lis
         taken = []
         for turn in range(1, count + 1):
             report(f"turn {turn} of {count}")
-            taken.append(next(turns))
+            taken.append(_turn(runner, baseline, kinds, device))
         rows = [*_timed_rows(taken, training), *_counted_rows(counts, sgd_count, training)]
         if device.type == "cpu" and len(kinds) == 1:
             report("parts of a step")
@@ -114,10 +115,10 @@ def paced(cell: Cell, model: nn.Module, dataset: Dataset, report: Report) -> lis
 
 
 def cycle(training: Training) -> tuple[str, ...]:
-    """The kinds of the second and later steps of a short training that has all kinds of steps of ``training``."""
+    """The kinds of the first steps of a short training that has all kinds of steps of ``training``, again and again."""
     if training.stat_every > 1:
-        return ("plain", "statistics", "plain", "invert")
-    return ("statistics", "invert") if training.refresh_every > 1 else ("invert",)
+        return ("invert", "plain", "statistics", "plain")
+    return ("invert", "statistics") if training.refresh_every > 1 else ("invert",)
 
 
 def per_step(kinds: Mapping[str, float], training: Training) -> float:
@@ -130,17 +131,16 @@ def per_step(kinds: Mapping[str, float], training: Training) -> float:
     return value
 
 
-def _turns(runner: Runner, baseline: Runner, kinds: Sequence[str], device: torch.device) -> Iterator[dict[str, float]]:
-    """Seconds by kind of step, and of SGD's, turn by turn without end."""
-    while True:
-        samples: dict[str, list[float]] = {}
-        gc.disable()
-        samples["sgd"] = [seconds(baseline.prepared(), device)]
-        for kind in kinds:
-            samples.setdefault(kind, []).append(seconds(runner.prepared(), device))
-        gc.enable()
-        gc.collect()
-        yield {kind: mean(values) for kind, values in samples.items()}
+def _turn(runner: Runner, baseline: Runner, kinds: Sequence[str], device: torch.device) -> dict[str, float]:
+    """Seconds by kind of step, and of SGD's, each step behind one of SGD's."""
+    samples: dict[str, list[float]] = {}
+    gc.disable()
+    for kind in kinds:
+        samples.setdefault("sgd", []).append(seconds(baseline.prepared(), device))
+        samples.setdefault(kind, []).append(seconds(runner.prepared(), device))
+    gc.enable()
+    gc.collect()
+    return {kind: median(values) for kind, values in samples.items()}
 
 
 def _parts(runner: Runner) -> dict[str, float]:
