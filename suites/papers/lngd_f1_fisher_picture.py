@@ -1,8 +1,8 @@
 """LNGD, Figure 1: its Fisher and the exact one in the second layer of an MLP.
 
-``paper``: MNIST of 14 x 14 pixels, trained with LNGD, without biases, which the 400 x 400 block does not have. The paper
-reports neither epochs nor rate: the rate is from the grid of its Table 1, as are batch, decay and intervals. ``default``:
-a surrogate on digits, trained by SGD. Probes cover the weights only, for which the methods are published.
+``paper``: MNIST of 14 x 14 pixels, trained with LNGD, without biases, which the 400 x 400 block does not have. The
+paper reports neither epochs nor rate: the rate is from the grid of its Table 1, as are batch, decay and intervals.
+``default``: a surrogate on digits, trained by SGD. Probes cover the weights only, for which the methods are published.
 """
 
 from curvbench import Preset, Suite, Training, probe, problem
