@@ -70,11 +70,11 @@ SUITE = Suite(
             [problem("resnet", depth=18, dataset="cifar10")],
             [
                 *(probe(name, fisher_type="mc") for name in ("kfac", "ekfac", "tkfac")),
-                probe("lngd", layer_rate="corrected"),
+                *PROBES[-2:],
             ],
             seeds=(0, 1, 2),
             training=Training(epochs=1, lr=1e-3, batch=256, weight_decay=0.004, augment="crop-flip", paced=4),
-            tuned={"kfac": AVERAGED, "ekfac": SPARSE, "tkfac": AVERAGED, "lngd": SPARSE},
+            tuned={"kfac": AVERAGED, "ekfac": SPARSE, "tkfac": AVERAGED, "ngplus": SPARSE, "lngd": SPARSE},
             parameters="weights",
         ),
     },
