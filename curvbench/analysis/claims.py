@@ -278,7 +278,8 @@ class _Cells:
         keys = ["probe_label", "problem_label", "is_paced", "seed"]
         newest = frame.sort_values("started_at", kind="stable").drop_duplicates(keys, keep="last")["cell_id"]
         self.frame = frame[frame["cell_id"].isin(newest)]
-        self._settings = {key: rows[READ] for key, rows in self.frame.groupby(keys[:3], sort=False, observed=True)}
+        read = [name for name in READ if name in self.frame]  # rows may have been stored without samples
+        self._settings = {key: rows[read] for key, rows in self.frame.groupby(keys[:3], sort=False, observed=True)}
         self._readings: dict[str | float, Reading] = {}
 
     @cached_property
@@ -335,11 +336,9 @@ class _Cells:
         """The samples of each seed's process; its value if it has a single one."""
         rows = self._of(entry, column)
         chosen = rows[(rows["metric"] == column.metric) & (rows["scope"] == column.scope)]
-        triples = zip(chosen["seed"], chosen["samples"], chosen["value"], strict=True)
-        return {
-            int(seed): list(samples) if samples is not None and len(samples) else [value]
-            for seed, samples, value in triples
-        }
+        values = {int(seed): [float(value)] for seed, value in zip(chosen["seed"], chosen["value"], strict=True)}
+        taken = zip(chosen["seed"], chosen["samples"], strict=True) if "samples" in chosen else ()
+        return values | {int(seed): list(samples) for seed, samples in taken if samples is not None and len(samples)}
 
     def _values(self, row: str, name: str) -> dict[int, Bounded]:
         """A value per seed."""
