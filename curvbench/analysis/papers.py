@@ -143,8 +143,8 @@ class Claim:
     others. ``op``: ``~`` means within ``slack`` of a number; the other operators allow for ``slack`` too. ``reading``:
     how words without numbers became a comparison. ``part_of``: the paper's sentence, if the claim is a part of it.
     ``why``: the reason why the claim cannot be measured. ``original_only``: surrogates cannot be compared with the
-    number. ``again``: the chain for other sizes of a network of which the paper does not say the size; a verdict is
-    given where all agree. ``holds_on_reported``: whether the claim holds on the paper's own numbers.
+    number. ``again``: the chain for other readings of what the paper leaves open or prints wrong, such as the sizes
+    of a network; a verdict is given where all agree. ``holds_on_reported``: whether the claim holds on the paper's own numbers.
     """
 
     text: str
@@ -167,7 +167,7 @@ class Claim:
 
     @property
     def chains(self) -> list[Sequence[str | float]]:
-        """The chain, and that of every other size."""
+        """The chain, and that of every other reading."""
         return [self.chain, *self.again]
 
     @property

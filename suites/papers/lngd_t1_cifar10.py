@@ -71,6 +71,7 @@ SUITE = Suite(
             [
                 *(probe(name, fisher_type="mc") for name in ("kfac", "ekfac", "tkfac")),
                 *PROBES[-2:],
+                probe("lngd", layer_rate="printed"),
             ],
             seeds=(0, 1, 2),
             training=Training(epochs=1, lr=1e-3, batch=256, weight_decay=0.004, augment="crop-flip", paced=4),

@@ -80,7 +80,7 @@ def test_rows_name_probes_and_columns_name_metrics(experiment: Experiment) -> No
             parse_probe(entry.probe)
     used = {experiment.column(m) for claim in experiment.claims for m in claim.chain if isinstance(m, str)}
     for column in used:
-        assert column.exponent or (column.stand_in or column.metric) in METRICS, column
+        assert column.exponent or column.counted or (column.stand_in or column.metric) in METRICS, column
     assert all(math.isfinite(v) for entry in experiment.rows.values() for v in entry.values.values())
 
 

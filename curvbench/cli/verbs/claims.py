@@ -39,7 +39,7 @@ def claims(run: str, form: str, strict: bool, results: Path) -> int:
         published = experiments()
         with left_out() as lost:
             below = store.runs_below(run) if Path(run).is_dir() else []
-            frame = newest([store.load(path, store.WITHOUT_SAMPLES) for path in below or store.resolve(run, results)])
+            frame = newest([store.load(path) for path in below or store.resolve(run, results)])
         if not set(frame["suite"]) & {experiment.id for experiment in published}:
             warnings.warn(f"{run}: no experiment of a paper was run here; they are in suites/papers", stacklevel=2)
         judged = judge(frame, published)
