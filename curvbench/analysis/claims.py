@@ -394,8 +394,8 @@ class _Cells:
             (probe, problem, is_paced)
             for probe, problem, is_paced in self._settings
             if is_paced == column.is_paced
-            and _fits(probe, entry.probe)
-            and (not entry.problem or _fits(problem, entry.problem))
+            and fits(probe, entry.probe)
+            and (not entry.problem or fits(problem, entry.problem))
         ]
         if not settings:
             raise NotRun
@@ -412,7 +412,7 @@ class _Cells:
         if not _matching(self.frame["probe_label"], entry.probe).any():
             raise NotRun
         sweeps = [row for row in scaling.growth(self.frame) if row.quantity == phase and re.search(WIDTHS, row.problem)]
-        exponents = [row.counted.value for row in sweeps if _fits(row.probe, entry.probe)]
+        exponents = [row.counted.value for row in sweeps if fits(row.probe, entry.probe)]
         if len(exponents) != 1 or math.isnan(exponents[0]):
             raise NoValue(f"no growth of {phase} with the width was counted")
         return exponents[0]
@@ -494,11 +494,11 @@ def _blend(values: Sequence[Bounded], take: Blend, better: str) -> Bounded:
 
 
 def _matching(labels: pd.Series, selector: str) -> pd.Series:
-    return labels.map({label: _fits(label, selector) for label in set(labels)}).astype(bool)
+    return labels.map({label: fits(label, selector) for label in set(labels)}).astype(bool)
 
 
 @cache
-def _fits(label: str, selector: str) -> bool:
+def fits(label: str, selector: str) -> bool:
     """Whether a component has the name and, given or by default, the hyperparameters of a selector."""
     (name, written), (selected_name, chosen) = split_label(label), split_label(selector)
     arguments, selected = arguments_of(written), arguments_of(chosen)

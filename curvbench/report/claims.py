@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -17,6 +17,7 @@ from curvbench.analysis.claims import Effort, Judged, Ruling
 from curvbench.analysis.papers import Claim, Experiment
 from curvbench.analysis.tables import escaped
 from curvbench.analysis.verdicts import FEWEST, LEAST_RATIO, MISSED, Reading, Verdict
+from curvbench.planning.unsettled import RATE, Unsettled
 from curvbench.registry.errata import ERRATA
 
 HEADINGS = ("claim", "the paper", "measured in its setting", "SURROGATE, not the original")
@@ -175,3 +176,25 @@ def _read(reading: Reading) -> dict[str, Any]:
         "missed": list(values.values()).count(None),
         "reason": reading.reason or reading.note,
     }
+
+
+def plan(plans: Iterable[Unsettled]) -> str:
+    """What it would take to measure what is not measured, as Markdown: an entry per suite."""
+    return "\n".join(line for entry in plans for line in _planned(entry)) + "\n"
+
+
+def _planned(entry: Unsettled) -> Iterator[str]:
+    yield f"- **{entry.suite}**: {'; '.join(entry.claims)}"
+    if entry.why:
+        yield f"  Cannot be measured: {entry.why}."
+        return
+    hours = "" if entry.hours is None else f"{_rounded(entry.hours)} GPU hours at {RATE / 1e12:g} TFLOP/s: "
+    trials = f" and {entry.trials:,} trials" if entry.trials else ""
+    counted = "" if entry.flops is None else f", {entry.flops:.2g} FLOP"
+    needs = f"needs {entry.needs}" if entry.needs else "needs no data"
+    yield f"  {hours}{entry.cells:,} cells{trials}{counted}; {needs}."
+    yield f"  `{entry.command}`"
+
+
+def _rounded(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
