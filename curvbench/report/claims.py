@@ -31,18 +31,19 @@ STYLES = {
 WIDTH = 160
 Efforts = Mapping[str, Sequence[Effort]]  # by experiment
 LEGEND = (
-    "Numbers are medians over seeds [least, greatest], and of clocked steps medians over processes [interval of 95 % "
-    "by a bootstrap that draws processes, then steps]. A comparison holds, or is the other way round, if the ranges of "
-    f"at least {FEWEST} common seeds or processes do not meet and the medians differ by half of the paper's effect or "
-    f"more, or by a ratio of {LEAST_RATIO} if the paper prints no effect in the measured metric. Counts (FLOPs, bytes) "
-    "are the same with every seed. A claim holds if all of its comparisons hold, and is refuted if one is the other "
-    "way round. It holds in direction only if the medians are in its order with less evidence than that; it is "
-    "undecided if they are not in its order, or if a member failed or gave no number. Seconds come from another machine than the "
-    "paper's: where FLOPs point the other way, the claim is undecided. Where a paper leaves a size open or prints a "
-    "formula wrong, every reading has to give the same verdict. Counted only: layer shapes decide about FLOPs or "
-    "bytes, and nothing is known of seconds. A target missed in a shorter training than the paper's is censored: it is "
-    "later than the end of that training, which can bear a claim out and never refutes one. A surrogate is a small "
-    "stand-in: it shows how a claim fares there, and neither supports nor refutes the original."
+    "Numbers are medians over seeds [least, greatest], and of clocked steps medians over processes [interval of 95 "
+    "% by a bootstrap that draws processes, then steps]. A comparison holds, or is the other way round, if the "
+    f"ranges of at least {FEWEST} common seeds or processes do not meet and the medians differ by half of the "
+    f"paper's effect or more, or by a ratio of {LEAST_RATIO} if the paper prints no effect in the measured metric. "
+    "Counts (FLOPs, bytes) are the same with every seed. A claim holds if all of its comparisons hold, and is "
+    "refuted if one is the other way round. It holds in direction only if the medians are in its order with less "
+    "evidence than that; it is undecided if they are not in its order, or if a member failed or gave no number. "
+    "Seconds come from another machine than the paper's: where FLOPs point the other way, the claim is undecided. "
+    "Where a paper leaves a size open or prints a formula wrong, every reading has to give the same verdict. "
+    "Counted only: layer shapes decide about FLOPs or bytes, and nothing is known of seconds. A target missed in a "
+    "shorter training than the paper's is censored: it is later than the end of that training, which can bear a "
+    "claim out and never refutes one. A surrogate is a small stand-in: it shows how a claim fares there, and "
+    "neither supports nor refutes the original."
 )
 
 
