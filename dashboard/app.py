@@ -28,6 +28,7 @@ PAGES = {
     "page/cost.py": "Cost",
     "page/cells.py": "Measurements",
     "page/training.py": "Training",
+    "page/runs.py": "Runs",
     "page/compare.py": "Compare",
     "page/history.py": "History",
     "page/claims.py": "Claims",
@@ -67,6 +68,7 @@ def main() -> None:
             controls.pick_probes(frame)
             controls.pick_pins(frame)
             controls.pick_one("Camera button saves", show.IMAGES, "image")
+            controls.pick_archived()
         st.caption(f"{'Shipped sample' if source.is_sample() else 'Results'}: {show.plain(source.results())}")
     address.say_gone()
     if frame is None:

@@ -24,7 +24,7 @@ def coming_run() -> Path | None:
     runs, chosen, asked = source.runs(), st.session_state.get("run"), st.query_params.get("run")
     was_chosen = chosen != st.session_state.get("last run")
     names = [chosen, asked] if was_chosen else [asked, chosen]
-    return next((runs[name] for name in names if name in runs), next(iter(runs.values()), None))
+    return next((runs[name] for name in names if name in runs), next(iter(source.unarchived().values()), None))
 
 
 def unfilled(run: Path) -> set[str]:

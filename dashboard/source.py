@@ -19,9 +19,12 @@ import streamlit as st
 import turns
 from curvbench import store
 from curvbench.analysis import frames, scaling
+from curvbench.analysis.runs import Progress
+from curvbench.analysis.runs import look as look_at
 from curvbench.analysis.verdict import sentences
 from curvbench.shipped import DATA
 from curvbench.spec.pictures import Blocks
+from curvbench.store.notes import FILE as NOTES
 from curvbench.words import printable
 
 SAMPLE = DATA / "sample"
@@ -123,6 +126,11 @@ def changed() -> bool:
 def runs() -> dict[str, Path]:
     """The runs below ``results`` by name, latest first; a folder of fragments without a run is one run."""
     return st.session_state["view"].runs
+
+
+def unarchived() -> dict[str, Path]:
+    """``runs`` without those that someone has archived; all of them if everything is archived."""
+    return {name: run for name, run in runs().items() if not notes(run).archived} or runs()
 
 
 def _newest(times: float = 1.0) -> View:
@@ -270,6 +278,21 @@ def record_and_damage(run: Path) -> tuple[dict[str, Any], list[str]]:
     return _read_record(run, stamp)
 
 
+def notes(run: Path) -> store.Notes:
+    """What a person has noted of a run; nothing if the file of the notes is damaged."""
+    stamp = store.stamp(run / NOTES)
+    return store.Notes() if stamp is None else _read_notes(run, stamp)
+
+
+def progress(run: Path) -> Progress | None:
+    """How far a run is, shared by all sessions while it stands; None if its rows cannot be read."""
+    is_running = store.is_running(run)
+    try:
+        return _look_at(run, _state(run), is_running, int(time.time() / HOLDS) if is_running else 0)
+    except (ValueError, OSError):
+        return None
+
+
 def log(run: Path, cell_id: str) -> tuple[str | None, list[str]]:
     """What a cell printed, and the warning on a log that was set aside."""
     with store.noting() as damaged:
@@ -316,6 +339,19 @@ def _legible(text: str) -> str:
 def _read_record(run: Path, stamp: store.Stamp) -> tuple[dict[str, Any], list[str]]:
     with store.noting() as damaged:
         return store.read_run(run), damaged
+
+
+@st.cache_resource(max_entries=4096, show_spinner=False)
+def _read_notes(run: Path, stamp: store.Stamp) -> store.Notes:
+    with store.noting():
+        return store.read_notes(run)
+
+
+@st.cache_resource(max_entries=4096, show_spinner=False)
+def _look_at(run: Path, state: State, is_running: bool, moment: int) -> Progress:
+    """``moment``: of a run that goes on, whose times go on without new rows."""
+    with store.noting():
+        return look_at(run)
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)

@@ -633,3 +633,56 @@ def write_claims(results: Path, run_id: str, cells: list[tuple[str, float, int]]
         context = store.Context(run_id, f"{name}-{seed}", START, machine)
         store.write_cell(folder / "cells", store.rows_to_table(cell, rows, context))
     store.write_run(folder, {"run_id": run_id})
+
+
+def test_notes_are_set_on_the_page_at_home_alone(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import guard  # of the dashboard
+
+    runs = [write_run(results, name, [(Fake(), Toy(), fisher_cell())]) for name in ("r1", "r2")]
+    at = show("runs", run="s/r1")
+    assert "other machines" in at.info[0].value and not at.text_input, "the harness has no address of loopback"
+    monkeypatch.setattr(guard, "is_at_home", lambda: True)
+    at.run()
+    at.text_input[0].input("my best")
+    at.text_input[2].input("wide, good")
+    at.main.toggle[0].set_value(True)
+    at.button[0].click().run()
+    assert not at.exception and not at.error
+    assert store.read_notes(runs[0]) == store.Notes("my best", "", ("wide", "good"), archived=True)
+    assert list(at.dataframe[0].value["run"]) == ["s/r2", "s/r1"], "what is shown stays in the list"
+    assert [box.options for box in at.selectbox if box.key == "run"] == [["s/r2", "my best · s/r1"]]
+
+    others = show("runs")
+    assert [box.options for box in others.selectbox if box.key == "run"] == [["s/r2"]]
+    assert "1 archived run" in others.main.caption[0].value
+    (switch,) = (toggle for toggle in others.sidebar.toggle)
+    switch.set_value(True).run()
+    assert [box.options for box in others.selectbox if box.key == "run"] == [["s/r2", "my best · s/r1"]]
+
+    at.text_input[2].input("a, a")
+    at.button[0].click().run()
+    assert "different tags" in at.error[0].value and store.read_notes(runs[0]).tags == ("wide", "good")
+
+
+def test_the_sample_takes_no_notes(monkeypatch: pytest.MonkeyPatch) -> None:
+    import guard  # of the dashboard
+
+    monkeypatch.delenv("CURVBENCH_RESULTS", raising=False)
+    monkeypatch.setattr(guard, "is_at_home", lambda: True)
+    at = show("runs")
+    assert "takes no notes" in at.info[0].value and not at.text_input
+
+
+def test_who_is_at_home() -> None:
+    import guard  # of the dashboard
+
+    assert guard.is_local("127.0.0.1", None, {"Host": "localhost:8501"})
+    assert guard.is_local("::1", None, {"Host": "[::1]:8501"})
+    for address, client, headers in (
+        ("0.0.0.0", None, {"Host": "localhost"}),
+        (None, None, {}),
+        ("127.0.0.1", "10.0.0.7", {}),
+        ("127.0.0.1", None, {"Host": "evil.example:8501"}),
+        ("127.0.0.1", None, {"Host": "localhost", "X-Forwarded-For": "10.0.0.7"}),
+    ):
+        assert not guard.is_local(address, client, headers)
