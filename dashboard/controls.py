@@ -23,7 +23,7 @@ from curvbench.plot.look import by_family, method
 def pick_run() -> Path:
     """One of the runs, the latest first; of archived ones those that a link or a switch asks for."""
     names = offered([st.session_state.get("run"), *st.session_state["asked"].get("run", [])])
-    st.session_state["last run"] = name = pick("Run", names, "run", format_func=_named(names).get)
+    st.session_state["last run"] = name = pick("Run", names, "run", format_func=_named(names).__getitem__)
     return source.runs()[name]
 
 

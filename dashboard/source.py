@@ -18,7 +18,7 @@ import streamlit as st
 
 import turns
 from curvbench import store
-from curvbench.analysis import frames, scaling
+from curvbench.analysis import frames, noise, scaling
 from curvbench.analysis.runs import Progress
 from curvbench.analysis.runs import look as look_at
 from curvbench.analysis.verdict import sentences
@@ -31,7 +31,7 @@ SAMPLE = DATA / "sample"
 # The columns that the pages need of every row; the other columns of a cell are read when it is opened.
 COLUMNS = (
     "suite run_id cell_id problem problem_args probe probe_args seed status reason metric scope epoch value method "
-    "started_at device dtype threads parameters step device_name"
+    "started_at device dtype threads parameters step device_name samples"
 ).split()
 LONGEST = 200  # letters of a text on a page of many cells; the page of a cell has the whole text
 HOLDS = 5.0  # seconds after which a window that follows the folder looks again, at the earliest
@@ -312,7 +312,7 @@ def trains(run: Path) -> bool:
 @st.cache_resource(max_entries=64, show_spinner=False)
 def _read(run: Path, state: State) -> tuple[pd.DataFrame, list[str]]:
     with _reading, store.noting() as damaged:
-        return categorical(store.load_run(run, COLUMNS)), damaged
+        return noise.with_spread(categorical(store.load_run(run, COLUMNS))), damaged
 
 
 def categorical(frame: pd.DataFrame) -> pd.DataFrame:

@@ -162,6 +162,12 @@ def at_the_edge(table: pd.DataFrame, column: str, floor: float | None) -> list[s
     return [f"at the edge, below the range of the axis: {', '.join(names)}"] if names else []
 
 
+def noisy_clocks(table: pd.DataFrame) -> list[str]:
+    """A note that names the probes whose clock was noisy."""
+    names = list(table.loc[table["noisy"], "probe"]) if "noisy" in table else []
+    return [f"noisy clock: {', '.join(names)}"] if names else []
+
+
 def _why(row: Mapping[Any, Any]) -> str:
     infinite = [value for value in row.values() if isinstance(value, float) and math.isinf(value)]
     ended = row.get("status")
