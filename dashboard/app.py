@@ -16,6 +16,7 @@ import guard
 import menu
 import show
 import source
+from curvbench.plot.highlight import SCRIPT
 
 # The folder is not called "pages", because Streamlit runs the files of such a folder until it has seen st.navigation.
 PAGES = {
@@ -28,6 +29,7 @@ PAGES = {
     "page/cost.py": "Cost",
     "page/cells.py": "Measurements",
     "page/training.py": "Training",
+    "page/tuning.py": "Tuning",
     "page/runs.py": "Runs",
     "page/compare.py": "Compare",
     "page/history.py": "History",
@@ -70,6 +72,7 @@ def main() -> None:
             controls.pick_one("Camera button saves", show.IMAGES, "image")
             controls.pick_archived()
         st.caption(f"{'Shipped sample' if source.is_sample() else 'Results'}: {show.plain(source.results())}")
+    st.html(f"<script>{SCRIPT}</script>", unsafe_allow_javascript=True)
     address.say_gone()
     if frame is None:
         show.empty("This run has no measurement yet. Finished ones appear here by themselves.", RUN)

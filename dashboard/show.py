@@ -15,6 +15,7 @@ import streamlit as st
 from curvbench.analysis import exact, summary, tables, views
 from curvbench.plot.axes import has_values
 from curvbench.plot.emphasis import emphasize
+from curvbench.plot.highlight import SCRIPT
 from curvbench.words import one_line
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def figure(drawn: go.Figure, data: Callable[[], pd.DataFrame], name: str, **fact
     st.plotly_chart(drawn, key=f"figure {name}", config=config)
     with st.container(horizontal=True):
         _download("Data (CSV)", lambda: _csv(data().assign(**facts)), f"{name}.csv", "text/csv")
-        _download("Figure (HTML)", lambda: drawn.to_html().encode(), f"{name}.html", "text/html")
+        _download("Figure (HTML)", lambda: drawn.to_html(post_script=SCRIPT).encode(), f"{name}.html", "text/html")
 
 
 def _let_tables_be_drawn() -> None:

@@ -24,10 +24,12 @@ from curvbench.analysis.runs import look as look_at
 from curvbench.analysis.verdict import sentences
 from curvbench.shipped import DATA
 from curvbench.spec.pictures import Blocks
+from curvbench.store.checks import FILE as CHECK
 from curvbench.store.notes import FILE as NOTES
 from curvbench.words import printable
 
 SAMPLE = DATA / "sample"
+BASELINES = ("baselines", "data/baselines")  # where pages and templates have them
 # The columns that the pages need of every row; the other columns of a cell are read when it is opened.
 COLUMNS = (
     "suite run_id cell_id problem problem_args probe probe_args seed status reason metric scope epoch value method "
@@ -284,6 +286,17 @@ def notes(run: Path) -> store.Notes:
     return store.Notes() if stamp is None else _read_notes(run, stamp)
 
 
+def check(run: Path) -> store.Check | None:
+    """What `curvbench check` said of a run the last time, if it is legible."""
+    stamp = store.stamp(run / CHECK)
+    return None if stamp is None else _read_check(run, stamp)
+
+
+def baselines(run: Path) -> str | None:
+    """The folder of baselines, as a command names it, that has one of a run's suite."""
+    return next((folder for folder in BASELINES if any(Path(folder, run.parent.name).glob("torch-*.parquet"))), None)
+
+
 def progress(run: Path) -> Progress | None:
     """How far a run is, shared by all sessions while it stands; None if its rows cannot be read."""
     is_running = store.is_running(run)
@@ -345,6 +358,12 @@ def _read_record(run: Path, stamp: store.Stamp) -> tuple[dict[str, Any], list[st
 def _read_notes(run: Path, stamp: store.Stamp) -> store.Notes:
     with store.noting():
         return store.read_notes(run)
+
+
+@st.cache_resource(max_entries=256, show_spinner=False)
+def _read_check(run: Path, stamp: store.Stamp) -> store.Check | None:
+    with store.noting():
+        return store.read_check(run)
 
 
 @st.cache_resource(max_entries=4096, show_spinner=False)

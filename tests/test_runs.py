@@ -123,3 +123,19 @@ def test_who_looks_sees_a_run_that_goes_on_and_changes_nothing(tmp_path: Path) -
     assert sorted(run.rglob("*")) == files
     claims.close()
     assert not store.is_running(run)
+
+
+def test_what_a_check_said_is_kept_beside_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, baseline = (write_run(tmp_path, name, CELLS[:1]) for name in ("r2", "r1"))
+    with pytest.raises(SystemExit):
+        main(["check", str(run), "--against", str(baseline), "--metric", "error"])
+    assert store.read_check(run) is None, "a part of the rows is not the run"
+    with pytest.raises(SystemExit):
+        main(["check", str(run), "--against", str(baseline)])
+    said = store.read_check(run)
+    assert said is not None and said.passed and said.against == str(baseline)
+    assert f"- {said.sentences[0]}" in capsys.readouterr().out
+    (run / "check.json").write_text('{"passed": true}')
+    with store.noting() as noted:
+        assert store.read_check(run) is None
+    assert "lacks against" in noted[0]

@@ -91,16 +91,22 @@ def quantities(frame: pd.DataFrame, families: Sequence[str]) -> list[Quantity]:
 
 
 def values(frame: pd.DataFrame, quantity: Quantity) -> pd.DataFrame:
-    """Median, least and greatest value over seeds and samples, one row per probe label, in the order of the rows.
+    """Median, least and greatest value over seeds and samples, one row per probe label, in the order of the rows."""
+    probes, chosen = labels(frame, "probe"), _are_of(frame, quantity)
+    return _spread(frame[chosen], quantity, probes[chosen]).reindex(probes.unique()).astype("float64")
 
-    ``noisy``: whether a clock behind them was noisy.
-    """
-    probes = labels(frame, "probe")
-    chosen = (frame["metric"] == quantity.metric) & (frame["scope"] == quantity.scope) & (frame["status"] == Status.OK)
-    rows = frame[chosen]
-    table = _spread(rows, quantity, probes[chosen]).reindex(probes.unique()).astype("float64")
-    noisy = noise.are_noisy(rows).groupby(probes[chosen], sort=False).max()
-    return table.assign(noisy=noisy.reindex(table.index) > 0)
+
+def noisy(frame: pd.DataFrame, quantity: Quantity) -> pd.Series:
+    """Whether a clock behind the values of each probe was noisy, in the order of ``values``."""
+    probes, chosen = labels(frame, "probe"), _are_of(frame, quantity)
+    marks = noise.are_noisy(frame[chosen]).groupby(probes[chosen], sort=False).max()
+    return marks.reindex(probes.unique()) > 0
+
+
+def _are_of(frame: pd.DataFrame, quantity: Quantity) -> pd.Series:
+    """The rows with values of a quantity, as a mask."""
+    are_of_it = (frame["metric"] == quantity.metric) & (frame["scope"] == quantity.scope)
+    return are_of_it & (frame["status"] == Status.OK)
 
 
 def _spread(rows: pd.DataFrame, quantity: Quantity, by: Any) -> pd.DataFrame:
@@ -156,6 +162,16 @@ def ranked(medians: pd.DataFrame, chosen: Sequence[Column]) -> pd.DataFrame:
     return medians.loc[[*parts[0].index, *parts[1].index]]
 
 
+def best_first(table: pd.DataFrame, column: str, better: str, *metrics: str) -> pd.DataFrame:
+    """A table with the column ``probe`` by another column, what is not ranked by ``metrics``, such as references, last.
+
+    A column without a direction is ordered as if higher were better.
+    """
+    ordered = table.sort_values(column, ascending=better == "lower", kind="stable")
+    are_rivals = are_ranked(ordered["probe"], *metrics)
+    return pd.concat([ordered[are_rivals], ordered[~are_rivals]])
+
+
 def with_ranges(
     medians: pd.DataFrame, low: pd.DataFrame, high: pd.DataFrame, noisy: pd.DataFrame | None = None
 ) -> pd.DataFrame:
@@ -200,10 +216,9 @@ def tradeoff(frame: pd.DataFrame, problem: str, x: Quantity, y: Quantity) -> pd.
     are not, nor are solvers of the Fisher itself against an error. A metric without a direction has no front.
     """
     rows = of_problem(frame, problem)
-    sides = {"x": values(rows, x), "y": values(rows, y)}
-    table = pd.concat([side.drop(columns="noisy").add_prefix(f"{axis} ") for axis, side in sides.items()], axis=1)
+    table = pd.concat([values(rows, x).add_prefix("x "), values(rows, y).add_prefix("y ")], axis=1)
     table = table.rename(columns={"x median": "x", "y median": "y"})
-    table["noisy"] = sides["x"]["noisy"] | sides["y"]["noisy"]
+    table["noisy"] = noisy(rows, x) | noisy(rows, y)
     table["status"] = statuses(frame, problem).reindex(table.index)
     signs = [{"lower": 1, "higher": -1, "": math.nan}[quantity.better] for quantity in (x, y)]
     ranked = are_ranked(table.index, x.metric, y.metric)
@@ -315,14 +330,15 @@ def phases(frame: pd.DataFrame, problem: str, metric: str) -> pd.DataFrame:
     """
     rows = of_problem(frame, problem)
     table = pd.DataFrame({phase: values(rows, Quantity(metric, phase))["median"] for phase in PHASES})
-    ratios = values(rows, Quantity(f"{metric.split('.')[0]}.ratio", "step"))
+    of_step = Quantity(f"{metric.split('.')[0]}.ratio", "step")
+    ratios, are_noisy = values(rows, of_step), noisy(rows, of_step)
     ratio = ratios["median"]
     of_sgd = values(rows, Quantity(metric, "sgd"))["median"]
     table.insert(0, GRADIENT, of_sgd.fillna(table["step"] / ratio))
     table["x SGD"] = ratio
-    table["noisy"] = ratios["noisy"]
+    table["noisy"] = are_noisy
     if (differ := ratios["min"] < ratios["max"]).any():
-        table["x SGD range"] = range_texts(ratios["min"].where(differ), ratios["max"], ratios["noisy"])
+        table["x SGD range"] = range_texts(ratios["min"].where(differ), ratios["max"], are_noisy)
     table["status"] = statuses(frame, problem).reindex(table.index)
     return table.rename_axis("probe").reset_index()
 

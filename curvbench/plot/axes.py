@@ -99,6 +99,8 @@ def has_values(figure: go.Figure) -> bool:
 
 
 def _has_values(trace: Any) -> bool:
+    if trace.type == "parcoords":
+        return any(len(part["values"]) for part in trace.dimensions)
     parts = (trace.z,) if trace.type == "heatmap" else (trace.x, trace.y)
     are_known = [pd.notna(np.ravel(part)) if part is not None else np.array([], bool) for part in parts]
     return bool(np.logical_and.reduce(are_known).any())

@@ -2,10 +2,11 @@
 
 A run is ``results/<suite>/<run_id>/cells/<cell_id>.parquet``. Beside ``cells/`` are ``blocks/``, ``libraries/``,
 ``logs/``, ``references/`` and ``run.json``, in a run of many cells ``rows.copy`` with their rows, ``notes.json`` if
-someone noted something, and ``claims/`` while processes work in it. No other room of the package reads or writes these
-files.
+someone noted something, ``check.json`` after a check, and ``claims/`` while processes work in it. No other room of the
+package reads or writes these files.
 """
 
+from curvbench.store.checks import Check, read_check, write_check
 from curvbench.store.claims import Claims, alone, in_use, is_running
 from curvbench.store.copies import keep as keep_copy
 from curvbench.store.duplicates import differences
@@ -46,7 +47,7 @@ from curvbench.store.folders import (
     write_run,
 )
 from curvbench.store.fragments import NewerSchema, read_cell, write_cell, write_rows
-from curvbench.store.notes import LONGEST, Notes, change_notes, read_notes, tags
+from curvbench.store.notes import LONGEST, Notes, change_notes, is_shipped, read_notes, tags
 from curvbench.store.rows import (
     cell_statuses,
     endings,
@@ -66,6 +67,7 @@ __all__ = [
     "SCHEMA",
     "SCHEMA_VERSION",
     "WITHOUT_SAMPLES",
+    "Check",
     "Claims",
     "Context",
     "NewerSchema",
@@ -87,6 +89,7 @@ __all__ = [
     "in_use",
     "is_run",
     "is_running",
+    "is_shipped",
     "keep_copy",
     "load",
     "load_run",
@@ -95,6 +98,7 @@ __all__ = [
     "noting",
     "read_blocks",
     "read_cell",
+    "read_check",
     "read_jobs",
     "read_libraries",
     "read_log",
@@ -117,6 +121,7 @@ __all__ = [
     "tags",
     "write_blocks",
     "write_cell",
+    "write_check",
     "write_jobs",
     "write_libraries",
     "write_rows",

@@ -68,13 +68,13 @@ def change_notes(run: Path, **changes: Any) -> Notes:
         ValueError: the run is of the shipped sample, or a text cannot be a note.
         Unwritable: the folder cannot be written.
     """
-    _refuse_shipped(run)
+    if is_shipped(run):
+        raise ValueError(f"{run.name} is shipped with curvbench and stays as it is: copy its folder, and note it there")
     notes = dataclasses.replace(read_notes(run), **changes)
     files.replace(run / FILE, (json.dumps(dataclasses.asdict(notes), indent=1) + "\n").encode())
     return notes
 
 
-def _refuse_shipped(run: Path) -> None:
-    """Raise ValueError for a run that is shipped with curvbench."""
-    if Path(os.path.realpath(run)).is_relative_to(os.path.realpath(shipped.DATA)):
-        raise ValueError(f"{run.name} is shipped with curvbench and stays as it is: copy its folder, and note it there")
+def is_shipped(run: Path) -> bool:
+    """Whether a run is shipped with curvbench, and stays as it is."""
+    return Path(os.path.realpath(run)).is_relative_to(os.path.realpath(shipped.DATA))

@@ -36,7 +36,8 @@ _LIBRARIES: dict[str, Any] = {
     "packages": {"*": str},
 }
 _NOTES: dict[str, Any] = {"label": str, "note": str, "tags": [str], "archived": bool}
-_NEEDED = (("id",), ("content",), ("files", "packages"), ("file", "bytes", "code"))
+_CHECK: dict[str, Any] = {"against": str, "checked_at": str, "passed": bool, "sentences": [str]}
+_NEEDED = (("id",), ("content",), ("files", "packages"), ("file", "bytes", "code"), tuple(_CHECK))
 _NAMES = {str: "a text", int: "a whole number", bool: "true or false", dict: "an object", list: "a list"}
 
 
@@ -61,6 +62,12 @@ def notes(content: bytes) -> dict[str, Any]:
     """The notes on a run, of which some may be missing; raises ValueError if any part is damaged."""
     known = _whole(content, _NOTES)
     return {name: known[name] for name in _NOTES if name in known}  # a later version may have more
+
+
+def check(content: bytes) -> dict[str, Any]:
+    """What a gate said of a run; raises ValueError if any part of it is damaged."""
+    known = _whole(content, _CHECK)
+    return {name: known[name] for name in _CHECK}
 
 
 def _whole(content: bytes, shape: Mapping[str, Any]) -> dict[str, Any]:

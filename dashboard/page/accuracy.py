@@ -22,7 +22,7 @@ if not per_layer:
 st.subheader("Per layer")
 metric = controls.pick_metric("Metric", per_layer, "layers")
 table = views.layers(rows, problem, metric)
-layers = table.reset_index()
+layers = views.best_first(table.reset_index(), str(table.columns[0]), views.meaning(metric).better, metric)
 show.table(layers, "per layer")
 name = frames.shown_problem(rows, problem)
 show.figure(

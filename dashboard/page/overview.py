@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pandas as pd
 import streamlit as st
 
@@ -35,6 +37,13 @@ else:
     st.caption(show.plain(facts_of_problem))
     verdict = source.verdict(controls.run(), problem, tuple(st.session_state["probes"]), len(ends) < planned)
     st.markdown("\n".join(f"- {show.plain(sentence)}" for sentence in verdict))
+
+if check := source.check(controls.run()):
+    said = show.plain(f"{' '.join(check.sentences)} Checked against {check.against}, {check.checked_at[:10]}.")
+    (st.success if check.passed else st.error)(said, icon=":material/verified:" if check.passed else ":material/gavel:")
+elif baselines := source.baselines(controls.run()):
+    command = f"curvbench check {shlex.quote(str(controls.run()))} --against {baselines}"
+    st.caption(show.plain(f"This suite has a baseline. This command says whether the run is worse: {command}"))
 
 failed = summary.failures(frame)
 if len(failed):
