@@ -135,6 +135,12 @@ def test_what_a_check_said_is_kept_beside_the_run(tmp_path: Path, capsys: pytest
     said = store.read_check(run)
     assert said is not None and said.passed and said.against == str(baseline)
     assert f"- {said.sentences[0]}" in capsys.readouterr().out
+    (run / "run.json").unlink()
+    (run / "run.json").mkdir()
+    with pytest.raises(SystemExit) as caught:
+        main(["check", str(run), "--against", str(baseline)])
+    err = capsys.readouterr().err
+    assert caught.value.code == 0 and err.count("run.json set aside") == 1, "named once, and no part of what is judged"
     (run / "check.json").write_text('{"passed": true}')
     with store.noting() as noted:
         assert store.read_check(run) is None

@@ -8,6 +8,7 @@ import numpy as np
 from frames import frame, row
 
 from curvbench.analysis import noise, summary, views
+from curvbench.analysis.verdict.clocks import noisy_clocks
 from curvbench.analysis.views import Quantity
 
 STEP = Quantity("time.ratio", "step")
@@ -40,3 +41,10 @@ def test_ranges_over_samples_and_seeds() -> None:
     assert list(summary.noisy(ROWS, "toy")[str(STEP)]) == [False, True, False]
     shown = views.with_ranges(summary.table(ROWS, "toy"), low, high, summary.noisy(ROWS, "toy"))
     assert list(shown[f"{STEP} range"]) == ["2.00 to 9.00", "2.00 to 6.00, noisy", ""]
+
+
+def test_whose_clock_was_noisy_is_a_sentence() -> None:
+    assert noisy_clocks(ROWS) == (
+        "The clock was noisy for 1 of 3 methods, so that their seconds may differ by 10% and more by chance: b."
+    )
+    assert noisy_clocks(frame(timed("b", 2, 3, 4, 5, 6))) is None, "nothing is known of its samples"

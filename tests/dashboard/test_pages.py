@@ -686,3 +686,32 @@ def test_who_is_at_home() -> None:
         ("127.0.0.1", None, {"Host": "localhost", "X-Forwarded-For": "10.0.0.7"}),
     ):
         assert not guard.is_local(address, client, headers)
+
+
+def test_the_trials_of_a_search(results: Path) -> None:
+    def trial(lr: float, accuracy: float) -> list[Row]:
+        method = f"epochs=1,lr={lr}"
+        return [Row(m, v, epoch=1, method=method) for m, v in (("test.accuracy", 0.1), ("valid.accuracy", accuracy))]
+
+    rates = {0.01 * 2**k: 0.9 - abs(k - 3) / 10 for k in range(8)}
+    cells = [(Fake(), Toy(), trial(lr, accuracy)) for lr, accuracy in rates.items()]
+    write_run(results, "r1", cells, suite="s.tuning")
+    at = show("tuning")
+    best, every, shares = (table.value for table in at.dataframe)
+    assert best[["lr", "value", "trials"]].to_numpy().tolist() == [[0.08, 0.9, 8]]
+    assert len(every) == 8 and every["value"].is_monotonic_decreasing
+    assert list(shares) == ["probe", "lr"]
+    (chart,) = (json.loads(element.proto.spec) for element in at.get("plotly_chart"))
+    assert [part["label"] for part in chart["data"][0]["dimensions"]] == [
+        "lr",
+        "validation accuracy, higher is better",
+    ]
+
+
+def test_what_a_check_said_stands_on_the_first_page(results: Path) -> None:
+    run = write_run(results, "r1", [(Fake(), Toy(), fisher_cell())])
+    store.write_check(
+        run, store.Check("data/baselines", "2026-12-01T10:00:00+00:00", False, ("The run fails: *all*.",))
+    )
+    (said,) = show("overview").error
+    assert said.value == r"The run fails\: \*all\*\. Checked against data\/baselines\, 2026\-12\-01\."

@@ -167,9 +167,11 @@ def _keep(gate: Gate, run: str, baseline: str, given: dict[str, Any]) -> None:
     from curvbench.analysis.verdict.gates import sentences
     from curvbench.cli.locate import locate
 
-    places = locate(run, given["results"], given["all_runs"])
+    places = [place for place in locate(run, given["results"], given["all_runs"]) if store.is_run(place)]
+    for place in places:
+        store.read_run(place)  # which warns of a damaged record
     is_whole = not any(given[name] for name in ("probes", "problems", "metrics"))
-    if is_whole and len(places) == 1 and store.is_run(places[0]) and not store.is_shipped(places[0]):
+    if is_whole and len(places) == 1 and not store.is_shipped(places[0]):
         now = datetime.now(UTC).isoformat(timespec="seconds")
         store.write_check(places[0], store.Check(baseline, now, gate.passed, tuple(sentences(gate))))
 
