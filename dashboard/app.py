@@ -37,11 +37,17 @@ PAGES = {
     "page/methods.py": "Methods and words",
 }
 RUN = "curvbench run suites/mlp"
+# Streamlit's margins leave half of a narrow window to the page.
+MARGINS = """<style>
+[data-testid=stMainBlockContainer] { padding-top: 3rem }
+@media (max-width: 1200px) { [data-testid=stMainBlockContainer] { padding-left: 1.5rem; padding-right: 1.5rem } }
+</style>"""
 
 
 def main() -> None:
     """Show the navigation, the filters that all pages share, and the page."""
     st.set_page_config("curvbench", layout="wide")
+    st.html(MARGINS)
     weak = guard.switched_off()
     view = None if weak else source.look()
     page = st.navigation(_pages(menu.coming_run() if view else None), expanded=True)

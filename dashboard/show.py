@@ -30,7 +30,7 @@ STYLED = 2000  # rows: the browser formats the numbers of a longer table, for he
 CHANGE = "change"  # the column that holds relative changes
 WARNINGS = 3  # that are in sight
 MOST = 5000  # rows of a table and marks of a figure that a browser is sent
-LETTER, PADDING = 6, 20  # pixels of a column of texts: per letter, and beside the text
+LETTER, PADDING = 6.5, 20  # pixels of a column of texts: per letter, and beside the text
 TABLES_FIRST = 1.0  # seconds in which a browser draws the tables that it was sent
 WORDS = {  # on screen; files keep their names
     **{"probe": "method", "scope": "layer or phase"},
@@ -131,7 +131,7 @@ def columns(data: pd.DataFrame) -> dict[str, Any]:
         widest = data[name].astype(str).str.len().max()
         if pd.api.types.is_string_dtype(data[name]) and widest <= WIDEST:
             heading = RANGE.strip() if name.endswith(RANGE) else WORDS.get(name, name)
-            width = int(max(widest, len(heading))) * LETTER + PADDING
+            width = round(LETTER * int(max(widest, len(heading)))) + PADDING
             configs[name] = st.column_config.Column(heading, help=help, pinned=name == pinned, width=width)
         elif len(data) > STYLED and pd.api.types.is_float_dtype(data[name]):
             digits = "percent" if name == CHANGE else "%.3g"

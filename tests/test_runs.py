@@ -125,6 +125,7 @@ def test_who_looks_sees_a_run_that_goes_on_and_changes_nothing(tmp_path: Path) -
     assert not store.is_running(run)
 
 
+@pytest.mark.filterwarnings("always::curvbench.store.SetAside")
 def test_what_a_check_said_is_kept_beside_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, baseline = (write_run(tmp_path, name, CELLS[:1]) for name in ("r2", "r1"))
     with pytest.raises(SystemExit):

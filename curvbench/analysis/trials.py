@@ -44,7 +44,7 @@ def table(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
         of_training = arguments(setting) if "=" in setting else {}
         made.append({"probe": name_of(probe), **own, **of_training, VALUE: median(values), RANGE: range})
     listed = pd.DataFrame(made, columns=None if made else ["probe", VALUE, RANGE])
-    last = [name for name in (VALUE, RANGE) if listed[name].astype(bool).any()]
+    last = [VALUE, *([RANGE] if listed[RANGE].any() else [])]
     first = ["probe", *(name for name in listed if name not in ("probe", VALUE, RANGE))]
     is_rising = meaning(metric).better == "lower"
     return listed[[*first, *last]].sort_values(VALUE, ascending=is_rising, kind="stable").reset_index(drop=True)

@@ -57,8 +57,8 @@ if exact.is_measured(rows):
     show.exact_cost(frame)
 elif not rows.empty:
     medians = views.ranked(summary.table(rows, problem), summary.columns(rows, problem))
-    ends = summary.ranges(rows, problem)
-    table = views.with_ranges(medians, *ends, summary.noisy(rows, problem)).rename_axis("probe").reset_index()
+    low, high = summary.ranges(rows, problem)
+    table = views.with_ranges(medians, low, high, summary.noisy(rows, problem)).rename_axis("probe").reset_index()
     table.insert(1, "status", table["probe"].map(summary.statuses(rows, problem)))
     st.caption(show.plain(summary.legend(rows).partition("; *")[0]))
     show.table(table if (table["status"] != "ok").any() else table.drop(columns="status"), "summary")

@@ -12,8 +12,9 @@ import guard
 import show
 import source
 from curvbench import store
-from curvbench.analysis import runs, views
+from curvbench.analysis import runs
 
+FIRST = ("run", "label", "state", "failed", "elapsed", "started", "commit", "machine", "tags", "note", "archived")
 UNREAD = runs.Progress(0, 0, 0, is_running=False)
 
 st.header("Runs")
@@ -24,8 +25,8 @@ for name, run in shown.items():
     row = runs.row(name, source.record(run), source.notes(run), state or UNREAD)
     rows.append(row if state else row | {"state": "its rows cannot be read"})
 table = pd.DataFrame(rows).astype({"failed": "int64"})
-facts = views.differing(table, ["run", "suite", "state", "started", "elapsed", "commit", "machine"])
-show.table(facts[[name for name in facts if facts[name].map(bool).any()]], "runs")
+facts = table.drop(columns="suite")  # with which the names of runs begin
+show.table(facts[[name for name in FIRST if facts[name].map(bool).any()]], "runs")
 if hidden := len(source.runs()) - len(shown):
     st.caption(f"{hidden} archived runs are not shown; the switch in the sidebar shows them.")
 st.caption(
