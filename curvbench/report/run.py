@@ -51,7 +51,8 @@ class Run:
     @property
     def legend(self) -> str:
         """The meaning of the columns of its tables."""
-        return summary.legend(self.frame).partition("; *")[0] + f"; bold: best of the column; {noise.LEGEND}"
+        marks = f"; {noise.LEGEND}" if noise.are_noisy(self.frame).any() else ""
+        return summary.legend(self.frame).partition("; *")[0] + "; bold: best of the column" + marks
 
     @property
     def failures(self) -> pd.DataFrame:
