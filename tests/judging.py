@@ -14,7 +14,15 @@ from curvbench.meters.cost import Stepper, flop_rows
 from curvbench.spec import METRICS, Probe
 
 OF_THE_EXACT_FISHER = {"time.floor", "flops.hutchinson", "machine.peak"}  # metrics of meters/exact.py: no probe's
-OF_NO_TABLE = ("train.", "pace.", "valid.", "test.", "damping.", "stale.", "linearity.")  # of trainings, by request, of adapters
+OF_NO_TABLE = (
+    "train.",
+    "pace.",
+    "valid.",
+    "test.",
+    "damping.",
+    "stale.",
+    "linearity.",
+)  # of trainings, by request, of adapters
 BY_REQUEST = {"error.population", "error.unbiased", "error.floor", "direction.population", "error.condition"}
 OF_DAMPED = {"error.damped"}  # only of probes whose matrix includes its damping
 OF_ALL = {name for name in METRICS if not name.startswith(OF_NO_TABLE)}

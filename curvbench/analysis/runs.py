@@ -79,8 +79,8 @@ def look(run: Path, now: datetime | None = None) -> Progress:
     )
 
 
-def row(name: str, record: Mapping[str, Any], notes: store.Notes, state: Progress) -> dict[str, Any]:
-    """A row of the list of runs."""
+def row(name: str, record: Mapping[str, Any], notes: store.Notes, state: Progress | None) -> dict[str, Any]:
+    """A row of the list of runs; the state None means that the run's rows cannot be read."""
     environment = record.get("environment", {})
     sha = str(environment.get("git_sha") or "")[:10]
     begun = _begun(record)
@@ -90,10 +90,10 @@ def row(name: str, record: Mapping[str, Any], notes: store.Notes, state: Progres
         "label": notes.label,
         "note": notes.note,
         "tags": ", ".join(notes.tags),
-        "state": state.state,
-        "failed": state.failed,
+        "state": state.state if state else "its rows cannot be read",
+        "failed": state.failed if state else 0,
         "started": f"{begun[0]:%Y-%m-%d %H:%M}" if begun else "",
-        "elapsed": duration(state.elapsed) if state.elapsed is not None else "",
+        "elapsed": duration(state.elapsed) if state and state.elapsed is not None else "",
         "commit": sha + "+" * bool(sha and environment.get("git_dirty")),
         "machine": one_line(environment.get("device_name") or environment.get("device") or ""),
         "archived": notes.archived,

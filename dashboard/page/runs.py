@@ -13,22 +13,18 @@ import show
 import source
 from curvbench import store
 from curvbench.analysis import runs
+from curvbench.analysis.verdict.words import counted
 
 FIRST = ("run", "label", "state", "failed", "elapsed", "started", "commit", "machine", "tags", "note", "archived")
-UNREAD = runs.Progress(0, 0, 0, is_running=False)
 
 st.header("Runs")
 shown = {name: source.runs()[name] for name in controls.offered([controls.run_name()])}
-rows = []
-for name, run in shown.items():
-    state = source.progress(run)
-    row = runs.row(name, source.record(run), source.notes(run), state or UNREAD)
-    rows.append(row if state else row | {"state": "its rows cannot be read"})
+rows = [runs.row(name, source.record(run), source.notes(run), source.progress(run)) for name, run in shown.items()]
 table = pd.DataFrame(rows).astype({"failed": "int64"})
 facts = table.drop(columns="suite")  # with which the names of runs begin
 show.table(facts[[name for name in FIRST if facts[name].map(bool).any()]], "runs")
 if hidden := len(source.runs()) - len(shown):
-    st.caption(f"{hidden} archived runs are not shown; the switch in the sidebar shows them.")
+    st.caption(f"{counted(hidden, 'archived run')} not shown: the switch in the sidebar shows all.")
 st.caption(
     "Elapsed is from each command of a run to the end of its last measurement; of files that were copied to the start "
     "of it. A plus behind a commit means that files differed from it."

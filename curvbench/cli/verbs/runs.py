@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from curvbench.cli.verbs import BadInput, folder, option, users_fault
+
+if TYPE_CHECKING:
+    from curvbench.analysis.runs import Progress
 
 
 @click.command()
@@ -26,7 +30,7 @@ def runs(run: str | None, with_archived: bool, results: Path, **asked: Any) -> N
     """
     from curvbench import store
     from curvbench.analysis import tables
-    from curvbench.analysis.runs import look, row
+    from curvbench.analysis.runs import row
 
     changes = {name: value for name, value in asked.items() if value is not None}
     if "tags" in changes:
@@ -39,11 +43,11 @@ def runs(run: str | None, with_archived: bool, results: Path, **asked: Any) -> N
             store.change_notes(place, **changes)
         listed = [(place, store.read_notes(place)) for place in places]
         shown = [(place, notes) for place, notes in listed if with_archived or run is not None or not notes.archived]
-        rows = [row(place.name, store.read_run(place), notes, look(place)) for place, notes in shown]
+        rows = [row(place.name, store.read_run(place), notes, _state(place)) for place, notes in shown]
         if rows:
             click.echo(tables.text(_filled(rows), "table"), nl=False)
     if hidden := len(listed) - len(shown):
-        click.echo(f"{hidden} archived runs are not listed: --archived lists them")
+        click.echo(f"{hidden} archived, not listed: --archived lists them")
     elif not rows:
         click.echo(f"no run in {str(results)!r}")
 
@@ -55,6 +59,17 @@ def _one(run: str, results: Path) -> Path:
     if len(places) > 1:
         raise BadInput(f"{run} is {len(places)} runs: name one, as {places[0]}")
     return places[0]
+
+
+def _state(run: Path) -> Progress | None:
+    """How far a run is. None means, with a warning, that its rows cannot be read."""
+    from curvbench.analysis.runs import look
+
+    try:
+        return look(run)
+    except (ValueError, OSError) as error:
+        warnings.warn(f"{run}: {error}", stacklevel=2)
+        return None
 
 
 def _filled(rows: list[dict[str, Any]]) -> Any:
