@@ -12,6 +12,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from curvbench import numerics
 from curvbench.instance import layers as geometry
 from curvbench.spec import Layer
 
@@ -54,10 +55,13 @@ def patch_lengths(layer: Layer, x: Tensor) -> Tensor:
         return (x >= 0)[:, None]
     if layer.kind in ("matrix", "vector"):
         return geometry.patches(layer, x).square().sum(2)
-    planes = _planes(layer, x)
-    height, width = geometry.output_size(layer, planes)
-    squares = _box_sums(layer, planes.square().sum(2), height, width)
-    return squares.flatten(2) + 1 if layer.bias else squares.flatten(2)
+    if layer.kind == "linear":
+        squares = x.reshape(len(x), 1, -1, x.shape[-1]).square().sum(-1)
+    else:
+        channels = x.unflatten(1, (layer.groups, -1))
+        planes = geometry.padded(layer, torch.cat([tile.square().sum(2) for tile in numerics.tiles(channels)]))
+        squares = _box_sums(layer, planes, *geometry.output_size(layer, planes)).flatten(2)
+    return squares + 1 if layer.bias else squares
 
 
 def _box_sums(layer: Layer, planes: Tensor, height: int, width: int) -> Tensor:
