@@ -128,7 +128,9 @@ def local_map(tape: Tape, number: int) -> LocalMap | None:
     """The map from a call's output to the next call's input; None means that no later call depends on the output."""
     for reader in (n for n, (call, _) in enumerate(tape.calls) if n > number and call.is_matrix):
         x = tape.calls[reader][0].read
-        ones = None if x is None or not x.is_floating_point() else tape.pull_between(number, reader, torch.ones_like(x))
+        ones = None
+        if x is not None and x.is_floating_point():
+            ones = tape.pull_between(number, reader, x.new_ones(()).expand_as(x))
         if ones is not None:
             return LocalMap(tape, number, reader, ones)
     return None

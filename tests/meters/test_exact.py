@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 from cases import Case, Truth, fisher_of, instance_of, truth
@@ -41,6 +43,15 @@ def test_every_stage_has_its_rows() -> None:
     peak = rows["machine.peak", "float64"] or 0.0
     floor = (rows["flops.counted", "contraction"] or 0.0) / peak
     assert rows["time.floor", "contraction"] == pytest.approx((rows["time.wall", "contraction"] or 0.0) / floor)
+
+
+def test_flops_are_counted_by_the_dtype_they_run_in() -> None:
+    """Mixed precision runs forward passes in float64 and backward passes in float32; the others have one dtype."""
+    single = instance_of("mlp_tanh").to(torch.float32)
+    passes = {p: exact.count(single, p).by_dtype["passes"] for p in get_args(Precision)}
+    assert passes["mixed"].keys() == {torch.float32, torch.float64}
+    assert 0 < passes["mixed"][torch.float32] < passes["native"][torch.float32]  # which has the forward pass too
+    assert passes["float64"].keys() == {torch.float64}
 
 
 @pytest.mark.parametrize("precision", ["mixed", "native", "float64"])
