@@ -48,6 +48,7 @@ def test_every_stage_has_its_rows() -> None:
 def test_flops_are_counted_by_the_dtype_they_run_in() -> None:
     """Mixed precision runs forward passes in float64 and backward passes in float32; the others have one dtype."""
     single = instance_of("mlp_tanh").to(torch.float32)
+    assert single.has_float64_values()  # tried by passes of its own, once
     passes = {p: exact.count(single, p).by_dtype["passes"] for p in get_args(Precision)}
     assert passes["mixed"].keys() == {torch.float32, torch.float64}
     assert 0 < passes["mixed"][torch.float32] < passes["native"][torch.float32]  # which has the forward pass too
