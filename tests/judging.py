@@ -15,10 +15,13 @@ from curvbench.spec import METRICS, Probe
 
 # of meters/exact.py, which measures no probe
 OF_THE_EXACT_FISHER = {"time.floor", "time.floor.values", "flops.hutchinson", "machine.peak"}
-OF_NO_TABLE = ("train.", "valid.", "test.", "damping.", "stale.", "linearity.")  # of trainings, by request, of adapters
+OF_NO_TABLE = (  # of trainings, by request, of adapters
+    *("train.", "pace.", "valid.", "test.", "damping.", "stale.", "linearity."),
+)
+OF_THE_NETWORK = ("gram.", "inputs.")  # by request too
 BY_REQUEST = {"error.population", "error.unbiased", "error.floor", "direction.population", "error.condition"}
 OF_DAMPED = {"error.damped"}  # only of probes whose matrix includes its damping
-OF_ALL = {name for name in METRICS if not name.startswith(OF_NO_TABLE)}
+OF_ALL = {name for name in METRICS if not name.startswith((*OF_NO_TABLE, *OF_THE_NETWORK))}
 OF_A_PROBE = OF_ALL - OF_THE_EXACT_FISHER - BY_REQUEST - OF_DAMPED
 
 

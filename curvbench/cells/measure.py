@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from curvbench import numerics, training
-from curvbench.cells import held, launch, reference, trial
+from curvbench.cells import held, launch, pace, reference, trial
 from curvbench.cells.given import Given
 from curvbench.cells.reference import Reference, reference_identity
 from curvbench.fisher import ExactFisher, exact_fisher
@@ -30,10 +30,12 @@ from curvbench.meters.direction import direction_rows, how_damped, with_damping
 from curvbench.meters.divergence import divergence_rows
 from curvbench.meters.error import BLOCKS, NETWORK, error_rows
 from curvbench.meters.exact import exact_rows
+from curvbench.meters.gaussianity import input_rows
 from curvbench.meters.grid import grid_steps, watched_fit
 from curvbench.meters.health import health_rows, residual_rows
 from curvbench.meters.held import Frozen
 from curvbench.meters.kept import keep_blocks
+from curvbench.meters.likeness import likeness_rows
 from curvbench.meters.population import population_rows
 from curvbench.operators import BlockDiagonal, Kronecker, Operator, RotatedDiagonal
 from curvbench.parts.factors import LARGEST_SIDE, is_cut
@@ -131,6 +133,12 @@ def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list
     if "exact" in cell.meters:
         report("exact Fisher")
         rows += exact_rows(instance, cell.precision)
+    if "likeness" in cell.meters:
+        report("likeness of layers")
+        rows += likeness_rows(instance)
+    if "inputs" in cell.meters:
+        report("distribution of inputs")
+        rows += input_rows(instance)
     instance.refuse_changed()
     reference.keep(folder, loaded)
     return [replace(row, epoch=cell.problem.epochs) for row in [*rows, *_failed(rows)]]
@@ -183,6 +191,8 @@ def _trained(cell: Cell, folder: Path, data: Path | None, report: Report) -> lis
     model, _ = reference.load_snapshot(cell, folder)
     cell = replace(cell, probe=cell.probe.reseeded(lambda seed: seed + cell.seed))
     dataset = cell.problem.data(data)
+    if cell.training and cell.training.paced:
+        return pace.paced(cell, model, dataset, report)
 
     def inspect(probe: Probe) -> list[Row]:
         batch = training.batch(cell.problem, dataset, cell.seed, cell.device, getattr(torch, cell.dtype))
