@@ -52,6 +52,12 @@ def runner(folder: Path) -> Callable[[str, str], str]:
     return run
 
 
+def executed(page: Path, folder: Path) -> str:
+    """The page with what its programs print in a folder, in which the shipped suites lie as in a checkout."""
+    (folder / "suites").symlink_to(SUITES)
+    return rendered(page.read_text(), runner(folder))
+
+
 def figures_of(page: Path, folder: Path) -> dict[str, str]:
     """What the programs of a page have left in the folder as HTML, by the links of its pictures."""
     files = {target: folder / f"{Path(target).stem}.html" for target in PICTURE.findall(page.read_text())}
@@ -62,8 +68,7 @@ def main(pages: list[str]) -> None:
     """Run every page in a folder of its own."""
     for page in map(Path, pages):
         with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "suites").symlink_to(SUITES)
-            page.write_text(rendered(page.read_text(), runner(Path(folder))))
+            page.write_text(executed(page, Path(folder)))
             if figures := figures_of(page, Path(folder)):
                 for target, picture in drawn(figures).items():
                     (page.parent / target).write_bytes(picture)
