@@ -1,4 +1,4 @@
-"""Write ``llms.txt`` and ``SKILL.md``: their heads from ``scripts/agents``, the commands from docs/questions.md."""
+"""Write ``llms.txt`` and ``SKILL.md``: their heads from ``scripts/heads``, the commands from docs/questions.md."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def text(name: str) -> str:
     _, *sections = (ROOT / "docs" / "questions.md").read_text().split("\n## ")
     parts = ["\n\n".join([f"## {section.splitlines()[0]}", *PROGRAM.findall(section)]) for section in sections]
     level = "#" if name == "llms.txt" else ""
-    head = (ROOT / "scripts" / "agents" / name).read_text()
+    head = (ROOT / "scripts" / "heads" / name).read_text()
     return head + "\n\n".join(level + part for part in parts) + "\n"
 
 

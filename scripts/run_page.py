@@ -1,8 +1,8 @@
 """Run the commands and programs of a page, and write what they print into the page: ``run_page.py docs/questions.md``.
 
 Blocks ``sh`` and ``python`` run one after the other in a folder that they share. A block ``text`` that follows one
-becomes its standard output, of which ``LINES`` lines are kept. A picture of the page whose name is that of a page of HTML
-in the folder, ``spectra.svg`` of ``spectra.html``, becomes the figure on it; pictures need Chromium.
+becomes its standard output, of which ``LINES`` lines are kept. A picture ``spectra.svg`` of the page becomes the figure
+of the file ``spectra.html`` if the programs have written one, which needs Chromium.
 """
 
 from __future__ import annotations

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import re
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
+import agents
+import run_page
 from curvbench.analysis.roles import COMPARED
 from curvbench.comparison import BOUNDS
 
@@ -69,7 +69,7 @@ GALLERY = [page for page in sorted((ROOT / "docs" / "gallery").glob("*.md")) if 
 
 @pytest.mark.long
 @pytest.mark.parametrize("page", EXECUTED, ids=lambda page: f"{page.parent.name}-{page.stem}")
-def test_pages_are_executed(page: Path, tmp_path: Path, run_page: ModuleType) -> None:
+def test_pages_are_executed(page: Path, tmp_path: Path) -> None:
     text = run_page.executed(page, tmp_path)
     assert words(text) == words(page.read_text()), f"run `python scripts/run_page.py {page.relative_to(ROOT)}`"
     own = {target for target in run_page.PICTURE.findall(text) if Path(target).parent.name == page.parent.name}
@@ -94,31 +94,16 @@ def test_an_example_of_the_gallery_is_a_question_a_short_program_and_a_small_pic
 
 @pytest.mark.parametrize("name", ["llms.txt", "SKILL.md"])
 def test_files_for_agents_have_the_commands_of_the_questions(name: str) -> None:
-    agents = script("agents")
     assert (ROOT / name).read_text() == agents.text(name), "run `python scripts/agents.py`"
     assert agents.text(name).count("# ") > 10 and "curvbench advise" in agents.text(name)
 
 
-def script(name: str) -> ModuleType:
-    """A module of ``scripts``, whose folder is not on the path of the tests."""
-    sys.path.insert(0, str(ROOT / "scripts"))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.pop(0)
-
-
-@pytest.fixture
-def run_page() -> ModuleType:
-    return script("run_page")
-
-
-def test_outputs_take_the_place_of_what_stood_there(tmp_path: Path, run_page: ModuleType) -> None:
+def test_outputs_take_the_place_of_what_stood_there(tmp_path: Path) -> None:
     page = "a\n```sh\necho 1 > kept\n```\n\nb\n\n```python\nprint(open('kept').read())\n```\n\n```text\nold\n```\n"
     assert run_page.rendered(page, run_page.runner(tmp_path)) == page.replace("old", "1")
 
 
-def test_a_picture_is_the_figure_that_a_program_has_left(tmp_path: Path, run_page: ModuleType) -> None:
+def test_a_picture_is_the_figure_that_a_program_has_left(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("![one](../images/one.svg) ![two](../images/two.svg)")
     (tmp_path / "one.html").write_text("a figure")
