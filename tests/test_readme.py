@@ -12,7 +12,8 @@ import pytest
 from curvbench.cli.app import cli
 
 ROOT = Path(__file__).parent.parent
-PAGES = {path: path.read_text() for path in [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]}
+HOME = ROOT / "docs" / "site" / "index.md"
+PAGES = {path: path.read_text() for path in [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), HOME]}
 README = PAGES[ROOT / "README.md"]
 BLOCKS = [
     (path.name, language, code)

@@ -58,6 +58,8 @@ def test_lists_of_pages_hold_those_that_there_are(tmp_path: Path) -> None:
     (tmp_path / "here" / "a.md").touch()
     text = "```{toctree}\n:glob:\n\nhere/*\nthere/*\n```\n\n```{toctree}\n:glob:\n\nthere/*\n```\n"
     assert assemble.listed(text, tmp_path) == "```{toctree}\n:glob:\n\nhere/*\n```\n\n"
+    menu = assemble.above_others("[b](b.md) [elsewhere](../c.md) [a](a.md) [b](b.md)").partition(":glob:\n\n")[2]
+    assert menu == "b\na\n*\n```\n"
 
 
 def test_every_public_name_is_documented_and_one_that_is_not_fails(monkeypatch: pytest.MonkeyPatch) -> None:

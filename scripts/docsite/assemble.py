@@ -35,8 +35,10 @@ def assemble(source: Path) -> None:
             shutil.copy(ROOT / name, source / "served")
     _write(source / "docs" / "methods", _methods(source / "docs" / "methods"))
     _write(source / "docs" / "reference", reference.pages())
-    first = (TEMPLATE / "index.md").read_text().replace("](../", "](docs/")  # because it moves to the root
-    (source / "index.md").write_text(listed(first, source))
+    for first in (source / "docs").glob("*/index.md"):
+        first.write_text(above_others(first.read_text()))
+    home = (TEMPLATE / "index.md").read_text().replace("](../", "](docs/")  # because it moves to the root
+    (source / "index.md").write_text(listed(home, source))
 
 
 def linked(text: str, page: PurePosixPath | Path, source: Path) -> str:
@@ -73,6 +75,13 @@ def listed(text: str, source: Path) -> str:
         return f"```{{toctree}}\n{options}\n\n" + "\n".join(found) + "\n```\n" if found else ""
 
     return re.sub(r"```\{toctree\}\n(.*?)\n```\n", kept, text, flags=re.DOTALL)
+
+
+def above_others(text: str) -> str:
+    """The first page of a folder, with the other ones below it in the menu: in the order of its links, then by name."""
+    near = dict.fromkeys(re.findall(r"\]\((\w+)\.md\)", text))
+    entries = "".join(f"{name}\n" for name in (*near, "*"))
+    return f"{text}\n```{{toctree}}\n:hidden:\n:glob:\n\n{entries}```\n"
 
 
 def _methods(folder: Path) -> dict[str, str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from docsite.markdown import code, table
 ROOT = Path(__file__).parents[2]
 BASELINE = ROOT / "data" / "baselines" / "regression"
 NETWORK = "mlp[hidden=8,depth=2,samples=32]"  # of the baseline, which has every method
-HEAD = ("network", "row", "gap closed", "scaled error", "FLOPs", "memory", "from")
+HEAD = ("method", "gap closed", "scaled error", "FLOPs", "memory")
 LEGEND = """\
 `gap closed`: quality of the step, where the plain gradient has 0 and the exact Fisher of every layer has 1. `scaled
 error`: distance of the layer blocks from the exact ones after the best scalar multiple, relative; 0 is exact. `FLOPs`
@@ -50,10 +51,17 @@ def rows() -> dict[str, list[Measured]]:
     return by_method
 
 
-def section(found: list[Measured]) -> str:
-    """The table of one method."""
-    lines = [[code(row.network), code(row.label), *row[2:]] for row in sorted(found, key=lambda row: row.network)]
-    return f"{LEGEND}\n{table(HEAD, lines)}" if lines else ""
+def section(found: Sequence[Measured]) -> str:
+    """The tables of one method, one for each network."""
+    parts = [LEGEND] if found else []
+    for (network, source), rows in groupby(sorted(found, key=_place), key=_place):
+        lines = [[code(row.label), row.gap, row.error, row.flops, row.memory] for row in rows]
+        parts += [f"{code(network)}, from {source}:\n", table(HEAD, lines, numbers=4)]
+    return "\n".join(parts)
+
+
+def _place(row: Measured) -> tuple[str, str]:
+    return row.network, row.source
 
 
 def _of_results(page: str) -> Iterator[Measured]:

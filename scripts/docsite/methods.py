@@ -49,18 +49,17 @@ def methods(probes: Sequence[Mapping[str, Any]]) -> str:
 
 
 def index(probes: Sequence[Mapping[str, Any]]) -> str:
-    """The page of the site that names every method and has its page below it."""
-    below = "".join(f"{probe['name']}\n" for probe in probes)
-    return "\n".join([METHODS_HEAD, _index(probes, "{}.md"), f"```{{toctree}}\n:hidden:\n\n{below}```\n"])
+    """The page of the site that names every method, whose pages stand beside it."""
+    return f"{METHODS_HEAD}\n{_index(probes, '{}.md')}"
 
 
 def method(probe: Mapping[str, Any], measured: str, picture: str) -> str:
     """The page of one method; ``measured``: its table of numbers, ``picture``: its matrix with a caption."""
     named = {
-        "Cost": _costs(probe),
-        "Hyperparameters": _hyperparameters(probe),
         "Measured": measured,
         "Its matrix beside the exact one": picture,
+        "Cost": _costs(probe),
+        "Hyperparameters": _hyperparameters(probe),
         "Notes": "".join(f"- {prose(note)}\n" for note in probe["notes"]),
         "Errata": "".join(f"- {_erratum(erratum)}\n" for erratum in probe["errata"]),
     }
