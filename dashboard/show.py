@@ -36,7 +36,7 @@ WORDS = {  # on screen; files keep their names
     **{"cell_id": "measurement", "started_at": "started"},
 }
 RANGE = " range"  # ends the name of the column behind its metric's
-COLUMNS = (*summary.COLUMNS, summary.RATED, *summary.TRAINED)
+COLUMNS = (*summary.COLUMNS, summary.RATED, *summary.TRAINED, *summary.PACED)
 SHORT = {f"{column.metric} ({column.scope})": one_line(column.heading) for column in COLUMNS}
 
 

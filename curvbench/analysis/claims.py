@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from dataclasses import replace
+from functools import cache, cached_property
 from itertools import product
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from curvbench import registry
 from curvbench.analysis import scaling
 from curvbench.analysis.frames import is_cell_ending, is_surrogate, labels, texts
 from curvbench.analysis.papers import Blend, Claim, Column, Entry, Experiment, blend
+from curvbench.analysis.resampling import interval
 from curvbench.analysis.summary import digits
 from curvbench.analysis.verdicts import (
     LEAST_SHARE,
@@ -31,11 +33,14 @@ from curvbench.spec import TRIALS, Status
 from curvbench.spec.labels import arguments_of, split_label
 
 WIDTHS = r"width=[^,\]]*\.\."  # in the label of a sweep over the width
+PACED = r"\bpaced=[1-9]"  # in the column ``method`` of cells whose steps were clocked
 PLANNED = r"\bepochs=(\d+)"  # planned epochs, in the column ``method``
 # The columns that values are read from.
-READ = ["cell_id", "seed", "metric", "scope", "status", "epoch", "value", "method"]
+READ = ["cell_id", "seed", "metric", "scope", "status", "epoch", "value", "method", "samples"]
 # The first verdict that a comparison of a claim has is the verdict on the claim.
 RANKS = (Verdict.REFUTED, Verdict.UNDECIDED, Verdict.NOT_MEASURED, Verdict.DIRECTION, Verdict.HOLDS)
+# For a claim, or against it: counts decide by their medians alone.
+SIDES = {Verdict.HOLDS: 1, Verdict.DIRECTION: 1, Verdict.REFUTED: -1}
 # By the first sign of an operator: whether the left side is claimed to be the larger.
 FLIPPED = {"<": (False,), ">": (True,), "~": (False, True)}
 
@@ -163,13 +168,47 @@ def reported(experiment: Experiment, claim: Claim) -> str:
 
 
 def rule(cells: _Cells, claim: Claim) -> Ruling:
-    """The ruling on a claim from the cells of the paper's setting, or from the cells of the surrogate."""
+    """The ruling on a claim from the cells of the paper's setting, or from the cells of the surrogate.
+
+    Sizes of a network between which the paper leaves the choice have to agree, and so have FLOPs beside seconds.
+    """
     if claim.why:
         return Ruling(Verdict.NOT_MEASURED, claim.why)
     if cells.frame.empty:
         return Ruling(Verdict.NOT_MEASURED, "not run")
     if cells.surrogate and claim.original_only:
         return Ruling(Verdict.NOT_MEASURED, "a number of the paper's own setting")
+    rulings = [_beside_counts(cells, replace(claim, chain=chain)) for chain in claim.chains]
+    return rulings[0] if len(rulings) == 1 or cells.surrogate else _agreed(rulings)
+
+
+def _agreed(rulings: Sequence[Ruling]) -> Ruling:
+    """One ruling for several sizes: their verdict if they have the same, else undecided, or not measured."""
+    verdicts = [ruling.verdict for ruling in rulings]
+    reason = "; ".join(ruling.reason for ruling in rulings)
+    readings = tuple(reading for ruling in rulings for reading in ruling.readings)
+    if len(set(verdicts)) == 1:
+        return Ruling(verdicts[0], reason, readings)
+    if Verdict.NOT_MEASURED in verdicts:
+        return Ruling(Verdict.NOT_MEASURED, reason, readings)
+    agreeing = {Verdict.HOLDS, Verdict.DIRECTION}.issuperset(verdicts)
+    return Ruling(Verdict.DIRECTION if agreeing else Verdict.UNDECIDED, f"sizes differ: {reason}", readings)
+
+
+def _beside_counts(cells: _Cells, claim: Claim) -> Ruling:
+    """The ruling on one chain; undecided where seconds and FLOPs point in opposite directions."""
+    ruling = _ruled(cells, claim)
+    members = [member for member in claim.chain if isinstance(member, str)]
+    if not any(cells.experiment.column(member).beside for member in members) or not ruling.measured:
+        return ruling
+    counted = _ruled(cells.of_counts, claim)
+    reason = f"{ruling.reason}; FLOPs: {counted.measured or counted.reason}"
+    opposed = SIDES.get(ruling.verdict, 0) * SIDES.get(counted.verdict, 0) < 0
+    verdict = Verdict.UNDECIDED if opposed else ruling.verdict
+    return Ruling(verdict, f"seconds and FLOPs disagree: {reason}" if opposed else reason, ruling.readings)
+
+
+def _ruled(cells: _Cells, claim: Claim) -> Ruling:
     readings = {k: cells.read(member) for k, member in enumerate(claim.chain) if not cells.absent(member)}
     left_out = [str(member).rpartition(".")[0] for k, member in enumerate(claim.chain) if k not in readings]
     without = f"without {', '.join(left_out)}" if left_out else ""
@@ -214,13 +253,28 @@ class _Cells:
     """The latest cell of each probe, problem and seed of an experiment, in the paper's setting or as surrogates."""
 
     def __init__(self, experiment: Experiment, frame: pd.DataFrame, surrogate: bool = False) -> None:
-        self.experiment, self.surrogate = experiment, surrogate
-        frame = frame.assign(probe_label=labels(frame, "probe"), problem_label=labels(frame, "problem"))
-        keys = ["probe_label", "problem_label", "seed"]
+        self.experiment, self.surrogate, self._given = experiment, surrogate, frame
+        paced = frame.loc[texts(frame, "method").str.contains(PACED), "cell_id"]
+        frame = frame.assign(
+            probe_label=labels(frame, "probe"),
+            problem_label=labels(frame, "problem"),
+            is_paced=frame["cell_id"].isin(paced),
+        )
+        keys = ["probe_label", "problem_label", "is_paced", "seed"]
         newest = frame.sort_values("started_at", kind="stable").drop_duplicates(keys, keep="last")["cell_id"]
         self.frame = frame[frame["cell_id"].isin(newest)]
-        self._settings = {key: rows[READ] for key, rows in self.frame.groupby(keys[:2], sort=False, observed=True)}
+        self._settings = {key: rows[READ] for key, rows in self.frame.groupby(keys[:3], sort=False, observed=True)}
         self._readings: dict[str | float, Reading] = {}
+
+    @cached_property
+    def of_counts(self) -> _Cells:
+        """The same cells, read in the counts beside seconds; the paper's numbers are not of counts."""
+        columns = {
+            name: replace(column, metric=column.beside, beside="") if column.beside else column
+            for name, column in self.experiment.columns.items()
+        }
+        rows = {name: replace(entry, values={}) for name, entry in self.experiment.rows.items()}
+        return _Cells(replace(self.experiment, columns=columns, rows=rows), self._given, self.surrogate)
 
     def absent(self, member: str | float) -> bool:
         """Whether a member belongs to a method that curvbench does not have."""
@@ -248,7 +302,29 @@ class _Cells:
             return Reading(row, reason=f"no number in seed {missing[0]}", failed=True)
         column = self.experiment.columns[name]
         is_open = any(value.least < value.most for value in values.values())
-        return Reading(row, values, counted=column.is_counted, note=f"{row} {column.why_open}" if is_open else "")
+        note = f"{row} {column.why_open}" if is_open else ""
+        if not column.is_paced or column.is_counted:
+            return Reading(row, values, counted=column.is_counted, note=note)
+        return Reading(row, values, note=note, unit="process", interval=self._interval(row, column))
+
+    def _interval(self, row: str, column: Column) -> tuple[float, float]:
+        """The interval of a median of clocked steps, over the processes and the steps of each."""
+        group, dot, _ = row.rpartition(".")
+        base = self.experiment.rows[group + dot + column.over] if column.over else None
+        own = self._samples(self.experiment.rows[row], column)
+        over = self._samples(base, column) if base else {}
+        seeds = sorted(own.keys() & over.keys()) if base else sorted(own)
+        return interval([own[seed] for seed in seeds], [over[seed] for seed in seeds] if base else ())
+
+    def _samples(self, entry: Entry, column: Column) -> dict[int, list[float]]:
+        """The samples of each seed's process; its value if it has a single one."""
+        rows = self._of(entry, column)
+        chosen = rows[(rows["metric"] == column.metric) & (rows["scope"] == column.scope)]
+        triples = zip(chosen["seed"], chosen["samples"], chosen["value"], strict=True)
+        return {
+            int(seed): list(samples) if samples is not None and len(samples) else [value]
+            for seed, samples, value in triples
+        }
 
     def _values(self, row: str, name: str) -> dict[int, Bounded]:
         """A value per seed."""
@@ -270,8 +346,9 @@ class _Cells:
 
     def _measured(self, entry: Entry, column: Column) -> dict[int, Bounded]:
         metric = column.stand_in if self.stands_in(column) else column.metric
-        budget = (entry.budget or self.experiment.budget) if self.surrogate else 0.0
-        cells = self._of(entry).groupby("cell_id")
+        is_shortened = self.surrogate or column.level is not None  # a paper's own training is as long as the paper's
+        budget = (entry.budget or self.experiment.budget) if is_shortened else 0.0
+        cells = self._of(entry, column).groupby("cell_id")
         return {int(rows["seed"].iloc[0]): _value(rows, column, metric, budget) for _, rows in cells}
 
     def _blended(self, entry: Entry, name: str) -> dict[int, Bounded]:
@@ -293,19 +370,21 @@ class _Cells:
         better = self.experiment.columns[name].better
         return {seed: _blend([values[seed] for values in parts], entry.take, better) for seed in seeds}
 
-    def _of(self, entry: Entry) -> pd.DataFrame:
-        """The rows of the cells that a row of the paper stands for."""
+    def _of(self, entry: Entry, column: Column) -> pd.DataFrame:
+        """The rows of the cells that a row of the paper stands for: clocked steps, or trainings and measurements."""
         if not entry.probe:
             raise NoValue(entry.absent)
         settings = [
-            (probe, problem)
-            for probe, problem in self._settings
-            if _fits(probe, entry.probe) and (not entry.problem or _fits(problem, entry.problem))
+            (probe, problem, is_paced)
+            for probe, problem, is_paced in self._settings
+            if is_paced == column.is_paced
+            and _fits(probe, entry.probe)
+            and (not entry.problem or _fits(problem, entry.problem))
         ]
         if not settings:
             raise NotRun
         if len(settings) > 1:
-            examples = ", ".join(f"{probe} on {problem}" for probe, problem in settings[:2])
+            examples = ", ".join(f"{probe} on {problem}" for probe, problem, _ in settings[:2])
             raise NoValue(f"{len(settings)} settings match: {examples}")
         rows = self._settings[settings[0]]
         if len(failed := rows[is_cell_ending(rows)]):
@@ -332,6 +411,8 @@ def _value(rows: pd.DataFrame, column: Column, metric: str, budget: float) -> Bo
         if metric.endswith("_to_target"):
             return _missed(rows, column, series.index[-1], budget)
         raise Failed(str(epochs["status"].iloc[-1]))
+    if column.level is not None:
+        return _until(series, column.level, budget)
     if column.epoch is not None:
         series = series[series.index == column.epoch]
     if series.empty:
@@ -342,6 +423,14 @@ def _value(rows: pd.DataFrame, column: Column, metric: str, budget: float) -> Bo
     if column.is_of_all_epochs and _has_stopped(rows, series.index[-1]):
         return Bounded(value, value, MISSED) if column.better == "higher" else Bounded(value, -MISSED, value)
     return Bounded.exactly(value)
+
+
+def _until(series: pd.Series, level: float, budget: float) -> Bounded:
+    """The epochs until a value reached the level; missed in fewer epochs than ``budget``, it may have come later."""
+    if (reached := series[series >= level]).size:
+        return Bounded.exactly(float(reached.index[0]))
+    trained = float(series.index[-1]) if series.size else 0.0
+    return Bounded.exactly(MISSED) if trained >= budget else Bounded(MISSED, trained, MISSED)
 
 
 def _selected(series: pd.Series, column: Column) -> float:

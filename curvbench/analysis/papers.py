@@ -46,7 +46,9 @@ class Column:
     first. ``epoch``: the value after this epoch is taken instead. None means that ``take`` decides. ``stand_in``: the
     metric of a surrogate, if it differs. ``over``: the row by which values are divided, per seed. ``exponent``: a phase
     whose exponent in the width is fitted. ``transform`` is applied to the measured value before ``scale`` multiplies
-    it.
+    it. ``level``: the epochs until the metric first reaches this value are taken instead. ``beside``: a counted metric
+    of the same scope that has to agree about the direction: seconds of another machine than the paper's do not decide
+    against the FLOPs.
     """
 
     unit: str
@@ -59,6 +61,8 @@ class Column:
     exponent: str = ""
     transform: Literal["", "exp"] = ""
     scale: float = 1.0
+    level: float | None = None
+    beside: str = ""
 
     def __post_init__(self) -> None:
         _one_of("take", self.take, Take)
@@ -71,7 +75,12 @@ class Column:
     @property
     def is_counted(self) -> bool:
         """Whether values are counts of FLOPs or bytes, which no seed changes."""
-        return bool(self.exponent) or self.metric.startswith(("flops.", "memory."))
+        return bool(self.exponent) or self.metric.startswith(("flops.", "memory.", "pace.flops"))
+
+    @property
+    def is_paced(self) -> bool:
+        """Whether values come from steps that were clocked, and not from a training."""
+        return self.metric.startswith("pace.")
 
     @property
     def is_of_all_epochs(self) -> bool:
@@ -81,7 +90,7 @@ class Column:
     @property
     def is_to_target(self) -> bool:
         """Whether the column is the cost of reaching a target."""
-        return self.metric.endswith("_to_target")
+        return self.metric.endswith("_to_target") or self.level is not None
 
     @property
     def why_open(self) -> str:
@@ -93,6 +102,8 @@ class Column:
     @property
     def better(self) -> str:
         """``lower`` or ``higher``; ratios and exponents are better when lower."""
+        if self.is_to_target:
+            return "lower"
         metrics = [METRICS[metric] for metric in (self.metric, self.stand_in) if metric in METRICS]
         return metrics[0].better if metrics else "lower"
 
@@ -128,7 +139,8 @@ class Claim:
     others. ``op``: ``~`` means within ``slack`` of a number; the other operators allow for ``slack`` too. ``reading``:
     how words without numbers became a comparison. ``part_of``: the paper's sentence, if the claim is a part of it.
     ``why``: the reason why the claim cannot be measured. ``original_only``: surrogates cannot be compared with the
-    number. ``holds_on_reported``: whether the claim holds on the paper's own numbers.
+    number. ``again``: the chain for other sizes of a network of which the paper does not say the size; a verdict is
+    given where all agree. ``holds_on_reported``: whether the claim holds on the paper's own numbers.
     """
 
     text: str
@@ -140,6 +152,7 @@ class Claim:
     part_of: str = ""
     why: str = ""
     original_only: bool = False
+    again: Sequence[Sequence[str | float]] = ()
     holds_on_reported: bool = True
 
     def __post_init__(self) -> None:
@@ -147,6 +160,11 @@ class Claim:
         _one_of("order", self.order, Order)
         if not self.why and len(self.chain) < 2:
             raise ValueError("a claim compares two members at least, or says in `why` that it cannot be measured")
+
+    @property
+    def chains(self) -> list[Sequence[str | float]]:
+        """The chain, and that of every other size."""
+        return [self.chain, *self.again]
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
@@ -159,7 +177,8 @@ class Claim:
 class Experiment:
     """One table or figure of a paper: its place, caption and setting, its numbers and the claims about them.
 
-    ``budget``: the epochs of the paper's trainings. A target that a surrogate misses in fewer epochs is censored.
+    ``budget``: the epochs of the paper's trainings. A target that a shorter training misses is censored. ``hardware``:
+    the machine on which the paper took seconds; empty means that it does not say.
     """
 
     id: str
@@ -173,6 +192,7 @@ class Experiment:
     errata: Sequence[str] = ()
     remarks: Sequence[str] = ()
     budget: float = math.inf
+    hardware: str = ""
 
     def column(self, path: str) -> Column:
         """The column of ``row.column``."""
@@ -249,7 +269,7 @@ def _refuse_unknown(experiment: Experiment) -> None:
     """Raise ValueError for a name that an experiment uses and does not define."""
     if strange := [i for i in experiment.errata if i not in ERRATA]:
         raise ValueError(f"{experiment.id}: unknown erratum {strange[0]!r}")
-    members = [m for claim in experiment.claims for m in claim.chain if isinstance(m, str)]
+    members = [m for claim in experiment.claims for chain in claim.chains for m in chain if isinstance(m, str)]
     for row, _, column in (member.rpartition(".") for member in members):
         if row not in experiment.rows:
             raise ValueError(f"{experiment.id}: no row {row!r}: {near_misses(row, experiment.rows)}")

@@ -53,6 +53,11 @@ LEGEND = (
 _TO_TARGET = _columns("train.epochs_to_target", "train.seconds_to_target")
 _OF_TRAINING = tuple(column for column in _columns("test.", "train.") if column not in _TO_TARGET)
 TRAINED = (*_OF_TRAINING, Column(PACE, "network", "epoch\nx SGD"), *_TO_TARGET)
+PACED = _columns("pace.")
+PACED_LEGEND = (
+    "x SGD: seconds over those of torch's SGD in the same turn; step: plain steps, statistics and inversion at the "
+    "intervals of the training; plain: a step without statistics; * best method of the column"
+)
 TRAINED_LEGEND = (
     "test: after the last epoch; train loss: mean of its batches, each before its step; seconds: of training alone; "
     f"x SGD: seconds of an epoch over those of {' or '.join(BASELINES)} in the same optimizer with the same seed, in "
@@ -65,10 +70,17 @@ def is_trained(frame: pd.DataFrame) -> bool:
     return any(metric.startswith("test.") for metric in frame["metric"].dropna().unique())
 
 
+def is_paced(frame: pd.DataFrame) -> bool:
+    """Whether the cells clock the steps of a training."""
+    return any(metric.startswith("pace.") for metric in frame["metric"].dropna().unique())
+
+
 def legend(frame: pd.DataFrame) -> str:
     """The meaning of the columns of the tables."""
     if is_trained(frame):
         return TRAINED_LEGEND
+    if is_paced(frame):
+        return PACED_LEGEND
     return LEGEND.replace("x SGD:", f"{RATED_LEGEND}x SGD:") if _has_set_lengths(frame) else LEGEND
 
 
@@ -79,6 +91,8 @@ def _has_set_lengths(cells: pd.DataFrame) -> bool:
 def columns(frame: pd.DataFrame, problem: str) -> list[Column]:
     """The columns of ``table``: ``COLUMNS`` and perhaps ``RATED``, or those of ``TRAINED`` that the trainings have."""
     cells = of_problem(frame, problem)
+    if is_paced(cells):
+        return list(PACED)
     if not is_trained(cells):
         place = 1 + next(i for i, column in enumerate(COLUMNS) if column.metric == "direction.quality")
         return [*COLUMNS[:place], *[RATED] * _has_set_lengths(cells), *COLUMNS[place:]]
@@ -256,7 +270,7 @@ def _named(column: Column) -> str:
     return f"{column.metric} ({column.scope})"
 
 
-_COLUMN_OF = {_named(column): column for column in (*COLUMNS, RATED, *TRAINED)}
+_COLUMN_OF = {_named(column): column for column in (*COLUMNS, RATED, *TRAINED, *PACED)}
 
 
 def _facts(cells: pd.DataFrame, metric: str) -> list[float]:

@@ -61,7 +61,8 @@ class Reading:
 
     ``name``: the row of the paper; empty for a number that the claim itself states. ``failed``: the member was tried
     without success, and the reason says how that ended. ``counted``: the value is the same for every seed. ``note``:
-    why a value is known only by its bounds.
+    why a value is known only by its bounds. ``unit``: what a seed stands for. ``interval``: where the median may lie,
+    for values that are themselves medians of samples. None means the range of the values.
     """
 
     name: str
@@ -70,6 +71,8 @@ class Reading:
     failed: bool = False
     counted: bool = False
     note: str = ""
+    unit: str = "seed"
+    interval: tuple[float, float] | None = None
 
     @property
     def middle(self) -> float:
@@ -78,7 +81,8 @@ class Reading:
 
     def __str__(self) -> str:
         values = [value.value for value in self.values.values()]
-        spread = f" [{as_text(min(values))}, {as_text(max(values))}]" if min(values) < max(values) else ""
+        low, high = self.interval or (min(values), max(values))
+        spread = f" [{as_text(low)}, {as_text(high)}]" if low < high else ""
         return f"{self.name} {as_text(self.middle)}{spread}".lstrip()
 
 
@@ -161,9 +165,7 @@ def as_text(value: float) -> str:
 def _right(small: Reading, large: Reading, criterion: Criterion, distance: float) -> Finding:
     a, b = common(small, large)
     needed = _needed(criterion) if criterion.strict else 0.0
-    are_apart = (
-        not criterion.strict or max(value.most for value in a) < min(value.least for value in b) + criterion.slack
-    )
+    are_apart = not criterion.strict or _most(small, a) < _least(large, b) + criterion.slack
     enough = are_apart and _suffices(distance, needed) and _are_many(small, large)
     reason = _reason(small, large, criterion, distance, needed, are_apart)
     return Finding(Verdict.HOLDS if enough else Verdict.DIRECTION, reason, distance / needed if needed else MISSED)
@@ -172,10 +174,18 @@ def _right(small: Reading, large: Reading, criterion: Criterion, distance: float
 def _wrong(small: Reading, large: Reading, criterion: Criterion, distance: float) -> Finding:
     a, b = common(small, large)
     needed = _needed(criterion)
-    are_apart = min(value.least for value in a) > max(value.most for value in b) + criterion.slack
+    are_apart = _least(small, a) > _most(large, b) + criterion.slack
     enough = are_apart and _suffices(distance, needed) and _are_many(small, large)
     reason = _reason(small, large, criterion, distance, needed, are_apart)
     return Finding(Verdict.REFUTED if enough else Verdict.UNDECIDED, reason)
+
+
+def _least(reading: Reading, values: Sequence[Bounded]) -> float:
+    return reading.interval[0] if reading.interval else min(value.least for value in values)
+
+
+def _most(reading: Reading, values: Sequence[Bounded]) -> float:
+    return reading.interval[1] if reading.interval else max(value.most for value in values)
 
 
 def _needed(criterion: Criterion) -> float:
@@ -234,8 +244,10 @@ def _seeds(a: Reading, b: Reading) -> str:
     count = seeds(a, b)
     if count is None:
         return "counted"
-    kind = "seed" if a.counted or b.counted else "common seed"
-    return f"{count} {kind}{'s' * (count > 1)}{f' of {FEWEST}' if count < FEWEST else ''}"
+    unit = b.unit if a.counted else a.unit
+    kind = unit if a.counted or b.counted or unit != "seed" else f"common {unit}"
+    plural = "" if count == 1 else "es" if unit.endswith("s") else "s"
+    return f"{count} {kind}{plural}{f' of {FEWEST}' if count < FEWEST else ''}"
 
 
 def _divided(a: float, b: float) -> float:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from curvbench import numerics, training
-from curvbench.cells import held, launch, reference, trial
+from curvbench.cells import held, launch, pace, reference, trial
 from curvbench.cells.given import Given
 from curvbench.cells.reference import Reference, reference_identity
 from curvbench.fisher import ExactFisher, exact_fisher
@@ -183,6 +183,8 @@ def _trained(cell: Cell, folder: Path, data: Path | None, report: Report) -> lis
     model, _ = reference.load_snapshot(cell, folder)
     cell = replace(cell, probe=cell.probe.reseeded(lambda seed: seed + cell.seed))
     dataset = cell.problem.data(data)
+    if cell.training and cell.training.paced:
+        return pace.paced(cell, model, dataset, report)
 
     def inspect(probe: Probe) -> list[Row]:
         batch = training.batch(cell.problem, dataset, cell.seed, cell.device, getattr(torch, cell.dtype))

@@ -14,8 +14,9 @@ from torch import nn
 from curvbench import identity
 from curvbench.cells.tensors import write
 from curvbench.identity import libraries
+from curvbench.instance.likelihood import Loss
 from curvbench.optim import NaturalGradient
-from curvbench.spec import METRICS, Cell, Dataset, Diverged, Probe, Report, Row, Status, decayed
+from curvbench.spec import METRICS, Cell, Dataset, Diverged, Probe, Report, Row, Status, Training, decayed
 from curvbench.states.ranks import Ranks
 from curvbench.training import (
     Course,
@@ -56,29 +57,11 @@ class Trial:
         t = self.training
         self.course = Course(*data, loss, t.batch, t.epochs, t.augment, self.ranks, t.max_steps)
         self._refuse_empty_parts()
-        self.optimizer = self._optimizer()
+        self.optimizer = optimizer_of(cell, self.training, model, self.course.loss, self.course.steps)
         rate = schedules.factor(self.training, self.course.steps)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, rate)
         self.done, self.seconds = 0, 0.0
         self.rows: list[Row] = []
-
-    def _optimizer(self) -> NaturalGradient:
-        settings = self.training
-        return NaturalGradient(
-            self.model,
-            _with_batches(self.cell.probe, self.course.steps),
-            settings.lr,
-            settings.momentum,
-            settings.weight_decay,
-            loss=self.course.loss,
-            parameters=self.cell.parameters,
-            stat_every=settings.stat_every,
-            refresh_every=settings.refresh_every,
-            kl_clip=settings.kl_clip,
-            ema=settings.ema,
-            decay=settings.probe_decay,
-            others_lr=settings.others_lr,
-        )
 
     def _refuse_empty_parts(self) -> None:
         if (least := len(self.course.inputs) // self.course.steps) < self.ranks.count:
@@ -224,6 +207,25 @@ class Trial:
             torch.cuda.set_rng_state(state.cpu(), self.device)
         libraries.count_in(content["libraries"])
         return True
+
+
+def optimizer_of(cell: Cell, settings: Training, model: nn.Module, loss: Loss, batches: int = 1) -> NaturalGradient:
+    """The optimizer of a cell's probe with the settings of a training; ``batches``: their number in an epoch."""
+    return NaturalGradient(
+        model,
+        _with_batches(cell.probe, batches),
+        settings.lr,
+        settings.momentum,
+        settings.weight_decay,
+        loss=loss,
+        parameters=cell.parameters,
+        stat_every=settings.stat_every,
+        refresh_every=settings.refresh_every,
+        kl_clip=settings.kl_clip,
+        ema=settings.ema,
+        decay=settings.probe_decay,
+        others_lr=settings.others_lr,
+    )
 
 
 def checkpoint_path(cell: Cell, folder: Path) -> Path:

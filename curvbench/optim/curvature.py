@@ -12,6 +12,7 @@ from torch import Tensor
 
 from curvbench import states
 from curvbench.instance import Instance
+from curvbench.instance.profiling import labelled
 from curvbench.spec import Decay, Follows, Probe, decayed, refuse_decays
 from curvbench.states.ranks import ALONE, Ranks, shares
 
@@ -34,14 +35,17 @@ class Checks:
     """When per-sample scores are compared with plain autograd: at new shapes, and after 1, 2, 4, 8, ... updates.
 
     A check costs about as much as a plain step. Where every batch has a new shape, all of the first eight are checked
-    and then at most one in fifty.
+    and then at most one in fifty. ``rests``: no more checks are due.
     """
 
     shapes: set[tuple[torch.Size, ...]] = dataclasses.field(default_factory=set)
     count: int = 0
+    rests: bool = False
 
     def due(self, batch: tuple[torch.Size, ...], updates: int) -> bool:
         """Whether a batch of these shapes is to be checked after ``updates`` updates; the first batch always is."""
+        if self.rests:
+            return False
         is_new = batch not in self.shapes and (self.count < 8 or 50 * self.count <= updates)
         is_power = updates > 0 and updates & (updates - 1) == 0
         self.shapes.add(batch)
@@ -114,7 +118,8 @@ class Curvature:
             self.refreshed = self.probe.refresh(self.state) if rule.update == "after" else None
         if rule.update == "before":
             self._update_and_refresh(batch, reached)
-        step = self.probe.precondition(self.refreshed, vector)
+        with labelled("precondition"):
+            step = self.probe.precondition(self.refreshed, vector)
         if rule.update == "after":
             self._update_and_refresh(batch, reached)
         self.steps += 1
@@ -141,12 +146,13 @@ class Curvature:
 
     def _update_and_refresh(self, batch: Instance | None, reached: Collection[str]) -> None:
         if batch is not None and self._is_update_due:
-            self.state = self._updated(batch, reached)
+            with labelled("statistics"):
+                self.state = self._updated(batch, reached)
             self._updates += 1
             self._unrefreshed = True
         has_refresh = type(self.probe).refresh is not Probe.refresh
         if self._unrefreshed and (not has_refresh or self.steps % self.refresh_every == 0):
-            with self.ranks.sharing():
+            with self.ranks.sharing(), labelled("invert"):
                 self.refreshed = self.probe.refresh(self.state)
             self._unrefreshed = False
         elif batch is not None and isinstance(self.probe, Follows) and self.probe.needs_every_batch:

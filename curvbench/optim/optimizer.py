@@ -265,6 +265,10 @@ class NaturalGradient(torch.optim.Optimizer):
         self._expects = self._is_own_pass = False
         self._drop_batch()
 
+    def rest_checks(self) -> None:
+        """Compare no more batches with plain autograd, so that a few steps cost what a step costs in the long run."""
+        self._checks.rests = True
+
     def _drop_batch(self) -> None:
         self._terms = 0
         self._arrived: list[Pass] = []

@@ -23,6 +23,7 @@ from curvbench.instance import Instance
 from curvbench.instance import layers as geometry
 from curvbench.instance.passes import full_precision, keeps_graph
 from curvbench.instance.placing import formed_scores, role_gradient, role_inputs
+from curvbench.instance.profiling import labelled
 from curvbench.instance.tape import Tape
 from curvbench.numerics import widened
 from curvbench.operators import Shifted
@@ -91,8 +92,11 @@ def weigh_backward(instance: Instance, tape: Tape, weights: Tensor) -> None:
     samples, leaves = tape.samples, tape.leaves
     calls = {number: (call.without_graph(), use) for number, (call, use) in enumerate(tape.calls)}
 
-    @full_precision()
     def gather(number: int, gradient: Tensor) -> None:
+        with full_precision(), labelled("precondition"):
+            add(number, gradient)
+
+    def add(number: int, gradient: Tensor) -> None:
         take = calls.get if keeps_graph() else calls.pop
         if (used := take(number, None)) is None:  # the graph has been freed, which autograd itself will say
             return

@@ -407,6 +407,29 @@ METRICS: dict[str, Metric] = {  # in the order of the table's columns
         "seconds of training up to the end of the epoch, without any evaluation",
         {"network": "train\nseconds"},
     ),
+    "pace.ratio": Metric(
+        "1",
+        "lower",
+        "time of a training step over SGD's",
+        "seconds of a training's step, or of the part of it that the scope names, over those of a whole step of "
+        "torch's SGD in the same turn; step: plain steps, statistics and inversion at the training's intervals",
+        {"plain": "plain\nx SGD", "step": "step\nx SGD", "backward": "backward\nx SGD"},
+    ),
+    "pace.seconds": Metric(
+        "s",
+        "lower",
+        "seconds of a training step",
+        "seconds of a training's step by kind: plain, with statistics, with statistics and inversion, and their mean",
+        {"step": "step\nseconds"},
+    ),
+    "pace.flops_ratio": Metric(
+        "1",
+        "lower",
+        "FLOPs of a training step over SGD's",
+        "counted operations of a training's mean step over those of a step of torch's SGD",
+        {"step": "step FLOPs\nx SGD"},
+    ),
+    "pace.flops": Metric("FLOP", "lower", "FLOPs of a training step", "counted operations of a training's mean step"),
     "train.epochs_to_target": Metric(
         "1", "lower", "epochs to the target", "epochs until the target was reached", {"network": "epochs to\ntarget"}
     ),

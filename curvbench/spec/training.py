@@ -98,7 +98,8 @@ class Training(Component):
     which the probe is held against the exact Fisher; 0 is the start. ``devices``: the number of processes on this
     machine that share every batch, each on a GPU of its own, or on the CPU with the cell's threads. ``others_lr``:
     AdamW's learning rate on the parameters that the probe does not cover, which changes with lr. None means lr if
-    the method leaves these parameters to AdamW, and otherwise no AdamW.
+    the method leaves these parameters to AdamW, and otherwise no AdamW. ``paced``: the number of steps of this
+    training that are clocked in turn with those of SGD, in place of the training; 0 means that it trains.
     """
 
     epochs: int
@@ -125,11 +126,14 @@ class Training(Component):
     devices: int = 1
     others_lr: float | None = None
     max_steps: int | None = None
+    paced: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.max_steps is not None and self.max_steps < 1:
             raise ValueError(f"training: max_steps must be at least 1, or none, got {self.max_steps}")
+        if self.paced < 0 or (self.paced and self.devices > 1):
+            raise ValueError(f"training: paced is a number of steps from 0 on, with one device, got {self.paced}")
         for name in ("epochs", "batch", "stat_every", "refresh_every", "devices"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training: {name} must be at least 1, got {getattr(self, name)}")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -97,6 +97,13 @@ class Course:
         """The number of steps from the beginning to the end of an epoch, which is the last if there are no more."""
         return min(epoch * self.steps, self.max_steps or epoch * self.steps)
 
+    def batches(self, count: int | None = None) -> Iterator[tuple[Any, Tensor]]:
+        """Inputs and targets of the first ``count`` batches of a new epoch, the rank's part of each; None means all."""
+        order = self.ranks.first(lambda: torch.randperm(len(self.inputs)))
+        for batch in _batches(order.to(self.targets.device), self.batch)[:count]:
+            rows = batch.tensor_split(self.ranks.count)[self.ranks.rank]
+            yield augmented(_read(self.inputs[rows]), self.augment), self.targets[rows]
+
 
 def train(
     model: nn.Module,
@@ -135,16 +142,11 @@ def _epoch(
     schedule: torch.optim.lr_scheduler.LRScheduler,
     forward: Forward,
 ) -> Epoch:
-    device = course.targets.device
-    criterion, clock = likelihood(course.loss), Stopwatch(device)
+    criterion, clock = likelihood(course.loss), Stopwatch(course.targets.device)
     ranks = course.ranks
     losses, terms, right = [], [], []
     with clock.running():
-        order = ranks.first(lambda: torch.randperm(len(course.inputs)))
-        count = course.steps_until(number) - course.steps_until(number - 1)
-        for batch in _batches(order.to(device), course.batch)[:count]:
-            rows = batch.tensor_split(ranks.count)[ranks.rank]
-            x, y = augmented(_read(course.inputs[rows]), course.augment), course.targets[rows]
+        for x, y in course.batches(course.steps_until(number) - course.steps_until(number - 1)):
             optimizer.zero_grad()
             outputs, y = arranged(chosen(forward(x, y)), y, criterion)
             loss = criterion.for_batch(y).loss(outputs, y)

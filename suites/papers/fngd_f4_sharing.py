@@ -1,7 +1,8 @@
 """FNGD, Figure 4: coefficients shared from the first epoch on, against natural gradients that are solved anew.
 
-``paper``: ResNet-32 on CIFAR-10; rates are not reported. ``default``: a surrogate, a narrow ResNet-8 on digits. Probes
-cover the weights only, for which the methods are published.
+``paper``: ResNet-32 on CIFAR-10; rates are not reported. ``steps``: the steps of this training, clocked in turn with
+SGD's. ``default``: a surrogate, a narrow ResNet-8 on digits. Probes cover the weights only, for which the methods are
+published.
 """
 
 from curvbench import Preset, Search, Suite, Training, probe, problem
@@ -27,6 +28,13 @@ SUITE = Suite(
             search=Search({"lr": (1e-3, 1e-2, 0.1, 1.0)}),
             parameters="weights",
         ),
+        "steps": Preset(
+            [problem("resnet", depth=32, dataset="cifar10")],
+            PROBES,
+            seeds=(0, 1, 2),
+            training=Training(epochs=1, lr=1e-3, augment="crop-flip", paced=10),
+            parameters="weights",
+        ),
     },
-    original="paper",
+    original=("paper", "steps"),
 )

@@ -1,8 +1,8 @@
 """FNGD, Table IV: what sharing, the damping rule and the accelerated backward pass each bring.
 
 ``paper``: ResNet-32 on CIFAR-10 (its caption says ResNet-110) and ResNet-18 on CIFAR-100; rates are not reported.
-``default``: a surrogate, narrow networks of the same depth on digits. Probes cover the weights only, for which the
-methods are published.
+``steps``: the steps of these trainings, clocked in turn with SGD's. ``default``: a surrogate, narrow networks of the
+same depth on digits. Probes cover the weights only, for which the methods are published.
 """
 
 from curvbench import Preset, Search, Suite, Training, probe, problem
@@ -33,6 +33,13 @@ SUITE = Suite(
             search=Search({"lr": (1e-3, 1e-2, 0.1, 1.0)}),
             parameters="weights",
         ),
+        "steps": Preset(
+            [problem("resnet", depth=32, dataset="cifar10"), problem("resnet", depth=18, dataset="cifar100")],
+            [PROBES[0], PROBES[1], PROBES[3]],
+            seeds=(0, 1, 2),
+            training=Training(epochs=1, lr=1e-3, augment="crop-flip", paced=4),
+            parameters="weights",
+        ),
     },
-    original="paper",
+    original=("paper", "steps"),
 )

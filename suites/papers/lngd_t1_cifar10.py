@@ -1,8 +1,9 @@
 """LNGD, Tables 1 and 6: epochs and time until ResNet-18 has 91 % on CIFAR-10.
 
-``paper``: as published; the grid of dampings is K-FAC's there, and no other setting is reported. ``default``: a
-surrogate, a narrow ResNet-8 on digits, in which mu is searched for. Probes cover the weights only, for which the
-methods are published.
+``paper``: as published; the grid of dampings is K-FAC's there, and no other setting is reported. ``steps``: the steps
+of these trainings, clocked in turn with SGD's; K-FAC and its relatives draw their labels once, as public code does.
+``default``: a surrogate, a narrow ResNet-8 on digits, in which mu is searched for. Probes cover the weights only, for
+which the methods are published.
 """
 
 from curvbench import Preset, Search, Suite, Training, probe, problem
@@ -58,6 +59,17 @@ SUITE = Suite(
             ),
             parameters="weights",
         ),
+        "steps": Preset(
+            [problem("resnet", depth=18, dataset="cifar10")],
+            [
+                *(probe(name, fisher_type="mc") for name in ("kfac", "ekfac", "tkfac")),
+                probe("lngd", layer_rate="corrected"),
+            ],
+            seeds=(0, 1, 2),
+            training=Training(epochs=1, lr=1e-3, batch=256, weight_decay=0.004, augment="crop-flip", paced=4),
+            tuned={"kfac": AVERAGED, "ekfac": SPARSE, "tkfac": AVERAGED, "lngd": SPARSE},
+            parameters="weights",
+        ),
     },
-    original="paper",
+    original=("paper", "steps"),
 )
