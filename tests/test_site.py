@@ -58,8 +58,9 @@ def test_lists_of_pages_hold_those_that_there_are(tmp_path: Path) -> None:
     (tmp_path / "here" / "a.md").touch()
     text = "```{toctree}\n:glob:\n\nhere/*\nthere/*\n```\n\n```{toctree}\n:glob:\n\nthere/*\n```\n"
     assert assemble.listed(text, tmp_path) == "```{toctree}\n:glob:\n\nhere/*\n```\n\n"
-    menu = assemble.above_others("[b](b.md) [elsewhere](../c.md) [a](a.md) [b](b.md)").partition(":glob:\n\n")[2]
-    assert menu == "b\na\n*\n```\n"
+    for name in ("b", "c", "index"):
+        (tmp_path / "here" / f"{name}.md").write_text("[c](c.md) [elsewhere](../b.md) [gone](d.md) [c](c.md)")
+    assert assemble.above_others(tmp_path / "here" / "index.md").endswith(":hidden:\n\nc\na\nb\n```\n")
 
 
 def test_every_public_name_is_documented_and_one_that_is_not_fails(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ def assemble(source: Path) -> None:
     _write(source / "docs" / "methods", _methods(source / "docs" / "methods"))
     _write(source / "docs" / "reference", reference.pages())
     for first in (source / "docs").glob("*/index.md"):
-        first.write_text(above_others(first.read_text()))
+        first.write_text(above_others(first))
     home = (TEMPLATE / "index.md").read_text().replace("](../", "](docs/")  # because it moves to the root
     (source / "index.md").write_text(listed(home, source))
 
@@ -77,11 +77,13 @@ def listed(text: str, source: Path) -> str:
     return re.sub(r"```\{toctree\}\n(.*?)\n```\n", kept, text, flags=re.DOTALL)
 
 
-def above_others(text: str) -> str:
+def above_others(first: Path) -> str:
     """The first page of a folder, with the other ones below it in the menu: in the order of its links, then by name."""
-    near = dict.fromkeys(re.findall(r"\]\((\w+)\.md\)", text))
-    entries = "".join(f"{name}\n" for name in (*near, "*"))
-    return f"{text}\n```{{toctree}}\n:hidden:\n:glob:\n\n{entries}```\n"
+    text = first.read_text()
+    names = sorted(page.stem for page in first.parent.glob("*.md") if page != first)
+    near = [name for name in dict.fromkeys(re.findall(r"\]\((\w+)\.md\)", text)) if name in names]
+    entries = "".join(f"{name}\n" for name in dict.fromkeys([*near, *names]))
+    return f"{text}\n```{{toctree}}\n:hidden:\n\n{entries}```\n"
 
 
 def _methods(folder: Path) -> dict[str, str]:
