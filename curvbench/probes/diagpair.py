@@ -39,7 +39,7 @@ class Diagpair(FisherProbe):
         color="blue",
         formulas=(
             r"\hat F_\ell = \mathrm{diag}(s) \otimes \mathrm{diag}(q)",
-            r"(s, q) = \arg\min_{s,\,q} \|\Delta - s q^\top\|_F",
+            r"(s, q) = \mathrm{arg}\,\min_{s,\,q} \|\Delta - s q^\top\|_F",
             r"\Delta = \mathrm{E}[W \circ W]",
         ),
     )

@@ -77,7 +77,7 @@ class Ginger(Probe):
             r"\hat F_t = \mathcal{T}_K\left(\alpha \hat F_{t-1} + (1 - \alpha)\, d_t d_t^\top\right)",
             r"\hat F_0 = 0",
             r"d = \sqrt{N}\,\bar g(\hat y)",
-            r"\mathcal{T}_K(X) = \arg\min_{\mathrm{rank}\,Y \le K} \|X - Y\|_F",
+            r"\mathcal{T}_K(X) = \mathrm{arg}\,\min_{\mathrm{rank}\,Y \le K} \|X - Y\|_F",
         ),
     )
 

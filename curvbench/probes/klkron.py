@@ -63,7 +63,7 @@ class Klkron(FisherProbe):
         color="blue",
         formulas=(
             r"\hat F_\ell = B \otimes A",
-            r"(B, A) = \arg\min_{B,\,A \succ 0} \mathrm{KL}(\mathcal{N}_{C}\,\|\,\mathcal{N}_{B \otimes A})",
+            r"(B, A) = \mathrm{arg}\,\min_{B,\,A \succ 0} \mathrm{KL}(\mathcal{N}_{C}\,\|\,\mathcal{N}_{B \otimes A})",
             r"\mathcal{N}_X = \mathcal{N}(0, X)",
             r"C = F_\ell + \lambda I",
         ),

@@ -65,7 +65,7 @@ class Kronsum(FisherProbe):
         color="orange",
         formulas=(
             r"\hat F_\ell = \sum_{k=1}^{K} B_k \otimes A_k",
-            r"(B_k, A_k)_{k \le K} = \arg\min \left\|F_\ell - \sum_{k=1}^{K} B_k \otimes A_k\right\|_F",
+            r"(B_k, A_k)_{k \le K} = \mathrm{arg}\,\min \left\|F_\ell - \sum_{k=1}^{K} B_k \otimes A_k\right\|_F",
         ),
     )
 
