@@ -84,7 +84,8 @@ class Psgd(GradientsProbe):
         color="blue",
         formulas=(
             r"\hat F_\ell = N P^{-2}",
-            r"P = Q_L^\top Q_L \otimes Q_R^\top Q_R = \mathrm{arg}\,\min_P\ \langle v^\top P v \rangle + \mathrm{tr}\, P^{-1}",
+            r"P = Q_L^\top Q_L \otimes Q_R^\top Q_R",
+            r"P = \mathrm{arg}\,\min\ \langle v^\top P v \rangle + \mathrm{tr}\, P^{-1}",
         ),
     )
 
