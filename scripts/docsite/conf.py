@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import click
 from sphinx.application import Sphinx
 
 import curvbench
@@ -36,8 +37,9 @@ LITERAL = re.compile(r"(``.*?``)")
 
 
 def setup(app: Sphinx) -> None:
-    """Docstrings are prose: bars and stars in them are mathematics, and no markup."""
+    """Docstrings are prose: bars and stars in them are mathematics, and no markup. Paths are plain words."""
     app.connect("autodoc-process-docstring", _as_prose, priority=400)  # before napoleon adds markup of its own
+    app.connect("sphinx-click-process-options", _as_typed)
 
 
 def _as_prose(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
@@ -50,3 +52,7 @@ def _as_prose(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines
 def _escaped(part: str) -> str:
     """A literal as it stands; other text without marks of its own."""
     return part if part.startswith("``") else re.sub(r"[|*]|(?<=\w)_(?=\W|$)", r"\\\g<0>", part)
+
+
+def _as_typed(app: Sphinx, context: click.Context, lines: list[str]) -> None:
+    lines[:] = [re.sub(r"PosixPath\('(.*?)'\)", r"'\1'", line) for line in lines]

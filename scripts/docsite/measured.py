@@ -18,11 +18,12 @@ from docsite.markdown import code, table
 ROOT = Path(__file__).parents[2]
 BASELINE = ROOT / "data" / "baselines" / "regression"
 NETWORK = "mlp[hidden=8,depth=2,samples=32]"  # of the baseline, which has every method
-HEAD = ("method", "gap closed", "scaled error", "FLOPs", "memory")
+HEAD = ("network", "gap closed", "scaled error", "FLOPs", "memory", "from")
 LEGEND = """\
 `gap closed`: quality of the step, where the plain gradient has 0 and the exact Fisher of every layer has 1. `scaled
 error`: distance of the layer blocks from the exact ones after the best scalar multiple, relative; 0 is exact. `FLOPs`
-and `memory`: a step that refreshes everything, over a plain gradient step.
+and `memory`: a step that refreshes everything, over a plain gradient step. `baseline`: `data/baselines`, a small MLP in
+float64 that has every method, weights alone.
 """
 
 
@@ -52,16 +53,16 @@ def rows() -> dict[str, list[Measured]]:
 
 
 def section(found: Sequence[Measured]) -> str:
-    """The tables of one method, one for each network."""
+    """The tables of one method: one for its defaults, and one for each variant."""
     parts = [LEGEND] if found else []
-    for (network, source), rows in groupby(sorted(found, key=_place), key=_place):
-        lines = [[code(row.label), row.gap, row.error, row.flops, row.memory] for row in rows]
-        parts += [f"{code(network)}, from {source}:\n", table(HEAD, lines, numbers=4)]
+    for label, group in groupby(sorted(found, key=_place), key=lambda row: row.label):
+        lines = [[code(row.network), *row[2:]] for row in group]
+        parts += [f"{code(label)}:\n", table(HEAD, lines, numbers=5)]
     return "\n".join(parts)
 
 
 def _place(row: Measured) -> tuple[str, str]:
-    return row.network, row.source
+    return row.label, row.network
 
 
 def _of_results(page: str) -> Iterator[Measured]:
@@ -101,4 +102,4 @@ def _baseline() -> Iterator[Measured]:
     chosen = [frame[(frame["metric"] == metric) & (frame["scope"] == scope)] for metric, scope in names.items()]
     wide = pd.concat(chosen).pivot_table(index="label", columns="metric", values="value")[[*names]]
     for label, *values in wide.itertuples():
-        yield Measured(NETWORK, str(label), *map(digits, values), "`data/baselines`")
+        yield Measured(NETWORK, str(label), *map(digits, values), "baseline")

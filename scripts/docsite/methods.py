@@ -8,12 +8,19 @@ from typing import Any
 from docsite.markdown import code, formula, prose, table
 
 COSTS = ("statistics", "invert", "precondition", "memory")
-METHODS_HEAD = """\
+HEAD = """\
 # Methods
 
 What every probe of curvbench represents, from its own file: `curvbench list --json` has the same facts. This page is
 printed by `python scripts/make_docs.py methods > docs/methods.md`.
+"""
+SITE_HEAD = """\
+# Methods
 
+Every method has a page: what it represents, what was measured, what it costs, its hyperparameters, and the errata of
+its paper. `curvbench list --json` has the same facts.
+"""
+LETTERS = """\
 **Letters.** N samples of a batch, R score columns per sample of the probe's Fisher (type-2 cross entropy over C
 classes: C - 1; empirical: one per loss term), L layers, P parameters compared. Of a layer: S positions, G groups, D
 inputs per group (the bias's constant included), M outputs per group, k = k_h k_w entries of a kernel (0 for a Linear).
@@ -44,13 +51,22 @@ C: typographical.
 
 def methods(probes: Sequence[Mapping[str, Any]]) -> str:
     """The page that holds every method."""
-    sections = [_section(probe) for probe in probes]
-    return "\n".join([METHODS_HEAD, _index(probes, "#{}"), *sections])
+    return "\n".join([HEAD, LETTERS, _index(probes), *map(_section, probes)])
 
 
 def index(probes: Sequence[Mapping[str, Any]]) -> str:
     """The page of the site that names every method, whose pages stand beside it."""
-    return f"{METHODS_HEAD}\n{_index(probes, '{}.md')}"
+    families = dict.fromkeys(probe["family"] for probe in probes)
+    return "\n".join([SITE_HEAD, *(_family(name, probes) for name in sorted(families)), "## Letters\n", LETTERS])
+
+
+def _family(family: str, probes: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        [f"[{probe['name']}]({probe['name']}.md)", prose(probe["description"]), probe["role"]]
+        for probe in probes
+        if probe["family"] == family
+    ]
+    return f"## {family[0].upper()}{family[1:]}\n\n{table(['method', 'what it is', 'role'], rows)}"
 
 
 def method(probe: Mapping[str, Any], measured: str, picture: str) -> str:
@@ -70,12 +86,12 @@ def method(probe: Mapping[str, Any], measured: str, picture: str) -> str:
     return "\n".join([head, *map(formula, probe["formulas"]), lines, *sections])
 
 
-def _index(probes: Sequence[Mapping[str, Any]], target: str) -> str:
+def _index(probes: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for probe in probes:
         default = probe["fisher"]["default"]
         costs = [code(probe["cost"].get(key, "")) for key in COSTS]
-        link = f"[{probe['name']}]({target.format(probe['name'])})"
+        link = f"[{probe['name']}](#{probe['name']})"
         rows.append([link, prose(probe["represents"]), code(default or ""), *costs])
     return table(["probe", "represents", "Fisher", *COSTS], rows)
 
@@ -114,7 +130,10 @@ def _costs(probe: Mapping[str, Any]) -> str:
         return "No paper prices this method.\n"
     rows = [[phase, code(probe["cost"][phase])] for phase in COSTS]
     rows += [[code(letter), code(meaning)] for letter, meaning in probe["where"].items()]
-    unit = "Multiply-adds of a phase; for memory, numbers kept between steps. [Methods](index.md) has the letters."
+    unit = (
+        "Multiply-adds of a phase; for memory, numbers kept between steps. "
+        "The [letters](index.md#letters) stand below the list of methods."
+    )
     return f"{unit}\n\n{table(['phase', 'formula'], rows)}"
 
 

@@ -24,10 +24,11 @@ GROUPS: Mapping[str, Group] = {
     "Measure": Group(
         "One call measures methods on a model; the others are its pieces.",
         (
-            *("measure", "Comparison", "Instance", "exact_fisher", "probe", "every_probe", "from_optimizer"),
-            *("fit", "errors", "direction_errors"),
+            *("measure", "Comparison", "exact_fisher", "probe", "every_probe", "from_optimizer", "fit", "errors"),
+            "direction_errors",
         ),
     ),
+    "Model and batch": Group("What all measurements begin with.", ("Instance",)),
     "Predict costs": Group(
         "What methods cost on a network of which only the shapes of the layers are known.",
         ("cost", "Cost", "Costs", "shapes", "Shape", "Shapes"),
