@@ -12,8 +12,7 @@ import pytest
 from curvbench.cli.app import cli
 
 ROOT = Path(__file__).parent.parent
-HOME = ROOT / "docs" / "site" / "index.md"
-PAGES = {path: path.read_text() for path in [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), HOME]}
+PAGES = {path: path.read_text() for path in [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]}
 README = PAGES[ROOT / "README.md"]
 BLOCKS = [
     (path.name, language, code)
