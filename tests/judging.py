@@ -14,10 +14,13 @@ from curvbench.meters.cost import Stepper, flop_rows
 from curvbench.spec import METRICS, Probe
 
 OF_THE_EXACT_FISHER = {"time.floor", "flops.hutchinson", "machine.peak"}  # metrics of meters/exact.py: no probe's
-OF_NO_TABLE = ("train.", "valid.", "test.", "damping.", "stale.", "linearity.")  # of trainings, by request, of adapters
+OF_NO_TABLE = (  # of trainings, by request, of adapters
+    *("train.", "pace.", "valid.", "test.", "damping.", "stale.", "linearity."),
+)
+OF_THE_NETWORK = ("gram.", "inputs.")  # by request too
 BY_REQUEST = {"error.population", "error.unbiased", "error.floor", "direction.population", "error.condition"}
 OF_DAMPED = {"error.damped"}  # only of probes whose matrix includes its damping
-OF_ALL = {name for name in METRICS if not name.startswith(OF_NO_TABLE)}
+OF_ALL = {name for name in METRICS if not name.startswith((*OF_NO_TABLE, *OF_THE_NETWORK))}
 OF_A_PROBE = OF_ALL - OF_THE_EXACT_FISHER - BY_REQUEST - OF_DAMPED
 
 

@@ -176,7 +176,7 @@ def test_a_page_of_claims_has_what_was_run_and_what_tuning_cost(pages: ModuleTyp
     assert "## small\n\na cpu, torch 2.13, threads per cell: 1.\n" in page
     assert "| cwngd_t1_mnist | `cnn` | 1 |  | 1,234 | 2 | 1 | 2 |\n" in page
     assert "- surrogate tuned by ADAM 2 trials, 2.50 s\n" in page
-    assert "- fngd_f3_gram: compares the Gram matrices of two layers: every metric" in page
+    assert "- fngd_t1_complexity: FNGD's row leaves out the product" in page
     assert "- lngd_t1_cifar10: not run\n" in page and "### lngd" not in page
     with pytest.raises(ValueError, match="small: no suite of suites/papers was run here"):
         pages.claims({"small": frame.assign(suite="mlp")})

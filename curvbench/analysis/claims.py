@@ -14,6 +14,7 @@ import pandas as pd
 
 from curvbench import registry
 from curvbench.analysis import scaling
+from curvbench.analysis.counted import Counted
 from curvbench.analysis.frames import is_cell_ending, is_surrogate, labels, texts
 from curvbench.analysis.papers import Blend, Claim, Column, Entry, Experiment, blend
 from curvbench.analysis.resampling import interval
@@ -61,11 +62,15 @@ class Failed(NoValue):
 
 
 class Ruling(NamedTuple):
-    """A verdict, its reason in numbers, and the readings of the claim's members."""
+    """A verdict, its reason in numbers, and the readings of the claim's members.
+
+    ``counted_only``: whether layer shapes decided, without a run, so that nothing is known of seconds.
+    """
 
     verdict: Verdict
     reason: str = ""
     readings: tuple[Reading, ...] = ()
+    counted_only: bool = False
 
     @property
     def measured(self) -> str:
@@ -129,15 +134,17 @@ def judge(frame: pd.DataFrame, experiments: Iterable[Experiment]) -> list[Judged
 
     ``verdicts.compare`` judges one comparison. A claim is refuted if one of its comparisons is refuted. Otherwise it is
     undecided if a comparison is undecided, or if cells of a member failed or gave no number. Otherwise it is not
-    measured if a comparison was not run. Otherwise it holds in direction only if a comparison does.
+    measured if a comparison was not run. Otherwise it holds in direction only if a comparison does. A claim about costs
+    that was not measured in the paper's setting is judged by counts where it has some, and the reason says so.
     """
     judged = []
     for experiment in experiments:
         rows = frame[frame["suite"] == experiment.id]
         stands_in = is_surrogate(rows)
         original, surrogate = _Cells(experiment, rows[~stands_in]), _Cells(experiment, rows[stands_in], True)
+        counted = Counted(experiment)
         for claim in experiment.claims:
-            rulings = rule(original, claim), rule(surrogate, claim)
+            rulings = _counted_at_least(rule(original, claim), counted, claim), rule(surrogate, claim)
             judged.append(Judged(experiment, claim, reported(experiment, claim), *rulings))
     return judged
 
@@ -208,7 +215,15 @@ def _beside_counts(cells: _Cells, claim: Claim) -> Ruling:
     return Ruling(verdict, f"seconds and FLOPs disagree: {reason}" if opposed else reason, ruling.readings)
 
 
-def _ruled(cells: _Cells, claim: Claim) -> Ruling:
+def _counted_at_least(ruling: Ruling, counted: Counted, claim: Claim) -> Ruling:
+    """The ruling, or that on the counts if nothing was measured."""
+    if ruling.verdict is not Verdict.NOT_MEASURED or claim.why or not counted.decides(claim):
+        return ruling
+    by_counts = _ruled(counted, claim)
+    return by_counts._replace(reason=f"{counted.note(claim)}; {by_counts.reason}", counted_only=True)
+
+
+def _ruled(cells: _Cells | Counted, claim: Claim) -> Ruling:
     readings = {k: cells.read(member) for k, member in enumerate(claim.chain) if not cells.absent(member)}
     left_out = [str(member).rpartition(".")[0] for k, member in enumerate(claim.chain) if k not in readings]
     without = f"without {', '.join(left_out)}" if left_out else ""
@@ -226,7 +241,7 @@ def _unread(readings: Iterable[Reading]) -> Iterator[Finding]:
             yield Finding(verdict, f"{reading.name}: {reading.reason}")
 
 
-def _findings(cells: _Cells, claim: Claim, readings: Mapping[int, Reading]) -> Iterator[Finding]:
+def _findings(cells: _Cells | Counted, claim: Claim, readings: Mapping[int, Reading]) -> Iterator[Finding]:
     """The findings of the comparisons whose members both have values."""
     measured = {k: reading for k, reading in readings.items() if reading.values}
     for i, j in claim.pairs:
@@ -236,7 +251,7 @@ def _findings(cells: _Cells, claim: Claim, readings: Mapping[int, Reading]) -> I
                 yield compare(measured[small], measured[large], _criterion(cells, claim, small, large, flipped))
 
 
-def _criterion(cells: _Cells, claim: Claim, small: int, large: int, flipped: bool) -> Criterion:
+def _criterion(cells: _Cells | Counted, claim: Claim, small: int, large: int, flipped: bool) -> Criterion:
     """The criterion of a comparison: half of the paper's effect, if it has a size and the claimed direction."""
     unsized = Criterion(claim.op in ("<", ">"), claim.slack, 0.0 if claim.op == "~" else None, flipped=flipped)
     members = claim.chain[small], claim.chain[large]
@@ -263,7 +278,8 @@ class _Cells:
         keys = ["probe_label", "problem_label", "is_paced", "seed"]
         newest = frame.sort_values("started_at", kind="stable").drop_duplicates(keys, keep="last")["cell_id"]
         self.frame = frame[frame["cell_id"].isin(newest)]
-        self._settings = {key: rows[READ] for key, rows in self.frame.groupby(keys[:3], sort=False, observed=True)}
+        read = [name for name in READ if name in self.frame]  # rows may have been stored without samples
+        self._settings = {key: rows[read] for key, rows in self.frame.groupby(keys[:3], sort=False, observed=True)}
         self._readings: dict[str | float, Reading] = {}
 
     @cached_property
@@ -320,11 +336,9 @@ class _Cells:
         """The samples of each seed's process; its value if it has a single one."""
         rows = self._of(entry, column)
         chosen = rows[(rows["metric"] == column.metric) & (rows["scope"] == column.scope)]
-        triples = zip(chosen["seed"], chosen["samples"], chosen["value"], strict=True)
-        return {
-            int(seed): list(samples) if samples is not None and len(samples) else [value]
-            for seed, samples, value in triples
-        }
+        values = {int(seed): [float(value)] for seed, value in zip(chosen["seed"], chosen["value"], strict=True)}
+        taken = zip(chosen["seed"], chosen["samples"], strict=True) if "samples" in chosen else ()
+        return values | {int(seed): list(samples) for seed, samples in taken if samples is not None and len(samples)}
 
     def _values(self, row: str, name: str) -> dict[int, Bounded]:
         """A value per seed."""

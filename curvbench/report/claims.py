@@ -33,7 +33,8 @@ LEGEND = (
     "Numbers are medians over seeds [least, greatest]. A comparison holds, or is the other way round, if the "
     f"ranges of at least {FEWEST} common seeds do not meet and the medians differ by half of the paper's effect or "
     f"more, or by a ratio of {LEAST_RATIO} if the paper prints no effect in the measured metric. Counts (FLOPs, "
-    "bytes) are the same with every seed. A claim holds if all of its comparisons hold, and is refuted if one is "
+    "bytes) are the same with every seed; counted only are those that follow from layer shapes without a run, over "
+    "SGD's, where seconds were not measured. A claim holds if all of its comparisons hold, and is refuted if one is "
     "the other way round. It holds in direction only if the medians are in its order with less evidence than "
     "that; it is undecided if they are not in its order, or if a member failed or gave no number. A target missed "
     "in a shorter training than the paper's is censored: it is later than the end of that training, which can "
@@ -116,9 +117,13 @@ def _claim(claim: Claim) -> str:
 
 
 def _flat(ruling: Ruling) -> str:
-    seeds = f" ({ruling.seeds} seed{'s' * (ruling.seeds > 1)})" if ruling.seeds else " (counted)" * ruling.is_counted
+    seeds = f" ({ruling.seeds} seed{'s' * (ruling.seeds > 1)})" if ruling.seeds else _counted(ruling)
     detail = "; ".join(filter(None, [ruling.measured, ruling.reason]))
     return f"{ruling.verdict}{seeds}{': ' if detail else ''}{detail}"
+
+
+def _counted(ruling: Ruling) -> str:
+    return " (counted only)" if ruling.counted_only else " (counted)" * ruling.is_counted
 
 
 def _styled(ruling: Ruling) -> Text:
@@ -149,7 +154,13 @@ def _described(entry: Judged) -> dict[str, Any]:
 
 def _ruled(ruling: Ruling) -> dict[str, Any]:
     readings = [_read(reading) for reading in ruling.readings]
-    return {"verdict": str(ruling.verdict), "reason": ruling.reason, "seeds": ruling.seeds, "readings": readings}
+    return {
+        "verdict": str(ruling.verdict),
+        "reason": ruling.reason,
+        "counted_only": ruling.counted_only,
+        "seeds": ruling.seeds,
+        "readings": readings,
+    }
 
 
 def _read(reading: Reading) -> dict[str, Any]:

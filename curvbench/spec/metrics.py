@@ -19,9 +19,13 @@ Meter = Literal[
     "population",
     "staleness",
     "exact",
+    "likeness",
+    "inputs",
 ]
 METERS: tuple[Meter, ...] = ("clock", "flops", "memory", "error", "direction", "health")  # those of a table, by default
-PROBED: frozenset[Meter] = frozenset({*METERS, "damping", "condition", "population", "staleness"})  # no ``exact``
+PROBED: frozenset[Meter] = frozenset({*METERS, "damping", "condition", "population", "staleness"})
+"""The meters of a probe; the others measure the network on its batch."""
+
 Phase = Literal["statistics", "invert", "precondition", "step"]
 PHASES: tuple[Phase, ...] = ("statistics", "invert", "precondition", "step")
 
@@ -285,6 +289,34 @@ METRICS: dict[str, Metric] = {  # in the order of the table's columns
         "higher",
         "share of the gap closed at the best damping",
         "largest share of the gap that the step closes over the grid of the probe's damping; the target keeps its own",
+    ),
+    "gram.cosine": Metric(
+        "1",
+        "",
+        "cosine of two layers' Gram matrices",
+        "cosine of the off-diagonal parts of two layers' U'U, normalised to a diagonal of ones, U the samples' scores "
+        "at their own labels; of a layer with the next one, or the mean over ``adjacent`` or ``distant`` pairs",
+    ),
+    "inputs.gaussian": Metric(
+        "1",
+        "lower",
+        "distance of inputs from a Gaussian",
+        "Kolmogorov distance, over samples, of a coordinate of a layer's input from the Gaussian of its mean and "
+        "variance; median over coordinates",
+    ),
+    "inputs.positive": Metric(
+        "1",
+        "lower",
+        "distance of inputs from a Gaussian's positive part",
+        "Kolmogorov distance, over samples, of a coordinate of a layer's input from max(0, Z), Z the Gaussian for "
+        "which that has its mean and share of zeros; median over coordinates",
+    ),
+    "inputs.norm": Metric(
+        "1",
+        "lower",
+        "distance of the inputs' norms from a Gaussian",
+        "Kolmogorov distance, over samples, of the Euclidean norm of a layer's input from the Gaussian of its mean and "
+        "variance",
     ),
     "flops.counted": Metric(
         "FLOP", "lower", "FLOPs", "floating-point operations, 2 per multiply-add, counted as dispatched"

@@ -20,7 +20,7 @@ SUITE = Suite(
     "CW-NGD, Table I",
     {
         "default": Preset(
-            [problem("cnn")],
+            [problem("cnn", channels=4, hidden=16)],
             PROBES,
             seeds=(0, 1, 2),
             dtype="float64",

@@ -87,18 +87,18 @@ def test_rows_name_probes_and_columns_name_metrics(experiment: Experiment) -> No
 @pytest.mark.parametrize("experiment", MEASURED, ids=[e.id for e in MEASURED])
 def test_every_row_is_one_contender_of_the_papers_preset(experiment: Experiment) -> None:
     suite = load_suite(SUITES / experiment.id)[1]
-    original = suite.presets["paper"]
-    cells = select(experiment.id, original, originals=[original])
+    cells = [cell for preset in suite.originals for cell in select(experiment.id, preset, originals=suite.originals)]
     assert not any(cell.surrogate for cell in cells)
-    names = {m.rpartition(".")[0] for claim in experiment.claims for m in claim.chain if isinstance(m, str)}
-    names |= {row for name in names for row in experiment.rows[name].of}
-    for name in names:
-        entry = experiment.rows[name]
+    members = {m for claim in experiment.claims for chain in claim.chains for m in chain if isinstance(m, str)}
+    members |= {f"{row}.{m.rpartition('.')[2]}" for m in members for row in experiment.rows[m.rpartition(".")[0]].of}
+    for name in members:
+        entry, column = experiment.rows[name.rpartition(".")[0]], experiment.column(name)
         fitting = {
             (cell.problem, cell.probe)
             for cell in cells
             if entry.probe and _fits(cell.probe.label, entry.probe)
             and (not entry.problem or _fits(cell.problem.label, entry.problem))
+            and column.is_paced == bool(cell.training and cell.training.paced)
         }  # fmt: skip
         # A model of cost is swept over several sizes.
         assert entry.of or entry.absent or len(fitting) == 1 or (fitting and experiment.columns["memory"].exponent), (
@@ -109,14 +109,14 @@ def test_every_row_is_one_contender_of_the_papers_preset(experiment: Experiment)
 @pytest.mark.parametrize("experiment", MEASURED, ids=[e.id for e in MEASURED])
 def test_other_presets_and_settings_are_surrogates(experiment: Experiment) -> None:
     suite = load_suite(SUITES / experiment.id)[1]
-    original = suite.presets["paper"]
-    assert suite.original == "paper"
-    default = select(experiment.id, suite.presets["default"], originals=[original])
+    assert suite.originals
+    default = select(experiment.id, suite.presets["default"], originals=suite.originals)
     is_model = suite.summary == "growth"  # a table of exponents has no sizes that a smaller one would stand in for
     assert {cell.surrogate for cell in default} == {not is_model}
-    if original.training:
-        changed = select(experiment.id, original, training="epochs=2", originals=[original])
-        assert all(cell.surrogate for cell in changed)
+    for original in suite.originals:
+        if original.training:
+            changed = select(experiment.id, original, training="lr=0.0123", originals=suite.originals)
+            assert all(cell.surrogate for cell in changed)
 
 
 @pytest.mark.parametrize("experiment", MEASURED, ids=[e.id for e in MEASURED])
@@ -134,10 +134,11 @@ def test_what_waits_for_a_target_says_how_long_the_paper_trains(experiment: Expe
 
 @pytest.mark.parametrize("experiment", [e for e in MEASURED if math.isfinite(e.budget)], ids=lambda e: str(e.id))
 def test_the_papers_preset_trains_as_long_as_the_paper(experiment: Experiment) -> None:
-    """In whole epochs: a target that it misses is missed, and not censored."""
+    """In whole epochs: a target that it misses is missed, and not censored; epochs to a level are censored."""
     suite = load_suite(SUITES / experiment.id)[1]
+    by_level = any(column.level is not None for column in experiment.columns.values())
     for entry in experiment.rows.values():
-        if entry.probe:
+        if entry.probe and not by_level:
             training = suite.presets["paper"].training_of(parse_probe(entry.probe))
             assert training is not None and training.epochs == math.ceil(entry.budget or experiment.budget)
 
@@ -175,7 +176,7 @@ SEARCHED = {
 @pytest.mark.parametrize(("suite", "name", "field"), SETTINGS)
 def test_settings_are_the_papers(suite: str, name: str, field: str) -> None:
     loaded = load_suite(SUITES / suite)[1]
-    original = loaded.presets[loaded.original]
+    original = loaded.originals[0]
     for probe in (probe for probe in original.probes if probe.name == name):
         training = original.training_of(probe)
         assert training is not None
@@ -186,7 +187,7 @@ def test_settings_are_the_papers(suite: str, name: str, field: str) -> None:
 @pytest.mark.parametrize(("suite", "name", "field"), SEARCHED)
 def test_what_the_paper_searches_for_is_searched_for(suite: str, name: str, field: str) -> None:
     loaded = load_suite(SUITES / suite)[1]
-    original = loaded.presets[loaded.original]
+    original = loaded.originals[0]
     assert original.search is not None and original.search.grid[field] == SEARCHED[suite, name, field]
     assert [probe.name for probe in original.probes if field in probe.hyperparameters and probe.name == name] == [name]
 

@@ -324,7 +324,11 @@ class Reported:
 
     def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
-        self.frame = pd.DataFrame({"any": [1]})
+        self.frame, self.surrogate = pd.DataFrame({"any": [1]}), False
+
+    @property
+    def of_counts(self) -> Reported:
+        return self
 
     def absent(self, member: str | float) -> bool:
         return isinstance(member, str) and bool(self.experiment.rows[member.rpartition(".")[0]].absent)

@@ -14,34 +14,34 @@ from frames import START
 from curvbench import probe, problem, store
 from curvbench.analysis.claims import Verdict
 from curvbench.cli.app import main
-from curvbench.spec import Cell, Row, Status, Training
+from curvbench.spec import Cell, Row, Training
 
 SUITE = "cwngd_t1_mnist"
 ENVIRONMENT = {"git_sha": "abc", "git_dirty": False, "torch_version": "2.13", "device_name": "a cpu"}
 
 
-def cell_rows(epoch1: float, epoch2: float, best: float, epochs: float | None) -> list[Row]:
+def cell_rows(epoch1: float, epoch2: float, best: float, epochs: int | None) -> list[Row]:
     rows = [Row("test.accuracy", 0.1, epoch=0)]
-    for epoch, value in ((1, epoch1), (2, epoch2)):
+    for epoch, value in ((1, epoch1), (2, epoch2), (epochs or 50, 1.0 if epochs else 0.99)):
         rows += [Row("train.accuracy", value, epoch=epoch), Row("test.accuracy", best, epoch=epoch)]
-    status = Status.UNSUPPORTED if epochs is None else Status.OK
-    return [*rows, Row("train.epochs_to_target", epochs, status=status, reason="", epoch=2)]
+    return rows
 
 
 # The paper's order in everything but the second epoch, where Adam leads.
 PAPER = {
-    "cwngd": cell_rows(0.88, 0.90, 0.989, 13.0),
+    "cwngd": cell_rows(0.88, 0.90, 0.989, 13),
     "adam": cell_rows(0.80, 0.97, 0.980, None),
-    "kfac": cell_rows(0.92, 0.85, 0.975, 38.0),
+    "kfac": cell_rows(0.92, 0.85, 0.975, 38),
 }
 
 
 def write(results: Path, surrogate: bool, names: Sequence[str] = tuple(PAPER)) -> Path:
     folder = results / SUITE / ("surrogate" if surrogate else "original")
     (folder / "cells").mkdir(parents=True)
-    for name, seed in product(names, range(3)):
-        cell = Cell(SUITE, problem("mlp"), probe(name), seed, training=Training(2, 0.1), surrogate=surrogate)
-        context = store.Context(folder.name, f"{name}-{seed}", START, ENVIRONMENT)
+    sizes = [problem("cnn", channels=4 * k, hidden=16 * k) for k in (1, 4)]
+    for network, name, seed in product(sizes, names, range(3)):
+        cell = Cell(SUITE, network, probe(name), seed, training=Training(2, 0.1), surrogate=surrogate)
+        context = store.Context(folder.name, f"{name}-{seed}-{network.channels}", START, ENVIRONMENT)
         store.write_cell(folder / "cells", store.rows_to_table(cell, PAPER[name], context))
     store.write_run(folder, {"run_id": folder.name})
     return folder
@@ -63,8 +63,8 @@ def test_json_has_every_claim_with_its_rulings(tmp_path: Path, capsys: pytest.Ca
     assert [c["original"]["verdict"] for c in mine.values()] == ["holds", "holds", "holds", "refuted"]
     first = mine["fewest epochs to 100 % training accuracy"]
     assert first["reported"] == "CWNGD 13 < KFAC 38, ADAM 49"
-    missed = {"name": "ADAM", "values": [None] * 3, "seeds": [0, 1, 2], "median": None, "missed": 3, "reason": ""}
-    assert missed in first["original"]["readings"]
+    missed = {"name": "ADAM", "values": [None] * 3, "seeds": [0, 1, 2], "median": None, "missed": 3}
+    assert missed in [{k: v for k, v in reading.items() if k != "reason"} for reading in first["original"]["readings"]]
     assert {c["surrogate"]["reason"] for c in mine.values()} == {"not run"}
     assert "E-C10" in [erratum["id"] for erratum in first["errata"]]
 
@@ -76,7 +76,7 @@ def test_strict_fails_where_the_original_is_refuted_and_for_no_surrogate(
     options = ["--format", "markdown", *(["--strict"] if strict else [])]
     found = claims(capsys, write(tmp_path, surrogate), *options)
     assert found[0] == code
-    assert "refuted (3 seeds): CWNGD 90.0, ADAM 97.0, KFAC 85.0; CWNGD 90.0 &lt; ADAM 97.0; 7 apart," in found[1]
+    assert "CWNGD 90.0, ADAM 97.0, KFAC 85.0" in found[1] and "CWNGD 90.0 &lt; ADAM 97.0; 7 apart," in found[1]
     original, stands_in = (part.split(": ")[1] for part in found[1].splitlines()[-2].split("; "))
     assert ("1 refuted" in original, "1 refuted" in stands_in) == (not surrogate, surrogate)
 
