@@ -1,13 +1,16 @@
-"""The pages under docs/, printed for their files: ``methods`` from the code, the others from runs."""
+"""The pages under docs/, printed for their files: ``methods`` from the code, the others from runs; and the ``site``.
+
+``make_docs.py site DEST`` builds the site from what the repository holds (extra ``docs``).
+"""
 
 from __future__ import annotations
 
 import argparse
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pandas as pd
 import torch
@@ -26,9 +29,12 @@ from curvbench.registry import load_suite
 from curvbench.report import papers
 from curvbench.spec import Status
 from curvbench.words import one_line
+from docsite.build import build
+from docsite.markdown import code, prose, table
+from docsite.methods import methods
 
 ROOT = Path(__file__).parent.parent
-COSTS = ("statistics", "invert", "precondition", "memory")
+SITE = ROOT / "build" / "site"
 TODAY = {
     "gap closed": Quantity("direction.gap_closed", "network"),
     "quality by rates": Quantity("direction.quality_rates", "network"),
@@ -38,92 +44,6 @@ TODAY = {
     "memory": Quantity("memory.ratio", "step"),
 }
 FORMS = ("{:,.0f}", "{:.1%}", "{:.1%}")  # of ``analysis.SHARES``
-METHODS_HEAD = """\
-# Methods
-
-What every probe of curvbench represents, from its own file: `curvbench list --json` has the same facts. This page is
-printed by `python scripts/make_docs.py methods > docs/methods.md`.
-
-**Letters.** N samples of a batch, R score columns per sample of the probe's Fisher (type-2 cross entropy over C
-classes: C - 1; empirical: one per loss term), L layers, P parameters compared. Of a layer: S positions, G groups, D
-inputs per group (the bias's constant included), M outputs per group, k = k_h k_w entries of a kernel (0 for a Linear).
-K: vectors or scores that are kept. a is the input of a layer at one position, g the gradient of a loss term at its
-output, W = sum g a^T over positions the score as a matrix, u or d as a vector; F the exact Fisher, F^ the matrix of the
-probe, (x) the Kronecker product. Vectors of a layer are the rows of [W | b], so that the output factor comes first.
-
-**Fisher.** `type-2`: the expectation over the model's own labels, exact, which is also the reference. `mc`: with labels
-drawn from the model. `empirical`: with the labels of the data. `forward-only`: the output factor is the identity.
-`lg`: noise of variance 1 at the next layer's input instead of a gradient; `lg_mc`: the same, drawn. `bg`: the batch
-gradient with drawn labels, times sqrt(N); `bg_data`: with those of the data.
-
-**Cost.** The published multiply-adds of a phase, and for `memory` the numbers kept between steps, corrected where the
-paper is wrong. These formulas are what the meter evaluates. Names in a formula are hyperparameters. [condition] is 1
-or 0; in it a name may be a hyperparameter's value. A term with a letter of a layer (S, G, D, M, k) is summed over the
-layers. Passes through the network are not included.
-
-**Errata** are told in the symbols of their papers. A: changes an implementation, B: changes an analysis or a claim,
-C: typographical.
-"""
-
-
-def methods(probes: Sequence[Mapping[str, Any]]) -> str:
-    """The page of methods from what ``registry.describe`` says of each probe."""
-    sections = [_section(probe) for probe in probes]
-    return "\n".join([METHODS_HEAD, _index(probes), *sections])
-
-
-def _index(probes: Sequence[Mapping[str, Any]]) -> str:
-    rows = []
-    for probe in probes:
-        default = probe["fisher"]["default"]
-        costs = [_code(probe["cost"].get(key, "")) for key in COSTS]
-        link = f"[{probe['name']}](#{probe['name']})"
-        rows.append([link, _text(probe["represents"]), _code(default or ""), *costs])
-    return table(["probe", "represents", "Fisher", *COSTS], rows)
-
-
-def _cost(probe: Mapping[str, Any]) -> str:
-    """The formulas of the phases, and what their abbreviations stand for."""
-    formulas = [f"{key} {_code(formula)}" for key, formula in probe["cost"].items()]
-    letters = [f"{_code(f'{letter} = {formula}')}" for letter, formula in probe["where"].items()]
-    return "; ".join(formulas) + (f", with {', '.join(letters)}" if letters else "") or "none published"
-
-
-def _section(probe: Mapping[str, Any]) -> str:
-    facts = {
-        "Represents": _text(probe["represents"]),
-        "Fisher": _fisher(probe["fisher"]),
-        "Damping": _text(probe["damping"]),
-        "Cost": _cost(probe),
-        "Source": _text(probe["source"]),
-        "Notes": "".join(f"\n  - {_text(note)}" for note in probe["notes"]),
-        "Errata": "".join(f"\n  - {_erratum(e)}" for e in probe["errata"]),
-    }
-    lines = [f"## {probe['name']}", "", _text(probe["description"]), ""]
-    lines += [f"- {name}: {fact}".replace(": \n", ":\n") for name, fact in facts.items() if fact]
-    return "\n".join([*lines, "", _hyperparameters(probe)])
-
-
-def _fisher(fisher: Mapping[str, Any]) -> str:
-    kinds = [_code(kind) + (" (default)" if kind == fisher["default"] else "") for kind in fisher["types"]]
-    return ", ".join(kinds) if len(kinds) > 1 else _code(fisher["default"] or "") or "none"
-
-
-def _erratum(erratum: Mapping[str, str]) -> str:
-    name = " ".join(filter(None, [erratum["id"], f"({erratum['severity']})" if erratum["severity"] else ""]))
-    return f"{name}: {_text(erratum['text'])}" if name else _text(erratum["text"])
-
-
-def _hyperparameters(probe: Mapping[str, Any]) -> str:
-    if not probe["hyperparameters"]:
-        return ""
-    rows = [
-        [_code(name), _code(str(default)), probe["allowed"][name], _text(probe["meanings"][name])]
-        for name, default in probe["hyperparameters"].items()
-    ]
-    return table(["hyperparameter", "default", "takes", "meaning"], rows)
-
-
 COVERAGE_HEAD = """\
 # Coverage
 
@@ -161,15 +81,15 @@ def coverage(frame: pd.DataFrame) -> str:
     networks = sorted(network_of.values(), key=get_args(Network).index)
     matrix = analysis.matrix(frame).rename(columns=network_of)[networks].sort_index()
     shares = analysis.shares(frame).rename(index=network_of).loc[networks]
-    outcomes = [[_code(str(probe)), *(cell or "" for cell in row)] for probe, *row in matrix.itertuples()]
+    outcomes = [[code(str(probe)), *(cell or "" for cell in row)] for probe, *row in matrix.itertuples()]
     sizes = [
         [
-            _code(str(network)),
+            code(str(network)),
             *("" if math.isnan(number) else form.format(number) for form, number in zip(FORMS, row, strict=True)),
         ]
         for network, *row in shares.itertuples()
     ]
-    reasons = [f"- {_text(reason)}\n" for reason in analysis.reasons(frame)]
+    reasons = [f"- {prose(reason)}\n" for reason in analysis.reasons(frame)]
     parts = [COVERAGE_HEAD, table(["probe", *networks], outcomes), *filter(None, ["".join(reasons)])]
     parts += [NETWORKS_HEAD, table(["network", "P", "parameters covered", "trace covered"], sizes)]
     parts += [REFUSED_HEAD, refusals()]
@@ -234,7 +154,7 @@ def refusals() -> str:
         try:
             _instance(model, torch.randn(4, 6))
         except ValueError as reason:
-            rows.append([name, _text(str(reason))])
+            rows.append([name, prose(str(reason))])
         else:
             raise AssertionError(f"{name} is not refused any more")
     return table(["model", "reason"], rows)
@@ -313,27 +233,12 @@ def faults(frame: pd.DataFrame) -> str:
         status = next(iter(store.statuses(mine).values()))
         reason = "" if status is Status.OK else mine[mine["status"] == status]["reason"].iloc[0]
         shown = re.sub(r"/\S*/|logs/\w+|curvbench_file_\w+", "...", one_line(reason, LONGEST))
-        rows.append([_code(name), end.does, str(status), _text(shown)])
+        rows.append([code(name), end.does, str(status), prose(shown)])
     return FAULTS_HEAD + table(["probe", "it", "status", "reason"], rows)
 
 
 def _instance(model: nn.Module, inputs: Tensor) -> Instance:
     return Instance(model, inputs, torch.arange(len(inputs)) % 3)
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; bars inside cells are escaped."""
-    lines = [list(head), ["---"] * len(head), *([cell.replace("|", r"\|") for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
-def _code(text: str) -> str:
-    return f"`{text}`" if text else ""
-
-
-def _text(text: str) -> str:
-    """Prose of a docstring as Markdown: double backquotes become single ones, tildes are no strike-out."""
-    return re.sub(r"``", "`", text).replace("~", r"\~")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -345,9 +250,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pages.add_parser("today", help="tables, from a run of suites/today").add_argument("run", type=Path)
     pages.add_parser("claims", help="from a folder of results of suites/papers").add_argument("results", type=Path)
     pages.add_parser("faults", help="from a run of tests/hostile.py").add_argument("run", type=Path)
+    pages.add_parser("site", help="all pages, in HTML").add_argument("dest", type=Path, nargs="?", default=SITE)
     given = parser.parse_args(arguments)
     try:
-        print(_page(given), end="")
+        if given.page == "site":
+            build(given.dest)
+        else:
+            print(_page(given), end="")
     except ValueError as error:
         parser.error(str(error))
 
