@@ -137,7 +137,7 @@ def _shape(name: str, module: nn.Module, x: Tensor, out: Tensor, tied_to: str) -
     if isinstance(module, nn.Embedding):
         rows = x.numel()
         return Shape(name, "embedding", module.num_embeddings, module.embedding_dim, positions=rows, tied_to=tied_to)
-    (numbers,) = module.weight.shape  # type: ignore[misc, union-attr]
+    (numbers,) = module.weight.shape  # type: ignore[misc]
     bias = getattr(module, "bias", None) is not None
     return Shape(name, "norm", 1, numbers, positions=out.numel() // numbers, bias=bias)
 
