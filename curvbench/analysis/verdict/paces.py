@@ -34,10 +34,12 @@ def fewest_flops(rows: pd.DataFrame) -> str | None:
     if len(steps) < 2 or not counts:
         return None
     shortest, fewest = next(iter(steps)), next(iter(counts))
-    if shortest == fewest or counts.get(shortest) == counts[fewest]:
-        return f"It has the fewest counted FLOPs too, {times(median(counts[fewest]))} times SGD's."
-    own = f", and {shortest}'s {times(median(counts[shortest]))}" if shortest in counts else ""
-    return f"{fewest} has the fewest counted FLOPs: {times(median(counts[fewest]))} times SGD's{own}."
+    least = median(counts[fewest])
+    own = median(counts[shortest]) if shortest in counts else None
+    if own == least:
+        return f"It has the fewest counted FLOPs too, {times(least)} times SGD's."
+    beside = "" if own is None else f", and {shortest}'s {times(own)}"
+    return f"{fewest} has the fewest counted FLOPs: {times(least)} times SGD's{beside}."
 
 
 SENTENCES = (shortest_step, fewest_flops)
