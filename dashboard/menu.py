@@ -8,7 +8,7 @@ from pathlib import Path
 import streamlit as st
 
 import source
-from curvbench.analysis import digits, exact, papers, trials, views
+from curvbench.analysis import digits, exact, trials, views
 from curvbench.spec import PHASES
 
 QUALITIES, COSTS = ("error.", "direction.", "health."), ("flops.", "memory.", "time.")
@@ -51,14 +51,8 @@ def _fills(run: Path, metrics: frozenset[tuple[str, str]]) -> dict[str, bool]:
         "tuning": trials.are_trials(run.parent.name) and _any(names, ("valid.",)),
         "compare": len(runs) > 1,
         "history": sum(other.parent == run.parent for other in runs) > 1,
-        "claims": any(other.parent.name in _published() for other in runs),
     }
 
 
 def _any(names: Iterable[str], prefixes: tuple[str, ...]) -> bool:
     return any(name.startswith(prefixes) for name in names)
-
-
-@st.cache_resource(show_spinner=False)
-def _published() -> frozenset[str]:
-    return frozenset(experiment.id for experiment in papers.experiments())

@@ -13,19 +13,15 @@ import curvbench as cb
 from curvbench.meters.cost import Stepper, flop_rows
 from curvbench.spec import METRICS, Probe
 
-OF_THE_EXACT_FISHER = {"time.floor", "flops.hutchinson", "machine.peak"}  # metrics of meters/exact.py: no probe's
-OF_NO_TABLE = (
-    "train.",
-    "pace.",
-    "valid.",
-    "test.",
-    "damping.",
-    "stale.",
-    "linearity.",
-)  # of trainings, by request, of adapters
+# of meters/exact.py, which measures no probe
+OF_THE_EXACT_FISHER = {"time.floor", "time.floor.values", "flops.hutchinson", "machine.peak"}
+OF_NO_TABLE = (  # of trainings, by request, of adapters
+    *("train.", "pace.", "valid.", "test.", "damping.", "stale.", "linearity."),
+)
+OF_THE_NETWORK = ("gram.", "inputs.")  # by request too
 BY_REQUEST = {"error.population", "error.unbiased", "error.floor", "direction.population", "error.condition"}
 OF_DAMPED = {"error.damped"}  # only of probes whose matrix includes its damping
-OF_ALL = {name for name in METRICS if not name.startswith(OF_NO_TABLE)}
+OF_ALL = {name for name in METRICS if not name.startswith((*OF_NO_TABLE, *OF_THE_NETWORK))}
 OF_A_PROBE = OF_ALL - OF_THE_EXACT_FISHER - BY_REQUEST - OF_DAMPED
 
 

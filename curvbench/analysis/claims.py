@@ -14,6 +14,7 @@ import pandas as pd
 
 from curvbench import registry
 from curvbench.analysis import scaling
+from curvbench.analysis.counted import Counted
 from curvbench.analysis.frames import is_cell_ending, is_surrogate, labels, texts
 from curvbench.analysis.papers import Blend, Claim, Column, Entry, Experiment, blend
 from curvbench.analysis.resampling import interval
@@ -61,11 +62,15 @@ class Failed(NoValue):
 
 
 class Ruling(NamedTuple):
-    """A verdict, its reason in numbers, and the readings of the claim's members."""
+    """A verdict, its reason in numbers, and the readings of the claim's members.
+
+    ``counted_only``: whether layer shapes decided, without a run, so that nothing is known of seconds.
+    """
 
     verdict: Verdict
     reason: str = ""
     readings: tuple[Reading, ...] = ()
+    counted_only: bool = False
 
     @property
     def measured(self) -> str:
@@ -129,15 +134,17 @@ def judge(frame: pd.DataFrame, experiments: Iterable[Experiment]) -> list[Judged
 
     ``verdicts.compare`` judges one comparison. A claim is refuted if one of its comparisons is refuted. Otherwise it is
     undecided if a comparison is undecided, or if cells of a member failed or gave no number. Otherwise it is not
-    measured if a comparison was not run. Otherwise it holds in direction only if a comparison does.
+    measured if a comparison was not run. Otherwise it holds in direction only if a comparison does. A claim about costs
+    that was not measured in the paper's setting is judged by counts where it has some, and the reason says so.
     """
     judged = []
     for experiment in experiments:
         rows = frame[frame["suite"] == experiment.id]
         stands_in = is_surrogate(rows)
         original, surrogate = _Cells(experiment, rows[~stands_in]), _Cells(experiment, rows[stands_in], True)
+        counted = Counted(experiment)
         for claim in experiment.claims:
-            rulings = rule(original, claim), rule(surrogate, claim)
+            rulings = _counted_at_least(rule(original, claim), counted, claim), rule(surrogate, claim)
             judged.append(Judged(experiment, claim, reported(experiment, claim), *rulings))
     return judged
 
@@ -170,7 +177,7 @@ def reported(experiment: Experiment, claim: Claim) -> str:
 def rule(cells: _Cells, claim: Claim) -> Ruling:
     """The ruling on a claim from the cells of the paper's setting, or from the cells of the surrogate.
 
-    Sizes of a network between which the paper leaves the choice have to agree, and so have FLOPs beside seconds.
+    Readings between which the paper leaves the choice have to agree, and so have FLOPs beside seconds.
     """
     if claim.why:
         return Ruling(Verdict.NOT_MEASURED, claim.why)
@@ -179,11 +186,13 @@ def rule(cells: _Cells, claim: Claim) -> Ruling:
     if cells.surrogate and claim.original_only:
         return Ruling(Verdict.NOT_MEASURED, "a number of the paper's own setting")
     rulings = [_beside_counts(cells, replace(claim, chain=chain)) for chain in claim.chains]
-    return rulings[0] if len(rulings) == 1 or cells.surrogate else _agreed(rulings)
+    return rulings[0] if cells.surrogate else _agreed(rulings)
 
 
 def _agreed(rulings: Sequence[Ruling]) -> Ruling:
-    """One ruling for several sizes: their verdict if they have the same, else undecided, or not measured."""
+    """One ruling for several readings of a claim: their verdict if they have the same, else undecided."""
+    if len(rulings) == 1:
+        return rulings[0]
     verdicts = [ruling.verdict for ruling in rulings]
     reason = "; ".join(ruling.reason for ruling in rulings)
     readings = tuple(reading for ruling in rulings for reading in ruling.readings)
@@ -192,7 +201,7 @@ def _agreed(rulings: Sequence[Ruling]) -> Ruling:
     if Verdict.NOT_MEASURED in verdicts:
         return Ruling(Verdict.NOT_MEASURED, reason, readings)
     agreeing = {Verdict.HOLDS, Verdict.DIRECTION}.issuperset(verdicts)
-    return Ruling(Verdict.DIRECTION if agreeing else Verdict.UNDECIDED, f"sizes differ: {reason}", readings)
+    return Ruling(Verdict.DIRECTION if agreeing else Verdict.UNDECIDED, f"readings differ: {reason}", readings)
 
 
 def _beside_counts(cells: _Cells, claim: Claim) -> Ruling:
@@ -208,7 +217,15 @@ def _beside_counts(cells: _Cells, claim: Claim) -> Ruling:
     return Ruling(verdict, f"seconds and FLOPs disagree: {reason}" if opposed else reason, ruling.readings)
 
 
-def _ruled(cells: _Cells, claim: Claim) -> Ruling:
+def _counted_at_least(ruling: Ruling, counted: Counted, claim: Claim) -> Ruling:
+    """The ruling, or that on the counts if nothing was measured."""
+    if ruling.verdict is not Verdict.NOT_MEASURED or claim.why or not counted.decides(claim):
+        return ruling
+    by_counts = _agreed([_ruled(counted, replace(claim, chain=chain)) for chain in claim.chains])
+    return by_counts._replace(reason=f"{counted.note(claim)}; {by_counts.reason}", counted_only=True)
+
+
+def _ruled(cells: _Cells | Counted, claim: Claim) -> Ruling:
     readings = {k: cells.read(member) for k, member in enumerate(claim.chain) if not cells.absent(member)}
     left_out = [str(member).rpartition(".")[0] for k, member in enumerate(claim.chain) if k not in readings]
     without = f"without {', '.join(left_out)}" if left_out else ""
@@ -226,7 +243,7 @@ def _unread(readings: Iterable[Reading]) -> Iterator[Finding]:
             yield Finding(verdict, f"{reading.name}: {reading.reason}")
 
 
-def _findings(cells: _Cells, claim: Claim, readings: Mapping[int, Reading]) -> Iterator[Finding]:
+def _findings(cells: _Cells | Counted, claim: Claim, readings: Mapping[int, Reading]) -> Iterator[Finding]:
     """The findings of the comparisons whose members both have values."""
     measured = {k: reading for k, reading in readings.items() if reading.values}
     for i, j in claim.pairs:
@@ -236,7 +253,7 @@ def _findings(cells: _Cells, claim: Claim, readings: Mapping[int, Reading]) -> I
                 yield compare(measured[small], measured[large], _criterion(cells, claim, small, large, flipped))
 
 
-def _criterion(cells: _Cells, claim: Claim, small: int, large: int, flipped: bool) -> Criterion:
+def _criterion(cells: _Cells | Counted, claim: Claim, small: int, large: int, flipped: bool) -> Criterion:
     """The criterion of a comparison: half of the paper's effect, if it has a size and the claimed direction."""
     unsized = Criterion(claim.op in ("<", ">"), claim.slack, 0.0 if claim.op == "~" else None, flipped=flipped)
     members = claim.chain[small], claim.chain[large]
@@ -377,8 +394,8 @@ class _Cells:
             (probe, problem, is_paced)
             for probe, problem, is_paced in self._settings
             if is_paced == column.is_paced
-            and _fits(probe, entry.probe)
-            and (not entry.problem or _fits(problem, entry.problem))
+            and fits(probe, entry.probe)
+            and (not entry.problem or fits(problem, entry.problem))
         ]
         if not settings:
             raise NotRun
@@ -395,7 +412,7 @@ class _Cells:
         if not _matching(self.frame["probe_label"], entry.probe).any():
             raise NotRun
         sweeps = [row for row in scaling.growth(self.frame) if row.quantity == phase and re.search(WIDTHS, row.problem)]
-        exponents = [row.counted.value for row in sweeps if _fits(row.probe, entry.probe)]
+        exponents = [row.counted.value for row in sweeps if fits(row.probe, entry.probe)]
         if len(exponents) != 1 or math.isnan(exponents[0]):
             raise NoValue(f"no growth of {phase} with the width was counted")
         return exponents[0]
@@ -477,11 +494,11 @@ def _blend(values: Sequence[Bounded], take: Blend, better: str) -> Bounded:
 
 
 def _matching(labels: pd.Series, selector: str) -> pd.Series:
-    return labels.map({label: _fits(label, selector) for label in set(labels)}).astype(bool)
+    return labels.map({label: fits(label, selector) for label in set(labels)}).astype(bool)
 
 
 @cache
-def _fits(label: str, selector: str) -> bool:
+def fits(label: str, selector: str) -> bool:
     """Whether a component has the name and, given or by default, the hyperparameters of a selector."""
     (name, written), (selected_name, chosen) = split_label(label), split_label(selector)
     arguments, selected = arguments_of(written), arguments_of(chosen)

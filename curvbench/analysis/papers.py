@@ -48,7 +48,8 @@ class Column:
     whose exponent in the width is fitted. ``transform`` is applied to the measured value before ``scale`` multiplies
     it. ``level``: the epochs until the metric first reaches this value are taken instead. ``beside``: a counted metric
     of the same scope that has to agree about the direction: seconds of another machine than the paper's do not decide
-    against the FLOPs.
+    against the FLOPs. ``counted``: the count that decides a claim if nothing was measured, from layer shapes: FLOPs of
+    a mean ``step``, or bytes of a training in ``total``, over those of SGD.
     """
 
     unit: str
@@ -63,6 +64,7 @@ class Column:
     scale: float = 1.0
     level: float | None = None
     beside: str = ""
+    counted: Literal["", "step", "total"] = ""
 
     def __post_init__(self) -> None:
         _one_of("take", self.take, Take)
@@ -114,7 +116,8 @@ class Entry:
 
     ``probe``, ``problem``: cells with these hyperparameters, written as for ``-p`` and ``-m``; without a problem, cells
     of any. ``of``: other rows, of which this row is the ``take``. ``absent``: why curvbench does not have the method.
-    ``budget``: the epochs for which the paper trains the row. None means the experiment's budget.
+    ``budget``: the epochs for which the paper trains the row. None means the experiment's budget. ``priced``: the probe
+    whose costs are counted, if that is another variant than the one that trains.
     """
 
     probe: str = ""
@@ -123,6 +126,7 @@ class Entry:
     of: Sequence[str] = ()
     take: Blend = "best"
     budget: float | None = None
+    priced: str = ""
     values: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -139,8 +143,9 @@ class Claim:
     others. ``op``: ``~`` means within ``slack`` of a number; the other operators allow for ``slack`` too. ``reading``:
     how words without numbers became a comparison. ``part_of``: the paper's sentence, if the claim is a part of it.
     ``why``: the reason why the claim cannot be measured. ``original_only``: surrogates cannot be compared with the
-    number. ``again``: the chain for other sizes of a network of which the paper does not say the size; a verdict is
-    given where all agree. ``holds_on_reported``: whether the claim holds on the paper's own numbers.
+    number. ``again``: the chain for other readings of what the paper leaves open or prints wrong, such as the sizes
+    of a network; a verdict is given where all agree. ``holds_on_reported``: whether the claim holds on the paper's own
+    numbers.
     """
 
     text: str
@@ -163,7 +168,7 @@ class Claim:
 
     @property
     def chains(self) -> list[Sequence[str | float]]:
-        """The chain, and that of every other size."""
+        """The chain, and that of every other reading."""
         return [self.chain, *self.again]
 
     @property
@@ -178,7 +183,9 @@ class Experiment:
     """One table or figure of a paper: its place, caption and setting, its numbers and the claims about them.
 
     ``budget``: the epochs of the paper's trainings. A target that a shorter training misses is censored. ``hardware``:
-    the machine on which the paper took seconds; empty means that it does not say.
+    the machine on which the paper took seconds; empty means that it does not say. ``shapes``: the shipped layer shapes
+    by group of rows, for counts at ``batch`` samples with statistics and factorization every ``refresh`` steps.
+    ``examples``: the samples of the paper's training data. ``needs``: the data that its trainings need.
     """
 
     id: str
@@ -192,7 +199,16 @@ class Experiment:
     errata: Sequence[str] = ()
     remarks: Sequence[str] = ()
     budget: float = math.inf
+    shapes: Mapping[str, str] = field(default_factory=dict)
+    batch: int = 1
+    refresh: int = 1
     hardware: str = ""
+    examples: int = 0
+    needs: str = ""
+
+    def shapes_of(self, row: str) -> str:
+        """The shipped layer shapes of a row's network; empty if there are none."""
+        return self.shapes.get(row.rpartition(".")[0], "")
 
     def column(self, path: str) -> Column:
         """The column of ``row.column``."""

@@ -30,10 +30,12 @@ from curvbench.meters.direction import direction_rows, how_damped, with_damping
 from curvbench.meters.divergence import divergence_rows
 from curvbench.meters.error import BLOCKS, NETWORK, error_rows
 from curvbench.meters.exact import exact_rows
+from curvbench.meters.gaussianity import input_rows
 from curvbench.meters.grid import grid_steps, watched_fit
 from curvbench.meters.health import health_rows, residual_rows
 from curvbench.meters.held import Frozen
 from curvbench.meters.kept import keep_blocks
+from curvbench.meters.likeness import likeness_rows
 from curvbench.meters.population import population_rows
 from curvbench.operators import BlockDiagonal, Kronecker, Operator, RotatedDiagonal
 from curvbench.parts.factors import LARGEST_SIDE, is_cut
@@ -131,6 +133,12 @@ def measure(cell: Cell, folder: Path, data: Path | None, report: Report) -> list
     if "exact" in cell.meters:
         report("exact Fisher")
         rows += exact_rows(instance, cell.precision)
+    if "likeness" in cell.meters:
+        report("likeness of layers")
+        rows += likeness_rows(instance)
+    if "inputs" in cell.meters:
+        report("distribution of inputs")
+        rows += input_rows(instance)
     instance.refuse_changed()
     reference.keep(folder, loaded)
     return [replace(row, epoch=cell.problem.epochs) for row in [*rows, *_failed(rows)]]

@@ -217,9 +217,12 @@ def _refusal(probe: Probe, shapes: Shapes, itemsize: int) -> str:
 
 
 def learns_over_steps(probe: Probe) -> bool:
-    """Whether the method takes in every step's batch, however old its factorization may be."""
+    """Whether the method takes in every step's batch, however old its factorization may be.
+
+    A method that only follows the batches reads the scores of the training's own passes, and learns nothing from them.
+    """
     when_due = isinstance(probe, FisherProbe) and probe.hyperparameters.get("source", "columns") == "columns"
-    return ("updates" in probe.hyperparameters and not when_due) or probe.needs_every_batch
+    return "updates" in probe.hyperparameters and not when_due
 
 
 def _modelled(

@@ -19,9 +19,13 @@ Meter = Literal[
     "population",
     "staleness",
     "exact",
+    "likeness",
+    "inputs",
 ]
 METERS: tuple[Meter, ...] = ("clock", "flops", "memory", "error", "direction", "health")  # those of a table, by default
-PROBED: frozenset[Meter] = frozenset({*METERS, "damping", "condition", "population", "staleness"})  # no ``exact``
+PROBED: frozenset[Meter] = frozenset({*METERS, "damping", "condition", "population", "staleness"})
+"""The meters of a probe; the others measure the network on its batch."""
+
 Phase = Literal["statistics", "invert", "precondition", "step"]
 PHASES: tuple[Phase, ...] = ("statistics", "invert", "precondition", "step")
 
@@ -286,6 +290,34 @@ METRICS: dict[str, Metric] = {  # in the order of the table's columns
         "share of the gap closed at the best damping",
         "largest share of the gap that the step closes over the grid of the probe's damping; the target keeps its own",
     ),
+    "gram.cosine": Metric(
+        "1",
+        "",
+        "cosine of two layers' Gram matrices",
+        "cosine of the off-diagonal parts of two layers' U'U, normalised to a diagonal of ones, U the samples' scores "
+        "at their own labels; of a layer with the next one, or the mean over ``adjacent`` or ``distant`` pairs",
+    ),
+    "inputs.gaussian": Metric(
+        "1",
+        "lower",
+        "distance of inputs from a Gaussian",
+        "Kolmogorov distance, over samples, of a coordinate of a layer's input from the Gaussian of its mean and "
+        "variance; median over coordinates",
+    ),
+    "inputs.positive": Metric(
+        "1",
+        "lower",
+        "distance of inputs from a Gaussian's positive part",
+        "Kolmogorov distance, over samples, of a coordinate of a layer's input from max(0, Z), Z the Gaussian for "
+        "which that has its mean and share of zeros; median over coordinates",
+    ),
+    "inputs.norm": Metric(
+        "1",
+        "lower",
+        "distance of the inputs' norms from a Gaussian",
+        "Kolmogorov distance, over samples, of the Euclidean norm of a layer's input from the Gaussian of its mean and "
+        "variance",
+    ),
     "flops.counted": Metric(
         "FLOP", "lower", "FLOPs", "floating-point operations, 2 per multiply-add, counted as dispatched"
     ),
@@ -329,7 +361,14 @@ METRICS: dict[str, Metric] = {  # in the order of the table's columns
         "1",
         "lower",
         "seconds over those at peak rate",
-        "seconds over those of the counted FLOPs at the machine's matrix-product peak",
+        "seconds over those of the counted FLOPs, each at the machine's matrix-product peak of the dtype it runs in",
+    ),
+    "time.floor.values": Metric(
+        "1",
+        "lower",
+        "seconds over those at the peak of the values",
+        "seconds over those of the counted FLOPs at the matrix-product peak of the stage's values: of float64 for the "
+        "passes of mixed precision",
     ),
     "flops.hutchinson": Metric(
         "1",
@@ -411,9 +450,16 @@ METRICS: dict[str, Metric] = {  # in the order of the table's columns
         "1",
         "lower",
         "time of a training step over SGD's",
-        "seconds of a training's step, or of the part of it that the scope names, over those of a whole step of "
-        "torch's SGD in the same turn; step: plain steps, statistics and inversion at the training's intervals",
-        {"plain": "plain\nx SGD", "step": "step\nx SGD", "backward": "backward\nx SGD"},
+        "seconds of a training's step of the scope's kind over those of torch's SGD in the same turn; step: plain "
+        "steps, statistics and inversion at the training's intervals",
+        {"plain": "plain\nx SGD", "step": "step\nx SGD"},
+    ),
+    "pace.part": Metric(
+        "1",
+        "lower",
+        "time of a part of a training step over SGD's step",
+        "seconds of the part of a training's step that the scope names over those of a whole step of torch's SGD",
+        {"backward": "backward\nx SGD"},
     ),
     "pace.seconds": Metric(
         "s",

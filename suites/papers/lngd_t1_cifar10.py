@@ -10,6 +10,7 @@ from curvbench import Preset, Search, Suite, Training, probe, problem
 
 PROBES = [
     *(probe(name) for name in ("sgdm", "adam", "kfac", "ekfac", "tkfac")),
+    probe("ngplus", fisher_type="empirical", damping_rule="paper"),
     probe("lngd", layer_rate="corrected"),
 ]
 SPARSE = {"stat_every": 100, "refresh_every": 100}
@@ -24,7 +25,13 @@ SUITE = Suite(
             PROBES,
             seeds=(0, 1, 2),
             training=Training(epochs=6, lr=0.1, schedule="cosine", target=0.92),
-            tuned={"kfac": {**OFTEN, "ema": 0.9}, "ekfac": OFTEN, "tkfac": {**OFTEN, "ema": 0.9}, "lngd": OFTEN},
+            tuned={
+                "kfac": {**OFTEN, "ema": 0.9},
+                "ekfac": OFTEN,
+                "tkfac": {**OFTEN, "ema": 0.9},
+                "ngplus": OFTEN,
+                "lngd": OFTEN,
+            },
             search=Search(
                 {
                     "lr": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
@@ -50,7 +57,7 @@ SUITE = Suite(
                 augment="crop-flip",
                 target=0.91,
             ),
-            tuned={"kfac": AVERAGED, "ekfac": SPARSE, "tkfac": AVERAGED, "lngd": SPARSE},
+            tuned={"kfac": AVERAGED, "ekfac": SPARSE, "tkfac": AVERAGED, "ngplus": SPARSE, "lngd": SPARSE},
             search=Search(
                 {
                     "lr": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0),
@@ -63,11 +70,12 @@ SUITE = Suite(
             [problem("resnet", depth=18, dataset="cifar10")],
             [
                 *(probe(name, fisher_type="mc") for name in ("kfac", "ekfac", "tkfac")),
-                probe("lngd", layer_rate="corrected"),
+                *PROBES[-2:],
+                probe("lngd", layer_rate="printed"),
             ],
             seeds=(0, 1, 2),
             training=Training(epochs=1, lr=1e-3, batch=256, weight_decay=0.004, augment="crop-flip", paced=4),
-            tuned={"kfac": AVERAGED, "ekfac": SPARSE, "tkfac": AVERAGED, "lngd": SPARSE},
+            tuned={"kfac": AVERAGED, "ekfac": SPARSE, "tkfac": AVERAGED, "ngplus": SPARSE, "lngd": SPARSE},
             parameters="weights",
         ),
     },
