@@ -33,7 +33,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from dashboard_speed import (  # type: ignore[import-not-found]
+
+from curvbench import store
+from curvbench.spec.pictures import Blocks, Spectrum
+from dashboard_speed import (
     FIRST_TABLE,
     FLAGS,
     ROOT,
@@ -41,9 +44,6 @@ from dashboard_speed import (  # type: ignore[import-not-found]
     processor_seconds,
     served,
 )
-
-from curvbench import store
-from curvbench.spec.pictures import Blocks, Spectrum
 
 FIRST, MEMORY = 10.0, 2e9  # bounds: seconds to the first table, bytes of the server
 PATIENCE = 180.0  # seconds until a page counts as one that never settles

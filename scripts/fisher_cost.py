@@ -19,12 +19,12 @@ from functools import partial
 from statistics import median
 
 import torch
-from step_cost import workload  # type: ignore[import-not-found]
 
 from curvbench import Instance, identity
 from curvbench.meters.clock import ratios, take_turns
 from curvbench.meters.exact import Stages, count, matmul_peak
 from curvbench.spec import Precision
+from step_cost import workload  # type: ignore[import-not-found]
 
 CPU = torch.device("cpu")
 STAGES = ("passes", "contraction")

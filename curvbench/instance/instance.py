@@ -606,6 +606,7 @@ class Instance:
 
     @property
     def device(self) -> torch.device:
+        """Where model and batch lie."""
         return self.targets.device
 
     def to(self, dtype: torch.dtype) -> Instance:

@@ -450,9 +450,16 @@ METRICS: dict[str, Metric] = {  # in the order of the table's columns
         "1",
         "lower",
         "time of a training step over SGD's",
-        "seconds of a training's step, or of the part of it that the scope names, over those of a whole step of "
-        "torch's SGD in the same turn; step: plain steps, statistics and inversion at the training's intervals",
-        {"plain": "plain\nx SGD", "step": "step\nx SGD", "backward": "backward\nx SGD"},
+        "seconds of a training's step of the scope's kind over those of torch's SGD in the same turn; step: plain "
+        "steps, statistics and inversion at the training's intervals",
+        {"plain": "plain\nx SGD", "step": "step\nx SGD"},
+    ),
+    "pace.part": Metric(
+        "1",
+        "lower",
+        "time of a part of a training step over SGD's step",
+        "seconds of the part of a training's step that the scope names over those of a whole step of torch's SGD",
+        {"backward": "backward\nx SGD"},
     ),
     "pace.seconds": Metric(
         "s",
