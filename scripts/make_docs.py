@@ -1,13 +1,16 @@
-"""The pages under docs/, printed for their files: ``methods`` from the code, the others from runs."""
+"""The pages under docs/, printed for their files: ``methods`` from the code, the others from runs; and the ``site``.
+
+``make_docs.py site DEST`` builds the site from what the repository holds (extra ``docs``).
+"""
 
 from __future__ import annotations
 
 import argparse
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pandas as pd
 import torch
@@ -15,18 +18,23 @@ from torch import Tensor, nn
 
 from curvbench import registry, store
 from curvbench.analysis import coverage as analysis
-from curvbench.analysis.claims import efforts, judge, newest
+from curvbench.analysis.claims import judge, newest
 from curvbench.analysis.frames import labels, of_problem, problems
 from curvbench.analysis.papers import Experiment, experiments
 from curvbench.analysis.views import Quantity
 from curvbench.instance import Instance
+from curvbench.planning.unsettled import unsettled
 from curvbench.problems.layers import Layers, Network
-from curvbench.report import claims as report
-from curvbench.spec import TRIALS, Status
+from curvbench.registry import load_suite
+from curvbench.report import papers
+from curvbench.spec import Status
 from curvbench.words import one_line
+from docsite.build import build
+from docsite.markdown import code, prose, table
+from docsite.methods import methods
 
 ROOT = Path(__file__).parent.parent
-COSTS = ("statistics", "invert", "precondition", "memory")
+SITE = ROOT / "build" / "site"
 TODAY = {
     "gap closed": Quantity("direction.gap_closed", "network"),
     "quality by rates": Quantity("direction.quality_rates", "network"),
@@ -36,92 +44,6 @@ TODAY = {
     "memory": Quantity("memory.ratio", "step"),
 }
 FORMS = ("{:,.0f}", "{:.1%}", "{:.1%}")  # of ``analysis.SHARES``
-METHODS_HEAD = """\
-# Methods
-
-What every probe of curvbench represents, from its own file: `curvbench list --json` has the same facts. This page is
-printed by `python scripts/make_docs.py methods > docs/methods.md`.
-
-**Letters.** N samples of a batch, R score columns per sample of the probe's Fisher (type-2 cross entropy over C
-classes: C - 1; empirical: one per loss term), L layers, P parameters compared. Of a layer: S positions, G groups, D
-inputs per group (the bias's constant included), M outputs per group, k = k_h k_w entries of a kernel (0 for a Linear).
-K: vectors or scores that are kept. a is the input of a layer at one position, g the gradient of a loss term at its
-output, W = sum g a^T over positions the score as a matrix, u or d as a vector; F the exact Fisher, F^ the matrix of the
-probe, (x) the Kronecker product. Vectors of a layer are the rows of [W | b], so that the output factor comes first.
-
-**Fisher.** `type-2`: the expectation over the model's own labels, exact, which is also the reference. `mc`: with labels
-drawn from the model. `empirical`: with the labels of the data. `forward-only`: the output factor is the identity.
-`lg`: noise of variance 1 at the next layer's input instead of a gradient; `lg_mc`: the same, drawn. `bg`: the batch
-gradient with drawn labels, times sqrt(N); `bg_data`: with those of the data.
-
-**Cost.** The published multiply-adds of a phase, and for `memory` the numbers kept between steps, corrected where the
-paper is wrong. These formulas are what the meter evaluates. Names in a formula are hyperparameters. [condition] is 1
-or 0; in it a name may be a hyperparameter's value. A term with a letter of a layer (S, G, D, M, k) is summed over the
-layers. Passes through the network are not included.
-
-**Errata** are told in the symbols of their papers. A: changes an implementation, B: changes an analysis or a claim,
-C: typographical.
-"""
-
-
-def methods(probes: Sequence[Mapping[str, Any]]) -> str:
-    """The page of methods from what ``registry.describe`` says of each probe."""
-    sections = [_section(probe) for probe in probes]
-    return "\n".join([METHODS_HEAD, _index(probes), *sections])
-
-
-def _index(probes: Sequence[Mapping[str, Any]]) -> str:
-    rows = []
-    for probe in probes:
-        default = probe["fisher"]["default"]
-        costs = [_code(probe["cost"].get(key, "")) for key in COSTS]
-        link = f"[{probe['name']}](#{probe['name']})"
-        rows.append([link, _text(probe["represents"]), _code(default or ""), *costs])
-    return table(["probe", "represents", "Fisher", *COSTS], rows)
-
-
-def _cost(probe: Mapping[str, Any]) -> str:
-    """The formulas of the phases, and what their abbreviations stand for."""
-    formulas = [f"{key} {_code(formula)}" for key, formula in probe["cost"].items()]
-    letters = [f"{_code(f'{letter} = {formula}')}" for letter, formula in probe["where"].items()]
-    return "; ".join(formulas) + (f", with {', '.join(letters)}" if letters else "") or "none published"
-
-
-def _section(probe: Mapping[str, Any]) -> str:
-    facts = {
-        "Represents": _text(probe["represents"]),
-        "Fisher": _fisher(probe["fisher"]),
-        "Damping": _text(probe["damping"]),
-        "Cost": _cost(probe),
-        "Source": _text(probe["source"]),
-        "Notes": "".join(f"\n  - {_text(note)}" for note in probe["notes"]),
-        "Errata": "".join(f"\n  - {_erratum(e)}" for e in probe["errata"]),
-    }
-    lines = [f"## {probe['name']}", "", _text(probe["description"]), ""]
-    lines += [f"- {name}: {fact}".replace(": \n", ":\n") for name, fact in facts.items() if fact]
-    return "\n".join([*lines, "", _hyperparameters(probe)])
-
-
-def _fisher(fisher: Mapping[str, Any]) -> str:
-    kinds = [_code(kind) + (" (default)" if kind == fisher["default"] else "") for kind in fisher["types"]]
-    return ", ".join(kinds) if len(kinds) > 1 else _code(fisher["default"] or "") or "none"
-
-
-def _erratum(erratum: Mapping[str, str]) -> str:
-    name = " ".join(filter(None, [erratum["id"], f"({erratum['severity']})" if erratum["severity"] else ""]))
-    return f"{name}: {_text(erratum['text'])}" if name else _text(erratum["text"])
-
-
-def _hyperparameters(probe: Mapping[str, Any]) -> str:
-    if not probe["hyperparameters"]:
-        return ""
-    rows = [
-        [_code(name), _code(str(default)), probe["allowed"][name], _text(probe["meanings"][name])]
-        for name, default in probe["hyperparameters"].items()
-    ]
-    return table(["hyperparameter", "default", "takes", "meaning"], rows)
-
-
 COVERAGE_HEAD = """\
 # Coverage
 
@@ -159,15 +81,15 @@ def coverage(frame: pd.DataFrame) -> str:
     networks = sorted(network_of.values(), key=get_args(Network).index)
     matrix = analysis.matrix(frame).rename(columns=network_of)[networks].sort_index()
     shares = analysis.shares(frame).rename(index=network_of).loc[networks]
-    outcomes = [[_code(str(probe)), *(cell or "" for cell in row)] for probe, *row in matrix.itertuples()]
+    outcomes = [[code(str(probe)), *(cell or "" for cell in row)] for probe, *row in matrix.itertuples()]
     sizes = [
         [
-            _code(str(network)),
+            code(str(network)),
             *("" if math.isnan(number) else form.format(number) for form, number in zip(FORMS, row, strict=True)),
         ]
         for network, *row in shares.itertuples()
     ]
-    reasons = [f"- {_text(reason)}\n" for reason in analysis.reasons(frame)]
+    reasons = [f"- {prose(reason)}\n" for reason in analysis.reasons(frame)]
     parts = [COVERAGE_HEAD, table(["probe", *networks], outcomes), *filter(None, ["".join(reasons)])]
     parts += [NETWORKS_HEAD, table(["network", "P", "parameters covered", "trace covered"], sizes)]
     parts += [REFUSED_HEAD, refusals()]
@@ -177,23 +99,11 @@ def coverage(frame: pd.DataFrame) -> str:
 CLAIMS_HEAD = """\
 # Claims
 
-The papers' claims beside what was measured of them: surrogates on digits, then reduced runs on MNIST, CIFAR-10 and
-Multi30k, each a folder of results with a part of its own. This page is printed by
-
-```sh
-curvbench run suites/papers --jobs 2 --results digits
-for suite in cwngd_t1_mnist fngd_t2_time_to_target fngd_f8_multi30k; do
-    curvbench run suites/papers/$suite --preset small --jobs 2 --results reduced --data DIR
-done
-python scripts/make_docs.py claims digits reduced > docs/claims.md
-```
-
-What a suite does otherwise than its paper stands below its heading; what a verdict takes, at the end of the page. The
-first table of a part is what was run. Trials are the trainings that looked for rates and dampings; a cell without a
-result diverged, failed or missed its data. Seconds are those of the clock while training, of all cells, evaluation
-apart: cells that ran side by side, and whatever else the machine did, are in them.
+Four papers, claim by claim: what was measured in the paper's own setting, and the verdict. The rows are in
+[data/reference](../data/reference), suite by suite. `curvbench claims` prints the same verdicts, and
+`curvbench claims --plan` says what it would take to measure the rest. This page is printed by
+`python scripts/make_docs.py claims data/reference > docs/claims.md`.
 """
-RAN = ("suite", "problem", "cells", "without a result", "seconds", "trials", "without a result", "seconds")
 
 
 def today(frame: pd.DataFrame) -> str:
@@ -214,47 +124,20 @@ def _of_today(frame: pd.DataFrame, problem: str) -> str:
     return f"## `{problem}`\n\n{chr(10).join(lines)}\n"
 
 
-def claims(results: Mapping[str, pd.DataFrame]) -> str:
-    """The page of claims from the rows of folders of results, by name; raises ValueError for one without a suite."""
-    parts, missing = [CLAIMS_HEAD], {experiment.id: experiment for experiment in experiments()}
-    for name, frame in results.items():
-        run = [experiment for experiment in experiments() if (frame["suite"] == experiment.id).any()]
-        if not run:
-            raise ValueError(f"{name}: no suite of suites/papers was run here")
-        judged = judge(frame, run)
-        spent = {experiment.id: efforts(frame, experiment) for experiment in run}
-        versions = {
-            key: ", ".join(map(str, frame[key].unique())) for key in ("device_name", "torch_version", "threads")
-        }
-        parts += [
-            f"## {name}\n",
-            "{device_name}, torch {torch_version}, threads per cell: {threads}.\n".format(**versions),
-        ]
-        parts += [
-            table(RAN, _ran(frame, run)),
-            report.counts(judged) + ".\n",
-            *(f"{text}\n" for text in report.sections(judged, spent)),
-        ]
-        missing = {key: experiment for key, experiment in missing.items() if experiment not in run}
-    why = [f"- {key}: {'; '.join({claim.why or 'not run' for claim in e.claims})}\n" for key, e in missing.items()]
-    return (
-        "\n".join([*parts, *(["## Not measured\n", "".join(why)] if why else []), "## Legend\n", report.LEGEND]) + "\n"
-    )
+def claims(results: Path) -> str:
+    """The page of claims from a folder of results; raises ValueError if it has no suite of a paper."""
+    runs = store.runs_below(results)
+    frame = newest([store.load(run) for run in runs])
+    published = experiments()
+    judged = judge(frame, published)
+    suites = {e.id: load_suite(ROOT / "suites" / "papers" / e.id)[1] for e in published if _has_suite(e)}
+    commands = {plan.suite: plan.command for plan in unsettled(judged, suites)}
+    commands |= {run.parent.name: store.read_run(run)["command"] for run in runs}
+    return f"{CLAIMS_HEAD}\n{papers.page(judged, frame, papers.findings(), commands)}"
 
 
-def _ran(frame: pd.DataFrame, run: Iterable[Experiment]) -> Iterator[list[str]]:
-    """Rows of the table of what was run."""
-    for experiment in run:
-        trained, tried = (frame[frame["suite"] == experiment.id + end] for end in ("", TRIALS))
-        yield [experiment.id, ", ".join(map(_code, problems(trained))), *_spent(trained), *_spent(tried)]
-
-
-def _spent(frame: pd.DataFrame) -> list[str]:
-    """Cells, those without a result, and seconds of training; empty where there is none."""
-    lost = frame.loc[frame["metric"].fillna("") == "", "cell_id"].nunique()
-    seconds = frame[frame["metric"] == "train.seconds"].groupby("cell_id")["value"].max()
-    numbers = [frame["cell_id"].nunique(), lost, round(seconds.sum())]
-    return [f"{number:,}" if number else "" for number in numbers]
+def _has_suite(experiment: Experiment) -> bool:
+    return (ROOT / "suites" / "papers" / f"{experiment.id}.py").is_file()
 
 
 def refusals() -> str:
@@ -271,7 +154,7 @@ def refusals() -> str:
         try:
             _instance(model, torch.randn(4, 6))
         except ValueError as reason:
-            rows.append([name, _text(str(reason))])
+            rows.append([name, prose(str(reason))])
         else:
             raise AssertionError(f"{name} is not refused any more")
     return table(["model", "reason"], rows)
@@ -350,27 +233,12 @@ def faults(frame: pd.DataFrame) -> str:
         status = next(iter(store.statuses(mine).values()))
         reason = "" if status is Status.OK else mine[mine["status"] == status]["reason"].iloc[0]
         shown = re.sub(r"/\S*/|logs/\w+|curvbench_file_\w+", "...", one_line(reason, LONGEST))
-        rows.append([_code(name), end.does, str(status), _text(shown)])
+        rows.append([code(name), end.does, str(status), prose(shown)])
     return FAULTS_HEAD + table(["probe", "it", "status", "reason"], rows)
 
 
 def _instance(model: nn.Module, inputs: Tensor) -> Instance:
     return Instance(model, inputs, torch.arange(len(inputs)) % 3)
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; bars inside cells are escaped."""
-    lines = [list(head), ["---"] * len(head), *([cell.replace("|", r"\|") for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
-def _code(text: str) -> str:
-    return f"`{text}`" if text else ""
-
-
-def _text(text: str) -> str:
-    """Prose of a docstring as Markdown: double backquotes become single ones, tildes are no strike-out."""
-    return re.sub(r"``", "`", text).replace("~", r"\~")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -380,12 +248,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pages.add_parser("methods", help="from the code")
     pages.add_parser("coverage", help="from a run of suites/coverage").add_argument("run", type=Path)
     pages.add_parser("today", help="tables, from a run of suites/today").add_argument("run", type=Path)
-    folders = pages.add_parser("claims", help="from folders of results of suites/papers")
-    folders.add_argument("results", type=Path, nargs="+")
+    pages.add_parser("claims", help="from a folder of results of suites/papers").add_argument("results", type=Path)
     pages.add_parser("faults", help="from a run of tests/hostile.py").add_argument("run", type=Path)
+    pages.add_parser("site", help="all pages, in HTML").add_argument("dest", type=Path, nargs="?", default=SITE)
     given = parser.parse_args(arguments)
     try:
-        print(_page(given), end="")
+        if given.page == "site":
+            build(given.dest)
+        else:
+            print(_page(given), end="")
     except ValueError as error:
         parser.error(str(error))
 
@@ -399,7 +270,7 @@ def _page(given: argparse.Namespace) -> str:
         return today(store.load(given.run))
     if given.page == "faults":
         return faults(store.load(given.run))
-    return claims({folder.name: newest([*map(store.load, store.runs_below(folder))]) for folder in given.results})
+    return claims(given.results)
 
 
 if __name__ == "__main__":

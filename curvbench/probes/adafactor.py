@@ -80,6 +80,13 @@ class Adafactor(SourcedProbe):
         ),
         family="smaller factors",
         color="blue",
+        formulas=(
+            r"\hat F_\ell = \frac{1}{\bar r}\,\mathrm{diag}(r) \otimes \mathrm{diag}(c)",
+            r"\Delta = \mathrm{E}[W \circ W]",
+            r"r_i = \frac{1}{D} \sum_j \Delta_{ij}",
+            r"c_j = \frac{1}{M} \sum_i \Delta_{ij}",
+            r"\bar r = \frac{1}{M} \sum_i r_i",
+        ),
     )
 
     def __post_init__(self) -> None:

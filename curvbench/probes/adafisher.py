@@ -54,6 +54,12 @@ class Adafisher(FisherProbe):
         ),
         family="smaller factors",
         color="orange",
+        formulas=(
+            r"\hat F_\ell = \mathrm{diag}(\nu(\beta)) \otimes \mathrm{diag}(\nu(\alpha))",
+            r"\nu(x) = \frac{x - \min x}{\max x - \min x}",
+            r"\alpha_j = \frac{1}{N} \sum_{n,s} a_{nsj}^2",
+            r"\beta_i = \frac{1}{N S} \sum_{n,s,r} g_{nsri}^2",
+        ),
     )
 
     def update(self, state: list[Any] | None, batch: Instance) -> list[Any]:

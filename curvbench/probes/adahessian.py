@@ -50,6 +50,11 @@ class Adahessian(MomentsProbe):
         ),
         family="first order",
         color="sky",
+        formulas=(
+            r"\hat F = \mathrm{diag}(\sqrt{\hat v})",
+            r"v \leftarrow \beta_2 v + (1 - \beta_2)\,(z \circ H z)^2",
+            r"\hat v = \frac{v}{1 - \beta_2^t}",
+        ),
     )
 
     def unsupported(self, instance: Instance) -> str | None:

@@ -29,6 +29,11 @@ class Adam(MomentsProbe):
         source="Kingma and Ba 2015, Algorithm 1",
         family="first order",
         color="orange",
+        formulas=(
+            r"\hat F = N\,\mathrm{diag}(\hat v)",
+            r"v \leftarrow \beta_2 v + (1 - \beta_2)\,\bar g \circ \bar g",
+            r"\hat v = \frac{v}{1 - \beta_2^t}",
+        ),
     )
 
     def init(self, instance: Instance) -> Moments:

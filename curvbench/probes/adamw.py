@@ -43,6 +43,11 @@ class AdamW(MomentsProbe):
         source="Loshchilov and Hutter 2019, Algorithm 2",
         family="first order",
         color="blue",
+        formulas=(
+            r"\hat F = N\,\mathrm{diag}(\hat v)",
+            r"v \leftarrow \beta_2 v + (1 - \beta_2)\,\bar g \circ \bar g",
+            r"\hat v = \frac{v}{1 - \beta_2^t}",
+        ),
     )
 
     def __post_init__(self) -> None:

@@ -67,6 +67,11 @@ class Cg(FisherProbe):
         ),
         family="solvers",
         color="blue",
+        formulas=(
+            r"\hat F = F",
+            r"p_k = \mathrm{arg}\,\min_{p \in \mathcal{K}_k} \frac{1}{2}\, p^\top (F + \lambda I)\, p - \bar g^\top p",
+            r"\mathcal{K}_k = \mathrm{span}\{\bar g, \ldots, (F + \lambda I)^{k-1} \bar g\}",
+        ),
     )
 
     def __post_init__(self) -> None:

@@ -68,6 +68,10 @@ class Cwngd(FisherProbe):
         errata=("E-C",),
         family="rescaled layers",
         color="orange",
+        formulas=(
+            r"\hat F_\ell = N \bigoplus_{o=1}^{M} \mathrm{E}[w_o w_o^\top]",
+            r"w_o = \sum_s g_{so}\, a_s",
+        ),
     )
 
     def damping_unit(self, terms: int) -> float:

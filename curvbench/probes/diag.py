@@ -28,6 +28,7 @@ class Diag(FisherProbe):
         source="the projection of F on diagonal matrices; 'entry-wise' in Tran Van Sang et al. 2022, Sec. III-D",
         family="exact in part",
         color="red",
+        formulas=(r"\hat F = \mathrm{diag}(\mathrm{E}[w \circ w])",),
     )
 
     def update(self, state: Diagonal | None, batch: Instance) -> Diagonal:

@@ -37,6 +37,11 @@ class Diagpair(FisherProbe):
         source="Van Loan and Pitsianis 1993, of diagonals; the fixed point of RACS (Gong et al. 2025)",
         family="exact in part",
         color="blue",
+        formulas=(
+            r"\hat F_\ell = \mathrm{diag}(s) \otimes \mathrm{diag}(q)",
+            r"(s, q) = \mathrm{arg}\,\min_{s,\,q} \|\Delta - s q^\top\|_F",
+            r"\Delta = \mathrm{E}[W \circ W]",
+        ),
     )
 
     def update(self, state: list[Kronecker] | None, batch: Instance) -> list[Kronecker]:

@@ -45,6 +45,11 @@ class Eigen(FisherProbe):
         source="Eckart and Young 1936",
         family="low rank",
         color="grey",
+        formulas=(
+            r"\hat F = \sum_{k=1}^{K} \lambda_k v_k v_k^\top",
+            r"F v_k = \lambda_k v_k",
+            r"\lambda_1 \ge \lambda_2 \ge \ldots",
+        ),
     )
 
     def __post_init__(self) -> None:

@@ -78,6 +78,12 @@ class Ekfac(FisherProbe):
         errata=("E-L13",),
         family="Kronecker",
         color="orange",
+        formulas=(
+            r"\hat F_\ell = (Q_B \otimes Q_A)\,\mathrm{diag}(s)\,(Q_B \otimes Q_A)^\top",
+            r"s = \mathrm{E}[(Q_B^\top W Q_A)^{\circ 2}]",
+            r"A = Q_A \Lambda_A Q_A^\top",
+            r"B = Q_B \Lambda_B Q_B^\top",
+        ),
     )
 
     def __post_init__(self) -> None:

@@ -60,6 +60,11 @@ class Eva(FisherProbe):
         ),
         family="smaller factors",
         color="green",
+        formulas=(
+            r"\hat F_\ell = (\bar g \otimes \bar a)(\bar g \otimes \bar a)^\top",
+            r"\bar g = \frac{1}{N S} \sum_{n,s} g_{ns}",
+            r"\bar a = \frac{1}{N S} \sum_{n,s} a_{ns}",
+        ),
     )
 
     def __post_init__(self) -> None:

@@ -83,6 +83,12 @@ class Fngd(Weighs, Probe):
         errata=("E-F",),
         family="low rank",
         color="orange",
+        formulas=(
+            r"\hat F_\ell = \frac{1}{N}\, U_\ell U_\ell^\top",
+            r"p_\ell = \lambda_\ell (\hat F_\ell + \lambda_\ell I)^{-1} \bar g_\ell = \frac{1}{N}\, U_\ell c_\ell",
+            r"c_\ell = \lambda_\ell \left(\lambda_\ell I + \frac{1}{N}\, U_\ell^\top U_\ell\right)^{-1} \mathbf{1}",
+            r"\lambda_\ell = \frac{\alpha}{N} \|U_\ell^\top U_\ell\|_F",
+        ),
     )
 
     def __post_init__(self) -> None:

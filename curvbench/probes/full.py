@@ -39,6 +39,7 @@ class Full(FisherProbe):
         "cost as here: columns in factored form, where papers store them and count N R P a product",
         family="exact in part",
         color="grey",
+        formulas=(r"\hat F = F = \mathrm{E}[w w^\top]",),
     )
 
     def update(self, state: State | None, batch: Instance) -> State:

@@ -73,6 +73,12 @@ class Ginger(Probe):
         errata=("E-G",),
         family="low rank",
         color="sky",
+        formulas=(
+            r"\hat F_t = \mathcal{T}_K\left(\alpha \hat F_{t-1} + (1 - \alpha)\, d_t d_t^\top\right)",
+            r"\hat F_0 = 0",
+            r"d = \sqrt{N}\,\bar g(\hat y)",
+            r"\mathcal{T}_K(X) = \mathrm{arg}\,\min_{\mathrm{rank}\,Y \le K} \|X - Y\|_F",
+        ),
     )
 
     def __post_init__(self) -> None:

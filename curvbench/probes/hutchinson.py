@@ -48,6 +48,10 @@ class Hutchinson(Probe):
         ),
         family="exact in part",
         color="orange",
+        formulas=(
+            r"\hat F = \mathrm{diag}\left(\max\left(0,\ \frac{1}{K} \sum_{k=1}^{K} z_k \circ F z_k\right)\right)",
+            r"z_k \in \{-1, 1\}^P",
+        ),
     )
 
     def __post_init__(self) -> None:

@@ -79,6 +79,13 @@ class Hylo(FisherProbe):
         ),
         family="low rank",
         color="brown",
+        formulas=(
+            r"\hat F_\ell = \frac{1}{N}\, U_{\mathcal{K}}\, T\, T^\top U_{\mathcal{K}}^\top",
+            r"U \approx U_{\mathcal{K}} T",
+            r"U = [u_1 \ldots u_{NR}]",
+            r"u = \left(\sum_s g_s\right) \otimes \left(\frac{1}{S} \sum_s a_s\right)",
+            r"|\mathcal{K}| = \max(1, \lfloor \rho N R \rfloor)",
+        ),
     )
 
     def __post_init__(self) -> None:

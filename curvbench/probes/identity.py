@@ -23,6 +23,7 @@ class IdentityProbe(Probe):
         cost={"statistics": "0", "invert": "0", "precondition": "0", "memory": "0"},
         family="first order",
         color="grey",
+        formulas=(r"\hat F = I",),
     )
 
     def update(self, state: Identity | None, batch: Instance) -> Identity:

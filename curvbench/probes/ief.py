@@ -67,6 +67,11 @@ class Ief(Probe):
         ),
         family="solvers",
         color="orange",
+        formulas=(
+            r"\hat F = \frac{1}{N} \sum_n \frac{u_n u_n^\top}{\|r_n\|^2}",
+            r"u_n = J_n^\top r_n",
+            r"r_n = \frac{\partial \ell_n}{\partial f_n}",
+        ),
     )
 
     def __post_init__(self) -> None:

@@ -81,6 +81,14 @@ class Ingd(FisherProbe):
         ),
         family="Kronecker",
         color="sky",
+        formulas=(
+            r"\hat F_\ell = (C C^\top)^{-1} \otimes (K K^\top)^{-1}",
+            r"K \leftarrow K - \eta K m_K",
+            r"C \leftarrow C - \eta C m_C",
+            r"m_K \leftarrow \frac{1}{2} (\kappa_C\, K^\top A K + \lambda \gamma_C\, K^\top K - I) + \mu\, m_K",
+            r"\kappa_C = \frac{1}{M}\, \mathrm{tr}(C^\top B C)",
+            r"\gamma_C = \frac{1}{M}\, \mathrm{tr}(C^\top C)",
+        ),
     )
 
     def __post_init__(self) -> None:

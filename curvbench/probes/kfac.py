@@ -73,6 +73,11 @@ class Kfac(TakesPolar, FisherProbe):
         errata=("E-C8",),
         family="Kronecker",
         color="blue",
+        formulas=(
+            r"\hat F_\ell = B \otimes A",
+            r"A = \frac{1}{N} \sum_{n,s} a_{ns} a_{ns}^\top",
+            r"B = \frac{1}{N S} \sum_{n,s,r} g_{nsr} g_{nsr}^\top",
+        ),
     )
 
     def update(self, state: Factored | None, batch: Instance) -> Factored:

@@ -61,6 +61,12 @@ class Klkron(FisherProbe):
         source="Dutilleul 1999, the alternation for the maximum likelihood of a matrix normal distribution",
         family="Kronecker bounds",
         color="blue",
+        formulas=(
+            r"\hat F_\ell = B \otimes A",
+            r"(B, A) = \mathrm{arg}\,\min_{B,\,A \succ 0} \mathrm{KL}(\mathcal{N}_{C}\,\|\,\mathcal{N}_{B \otimes A})",
+            r"\mathcal{N}_X = \mathcal{N}(0, X)",
+            r"C = F_\ell + \lambda I",
+        ),
     )
 
     def __post_init__(self) -> None:

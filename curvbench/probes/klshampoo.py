@@ -96,6 +96,11 @@ class Klshampoo(GradientsProbe):
         ),
         family="whitening",
         color="brown",
+        formulas=(
+            r"\hat F_\ell = N\, B_L \otimes B_R",
+            r"B_L = \frac{1}{D} \langle V B_R^{-1} V^\top \rangle",
+            r"B_R = \frac{1}{M} \langle V^\top B_L^{-1} V \rangle",
+        ),
     )
 
     def __post_init__(self) -> None:

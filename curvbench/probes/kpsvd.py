@@ -48,6 +48,7 @@ class Kpsvd(TakesPolar, FisherProbe):
         source="Van Loan and Pitsianis 1993: the leading singular pair of the rearranged block",
         family="Kronecker bounds",
         color="green",
+        formulas=(r"\hat F_\ell = B \otimes A = \mathrm{arg}\,\min_{B,\,A} \|F_\ell - B \otimes A\|_F",),
     )
 
     def __post_init__(self) -> None:

@@ -63,6 +63,10 @@ class Kronsum(FisherProbe):
         source="Van Loan and Pitsianis 1993: the leading singular pairs of the rearranged block, skew ones included",
         family="Kronecker bounds",
         color="orange",
+        formulas=(
+            r"\hat F_\ell = \sum_{k=1}^{K} B_k \otimes A_k",
+            r"(B_k, A_k)_{k \le K} = \mathrm{arg}\,\min \left\|F_\ell - \sum_{k=1}^{K} B_k \otimes A_k\right\|_F",
+        ),
     )
 
     def __post_init__(self) -> None:

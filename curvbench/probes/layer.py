@@ -43,6 +43,10 @@ class LayerProbe(FisherProbe):
         "cost as here: columns in factored form, where papers store them and count N R P a product",
         family="exact in part",
         color="brown",
+        formulas=(
+            r"\hat F = \bigoplus_{\ell=1}^{L} F_\ell",
+            r"F_\ell = \mathrm{E}[w_\ell w_\ell^\top]",
+        ),
     )
 
     def update(self, state: State | None, batch: Instance) -> State:

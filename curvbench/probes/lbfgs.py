@@ -52,6 +52,11 @@ class Lbfgs(Probe):
         source="Nocedal 1980; Byrd, Nocedal and Schnabel 1994; the statistics include the step that gives the pair",
         family="low rank",
         color="red",
+        formulas=(
+            r"\hat F \leftarrow \hat F - \frac{\hat F s s^\top \hat F}{s^\top \hat F s} + \frac{y y^\top}{s^\top y}",
+            r"\hat F_0 = \frac{y_K^\top y_K}{s_K^\top y_K}\, I",
+            r"y = H s",
+        ),
     )
 
     def __post_init__(self) -> None:

@@ -109,6 +109,13 @@ class Lngd(Follows, Probe):
         errata=("E-L",),
         family="rescaled layers",
         color="green",
+        formulas=(
+            r"\hat F_\ell = \mathrm{diag}(\psi) \otimes \Phi",
+            r"\Phi = \frac{1}{N} \sum_{n,s,i} h_{nsi}\, a_{ns} a_{ns}^\top",
+            r"\psi_i = \frac{\sum_{n,s} \|a_{ns}\|^2\, h_{nsi}}{\sum_{n,s,j} \|a_{ns}\|^2\, h_{nsj}}",
+            r"h_{nsi} = \langle (J_{ns}^\top \varepsilon)_i^2 \rangle = (J_{ns}^\top J_{ns})_{ii}",
+            r"\varepsilon \sim \mathcal{N}(0, I)",
+        ),
     )
 
     def __post_init__(self) -> None:

@@ -65,6 +65,10 @@ class Mbf(FisherProbe):
         source="Bahamou, Goldfarb and Ren 2023; the averages are how they are understood here, not read in the paper",
         family="smaller factors",
         color="brown",
+        formulas=(
+            r"\hat F_\ell = I_M \otimes \frac{1}{M} \sum_{o=1}^{M} \mathrm{E}[w_o w_o^\top] \quad \mathrm{(Linear)}",
+            r"\hat F_\ell = \bigoplus_{o,i} \mathrm{E}[w_{oi} w_{oi}^\top] \quad \mathrm{(convolution)}",
+        ),
     )
 
     def unsupported(self, instance: Instance) -> str | None:

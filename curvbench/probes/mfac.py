@@ -68,6 +68,7 @@ class Mfac(Probe):
         ),
         family="solvers",
         color="sky",
+        formulas=(r"\hat F = \frac{N}{K} \sum_{k=1}^{K} \bar g_k \bar g_k^\top",),
     )
 
     def __post_init__(self) -> None:

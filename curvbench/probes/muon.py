@@ -82,6 +82,11 @@ class Muon(Probe):
         ),
         family="whitening",
         color="green",
+        formulas=(
+            r"\hat F_\ell = \frac{N}{D}\, U U^\top \otimes I_D \quad (M \le D)",
+            r"\hat F_\ell = \frac{N}{M}\, I_M \otimes U^\top U \quad (M > D)",
+            r"p_\ell = \sqrt{\max(1, M/D)}\; U (U^\top U)^{-1/2}",
+        ),
     )
 
     def __post_init__(self) -> None:

@@ -85,6 +85,7 @@ class Ngplus(SourcedProbe):
         ),
         family="smaller factors",
         color="pink",
+        formulas=(r"\hat F_\ell = \frac{1}{D}\, \mathrm{E}[W W^\top] \otimes I_D",),
     )
 
     def __post_init__(self) -> None:

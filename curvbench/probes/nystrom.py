@@ -67,6 +67,10 @@ class Nystrom(FisherProbe):
         ),
         family="solvers",
         color="red",
+        formulas=(
+            r"\hat F = F \Omega\, (\Omega^\top F \Omega)^{+}\, \Omega^\top F",
+            r"\Omega \in \mathbb{R}^{P \times K}",
+        ),
     )
 
     def __post_init__(self) -> None:

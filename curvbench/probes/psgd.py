@@ -82,6 +82,11 @@ class Psgd(GradientsProbe):
         ),
         family="whitening",
         color="blue",
+        formulas=(
+            r"\hat F_\ell = N P^{-2}",
+            r"P = Q_L^\top Q_L \otimes Q_R^\top Q_R",
+            r"P = \mathrm{arg}\,\min\ \langle v^\top P v \rangle + \mathrm{tr}\, P^{-1}",
+        ),
     )
 
     def __post_init__(self) -> None:

@@ -61,6 +61,13 @@ class Qng(Probe):
         errata=("E-Q",),
         family="low rank",
         color="blue",
+        formulas=(
+            r"\hat F = A A^\top",
+            r"A = \prod_{k=1}^{n} \left(\sqrt{\alpha}\, I + \beta_k q_k q_k^\top\right)",
+            r"q_k = A_{k-1}^{-1} d_k",
+            r"\beta_k = \frac{\sqrt{\alpha + (1 - \alpha) \|q_k\|^2} - \sqrt{\alpha}}{\|q_k\|^2}",
+            r"d = \sqrt{N}\,\bar g(\hat y)",
+        ),
     )
 
     def __post_init__(self) -> None:

@@ -38,6 +38,11 @@ class Sgdm(Probe):
         source="torch.optim.SGD, the first buffer being the first gradient",
         family="first order",
         color="brown",
+        formulas=(
+            r"\hat F = I",
+            r"m \leftarrow \mu m + \bar g",
+            r"p = m",
+        ),
     )
 
     def __post_init__(self) -> None:

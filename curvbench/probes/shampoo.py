@@ -89,6 +89,13 @@ class Shampoo(TakesPolar, GradientsProbe):
         ),
         family="whitening",
         color="pink",
+        formulas=(
+            r"\hat F_\ell = N\, L^{2e} \otimes R^{2e}",
+            r"L = \langle V V^\top \rangle",
+            r"R = \langle V^\top V \rangle",
+            r"e = \frac{1}{4}",
+            r"p_\ell = L^{-e}\, V R^{-e}",
+        ),
     )
 
     def __post_init__(self) -> None:

@@ -58,6 +58,13 @@ class Skfac(FisherProbe):
         notes=(NOTE,),
         family="smaller factors",
         color="sky",
+        formulas=(
+            r"\hat F_\ell = B \otimes A",
+            r"A = \frac{1}{N} \sum_n \bar a_n \bar a_n^\top",
+            r"B = \frac{1}{N} \sum_{n,r} \tilde g_{nr} \tilde g_{nr}^\top",
+            r"\bar a_n = \frac{1}{S} \sum_s a_{ns}",
+            r"\tilde g_{nr} = \sum_s g_{nsr}",
+        ),
     )
 
     def update(self, state: State | None, batch: Instance) -> State:

@@ -94,6 +94,11 @@ class Soap(GradientsProbe):
         ),
         family="whitening",
         color="sky",
+        formulas=(
+            r"\hat F_\ell = N\,(Q_L \otimes Q_R)\,\mathrm{diag}(\hat v)\,(Q_L \otimes Q_R)^\top",
+            r"\hat v = \frac{v}{1 - \beta_2^t}",
+            r"v \leftarrow \beta_2 v + (1 - \beta_2)\,(Q_L^\top V Q_R)^{\circ 2}",
+        ),
     )
 
     def __post_init__(self) -> None:

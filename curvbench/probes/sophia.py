@@ -74,6 +74,11 @@ class Sophia(Probe):
         ),
         family="first order",
         color="red",
+        formulas=(
+            r"\hat F = N\,\mathrm{diag}(\hat h)",
+            r"h \leftarrow \beta_2 h + (1 - \beta_2)\,\bar g(\hat y) \circ \bar g(\hat y)",
+            r"\hat h = \frac{h}{1 - \beta_2^k}",
+        ),
     )
 
     def __post_init__(self) -> None:

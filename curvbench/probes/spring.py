@@ -58,6 +58,10 @@ class Spring(FisherProbe):
         ),
         family="solvers",
         color="green",
+        formulas=(
+            r"\hat F = F",
+            r"p_t = (F + \lambda I)^{-1} (\bar g_t + \lambda \mu\, p_{t-1})",
+        ),
     )
 
     def __post_init__(self) -> None:

@@ -65,6 +65,11 @@ class Thor(FisherProbe):
         ),
         family="smaller factors",
         color="red",
+        formulas=(
+            r"\hat F_\ell = \mathrm{bd}_m(B) \otimes \mathrm{bd}_m(A)",
+            r"\mathrm{bd}_m(X) = \bigoplus_k X_{kk}",
+            r"X_{kk} \in \mathbb{R}^{m \times m}",
+        ),
     )
 
     def __post_init__(self) -> None:

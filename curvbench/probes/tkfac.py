@@ -58,6 +58,12 @@ class Tkfac(TakesPolar, FisherProbe):
         notes=(NOTE,),
         family="Kronecker",
         color="red",
+        formulas=(
+            r"\hat F_\ell = t\, \Psi \otimes \Phi",
+            r"t = \frac{1}{N} \sum_{n,s,r} \|a_{ns}\|^2 \|g_{nsr}\|^2",
+            r"\Psi = \frac{1}{t N} \sum_{n,s,r} \|a_{ns}\|^2 g_{nsr} g_{nsr}^\top",
+            r"\Phi = \frac{1}{t N} \sum_{n,s,r} \|g_{nsr}\|^2 a_{ns} a_{ns}^\top",
+        ),
     )
 
     def update(self, state: Factored | None, batch: Instance) -> Factored:

@@ -55,6 +55,7 @@ class Tnt(FisherProbe):
         ),
         family="Kronecker",
         color="brown",
+        formulas=(r"\hat F_\ell = \frac{1}{\mathrm{tr}\, F_\ell}\, \mathrm{E}[W W^\top] \otimes \mathrm{E}[W^\top W]",),
     )
 
     def update(self, state: Factored | None, batch: Instance) -> Factored:

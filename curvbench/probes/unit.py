@@ -46,6 +46,7 @@ class Unit(FisherProbe):
         source="Kurita 1993; Ollivier 2015",
         family="exact in part",
         color="sky",
+        formulas=(r"\hat F_\ell = \bigoplus_{o=1}^{M} \mathrm{E}[w_o w_o^\top]",),
     )
 
     def update(self, state: State | None, batch: Instance) -> State:

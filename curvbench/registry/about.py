@@ -44,6 +44,7 @@ def _method(probe: type[Probe], description: str) -> dict[str, Any]:
     return {
         "role": probe.role,
         "family": about.family,
+        "formulas": list(about.formulas),
         "represents": about.represents or description,
         "fisher": _fisher(probe),
         "damping": about.damping,

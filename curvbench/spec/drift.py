@@ -39,6 +39,7 @@ class Drift(Component):
 
     @property
     def name(self) -> str:
+        """The first word of its text."""
         return "drift"
 
     @property

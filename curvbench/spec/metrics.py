@@ -361,7 +361,14 @@ METRICS: dict[str, Metric] = {  # in the order of the table's columns
         "1",
         "lower",
         "seconds over those at peak rate",
-        "seconds over those of the counted FLOPs at the machine's matrix-product peak",
+        "seconds over those of the counted FLOPs, each at the machine's matrix-product peak of the dtype it runs in",
+    ),
+    "time.floor.values": Metric(
+        "1",
+        "lower",
+        "seconds over those at the peak of the values",
+        "seconds over those of the counted FLOPs at the matrix-product peak of the stage's values: of float64 for the "
+        "passes of mixed precision",
     ),
     "flops.hutchinson": Metric(
         "1",

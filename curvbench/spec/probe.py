@@ -46,7 +46,8 @@ class About(NamedTuple):
     with its equations. ``notes``: other facts that decide the probe's rows, in whole sentences. ``errata``: ids of
     ``curvbench.registry.errata``, or one of its papers (``E-F``), or texts. ``family``: the group of methods with which
     figures draw the probe, if it is installed. ``color``: the name of its color there; the default follows from the
-    probe's name.
+    probe's name. ``formulas``: equations in TeX, the first one the represented matrix of the defaults, the others what
+    stands in it, in the letters of docs/methods.md.
     """
 
     represents: str = ""
@@ -58,6 +59,7 @@ class About(NamedTuple):
     errata: Sequence[str] = ()
     family: str = ""
     color: str = ""
+    formulas: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

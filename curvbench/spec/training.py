@@ -190,6 +190,7 @@ class Training(Component):
 
     @property
     def name(self) -> str:
+        """The first word of its text."""
         return "training"
 
 

@@ -370,6 +370,6 @@ def test_sizes_that_a_paper_leaves_open_have_to_agree() -> None:
     agreed = rule(claim, accuracies(kfac=(0.9,) * 3, sgdm=(0.95,) * 3, adam=(0.8,) * 3))
     assert agreed.verdict is DIRECTION or agreed.verdict is HOLDS
     apart = rule(claim, accuracies(kfac=(0.9,) * 3, sgdm=(0.6,) * 3, adam=(0.8,) * 3))
-    assert apart.verdict is UNDECIDED and apart.reason.startswith("sizes differ: ")
+    assert apart.verdict is UNDECIDED and apart.reason.startswith("readings differ: ")
     half = rule(claim, accuracies(kfac=(0.9,) * 3, adam=(0.8,) * 3))
     assert half.verdict is NOT_MEASURED and "S: not run" in half.reason
