@@ -1,4 +1,4 @@
-"""Words of messages: names that a wrong name may have meant, texts on one line, how a process died."""
+"""Words of messages: names that a wrong name may have meant, texts on one line, times, how a process died."""
 
 from __future__ import annotations
 
@@ -25,6 +25,14 @@ def one_line(text: object, limit: int | None = None) -> str:
 def printable(text: str) -> str:
     """A text that every file and terminal takes: control characters and halves of characters are written as escapes."""
     return "".join(c if c.isprintable() or c.isspace() else repr(c)[1:-1] for c in text)
+
+
+def duration(seconds: float) -> str:
+    """``4.1 s``, ``3 min 20 s`` or ``2 h 5 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def death(exit_code: int) -> tuple[Status, str]:

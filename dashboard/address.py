@@ -15,7 +15,7 @@ import streamlit as st
 
 import show
 
-SHARED = ("run", "problem", "probes", "pins", "image")  # choices that go along from page to page
+SHARED = ("run", "problem", "probes", "pins", "image", "archived")  # choices that go along from page to page
 ALWAYS = ("run", "problem", "baseline")  # written also where they are the usual ones, which new results may change
 
 

@@ -16,6 +16,7 @@ import guard
 import menu
 import show
 import source
+from curvbench.plot.highlight import SCRIPT
 
 # The folder is not called "pages", because Streamlit runs the files of such a folder until it has seen st.navigation.
 PAGES = {
@@ -28,17 +29,25 @@ PAGES = {
     "page/cost.py": "Cost",
     "page/cells.py": "Measurements",
     "page/training.py": "Training",
+    "page/tuning.py": "Tuning",
+    "page/runs.py": "Runs",
     "page/compare.py": "Compare",
     "page/history.py": "History",
     "page/claims.py": "Claims",
     "page/methods.py": "Methods and words",
 }
 RUN = "curvbench run suites/mlp"
+# Streamlit's margins leave half of a narrow window to the page.
+MARGINS = """<style>
+[data-testid=stMainBlockContainer] { padding-top: 3rem }
+@media (max-width: 1200px) { [data-testid=stMainBlockContainer] { padding-left: 1.5rem; padding-right: 1.5rem } }
+</style>"""
 
 
 def main() -> None:
     """Show the navigation, the filters that all pages share, and the page."""
     st.set_page_config("curvbench", layout="wide")
+    st.html(MARGINS)
     weak = guard.switched_off()
     view = None if weak else source.look()
     page = st.navigation(_pages(menu.coming_run() if view else None), expanded=True)
@@ -67,7 +76,9 @@ def main() -> None:
             controls.pick_probes(frame)
             controls.pick_pins(frame)
             controls.pick_one("Camera button saves", show.IMAGES, "image")
+            controls.pick_archived()
         st.caption(f"{'Shipped sample' if source.is_sample() else 'Results'}: {show.plain(source.results())}")
+    st.html(f"<script>{SCRIPT}</script>", unsafe_allow_javascript=True)
     address.say_gone()
     if frame is None:
         show.empty("This run has no measurement yet. Finished ones appear here by themselves.", RUN)

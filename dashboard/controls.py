@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,29 @@ from curvbench.plot.look import by_family, method
 
 
 def pick_run() -> Path:
-    """One of the runs, the latest first."""
-    runs = source.runs()
-    st.session_state["last run"] = name = pick("Run", list(runs), "run")
-    return runs[name]
+    """One of the runs, the latest first; of archived ones those that a link or a switch asks for."""
+    names = offered([st.session_state.get("run"), *st.session_state["asked"].get("run", [])])
+    st.session_state["last run"] = name = pick("Run", names, "run", format_func=_named(names).__getitem__)
+    return source.runs()[name]
+
+
+def pick_archived() -> None:
+    """Whether archived runs are offered too; without any nothing is asked."""
+    if any(source.notes(run).archived for run in source.runs().values()):
+        switch("Archived runs too", "archived", usual=False)
+
+
+def offered(asked: Collection[Any]) -> list[str]:
+    """The names of the runs to choose from; those that are ``asked`` for are among them."""
+    runs, shown = source.runs(), source.unarchived()
+    with_archived = st.session_state.get("archived") or "true" in st.session_state["asked"].get("archived", [])
+    return [name for name in runs if with_archived or name in shown or name in asked]
+
+
+def _named(names: Iterable[str]) -> dict[str, str]:
+    """Runs by name, as they are offered: with the labels that someone gave them."""
+    labels = {name: source.notes(source.runs()[name]).label for name in names}
+    return {name: f"{label} · {name}" if label else name for name, label in labels.items()}
 
 
 def pick_baseline(label: str) -> Path | None:
@@ -32,13 +51,13 @@ def pick_baseline(label: str) -> Path | None:
 
     None means that no run is chosen, because the suite has no other.
     """
-    runs = source.runs()
-    names, chosen = list(runs), st.session_state["run"]
+    runs, chosen = source.runs(), st.session_state["run"]
+    names = offered([chosen, st.session_state.get("baseline"), *st.session_state["asked"].get("baseline", [])])
     place = names.index(chosen)
     others = [*names[place + 1 :], *reversed(names[:place])]
     usual = next((name for name in others if runs[name].parent == runs[chosen].parent), None)
     address.begin(label, "baseline", others, usual)
-    name = st.selectbox(label, others, index=None, key="baseline", placeholder="Choose a run")
+    name = st.selectbox(label, others, index=None, key="baseline", placeholder="Choose a run", format_func=_named)
     return None if name is None else runs[name]
 
 
@@ -92,9 +111,14 @@ def pick(label: str, options: Sequence[Any], key: str, place: int = 0, **setting
     return st.selectbox(label, options, key=key, **settings)
 
 
+def run_name() -> str:
+    """The name of the run that the sidebar shows."""
+    return str(st.session_state["run"])
+
+
 def run() -> Path:
     """The run that the sidebar shows."""
-    return source.runs()[st.session_state["run"]]
+    return source.runs()[run_name()]
 
 
 def problem() -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import streamlit as st
 
 import source
-from curvbench.analysis import digits, exact, papers, views
+from curvbench.analysis import digits, exact, trials, views
 from curvbench.spec import PHASES
 
 QUALITIES, COSTS = ("error.", "direction.", "health."), ("flops.", "memory.", "time.")
@@ -24,7 +24,7 @@ def coming_run() -> Path | None:
     runs, chosen, asked = source.runs(), st.session_state.get("run"), st.query_params.get("run")
     was_chosen = chosen != st.session_state.get("last run")
     names = [chosen, asked] if was_chosen else [asked, chosen]
-    return next((runs[name] for name in names if name in runs), next(iter(runs.values()), None))
+    return next((runs[name] for name in names if name in runs), next(iter(source.unarchived().values()), None))
 
 
 def unfilled(run: Path) -> set[str]:
@@ -48,16 +48,11 @@ def _fills(run: Path, metrics: frozenset[tuple[str, str]]) -> dict[str, bool]:
         "matrices": source.has_blocks(run),
         "cost": exact.is_measured(rows) or _any({name for name, scope in metrics if scope == "step"}, COSTS),
         "training": _any(names, ("train.", "test.")),
+        "tuning": trials.are_trials(run.parent.name) and _any(names, ("valid.",)),
         "compare": len(runs) > 1,
         "history": sum(other.parent == run.parent for other in runs) > 1,
-        "claims": any(other.parent.name in _published() for other in runs),
     }
 
 
 def _any(names: Iterable[str], prefixes: tuple[str, ...]) -> bool:
     return any(name.startswith(prefixes) for name in names)
-
-
-@st.cache_resource(show_spinner=False)
-def _published() -> frozenset[str]:
-    return frozenset(experiment.id for experiment in papers.experiments())

@@ -15,6 +15,7 @@ import streamlit as st
 from curvbench.analysis import exact, summary, tables, views
 from curvbench.plot.axes import has_values
 from curvbench.plot.emphasis import emphasize
+from curvbench.plot.highlight import SCRIPT
 from curvbench.words import one_line
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ STYLED = 2000  # rows: the browser formats the numbers of a longer table, for he
 CHANGE = "change"  # the column that holds relative changes
 WARNINGS = 3  # that are in sight
 MOST = 5000  # rows of a table and marks of a figure that a browser is sent
-LETTER, PADDING = 6, 20  # pixels of a column of texts: per letter, and beside the text
+LETTER, PADDING = 6.5, 20  # pixels of a column of texts: per letter, and beside the text
 TABLES_FIRST = 1.0  # seconds in which a browser draws the tables that it was sent
 WORDS = {  # on screen; files keep their names
     **{"probe": "method", "scope": "layer or phase"},
@@ -62,7 +63,7 @@ def figure(drawn: go.Figure, data: Callable[[], pd.DataFrame], name: str, **fact
     st.plotly_chart(drawn, key=f"figure {name}", config=config)
     with st.container(horizontal=True):
         _download("Data (CSV)", lambda: _csv(data().assign(**facts)), f"{name}.csv", "text/csv")
-        _download("Figure (HTML)", lambda: drawn.to_html().encode(), f"{name}.html", "text/html")
+        _download("Figure (HTML)", lambda: drawn.to_html(post_script=SCRIPT).encode(), f"{name}.html", "text/html")
 
 
 def _let_tables_be_drawn() -> None:
@@ -130,7 +131,7 @@ def columns(data: pd.DataFrame) -> dict[str, Any]:
         widest = data[name].astype(str).str.len().max()
         if pd.api.types.is_string_dtype(data[name]) and widest <= WIDEST:
             heading = RANGE.strip() if name.endswith(RANGE) else WORDS.get(name, name)
-            width = int(max(widest, len(heading))) * LETTER + PADDING
+            width = round(LETTER * int(max(widest, len(heading)))) + PADDING
             configs[name] = st.column_config.Column(heading, help=help, pinned=name == pinned, width=width)
         elif len(data) > STYLED and pd.api.types.is_float_dtype(data[name]):
             digits = "percent" if name == CHANGE else "%.3g"

@@ -18,17 +18,22 @@ import streamlit as st
 
 import turns
 from curvbench import store
-from curvbench.analysis import frames, scaling
+from curvbench.analysis import frames, noise, scaling
+from curvbench.analysis.runs import Progress
+from curvbench.analysis.runs import look as look_at
 from curvbench.analysis.verdict import sentences
 from curvbench.shipped import DATA
 from curvbench.spec.pictures import Blocks
+from curvbench.store.checks import FILE as CHECK
+from curvbench.store.notes import FILE as NOTES
 from curvbench.words import printable
 
 SAMPLE = DATA / "sample"
+BASELINES = ("baselines", "data/baselines")  # where pages and templates have them
 # The columns that the pages need of every row; the other columns of a cell are read when it is opened.
 COLUMNS = (
     "suite run_id cell_id problem problem_args probe probe_args seed status reason metric scope epoch value method "
-    "started_at device dtype threads parameters step device_name"
+    "started_at device dtype threads parameters step device_name samples"
 ).split()
 LONGEST = 200  # letters of a text on a page of many cells; the page of a cell has the whole text
 HOLDS = 5.0  # seconds after which a window that follows the folder looks again, at the earliest
@@ -123,6 +128,11 @@ def changed() -> bool:
 def runs() -> dict[str, Path]:
     """The runs below ``results`` by name, latest first; a folder of fragments without a run is one run."""
     return st.session_state["view"].runs
+
+
+def unarchived() -> dict[str, Path]:
+    """``runs`` without those that someone has archived; all of them if everything is archived."""
+    return {name: run for name, run in runs().items() if not notes(run).archived} or runs()
 
 
 def _newest(times: float = 1.0) -> View:
@@ -270,6 +280,32 @@ def record_and_damage(run: Path) -> tuple[dict[str, Any], list[str]]:
     return _read_record(run, stamp)
 
 
+def notes(run: Path) -> store.Notes:
+    """What a person has noted of a run; nothing if the file of the notes is damaged."""
+    stamp = store.stamp(run / NOTES)
+    return store.Notes() if stamp is None else _read_notes(run, stamp)
+
+
+def check(run: Path) -> store.Check | None:
+    """What `curvbench check` said of a run the last time, if it is legible."""
+    stamp = store.stamp(run / CHECK)
+    return None if stamp is None else _read_check(run, stamp)
+
+
+def baselines(run: Path) -> str | None:
+    """The folder of baselines, as a command names it, that has one of a run's suite."""
+    return next((folder for folder in BASELINES if any(Path(folder, run.parent.name).glob("torch-*.parquet"))), None)
+
+
+def progress(run: Path) -> Progress | None:
+    """How far a run is, shared by all sessions while it stands; None if its rows cannot be read."""
+    is_running = store.is_running(run)
+    try:
+        return _look_at(run, _state(run), is_running, int(time.time() / HOLDS) if is_running else 0)
+    except (ValueError, OSError):
+        return None
+
+
 def log(run: Path, cell_id: str) -> tuple[str | None, list[str]]:
     """What a cell printed, and the warning on a log that was set aside."""
     with store.noting() as damaged:
@@ -289,7 +325,7 @@ def trains(run: Path) -> bool:
 @st.cache_resource(max_entries=64, show_spinner=False)
 def _read(run: Path, state: State) -> tuple[pd.DataFrame, list[str]]:
     with _reading, store.noting() as damaged:
-        return categorical(store.load_run(run, COLUMNS)), damaged
+        return noise.with_spread(categorical(store.load_run(run, COLUMNS))), damaged
 
 
 def categorical(frame: pd.DataFrame) -> pd.DataFrame:
@@ -316,6 +352,25 @@ def _legible(text: str) -> str:
 def _read_record(run: Path, stamp: store.Stamp) -> tuple[dict[str, Any], list[str]]:
     with store.noting() as damaged:
         return store.read_run(run), damaged
+
+
+@st.cache_resource(max_entries=4096, show_spinner=False)
+def _read_notes(run: Path, stamp: store.Stamp) -> store.Notes:
+    with store.noting():
+        return store.read_notes(run)
+
+
+@st.cache_resource(max_entries=256, show_spinner=False)
+def _read_check(run: Path, stamp: store.Stamp) -> store.Check | None:
+    with store.noting():
+        return store.read_check(run)
+
+
+@st.cache_resource(max_entries=4096, show_spinner=False)
+def _look_at(run: Path, state: State, is_running: bool, moment: int) -> Progress:
+    """``moment``: of a run that goes on, whose times go on without new rows."""
+    with store.noting():
+        return look_at(run)
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)

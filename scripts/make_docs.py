@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -18,14 +18,16 @@ from torch import Tensor, nn
 
 from curvbench import registry, store
 from curvbench.analysis import coverage as analysis
-from curvbench.analysis.claims import efforts, judge, newest
+from curvbench.analysis.claims import judge, newest
 from curvbench.analysis.frames import labels, of_problem, problems
 from curvbench.analysis.papers import Experiment, experiments
 from curvbench.analysis.views import Quantity
 from curvbench.instance import Instance
+from curvbench.planning.unsettled import unsettled
 from curvbench.problems.layers import Layers, Network
-from curvbench.report import claims as report
-from curvbench.spec import TRIALS, Status
+from curvbench.registry import load_suite
+from curvbench.report import papers
+from curvbench.spec import Status
 from curvbench.words import one_line
 from docsite.build import build
 from docsite.markdown import code, prose, table
@@ -97,23 +99,11 @@ def coverage(frame: pd.DataFrame) -> str:
 CLAIMS_HEAD = """\
 # Claims
 
-The papers' claims beside what was measured of them: surrogates on digits, then reduced runs on MNIST, CIFAR-10 and
-Multi30k, each a folder of results with a part of its own. This page is printed by
-
-```sh
-curvbench run suites/papers --jobs 2 --results digits
-for suite in cwngd_t1_mnist fngd_t2_time_to_target fngd_f8_multi30k; do
-    curvbench run suites/papers/$suite --preset small --jobs 2 --results reduced --data DIR
-done
-python scripts/make_docs.py claims digits reduced > docs/claims.md
-```
-
-What a suite does otherwise than its paper stands below its heading; what a verdict takes, at the end of the page. The
-first table of a part is what was run. Trials are the trainings that looked for rates and dampings; a cell without a
-result diverged, failed or missed its data. Seconds are those of the clock while training, of all cells, evaluation
-apart: cells that ran side by side, and whatever else the machine did, are in them.
+Four papers, claim by claim: what was measured in the paper's own setting, and the verdict. The rows are in
+[data/reference](../data/reference), suite by suite. `curvbench claims` prints the same verdicts, and
+`curvbench claims --plan` says what it would take to measure the rest. This page is printed by
+`python scripts/make_docs.py claims data/reference > docs/claims.md`.
 """
-RAN = ("suite", "problem", "cells", "without a result", "seconds", "trials", "without a result", "seconds")
 
 
 def today(frame: pd.DataFrame) -> str:
@@ -134,47 +124,20 @@ def _of_today(frame: pd.DataFrame, problem: str) -> str:
     return f"## `{problem}`\n\n{chr(10).join(lines)}\n"
 
 
-def claims(results: Mapping[str, pd.DataFrame]) -> str:
-    """The page of claims from the rows of folders of results, by name; raises ValueError for one without a suite."""
-    parts, missing = [CLAIMS_HEAD], {experiment.id: experiment for experiment in experiments()}
-    for name, frame in results.items():
-        run = [experiment for experiment in experiments() if (frame["suite"] == experiment.id).any()]
-        if not run:
-            raise ValueError(f"{name}: no suite of suites/papers was run here")
-        judged = judge(frame, run)
-        spent = {experiment.id: efforts(frame, experiment) for experiment in run}
-        versions = {
-            key: ", ".join(map(str, frame[key].unique())) for key in ("device_name", "torch_version", "threads")
-        }
-        parts += [
-            f"## {name}\n",
-            "{device_name}, torch {torch_version}, threads per cell: {threads}.\n".format(**versions),
-        ]
-        parts += [
-            table(RAN, _ran(frame, run)),
-            report.counts(judged) + ".\n",
-            *(f"{text}\n" for text in report.sections(judged, spent)),
-        ]
-        missing = {key: experiment for key, experiment in missing.items() if experiment not in run}
-    why = [f"- {key}: {'; '.join({claim.why or 'not run' for claim in e.claims})}\n" for key, e in missing.items()]
-    return (
-        "\n".join([*parts, *(["## Not measured\n", "".join(why)] if why else []), "## Legend\n", report.LEGEND]) + "\n"
-    )
+def claims(results: Path) -> str:
+    """The page of claims from a folder of results; raises ValueError if it has no suite of a paper."""
+    runs = store.runs_below(results)
+    frame = newest([store.load(run) for run in runs])
+    published = experiments()
+    judged = judge(frame, published)
+    suites = {e.id: load_suite(ROOT / "suites" / "papers" / e.id)[1] for e in published if _has_suite(e)}
+    commands = {plan.suite: plan.command for plan in unsettled(judged, suites)}
+    commands |= {run.parent.name: store.read_run(run)["command"] for run in runs}
+    return f"{CLAIMS_HEAD}\n{papers.page(judged, frame, papers.findings(), commands)}"
 
 
-def _ran(frame: pd.DataFrame, run: Iterable[Experiment]) -> Iterator[list[str]]:
-    """Rows of the table of what was run."""
-    for experiment in run:
-        trained, tried = (frame[frame["suite"] == experiment.id + end] for end in ("", TRIALS))
-        yield [experiment.id, ", ".join(map(code, problems(trained))), *_spent(trained), *_spent(tried)]
-
-
-def _spent(frame: pd.DataFrame) -> list[str]:
-    """Cells, those without a result, and seconds of training; empty where there is none."""
-    lost = frame.loc[frame["metric"].fillna("") == "", "cell_id"].nunique()
-    seconds = frame[frame["metric"] == "train.seconds"].groupby("cell_id")["value"].max()
-    numbers = [frame["cell_id"].nunique(), lost, round(seconds.sum())]
-    return [f"{number:,}" if number else "" for number in numbers]
+def _has_suite(experiment: Experiment) -> bool:
+    return (ROOT / "suites" / "papers" / f"{experiment.id}.py").is_file()
 
 
 def refusals() -> str:
@@ -285,8 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pages.add_parser("methods", help="from the code")
     pages.add_parser("coverage", help="from a run of suites/coverage").add_argument("run", type=Path)
     pages.add_parser("today", help="tables, from a run of suites/today").add_argument("run", type=Path)
-    folders = pages.add_parser("claims", help="from folders of results of suites/papers")
-    folders.add_argument("results", type=Path, nargs="+")
+    pages.add_parser("claims", help="from a folder of results of suites/papers").add_argument("results", type=Path)
     pages.add_parser("faults", help="from a run of tests/hostile.py").add_argument("run", type=Path)
     pages.add_parser("site", help="all pages, in HTML").add_argument("dest", type=Path, nargs="?", default=SITE)
     given = parser.parse_args(arguments)
@@ -308,7 +270,7 @@ def _page(given: argparse.Namespace) -> str:
         return today(store.load(given.run))
     if given.page == "faults":
         return faults(store.load(given.run))
-    return claims({folder.name: newest([*map(store.load, store.runs_below(folder))]) for folder in given.results})
+    return claims(given.results)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from curvbench.prediction.layout import Shape, Shapes
 from curvbench.registry import parse_problem
 
 BIG = "transformer[task=wmt14,width=1024,hidden=4096,heads=16,depth=6,vocabulary=37000,length=128]"
+SMALL = "transformer[task=multi30k,width=512,hidden=2048,heads=8,depth=6,vocabulary=10000,length=32]"
 T5 = "t5[size=small,task=xsum,source=512,target=128,mode={}]"
 
 
@@ -36,6 +37,11 @@ class Network(NamedTuple):
 NETWORKS = {
     "resnet18-cifar100": Network("resnet[depth=18,dataset=cifar100]", "He et al. 2016, Table 1, with a 3 x 3 stem"),
     "resnet50-cifar100": Network("resnet[depth=50,dataset=cifar100]", "He et al. 2016, Table 1, with a 3 x 3 stem"),
+    "resnet18-cifar10": Network("resnet[depth=18,dataset=cifar10]", "He et al. 2016, Table 1, with a 3 x 3 stem"),
+    "resnet32-cifar10": Network("resnet[depth=32,dataset=cifar10]", "He et al. 2016, Sec. 4.2"),
+    "transformer-multi30k": Network(
+        SMALL, "Vaswani et al. 2017, with 512 and 2,048 units", ((12, 512, 32, 32), (6, 512, 32, 32))
+    ),
     "t5-small": Network(
         T5.format("full"), "Raffel et al. 2020, small", ((6, 512, 512, 512), (6, 512, 128, 128), (6, 512, 128, 512))
     ),
@@ -131,7 +137,7 @@ def _shape(name: str, module: nn.Module, x: Tensor, out: Tensor, tied_to: str) -
     if isinstance(module, nn.Embedding):
         rows = x.numel()
         return Shape(name, "embedding", module.num_embeddings, module.embedding_dim, positions=rows, tied_to=tied_to)
-    (numbers,) = module.weight.shape  # type: ignore[misc, union-attr]
+    (numbers,) = module.weight.shape  # type: ignore[misc]
     bias = getattr(module, "bias", None) is not None
     return Shape(name, "norm", 1, numbers, positions=out.numel() // numbers, bias=bias)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -27,6 +28,10 @@ from curvbench.plot.look import looks
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
 WIDTH, HEIGHT = 900, 420
+AS_SVG = """size => {
+  const figure = document.querySelector('.js-plotly-plot')
+  return Plotly.toImage(figure, {...size, height: figure.layout.height || size.height})
+}"""
 GAP = Quantity("direction.gap_closed", "network")
 ERROR = Quantity("error.scale_optimal", "layer blocks")
 SIDES = {  # the methods of the README, and where each name covers nothing
@@ -48,7 +53,8 @@ def main(arguments: list[str]) -> None:
         "cost": plot.cost(frame, problem),
     }
     IMAGES.mkdir(parents=True, exist_ok=True)
-    for name, content in drawn(figures).items():
+    pages = {name: figure.to_html(include_plotlyjs=True) for name, figure in figures.items()}
+    for name, content in drawn(pages).items():
         (IMAGES / f"{name}.svg").write_bytes(content)
         print(f"{IMAGES / name}.svg: {len(content) / 1000:.0f} kB")
 
@@ -81,8 +87,8 @@ def gap_closed(frame: pd.DataFrame, problem: str) -> Any:
     return figure
 
 
-def drawn(figures: dict[str, Any]) -> dict[str, bytes]:
-    """The figures as SVG."""
+def drawn(pages: Mapping[str, str]) -> dict[str, bytes]:
+    """The figure of each page of HTML as SVG, as high as its layout says."""
     from playwright.sync_api import sync_playwright
 
     chromium = shutil.which("chromium") or sys.exit("Chromium is needed: no program `chromium` is on the path")
@@ -90,12 +96,10 @@ def drawn(figures: dict[str, Any]) -> dict[str, bytes]:
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=list(FLAGS))
         page = browser.new_page()
-        for name, figure in figures.items():
-            page.set_content(figure.to_html(include_plotlyjs=True))
+        for name, content in pages.items():
+            page.set_content(content)
             page.wait_for_selector(".main-svg")
-            size = {"format": "svg", "width": WIDTH, "height": figure.layout.height}
-            address = page.evaluate("size => Plotly.toImage(document.querySelector('.js-plotly-plot'), size)", size)
-            pictures[name] = _decoded(address)
+            pictures[name] = _decoded(page.evaluate(AS_SVG, {"format": "svg", "width": WIDTH, "height": HEIGHT}))
         browser.close()
     return pictures
 

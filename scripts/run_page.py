@@ -1,7 +1,8 @@
 """Run the commands and programs of a page, and write what they print into the page: ``run_page.py docs/questions.md``.
 
 Blocks ``sh`` and ``python`` run one after the other in a folder that they share. A block ``text`` that follows one
-becomes its standard output, of which ``LINES`` lines are kept.
+becomes its standard output, of which ``LINES`` lines are kept. A picture ``spectra.svg`` of the page becomes the figure
+of the file ``spectra.html`` if the programs have written one, which needs Chromium.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from pictures import drawn
+
 BLOCK = re.compile(r"```(sh|python)\n(.*?)```(?:(\n\n```text\n).*?```)?", re.DOTALL)
+PICTURE = re.compile(r"!\[[^]]*\]\(([^)]+\.svg)\)")
 LINES = 40  # of an output
 SUITES = Path(__file__).resolve().parents[1] / "suites"  # as from a checkout
 
@@ -48,12 +52,26 @@ def runner(folder: Path) -> Callable[[str, str], str]:
     return run
 
 
+def executed(page: Path, folder: Path) -> str:
+    """The page with what its programs print in a folder, in which the shipped suites lie as in a checkout."""
+    (folder / "suites").symlink_to(SUITES)
+    return rendered(page.read_text(), runner(folder))
+
+
+def figures_of(page: Path, folder: Path) -> dict[str, str]:
+    """What the programs of a page have left in the folder as HTML, by the links of its pictures."""
+    files = {target: folder / f"{Path(target).stem}.html" for target in PICTURE.findall(page.read_text())}
+    return {target: file.read_text() for target, file in files.items() if file.exists()}
+
+
 def main(pages: list[str]) -> None:
     """Run every page in a folder of its own."""
     for page in map(Path, pages):
         with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "suites").symlink_to(SUITES)
-            page.write_text(rendered(page.read_text(), runner(Path(folder))))
+            page.write_text(executed(page, Path(folder)))
+            if figures := figures_of(page, Path(folder)):
+                for target, picture in drawn(figures).items():
+                    (page.parent / target).write_bytes(picture)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ import curvbench as cb
 from curvbench.meters.cost import Stepper, flop_rows
 from curvbench.spec import METRICS, Probe
 
-OF_THE_EXACT_FISHER = {"time.floor", "flops.hutchinson", "machine.peak"}  # metrics of meters/exact.py: no probe's
+# of meters/exact.py, which measures no probe
+OF_THE_EXACT_FISHER = {"time.floor", "time.floor.values", "flops.hutchinson", "machine.peak"}
 OF_NO_TABLE = (  # of trainings, by request, of adapters
     *("train.", "pace.", "valid.", "test.", "damping.", "stale.", "linearity."),
 )

@@ -36,9 +36,9 @@ def test_every_page_has_a_run_and_a_check() -> None:
 
 
 def test_the_suite_of_the_page_is_a_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (probe,) = re.findall(r"```python\n(from dataclasses.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.S)
+    probe = (ROOT / "curvbench" / "cli" / "templates" / "my_suite.py").read_text()
     (suite,) = re.findall(r"```python\n(.*?)```", TEXTS["docs/ci.md"], re.S)
-    (tmp_path / "my_probe.py").write_text(probe)
+    (tmp_path / "my_suite.py").write_text(probe)
     (tmp_path / "curvbench_suite.py").write_text(suite)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(files, "_files", {})  # ranks of other tests would read the files of this one again

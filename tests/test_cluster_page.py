@@ -1,4 +1,4 @@
-"""The commands of docs/cluster.md, block by block, on cells of the fake ``fake_measure``."""
+"""The commands of docs/tutorials/cluster.md, block by block, on cells of the fake ``fake_measure``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from curvbench import store
 
 pytestmark = pytest.mark.slow
 
-PAGE = (TESTS.parent / "docs" / "cluster.md").read_text()
+PAGE = (TESTS.parent / "docs" / "tutorials" / "cluster.md").read_text()
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 SUITE = """
 from curvbench.spec import Preset, Suite

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -10,6 +11,7 @@ import torch
 from fake_measure import Fake, Toy
 
 from curvbench import identity
+from curvbench.identity.code import CLOCKS
 from curvbench.identity.libraries import PACKAGE
 from curvbench.registry import parse_probe
 from curvbench.spec import Cell, Training
@@ -58,6 +60,7 @@ def test_the_machine_counts(key: str) -> None:
         ("cells/measure.py", True),
         ("fisher/exact.py", True),
         ("meters/new.py", True),
+        ("spec/metrics.py", False),
         ("a_new_room.py", True),
         ("probes/__init__.py", True),
         ("probes/kfac.py", False),
@@ -80,6 +83,29 @@ def test_which_code_counts(file: str, counts: bool, tmp_path: Path) -> None:
     with open(package / file, "a") as source:
         source.write("\nEDITED = 1\n")
     assert (identity.code_identity.__wrapped__(package) != before) == counts
+
+
+@pytest.mark.parametrize(
+    ("file", "counts"), [("meters/error.py", False), ("meters/clock.py", True), ("optim/hooks.py", True)]
+)
+def test_which_code_counts_for_a_training(file: str, counts: bool, tmp_path: Path) -> None:
+    package = tmp_path / "curvbench"
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    before = identity.code_identity.__wrapped__(package, measures=False)
+    with open(package / file, "a") as source:
+        source.write("\nEDITED = 1\n")
+    assert (identity.code_identity.__wrapped__(package, measures=False) != before) == counts
+
+
+def test_what_trains_uses_no_other_meters_than_those_that_count_for_it() -> None:
+    rooms = ("data", "instance", "operators", "optim", "parts", "probes", "problems", "states", "training", "uses")
+    files = [file for room in rooms for file in (PACKAGE / room).rglob("*.py")]
+    for file in [*files, PACKAGE / "cells" / "trial.py", PACKAGE / "cells" / "pace.py", PACKAGE / "numerics.py"]:
+        used = re.findall(
+            r"from curvbench\.meters\.(\w+) import|import curvbench\.meters\.(\w+)", file.read_text("utf-8")
+        )
+        assert {f"{name or other}.py" for name, other in used} <= CLOCKS, file
+        assert "from curvbench.meters import" not in file.read_text("utf-8"), file
 
 
 def test_the_file_of_a_users_probe_counts(tmp_path: Path) -> None:

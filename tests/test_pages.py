@@ -1,4 +1,4 @@
-"""Programs of the page on models of one's own run as they stand, and the page is rendered from what they print."""
+"""Programs of the pages run as they stand, and pages and pictures are made of what they print."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+import agents
+import run_page
 from curvbench.analysis.roles import COMPARED
 from curvbench.comparison import BOUNDS
 
 ROOT = Path(__file__).parent.parent
-PAGE = (ROOT / "docs" / "your_model.md").read_text()
-PROGRAMS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+PAGES = [ROOT / "docs" / "tutorials" / "your_model.md", ROOT / "docs" / "models.md"]
+PROGRAMS = [program for page in PAGES for program in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)]
 MODELS = ("plain", "resnet", "vit", "gpt2", "bert", "unet")
 
 
@@ -56,11 +58,53 @@ def test_there_is_a_program_for_every_model() -> None:
     assert len(PROGRAMS) == len(MODELS)
 
 
+EXECUTED = [
+    page
+    for name in ("tutorials", "gallery", "concepts")
+    for page in sorted((ROOT / "docs" / name).glob("*.md"))
+    if "```python" in page.read_text() or "```text" in page.read_text()
+]
+GALLERY = [page for page in sorted((ROOT / "docs" / "gallery").glob("*.md")) if page.name != "index.md"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("page", EXECUTED, ids=lambda page: f"{page.parent.name}-{page.stem}")
+def test_pages_are_executed(page: Path, tmp_path: Path) -> None:
+    text = run_page.executed(page, tmp_path)
+    assert words(text) == words(page.read_text()), f"run `python scripts/run_page.py {page.relative_to(ROOT)}`"
+    own = {target for target in run_page.PICTURE.findall(text) if Path(target).parent.name == page.parent.name}
+    assert set(run_page.figures_of(page, tmp_path)) == own
+
+
+def words(text: str) -> list[str]:
+    """The first word of every line that is not indented: another machine prints other numbers in the same rows."""
+    return [re.sub(r"\d\S*", "0", line.split()[0]) for line in text.splitlines() if line[:1].strip()]
+
+
+@pytest.mark.parametrize("page", GALLERY, ids=lambda page: page.stem)
+def test_an_example_of_the_gallery_is_a_question_a_short_program_and_a_small_picture(page: Path) -> None:
+    text = page.read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (picture,) = re.findall(r"\((.*?\.svg)\)", text)
+    assert text.startswith("# ") and text.splitlines()[0].endswith("?")
+    assert len(program.splitlines()) <= 27 and f'"{page.stem}.html"' in program
+    assert Path(picture).stem == page.stem and (page.parent / picture).stat().st_size < 150_000
+    assert "```text\n```" not in text, "its output is missing"
+
+
+@pytest.mark.parametrize("name", ["llms.txt", "SKILL.md"])
+def test_files_for_agents_have_the_commands_of_the_questions(name: str) -> None:
+    assert (ROOT / name).read_text() == agents.text(name), "run `python scripts/agents.py`"
+    assert agents.text(name).count("# ") > 10 and "curvbench advise" in agents.text(name)
+
+
 def test_outputs_take_the_place_of_what_stood_there(tmp_path: Path) -> None:
-    sys.path.insert(0, str(ROOT / "scripts"))
-    try:
-        from run_page import rendered, runner
-    finally:
-        sys.path.pop(0)
     page = "a\n```sh\necho 1 > kept\n```\n\nb\n\n```python\nprint(open('kept').read())\n```\n\n```text\nold\n```\n"
-    assert rendered(page, runner(tmp_path)) == page.replace("old", "1")
+    assert run_page.rendered(page, run_page.runner(tmp_path)) == page.replace("old", "1")
+
+
+def test_a_picture_is_the_figure_that_a_program_has_left(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("![one](../images/one.svg) ![two](../images/two.svg)")
+    (tmp_path / "one.html").write_text("a figure")
+    assert run_page.figures_of(page, tmp_path) == {"../images/one.svg": "a figure"}

@@ -177,7 +177,7 @@ def reported(experiment: Experiment, claim: Claim) -> str:
 def rule(cells: _Cells, claim: Claim) -> Ruling:
     """The ruling on a claim from the cells of the paper's setting, or from the cells of the surrogate.
 
-    Sizes of a network between which the paper leaves the choice have to agree, and so have FLOPs beside seconds.
+    Readings between which the paper leaves the choice have to agree, and so have FLOPs beside seconds.
     """
     if claim.why:
         return Ruling(Verdict.NOT_MEASURED, claim.why)
@@ -186,11 +186,13 @@ def rule(cells: _Cells, claim: Claim) -> Ruling:
     if cells.surrogate and claim.original_only:
         return Ruling(Verdict.NOT_MEASURED, "a number of the paper's own setting")
     rulings = [_beside_counts(cells, replace(claim, chain=chain)) for chain in claim.chains]
-    return rulings[0] if len(rulings) == 1 or cells.surrogate else _agreed(rulings)
+    return rulings[0] if cells.surrogate else _agreed(rulings)
 
 
 def _agreed(rulings: Sequence[Ruling]) -> Ruling:
-    """One ruling for several sizes: their verdict if they have the same, else undecided, or not measured."""
+    """One ruling for several readings of a claim: their verdict if they have the same, else undecided."""
+    if len(rulings) == 1:
+        return rulings[0]
     verdicts = [ruling.verdict for ruling in rulings]
     reason = "; ".join(ruling.reason for ruling in rulings)
     readings = tuple(reading for ruling in rulings for reading in ruling.readings)
@@ -199,7 +201,7 @@ def _agreed(rulings: Sequence[Ruling]) -> Ruling:
     if Verdict.NOT_MEASURED in verdicts:
         return Ruling(Verdict.NOT_MEASURED, reason, readings)
     agreeing = {Verdict.HOLDS, Verdict.DIRECTION}.issuperset(verdicts)
-    return Ruling(Verdict.DIRECTION if agreeing else Verdict.UNDECIDED, f"sizes differ: {reason}", readings)
+    return Ruling(Verdict.DIRECTION if agreeing else Verdict.UNDECIDED, f"readings differ: {reason}", readings)
 
 
 def _beside_counts(cells: _Cells, claim: Claim) -> Ruling:
@@ -219,7 +221,7 @@ def _counted_at_least(ruling: Ruling, counted: Counted, claim: Claim) -> Ruling:
     """The ruling, or that on the counts if nothing was measured."""
     if ruling.verdict is not Verdict.NOT_MEASURED or claim.why or not counted.decides(claim):
         return ruling
-    by_counts = _ruled(counted, claim)
+    by_counts = _agreed([_ruled(counted, replace(claim, chain=chain)) for chain in claim.chains])
     return by_counts._replace(reason=f"{counted.note(claim)}; {by_counts.reason}", counted_only=True)
 
 
@@ -392,8 +394,8 @@ class _Cells:
             (probe, problem, is_paced)
             for probe, problem, is_paced in self._settings
             if is_paced == column.is_paced
-            and _fits(probe, entry.probe)
-            and (not entry.problem or _fits(problem, entry.problem))
+            and fits(probe, entry.probe)
+            and (not entry.problem or fits(problem, entry.problem))
         ]
         if not settings:
             raise NotRun
@@ -410,7 +412,7 @@ class _Cells:
         if not _matching(self.frame["probe_label"], entry.probe).any():
             raise NotRun
         sweeps = [row for row in scaling.growth(self.frame) if row.quantity == phase and re.search(WIDTHS, row.problem)]
-        exponents = [row.counted.value for row in sweeps if _fits(row.probe, entry.probe)]
+        exponents = [row.counted.value for row in sweeps if fits(row.probe, entry.probe)]
         if len(exponents) != 1 or math.isnan(exponents[0]):
             raise NoValue(f"no growth of {phase} with the width was counted")
         return exponents[0]
@@ -492,11 +494,11 @@ def _blend(values: Sequence[Bounded], take: Blend, better: str) -> Bounded:
 
 
 def _matching(labels: pd.Series, selector: str) -> pd.Series:
-    return labels.map({label: _fits(label, selector) for label in set(labels)}).astype(bool)
+    return labels.map({label: fits(label, selector) for label in set(labels)}).astype(bool)
 
 
 @cache
-def _fits(label: str, selector: str) -> bool:
+def fits(label: str, selector: str) -> bool:
     """Whether a component has the name and, given or by default, the hyperparameters of a selector."""
     (name, written), (selected_name, chosen) = split_label(label), split_label(selector)
     arguments, selected = arguments_of(written), arguments_of(chosen)

@@ -27,7 +27,9 @@ class Counted:
     def decides(self, claim: Claim) -> bool:
         """Whether every row of a claim has shapes, and every column a count."""
         members = [member for member in claim.chain if isinstance(member, str)]
-        return bool(members) and all(self.experiment.column(m).counted and self._shapes(_row(m)) for m in members)
+        return bool(members) and all(
+            self.experiment.column(m).counted and self.experiment.shapes_of(_row(m)) for m in members
+        )
 
     def note(self, claim: Claim) -> str:
         """What was counted, and what it leaves open."""
@@ -52,12 +54,12 @@ class Counted:
         return False
 
     def _value(self, row: str, column: Column) -> float:
-        entry, at = self.experiment.rows[row], (self._shapes(row), self.experiment.batch, self.experiment.refresh)
+        entry, at = (
+            self.experiment.rows[row],
+            (self.experiment.shapes_of(row), self.experiment.batch, self.experiment.refresh),
+        )
         of_method = _cost(entry.priced or entry.probe, *at)
         return of_method.gradients if column.counted == "step" else of_method.total / _cost(BASE, *at).total
-
-    def _shapes(self, row: str) -> str:
-        return self.experiment.shapes.get(row.rpartition(".")[0], "")
 
 
 def _row(member: str) -> str:

@@ -17,6 +17,7 @@ COLUMNS = {
     "passes\nx floor": ("time.floor", "passes", 1.0),
     "contraction\nx floor": ("time.floor", "contraction", 1.0),
     "total\nx floor": ("time.floor", "total", 1.0),
+    "total\nx values": ("time.floor.values", "total", 1.0),
     "work\nGFLOP": ("flops.counted", "total", 1e-9),
     "memory\nMB": ("memory.peak", "total", 1e-6),
     "sampling\nx work": ("flops.hutchinson", "total", 1.0),
@@ -25,9 +26,10 @@ COLUMNS = {
 
 LEGEND = (
     "seconds of the exact Fisher in three stages: passes through the network, Gram matrices, spectrum; "
-    "x floor: over the seconds that the counted FLOPs take at the peak of the machine's matrix product, measured in "
-    "the same process; memory: highest live bytes above the model; sampling: work of a Hutchinson estimate of |F| to "
-    "1 % over that of the exact one"
+    "x floor: over the seconds that the counted FLOPs take at the peak of the machine's matrix product in the dtype "
+    "each runs in, measured in the same process; x values: the same, with passes of mixed precision at the peak of "
+    "float64, in which their values are; memory: highest live bytes above the model; sampling: work of a Hutchinson "
+    "estimate of |F| to 1 % over that of the exact one"
 )
 
 

@@ -143,8 +143,9 @@ class Claim:
     others. ``op``: ``~`` means within ``slack`` of a number; the other operators allow for ``slack`` too. ``reading``:
     how words without numbers became a comparison. ``part_of``: the paper's sentence, if the claim is a part of it.
     ``why``: the reason why the claim cannot be measured. ``original_only``: surrogates cannot be compared with the
-    number. ``again``: the chain for other sizes of a network of which the paper does not say the size; a verdict is
-    given where all agree. ``holds_on_reported``: whether the claim holds on the paper's own numbers.
+    number. ``again``: the chain for other readings of what the paper leaves open or prints wrong, such as the sizes
+    of a network; a verdict is given where all agree. ``holds_on_reported``: whether the claim holds on the paper's own
+    numbers.
     """
 
     text: str
@@ -167,7 +168,7 @@ class Claim:
 
     @property
     def chains(self) -> list[Sequence[str | float]]:
-        """The chain, and that of every other size."""
+        """The chain, and that of every other reading."""
         return [self.chain, *self.again]
 
     @property
@@ -184,6 +185,7 @@ class Experiment:
     ``budget``: the epochs of the paper's trainings. A target that a shorter training misses is censored. ``hardware``:
     the machine on which the paper took seconds; empty means that it does not say. ``shapes``: the shipped layer shapes
     by group of rows, for counts at ``batch`` samples with statistics and factorization every ``refresh`` steps.
+    ``examples``: the samples of the paper's training data. ``needs``: the data that its trainings need.
     """
 
     id: str
@@ -201,6 +203,12 @@ class Experiment:
     batch: int = 1
     refresh: int = 1
     hardware: str = ""
+    examples: int = 0
+    needs: str = ""
+
+    def shapes_of(self, row: str) -> str:
+        """The shipped layer shapes of a row's network; empty if there are none."""
+        return self.shapes.get(row.rpartition(".")[0], "")
 
     def column(self, path: str) -> Column:
         """The column of ``row.column``."""

@@ -10,6 +10,7 @@ from itertools import groupby
 
 import pandas as pd
 
+from curvbench.analysis import noise
 from curvbench.analysis.frames import is_cell_ending, is_surrogate, labels, of_problem, texts
 from curvbench.analysis.roles import BASELINES, are_ranked, sets_lengths
 from curvbench.spec import METRICS, PARAMETERS, SURROGATE, Status
@@ -115,9 +116,18 @@ def spread(frame: pd.DataFrame, problem: str) -> pd.DataFrame:
 
 
 def ranges(frame: pd.DataFrame, problem: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The least and the greatest value over seeds, each in the shape of ``table``; NaN for a single value."""
-    several = _aggregate(frame, problem, "count") > 1
-    return _aggregate(frame, problem, "min").where(several), _aggregate(frame, problem, "max").where(several)
+    """The least and the greatest value over seeds and samples, each in the shape of ``table``; NaN for a single value.
+
+    Rows have the ends of their samples from ``noise.with_spread``.
+    """
+    low, high = _aggregate(frame, problem, "min"), _aggregate(frame, problem, "max")
+    several = (_aggregate(frame, problem, "count") > 1) | (low < high)
+    return low.where(several), high.where(several)
+
+
+def noisy(frame: pd.DataFrame, problem: str) -> pd.DataFrame:
+    """Whether a clock behind an entry of ``table`` was noisy, in its shape."""
+    return _aggregate(frame, problem, "noisy") > 0
 
 
 def statuses(frame: pd.DataFrame, problem: str) -> pd.Series:
@@ -246,9 +256,16 @@ def _aggregate(frame: pd.DataFrame, problem: str, how: str) -> pd.DataFrame:
     aggregates = {}
     for column in chosen:
         rows = (cells["metric"] == column.metric) & (cells["scope"] == column.scope) & (cells["status"] == Status.OK)
-        values = cells[rows].groupby("contender")["value"].agg(how)
+        values = _values(cells[rows], how).groupby(cells.loc[rows, "contender"]).agg("max" if how == "noisy" else how)
         aggregates[_named(column)] = values.reindex(order).astype("float64")
     return pd.DataFrame(aggregates, index=order)
+
+
+def _values(rows: pd.DataFrame, how: str) -> pd.Series:
+    if how == "noisy":
+        return noise.are_noisy(rows)
+    least, greatest = noise.ends(rows)
+    return {"min": least, "max": greatest}.get(how, rows["value"])
 
 
 def _outcomes(cells: pd.DataFrame) -> pd.DataFrame:

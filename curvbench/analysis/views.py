@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from curvbench.analysis import noise
 from curvbench.analysis.frames import is_cell_ending, labels, of_problem, texts
 from curvbench.analysis.roles import are_ranked
 from curvbench.analysis.summary import Column, contenders, digits, statuses
@@ -25,6 +26,7 @@ FAMILIES = ("error", "direction", "damping", "health", "flops", "memory", "time"
 Settings = Mapping[str, Mapping[str, Any]]
 FLAT = 1e-3  # relative difference that no figure shows
 PREFIXES = {-3: "n", -2: "µ", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T", 5: "P"}  # by the power of 1000
+NOISY = ", noisy"  # marks the range of a clock
 ROUNDING = 1e-14  # a cosine of equal vectors differs from 1 by less
 
 
@@ -89,12 +91,31 @@ def quantities(frame: pd.DataFrame, families: Sequence[str]) -> list[Quantity]:
 
 
 def values(frame: pd.DataFrame, quantity: Quantity) -> pd.DataFrame:
-    """Median, least and greatest value over seeds, one row per probe label, in the order of the rows."""
-    probes = labels(frame, "probe")
-    chosen = (frame["metric"] == quantity.metric) & (frame["scope"] == quantity.scope) & (frame["status"] == Status.OK)
-    values = _distance(frame.loc[chosen, "value"]) if quantity.is_gap else frame.loc[chosen, "value"]
-    medians = values.groupby(probes[chosen], sort=False).agg(["median", "min", "max"])
-    return medians.reindex(probes.unique()).astype("float64")
+    """Median, least and greatest value over seeds and samples, one row per probe label, in the order of the rows."""
+    probes, chosen = labels(frame, "probe"), _are_of(frame, quantity)
+    return _spread(frame[chosen], quantity, probes[chosen]).reindex(probes.unique()).astype("float64")
+
+
+def noisy(frame: pd.DataFrame, quantity: Quantity) -> pd.Series:
+    """Whether a clock behind the values of each probe was noisy, in the order of ``values``."""
+    probes, chosen = labels(frame, "probe"), _are_of(frame, quantity)
+    marks = noise.are_noisy(frame[chosen]).groupby(probes[chosen], sort=False).max()
+    return marks.reindex(probes.unique()) > 0
+
+
+def _are_of(frame: pd.DataFrame, quantity: Quantity) -> pd.Series:
+    """The rows with values of a quantity, as a mask."""
+    are_of_it = (frame["metric"] == quantity.metric) & (frame["scope"] == quantity.scope)
+    return are_of_it & (frame["status"] == Status.OK)
+
+
+def _spread(rows: pd.DataFrame, quantity: Quantity, by: Any) -> pd.DataFrame:
+    """Median, least and greatest value over the seeds and samples of each group of rows."""
+    least, greatest = noise.ends(rows)
+    parts = {"median": rows["value"], "min": least, "max": greatest}
+    if quantity.is_gap:
+        parts = {"median": _distance(rows["value"]), "min": _distance(greatest), "max": _distance(least)}
+    return pd.DataFrame({how: values.groupby(by, sort=False).agg(how) for how, values in parts.items()})
 
 
 def status(frame: pd.DataFrame) -> pd.DataFrame:
@@ -141,19 +162,34 @@ def ranked(medians: pd.DataFrame, chosen: Sequence[Column]) -> pd.DataFrame:
     return medians.loc[[*parts[0].index, *parts[1].index]]
 
 
-def with_ranges(medians: pd.DataFrame, low: pd.DataFrame, high: pd.DataFrame) -> pd.DataFrame:
-    """The columns of ``summary.table`` that have values, each with seeds followed by their range as text."""
+def best_first(table: pd.DataFrame, column: str, better: str, *metrics: str) -> pd.DataFrame:
+    """A table with the column ``probe`` by another column, what is not ranked by ``metrics``, such as references, last.
+
+    A column without a direction is ordered as if higher were better.
+    """
+    ordered = table.sort_values(column, ascending=better == "lower", kind="stable")
+    are_rivals = are_ranked(ordered["probe"], *metrics)
+    return pd.concat([ordered[are_rivals], ordered[~are_rivals]])
+
+
+def with_ranges(
+    medians: pd.DataFrame, low: pd.DataFrame, high: pd.DataFrame, noisy: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """The columns of ``summary.table`` that have values, each with a range followed by it as text."""
     columns: dict[str, pd.Series] = {}
     for name in medians.dropna(axis=1, how="all"):
         columns[str(name)] = medians[name]
         if low[name].notna().any():
-            columns[f"{name} range"] = range_texts(low[name].reindex(medians.index), high[name].reindex(medians.index))
+            ends = (low[name].reindex(medians.index), high[name].reindex(medians.index))
+            columns[f"{name} range"] = range_texts(*ends, None if noisy is None else noisy[name].reindex(medians.index))
     return pd.DataFrame(columns, index=medians.index)
 
 
-def range_texts(low: pd.Series, high: pd.Series) -> pd.Series:
-    """``0.961 to 0.975`` of each pair; empty for NaN."""
-    texts = [f"{digits(a)} to {digits(b)}" if a == a else "" for a, b in zip(low, high, strict=True)]
+def range_texts(low: pd.Series, high: pd.Series, noisy: pd.Series | None = None) -> pd.Series:
+    """``0.961 to 0.975`` of each pair, with the word ``noisy`` where a clock was; empty for NaN."""
+    marks = [NOISY * bool(mark) for mark in (noisy if noisy is not None else [False] * len(low))]
+    ends = zip(low, high, marks, strict=True)
+    texts = [f"{digits(a)} to {digits(b)}{mark}" if a == a else "" for a, b, mark in ends]
     return pd.Series(texts, low.index)
 
 
@@ -174,7 +210,7 @@ def ordinal(k: int) -> str:
 
 
 def tradeoff(frame: pd.DataFrame, problem: str, x: Quantity, y: Quantity) -> pd.DataFrame:
-    """One row per probe: x and y with their ranges, status, and whether the probe is on the Pareto front.
+    """One row per probe: x and y with their ranges, noise, status, and whether the probe is on the Pareto front.
 
     A method is on the front if no other method is at least as good in both and better in one; references and bounds
     are not, nor are solvers of the Fisher itself against an error. A metric without a direction has no front.
@@ -182,6 +218,7 @@ def tradeoff(frame: pd.DataFrame, problem: str, x: Quantity, y: Quantity) -> pd.
     rows = of_problem(frame, problem)
     table = pd.concat([values(rows, x).add_prefix("x "), values(rows, y).add_prefix("y ")], axis=1)
     table = table.rename(columns={"x median": "x", "y median": "y"})
+    table["noisy"] = noisy(rows, x) | noisy(rows, y)
     table["status"] = statuses(frame, problem).reindex(table.index)
     signs = [{"lower": 1, "higher": -1, "": math.nan}[quantity.better] for quantity in (x, y)]
     ranked = are_ranked(table.index, x.metric, y.metric)
@@ -268,12 +305,11 @@ def sweep(frame: pd.DataFrame, settings: Settings, parameter: str, quantity: Qua
     sizes = {cell: size for cell, values in settings.items() if _is_size(size := values.get(parameter))}
     at = texts(rows, "cell_id").map(sizes).astype("float64")
     rows, at = rows[at.notna()], at[at.notna()]
-    values = _distance(rows["value"]) if quantity.is_gap else rows["value"]
     kind, _, key = parameter.rpartition(".")
     without = {"probe": key if kind == "probe" else "", "problem": "epochs" if parameter == "epoch" else key}
     by = {name: _without(rows, name, dropped) for name, dropped in without.items()}
-    groups = values.groupby([by["probe"].rename("probe"), by["problem"].rename("problem"), at.rename(parameter)])
-    return groups.agg(["median", "min", "max"]).reset_index()
+    keys = [by["probe"].rename("probe"), by["problem"].rename("problem"), at.rename(parameter)]
+    return _spread(rows, quantity, keys).sort_index().reset_index()
 
 
 def moving(frame: pd.DataFrame, settings: Settings, parameter: str, candidates: Sequence[Quantity]) -> Quantity:
@@ -289,18 +325,20 @@ def moving(frame: pd.DataFrame, settings: Settings, parameter: str, candidates: 
 def phases(frame: pd.DataFrame, problem: str, metric: str) -> pd.DataFrame:
     """The cost of a step: one row per probe, with columns ``gradient`` (plain SGD), the phases, ``step`` and ``x SGD``.
 
-    FLOPs and seconds of ``step`` are the sum of the four columns before it; a memory peak is no sum. If seeds differ,
-    ``x SGD range`` is their range as text.
+    FLOPs and seconds of ``step`` are the sum of the four columns before it; a memory peak is no sum. If seeds or
+    samples differ, ``x SGD range`` is their range as text.
     """
     rows = of_problem(frame, problem)
     table = pd.DataFrame({phase: values(rows, Quantity(metric, phase))["median"] for phase in PHASES})
-    ratios = values(rows, Quantity(f"{metric.split('.')[0]}.ratio", "step"))
+    of_step = Quantity(f"{metric.split('.')[0]}.ratio", "step")
+    ratios, are_noisy = values(rows, of_step), noisy(rows, of_step)
     ratio = ratios["median"]
     of_sgd = values(rows, Quantity(metric, "sgd"))["median"]
     table.insert(0, GRADIENT, of_sgd.fillna(table["step"] / ratio))
     table["x SGD"] = ratio
+    table["noisy"] = are_noisy
     if (differ := ratios["min"] < ratios["max"]).any():
-        table["x SGD range"] = range_texts(ratios["min"].where(differ), ratios["max"])
+        table["x SGD range"] = range_texts(ratios["min"].where(differ), ratios["max"], are_noisy)
     table["status"] = statuses(frame, problem).reindex(table.index)
     return table.rename_axis("probe").reset_index()
 

@@ -189,7 +189,7 @@ def _part_rows(parts: Mapping[str, float], sgd: Mapping[str, float]) -> Iterator
     values = {name: parts[name] / whole for name in PARTS}
     values[BOTH] = values["backward"] + values["precondition"]
     for name, value in values.items():
-        yield Row("pace.ratio", value, name)
+        yield Row("pace.part", value, name)
 
 
 def _counted_rows(counts: Mapping[str, float], sgd: float, training: Training) -> Iterator[Row]:

@@ -12,7 +12,7 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import click
 
@@ -65,7 +65,7 @@ _RAISE = "free memory, or raise the limits of memory, processes and files (ulimi
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point ``curvbench``: run a verb and exit with its code."""
-    warnings.showwarning = _show_warning
+    warnings.showwarning = _shown_once()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores signals, and that has to stay
             signal.signal(number, interrupt)
@@ -104,8 +104,16 @@ def _complain(text: str, code: int) -> int:
     return code
 
 
-def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    _complain(f"warning: {message}", OK)
+def _shown_once() -> Callable[..., None]:
+    """What shows a warning as a line, each text once: several readers may come upon one damaged file."""
+    said: set[str] = set()
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        if str(message) not in said:
+            said.add(str(message))
+            _complain(f"warning: {message}", OK)
+
+    return show
 
 
 def _show_every_sign() -> None:

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from curvbench.engines import Event, Observer
 from curvbench.spec import Status
-from curvbench.words import one_line
+from curvbench.words import duration, one_line
 
 GOOD = frozenset({Status.OK, Status.UNSUPPORTED, Status.SKIPPED})
 Display = AbstractContextManager[Observer]
@@ -79,7 +79,7 @@ class Tally:
         """The numbers of failed cells and of cells of another run, and the time left."""
         parts = [f"{self.failed} failed"] if self.failed else []
         parts += [f"{self.elsewhere} measured by another run"] if self.elsewhere else []
-        parts += [f"about {seconds(self.seconds_left)} left"] if self.seconds_left else []
+        parts += [f"about {duration(self.seconds_left)} left"] if self.seconds_left else []
         return ", ".join(parts)
 
 
@@ -132,7 +132,7 @@ def line(event: Event, tally: Tally) -> str:
     is_made = event.task.kind == "reference" and event.outcome.status is Status.OK
     status = "reference" if is_made else str(event.outcome.status)
     count = f"{tally.finished:{len(str(tally.total))}}/{tally.total}"
-    took = "by another run" if event.elsewhere else seconds(event.seconds)
+    took = "by another run" if event.elsewhere else duration(event.seconds)
     text = f"[{count}] {status:<11} {one_line(event.task.label)}   {took}"
     return f"{text}   {event.outcome.reason}" if event.outcome.reason else text
 
@@ -150,11 +150,3 @@ def as_json(event: Event, tally: Tally) -> dict[str, Any]:
         "total": tally.total,
         "elsewhere": tally.elsewhere,
     }
-
-
-def seconds(value: float) -> str:
-    """``4.1 s``, ``3 min 20 s`` or ``2 h 5 min``."""
-    if value < 60:
-        return f"{value:.1f} s"
-    minutes, rest = divmod(round(value), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

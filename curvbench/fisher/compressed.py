@@ -139,7 +139,7 @@ class CompressedFisher(WithoutColumns):
         return products.unflatten(0, (N, -1)).permute(1, 2, 0, 3).flatten(0, 1)
 
     def _solve(self, V: Tensor, damping: float) -> Tensor:
-        raise ValueError("a Fisher in compressed columns has no solve in closed form: solve with its layers")
+        return super()._solve(V, damping) if self.head else self.others.solve(V, damping)
 
     def eigenvalues(self, k: int) -> Tensor:
         return leading_eigenvalues(self, k)

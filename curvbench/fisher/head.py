@@ -97,6 +97,9 @@ class WithoutColumns(Operator):
         """Refuse columns one by one."""
         raise ValueError("an operator of this kind has no inner product in closed form with so many columns")
 
+    def _solve(self, V: Tensor, damping: float) -> Tensor:
+        return by_conjugate_gradients(self, V, damping)
+
     def project(self, V: Tensor) -> Tensor:
         """For vectors v (P, K) the roots of ``terms`` v^T F v, as one column would give them, (1, 1, K)."""
         return ((V * self.matmat(V)).sum(0) * self.terms).clamp_min(0).sqrt()[None, None]
@@ -151,9 +154,6 @@ class HeadFisher(WithoutColumns):
         responses = torch.einsum("cdk,nd->nck", V.unflatten(0, (-1, rows.shape[1])), rows)
         return torch.einsum("nck,nd->cdk", self.scores.hessians.applied(responses), rows).flatten(0, 1) / self.terms
 
-    def _solve(self, V: Tensor, damping: float) -> Tensor:
-        raise ValueError(f"the block of {self.scores.layer.name!r} has no solve in closed form, and {self.size} rows")
-
     @cached_property
     def alike(self) -> Tensor:
         """The inner products of the inputs of every two terms, (n, n) in float64."""
@@ -178,6 +178,39 @@ class HeadFisher(WithoutColumns):
         if isinstance(self.scores.hessians, SoftmaxHessians) or len(self.alike) < self.scores.layer.inputs:
             return 0.0
         raise ValueError(f"the smallest eigenvalue of the block of {self.scores.layer.name!r} has no closed form")
+
+
+SOLVE_TOLERANCE = 1e-12  # |residual| / |v| of a solve
+_MOST_ITERATIONS = 5000
+
+
+def by_conjugate_gradients(operator: Operator, V: Tensor, damping: float) -> Tensor:
+    """(operator + damping I)^-1 V for V (P, K), in float64 until a residual is 1e-12 of its v, in the dtype of V.
+
+    The iterations grow as the root of the largest eigenvalue over the damping.
+
+    Raises:
+        ValueError: the damping is 0, or too small for 5,000 iterations.
+    """
+    from scipy.sparse.linalg import LinearOperator, cg  # slow to import
+
+    if damping == 0:
+        raise ValueError("a solve without its columns takes iterations, which need a damping above zero")
+
+    def product(v: Any) -> Any:
+        v = torch.from_numpy(v).to(operator.device).flatten()
+        return (operator.matvec(v) + damping * v).cpu().numpy()
+
+    shaped, solved = LinearOperator(operator.shape, matvec=product, dtype="float64"), []
+    for v in V.double().cpu().unbind(1):
+        x, failed = cg(shaped, v.numpy(), rtol=SOLVE_TOLERANCE, maxiter=_MOST_ITERATIONS)
+        if failed:
+            raise ValueError(
+                f"{_MOST_ITERATIONS} conjugate gradients leave more than {SOLVE_TOLERANCE:g} of the right-hand side: "
+                f"give a damping above {damping:g}"
+            )
+        solved.append(torch.from_numpy(x))
+    return torch.stack(solved, 1).to(V)
 
 
 def leading_eigenvalues(operator: Operator, k: int) -> Tensor:

@@ -96,11 +96,11 @@ def _collected(
         of_part: dict[str, list[Tensor]] = {name: [] for name in roles}
         for block in passed:
             for name, slope in block.items():
-                of_part[name].append(slope.to(dtype, copy=True))
+                of_part[name].append(slope.to(dtype))
         for name in roles:
             inputs[name].append(stored(tape.inputs[name], dtype))
             if parts := of_part.pop(name):
-                slopes[name].append(torch.cat(parts))
+                slopes[name].append(torch.cat(parts) if len(parts) > 1 else parts[0].contiguous())
     joint = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     made: dict[str, Columns] = {}
     for name, role in roles.items():

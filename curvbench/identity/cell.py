@@ -42,7 +42,7 @@ def held_elsewhere(cell: Cell) -> dict[str, Any]:
 def run_identity(cell: Cell, environment: Mapping[str, Any]) -> dict[str, Any]:
     """The entries that the cells of one run have in common."""
     return {
-        "code": code_identity(),
+        "code": code_identity(measures=cell.training is None or bool(cell.training.measure_at)),
         "torch": environment["torch_version"],
         "device": environment["device_name"],
         "dtype": cell.dtype,

@@ -37,11 +37,24 @@ COMPONENTS = (
 )  # each cell hashes its own probe and problem: a new one changes no other cell
 
 
+OF_TEXTS = "spec/metrics.py"  # what metrics are called
+OF_MEASUREMENTS = "meters"  # which a training does not use, but for its clock and counts
+CLOCKS = frozenset({"__init__.py", "clock.py", "dispatch.py", "flop_formulas.py", "flop_model.py", "flops.py"})
+
+
 @functools.cache
-def code_identity(package: Path = PACKAGE) -> str:
-    """Hash over the names and the code of the package's files that decide a number."""
+def code_identity(package: Path = PACKAGE, measures: bool = True) -> str:
+    """Hash over the names and the code of the package's files that decide a number.
+
+    ``measures``: whether probes are measured, and not trained alone, which most meters cannot change.
+    """
     files = {path.relative_to(package).as_posix(): path for path in package.rglob("*.py")}
-    return short_hash({name: content(path) for name, path in files.items() if _decides(Path(name))})
+    return short_hash({name: content(path) for name, path in files.items() if _counts_for(Path(name), measures)})
+
+
+def _counts_for(file: Path, measures: bool) -> bool:
+    is_left_out = not measures and file.parts[0] == OF_MEASUREMENTS and file.name not in CLOCKS
+    return _decides(file) and not is_left_out and file.as_posix() != OF_TEXTS
 
 
 def _decides(file: Path) -> bool:

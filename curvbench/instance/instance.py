@@ -681,6 +681,7 @@ class Instance:
     def _rounded(self, cast: Callable[[Any], Any]) -> Instance:
         """A copy with other parameters, buffers and inputs."""
         other = self._copy()
+        other._can_be_shadowed = None  # that of another dtype
         other.inputs = mapped(self.inputs, cast)
         other.parameters = {name: cast(p) for name, p in self.parameters.items()}
         other._buffers = {name: cast(b) for name, b in self._buffers.items()}

@@ -1,12 +1,15 @@
 """The cost of the exact Fisher, stage by stage, beside the floor: the seconds of its FLOPs at the machine's peak.
 
-The stages are the network's passes, the Gram matrices and the spectrum (in float64). With mixed precision the passes
-are in float64 and the products in the instance's dtype. FLOPs and bytes are counted in runs of their own.
+The stages are the network's passes, the Gram matrices and the spectrum (in float64). With mixed precision the forward
+pass is in float64, and the backward passes and the products are in the instance's dtype, where the model's graph can be
+(``curvbench.instance.shadow``). The floor takes every FLOP at the peak of the dtype it runs in; ``time.floor.values``
+takes those of a stage at the peak of its values, which are those of float64 in the passes. FLOPs and bytes are counted
+in runs of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -42,15 +45,16 @@ class Stages:
         self.fisher.eigenvalues(1)
 
     def dtype(self, stage: str) -> torch.dtype:
-        """The dtype of a stage's products."""
+        """The dtype of a stage's values."""
         exact = {"passes": self.precision != "native", "contraction": self.precision == "float64", "spectrum": True}
         return torch.float64 if exact[stage] else self.instance.dtype
 
 
 class Work(NamedTuple):
-    """FLOPs and live bytes above the model, by stage and in ``total``."""
+    """FLOPs and live bytes above the model, by stage and in ``total``; ``by_dtype`` has the FLOPs of each stage."""
 
     flops: dict[str, float]
+    by_dtype: dict[str, dict[torch.dtype, int]]
     bytes: dict[str, int]
     method: str
 
@@ -63,8 +67,9 @@ def exact_rows(instance: Instance, precision: Precision = "mixed") -> Iterator[R
     draws = hutchinson_draws(timed.fisher)
     del timed.fisher
     work = count(instance, precision)
-    floors = {stage: work.flops[stage] / peaks[timed.dtype(stage)] for stage in Stages.names}
-    for table in (wall, floors):
+    of_values = {stage: work.flops[stage] / peaks[timed.dtype(stage)] for stage in Stages.names}
+    floors = {stage: _seconds_at(peaks, work.by_dtype[stage]) for stage in Stages.names}
+    for table in (wall, of_values, floors):
         table["total"] = sum(table.values())
     for dtype, rate in peaks.items():
         yield Row(
@@ -73,10 +78,16 @@ def exact_rows(instance: Instance, precision: Precision = "mixed") -> Iterator[R
     for stage in (*Stages.names, "total"):
         yield Row("time.wall", wall[stage], stage, (wall[stage],), f"{precision} precision")
         yield Row("time.floor", wall[stage] / floors[stage], stage, method=f"{precision} precision")
+        yield Row("time.floor.values", wall[stage] / of_values[stage], stage, method=f"{precision} precision")
         yield Row("flops.counted", work.flops[stage], stage)
         yield Row("memory.peak", float(work.bytes[stage]), stage, method=work.method)
     estimate = draws * product_flops(instance)
     yield Row("flops.hutchinson", estimate / work.flops["total"], "total", method=f"{draws:.0f} draws for 1 %")
+
+
+def _seconds_at(peaks: Mapping[torch.dtype, float], flops: Mapping[torch.dtype, int]) -> float:
+    """The seconds of FLOPs by dtype at these peaks; a dtype without a peak of its own has that of float64."""
+    return sum(count / peaks.get(dtype, peaks[torch.float64]) for dtype, count in flops.items())
 
 
 def matmul_peak(dtype: torch.dtype, device: torch.device, order: int = PEAK_ORDER) -> float:
@@ -88,15 +99,16 @@ def matmul_peak(dtype: torch.dtype, device: torch.device, order: int = PEAK_ORDE
 
 def count(instance: Instance, precision: Precision = "mixed") -> Work:
     """FLOPs and live bytes of every stage."""
-    stages, flops, peaks = Stages(instance, precision), {}, {}
+    stages, by_dtype, peaks = Stages(instance, precision), {}, {}
     highest, method = 0, ""
     for stage in Stages.names:
         before = state_bytes(stages.__dict__.get("fisher"), exclude=instance)
         with FlopMeter() as meter:
             peaks[stage], method = peak_memory(getattr(stages, stage), instance.device)
         highest = max(highest, before + peaks[stage])
-        flops[stage] = float(meter.total)
-    return Work({**flops, "total": sum(flops.values())}, {**peaks, "total": highest}, method)
+        by_dtype[stage] = meter.by_dtype
+    flops = {stage: float(sum(counts.values())) for stage, counts in by_dtype.items()}
+    return Work({**flops, "total": sum(flops.values())}, by_dtype, {**peaks, "total": highest}, method)
 
 
 def hutchinson_draws(fisher: ExactFisher, error: float = HUTCHINSON_ERROR) -> float:

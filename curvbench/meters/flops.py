@@ -13,6 +13,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
 
+from curvbench.instance.contents import leaves
 from curvbench.instance.passes import in_network_pass
 from curvbench.meters.dispatch import leave, listen
 from curvbench.meters.flop_formulas import Formula
@@ -29,6 +30,7 @@ class FlopMeter:
 
     def __init__(self) -> None:
         self._by_op: Counter[str] = Counter()
+        self._by_dtype: Counter[torch.dtype] = Counter()
         self._passes = 0
         self._uncounted: set[str] = set()
         self._values = _ValuesOnly()
@@ -60,6 +62,11 @@ class FlopMeter:
         return dict(self._by_op)
 
     @property
+    def by_dtype(self) -> dict[torch.dtype, int]:
+        """FLOP by the dtype of what the operations give."""
+        return dict(self._by_dtype)
+
+    @property
     def uncounted(self) -> tuple[str, ...]:
         """Sorted names of operations that ran without a formula, ``namespace::name``."""
         return tuple(sorted(self._uncounted))
@@ -79,7 +86,14 @@ class FlopMeter:
         if formula is not None:
             flop = formula(rule.bind(args, kwargs), result)
             self._by_op[rule.name] += flop
+            self._by_dtype[_dtype(result, args)] += flop
             self._passes += flop if in_network_pass() else 0
+
+
+def _dtype(*values: Any) -> torch.dtype:
+    """The dtype of the first tensor of floating-point numbers; operations in place may give none."""
+    tensors = (value for _, value in leaves(values) if isinstance(value, Tensor))
+    return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.get_default_dtype())
 
 
 class _ValuesOnly(TorchFunctionMode):

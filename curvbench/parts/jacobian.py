@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from curvbench import numerics
 from curvbench.instance import Instance
 from curvbench.instance import layers as geometry
 from curvbench.instance.tape import Tape
@@ -35,6 +36,18 @@ def _other_digits(a: Tensor, b: Tensor) -> Tensor:
     exponent = (2 * _largest_power(a.dtype) - 1) << _fraction(a.dtype)
     bits = (tensor.view(_INTEGERS[a.element_size()]) for tensor in (a, b))
     return torch.bitwise_xor(*bits).bitwise_and_(~exponent)
+
+
+def _have_same_digits(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors (N, ...) differ nowhere but in the exponent, and have their zeros at the same places.
+
+    Reductions of integers take a tenth of the seconds of ``any``.
+    """
+    found: list[Tensor] = []
+    for p, q in zip(numerics.tiles(a), numerics.tiles(b), strict=True):
+        found += torch.aminmax(_other_digits(p, q))
+        found.append(torch.bitwise_xor(p.bool(), q.bool()).view(torch.uint8).amax())
+    return not bool(torch.stack([value.bool() for value in found]).any())
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,9 +87,9 @@ class LocalMap:
         powers = torch.randperm(self.target[0].numel(), device="cpu", generator=generator) % _fraction(dtype)
         weights = torch.pow(2.0, powers.double()).to(self.target.device, dtype).view(self.target.shape[1:])
         weighted = self.pull(weights.expand_as(self.target))
-        differs = (_other_digits(weighted, self.ones) != 0) | ((self.ones == 0) != (weighted == 0))
-        if not differs.any():
+        if _have_same_digits(weighted, self.ones):
             return True
+        differs = (_other_digits(weighted, self.ones) != 0) | ((self.ones == 0) != (weighted == 0))
         size = self.ones.abs()  # a number below the smallest normal one has more digits when it is multiplied
         return not bool((differs & ~((size > 0) & (size < torch.finfo(dtype).tiny))).any())
 
@@ -115,7 +128,9 @@ def local_map(tape: Tape, number: int) -> LocalMap | None:
     """The map from a call's output to the next call's input; None means that no later call depends on the output."""
     for reader in (n for n, (call, _) in enumerate(tape.calls) if n > number and call.is_matrix):
         x = tape.calls[reader][0].read
-        ones = None if x is None or not x.is_floating_point() else tape.pull_between(number, reader, torch.ones_like(x))
+        ones = None
+        if x is not None and x.is_floating_point():
+            ones = tape.pull_between(number, reader, x.new_ones(()).expand_as(x))
         if ones is not None:
             return LocalMap(tape, number, reader, ones)
     return None

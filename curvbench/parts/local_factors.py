@@ -26,7 +26,8 @@ from curvbench.spec import Layer
 
 Positions = Literal["exact", "mean"]
 
-_TILE_BYTES = 2**22  # of weighted patches, which the product then finds in the cache
+_TILE_BYTES = 2**21  # of weighted patches, which the product then finds in the cache
+_STAGGER = 48  # numbers after each row of a tile: rows at a distance of 2^k bytes push each other out of the cache
 
 
 def local_factors(
@@ -91,17 +92,18 @@ def _weighted_patches(layer: Layer, x: Tensor, roots: Tensor) -> Iterator[Tensor
     """
     (G, _, D), S = layer.shape, roots.shape[2]
     samples = min(len(x), _samples_per_tile(G * D * x.element_size(), D, S))
-    scratch = x.new_empty(G * D * samples * S)
+    scratch = x.new_empty(G, D, samples * S + _STAGGER)
     for part, root in zip(x.split(samples), roots.split(samples), strict=True):
         windows = geometry.windows(layer, geometry.padded(layer, part)).unflatten(1, (G, -1))
         places = windows.shape[-2:]
-        tile = scratch[: G * D * len(part) * S].view(G, D, len(part), *places)
+        rows = scratch[..., : len(part) * S]
+        tile = rows.unflatten(2, (len(part), *places))
         weights = root.movedim(0, 1).unflatten(2, places)
         entries = tile[:, : D - layer.bias].unflatten(1, windows.shape[2:5])
         torch.mul(windows.permute(1, 2, 3, 4, 0, 5, 6), weights[:, None, None, None], out=entries)
         if layer.bias:
             tile[:, -1] = weights
-        yield tile.flatten(2)
+        yield rows
 
 
 def mean_within(diagonal: Tensor, least: float, most: float) -> Tensor:

@@ -12,6 +12,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from curvbench import numerics
 from curvbench.instance import layers as geometry
 from curvbench.spec import Layer
 
@@ -26,7 +27,7 @@ def patch_moment(layer: Layer, x: Tensor, weights: Tensor | None = None) -> Tens
     if layer.kind in ("matrix", "vector"):
         patches = _scaled(geometry.patches(layer, x), weights).permute(1, 2, 0, 3).flatten(2)
         return patches @ patches.mT
-    rows, height = _shifted(layer, _scaled(_planes(layer, x), weights))
+    rows, height = _shifted(layer, _planes(layer, x), weights)
     k_h, (G, R, *_) = layer.kernel[0], rows.shape
     blocks = rows.new_empty(G, k_h, R, k_h, R)
     for lower, upper, product in _slab_products(layer, rows, height):
@@ -54,10 +55,13 @@ def patch_lengths(layer: Layer, x: Tensor) -> Tensor:
         return (x >= 0)[:, None]
     if layer.kind in ("matrix", "vector"):
         return geometry.patches(layer, x).square().sum(2)
-    planes = _planes(layer, x)
-    height, width = geometry.output_size(layer, planes)
-    squares = _box_sums(layer, planes.square().sum(2), height, width)
-    return squares.flatten(2) + 1 if layer.bias else squares.flatten(2)
+    if layer.kind == "linear":
+        squares = x.reshape(len(x), 1, -1, x.shape[-1]).square().sum(-1)
+    else:
+        channels = x.unflatten(1, (layer.groups, -1))
+        planes = geometry.padded(layer, torch.cat([tile.square().sum(2) for tile in numerics.tiles(channels)]))
+        squares = _box_sums(layer, planes, *geometry.output_size(layer, planes)).flatten(2)
+    return squares + 1 if layer.bias else squares
 
 
 def _box_sums(layer: Layer, planes: Tensor, height: int, width: int) -> Tensor:
@@ -106,13 +110,22 @@ def _planes(layer: Layer, x: Tensor) -> Tensor:
     return geometry.padded(layer, x).unflatten(1, (layer.groups, -1))
 
 
-def _shifted(layer: Layer, planes: Tensor) -> tuple[Tensor, int]:
-    """Rows of the padded plane with k_w shifts side by side, (G, channels k_w, rows, N width), and the height."""
+def _shifted(layer: Layer, planes: Tensor, weights: Tensor | None) -> tuple[Tensor, int]:
+    """Rows of the padded plane with k_w shifts side by side, (G, channels k_w, rows, N width), and the height.
+
+    With ``weights`` (N, G) they are multiplied by the roots on the way.
+    """
     height, width = geometry.output_size(layer, planes)
     stride, dilation = layer.stride[1], layer.dilation[1]
     lines = planes.permute(1, 2, 3, 0, 4)
     shifts = [lines[..., j * dilation :][..., : stride * width : stride] for j in range(layer.kernel[1])]
-    return torch.stack(shifts, 2).flatten(-2).flatten(1, 2), height
+    if weights is None:
+        return torch.stack(shifts, 2).flatten(-2).flatten(1, 2), height
+    rows = planes.new_empty(*lines.shape[:2], len(shifts), *shifts[0].shape[2:])
+    roots = weights.sqrt().mT[:, None, None, :, None]
+    for j, shift in enumerate(shifts):
+        torch.mul(shift, roots, out=rows[:, :, j])
+    return rows.flatten(-2).flatten(1, 2), height
 
 
 def _slab_products(layer: Layer, rows: Tensor, height: int) -> Iterator[tuple[int, int, Tensor]]:

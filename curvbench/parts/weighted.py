@@ -159,7 +159,9 @@ def responses(columns: Columns, v: Tensor) -> Tensor:
         weight = weight.reshape(-1, planes.shape[1] // layer.groups, *layer.kernel)
         made = F.conv2d(planes, weight, bias, layer.stride, padding, layer.dilation, layer.groups)
         outputs = made.reshape(len(x), layer.groups, layer.outputs, -1)
-    return (columns.slopes * outputs).sum((2, 3, 4))
+    tiles = numerics.tiles(outputs)
+    slopes = columns.slopes.split([len(tile) for tile in tiles], 1)
+    return torch.cat([(b * z).sum((2, 3, 4)) for b, z in zip(slopes, tiles, strict=True)], 1)
 
 
 def first_steps(

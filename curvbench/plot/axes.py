@@ -99,6 +99,8 @@ def has_values(figure: go.Figure) -> bool:
 
 
 def _has_values(trace: Any) -> bool:
+    if trace.type == "parcoords":
+        return any(len(part["values"]) for part in trace.dimensions)
     parts = (trace.z,) if trace.type == "heatmap" else (trace.x, trace.y)
     are_known = [pd.notna(np.ravel(part)) if part is not None else np.array([], bool) for part in parts]
     return bool(np.logical_and.reduce(are_known).any())
@@ -160,6 +162,12 @@ def at_the_edge(table: pd.DataFrame, column: str, floor: float | None) -> list[s
     below = table[np.isfinite(table[column]) & (table[column] < floor)] if floor is not None else table[:0]
     names = [f"{probe} {digits(value)}" for probe, value in zip(below["probe"], below[column], strict=True)]
     return [f"at the edge, below the range of the axis: {', '.join(names)}"] if names else []
+
+
+def noisy_clocks(table: pd.DataFrame) -> list[str]:
+    """A note that names the probes whose clock was noisy."""
+    names = list(table.loc[table["noisy"], "probe"]) if "noisy" in table else []
+    return [f"noisy clock: {', '.join(names)}"] if names else []
 
 
 def _why(row: Mapping[Any, Any]) -> str:

@@ -148,4 +148,4 @@ def _short(name: str) -> str:
 
 
 def _entries(figure: go.Figure) -> int:
-    return sum(trace.showlegend is not False and bool(trace.name) for trace in figure.data)
+    return sum(bool(trace.name) and trace.showlegend is not False for trace in figure.data)

@@ -32,7 +32,7 @@ def tradeoff_figure(
     notes = [note for axis in ("x", "y") for note in axes.at_the_edge(table, axis, floors[axis])]
     figure = axes.new_figure(
         axes.problem_title(f"{plain(y.metric)} against {plain(x.metric)}", problem),
-        [*notes, *axes.not_drawn(table, "x", "y")],
+        [*notes, *axes.not_drawn(table, "x", "y"), *axes.noisy_clocks(table)],
         height=460,
         names=["Pareto front", *table["probe"]],
     )
@@ -124,11 +124,17 @@ def _point(row: Mapping[Any, Any], look: Look, x: Quantity, y: Quantity, side: s
         marker=look.marker(11),
         name=name,
         hovertemplate=(
-            f"<b>{name}</b><br>{axes.axis_title(x)}: {digits(row['x'])}<br>{axes.axis_title(y)}: {digits(row['y'])}"
+            f"<b>{name}</b><br>{axes.axis_title(x)}: {_told(row, 'x')}<br>{axes.axis_title(y)}: {_told(row, 'y')}"
             + ("<br>on the Pareto front" if row["front"] else "")
             + "<extra></extra>"
         ),
     )
+
+
+def _told(row: Mapping[Any, Any], axis: str) -> str:
+    """A value with its range."""
+    low, high = row[f"{axis} min"], row[f"{axis} max"]
+    return digits(row[axis]) + (f" ({digits(low)} to {digits(high)})" if low < high else "")
 
 
 def _range(row: Mapping[Any, Any], axis: str, color: str) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 ADDITIVE = ("flops.counted", "time.wall")  # peaks of memory do not add up
+LETTER = 6  # pixels of a letter of a range behind a bar
 CUT = 4  # the longest bar that is drawn whole, in units of the third quartile
 PARTS = {views.GRADIENT: GREY, "statistics": BLUE, "invert": ORANGE, "precondition": SKY}
 SYMBOLS = dict(zip([*PARTS, "step"], ("line-ns-open", "square", "triangle-up", "circle", "diamond-open"), strict=True))
@@ -32,7 +33,7 @@ def cost_figure(
     of memory do not add up: they are points on a logarithmic axis, and so is every cost if ``stacked`` is False. Bars
     far longer than most are cut; labels give their length.
     """
-    notes = axes.not_drawn(table, "step")
+    notes = [*axes.not_drawn(table, "step"), *axes.noisy_clocks(table)]
     drawn = table[np.isfinite(table["step"])].sort_values("step", kind="stable")
     if relative:
         phases = [views.GRADIENT, *PHASES]
@@ -64,6 +65,7 @@ def _edge(lengths: pd.Series) -> float | None:
 
 def _bars(figure: go.Figure, drawn: pd.DataFrame, names: list[str], edge: float | None) -> None:
     ends = drawn[list(PARTS)].sum(axis=1).clip(upper=edge)
+    ranges = list(drawn["x SGD range"].str.removesuffix(views.NOISY)) if "x SGD range" in drawn else [""] * len(drawn)
     for part, color in PARTS.items():
         hover = f"%{{y}}, {part}: %{{customdata}}<extra></extra>"
         figure.add_bar(
@@ -80,8 +82,8 @@ def _bars(figure: go.Figure, drawn: pd.DataFrame, names: list[str], edge: float 
         y=names,
         mode="text",
         text=[
-            f"{' //' * (edge is not None and length > edge)} {digits(ratio)} x SGD"
-            for ratio, length in zip(drawn["x SGD"], drawn[list(PARTS)].sum(axis=1), strict=True)
+            f"{' //' * (edge is not None and length > edge)} {digits(ratio)} x SGD{f' ({range})' if range else ''}"
+            for ratio, length, range in zip(drawn["x SGD"], drawn[list(PARTS)].sum(axis=1), ranges, strict=True)
         ],
         textposition="middle right",
         textfont={"size": 11},
@@ -89,7 +91,8 @@ def _bars(figure: go.Figure, drawn: pd.DataFrame, names: list[str], edge: float 
         showlegend=False,
         hoverinfo="skip",
     )
-    figure.update_layout(barmode="stack", bargap=0.25, margin_r=100, legend_traceorder="normal")
+    behind = 100 + LETTER * max(map(len, ranges), default=0)
+    figure.update_layout(barmode="stack", bargap=0.25, margin_r=behind, legend_traceorder="normal")
     figure.update_xaxes(range=[0, edge or 1.02 * ends.max() if len(ends) else 1])
 
 

@@ -259,17 +259,12 @@ def lngd(c: Case) -> Work:
         return Work(0, 0, 2.0 * c.entries, 2.0 * G * (M + D) + rate)
     N, width = c.N, 1 if c.is_lookup else D
     squares = 3.0 * c.R if c.R else 25 + 2.0 * draws_of(c.of) * c.of["mixes"]
-    weighted = 2.0 * N * S * G * width * c.columns * _banded(c.columns) + N * S * G * width
+    weighted = 2.0 * N * S * G * width * c.columns * half(c.columns, bands=3) + N * S * G * width
     moment = c.input_moment() if c.of["positions"] == "mean" and not c.has_diagonal_inputs else weighted
     made = moment + N * S * G * (3.0 * width / max(k, 1) + squares * M)
     inverse = INVERSE * D * c.columns**2 * G if c.columns > 1 else 2.0 * G * D
     steps = 2.0 * G * M * D * c.columns + (1 + 4 * has_rate) * c.entries + has_rate * c.project()
     return Work(made, inverse, steps, 2.0 * G * (D * c.columns + M) + rate, 0, 2 * N * S * G * M)
-
-
-def _banded(order: int) -> float:
-    """The share of a product R R^T that is computed in three bands."""
-    return 1.0 if order < 3 else 1 / 3 + half(order // 3) / 3
 
 
 def eva(c: Case) -> Work:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from curvbench.numerics import _SMALLEST_HALF
+from curvbench.numerics import bands_of
 from curvbench.parts.factors import is_cut
 from curvbench.parts.others import LARGEST_BLOCK
 from curvbench.prediction.layout import Block, Shape
@@ -20,9 +20,10 @@ EIGH, CHOLESKY, INVERSE = 9.0, 1 / 3, 1.0  # FLOPs over n^3: ``meters.flop_model
 POWER = 2 + 8 / 3  # of a product and a QR factorization with its basis
 
 
-def half(order: int) -> float:
-    """The share of a product R R^T of this order that ``numerics.self_product`` computes."""
-    return 1.0 if order < 2 * _SMALLEST_HALF else 0.25 + half(order // 2) / 2
+def half(order: int, bands: int = 1) -> float:
+    """The share of a product R R^T of this order that ``numerics.self_product`` computes with at least these bands."""
+    count = min(max(bands, bands_of(order)), order)
+    return (count + 1) / (2 * count)
 
 
 def slab_rows(role: Shape) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from curvbench import store
+from curvbench.analysis import noise
 from curvbench.report.run import Run
 from curvbench.report.text import latex, markdown
 
@@ -26,7 +27,7 @@ def read(folders: Sequence[Path]) -> list[Run]:
 
 
 def _read(folder: Path) -> Run:
-    frame = store.load(folder)
+    frame = noise.with_spread(store.load(folder))
     first = frame[frame["seed"] == frame["seed"].min()]
     blocks = {}
     for cell in first["cell_id"].unique():

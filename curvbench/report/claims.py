@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -17,6 +17,7 @@ from curvbench.analysis.claims import Effort, Judged, Ruling
 from curvbench.analysis.papers import Claim, Experiment
 from curvbench.analysis.tables import escaped
 from curvbench.analysis.verdicts import FEWEST, LEAST_RATIO, MISSED, Reading, Verdict
+from curvbench.planning.unsettled import RATE, Unsettled
 from curvbench.registry.errata import ERRATA
 
 HEADINGS = ("claim", "the paper", "measured in its setting", "SURROGATE, not the original")
@@ -30,16 +31,19 @@ STYLES = {
 WIDTH = 160
 Efforts = Mapping[str, Sequence[Effort]]  # by experiment
 LEGEND = (
-    "Numbers are medians over seeds [least, greatest]. A comparison holds, or is the other way round, if the "
-    f"ranges of at least {FEWEST} common seeds do not meet and the medians differ by half of the paper's effect or "
-    f"more, or by a ratio of {LEAST_RATIO} if the paper prints no effect in the measured metric. Counts (FLOPs, "
-    "bytes) are the same with every seed; counted only are those that follow from layer shapes without a run, over "
-    "SGD's, where seconds were not measured. A claim holds if all of its comparisons hold, and is refuted if one is "
-    "the other way round. It holds in direction only if the medians are in its order with less evidence than "
-    "that; it is undecided if they are not in its order, or if a member failed or gave no number. A target missed "
-    "in a shorter training than the paper's is censored: it is later than the end of that training, which can "
-    "bear a claim out and never refutes one. A surrogate is a small stand-in: it shows how a claim fares there, "
-    "and neither supports nor refutes the original."
+    "Numbers are medians over seeds [least, greatest], and of clocked steps medians over processes [interval of 95 "
+    "% by a bootstrap that draws processes, then steps]. A comparison holds, or is the other way round, if the "
+    f"ranges of at least {FEWEST} common seeds or processes do not meet and the medians differ by half of the "
+    f"paper's effect or more, or by a ratio of {LEAST_RATIO} if the paper prints no effect in the measured metric. "
+    "Counts (FLOPs, bytes) are the same with every seed. A claim holds if all of its comparisons hold, and is "
+    "refuted if one is the other way round. It holds in direction only if the medians are in its order with less "
+    "evidence than that; it is undecided if they are not in its order, or if a member failed or gave no number. "
+    "Seconds come from another machine than the paper's: where FLOPs point the other way, the claim is undecided. "
+    "Where a paper leaves a size open or prints a formula wrong, every reading has to give the same verdict. "
+    "Counted only: layer shapes decide about FLOPs or bytes, and nothing is known of seconds. A target missed in a "
+    "shorter training than the paper's is censored: it is later than the end of that training, which can bear a "
+    "claim out and never refutes one. A surrogate is a small stand-in: it shows how a claim fares there, and "
+    "neither supports nor refutes the original."
 )
 
 
@@ -52,7 +56,7 @@ def show(judged: Sequence[Judged], efforts: Efforts, console: Console) -> None:
             table.add_column(heading, ratio=ratio, overflow="fold")
         for entry in group:
             rulings = [_styled(ruling) for ruling in (entry.original, entry.surrogate)]
-            table.add_row(Text(_claim(entry.claim)), Text(entry.reported), *rulings)
+            table.add_row(Text(claim_text(entry.claim)), Text(entry.reported), *rulings)
         console.print(Text(_title(experiment), style="bold"))
         for note in _notes(experiment, efforts):
             console.print(Text(f"  {note}", style="dim"))
@@ -69,7 +73,9 @@ def sections(judged: Sequence[Judged], efforts: Efforts) -> list[str]:
     """Heading, notes and table of each experiment in Markdown."""
     parts = []
     for experiment, group in _by_experiment(judged):
-        rows = [[_claim(entry.claim), entry.reported, _flat(entry.original), _flat(entry.surrogate)] for entry in group]
+        rows = [
+            [claim_text(entry.claim), entry.reported, _flat(entry.original), _flat(entry.surrogate)] for entry in group
+        ]
         parts += [
             f"### {escaped(_title(experiment))}",
             "\n".join(f"- {escaped(n)}" for n in _notes(experiment, efforts)),
@@ -110,7 +116,8 @@ def _notes(experiment: Experiment, efforts: Efforts) -> list[str]:
     return [experiment.setting, *errata, *experiment.remarks, *tuned]
 
 
-def _claim(claim: Claim) -> str:
+def claim_text(claim: Claim) -> str:
+    """The claim, the sentence of which it is a part, and how its words became a comparison."""
     of = f" (of: {claim.part_of})" if claim.part_of and claim.part_of != claim.text else ""
     read = f" (read as: {claim.reading})" if claim.reading else ""
     return f"{claim.text}{of}{read}"
@@ -175,3 +182,25 @@ def _read(reading: Reading) -> dict[str, Any]:
         "missed": list(values.values()).count(None),
         "reason": reading.reason or reading.note,
     }
+
+
+def plan(plans: Iterable[Unsettled]) -> str:
+    """What it would take to measure what is not measured, as Markdown: an entry per suite."""
+    return "\n".join(line for entry in plans for line in _planned(entry)) + "\n"
+
+
+def _planned(entry: Unsettled) -> Iterator[str]:
+    yield f"- **{entry.suite}**: {'; '.join(entry.claims)}"
+    if entry.why:
+        yield f"  Cannot be measured: {entry.why}."
+        return
+    hours = "" if entry.hours is None else f"{_rounded(entry.hours)} GPU hours at {RATE / 1e12:g} TFLOP/s: "
+    trials = f" and {entry.trials:,} trials" if entry.trials else ""
+    counted = "" if entry.flops is None else f", {entry.flops:.2g} FLOP"
+    needs = f"needs {entry.needs}" if entry.needs else "needs no data"
+    yield f"  {hours}{entry.cells:,} cells{trials}{counted}; {needs}."
+    yield f"  `{entry.command}`"
+
+
+def _rounded(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"

@@ -22,6 +22,7 @@ from curvbench.plot.axes import graph_objects
 from curvbench.plot.blockwise import matrices_figure, spectra_figure
 from curvbench.plot.exponents import growth_figure
 from curvbench.plot.frontier import tradeoff_figure
+from curvbench.plot.highlight import SCRIPT as HIGHLIGHT
 from curvbench.plot.overview import status_figure
 from curvbench.plot.phases import cost_figure
 from curvbench.plot.training import curves_figure, profiles_figure
@@ -94,7 +95,7 @@ def html(runs: Sequence[Run]) -> str:
         f'<meta name="viewport" content="width=device-width">\n<style>{STYLE}</style>\n</head>\n<body>\n{body}\n'
         f"<p><small>Made by curvbench {__version__}.</small></p>\n"
         f'<script type="text/plain" id="bundle">{_packed(list(itertools.chain(*drawn)))}</script>\n'
-        f"<script>{SCRIPT}</script>\n</body>\n</html>\n"
+        f"<script>{SCRIPT}{HIGHLIGHT}</script>\n</body>\n</html>\n"
     )
 
 

@@ -9,14 +9,17 @@ from typing import Any
 
 import pandas as pd
 
-from curvbench.analysis import frames, summary, views
+from curvbench.analysis import frames, noise, summary, views
 from curvbench.analysis.commands import repeat
 from curvbench.analysis.verdict import sentences
 from curvbench.spec.pictures import Blocks
 from curvbench.words import one_line
 
-FACTS = ("device_name", "torch_version", "python_version", "platform", "git_sha", "git_dirty", "code", "cpu_count")
-OPTIONS = ("device", "dtype", "threads", "parameters")
+FACTS = {  # of the record, in words
+    **{"device_name": "machine", "torch_version": "PyTorch", "python_version": "Python", "platform": "system"},
+    **{"git_sha": "commit", "git_dirty": "files differed from it", "code": "code of curvbench", "cpu_count": "cores"},
+}
+OPTIONS = {"device": "device", "dtype": "precision", "threads": "threads", "parameters": "parameters covered"}
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,8 @@ class Run:
     def environment(self) -> dict[str, str]:
         """Where and when the run was made: the recorded ``FACTS``, device, precision, threads, parameters and date."""
         environment = self.record.get("environment", {})
-        facts = {key: str(environment[key]) for key in FACTS if environment.get(key) is not None}
-        facts |= {key: ", ".join(map(str, self.frame[key].unique())) for key in OPTIONS}
+        facts = {name: _word(environment[key]) for key, name in FACTS.items() if environment.get(key) is not None}
+        facts |= {name: ", ".join(map(str, self.frame[key].unique())) for key, name in OPTIONS.items()}
         return {"started": f"{self.frame['started_at'].min():%Y-%m-%d %H:%M} UTC", **facts}
 
     @property
@@ -48,7 +51,8 @@ class Run:
     @property
     def legend(self) -> str:
         """The meaning of the columns of its tables."""
-        return summary.legend(self.frame).partition("; *")[0] + "; bold: best of the column"
+        marks = f"; {noise.LEGEND}" if noise.are_noisy(self.frame).any() else ""
+        return summary.legend(self.frame).partition("; *")[0] + "; bold: best of the column" + marks
 
     @property
     def failures(self) -> pd.DataFrame:
@@ -78,29 +82,34 @@ class Run:
 
 @dataclass(frozen=True)
 class Entry:
-    """A cell of a table: three digits, the range over seeds in brackets, and whether it is the best of its column."""
+    """A cell of a table: three digits, the range over seeds and samples, and whether it is the best of its column."""
 
     text: str
     range: str
     best: bool
 
 
+def _word(fact: Any) -> str:
+    return {True: "yes", False: "no"}[fact] if isinstance(fact, bool) else str(fact)
+
+
 def entries(frame: pd.DataFrame, problem: str) -> dict[str, list[Entry]]:
     """The summary of a problem as text, by probe; a probe without any value has its status in the name."""
     values, (low, high) = summary.table(frame, problem), summary.ranges(frame, problem)
+    noisy = summary.noisy(frame, problem)
     marks, ends = summary.best(values), summary.statuses(frame, problem)
     return {
         probe if ends[probe] == "ok" else f"{probe} ({ends[probe]})": [
             Entry(summary.digits(value), _range(*ends), bool(mark))
-            for value, mark, *ends in zip(*(part.loc[probe] for part in (values, marks, low, high)), strict=True)
+            for value, mark, *ends in zip(*(part.loc[probe] for part in (values, marks, low, high, noisy)), strict=True)
         ]
         for probe in values.index
     }
 
 
-def _range(low: float, high: float) -> str:
-    """``[0.961, 0.975]``; empty for a single value."""
-    return "" if math.isnan(low) else f"[{summary.digits(low)}, {summary.digits(high)}]"
+def _range(low: float, high: float, noisy: bool) -> str:
+    """``[0.961, 0.975]``, of a noisy clock with that word; empty for a single value."""
+    return "" if math.isnan(low) else f"[{summary.digits(low)}, {summary.digits(high)}{views.NOISY * noisy}]"
 
 
 def headings(frame: pd.DataFrame, problem: str) -> dict[str, str]:

@@ -361,7 +361,14 @@ METRICS: dict[str, Metric] = {  # in the order of the table's columns
         "1",
         "lower",
         "seconds over those at peak rate",
-        "seconds over those of the counted FLOPs at the machine's matrix-product peak",
+        "seconds over those of the counted FLOPs, each at the machine's matrix-product peak of the dtype it runs in",
+    ),
+    "time.floor.values": Metric(
+        "1",
+        "lower",
+        "seconds over those at the peak of the values",
+        "seconds over those of the counted FLOPs at the matrix-product peak of the stage's values: of float64 for the "
+        "passes of mixed precision",
     ),
     "flops.hutchinson": Metric(
         "1",
@@ -443,9 +450,16 @@ METRICS: dict[str, Metric] = {  # in the order of the table's columns
         "1",
         "lower",
         "time of a training step over SGD's",
-        "seconds of a training's step, or of the part of it that the scope names, over those of a whole step of "
-        "torch's SGD in the same turn; step: plain steps, statistics and inversion at the training's intervals",
-        {"plain": "plain\nx SGD", "step": "step\nx SGD", "backward": "backward\nx SGD"},
+        "seconds of a training's step of the scope's kind over those of torch's SGD in the same turn; step: plain "
+        "steps, statistics and inversion at the training's intervals",
+        {"plain": "plain\nx SGD", "step": "step\nx SGD"},
+    ),
+    "pace.part": Metric(
+        "1",
+        "lower",
+        "time of a part of a training step over SGD's step",
+        "seconds of the part of a training's step that the scope names over those of a whole step of torch's SGD",
+        {"backward": "backward\nx SGD"},
     ),
     "pace.seconds": Metric(
         "s",

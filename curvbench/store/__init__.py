@@ -1,11 +1,13 @@
 """Result files: one Arrow schema, one Parquet fragment per cell, one ``run.json`` per run.
 
 A run is ``results/<suite>/<run_id>/cells/<cell_id>.parquet``. Beside ``cells/`` are ``blocks/``, ``libraries/``,
-``logs/``, ``references/`` and ``run.json``, in a run of many cells ``rows.copy`` with their rows, and ``claims/`` while
-processes work in it. No other room of the package reads or writes these files.
+``logs/``, ``references/`` and ``run.json``, in a run of many cells ``rows.copy`` with their rows, ``notes.json`` if
+someone noted something, ``check.json`` after a check, and ``claims/`` while processes work in it. No other room of the
+package reads or writes these files.
 """
 
-from curvbench.store.claims import Claims, alone, in_use
+from curvbench.store.checks import Check, read_check, write_check
+from curvbench.store.claims import Claims, alone, in_use, is_running
 from curvbench.store.copies import keep as keep_copy
 from curvbench.store.duplicates import differences
 from curvbench.store.files import (
@@ -45,8 +47,10 @@ from curvbench.store.folders import (
     write_run,
 )
 from curvbench.store.fragments import NewerSchema, read_cell, write_cell, write_rows
+from curvbench.store.notes import LONGEST, Notes, change_notes, is_shipped, read_notes, tags
 from curvbench.store.rows import (
     cell_statuses,
+    endings,
     fragment_status,
     load,
     load_run,
@@ -59,26 +63,33 @@ from curvbench.store.schema import SCHEMA, SCHEMA_VERSION, WITHOUT_SAMPLES, Cont
 
 __all__ = [
     "FULL",
+    "LONGEST",
     "SCHEMA",
     "SCHEMA_VERSION",
     "WITHOUT_SAMPLES",
+    "Check",
     "Claims",
     "Context",
     "NewerSchema",
+    "Notes",
     "SetAside",
     "Stamp",
     "Unwritable",
     "alone",
     "cell_file",
     "cell_statuses",
+    "change_notes",
     "check_writable",
     "differences",
     "drop_large_references",
     "drop_run",
     "drop_temporary",
+    "endings",
     "fragment_status",
     "in_use",
     "is_run",
+    "is_running",
+    "is_shipped",
     "keep_copy",
     "load",
     "load_run",
@@ -87,9 +98,11 @@ __all__ = [
     "noting",
     "read_blocks",
     "read_cell",
+    "read_check",
     "read_jobs",
     "read_libraries",
     "read_log",
+    "read_notes",
     "read_run",
     "reason",
     "refuse_path",
@@ -105,8 +118,10 @@ __all__ = [
     "state",
     "statuses",
     "table_status",
+    "tags",
     "write_blocks",
     "write_cell",
+    "write_check",
     "write_jobs",
     "write_libraries",
     "write_rows",

@@ -7,6 +7,8 @@ file goes with its claim; files of killed processes go when the next process has
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ from curvbench.store import files
 PATIENCE = 60.0  # seconds after which a lock that is held for moments only is thought to be stuck
 ATTEMPTS = 10
 _FOLDER, _ENDING = "claims", ".lock"
+_PRESENCE = "run-"
 
 
 class Claims:
@@ -42,7 +45,7 @@ class Claims:
 
     def _enter(self) -> Path:
         """Lock a file of this process alone, which keeps the folder from being removed, and return the file."""
-        name = f"run-{uuid4().hex}"
+        name = f"{_PRESENCE}{uuid4().hex}"
         lock = _lock(self._file(name))
         for _ in range(ATTEMPTS):
             self._folder.mkdir(exist_ok=True)
@@ -86,6 +89,11 @@ def in_use(run: Path) -> bool:
     return any([_is_locked(path) for path in _files(run / _FOLDER)])
 
 
+def is_running(run: Path) -> bool:
+    """Whether a process runs cells of a run, as far as locks tell. For those who only look: nothing is changed."""
+    return any(_is_present(path) for path in _files(run / _FOLDER) if path.name.startswith(_PRESENCE))
+
+
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Only one process at a time is within for a ``folder``, which is made. Locks that fail keep nobody out."""
@@ -121,6 +129,23 @@ def _is_locked(path: Path) -> bool:
     except OSError:
         return False
     _remove(lock)
+    return False
+
+
+def _is_present(path: Path) -> bool:
+    """Whether the process of a file holds its lock; a look takes it for a moment, for which its process waits."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
     return False
 
 

@@ -35,8 +35,10 @@ _LIBRARIES: dict[str, Any] = {
     "files": [dict.fromkeys(("name", "file", "bytes", "code"), str)],
     "packages": {"*": str},
 }
-_NEEDED = (("id",), ("content",), ("files", "packages"), ("file", "bytes", "code"))
-_NAMES = {str: "a text", int: "a whole number", dict: "an object", list: "a list"}
+_NOTES: dict[str, Any] = {"label": str, "note": str, "tags": [str], "archived": bool}
+_CHECK: dict[str, Any] = {"against": str, "checked_at": str, "passed": bool, "sentences": [str]}
+_NEEDED = (("id",), ("content",), ("files", "packages"), ("file", "bytes", "code"), tuple(_CHECK))
+_NAMES = {str: "a text", int: "a whole number", bool: "true or false", dict: "an object", list: "a list"}
 
 
 def parsed(content: bytes) -> tuple[dict[str, Any], list[str]]:
@@ -53,15 +55,32 @@ def parsed(content: bytes) -> tuple[dict[str, Any], list[str]]:
 
 def libraries(content: bytes) -> dict[str, Any]:
     """A record of the libraries that a cell had loaded; raises ValueError if any part of it is damaged."""
+    return _whole(content, _LIBRARIES)
+
+
+def notes(content: bytes) -> dict[str, Any]:
+    """The notes on a run, of which some may be missing; raises ValueError if any part is damaged."""
+    known = _whole(content, _NOTES)
+    return {name: known[name] for name in _NOTES if name in known}  # a later version may have more
+
+
+def check(content: bytes) -> dict[str, Any]:
+    """What a gate said of a run; raises ValueError if any part of it is damaged."""
+    known = _whole(content, _CHECK)
+    return {name: known[name] for name in _CHECK}
+
+
+def _whole(content: bytes, shape: Mapping[str, Any]) -> dict[str, Any]:
+    """An object that is sound as a whole; raises ValueError if any part of it is damaged."""
     faults: list[str] = []
     try:
-        sound = list(_sound(json.loads(content), _LIBRARIES, "the record", faults))
+        sound = list(_sound(json.loads(content), shape, "the record", faults))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     if faults:
         raise ValueError(faults[0])
-    library: dict[str, Any] = sound[0]
-    return library
+    whole: dict[str, Any] = sound[0]
+    return whole
 
 
 def _sound(value: Any, shape: Any, place: str, faults: list[str]) -> Iterator[Any]:

@@ -75,6 +75,18 @@ def statuses(frame: pd.DataFrame) -> dict[str, Status]:
     return {cell: Status(status) for cell, status in zip(first["cell_id"], first["status"], strict=True)}
 
 
+def endings(run: Path) -> pd.DataFrame:
+    """One row per cell of a run that has ended: ``cell_id``, ``status``, ``started_at``, and when its file was written.
+
+    ``written_at`` is missing for a cell whose file has not its name.
+    """
+    frame = load_run(run, ["cell_id", "status", "metric", "started_at"])
+    table = frame.drop_duplicates("cell_id")[["cell_id", "started_at"]].reset_index(drop=True)
+    table.insert(1, "status", table["cell_id"].map(statuses(frame)))
+    written = {file.stem: size_and_time(file)[1] for file in fragments.below(run)}
+    return table.assign(written_at=pd.to_datetime(table["cell_id"].map(written), unit="ns", utc=True))
+
+
 def fragment_status(path: Path) -> Status | None:
     """How the cell of a fragment ended. None means that the fragment is absent, or, with a warning, damaged."""
     status_by_cell = statuses(load(path)) if path.is_file() else {}

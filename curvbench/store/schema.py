@@ -84,6 +84,8 @@ def rows_to_table(cell: Cell, rows: Sequence[Row], context: Context) -> pa.Table
     """
     common = _common(cell, context)
     measured = [common | _measured(row) for row in rows]
+    if cell.training and cell.training.paced:  # a cell that failed tells by this that it was no training
+        measured = [row | {"method": row["method"] or cell.training.arguments} for row in measured]
     if cell.surrogate:
         measured = [row | {"method": ", ".join(filter(None, [SURROGATE, row["method"]]))} for row in measured]
     return pa.Table.from_pylist(measured, schema=SCHEMA)

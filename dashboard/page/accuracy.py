@@ -23,6 +23,8 @@ st.subheader("Per layer")
 metric = controls.pick_metric("Metric", per_layer, "layers")
 table = views.layers(rows, problem, metric)
 layers = table.reset_index()
+if table.shape[1]:
+    layers = views.best_first(layers, str(table.columns[0]), views.meaning(metric).better, metric)
 show.table(layers, "per layer")
 name = frames.shown_problem(rows, problem)
 show.figure(

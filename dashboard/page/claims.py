@@ -10,11 +10,13 @@ import streamlit as st
 import controls
 import show
 import source
+from curvbench import shipped, store
 from curvbench.analysis.claims import Judged, judge, newest
 from curvbench.analysis.papers import Experiment, experiments
 from curvbench.analysis.verdicts import Verdict
 from curvbench.registry.errata import ERRATA
 from curvbench.report.claims import LEGEND, counts
+from curvbench.report.papers import findings, told
 
 EVERY = "All"
 COLOURS: Mapping[str, str] = {  # legible on white and on black
@@ -29,6 +31,9 @@ runs: dict[str, list[pd.DataFrame]] = {}
 for run in source.runs().values():  # the latest first
     if run.parent.name in published:
         runs.setdefault(run.parent.name, []).append(controls.rows(run))
+is_shipped = not runs
+for run in store.runs_below(shipped.DATA / "reference") if is_shipped else ():
+    runs.setdefault(run.parent.name, []).insert(0, controls.rows(run))
 latest = {name: newest(frames[::-1]) for name, frames in runs.items()}
 
 
@@ -51,15 +56,14 @@ def notes(experiment: Experiment) -> list[str]:
 
 
 st.header("Claims")
-if not latest:
-    show.empty(
-        "These results have no experiment of a paper. The suites of the papers repeat the experiments:",
-        "curvbench run suites/papers",
-    )
-    st.stop()
+if is_shipped:
+    st.caption("These results have no experiment of a paper. The verdicts stand on the rows that curvbench ships.")
 chosen = controls.pick("Experiment", [EVERY, *latest], "experiment")
 selected = [published[name] for name in latest if chosen in (EVERY, name)]
 judged = judge(pd.concat([latest[experiment.id] for experiment in selected]), selected)
+if is_shipped and chosen == EVERY:
+    for finding in findings():
+        st.markdown(f"- {show.plain(told(finding, judged))}")
 st.text(counts(judged))
 show.table(table(judged), "claims", COLOURS)
 st.caption(show.plain(LEGEND))

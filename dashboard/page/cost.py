@@ -33,7 +33,9 @@ st.caption(
     f"{views.meaning(metric).better.capitalize()} is better."
 )
 costs = [views.GRADIENT, *PHASES]
-listed = views.differing(data, ["probe", *costs])
+listed = views.differing(views.best_first(data.drop(columns="noisy"), "x SGD", "lower"), ["probe", "x SGD", *costs])
+first = ["probe", *(name for name in listed if name.startswith("x SGD"))]
+listed = listed[[*first, *listed.columns.difference(first, sort=False)]]
 show.table(views.with_unit(listed, costs, views.meaning(metric).unit), "phases")
 name = frames.shown_problem(rows, problem)
 show.figure(cost_figure(data, name, metric, relative, stacked), lambda: data, "cost", metric=metric, problem=problem)

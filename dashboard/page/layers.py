@@ -23,6 +23,7 @@ st.caption(
     "blocks: a row sums to 1. To mend a method, begin with its largest layer."
 )
 table = most.set_axis(["largest layer", "its share"], axis=1).rename_axis("probe").reset_index()
-show.table(table.astype({"its share": "float64"}), "largest layers")
+table = views.best_first(table.astype({"its share": "float64"}), "its share", "higher", SHARE)
+show.table(table, "largest layers")
 figure = heatmap_figure(shares, views.endings(rows), frames.shown_problem(rows, problem), SHARE)
 show.figure(figure, lambda: shares.reset_index(), "shares", metric=SHARE, problem=problem)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 import streamlit as st
 
 import controls
 import show
 from curvbench import registry
-from curvbench.analysis import frames
+from curvbench.analysis import frames, noise, views
 from curvbench.plot.look import by_family, method
 from curvbench.spec import METRICS, PHASES
 
@@ -27,8 +29,17 @@ WORDS = {
     "step, phases": f"A step of training consists of the gradient and of the phases {', '.join(PHASES[:-1])}.",
     "x SGD": "A cost over that of a plain gradient step on the same machine.",
     "Pareto front": "The methods that no other beats in quality and in cost at once.",
-    "range": "The least and the greatest value over the seeds.",
+    "range": "The least and the greatest value over the seeds, and of times over the samples.",
+    "noisy": f"A clock whose samples lie far apart: the middle half of them spans more than {noise.NOISY:.0%} of their "
+    "median.",
 }
+PICTURES = {  # by metric
+    **{"error.relative": "difference", "error.scale_optimal": "scaling", "direction.cosine": "angle"},
+    **{"direction.quality": "quality", "direction.gap_closed": "gap", "error.share": "shares"},
+    **{"damping.plateau": "plateau", "error.population": "samples", "flops.ratio": "cost"},
+}
+FOLDER = Path(__file__).parents[1] / "pictures"
+ACROSS = 3
 
 st.header("Methods and words")
 here = {method(probe) for probe in frames.labels(controls.frame(), "probe").unique()}
@@ -50,6 +61,12 @@ st.subheader("Words")
 st.table(pd.DataFrame({"meaning": map(show.plain, WORDS.values())}, index=list(WORDS)))  # wraps long texts
 
 st.subheader("Metrics")
+for start in range(0, len(PICTURES), ACROSS):
+    for place, metric in zip(st.columns(ACROSS), list(PICTURES)[start : start + ACROSS], strict=False):
+        with place:
+            st.image(str(FOLDER / f"{PICTURES[metric]}.svg"))
+            better = f", {views.meaning(metric).better} is better" if views.meaning(metric).better else ""
+            st.caption(f"**{views.plain(metric)}**{better}: {show.plain(views.meaning(metric).text)}")
 metrics = [
     {"name": metric.label, "meaning": metric.text, "better": metric.better, "unit": metric.unit, "in files": name}
     for name, metric in METRICS.items()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pandas as pd
 import streamlit as st
 
@@ -36,6 +38,13 @@ else:
     verdict = source.verdict(controls.run(), problem, tuple(st.session_state["probes"]), len(ends) < planned)
     st.markdown("\n".join(f"- {show.plain(sentence)}" for sentence in verdict))
 
+if check := source.check(controls.run()):
+    said = show.plain(f"{' '.join(check.sentences)} Checked against {check.against}, {check.checked_at[:10]}.")
+    (st.success if check.passed else st.error)(said, icon=":material/verified:" if check.passed else ":material/gavel:")
+elif baselines := source.baselines(controls.run()):
+    command = f"curvbench check {shlex.quote(str(controls.run()))} --against {baselines}"
+    st.caption(show.plain(f"This suite has a baseline. This command says whether the run is worse: {command}"))
+
 failed = summary.failures(frame)
 if len(failed):
     st.warning(
@@ -48,7 +57,8 @@ if exact.is_measured(rows):
     show.exact_cost(frame)
 elif not rows.empty:
     medians = views.ranked(summary.table(rows, problem), summary.columns(rows, problem))
-    table = views.with_ranges(medians, *summary.ranges(rows, problem)).rename_axis("probe").reset_index()
+    low, high = summary.ranges(rows, problem)
+    table = views.with_ranges(medians, low, high, summary.noisy(rows, problem)).rename_axis("probe").reset_index()
     table.insert(1, "status", table["probe"].map(summary.statuses(rows, problem)))
     st.caption(show.plain(summary.legend(rows).partition("; *")[0]))
     show.table(table if (table["status"] != "ok").any() else table.drop(columns="status"), "summary")

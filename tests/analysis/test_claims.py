@@ -121,7 +121,7 @@ def test_what_is_there_refutes_even_if_another_is_missing() -> None:
 
 def test_nothing_of_the_suite_is_not_run_and_other_suites_do_not_count() -> None:
     cells = accuracies(kfac=(0.9,), adam=(0.8,)).assign(suite="y")
-    assert rule(Claim("t", ["K.acc", "A.acc"], ">"), cells) == (NOT_MEASURED, "not run", ())
+    assert rule(Claim("t", ["K.acc", "A.acc"], ">"), cells)[:3] == (NOT_MEASURED, "not run", ())
 
 
 def test_a_surrogate_never_counts_as_the_original() -> None:
@@ -293,3 +293,83 @@ def test_the_newest_run_of_each_kind_counts_whatever_was_run_later() -> None:
     (found,) = claims.judge(chosen, [experiment(Claim("t", ["K.acc", "A.acc"], ">"))])
     assert (found.original.measured, found.surrogate.measured) == ("K 90.0, A 50.0", "K 80.0, A 50.0")
     assert claims.newest([runs[0].iloc[:0]]).empty
+
+
+PACE = Column("x SGD-m", "pace.ratio", scope="step", beside="pace.flops_ratio")
+OVER = Column("x K", "pace.ratio", scope="step", over="K")
+LEVEL = Column("epochs", "test.accuracy", level=0.9)
+
+
+def paces(
+    seconds: Mapping[str, Sequence[Sequence[float]]], flops: Mapping[str, float], method: str = "lr=0.1,paced=4"
+) -> pd.DataFrame:
+    """Cells of clocked steps: a process per entry of ``seconds``, with its samples, and a count of FLOPs."""
+    rows = []
+    for name, processes in seconds.items():
+        for seed, samples in enumerate(processes):
+            common = {"suite": "x", "seed": seed, "scope": "step", "method": method, "cell_id": f"paced {name} {seed}"}
+            rows.append(row(name, "pace.ratio", sorted(samples)[len(samples) // 2], samples=samples, **common))
+            rows.append(row(name, "pace.flops_ratio", flops[name], **common))
+    return frame(*rows)
+
+
+def test_a_claim_about_cost_is_read_from_clocked_steps_and_not_from_a_training() -> None:
+    steps = paces({"kfac": [[1.0]] * 3, "adam": [[2.0]] * 3}, {"kfac": 1.0, "adam": 2.0})
+    cells = pd.concat([steps, accuracies(kfac=(0.9,) * 3, adam=(0.8,) * 3)], ignore_index=True)
+    columns = {"acc": ACC, "pace": PACE}
+    found = rule(Claim("t", ["K.pace", "A.pace"], "<"), cells, columns=columns)
+    assert found.verdict is HOLDS and "3 processes; FLOPs: K 1.00, A 2.00" in found.reason
+    assert rule(Claim("t", ["K.acc", "A.acc"], ">"), cells, columns=columns).verdict is HOLDS
+    lone = rule(Claim("t", ["K.pace", "A.pace"], "<"), accuracies(kfac=(0.9,), adam=(0.8,)), columns=columns)
+    assert (lone.verdict, lone.reason) == (NOT_MEASURED, "K: not run")
+
+
+def test_seconds_against_flops_decide_nothing() -> None:
+    columns = {"pace": PACE}
+    claim = Claim("t", ["K.pace", "A.pace"], "<")
+    seconds: Mapping[str, Sequence[Sequence[float]]] = {"kfac": [[1.0]] * 3, "adam": [[2.0]] * 3}
+    found = rule(claim, paces(seconds, {"kfac": 2.0, "adam": 1.0}), columns=columns)
+    assert found.verdict is UNDECIDED and found.reason.startswith("seconds and FLOPs disagree: K 1.00 < A 2.00")
+    equal = rule(claim, paces(seconds, {"kfac": 1.0, "adam": 1.0}), columns=columns)
+    assert equal.verdict is HOLDS
+
+
+def test_a_cell_that_failed_in_the_place_of_clocked_steps_is_a_failure_of_those() -> None:
+    broken = frame(*(row("kfac", "", None, suite="x", seed=s, status="oom_host", method="paced=4") for s in range(3)))
+    cells = pd.concat([broken, paces({"adam": [[2.0]] * 3}, {"adam": 1.0})], ignore_index=True)
+    found = rule(Claim("t", ["K.pace", "A.pace"], "<"), cells, columns={"pace": PACE})
+    assert found.verdict is UNDECIDED and "K: oom_host" in found.reason
+
+
+def test_steps_of_few_processes_are_apart_if_their_intervals_are() -> None:
+    """Medians over processes differ, while one process's steps scatter over all of the other method's."""
+    claim, columns = Claim("t", ["K.pace", "A.pace"], "<"), {"pace": PACE}
+    wide: Mapping[str, Sequence[Sequence[float]]] = {"kfac": [[1.0, 1.0, 9.0]] * 3, "adam": [[1.5, 1.5, 1.6]] * 3}
+    assert rule(claim, paces(wide, {"kfac": 1.0, "adam": 2.0}), columns=columns).verdict is DIRECTION
+    narrow: Mapping[str, Sequence[Sequence[float]]] = {"kfac": [[1.0, 1.0, 1.1]] * 3, "adam": [[1.5, 1.5, 1.6]] * 3}
+    assert rule(claim, paces(narrow, {"kfac": 1.0, "adam": 2.0}), columns=columns).verdict is HOLDS
+
+
+def test_steps_over_those_of_another_method_are_divided_process_by_process() -> None:
+    cells = paces({"kfac": [[1.0], [2.0], [4.0]], "adam": [[2.0], [4.0], [8.0]]}, {"kfac": 1.0, "adam": 2.0})
+    found = rule(Claim("t", ["K.pace", "A.pace"], "<"), cells, columns={"pace": OVER})
+    assert found.verdict is HOLDS and found.measured == "K 1.00, A 2.00"
+
+
+def test_epochs_to_a_level_are_the_first_that_reach_it() -> None:
+    claim = Claim("t", ["K.level", "A.level"], "<")
+    cells = accuracies(kfac=(0.95,) * 3, adam=(0.85,) * 3)  # three epochs, of which the second is the best
+    shortened = rule(claim, cells, columns={"level": LEVEL})
+    assert shortened.verdict is HOLDS and shortened.measured == "K 1.00, A missed"
+    late = rule(Claim("t", ["A.level", "K.level"], "<"), cells, columns={"level": LEVEL})
+    assert late.verdict is UNDECIDED and "A is censored" in late.reason
+
+
+def test_sizes_that_a_paper_leaves_open_have_to_agree() -> None:
+    claim = Claim("t", ["K.acc", "A.acc"], ">", again=[["S.acc", "A.acc"]])
+    agreed = rule(claim, accuracies(kfac=(0.9,) * 3, sgdm=(0.95,) * 3, adam=(0.8,) * 3))
+    assert agreed.verdict is DIRECTION or agreed.verdict is HOLDS
+    apart = rule(claim, accuracies(kfac=(0.9,) * 3, sgdm=(0.6,) * 3, adam=(0.8,) * 3))
+    assert apart.verdict is UNDECIDED and apart.reason.startswith("readings differ: ")
+    half = rule(claim, accuracies(kfac=(0.9,) * 3, adam=(0.8,) * 3))
+    assert half.verdict is NOT_MEASURED and "S: not run" in half.reason

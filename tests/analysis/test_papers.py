@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from curvbench.analysis import papers
-from curvbench.analysis.claims import _fits
+from curvbench.analysis.claims import fits
 from curvbench.analysis.papers import COMPARE, Experiment
 from curvbench.analysis.verdicts import FEWEST
 from curvbench.planning.selection import select
@@ -80,7 +80,7 @@ def test_rows_name_probes_and_columns_name_metrics(experiment: Experiment) -> No
             parse_probe(entry.probe)
     used = {experiment.column(m) for claim in experiment.claims for m in claim.chain if isinstance(m, str)}
     for column in used:
-        assert column.exponent or (column.stand_in or column.metric) in METRICS, column
+        assert column.exponent or column.counted or (column.stand_in or column.metric) in METRICS, column
     assert all(math.isfinite(v) for entry in experiment.rows.values() for v in entry.values.values())
 
 
@@ -96,14 +96,18 @@ def test_every_row_is_one_contender_of_the_papers_preset(experiment: Experiment)
         fitting = {
             (cell.problem, cell.probe)
             for cell in cells
-            if entry.probe and _fits(cell.probe.label, entry.probe)
-            and (not entry.problem or _fits(cell.problem.label, entry.problem))
+            if entry.probe and fits(cell.probe.label, entry.probe)
+            and (not entry.problem or fits(cell.problem.label, entry.problem))
             and column.is_paced == bool(cell.training and cell.training.paced)
         }  # fmt: skip
         # A model of cost is swept over several sizes.
-        assert entry.of or entry.absent or len(fitting) == 1 or (fitting and experiment.columns["memory"].exponent), (
-            name
-        )
+        assert (
+            entry.of
+            or entry.absent
+            or column.counted
+            or len(fitting) == 1
+            or (fitting and experiment.columns["memory"].exponent)
+        ), name
 
 
 @pytest.mark.parametrize("experiment", MEASURED, ids=[e.id for e in MEASURED])

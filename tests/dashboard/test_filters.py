@@ -135,6 +135,7 @@ EXACT = [
     Row("machine.peak", 1e9, "1024"),
     *(Row("time.wall", 0.5, scope) for scope in ("passes", "contraction", "spectrum", "total")),
     *(Row("time.floor", 2.0, scope) for scope in ("passes", "contraction", "total")),
+    Row("time.floor.values", 2.0, "total"),
     *(Row(metric, 1e6, "total") for metric in ("flops.counted", "memory.peak", "flops.hutchinson")),
 ]
 DAMPED = [

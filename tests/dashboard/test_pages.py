@@ -633,3 +633,85 @@ def write_claims(results: Path, run_id: str, cells: list[tuple[str, float, int]]
         context = store.Context(run_id, f"{name}-{seed}", START, machine)
         store.write_cell(folder / "cells", store.rows_to_table(cell, rows, context))
     store.write_run(folder, {"run_id": run_id})
+
+
+def test_notes_are_set_on_the_page_at_home_alone(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import guard  # of the dashboard
+
+    runs = [write_run(results, name, [(Fake(), Toy(), fisher_cell())]) for name in ("r1", "r2")]
+    at = show("runs", run="s/r1")
+    assert "other machines" in at.info[0].value and not at.text_input, "the harness has no address of loopback"
+    monkeypatch.setattr(guard, "is_at_home", lambda: True)
+    at.run()
+    at.text_input[0].input("my best")
+    at.text_input[2].input("wide, good")
+    at.main.toggle[0].set_value(True)
+    at.button[0].click().run()
+    assert not at.exception and not at.error
+    assert store.read_notes(runs[0]) == store.Notes("my best", "", ("wide", "good"), archived=True)
+    assert list(at.dataframe[0].value["run"]) == ["s/r2", "s/r1"], "what is shown stays in the list"
+    assert [box.options for box in at.selectbox if box.key == "run"] == [["s/r2", "my best · s/r1"]]
+
+    others = show("runs")
+    assert [box.options for box in others.selectbox if box.key == "run"] == [["s/r2"]]
+    assert "1 archived run" in others.main.caption[0].value
+    (switch,) = (toggle for toggle in others.sidebar.toggle)
+    switch.set_value(True).run()
+    assert [box.options for box in others.selectbox if box.key == "run"] == [["s/r2", "my best · s/r1"]]
+
+    at.text_input[2].input("a, a")
+    at.button[0].click().run()
+    assert "different tags" in at.error[0].value and store.read_notes(runs[0]).tags == ("wide", "good")
+
+
+def test_the_sample_takes_no_notes(monkeypatch: pytest.MonkeyPatch) -> None:
+    import guard  # of the dashboard
+
+    monkeypatch.delenv("CURVBENCH_RESULTS", raising=False)
+    monkeypatch.setattr(guard, "is_at_home", lambda: True)
+    at = show("runs")
+    assert "takes no notes" in at.info[0].value and not at.text_input
+
+
+def test_who_is_at_home() -> None:
+    import guard  # of the dashboard
+
+    assert guard.is_local("127.0.0.1", None, {"Host": "localhost:8501"})
+    assert guard.is_local("::1", None, {"Host": "[::1]:8501"})
+    for address, client, headers in (
+        ("0.0.0.0", None, {"Host": "localhost"}),
+        (None, None, {}),
+        ("127.0.0.1", "10.0.0.7", {}),
+        ("127.0.0.1", None, {"Host": "evil.example:8501"}),
+        ("127.0.0.1", None, {"Host": "localhost", "X-Forwarded-For": "10.0.0.7"}),
+    ):
+        assert not guard.is_local(address, client, headers)
+
+
+def test_the_trials_of_a_search(results: Path) -> None:
+    def trial(lr: float, accuracy: float) -> list[Row]:
+        method = f"epochs=1,lr={lr}"
+        return [Row(m, v, epoch=1, method=method) for m, v in (("test.accuracy", 0.1), ("valid.accuracy", accuracy))]
+
+    rates = {0.01 * 2**k: 0.9 - abs(k - 3) / 10 for k in range(8)}
+    cells = [(Fake(), Toy(), trial(lr, accuracy)) for lr, accuracy in rates.items()]
+    write_run(results, "r1", cells, suite="s.tuning")
+    at = show("tuning")
+    best, every, shares = (table.value for table in at.dataframe)
+    assert best[["lr", "value", "trials"]].to_numpy().tolist() == [[0.08, 0.9, 8]]
+    assert len(every) == 8 and every["value"].is_monotonic_decreasing
+    assert list(shares) == ["probe", "lr"]
+    (chart,) = (json.loads(element.proto.spec) for element in at.get("plotly_chart"))
+    assert [part["label"] for part in chart["data"][0]["dimensions"]] == [
+        "lr",
+        "validation accuracy, higher is better",
+    ]
+
+
+def test_what_a_check_said_stands_on_the_first_page(results: Path) -> None:
+    run = write_run(results, "r1", [(Fake(), Toy(), fisher_cell())])
+    store.write_check(
+        run, store.Check("data/baselines", "2026-12-01T10:00:00+00:00", False, ("The run fails: *all*.",))
+    )
+    (said,) = show("overview").error
+    assert said.value == r"The run fails\: \*all\*\. Checked against data\/baselines\, 2026\-12\-01\."

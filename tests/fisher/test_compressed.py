@@ -43,6 +43,20 @@ def test_every_number_is_that_of_the_dense_matrix(name: str) -> None:
         assert near(layer.eigenvalues(2), torch.linalg.eigvalsh(block).flip(0)[:2], 1e-10)
 
 
+@pytest.mark.parametrize("name", ["tokens", "nearly certain", "squares"])
+def test_a_damped_solve_is_that_of_the_dense_matrix(name: str) -> None:
+    fisher = compressed_fisher(instance_of(name))
+    V, eye = drawn(fisher.size, 2), torch.eye(fisher.size, dtype=torch.float64)
+    for damping in (1.0, 1e-3):
+        assert near(fisher.solve(V, damping), torch.linalg.solve(fisher.to_dense() + damping * eye, V), 1e-8)
+    last = fisher.layer("last")
+    own = torch.eye(last.size, dtype=torch.float64)
+    v = V[: last.size, 0]
+    assert near(last.solve(v, 0.1), torch.linalg.solve(last.to_dense() + 0.1 * own, v), 1e-10)
+    with pytest.raises(ValueError, match="a damping above zero"):
+        fisher.solve(V, 0.0)
+
+
 @pytest.mark.parametrize("name", ["tokens", "nearly certain"])
 def test_float32_loses_what_storing_loses(name: str) -> None:
     exact, fisher = compressed_fisher(instance_of(name)), compressed_fisher(instance_of(name, torch.float32))

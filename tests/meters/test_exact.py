@@ -43,6 +43,15 @@ def test_every_stage_has_its_rows() -> None:
     assert rows["time.floor", "contraction"] == pytest.approx((rows["time.wall", "contraction"] or 0.0) / floor)
 
 
+def test_flops_are_counted_by_the_dtype_they_run_in() -> None:
+    """Mixed precision runs forward passes in float64 and backward passes in float32."""
+    single = instance_of("mlp_tanh").to(torch.float32)
+    assert single.has_float64_values()  # tried by passes of its own, once
+    mixed, native = (exact.count(single, precision).by_dtype["passes"] for precision in ("mixed", "native"))
+    assert mixed.keys() == {torch.float32, torch.float64}
+    assert 0 < mixed[torch.float32] < native[torch.float32]  # which has the forward pass too
+
+
 @pytest.mark.parametrize("precision", ["mixed", "native", "float64"])
 def test_the_precision_decides_in_what_stages_are_made(precision: Precision) -> None:
     stages = exact.Stages(instance_of("mlp_tanh").to(torch.float32), precision)

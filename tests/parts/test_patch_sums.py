@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from curvbench.instance import layers as geometry
 from curvbench.meters.memory import peak_memory
-from curvbench.parts.patch_sums import mean_patch, patch_moment, patch_squares
+from curvbench.parts.patch_sums import mean_patch, patch_lengths, patch_moment, patch_squares
 from curvbench.spec import Layer
 
 MODULES = {
@@ -39,6 +39,12 @@ def check(layer: Layer, x: Tensor) -> None:
     found = patch_moment(layer, x)
     assert found.shape == moment.shape and found.dtype == x.dtype
     assert float((found - moment).norm()) <= 1e-13 * float(moment.norm())
+    if layer.kind != "lookup":
+        weights = torch.rand(patches.shape[:2], generator=torch.Generator().manual_seed(1), dtype=x.dtype)
+        weighted = torch.einsum("ngds,nges,ng->gde", patches, patches, weights)
+        assert float((patch_moment(layer, x, weights) - weighted).norm()) <= 1e-13 * float(moment.norm())
+    lengths = patches.square().sum(2)
+    assert float((patch_lengths(layer, x).to(x.dtype) - lengths).norm()) <= 1e-13 * float(lengths.norm())
     squares = patch_squares(layer, x)
     assert squares.shape == moment.shape[:2]
     assert float((squares - moment.diagonal(dim1=1, dim2=2)).norm()) <= 1e-13 * float(moment.norm())

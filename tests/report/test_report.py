@@ -70,7 +70,7 @@ def test_one_page_that_loads_nothing(run: Path) -> None:
     for words in ("curvbench run suites/s", "2.13", "timeout", "-p 'Fake[does=", HOSTILE, "0.250"):
         assert words in page.text
     assert text.index("0.250</b>") > 0, "the best of a column is bold"
-    assert text.index("torch_version") < text.index("Contents") < text.index("0.250</b>"), "environment comes first"
+    assert text.index("PyTorch") < text.index("Contents") < text.index("0.250</b>"), "environment comes first"
 
 
 def test_markdown(run: Path) -> None:
@@ -82,7 +82,7 @@ def test_markdown(run: Path) -> None:
     assert "--seed 0 --dtype float64 --parameters all --force" in text
     assert "timeout | no &lt;img" in text
     assert "```sh\ncurvbench run suites/s\n```" in text
-    assert "- torch_version: 2.13" in text and "- parameters: all" in text
+    assert "- PyTorch: 2.13" in text and "- parameters covered: all" in text
     assert len({line.count(" | ") for line in text.splitlines() if line.startswith("| Fake") and "**" in line}) == 1
 
 

@@ -1,7 +1,7 @@
 """What a run has found, in sentences with numbers: each sentence a pure function of rows.
 
-``comparison`` is on methods held against the exact Fisher; ``trainings``, ``searches``, ``sweeps``, ``exacts`` and
-``gates`` are on other runs.
+``comparison`` is on methods held against the exact Fisher, ``clocks`` on their seconds; ``trainings``, ``searches``,
+``sweeps``, ``exacts`` and ``gates`` are on other runs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pandas as pd
 from curvbench.analysis import sweep
 from curvbench.analysis.frames import is_cell_ending, problems, texts
 from curvbench.analysis.summary import is_trained
-from curvbench.analysis.verdict import comparison, exacts, searches, sweeps, trainings
+from curvbench.analysis.verdict import clocks, comparison, exacts, searches, sweeps, trainings
 from curvbench.analysis.verdict.alike import cases
 from curvbench.analysis.verdict.methods import Budget, budget
 from curvbench.spec import TRIALS
@@ -60,7 +60,7 @@ def _made(rows: pd.DataFrame, limits: Budget) -> list[str]:
         said = _said(sentence(last, limits) for sentence in comparison.SENTENCES)
         made += [f"{name}: {sentence}" if name else sentence for sentence in said]
         made += _said([sweeps.learning(case)]) if is_swept else []
-    return made
+    return made + _said([clocks.noisy_clocks(rows)])
 
 
 def _decisive(rows: pd.DataFrame) -> pd.DataFrame:

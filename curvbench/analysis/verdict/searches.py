@@ -19,7 +19,7 @@ FEWEST = 3  # tried values of a number of which the least and the greatest are e
 
 def best_settings(rows: pd.DataFrame) -> str | None:
     """The setting with the best value on the validation part for every method."""
-    best, metric = _best(rows), _judge(rows)
+    best, metric = _best(rows), judge(rows)
     if not best:
         return f"Not enough measured: no trial has ended with a {meaning(metric).label or metric}."
     parts = [f"{probe} with {setting} ({digits(value)})" for probe, (setting, value) in best.items()]
@@ -44,11 +44,11 @@ SENTENCES = (best_settings, at_the_edge, failed)
 
 def _best(rows: pd.DataFrame) -> dict[str, tuple[str, float]]:
     """The best setting of every probe and its median over seeds."""
-    metric = _judge(rows)
+    metric = judge(rows)
     sign = 1 if meaning(metric).better == "lower" else -1
     best: dict[str, tuple[str, float]] = {}
     for label, values in last_values(rows, metric).items():
-        probe, setting = _parted(label)
+        probe, setting = parted(label)
         value = median(values.values())
         if probe not in best or sign * value < sign * best[probe][1]:
             best[probe] = setting, value
@@ -59,19 +59,20 @@ def _tried(rows: pd.DataFrame) -> Mapping[tuple[str, str], set[float]]:
     """The numbers that were tried, by probe and name."""
     tried: dict[tuple[str, str], set[float]] = {}
     for label in contenders(rows).unique():
-        probe, setting = _parted(label)
+        probe, setting = parted(label)
         for name, value in arguments(setting).items():
             if isinstance(value, float):
                 tried.setdefault((probe, name), set()).add(value)
     return tried
 
 
-def _parted(label: str) -> tuple[str, str]:
+def parted(label: str) -> tuple[str, str]:
     """The probe and the setting of a contender such as ``kfac {lr=0.1}``."""
     probe, _, setting = label.partition(" {")
     return probe, setting.removesuffix("}") or "the only setting"
 
 
-def _judge(rows: pd.DataFrame) -> str:
+def judge(rows: pd.DataFrame) -> str:
+    """The metric on the validation part by which trials are judged."""
     measured = set(rows.loc[rows["status"] == Status.OK, "metric"].dropna())
     return next((metric for metric in JUDGES if metric in measured), "valid.accuracy")

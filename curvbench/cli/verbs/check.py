@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,7 @@ def check(run: str, baseline: str | None, update: bool, form: str, output: Path 
             baseline_rows = choose(_baseline(run, baseline, rows, given), *filters)
         gate = _gate(choose(rows, *filters), baseline_rows, run, given)
         gate = replace(gate, left_out=[*lost, *lost_of_baseline])
+        _keep(gate, run, baseline, given)
         text = tables.csv(gate.table, given["raw"]) if form == "csv" else _text(gate, run, baseline, form)
         if output is not None:
             output.write_text(text, encoding="utf-8", errors="backslashreplace")
@@ -157,6 +159,21 @@ def _history(run: str, results: Path, rows: pd.DataFrame) -> dict[str, pd.DataFr
             sha = commit(other)
             history[other.name + (f" (commit {sha})" if sha else "")] = covering_alike(store.load(other), rows)
     return history
+
+
+def _keep(gate: Gate, run: str, baseline: str, given: dict[str, Any]) -> None:
+    """Keep what the gate says beside the run, which the dashboard shows; of several runs and of the sample nothing."""
+    from curvbench import store
+    from curvbench.analysis.verdict.gates import sentences
+    from curvbench.cli.locate import locate
+
+    places = [place for place in locate(run, given["results"], given["all_runs"]) if store.is_run(place)]
+    for place in places:
+        store.read_run(place)  # which warns of a damaged record
+    is_whole = not any(given[name] for name in ("probes", "problems", "metrics"))
+    if is_whole and len(places) == 1 and not store.is_shipped(places[0]):
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        store.write_check(places[0], store.Check(baseline, now, gate.passed, tuple(sentences(gate))))
 
 
 def _publish(gate: Gate, rows: pd.DataFrame, run: str, baseline: str, given: dict[str, Any]) -> None:
