@@ -57,7 +57,10 @@ def pick_baseline(label: str) -> Path | None:
     others = [*names[place + 1 :], *reversed(names[:place])]
     usual = next((name for name in others if runs[name].parent == runs[chosen].parent), None)
     address.begin(label, "baseline", others, usual)
-    name = st.selectbox(label, others, index=None, key="baseline", placeholder="Choose a run", format_func=_named)
+    shown = _named(others)
+    name = st.selectbox(
+        label, others, index=None, key="baseline", placeholder="Choose a run", format_func=shown.__getitem__
+    )
     return None if name is None else runs[name]
 
 

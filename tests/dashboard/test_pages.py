@@ -628,10 +628,12 @@ def write_claims(results: Path, run_id: str, cells: list[tuple[str, float, int]]
     (folder / "cells").mkdir(parents=True)
     machine = {"git_sha": "abc", "git_dirty": False, "torch_version": "2.13", "device_name": "a cpu"}
     for name, accuracy, seed in cells:
-        cell = Cell("cwngd_t1_mnist", problem("mlp"), probe(name), seed, training=Training(2, 0.1), surrogate=surrogate)
-        rows = [Row("test.accuracy", 0.1, epoch=0), Row("train.accuracy", accuracy, epoch=1)]
-        context = store.Context(run_id, f"{name}-{seed}", START, machine)
-        store.write_cell(folder / "cells", store.rows_to_table(cell, rows, context))
+        for k in (1, 4):
+            network, training = problem("cnn", channels=4 * k, hidden=16 * k), Training(2, 0.1)
+            cell = Cell("cwngd_t1_mnist", network, probe(name), seed, training=training, surrogate=surrogate)
+            rows = [Row("test.accuracy", 0.1, epoch=0), Row("train.accuracy", accuracy, epoch=1)]
+            context = store.Context(run_id, f"{name}-{seed}-{k}", START, machine)
+            store.write_cell(folder / "cells", store.rows_to_table(cell, rows, context))
     store.write_run(folder, {"run_id": run_id})
 
 
