@@ -60,7 +60,7 @@ elif not rows.empty:
     medians = views.ranked(summary.table(rows, problem), summary.columns(rows, problem))
     low, high = summary.ranges(rows, problem)
     table = views.with_ranges(medians, low, high, summary.noisy(rows, problem)).rename_axis("probe").reset_index()
-    judged = [name for name in table if name.startswith((summary.FIRST, *COSTS))]  # what the verdict is about
+    judged = [name for name in map(str, table) if name.startswith((summary.FIRST, *COSTS))]  # what the verdict is about
     table = table[["probe", *judged, *table.columns.drop(["probe", *judged])]]
     table.insert(1, "status", table["probe"].map(summary.statuses(rows, problem)))
     st.caption(show.plain(summary.legend(rows).partition("; *")[0]))
