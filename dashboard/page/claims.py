@@ -58,9 +58,10 @@ def notes(experiment: Experiment) -> list[str]:
 st.header("Claims")
 if is_shipped:
     st.caption("These results have no experiment of a paper. The verdicts stand on the rows that curvbench ships.")
-chosen = controls.pick("Experiment", [EVERY, *latest], "experiment")
-selected = [published[name] for name in latest if chosen in (EVERY, name)]
-judged = judge(pd.concat([latest[experiment.id] for experiment in selected]), selected)
+names = published if is_shipped else latest  # layer shapes decide some claims without a run
+chosen = controls.pick("Experiment", [EVERY, *names], "experiment")
+selected = [published[name] for name in names if chosen in (EVERY, name)]
+judged = judge(pd.concat([*latest.values()]), selected)
 if is_shipped and chosen == EVERY:
     for finding in findings():
         st.markdown(f"- {show.plain(told(finding, judged))}")

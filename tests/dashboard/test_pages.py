@@ -622,6 +622,16 @@ def test_claims_have_a_colour_for_each_verdict_and_neither_setting_hides_the_oth
     assert colours == {"#2da44e", "#bf8700", "#a475f9", "#868e96"}, "the best of all is the same: undecided"
 
 
+def test_results_without_papers_show_what_the_shipped_rows_say(results: Path) -> None:
+    write_run(results, "r1", [(Fake(), Toy(), fisher_cell())])
+    at = show("claims")
+    assert not at.exception
+    assert "the rows that curvbench ships" in at.main.caption[0].value
+    assert "cost models hold" in at.markdown[-1].value
+    (shown,) = [element for element in at.dataframe if "SURROGATE" in element.value]
+    assert "holds" in set(shown.value["in its setting"]) and len(shown.value) > 60
+
+
 def write_claims(results: Path, run_id: str, cells: list[tuple[str, float, int]], surrogate: bool) -> None:
     """A run of CW-NGD's Table I: probes with their accuracy after the first epoch, and seeds."""
     folder = results / "cwngd_t1_mnist" / run_id
