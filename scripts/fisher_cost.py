@@ -24,7 +24,7 @@ from curvbench import Instance, identity
 from curvbench.meters.clock import ratios, take_turns
 from curvbench.meters.exact import Stages, count, matmul_peak
 from curvbench.spec import Precision
-from step_cost import workload  # type: ignore[import-not-found]
+from step_cost import workload
 
 CPU = torch.device("cpu")
 STAGES = ("passes", "contraction")

@@ -63,6 +63,12 @@ def test_lists_of_pages_hold_those_that_there_are(tmp_path: Path) -> None:
     assert assemble.above_others(tmp_path / "here" / "index.md").endswith(":hidden:\n\nc\na\nb\n```\n")
 
 
+def test_the_dark_screen_turns_lines_over_and_no_colours_of_a_map(tmp_path: Path) -> None:
+    (tmp_path / "lines.svg").write_text("<svg><path/></svg>")
+    (tmp_path / "map.svg").write_text('<svg><image href="data:image/png;base64,"/></svg>')
+    assert assemble.as_drawn(tmp_path) == 'img[src$="/map.svg"] { filter: none !important; }\n'
+
+
 def test_every_public_name_is_documented_and_one_that_is_not_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(reference.pages()) > {"command-line.md", "metrics.md", "api-measure.md"}
 

@@ -27,7 +27,8 @@ from curvbench.spec import Layer
 Positions = Literal["exact", "mean"]
 
 _TILE_BYTES = 2**21  # of weighted patches, which the product then finds in the cache
-_STAGGER = 48  # numbers after each row of a tile: rows at a distance of 2^k bytes push each other out of the cache
+_STRIDE_BYTES = 4096  # rows at a multiple of this distance push each other out of the cache
+_STAGGER = 48  # numbers after each row of a tile that would have this distance
 
 
 def local_factors(
@@ -92,7 +93,8 @@ def _weighted_patches(layer: Layer, x: Tensor, roots: Tensor) -> Iterator[Tensor
     """
     (G, _, D), S = layer.shape, roots.shape[2]
     samples = min(len(x), _samples_per_tile(G * D * x.element_size(), D, S))
-    scratch = x.new_empty(G, D, samples * S + _STAGGER)
+    collides = samples * S * x.element_size() % _STRIDE_BYTES == 0
+    scratch = x.new_empty(G, D, samples * S + _STAGGER * collides)
     for part, root in zip(x.split(samples), roots.split(samples), strict=True):
         windows = geometry.windows(layer, geometry.padded(layer, part)).unflatten(1, (G, -1))
         places = windows.shape[-2:]

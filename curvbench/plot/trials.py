@@ -21,17 +21,19 @@ NONE = "none"
 
 
 def trials_figure(table: pd.DataFrame, problem: str, metric: str) -> go.Figure:
-    """Parallel coordinates: method, hyperparameters, value; drag along an axis to keep the lines within.
+    """Parallel coordinates: method, hyperparameters, value.
 
     ``table`` as ``analysis.trials.table`` gives it.
     """
-    figure = axes.new_figure(axes.problem_title(f"Trials by {plain(metric)}", problem), height=440)
+    notes = [f"{meaning(metric).better} is better; drag along an axis to keep the lines that pass there"]
+    figure = axes.new_figure(axes.problem_title(f"Trials by {plain(metric)}", problem), notes, height=440)
     drawn = table[np.isfinite(table[VALUE].astype("float64"))]
     parts = [("method", drawn["probe"])] if drawn["probe"].nunique() > 1 else []
     parts += [(name, drawn[name]) for name in hyperparameters(drawn)]
+    value = {"label": plain(metric), "values": drawn[VALUE]}
     figure.add_trace(
         axes.graph_objects().Parcoords(
-            dimensions=[*(_dimension(name, part) for name, part in parts), _value(drawn[VALUE], metric)],
+            dimensions=[*(_dimension(name, part) for name, part in parts), value],
             line={
                 "color": drawn[VALUE],
                 "colorscale": "Viridis",
@@ -43,10 +45,6 @@ def trials_figure(table: pd.DataFrame, problem: str, metric: str) -> go.Figure:
     )
     figure.update_layout(margin={"t": figure.layout.margin.t + 40, "l": 90, "r": 90, "b": 30})
     return figure
-
-
-def _value(values: pd.Series, metric: str) -> dict[str, Any]:
-    return {"label": f"{plain(metric)}, {meaning(metric).better} is better", "values": values}
 
 
 def _dimension(name: str, settings: pd.Series) -> dict[str, Any]:

@@ -34,7 +34,7 @@ st.caption(
 )
 costs = [views.GRADIENT, *PHASES]
 listed = views.differing(views.best_first(data.drop(columns="noisy"), "x SGD", "lower"), ["probe", "x SGD", *costs])
-first = ["probe", *(name for name in listed if name.startswith("x SGD"))]
+first = ["probe", *(name for name in map(str, listed) if name.startswith("x SGD"))]
 listed = listed[[*first, *listed.columns.difference(first, sort=False)]]
 show.table(views.with_unit(listed, costs, views.meaning(metric).unit), "phases")
 name = frames.shown_problem(rows, problem)

@@ -21,6 +21,7 @@ FACTS = {  # of the record, in words
     **{"device_name": "machine", "torch_version": "PyTorch", "python_version": "Python"},
     **{"git_sha": "commit", "platform": "system"},
 }
+COSTS = ("flops.", "memory.", "time.")
 LONGEST = 28  # letters of a fact
 
 frame, record = controls.frame(), source.record(controls.run())
@@ -59,6 +60,8 @@ elif not rows.empty:
     medians = views.ranked(summary.table(rows, problem), summary.columns(rows, problem))
     low, high = summary.ranges(rows, problem)
     table = views.with_ranges(medians, low, high, summary.noisy(rows, problem)).rename_axis("probe").reset_index()
+    judged = [name for name in map(str, table) if name.startswith((summary.FIRST, *COSTS))]  # what the verdict is about
+    table = table[["probe", *judged, *table.columns.drop(["probe", *judged])]]
     table.insert(1, "status", table["probe"].map(summary.statuses(rows, problem)))
     st.caption(show.plain(summary.legend(rows).partition("; *")[0]))
     show.table(table if (table["status"] != "ok").any() else table.drop(columns="status"), "summary")

@@ -27,7 +27,7 @@ data = views.tradeoff(rows, problem, x, y)
 st.caption("A method is on the Pareto front if no other method is at least as good in both and better in one.")
 ranges = [f"{axis} {end}" for axis in "xy" for end in ("min", "max") if data[f"{axis} {end}"].equals(data[axis])]
 table = views.best_first(views.headed(data.drop(columns=ranges), x, y), y.heading, y.better, x.metric, y.metric)
-of_quality = [name for name in table if name.startswith(y.heading)]
+of_quality = [name for name in map(str, table) if name.startswith(y.heading)]
 table = table[["probe", *of_quality, *table.columns.drop(["probe", *of_quality])]]
 show.table(views.differing(table, ["probe", x.heading, y.heading, "front"]), "points")
 name = frames.shown_problem(rows, problem)

@@ -32,6 +32,8 @@ st.caption(
     "that reached the suite's target has ended, and medians go on without it. Seconds are those of training alone."
 )
 last = views.final(rows, problem, metrics)
+if metric in last:
+    last = views.best_first(last, metric, views.meaning(metric).better, metric)
 show.table(views.differing(last, [str(name) for name in last if name != "status"]), "final")
 curves = views.curves(rows, problem, metric)
 name = frames.shown_problem(rows, problem)

@@ -14,8 +14,8 @@ st.header("Tuning")
 problem, rows = controls.problem(), controls.problem_rows()
 is_search = trials.are_trials(str(rows["suite"].iloc[0]))
 metric = searches.judge(rows)
-table = trials.table(rows, metric) if is_search else None
-if table is None or table.empty:
+table = trials.table(rows if is_search else rows[:0], metric)
+if table.empty:
     show.empty(
         "This run has no trial of a search that has ended. A suite whose preset has a search writes them into a run of "
         "their own:",

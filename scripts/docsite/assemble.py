@@ -27,7 +27,8 @@ def assemble(source: Path) -> None:
     for page in source.rglob("*.md"):
         page.write_text(linked(page.read_text(), page.relative_to(source), source))
     (source / "_static").mkdir()
-    shutil.copy(TEMPLATE / "style.css", source / "_static")
+    style = (TEMPLATE / "style.css").read_text() + as_drawn(source / "docs" / "images")
+    (source / "_static" / "style.css").write_text(style)
     shutil.copy(Path(__file__).with_name("conf.py"), source)
     (source / "served").mkdir()
     for name in FOR_AGENTS:
@@ -64,6 +65,12 @@ def linked(text: str, page: PurePosixPath | Path, source: Path) -> str:
 
     parts = FENCE.split(text)  # odd ones are code
     return "".join(part if number % 2 else LINK.sub(led, part) for number, part in enumerate(parts))
+
+
+def as_drawn(images: Path) -> str:
+    """The style of maps of colours, which the dark screen leaves as they are: the colours are the content."""
+    maps = [picture.name for picture in sorted(images.rglob("*.svg")) if "<image" in picture.read_text()]
+    return "".join(f'img[src$="/{name}"] {{ filter: none !important; }}\n' for name in maps)
 
 
 def listed(text: str, source: Path) -> str:

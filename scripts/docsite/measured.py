@@ -102,4 +102,5 @@ def _baseline() -> Iterator[Measured]:
     chosen = [frame[(frame["metric"] == metric) & (frame["scope"] == scope)] for metric, scope in names.items()]
     wide = pd.concat(chosen).pivot_table(index="label", columns="metric", values="value")[[*names]]
     for label, *values in wide.itertuples():
-        yield Measured(NETWORK, str(label), *map(digits, values), "baseline")
+        gap, error, flops, memory = map(digits, values)
+        yield Measured(NETWORK, str(label), gap, error, flops, memory, "baseline")

@@ -704,10 +704,7 @@ def test_the_trials_of_a_search(results: Path) -> None:
     assert len(every) == 8 and every["value"].is_monotonic_decreasing
     assert list(shares) == ["probe", "lr"]
     (chart,) = (json.loads(element.proto.spec) for element in at.get("plotly_chart"))
-    assert [part["label"] for part in chart["data"][0]["dimensions"]] == [
-        "lr",
-        "validation accuracy, higher is better",
-    ]
+    assert [part["label"] for part in chart["data"][0]["dimensions"]] == ["lr", "validation accuracy"]
 
 
 def test_what_a_check_said_stands_on_the_first_page(results: Path) -> None:

@@ -1,7 +1,7 @@
 """What a run has found, in sentences with numbers: each sentence a pure function of rows.
 
-``comparison`` is on methods held against the exact Fisher, ``clocks`` on their seconds; ``trainings``, ``searches``,
-``sweeps``, ``exacts`` and ``gates`` are on other runs.
+``comparison`` is on methods held against the exact Fisher, ``clocks`` on their seconds; ``trainings``, ``paces``,
+``searches``, ``sweeps``, ``exacts`` and ``gates`` are on other runs.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import pandas as pd
 
 from curvbench.analysis import sweep
 from curvbench.analysis.frames import is_cell_ending, problems, texts
-from curvbench.analysis.summary import is_trained
-from curvbench.analysis.verdict import clocks, comparison, exacts, searches, sweeps, trainings
+from curvbench.analysis.summary import is_paced, is_trained
+from curvbench.analysis.verdict import clocks, comparison, exacts, paces, searches, sweeps, trainings
 from curvbench.analysis.verdict.alike import cases
 from curvbench.analysis.verdict.methods import Budget, budget
 from curvbench.spec import TRIALS
@@ -48,6 +48,8 @@ def _made(rows: pd.DataFrame, limits: Budget) -> list[str]:
         return _said(sentence(rows) for sentence in searches.SENTENCES)
     if is_trained(rows):
         return _said(sentence(rows) for sentence in trainings.SENTENCES)
+    if is_paced(rows):
+        return _said(sentence(rows) for sentence in paces.SENTENCES)
     if (cost := exacts.cost_of_the_exact(rows)) is not None:
         return [cost]
     made = []
