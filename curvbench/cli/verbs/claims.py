@@ -40,7 +40,7 @@ def claims(run: str | None, form: str, strict: bool, plan: bool, results: Path) 
     from curvbench.registry.suites import packaged_suites
     from curvbench.report import claims as report
 
-    run = run or str(shipped.DATA / "reference")
+    run = str(shipped.DATA / "reference") if run is None else run
     with users_fault():
         published = experiments()
         with left_out() as lost:
