@@ -59,7 +59,7 @@ def best(trials: pd.DataFrame) -> pd.DataFrame:
 
 def hyperparameters(trials: pd.DataFrame) -> list[str]:
     """The hyperparameters that differ among some trials."""
-    names = [name for name in trials if name not in ("probe", VALUE, RANGE)]
+    names = [str(name) for name in trials if name not in ("probe", VALUE, RANGE)]
     return [name for name in names if trials[name].nunique(dropna=False) > 1]
 
 
