@@ -1,7 +1,7 @@
 """FNGD, Figure 3: the normalised U'U of adjacent and of distant layers of ResNet-32.
 
 ``paper``: CIFAR-10, a batch of 128, after one epoch of SGD; the paper says neither which four layers it shows nor when,
-and here are all pairs. ``default``: a surrogate, a narrow ResNet-32 on digits. The layers are those with weights, for
+and here are all pairs. ``default``: a surrogate, a narrow ResNet-32 on digits at initialisation. The layers are those with weights, for
 which the method is published.
 """
 
@@ -13,7 +13,7 @@ SUITE = Suite(
     "FNGD, Figure 3",
     {
         "default": Preset(
-            [problem("resnet", depth=32, width=4, epochs=1)],
+            [problem("resnet", depth=32, width=4)],
             [probe("fngd")],
             seeds=(0, 1, 2),
             meters=METERS,

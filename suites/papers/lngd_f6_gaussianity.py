@@ -1,7 +1,7 @@
 """LNGD, Figure 6: how far the inputs of layers of ResNet-18 are from a Gaussian and from its positive part.
 
 ``paper``: CIFAR-10 at initialisation; the paper says neither whether its network is trained nor which two layers it
-shows, and here are all. ``default``: a surrogate, a trained ResNet-20 on digits.
+shows, and here are all. ``default``: a surrogate, a ResNet-20 on digits at initialisation.
 """
 
 from curvbench import Preset, Suite, probe, problem
@@ -12,7 +12,7 @@ SUITE = Suite(
     "LNGD, Figure 6",
     {
         "default": Preset(
-            [problem("resnet", samples=512, epochs=5)],
+            [problem("resnet", samples=512)],
             [probe("lngd")],
             seeds=(0, 1, 2),
             meters=METERS,
