@@ -1,8 +1,8 @@
 """FNGD, Figure 3: the normalised U'U of adjacent and of distant layers of ResNet-32.
 
 ``paper``: CIFAR-10, a batch of 128, after one epoch of SGD; the paper says neither which four layers it shows nor when,
-and here are all pairs. ``default``: a surrogate, a narrow ResNet-32 on digits at initialisation. The layers are those with weights, for
-which the method is published.
+and here are all pairs. ``default``: a surrogate, a narrow ResNet-32 on digits at initialisation. The layers are those
+with weights, for which the method is published.
 """
 
 from curvbench import Preset, Suite, probe, problem
