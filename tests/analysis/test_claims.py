@@ -196,7 +196,7 @@ def test_ratios_are_taken_seed_by_seed_and_the_first_epoch_can_stand_apart() -> 
     ],
 )
 def test_rows_match_cells_by_name_and_hyperparameters(label: str, selector: str, fits: bool) -> None:
-    assert claims._fits(label, selector) is fits
+    assert claims.fits(label, selector) is fits
 
 
 def test_exponents_are_fitted_over_the_width_of_the_sweep() -> None:
