@@ -17,7 +17,8 @@ from curvbench.prediction import files
 PUBLISHED = {
     **{"resnet50": 25_557_032, "vit-b16": 86_567_656, "gpt2": 124_439_808, "llama3-8b": 8_030_261_248},
     **{"resnet18-cifar100": 11_220_132, "resnet50-cifar100": 23_705_252, "transformer-big": 289_951_744},
-    **{"t5-small": 60_506_624, "t5-small-lora": 294_912},
+    **{"t5-small": 60_506_624, "t5-small-lora": 294_912, "transformer-multi30k": 59_463_680},
+    **{"resnet18-cifar10": 11_173_962, "resnet32-cifar10": 464_154},
 }
 FORWARD = {"resnet50": 4.09e9, "vit-b16": 17.56e9}
 """Multiply-adds of a forward pass per image, as torchvision's tables of pretrained weights give them (GFLOPS)."""
