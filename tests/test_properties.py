@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from published import cifar_files, mnist_files, write
 from test_store import run, table
@@ -46,6 +46,7 @@ def test_any_filter_is_read_or_refused_in_one_line(text: str) -> None:
 
 
 @FEW
+@example("adafactor", [("damping", ""), ("damping", "\n")])
 @given(NAMES, st.lists(st.tuples(KEYS, VALUES), max_size=3))
 def test_a_filter_that_is_read_comes_back_from_its_label(name: str, pairs: list[tuple[str, str]]) -> None:
     text = f"{name}[{','.join(f'{key}={value}' for key, value in pairs)}]"

@@ -221,9 +221,9 @@ def _texts(name: str, text: str) -> dict[str, str]:
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals:
             hint = ": a tuple is written as 0.9/0.99" if "(" in text else ""
-            raise ValueError(f"{name}[{text}]: expected key=value, got {part!r}{hint}")
+            raise ValueError(f"{name}[{one_line(text)}]: expected key=value, got {part!r}{hint}")
         if key in texts:
-            raise ValueError(f"{name}[{text}]: {key} is given twice")
+            raise ValueError(f"{name}[{one_line(text)}]: {one_line(key)} is given twice")
         texts[key] = value
     return texts
 
