@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from curvbench import Preset, Search, Suite, Training, prediction, probe, problem
+from curvbench import Preset, Search, Suite, Training, prediction, probe, problem, shipped
 from curvbench.analysis.claims import Judged, Ruling
 from curvbench.analysis.papers import Claim, Column, Entry, Experiment
 from curvbench.analysis.verdicts import Verdict
@@ -71,3 +71,4 @@ def test_the_verb_lists_what_is_missing_with_commands_the_cheapest_first(capsys:
     assert len(hours) > 5 and hours == sorted(hours)
     assert "curvbench run papers/fngd_f7_imagenet --preset paper --device cuda --data DIR" in out
     assert "Cannot be measured: " in out
+    assert not list((shipped.DATA / "reference").rglob("rows.copy")), "what is shipped stays as it was made"

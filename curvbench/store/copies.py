@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curvbench import shipped
 from curvbench.store import content, files, fragments
 from curvbench.store.content import Content
 from curvbench.store.schema import SCHEMA, SCHEMA_VERSION
@@ -70,7 +71,8 @@ def keep(run: Path) -> None:
     """Make the copy of a run of many cells again if many fragments are new; reading the rows reports any faults."""
     with contextlib.suppress(OSError, fragments.NewerSchema):  # results may be read-only; reading then takes longer
         of = fragments.below(run / "cells") if (run / "cells").is_dir() else []
-        if len(of) >= _MANY and _STALE * len(_changed(run, of)) >= len(of):
+        is_shipped = run.resolve().is_relative_to(shipped.DATA)  # what is shipped stays as it was made
+        if len(of) >= _MANY and not is_shipped and _STALE * len(_changed(run, of)) >= len(of):
             _write(run, of)
 
 
