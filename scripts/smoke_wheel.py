@@ -114,7 +114,7 @@ def use(bin_folder: Path, folder: Path) -> None:
     verb("check", "latest", "--against", "data/baselines", *CELLS, says="passed")
     verb("report", "latest", "--output", "page.html", says="")
     expect("tkfac" in (folder / "page.html").read_text(), "the page has no tkfac")
-    verb("claims", "results", says="63 not measured")
+    verb("claims", "results", says="not measured; surrogates: 0 holds")
     verb("copy", "resnet", says="curvbench run resnet.py")
     verb("init", says="my_suite.py")
     verb("validate", "my_suite", says="my_suite can be run")
