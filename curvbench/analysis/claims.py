@@ -321,7 +321,7 @@ class _Cells:
         column = self.experiment.columns[name]
         is_open = any(value.least < value.most for value in values.values())
         note = f"{row} {column.why_open}" if is_open else ""
-        if not column.is_paced or column.is_counted:
+        if not column.is_paced or column.is_counted or self.experiment.rows[row].of:
             return Reading(row, values, counted=column.is_counted, note=note)
         return Reading(row, values, note=note, unit="process", interval=self._interval(row, column))
 

@@ -190,7 +190,7 @@ FREE: frozenset[str] = frozenset(
     bernoulli binomial cauchy exponential geometric log_normal multinomial normal normal_functional poisson rand
     rand_like randint randint_like randn randn_like random randperm uniform
 
-    embedding gather index index_select isin lu_unpack masked_select max_unpool2d max_unpool3d nonzero
+    embedding gather index index_copy index_select isin lu_unpack masked_select max_unpool2d max_unpool3d nonzero
     nonzero_static scatter take _unsafe_index _unsafe_masked_index
 
     argmax argmin bucketize count_nonzero histc kthvalue median mode nanmedian searchsorted sort topk _unique

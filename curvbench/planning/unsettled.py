@@ -11,7 +11,6 @@ from curvbench import prediction
 from curvbench.analysis.claims import Judged, fits
 from curvbench.analysis.papers import Experiment
 from curvbench.analysis.verdicts import Verdict
-from curvbench.prediction.pricing import NoCost
 from curvbench.spec import Preset, Probe, Problem, Suite, Training
 
 RATE = 2e13
@@ -113,12 +112,8 @@ def _network(experiment: Experiment, problem: Problem, probe: Probe) -> str:
 
 
 def _step(network: str, probe: Probe, training: Training) -> float:
-    """FLOPs of a mean step; a method whose cost nobody knows counts as a plain step, which is the least."""
-    shapes = prediction.shapes(network)
-    try:
-        cost = prediction.cost(shapes, probe, samples=training.batch)
-    except (NoCost, ValueError):
-        cost = prediction.cost(shapes, "sgdm", samples=training.batch)
+    """FLOPs of a mean step."""
+    cost = prediction.cost(prediction.shapes(network), probe, samples=training.batch)
     statistics = cost.statistics if cost.learns else cost.statistics / training.stat_every
     return (
         cost.gradient + cost.precondition + statistics + cost.invert / max(training.refresh_every, training.stat_every)

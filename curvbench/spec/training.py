@@ -132,8 +132,10 @@ class Training(Component):
         super().__post_init__()
         if self.max_steps is not None and self.max_steps < 1:
             raise ValueError(f"training: max_steps must be at least 1, or none, got {self.max_steps}")
-        if self.paced < 0 or (self.paced and self.devices > 1):
-            raise ValueError(f"training: paced is a number of steps from 0 on, with one device, got {self.paced}")
+        if self.paced < 0:
+            raise ValueError(f"training: paced is a number of steps from 0 on, got {self.paced}")
+        if self.paced and self.devices > 1:
+            raise ValueError(f"training: steps are clocked on one device: leave out devices={self.devices}")
         for name in ("epochs", "batch", "stat_every", "refresh_every", "devices"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training: {name} must be at least 1, got {getattr(self, name)}")

@@ -191,6 +191,7 @@ def _table() -> list[Op]:
         ),
         Op("index_add", lambda: torch.zeros(3, 4).index_add(0, index, a34), 12),
         Op("scatter_add_", lambda: torch.zeros(3, 4).scatter_add_(0, index[:, None].expand(3, 4), a34), 12),
+        Op("index_copy_", lambda: torch.zeros(3, 4).index_copy_(0, index[:2], _randn(2, 4)), 0),
         Op("index_put accumulate", lambda: torch.zeros(3, 4).index_put((index,), a34, accumulate=True), 12),
         Op("fold", lambda: F.fold(F.unfold(image, 3), (4, 4), 3), 2 * 3 * 9 * 4),
         Op("max_pool2d", lambda: F.max_pool2d(image, 2), 2 * 3 * 4 * 4),
